@@ -1,0 +1,228 @@
+//! This crate beside raw blocking tungstenite, in one run: round trip, and one-way messages a second.
+//!
+//! `cargo bench --bench throughput`. Machines differ and are shared: compare the lines of one run
+//! with each other, never with those of another.
+
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use rtcbot_websocket::{Bytes, Message, Options, Queue, Server, Websocket};
+use tungstenite::Message as Wire;
+
+/// What the raw peer does with what it is told.
+#[derive(Clone, Copy)]
+enum Peer {
+    /// Sends every message back.
+    Echo,
+    /// Reads as many messages as the text says, then sends one back.
+    Sink,
+    /// Sends as many messages as the text says.
+    Flood(usize),
+}
+
+/// A server on raw blocking tungstenite, for any number of connections.
+fn raw_server(peer: Peer) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            stream.set_nodelay(true).unwrap();
+            thread::spawn(move || serve(peer, stream));
+        }
+    });
+    url
+}
+
+fn serve(peer: Peer, stream: TcpStream) -> Option<()> {
+    let mut ws = tungstenite::accept(stream).ok()?;
+    loop {
+        let message = ws.read().ok()?;
+        if !message.is_text() && !message.is_binary() {
+            continue;
+        }
+        match peer {
+            Peer::Echo => ws.send(message).ok()?,
+            Peer::Sink => {
+                let count: u64 = message.to_text().ok()?.parse().ok()?;
+                for _ in 0..count {
+                    ws.read().ok()?;
+                }
+                ws.send(Wire::text("done")).ok()?;
+            }
+            Peer::Flood(size) => {
+                let count: u64 = message.to_text().ok()?.parse().ok()?;
+                let payload = Bytes::from(vec![b'x'; size]);
+                for _ in 0..count {
+                    ws.write(Wire::Binary(payload.clone())).ok()?;
+                }
+                ws.flush().ok()?;
+            }
+        }
+    }
+}
+
+type Raw = tungstenite::WebSocket<TcpStream>;
+
+fn raw_client(url: &str) -> Raw {
+    let stream = TcpStream::connect(url.trim_start_matches("ws://")).unwrap();
+    stream.set_nodelay(true).unwrap();
+    tungstenite::client(url, stream).unwrap().0
+}
+
+fn client(url: &str) -> Websocket {
+    let ws = Options::new().json(false).connect(url).unwrap();
+    ws.wait_ready().unwrap();
+    ws
+}
+
+/// An echo server on this crate: one thread a connection, `get` and `put`.
+fn server() -> String {
+    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}", server.local_addr());
+    thread::spawn(move || {
+        while let Some(request) = server.next() {
+            let ws = Options::new().json(false).accept(request);
+            thread::spawn(move || {
+                while let Ok(message) = ws.get() {
+                    if ws.put(message).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    url
+}
+
+fn text(size: usize) -> Message {
+    "x".repeat(size).into()
+}
+
+fn round_trip(c: &mut Criterion) {
+    let mut group = c.benchmark_group("round_trip_64B");
+    let raw_url = raw_server(Peer::Echo);
+    let own_url = server();
+
+    let mut raw = raw_client(&raw_url);
+    let payload = Wire::text("x".repeat(64));
+    group.bench_function("raw client, raw server", |b| {
+        b.iter(|| {
+            raw.send(payload.clone()).unwrap();
+            raw.read().unwrap()
+        });
+    });
+
+    let message = text(64);
+    for (name, url) in [("raw", &raw_url), ("own", &own_url)] {
+        let ws = client(url);
+        let subscription = ws.subscribe();
+        group.bench_function(format!("own client, {name} server"), |b| {
+            b.iter(|| {
+                ws.put_nowait(message.clone()).unwrap();
+                subscription.get().unwrap()
+            });
+        });
+    }
+    group.finish();
+}
+
+fn sends(c: &mut Criterion) {
+    let mut group = c.benchmark_group("sends_64B");
+    group.throughput(Throughput::Elements(1));
+    let url = raw_server(Peer::Sink);
+
+    let mut raw = raw_client(&url);
+    let payload = Wire::text("x".repeat(64));
+    group.bench_function("raw", |b| {
+        b.iter_custom(|n| {
+            let start = Instant::now();
+            raw.write(Wire::text(n.to_string())).unwrap();
+            for _ in 0..n {
+                raw.write(payload.clone()).unwrap();
+            }
+            raw.flush().unwrap();
+            raw.read().unwrap();
+            start.elapsed()
+        });
+    });
+
+    let ws = client(&url);
+    let message = text(64);
+    group.bench_function("own", |b| {
+        b.iter_custom(|n| {
+            let start = Instant::now();
+            ws.put(n.to_string()).unwrap();
+            for _ in 0..n {
+                ws.put(message.clone()).unwrap();
+            }
+            ws.get().unwrap();
+            start.elapsed()
+        });
+    });
+    group.finish();
+}
+
+fn receives(c: &mut Criterion) {
+    for (name, size) in [("receives_64B", 64), ("receives_64KiB", 64 << 10)] {
+        let mut group = c.benchmark_group(name);
+        group.throughput(Throughput::Elements(1));
+        let url = raw_server(Peer::Flood(size));
+
+        let mut raw = raw_client(&url);
+        group.bench_function("raw", |b| {
+            b.iter_custom(|n| {
+                let start = Instant::now();
+                raw.send(Wire::text(n.to_string())).unwrap();
+                for _ in 0..n {
+                    raw.read().unwrap();
+                }
+                start.elapsed()
+            });
+        });
+
+        let ws = client(&url);
+        let subscription = ws.subscribe();
+        group.bench_function("own", |b| {
+            b.iter_custom(|n| {
+                let start = Instant::now();
+                ws.put(n.to_string()).unwrap();
+                for _ in 0..n {
+                    subscription.get().unwrap();
+                }
+                start.elapsed()
+            });
+        });
+        group.finish();
+    }
+}
+
+/// What a further subscription costs: the publisher alone, with queues that never fill.
+fn fan_out(c: &mut Criterion) {
+    let mut group = c.benchmark_group("fan_out");
+    group.throughput(Throughput::Elements(1));
+    for count in [1, 4, 16] {
+        group.bench_function(BenchmarkId::from_parameter(count), |b| {
+            let (mut publisher, producer) = rtcbot_websocket::pubsub::Producer::new();
+            let subscriptions: Vec<_> = (0..count)
+                .map(|_| producer.subscribe_with(Queue::DropOldest(64)))
+                .collect();
+            let message = text(64);
+            b.iter(|| publisher.put(message.clone()));
+            drop(subscriptions);
+        });
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(3));
+    targets = round_trip, sends, receives, fan_out
+}
+criterion_main!(benches);

@@ -1,0 +1,67 @@
+//! A robot and its operator in one process: JSON both ways, a subscription, a callback and a source.
+//!
+//! Run it with `cargo run --example quickstart`; it prints the conversation and ends by itself.
+
+use std::error::Error;
+use std::thread;
+use std::time::Duration;
+
+use rtcbot_websocket::{Server, Websocket, crossbeam_channel, json};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // Port 0 is any free port.
+    let mut server = Server::bind("127.0.0.1:0")?;
+    let url = format!("ws://{}/drive", server.local_addr());
+
+    // The robot waits for one operator.
+    let robot = thread::spawn(move || robot(&mut server));
+
+    // The operator connects. This returns at once, and everything works from here on: what is put
+    // before the connection is up is sent as soon as it is.
+    let ws = Websocket::connect(&url)?;
+    ws.on_ready(|| println!("operator: connected"));
+    ws.put_nowait(json!({"hello": "robot"}))?;
+
+    // A source: everything that arrives in this channel is sent, until something else is put.
+    let (joystick, orders) = crossbeam_channel::unbounded();
+    ws.put_subscription(orders);
+    for speed in [0.2, 0.7, 1.0] {
+        joystick.send(json!({"speed": speed}).into())?;
+    }
+
+    // The default subscription: one message after the other.
+    println!("operator: the robot says {}", ws.get()?);
+    for _ in 0..3 {
+        println!("operator: the robot says {}", ws.get_timeout(Duration::from_secs(5))?);
+    }
+
+    // A direct put takes the place of the source. Then close, and wait until the robot has, too.
+    ws.put_nowait("that is all")?;
+    ws.close()?;
+    println!("operator: closed, {:?}", ws.received_close());
+
+    robot.join().map_err(|_| "the robot panicked")??;
+    Ok(())
+}
+
+fn robot(server: &mut Server) -> Result<(), rtcbot_websocket::Error> {
+    let Some(request) = server.next() else {
+        return Ok(());
+    };
+    println!("robot:    {} asks for {}", request.peer_addr().ip(), request.path());
+    let ws = Websocket::accept(request);
+
+    // A callback, on a thread of the connection's own. It may use the connection as it likes.
+    let answers = ws.clone();
+    ws.subscribe_callback(move |message| {
+        println!("robot:    the operator says {message}");
+        if let Some(order) = message.as_json().filter(|order| order.is_object()) {
+            // Fails only once the connection is closing, and then nobody waits for an answer.
+            let _ = answers.put_nowait(json!({"done": order}));
+        }
+    });
+
+    ws.wait_closed()?;
+    println!("robot:    the operator has left");
+    Ok(())
+}

@@ -1,0 +1,335 @@
+//! Why a call failed or a connection ended.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// What this crate's calls return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call failed, or why a connection ended.
+///
+/// It is [`Clone`], because every waiter, every subscription and every callback of a connection is
+/// told the same reason.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The URL cannot work, whatever the network does: no host, a port out of range, a scheme that
+    /// is none of `ws`, `wss`, `http`, `https`. Returned by `connect` itself; correct the URL.
+    #[error("invalid URL {url:?}: {reason}")]
+    InvalidUrl {
+        /// The URL as it was given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A setting cannot work: a header that HTTP does not allow, a close code that RFC 6455 reserves.
+    #[error("invalid {setting}: {reason}")]
+    InvalidOption {
+        /// Which setting.
+        setting: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The host's name could not be resolved to an address.
+    #[error("cannot resolve {host:?}: {source}")]
+    Resolve {
+        /// The name that was looked up.
+        host: String,
+        /// What the resolver said.
+        source: Arc<io::Error>,
+    },
+
+    /// None of the host's addresses took the connection.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// The address, or all of them, separated by commas.
+        address: String,
+        /// What the operating system said of the last one.
+        source: Arc<io::Error>,
+    },
+
+    /// The connection was not ready within `connect_timeout`.
+    #[error("{target} was not ready within {after:?}: still waiting for {stage}")]
+    ConnectTimeout {
+        /// The URL or address.
+        target: String,
+        /// The time allowed.
+        after: Duration,
+        /// What had not happened yet, for example "the server's handshake response".
+        stage: &'static str,
+    },
+
+    /// The server answered the handshake with an HTTP status other than 101.
+    #[error("the server refused the WebSocket: it answered {}", .response.status())]
+    Refused {
+        /// The status, headers and as much of the body as came with them.
+        response: Arc<http::Response<Bytes>>,
+    },
+
+    /// What the peer sent in place of a handshake is not one (RFC 6455, section 4).
+    #[error("WebSocket handshake failed: {0}")]
+    Handshake(String),
+
+    /// The stream ended, or the operating system reported an error, without a closing handshake
+    /// (the close code that RFC 6455 calls 1006).
+    #[error("connection lost: {0}")]
+    Lost(Arc<io::Error>),
+
+    /// The peer broke the protocol; it was told so with close code 1002 (or 1007, for text that is
+    /// not UTF-8).
+    #[error("the peer broke the protocol: {reason} (closed with {code})")]
+    Protocol {
+        /// The close code the peer was sent.
+        code: u16,
+        /// What it did.
+        reason: String,
+    },
+
+    /// The peer sent more than `max_message_size` or `max_frame_size`; it was told so with close code 1009.
+    #[error("the peer sent a message of {size} bytes, more than the {limit} allowed")]
+    MessageTooBig {
+        /// The size it announced, or that had come together so far; in bytes.
+        size: usize,
+        /// The limit; in bytes.
+        limit: usize,
+    },
+
+    /// The peer did not answer a ping within `ping_timeout`.
+    #[error("the peer did not answer a ping within {after:?}")]
+    PingTimeout {
+        /// The time allowed.
+        after: Duration,
+    },
+
+    /// The closing handshake was not over within `close_timeout`; the connection was cut.
+    #[error("the connection was cut: closing took longer than {after:?}, {unsent} messages were not sent")]
+    CloseTimeout {
+        /// The time allowed.
+        after: Duration,
+        /// How many messages that had been put were still waiting to be sent.
+        unsent: usize,
+    },
+
+    /// The connection was closed in an orderly way; there is nothing more to come.
+    #[error("the connection is closed: {0}")]
+    Closed(Close),
+
+    /// The producer of this subscription has ended, and gave no other reason.
+    #[error("the producer has ended")]
+    Ended,
+
+    /// This subscription was removed by `unsubscribe`.
+    #[error("unsubscribed")]
+    Unsubscribed,
+
+    /// The time given to a `…_timeout` call is over. The connection is not affected.
+    #[error("timed out")]
+    Timeout,
+
+    /// `try_get` found no message. The connection is not affected.
+    #[error("no message is waiting")]
+    Empty,
+
+    /// The call waits for the connection's end, and was made on the very thread that has to end it
+    /// (from within a [`Sink`](crate::Sink)). What it asked for has been started.
+    #[error("this call cannot wait on the connection's own thread")]
+    OwnThread,
+
+    /// A value could not be turned into JSON, or JSON not into the type asked for.
+    #[error("JSON: {0}")]
+    Json(Arc<serde_json::Error>),
+
+    /// The operating system refused to start a thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(Arc<io::Error>),
+
+    /// A thread of this crate panicked. That is a fault in this crate, or in a [`Sink`](crate::Sink) given to it.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Error::Json(Arc::new(error))
+    }
+}
+
+impl Error {
+    pub(crate) fn lost(error: io::Error) -> Self {
+        Error::Lost(Arc::new(error))
+    }
+
+    /// Whether this is the orderly end of a connection rather than a failure.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Error::Closed(_))
+    }
+}
+
+/// Which side of a connection did something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// This program.
+    Local,
+    /// The program at the other end.
+    Peer,
+}
+
+/// How a connection was closed: who began, and the code and reason that side gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Close {
+    /// Who sent the first Close frame.
+    pub by: Side,
+    /// What that frame said; `None` when no code was given, or when the connection was closed
+    /// before it was ready.
+    pub frame: Option<CloseFrame>,
+}
+
+impl fmt::Display for Close {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.by {
+            Side::Local => "by this side",
+            Side::Peer => "by the peer",
+        })?;
+        match &self.frame {
+            Some(frame) => write!(f, " with {frame}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The code and the reason of a Close frame (RFC 6455, section 5.5.1).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CloseFrame {
+    /// RFC 6455, section 7.4: 1000 is a normal closure, 1001 going away, 4000 to 4999 are for applications.
+    pub code: u16,
+    /// At most 123 bytes of UTF-8; may be empty.
+    pub reason: String,
+}
+
+impl CloseFrame {
+    pub(crate) fn normal() -> Self {
+        CloseFrame {
+            code: 1000,
+            reason: String::new(),
+        }
+    }
+
+    /// A frame that this side may send.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for a code that RFC 6455 does not let an endpoint send (below 1000,
+    /// 1004 to 1006, 1015 to 2999, 5000 and up), or a reason longer than 123 bytes.
+    pub(crate) fn checked(code: u16, reason: &str) -> Result<Self> {
+        let invalid = |reason: String| Error::InvalidOption {
+            setting: "close frame",
+            reason,
+        };
+        if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+            return Err(invalid(format!(
+                "RFC 6455 does not let an endpoint send code {code}"
+            )));
+        }
+        if reason.len() > 123 {
+            return Err(invalid(format!(
+                "a reason has at most 123 bytes, this one has {}",
+                reason.len()
+            )));
+        }
+        Ok(CloseFrame {
+            code,
+            reason: reason.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for CloseFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.reason.is_empty() {
+            write!(f, "{}", self.code)
+        } else {
+            write!(f, "{} {:?}", self.code, self.reason)
+        }
+    }
+}
+
+/// Why something was not taken, with the thing itself, so that nothing is lost.
+///
+/// `Full` is also what a put with a timeout returns when its time is over, as in Python's `queue.Queue`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum PutError<T> {
+    /// There is no room now.
+    Full(T),
+    /// Nothing will be taken any more: the connection is closing or has ended.
+    Closed(T),
+}
+
+impl<T> PutError<T> {
+    /// The thing that was not taken.
+    pub fn into_inner(self) -> T {
+        match self {
+            PutError::Full(item) | PutError::Closed(item) => item,
+        }
+    }
+
+    /// Whether the reason was a lack of room.
+    pub fn is_full(&self) -> bool {
+        matches!(self, PutError::Full(_))
+    }
+
+    /// Whether nothing will be taken any more.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, PutError::Closed(_))
+    }
+}
+
+impl<T> fmt::Debug for PutError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PutError::Full(_) => "Full(..)",
+            PutError::Closed(_) => "Closed(..)",
+        })
+    }
+}
+
+impl<T> fmt::Display for PutError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PutError::Full(_) => "the queue is full",
+            PutError::Closed(_) => "nothing is taken any more: it is closed",
+        })
+    }
+}
+
+impl<T> std::error::Error for PutError<T> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn close_codes_that_an_endpoint_may_not_send_are_refused() {
+        for code in [0, 999, 1004, 1005, 1006, 1015, 2999, 5000, u16::MAX] {
+            assert!(CloseFrame::checked(code, "").is_err(), "{code}");
+        }
+        for code in [1000, 1001, 1011, 3000, 4001, 4999] {
+            assert!(CloseFrame::checked(code, "").is_ok(), "{code}");
+        }
+        assert!(CloseFrame::checked(1000, &"x".repeat(123)).is_ok());
+        assert!(CloseFrame::checked(1000, &"x".repeat(124)).is_err());
+    }
+
+    #[test]
+    fn put_errors_hand_the_item_back() {
+        assert_eq!(PutError::Full(7).into_inner(), 7);
+        assert_eq!(PutError::Closed(7).into_inner(), 7);
+        assert!(PutError::Full(7).is_full() && !PutError::Full(7).is_closed());
+    }
+}

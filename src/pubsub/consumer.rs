@@ -1,0 +1,493 @@
+//! Direct puts and a replaceable source, as one stream.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
+use parking_lot::Mutex;
+
+use super::room::Room;
+use super::sink::{Patience, Sink};
+use super::subscription::Subscription;
+use crate::error::{Error, PutError, Result};
+
+/// What takes items: puts, and one source at a time. Clones are handles to the same consumer.
+///
+/// The other side, the one that uses up the items, is the [`Inbox`].
+///
+/// Items that were put come before those of a source. As in RTCBot a put stops an active source;
+/// what has not been taken from the source by then stays in it.
+pub struct Consumer<T> {
+    desk: Arc<Desk<T>>,
+}
+
+/// The using side of a [`Consumer`]; there is one. Dropping it closes the consumer.
+pub struct Inbox<T> {
+    desk: Arc<Desk<T>>,
+    taken: VecDeque<T>,
+}
+
+/// What a [`Consumer`] reads from: a [`Subscription`], or a crossbeam [`Receiver`].
+///
+/// Made by `into()`; see [`Consumer::put_subscription`].
+#[derive(Debug, Clone)]
+pub struct Source<T>(Subscription<T>);
+
+struct Desk<T> {
+    /// Held to change the queue or the source, or to take from them without waiting. No user code
+    /// is called, nothing is sent and no source is dropped under it.
+    state: Mutex<State<T>>,
+    room: Room,
+    /// Wakes the inbox's owner.
+    wake: (Sender<()>, Receiver<()>),
+    limit: usize,
+    weigh: fn(&T) -> usize,
+}
+
+struct State<T> {
+    queue: VecDeque<T>,
+    weight: usize,
+    source: Option<Subscription<T>>,
+    /// The inbox's owner waits, or is about to, and has to be woken.
+    waiting: bool,
+    closed: bool,
+}
+
+/// What a push has left to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// The inbox's owner is at work and will find the item.
+    Noticed,
+    /// The inbox's owner has to be woken.
+    Unnoticed,
+}
+
+/// How many items, and how much weight, is taken from the queue at a time.
+const BATCH_ITEMS: usize = 128;
+const BATCH_WEIGHT: usize = 128 << 10;
+
+impl<T: Send + 'static> Consumer<T> {
+    /// A consumer with room for `capacity` items, and the end that uses them up.
+    #[allow(clippy::new_ret_no_self)] // A pair of ends, like the channels' constructors.
+    pub fn new(capacity: usize) -> (Consumer<T>, Inbox<T>) {
+        Self::with_weight(capacity, |_| 1)
+    }
+
+    /// A consumer whose items together may weigh `limit`. One that is heavier is taken when nothing
+    /// else is queued.
+    pub fn with_weight(limit: usize, weigh: fn(&T) -> usize) -> (Consumer<T>, Inbox<T>) {
+        let desk = Arc::new(Desk {
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                weight: 0,
+                source: None,
+                waiting: false,
+                closed: false,
+            }),
+            room: Room::new(),
+            wake: bounded(1),
+            limit,
+            weigh,
+        });
+        let inbox = Inbox {
+            desk: desk.clone(),
+            taken: VecDeque::new(),
+        };
+        (Consumer { desk }, inbox)
+    }
+
+    /// Takes the item; never waits. Stops an active source.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError::Full`] when there is no room, [`PutError::Closed`] when nothing is taken any more;
+    /// both hand the item back.
+    pub fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
+        if self.push(item)? == Pushed::Unnoticed {
+            self.wake();
+        }
+        Ok(())
+    }
+
+    /// Takes the item, waiting for room. Stops an active source.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError::Closed`] when nothing is taken any more, also when that happens during the wait.
+    pub fn put(&self, item: T) -> Result<(), PutError<T>> {
+        self.put_deadline(item, None, |consumer| consumer.wake())
+    }
+
+    /// Takes the item, waiting for room for at most `timeout`. Stops an active source.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError::Full`] when the time is over, else as [`put`](Self::put).
+    pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
+        self.put_deadline(item, Instant::now().checked_add(timeout), |consumer| {
+            consumer.wake()
+        })
+    }
+
+    /// Takes everything that `source` yields from now on, in place of the source so far.
+    ///
+    /// The source is read only as fast as the items are used up. When it ends, it is let go of.
+    /// Returns whether it was taken: a closed consumer takes no source.
+    pub fn put_subscription(&self, source: impl Into<Source<T>>) -> bool {
+        let Source(source) = source.into();
+        let (taken, _old) = {
+            let mut state = self.desk.state.lock();
+            if state.closed {
+                (false, Some(source))
+            } else {
+                (true, state.source.replace(source))
+            }
+        };
+        // The owner may be waiting for the old source.
+        self.wake();
+        taken
+    }
+
+    /// The active source: equal (`==`) to the one that was given.
+    pub fn subscription(&self) -> Option<Subscription<T>> {
+        self.desk.state.lock().source.clone()
+    }
+
+    /// Stops reading the active source, if there is one. What was taken from it is still used; what
+    /// was not stays in it.
+    pub fn stop_subscription(&self) {
+        let source = self.desk.state.lock().source.take();
+        drop(source);
+    }
+
+    /// How many items wait in the queue. A source's items are not counted.
+    pub fn len(&self) -> usize {
+        self.desk.state.lock().queue.len()
+    }
+
+    /// Whether no item waits in the queue.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes nothing more: puts fail, waiting ones included, and the source is let go of. What is
+    /// queued can still be used up.
+    pub fn close(&self) {
+        let source = {
+            let mut state = self.desk.state.lock();
+            state.closed = true;
+            state.source.take()
+        };
+        drop(source);
+        self.desk.room.made();
+        self.wake();
+    }
+
+    // What a `Websocket` needs beyond the public part.
+
+    /// As [`put_nowait`](Self::put_nowait), leaving the waking to the caller.
+    pub(crate) fn push(&self, item: T) -> Result<Pushed, PutError<T>> {
+        let weight = (self.desk.weigh)(&item);
+        let (pushed, _source) = {
+            let mut state = self.desk.state.lock();
+            if state.closed {
+                return Err(PutError::Closed(item));
+            }
+            if state.weight > 0 && state.weight + weight > self.desk.limit {
+                return Err(PutError::Full(item));
+            }
+            state.weight += weight;
+            state.queue.push_back(item);
+            let pushed = if state.waiting {
+                Pushed::Unnoticed
+            } else {
+                Pushed::Noticed
+            };
+            (pushed, state.source.take())
+        };
+        Ok(pushed)
+    }
+
+    /// As [`put`](Self::put), calling `wake` when the inbox's owner has to be woken.
+    pub(crate) fn put_deadline(
+        &self,
+        item: T,
+        deadline: Option<Instant>,
+        wake: impl Fn(&Self),
+    ) -> Result<(), PutError<T>> {
+        let mut item = match self.push(item) {
+            Ok(pushed) => {
+                if pushed == Pushed::Unnoticed {
+                    wake(self);
+                }
+                return Ok(());
+            }
+            Err(PutError::Full(item)) => item,
+            Err(closed) => return Err(closed),
+        };
+        let waiting = self.desk.room.join();
+        loop {
+            match self.push(item) {
+                Ok(pushed) => {
+                    if pushed == Pushed::Unnoticed {
+                        wake(self);
+                    }
+                    return Ok(());
+                }
+                Err(PutError::Full(back)) => item = back,
+                Err(closed) => return Err(closed),
+            }
+            // Ended by the inbox making room, by `close`, or by the deadline.
+            let baton = match deadline {
+                None => waiting.baton().recv().is_ok(),
+                Some(deadline) => waiting.baton().recv_deadline(deadline).is_ok(),
+            };
+            if !baton {
+                return Err(PutError::Full(item));
+            }
+        }
+    }
+
+    /// Makes the inbox's owner look again.
+    pub(crate) fn wake(&self) {
+        let _ = self.desk.wake.0.try_send(());
+    }
+
+    /// Waits until there is something for the inbox, [`wake`](Self::wake) is called, or the consumer is closed.
+    pub(crate) fn wait(&self) {
+        wait(&self.desk, None);
+    }
+
+    /// Waits for [`wake`](Self::wake) alone.
+    pub(crate) fn wait_for_wake(&self) {
+        let _ = self.desk.wake.1.recv();
+    }
+}
+
+/// Waits until there is something to take, or somebody wakes the owner; `false` at the deadline.
+fn wait<T>(desk: &Desk<T>, deadline: Option<Instant>) -> bool {
+    let source = {
+        let mut state = desk.state.lock();
+        // `close` need not be looked for: it wakes, and a wake-up is kept until it is noticed.
+        if !state.queue.is_empty() {
+            return true;
+        }
+        state.waiting = true;
+        state.source.clone()
+    };
+    let in_time = match &source {
+        None => match deadline {
+            None => desk.wake.1.recv().is_ok(),
+            Some(deadline) => desk.wake.1.recv_deadline(deadline).is_ok(),
+        },
+        Some(source) => {
+            let mut select = Select::new();
+            let wake = select.recv(&desk.wake.1);
+            select.recv(source.receiver());
+            let ready = match deadline {
+                None => Some(select.ready()),
+                Some(deadline) => select.ready_deadline(deadline).ok(),
+            };
+            if ready == Some(wake) {
+                let _ = desk.wake.1.try_recv();
+            }
+            ready.is_some()
+        }
+    };
+    desk.state.lock().waiting = false;
+    in_time
+}
+
+impl<T: Send + 'static> Inbox<T> {
+    /// Takes the next item, waiting for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`] when the consumer was closed and nothing is queued any more.
+    pub fn get(&mut self) -> Result<T> {
+        self.get_deadline(None)
+    }
+
+    /// Takes the next item, waiting for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] when the time is over, else as [`get`](Self::get).
+    pub fn get_timeout(&mut self, timeout: Duration) -> Result<T> {
+        self.get_deadline(Instant::now().checked_add(timeout))
+    }
+
+    /// Takes the next item if one is there; never waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Empty`] when none is there, else as [`get`](Self::get).
+    pub fn try_get(&mut self) -> Result<T> {
+        if let Some(item) = self.take() {
+            return Ok(item);
+        }
+        // Closed, and nothing is left: a put that was accepted before is in the queue by now.
+        let closed = self.desk.state.lock().closed;
+        match self.take() {
+            Some(item) => Ok(item),
+            None if closed => Err(Error::Ended),
+            None => Err(Error::Empty),
+        }
+    }
+
+    fn get_deadline(&mut self, deadline: Option<Instant>) -> Result<T> {
+        loop {
+            match self.try_get() {
+                Err(Error::Empty) => {}
+                other => return other,
+            }
+            if !wait(&self.desk, deadline) {
+                return Err(Error::Timeout);
+            }
+        }
+    }
+
+    /// The next item that can be had without waiting: of those that were put, else of the source.
+    pub(crate) fn take(&mut self) -> Option<T> {
+        if self.taken.is_empty() {
+            self.fill();
+        }
+        self.taken.pop_front()
+    }
+
+    /// How many items have been taken from the queue and are still in here.
+    pub(crate) fn in_hand(&self) -> usize {
+        self.taken.len()
+    }
+
+    fn fill(&mut self) {
+        let desk = &*self.desk;
+        let mut over = None;
+        let mut made_room = false;
+        {
+            let mut state = desk.state.lock();
+            let mut weight = 0;
+            while self.taken.len() < BATCH_ITEMS && weight < BATCH_WEIGHT {
+                let Some(item) = state.queue.pop_front() else { break };
+                weight += (desk.weigh)(&item);
+                self.taken.push_back(item);
+                made_room = true;
+            }
+            state.weight -= weight;
+            // Under the lock, so that nothing more is taken from a source that was stopped.
+            while self.taken.len() < BATCH_ITEMS && weight < BATCH_WEIGHT {
+                match state.source.as_ref().map(|source| source.receiver().try_recv()) {
+                    Some(Ok(item)) => {
+                        weight += (desk.weigh)(&item);
+                        self.taken.push_back(item);
+                    }
+                    Some(Err(TryRecvError::Disconnected)) => over = state.source.take(),
+                    Some(Err(TryRecvError::Empty)) | None => break,
+                }
+            }
+        }
+        drop(over);
+        if made_room {
+            desk.room.made();
+        }
+    }
+}
+
+impl<T> Drop for Inbox<T> {
+    fn drop(&mut self) {
+        let (_queue, _source) = {
+            let mut state = self.desk.state.lock();
+            state.closed = true;
+            state.weight = 0;
+            (std::mem::take(&mut state.queue), state.source.take())
+        };
+        self.desk.room.made();
+    }
+}
+
+/// Waits for room, so that a stream that is piped into a consumer pauses and loses nothing.
+impl<T: Send + 'static> Sink<T> for Consumer<T> {
+    fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
+        Consumer::put_nowait(self, item)
+    }
+
+    fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {
+        self.put_patiently(item, patience, |consumer| consumer.wake())
+    }
+}
+
+impl<T: Send + 'static> Consumer<T> {
+    /// The waiting half of a [`Sink`]: waits for room once and tries again.
+    pub(crate) fn put_patiently(
+        &self,
+        item: T,
+        patience: &Patience<'_>,
+        wake: impl Fn(&Self),
+    ) -> Result<(), PutError<T>> {
+        let push = |item| {
+            let pushed = self.push(item)?;
+            if pushed == Pushed::Unnoticed {
+                wake(self);
+            }
+            Ok(())
+        };
+        let waiting = self.desk.room.join();
+        match push(item) {
+            Err(PutError::Full(item)) => {
+                patience.wait_for(waiting.baton());
+                push(item)
+            }
+            other => other,
+        }
+    }
+}
+
+impl<T> From<Subscription<T>> for Source<T> {
+    fn from(subscription: Subscription<T>) -> Self {
+        Source(subscription)
+    }
+}
+
+impl<T> From<&Subscription<T>> for Source<T> {
+    fn from(subscription: &Subscription<T>) -> Self {
+        Source(subscription.clone())
+    }
+}
+
+impl<T> From<Receiver<T>> for Source<T> {
+    fn from(receiver: Receiver<T>) -> Self {
+        Source(receiver.into())
+    }
+}
+
+impl<T> From<&Receiver<T>> for Source<T> {
+    fn from(receiver: &Receiver<T>) -> Self {
+        Source(receiver.clone().into())
+    }
+}
+
+impl<T> Clone for Consumer<T> {
+    fn clone(&self) -> Self {
+        Consumer {
+            desk: self.desk.clone(),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Consumer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.desk.state.lock();
+        f.debug_struct("Consumer")
+            .field("len", &state.queue.len())
+            .field("closed", &state.closed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Inbox<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbox").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,37 @@
+//! RTCBot's producers and consumers, on threads and channels.
+//!
+//! A [`Producer`] is what emits messages: it fans one stream out to queues, sinks and callbacks. A
+//! [`Consumer`] is what takes them: direct puts and a source that can be replaced at any time, as one
+//! stream. A [`Websocket`](crate::Websocket) is both. So can a sensor or a motor of your own be, and
+//! then it plugs into a `Websocket` as RTCBot's own parts plug into each other:
+//!
+//! ```
+//! use rtcbot_websocket::pubsub::{Consumer, Producer};
+//!
+//! // A sensor keeps the publisher and shows the producer.
+//! let (mut publisher, sensor) = Producer::new();
+//! // A motor keeps the inbox and shows the consumer.
+//! let (motor, mut inbox) = Consumer::new(16);
+//!
+//! motor.put_subscription(sensor.subscribe());
+//! publisher.put(7);
+//! assert_eq!(inbox.get()?, 7);
+//! # Ok::<(), rtcbot_websocket::Error>(())
+//! ```
+//!
+//! Nothing in here knows what a network is.
+
+mod consumer;
+mod dispatch;
+mod producer;
+mod room;
+mod sink;
+mod subscription;
+mod workers;
+
+pub use consumer::{Consumer, Inbox, Source};
+pub use producer::{Producer, Publisher};
+pub use sink::{Patience, Sink};
+pub use subscription::{Queue, Subscription, SubscriptionId};
+
+pub(crate) use consumer::Pushed;

@@ -1,0 +1,287 @@
+//! A queue that a producer fills.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+
+use crate::error::{Error, Result};
+
+/// What a slow reader of a subscription means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// When this many items wait, the producer pauses until one is taken. For a
+    /// [`Websocket`](crate::Websocket) that means: reading pauses, TCP holds the peer back, nothing
+    /// is lost. `Block(0)` hands each item over in person, like a crossbeam channel without capacity.
+    Block(usize),
+    /// When this many items wait, the oldest is dropped for the newest. 0 counts as 1.
+    DropOldest(usize),
+    /// Only the newest item is kept: RTCBot's `MostRecentSubscription`, for control loops.
+    Latest,
+    /// Everything is kept, whatever memory it takes.
+    Unbounded,
+}
+
+/// `Block(1024)`.
+impl Default for Queue {
+    fn default() -> Self {
+        Queue::Block(1024)
+    }
+}
+
+/// Names one subscription, sink or callback of a producer, for `unsubscribe`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SubscriptionId(u64);
+
+impl SubscriptionId {
+    /// Unique in the process, so that one producer's id means nothing to another.
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        SubscriptionId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl AsRef<SubscriptionId> for SubscriptionId {
+    fn as_ref(&self) -> &SubscriptionId {
+        self
+    }
+}
+
+/// Why a producer has ended; set once, before its queues are disconnected.
+pub(crate) type End = Arc<OnceLock<Error>>;
+
+/// A queue that a producer fills: what `subscribe()` returns.
+///
+/// Clones are handles to the same queue: each item goes to one of them. Dropping the last one
+/// unsubscribes.
+///
+/// ```
+/// use rtcbot_websocket::pubsub::Producer;
+///
+/// let (mut publisher, producer) = Producer::new();
+/// let subscription = producer.subscribe();
+/// publisher.put("hello");
+/// drop(publisher);
+///
+/// assert_eq!(subscription.get()?, "hello"); // first what is still queued,
+/// assert!(subscription.get().is_err());     // then the reason it ended
+/// # Ok::<(), rtcbot_websocket::Error>(())
+/// ```
+pub struct Subscription<T> {
+    inner: Arc<Inner<T>>,
+}
+
+struct Inner<T> {
+    id: SubscriptionId,
+    items: Receiver<T>,
+    end: End,
+    removed: Arc<AtomicBool>,
+    leave: Option<Box<dyn Fn(SubscriptionId) + Send + Sync>>,
+}
+
+impl<T> Drop for Inner<T> {
+    fn drop(&mut self) {
+        if let Some(leave) = &self.leave {
+            leave(self.id);
+        }
+    }
+}
+
+impl<T> Subscription<T> {
+    pub(crate) fn new(
+        id: SubscriptionId,
+        items: Receiver<T>,
+        end: End,
+        removed: Arc<AtomicBool>,
+        leave: impl Fn(SubscriptionId) + Send + Sync + 'static,
+    ) -> Self {
+        Subscription {
+            inner: Arc::new(Inner {
+                id,
+                items,
+                end,
+                removed,
+                leave: Some(Box::new(leave)),
+            }),
+        }
+    }
+
+    /// Takes the next item, waiting for it. It waits for as long as the producer lives; use
+    /// [`get_timeout`](Self::get_timeout) to bound it.
+    ///
+    /// # Errors
+    ///
+    /// When nothing is queued any more: the reason the producer ended, or [`Error::Unsubscribed`].
+    pub fn get(&self) -> Result<T> {
+        self.inner.items.recv().map_err(|_| self.ended())
+    }
+
+    /// Takes the next item, waiting for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] when the time is over, else as [`get`](Self::get).
+    pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
+        self.inner
+            .items
+            .recv_timeout(timeout)
+            .map_err(|error| match error {
+                RecvTimeoutError::Timeout => Error::Timeout,
+                RecvTimeoutError::Disconnected => self.ended(),
+            })
+    }
+
+    /// Takes the next item if one is there; never waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Empty`] when none is there, else as [`get`](Self::get).
+    pub fn try_get(&self) -> Result<T> {
+        self.inner.items.try_recv().map_err(|error| match error {
+            TryRecvError::Empty => Error::Empty,
+            TryRecvError::Disconnected => self.ended(),
+        })
+    }
+
+    /// Takes items until the producer ends, waiting for each. Why it ended, [`get`](Self::get) tells.
+    pub fn iter(&self) -> Iter<'_, T> {
+        Iter { subscription: self }
+    }
+
+    /// The channel itself, for [`crossbeam_channel::select!`]. It is disconnected at the end.
+    ///
+    /// ```
+    /// # use rtcbot_websocket::pubsub::Producer;
+    /// use crossbeam_channel::{select, tick};
+    /// # let (mut publisher, sensor) = Producer::new();
+    /// # publisher.put(1);
+    /// let orders = sensor.subscribe();
+    /// let clock = tick(std::time::Duration::from_millis(10));
+    /// select! {
+    ///     recv(orders.receiver()) -> order => println!("{order:?}"),
+    ///     recv(clock) -> _ => println!("tick"),
+    /// }
+    /// ```
+    pub fn receiver(&self) -> &Receiver<T> {
+        &self.inner.items
+    }
+
+    /// How many items wait in the queue.
+    pub fn len(&self) -> usize {
+        self.inner.items.len()
+    }
+
+    /// Whether no item waits in the queue.
+    pub fn is_empty(&self) -> bool {
+        self.inner.items.is_empty()
+    }
+
+    fn ended(&self) -> Error {
+        if self.inner.removed.load(Ordering::Acquire) {
+            return Error::Unsubscribed;
+        }
+        self.inner.end.get().cloned().unwrap_or(Error::Ended)
+    }
+}
+
+/// A channel that something else fills, seen as a subscription.
+impl<T> From<Receiver<T>> for Subscription<T> {
+    fn from(items: Receiver<T>) -> Self {
+        Subscription {
+            inner: Arc::new(Inner {
+                id: SubscriptionId::next(),
+                items,
+                end: End::default(),
+                removed: Arc::default(),
+                leave: None,
+            }),
+        }
+    }
+}
+
+impl<T> AsRef<SubscriptionId> for Subscription<T> {
+    fn as_ref(&self) -> &SubscriptionId {
+        &self.inner.id
+    }
+}
+
+impl<T> Clone for Subscription<T> {
+    fn clone(&self) -> Self {
+        Subscription {
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+/// Equal when both read the same channel.
+impl<T> PartialEq for Subscription<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.inner.items.same_channel(&other.inner.items)
+    }
+}
+
+impl<T> Eq for Subscription<T> {}
+
+/// Equal when both read the same channel.
+impl<T> PartialEq<Receiver<T>> for Subscription<T> {
+    fn eq(&self, other: &Receiver<T>) -> bool {
+        self.inner.items.same_channel(other)
+    }
+}
+
+impl<T> fmt::Debug for Subscription<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("id", &self.inner.id)
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Takes a subscription's items until its producer ends.
+#[derive(Debug)]
+pub struct Iter<'a, T> {
+    subscription: &'a Subscription<T>,
+}
+
+impl<T> Iterator for Iter<'_, T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        self.subscription.get().ok()
+    }
+}
+
+impl<'a, T> IntoIterator for &'a Subscription<T> {
+    type Item = T;
+    type IntoIter = Iter<'a, T>;
+
+    fn into_iter(self) -> Iter<'a, T> {
+        self.iter()
+    }
+}
+
+/// Takes a subscription's items until its producer ends.
+#[derive(Debug)]
+pub struct IntoIter<T> {
+    subscription: Subscription<T>,
+}
+
+impl<T> Iterator for IntoIter<T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        self.subscription.get().ok()
+    }
+}
+
+impl<T> IntoIterator for Subscription<T> {
+    type Item = T;
+    type IntoIter = IntoIter<T>;
+
+    fn into_iter(self) -> IntoIter<T> {
+        IntoIter { subscription: self }
+    }
+}

@@ -1,0 +1,92 @@
+//! Worker threads for callbacks that run several at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::dispatch::guarded;
+use super::sink::{Patience, Sink};
+use crate::error::PutError;
+
+/// How many items may wait for a free worker before the publisher pauses.
+const LIMIT: usize = 1024;
+
+/// Calls a function with each item, on up to `max` threads. A thread is started when an item finds
+/// none free; all end when this is dropped and what is queued has been handled.
+pub(crate) struct Workers<T> {
+    items: Sender<T>,
+    max: usize,
+    started: AtomicUsize,
+    team: Arc<Team<T>>,
+}
+
+struct Team<T> {
+    items: Receiver<T>,
+    call: Box<dyn Fn(T) + Send + Sync>,
+    removed: Arc<AtomicBool>,
+    idle: AtomicUsize,
+}
+
+impl<T: Send + 'static> Workers<T> {
+    pub(crate) fn new(
+        max: usize,
+        removed: Arc<AtomicBool>,
+        call: impl Fn(T) + Send + Sync + 'static,
+    ) -> Self {
+        let (sender, items) = bounded(LIMIT);
+        Workers {
+            items: sender,
+            max: max.max(1),
+            started: AtomicUsize::new(0),
+            team: Arc::new(Team {
+                items,
+                call: Box::new(call),
+                removed,
+                idle: AtomicUsize::new(0),
+            }),
+        }
+    }
+
+    fn start_one_if_all_are_busy(&self) {
+        let started = self.started.load(Ordering::Relaxed);
+        if started >= self.max || self.items.len() <= self.team.idle.load(Ordering::SeqCst) {
+            return;
+        }
+        self.started.store(started + 1, Ordering::Relaxed);
+        let team = self.team.clone();
+        let spawned = thread::Builder::new()
+            .name("ws-worker".into())
+            .spawn(move || work(&team));
+        if let Err(error) = spawned {
+            log::error!("cannot start a callback's worker thread, the next message tries again: {error}");
+            self.started.store(started, Ordering::Relaxed);
+        }
+    }
+}
+
+fn work<T>(team: &Team<T>) {
+    loop {
+        team.idle.fetch_add(1, Ordering::SeqCst);
+        let item = team.items.recv();
+        team.idle.fetch_sub(1, Ordering::SeqCst);
+        // The queue's other end is dropped with the subscription.
+        let Ok(item) = item else { return };
+        if !team.removed.load(Ordering::Acquire) {
+            guarded(|| (team.call)(item));
+        }
+    }
+}
+
+impl<T: Send + 'static> Sink<T> for Workers<T> {
+    fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
+        let taken = self.items.put_nowait(item);
+        self.start_one_if_all_are_busy();
+        taken
+    }
+
+    fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {
+        self.items.put(item, patience)
+    }
+}

@@ -1,0 +1,172 @@
+//! When to send a ping, and when to give the peer up. Counts only time spent reading.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::net::transport::ReadHalf;
+
+/// How late an alarm may be: a read that is begun with this much less time left than the last one
+/// keeps the time-out of that one, which saves a system call.
+const MAX_LATE: Duration = Duration::from_millis(50);
+
+pub(crate) struct Keepalive {
+    interval: Option<Duration>,
+    timeout: Option<Duration>,
+    /// Reading time left until the next alarm.
+    left: Option<Duration>,
+    /// The payload of the ping that has not been answered.
+    awaited: Option<u64>,
+    sent: u64,
+    /// The time-out that the read half has.
+    armed: Option<Duration>,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Alarm {
+    Ping([u8; 8]),
+    /// No answer came in this time.
+    Dead(Duration),
+}
+
+impl Keepalive {
+    pub(crate) fn new(interval: Option<Duration>, timeout: Option<Duration>) -> Self {
+        Keepalive {
+            interval,
+            timeout,
+            left: interval,
+            awaited: None,
+            sent: 0,
+            armed: None,
+        }
+    }
+
+    /// Reads, for no longer than until the next alarm.
+    pub(crate) fn watch(&mut self, half: &mut dyn ReadHalf, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(left) = self.left else {
+            return half.read(buffer);
+        };
+        let late = (left / 8).min(MAX_LATE);
+        let fits = |armed: Duration| armed >= left && armed - left <= late;
+        if !self.armed.is_some_and(fits) {
+            half.set_timeout(Some(left))?;
+            self.armed = Some(left);
+        }
+        let before = Instant::now();
+        let read = half.read(buffer);
+        self.left = Some(left.saturating_sub(before.elapsed()));
+        read
+    }
+
+    /// A pong has arrived.
+    pub(crate) fn pong(&mut self, payload: &[u8]) {
+        if self.awaited.is_some_and(|awaited| awaited.to_be_bytes() == payload) {
+            self.awaited = None;
+            self.left = self.interval;
+        }
+    }
+
+    /// What is to be done now, if anything.
+    pub(crate) fn alarm(&mut self) -> Option<Alarm> {
+        // A read may return a little before its time is over.
+        if self.left? > Duration::from_micros(500) {
+            return None;
+        }
+        if let (Some(_), Some(timeout)) = (self.awaited, self.timeout) {
+            return Some(Alarm::Dead(timeout));
+        }
+        self.sent += 1;
+        self.awaited = Some(self.sent);
+        self.left = self.timeout.or(self.interval);
+        Some(Alarm::Ping(self.sent.to_be_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    /// A peer that says nothing, and a note of each time-out that was set.
+    struct Silent(Option<Duration>, usize);
+
+    impl Read for Silent {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            std::thread::park_timeout(self.0.unwrap());
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    }
+
+    impl ReadHalf for Silent {
+        fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+            self.0 = timeout;
+            self.1 += 1;
+            Ok(())
+        }
+    }
+
+    const TICK: Duration = Duration::from_millis(5);
+
+    fn next_alarm(keepalive: &mut Keepalive, half: &mut Silent) -> Alarm {
+        loop {
+            let _ = keepalive.watch(half, &mut []);
+            if let Some(alarm) = keepalive.alarm() {
+                return alarm;
+            }
+        }
+    }
+
+    #[test]
+    fn a_silent_peer_is_pinged_once_and_then_dead() {
+        let mut keepalive = Keepalive::new(Some(TICK), Some(TICK));
+        let mut half = Silent(None, 0);
+        let ping = next_alarm(&mut keepalive, &mut half);
+        assert_eq!(ping, Alarm::Ping(1u64.to_be_bytes()));
+        assert_eq!(next_alarm(&mut keepalive, &mut half), Alarm::Dead(TICK));
+    }
+
+    #[test]
+    fn an_answer_begins_the_next_interval_and_a_stranger_does_not() {
+        let mut keepalive = Keepalive::new(Some(TICK), Some(TICK));
+        let mut half = Silent(None, 0);
+        next_alarm(&mut keepalive, &mut half);
+        keepalive.pong(b"unasked");
+        assert!(keepalive.awaited.is_some());
+        keepalive.pong(&1u64.to_be_bytes());
+        let second = next_alarm(&mut keepalive, &mut half);
+        assert_eq!(second, Alarm::Ping(2u64.to_be_bytes()));
+    }
+
+    #[test]
+    fn without_a_timeout_a_silent_peer_is_only_pinged() {
+        let mut keepalive = Keepalive::new(Some(TICK), None);
+        let mut half = Silent(None, 0);
+        for n in 1u64..4 {
+            let ping = next_alarm(&mut keepalive, &mut half);
+            assert_eq!(ping, Alarm::Ping(n.to_be_bytes()));
+        }
+    }
+
+    #[test]
+    fn reads_in_quick_succession_share_one_time_out() {
+        struct Quick(usize);
+        impl Read for Quick {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Ok(1)
+            }
+        }
+        impl ReadHalf for Quick {
+            fn set_timeout(&mut self, _: Option<Duration>) -> io::Result<()> {
+                self.0 += 1;
+                Ok(())
+            }
+        }
+        let hour = Some(Duration::from_secs(3600));
+        let mut keepalive = Keepalive::new(hour, hour);
+        let mut half = Quick(0);
+        for _ in 0..100 {
+            keepalive.watch(&mut half, &mut []).unwrap();
+        }
+        assert_eq!(half.0, 1);
+    }
+}

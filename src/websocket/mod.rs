@@ -1,0 +1,574 @@
+//! The hall: the public handle, and the two threads that join the wings.
+
+mod keepalive;
+mod lifecycle;
+mod open;
+mod options;
+mod outbox;
+mod reader;
+mod shared;
+mod writer;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use http::header::{self, HeaderName, HeaderValue};
+use url::Url;
+
+use self::lifecycle::{End, Phase};
+pub use self::options::Options;
+use self::shared::Shared;
+use crate::error::{CloseFrame, Error, PutError, Result};
+use crate::message::Message;
+use crate::net::closing::Role;
+use crate::net::request::Request;
+use crate::pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId};
+
+/// A WebSocket connection: RTCBot's `Websocket`, on two threads.
+///
+/// Every method may be called on any thread, at any time, and from any callback. Clones are handles
+/// to the same connection. Dropping the last one closes it: what is queued is sent, for at most
+/// [`linger`](Options::linger).
+///
+/// ```no_run
+/// use rtcbot_websocket::{Websocket, json};
+///
+/// let ws = Websocket::connect("ws://robot.local:8080/ws")?;
+/// ws.put_nowait(json!({"motor": 1, "speed": 0.5}))?;
+/// let answer = ws.get()?;
+/// println!("{answer}");
+/// ws.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Receiving
+///
+/// [`get`](Self::get) takes from a default subscription, [`subscribe`](Self::subscribe) makes
+/// further ones, [`subscribe_to`](Self::subscribe_to) feeds something else,
+/// [`subscribe_callback`](Self::subscribe_callback) calls a function. Each gets every message.
+///
+/// A peer's first messages may arrive before the program has subscribed. They are kept (at most 1024
+/// messages and 4 MiB, the oldest go first) and handed to whoever subscribes first. Where several must
+/// see the same first message, use [`Options::paused`].
+///
+/// # Sending
+///
+/// [`put_nowait`](Self::put_nowait) never waits, [`put`](Self::put) waits for room, and
+/// [`put_subscription`](Self::put_subscription) sends all that something else yields. All work
+/// before the connection is ready: what they take is sent as soon as it is.
+#[derive(Clone)]
+pub struct Websocket {
+    handle: Arc<Handle>,
+}
+
+/// Closes the connection when the last of the clones is dropped.
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        if shared.lifecycle.phase() == Phase::Closed {
+            return;
+        }
+        let deadline = Instant::now() + shared.options.linger;
+        let deadline = shared.begin_close(CloseFrame::normal(), deadline);
+        let linger = {
+            let shared = shared.clone();
+            move || {
+                if shared.lifecycle.wait_closed(Some(deadline)).is_none() {
+                    shared.time_out();
+                }
+            }
+        };
+        // The connection's own threads must not wait for themselves.
+        if !shared.is_own_thread() && !shared.producer.dispatcher().is_current_thread() {
+            return linger();
+        }
+        let spawned = thread::Builder::new().name("ws-linger".into()).spawn(linger);
+        if spawned.is_err() {
+            shared.time_out();
+        }
+    }
+}
+
+/// Opening.
+impl Websocket {
+    /// Connects to a server: RTCBot's `Websocket(url)`. `ws` and `http` URLs.
+    ///
+    /// Returns at once. Name look-up, TCP connection and handshake are done by the reader thread
+    /// within [`connect_timeout`](Options::connect_timeout); meanwhile everything can be used. For
+    /// other settings than the defaults, see [`Options`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidUrl`] for a URL that cannot work. What goes wrong later, `get`, `wait_ready`
+    /// and [`error`](Self::error) tell.
+    pub fn connect(url: impl AsRef<str>) -> Result<Websocket> {
+        Options::new().connect(url)
+    }
+
+    /// Completes an incoming connection: RTCBot's `Websocket(request)`.
+    ///
+    /// Returns at once; the reader thread answers the handshake. If the request is not one for a
+    /// WebSocket, the client gets the HTTP status that says so, and this `Websocket` has failed with
+    /// [`Error::Handshake`]. For other settings than the defaults, see [`Options`].
+    pub fn accept(request: Request) -> Websocket {
+        Options::new().accept(request)
+    }
+
+    fn start_client(
+        url: Url,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        options: Options,
+    ) -> Result<Websocket> {
+        let request = open::client_request(&url, headers)?;
+        let (shared, ends) = Shared::new(url.to_string(), Role::Client, options);
+        reader::start(shared.clone(), ends, move |shared| {
+            open::as_client(shared, &url, request)
+        });
+        Ok(Self::new(shared))
+    }
+
+    fn start_server(request: Request, options: Options) -> Websocket {
+        let name = format!("connection from {}", request.peer_addr());
+        let (shared, ends) = Shared::new(name, Role::Server, options);
+        reader::start(shared.clone(), ends, move |shared| {
+            open::as_server(shared, request)
+        });
+        Self::new(shared)
+    }
+
+    fn new(shared: Arc<Shared>) -> Self {
+        Websocket {
+            handle: Arc::new(Handle { shared }),
+        }
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+}
+
+/// Receiving.
+impl Websocket {
+    /// Takes the next message of the default subscription, which the first call makes. Waits until
+    /// there is one or the connection has ended.
+    ///
+    /// # Errors
+    ///
+    /// After the end, once everything queued has been taken: the reason it ended, which is
+    /// [`Error::Closed`] after an orderly closing. [`Error::Unsubscribed`] when another thread calls
+    /// [`unsubscribe_default`](Self::unsubscribe_default) meanwhile.
+    pub fn get(&self) -> Result<Message> {
+        self.shared().producer.get()
+    }
+
+    /// As [`get`](Self::get), waiting for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] when the time is over, else as [`get`](Self::get).
+    pub fn get_timeout(&self, timeout: Duration) -> Result<Message> {
+        self.shared().producer.get_timeout(timeout)
+    }
+
+    /// As [`get`](Self::get), never waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Empty`] when no message is there, else as [`get`](Self::get).
+    pub fn try_get(&self) -> Result<Message> {
+        self.shared().producer.try_get()
+    }
+
+    /// A new, independent subscription with the queue that [`Options::receive_queue`] says: it gets
+    /// every message from now on.
+    pub fn subscribe(&self) -> Subscription<Message> {
+        self.shared().producer.subscribe()
+    }
+
+    /// A new subscription with a queue of your choice: what a slow reader of it means.
+    pub fn subscribe_with(&self, queue: Queue) -> Subscription<Message> {
+        self.shared().producer.subscribe_with(queue)
+    }
+
+    /// Feeds a crossbeam `Sender<Message>`, another `Websocket` or your own [`Sink`] every message
+    /// from now on: RTCBot's `subscribe(q)`. While a channel or a `Websocket` is full, reading
+    /// pauses; see [`Sink`] for others.
+    pub fn subscribe_to(&self, sink: impl Sink<Message>) -> SubscriptionId {
+        self.shared().producer.subscribe_to(sink)
+    }
+
+    /// Calls `f` with every message from now on, in order, on the dispatch thread.
+    ///
+    /// All of a connection's callbacks share that thread, so a slow one delays the others; a panic
+    /// is logged and ends nothing. When 1024 messages wait for callbacks, reading pauses.
+    pub fn subscribe_callback(&self, f: impl FnMut(Message) + Send + 'static) -> SubscriptionId {
+        self.shared().producer.subscribe_callback(f)
+    }
+
+    /// Calls `f` with every message from now on, on up to `workers` threads of its own at once:
+    /// RTCBot's coroutine callbacks. A slow call does not hold back the next message.
+    ///
+    /// Calls start in the messages' order and may end in any.
+    pub fn subscribe_concurrent(
+        &self,
+        workers: usize,
+        f: impl Fn(Message) + Send + Sync + 'static,
+    ) -> SubscriptionId {
+        self.shared().producer.subscribe_concurrent(workers, f)
+    }
+
+    /// Removes a subscription, sink or callback, so that it gets nothing more. Returns whether it
+    /// was there. Dropping a [`Subscription`] does the same.
+    pub fn unsubscribe(&self, which: impl AsRef<SubscriptionId>) -> bool {
+        self.shared().producer.unsubscribe(which)
+    }
+
+    /// Removes the default subscription, if `get` has made one; the next `get` makes a new one:
+    /// RTCBot's `unsubscribe()` without an argument.
+    pub fn unsubscribe_default(&self) {
+        self.shared().producer.unsubscribe_default();
+    }
+
+    /// Removes all subscriptions, sinks and callbacks, the default subscription included.
+    #[doc(alias = "unsubscribeAll")]
+    pub fn unsubscribe_all(&self) {
+        self.shared().producer.unsubscribe_all();
+    }
+
+    /// Lets messages come that [`Options::paused`] held back.
+    pub fn resume(&self) {
+        self.shared().producer.resume();
+    }
+}
+
+/// Sending.
+impl Websocket {
+    /// Queues a message for sending; never waits, whatever the network does. Stops an active source,
+    /// as in RTCBot.
+    ///
+    /// ```no_run
+    /// # let ws = rtcbot_websocket::Websocket::connect("ws://x")?;
+    /// use rtcbot_websocket::{PutError, json};
+    ///
+    /// match ws.put_nowait(json!({"speed": 1})) {
+    ///     Ok(()) => {}
+    ///     Err(PutError::Full(order)) => println!("the network is too slow for {order}"),
+    ///     Err(PutError::Closed(order)) => println!("not sent: {order}, since {:?}", ws.error()),
+    /// }
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`PutError::Full`] when [`send_queue`](Options::send_queue) bytes are queued,
+    /// [`PutError::Closed`] when the connection is closing or has ended. Both hand the message back.
+    pub fn put_nowait(&self, data: impl Into<Message>) -> Result<(), PutError<Message>> {
+        self.shared().outbox.put_nowait(data.into())
+    }
+
+    /// Queues a message, waiting for room if need be. Stops an active source.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError::Closed`], with the message, when the connection is closing or has ended, also
+    /// when that happens during the wait.
+    pub fn put(&self, data: impl Into<Message>) -> Result<(), PutError<Message>> {
+        self.shared().outbox.put_deadline(data.into(), None)
+    }
+
+    /// As [`put`](Self::put), waiting for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError::Full`] when the time is over, else as [`put`](Self::put).
+    pub fn put_timeout(
+        &self,
+        data: impl Into<Message>,
+        timeout: Duration,
+    ) -> Result<(), PutError<Message>> {
+        let deadline = Instant::now().checked_add(timeout);
+        self.shared().outbox.put_deadline(data.into(), deadline)
+    }
+
+    /// Sends everything that `source` yields from now on, in place of the source so far: a
+    /// [`Subscription`] or a crossbeam `Receiver<Message>`.
+    ///
+    /// The writer thread takes from it as fast as the network takes the messages. Messages that were
+    /// put directly are sent first. What has been taken from a source is sent, even if the source is
+    /// replaced or stopped; what has not stays in it. When the source ends, it is let go of. Once the
+    /// connection is closing, a source is not taken; returns whether it was.
+    #[doc(alias = "putSubscription")]
+    pub fn put_subscription(&self, source: impl Into<Source<Message>>) -> bool {
+        self.shared().outbox.consumer().put_subscription(source)
+    }
+
+    /// The active source: equal (`==`) to the one that was given.
+    pub fn subscription(&self) -> Option<Subscription<Message>> {
+        self.shared().outbox.consumer().subscription()
+    }
+
+    /// Stops reading the active source.
+    #[doc(alias = "stopSubscription")]
+    pub fn stop_subscription(&self) {
+        self.shared().outbox.consumer().stop_subscription();
+    }
+}
+
+/// Where the connection is.
+impl Websocket {
+    /// Whether the connection is established and not closing.
+    #[doc(alias = "ready")]
+    pub fn is_ready(&self) -> bool {
+        self.shared().lifecycle.phase() == Phase::Ready
+    }
+
+    /// Whether the connection has ended, in order or by an error; both its threads are done.
+    #[doc(alias = "closed")]
+    pub fn is_closed(&self) -> bool {
+        self.shared().lifecycle.phase() == Phase::Closed
+    }
+
+    /// Why the connection failed; `None` while it has not, and after an orderly closing.
+    pub fn error(&self) -> Option<Error> {
+        self.shared().lifecycle.end()?.error()
+    }
+
+    /// Calls `f` on the dispatch thread when the connection is ready; at once, if it has been.
+    #[doc(alias = "onReady")]
+    pub fn on_ready(&self, f: impl FnMut() + Send + 'static) {
+        let now = self.shared().lifecycle.on_ready(Box::new(f));
+        if let Some(mut f) = now {
+            self.shared().producer.dispatcher().run(move || f());
+        }
+    }
+
+    /// Calls `f` on the dispatch thread with the reason when the connection fails; at once, if it has.
+    #[doc(alias = "onError")]
+    pub fn on_error(&self, f: impl FnMut(Error) + Send + 'static) {
+        let now = self.shared().lifecycle.on_error(Box::new(f));
+        if let Some((mut f, error)) = now {
+            self.shared().producer.dispatcher().run(move || f(error));
+        }
+    }
+
+    /// Calls `f` on the dispatch thread when the connection has ended, in order or not, after the
+    /// callbacks for all messages; at once, if it has.
+    #[doc(alias = "onClose")]
+    pub fn on_close(&self, f: impl FnMut() + Send + 'static) {
+        let now = self.shared().lifecycle.on_close(Box::new(f));
+        if let Some(mut f) = now {
+            self.shared().producer.dispatcher().run(move || f());
+        }
+    }
+
+    /// Waits until the connection is ready: RTCBot's `await ws.onReady()`. Bounded by
+    /// [`connect_timeout`](Options::connect_timeout).
+    ///
+    /// # Errors
+    ///
+    /// The reason it ended, if it has; [`Error::OwnThread`] when called from a [`Sink`].
+    pub fn wait_ready(&self) -> Result<()> {
+        self.wait_ready_until(None)
+    }
+
+    /// As [`wait_ready`](Self::wait_ready), for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] when the time is over, else as [`wait_ready`](Self::wait_ready).
+    pub fn wait_ready_timeout(&self, timeout: Duration) -> Result<()> {
+        self.wait_ready_until(Instant::now().checked_add(timeout))
+    }
+
+    fn wait_ready_until(&self, deadline: Option<Instant>) -> Result<()> {
+        let lifecycle = &self.shared().lifecycle;
+        match lifecycle.wait_ready(self.unless_own_thread(deadline)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(end)) => Err(end.reason),
+            None => Err(self.not_yet()),
+        }
+    }
+
+    /// Waits until the connection has ended, and returns why it failed; `None` after an orderly
+    /// closing. RTCBot's `await ws.onError()`, which there waits for ever if no error comes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OwnThread`] when called from a [`Sink`].
+    pub fn wait_error(&self) -> Result<Option<Error>> {
+        Ok(self.wait_closed_until(None)?.error())
+    }
+
+    /// As [`wait_error`](Self::wait_error), for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] when the time is over, else as [`wait_error`](Self::wait_error).
+    pub fn wait_error_timeout(&self, timeout: Duration) -> Result<Option<Error>> {
+        let deadline = Instant::now().checked_add(timeout);
+        Ok(self.wait_closed_until(deadline)?.error())
+    }
+
+    /// Waits until the connection has ended: RTCBot's `await ws`. Does not close it.
+    ///
+    /// # Errors
+    ///
+    /// Why it failed, if it has; [`Error::OwnThread`] when called from a [`Sink`].
+    pub fn wait_closed(&self) -> Result<()> {
+        self.wait_closed_until(None)?.error().map_or(Ok(()), Err)
+    }
+
+    /// As [`wait_closed`](Self::wait_closed), for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] when the time is over, else as [`wait_closed`](Self::wait_closed).
+    pub fn wait_closed_timeout(&self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now().checked_add(timeout);
+        self.wait_closed_until(deadline)?.error().map_or(Ok(()), Err)
+    }
+
+    fn wait_closed_until(&self, deadline: Option<Instant>) -> Result<End> {
+        let lifecycle = &self.shared().lifecycle;
+        let end = lifecycle.wait_closed(self.unless_own_thread(deadline));
+        end.ok_or_else(|| self.not_yet())
+    }
+
+    /// A wait on the connection's own thread would wait for itself: then it is over at once.
+    fn unless_own_thread(&self, deadline: Option<Instant>) -> Option<Instant> {
+        if self.shared().is_own_thread() {
+            return Some(Instant::now());
+        }
+        deadline
+    }
+
+    fn not_yet(&self) -> Error {
+        if self.shared().is_own_thread() {
+            return Error::OwnThread;
+        }
+        Error::Timeout
+    }
+
+    /// A channel that never carries anything and is disconnected when the connection has ended; for
+    /// [`crossbeam_channel::select!`] in a control loop.
+    pub fn closed_signal(&self) -> &Receiver<Infallible> {
+        self.shared().lifecycle.closed_signal()
+    }
+
+    /// Closes the connection with code 1000: sends what is queued, carries out the closing handshake,
+    /// and returns when it is over, at the latest after [`close_timeout`](Options::close_timeout).
+    ///
+    /// From then on puts fail, and messages that find a subscription's queue full are dropped rather
+    /// than waited for. Messages that are queued for sending while the connection is not ready yet
+    /// are still sent, if it becomes ready in time; without any, the attempt to connect is given up
+    /// at once.
+    ///
+    /// # Errors
+    ///
+    /// Why the connection failed, if it has, now or before: [`Error::CloseTimeout`] when the peer
+    /// did not take what was queued, or did not answer, in time; it says how many messages were not sent.
+    /// [`Error::OwnThread`] when called from a [`Sink`]: closing has begun, and goes on without it.
+    ///
+    /// A second call does nothing but wait for the same end.
+    pub fn close(&self) -> Result<()> {
+        self.close_with(CloseFrame::normal().code, "")
+    }
+
+    /// As [`close`](Self::close), with a code and a reason for the peer (RFC 6455, section 7.4).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for a code that an endpoint may not send or a reason of more than 123
+    /// bytes; then nothing has happened. Else as [`close`](Self::close).
+    pub fn close_with(&self, code: u16, reason: &str) -> Result<()> {
+        let frame = CloseFrame::checked(code, reason)?;
+        let shared = self.shared();
+        let deadline = Instant::now() + shared.options.close_timeout;
+        let deadline = shared.begin_close(frame, deadline);
+        let end = match self.wait_closed_until(Some(deadline)) {
+            Err(Error::Timeout) => {
+                shared.time_out();
+                // Nothing holds the threads up now, but for a sink of the user's that does not return.
+                let soon = Instant::now() + Duration::from_secs(1);
+                self.wait_closed_until(Some(soon))?
+            }
+            other => other?,
+        };
+        end.error().map_or(Ok(()), Err)
+    }
+}
+
+/// What is known about the connection.
+impl Websocket {
+    /// The URL that was connected to, or for an accepted connection, where it comes from.
+    pub fn name(&self) -> &str {
+        &self.shared().name
+    }
+
+    /// The address at the other end; `None` before the connection is ready.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.shared().facts.get()?.peer_addr
+    }
+
+    /// The address at this end; `None` before the connection is ready.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.shared().facts.get()?.local_addr
+    }
+
+    /// The head of the handshake request: on a server the client's, on a client its own. `None`
+    /// before the connection is ready.
+    pub fn request(&self) -> Option<&http::Request<()>> {
+        Some(&self.shared().facts.get()?.request)
+    }
+
+    /// The head of the handshake response: on a client the server's, on a server its own. `None`
+    /// before the connection is ready.
+    pub fn response(&self) -> Option<&http::Response<()>> {
+        Some(&self.shared().facts.get()?.response)
+    }
+
+    /// The subprotocol that the server chose, if any.
+    pub fn subprotocol(&self) -> Option<&str> {
+        let headers = self.response()?.headers();
+        headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()
+    }
+
+    /// The code and reason of the Close frame that this side has sent, or is about to send.
+    pub fn sent_close(&self) -> Option<CloseFrame> {
+        self.shared().lifecycle.sent_close()
+    }
+
+    /// The code and reason of the peer's Close frame; `None` while there was none, or when it gave none.
+    pub fn received_close(&self) -> Option<CloseFrame> {
+        self.shared().lifecycle.received_close()
+    }
+}
+
+/// Piping into a `Websocket`: while its queue is full, the giver waits.
+impl Sink<Message> for Websocket {
+    fn put_nowait(&self, item: Message) -> Result<(), PutError<Message>> {
+        self.shared().outbox.put_nowait(item)
+    }
+
+    fn put(&self, item: Message, patience: &Patience<'_>) -> Result<(), PutError<Message>> {
+        self.shared().outbox.put_patiently(item, patience)
+    }
+}
+
+impl fmt::Debug for Websocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Websocket")
+            .field("name", &self.shared().name)
+            .field("phase", &self.shared().lifecycle.phase())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,329 @@
+//! The reader thread: connects, reads, decodes, publishes; and sees the connection to its end.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tungstenite::error::{CapacityError, ProtocolError};
+use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext};
+
+use super::keepalive::{Alarm, Keepalive};
+use super::outbox::Pen;
+use super::shared::{Ends, Facts, Shared};
+use super::writer;
+use crate::error::{CloseFrame, Error};
+use crate::message::Message;
+use crate::net::closing::Event;
+use crate::net::transport::{ReadHalf, Transport, is_timeout};
+use crate::pubsub::{Inbox, Publisher};
+
+/// How long a client waits for a server that has sent its Close frame to end the TCP connection.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// A connection after its handshake.
+pub(crate) struct Opened {
+    pub(crate) transport: Transport,
+    pub(crate) facts: Facts,
+    /// What came right behind the handshake.
+    pub(crate) rest: Vec<u8>,
+    pub(crate) role: WireRole,
+}
+
+/// Starts the thread. `open` is run on it and makes the connection; `None` when that was given up.
+pub(crate) fn start(
+    shared: Arc<Shared>,
+    ends: Ends,
+    open: impl FnOnce(&Shared) -> Result<Opened, Error> + Send + 'static,
+) {
+    let mut stage = Stage {
+        shared: shared.clone(),
+        publisher: Some(ends.publisher),
+    };
+    let inbox = ends.inbox;
+    let spawned = thread::Builder::new()
+        .name("ws-read".into())
+        .spawn(move || {
+            let shared = stage.shared.clone();
+            let _ = shared.reader_thread.set(thread::current().id());
+            match open(&shared) {
+                Ok(opened) => stage.run(&shared, opened, inbox),
+                Err(error) => {
+                    shared.outbox.stop();
+                    let unsent = shared.outbox.consumer().len();
+                    shared.lifecycle.fail_to_open(error, unsent);
+                    drop(inbox);
+                }
+            }
+        });
+    // Where it was not spawned, the closure has been dropped, and with it the stage: it is closed.
+    if let Err(error) = spawned {
+        log::error!("{}: cannot start a thread: {error}", shared.name);
+    }
+}
+
+/// The reader thread's own. Its end is the connection's end, however it comes.
+struct Stage {
+    shared: Arc<Shared>,
+    publisher: Option<Publisher<Message>>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        if thread::panicking() {
+            let text = "the reader thread panicked".to_owned();
+            shared.lifecycle.fail(Error::Internal(text));
+        } else if shared.reader_thread.get().is_none() {
+            let error = io::Error::other("the reader thread was not started");
+            shared.lifecycle.fail(Error::Thread(Arc::new(error)));
+        }
+        finish(shared, self.publisher.take());
+    }
+}
+
+/// Ends the writer, then everything.
+fn finish(shared: &Shared, publisher: Option<Publisher<Message>>) {
+    shared.on(Event::Timeout);
+    shared.outbox.stop();
+    shared.cut();
+    shared.lifecycle.reader_done();
+    shared.lifecycle.wait_writer_done();
+
+    let end = shared.lifecycle.set_closed();
+    match &end.reason {
+        Error::Closed(close) => log::debug!("{}: closed {close}", shared.name),
+        error => log::debug!("{}: {error}", shared.name),
+    }
+    if let Some(publisher) = publisher {
+        publisher.end(end.reason.clone());
+    }
+    let callbacks = shared.lifecycle.announce(&end);
+    let dispatcher = shared.producer.dispatcher();
+    drop(callbacks.never_ready);
+    for mut f in callbacks.on_error {
+        if let Some(error) = end.error() {
+            dispatcher.run(move || f(error));
+        }
+    }
+    for mut f in callbacks.on_close {
+        dispatcher.run(move || f());
+    }
+}
+
+/// Why the reader stopped reading messages.
+enum Ending {
+    /// The peer's Close frame.
+    Peer(Option<CloseFrame>),
+    /// The peer broke the protocol, and is to be told so.
+    Violation(u16, Error),
+    /// The stream ended.
+    Lost(io::Error),
+    /// No answer to a ping.
+    Dead(Error),
+}
+
+impl Stage {
+    fn run(&mut self, shared: &Arc<Shared>, opened: Opened, inbox: Inbox<Message>) {
+        let Opened {
+            transport,
+            facts,
+            rest,
+            role,
+        } = opened;
+        let options = &shared.options;
+        let _ = shared.facts.set(facts);
+        let Some(on_ready) = shared.lifecycle.set_ready() else {
+            return;
+        };
+        let pen = Pen::new(role, transport.write, inbox, options.json);
+        if let Err(error) = writer::start(shared, pen) {
+            shared.lifecycle.writer_done(0);
+            return shared.lifecycle.fail(Error::Thread(Arc::new(error)));
+        }
+        log::debug!("{}: ready", shared.name);
+        for mut f in on_ready {
+            shared.producer.dispatcher().run(move || f());
+        }
+
+        let config = WebSocketConfig::default()
+            .read_buffer_size(options.read_buffer)
+            .max_message_size(Some(options.max_message_size))
+            .max_frame_size(Some(options.max_frame_size));
+        let mut codec = WebSocketContext::from_partially_read(rest, role, Some(config));
+        let mut stream = Stream {
+            half: transport.read,
+            publisher: &mut self.publisher,
+            keepalive: Keepalive::new(options.ping_interval, options.ping_timeout),
+        };
+        let ending = read_until_the_end(shared, &mut codec, &mut stream);
+        drop(codec);
+        see_to_the_end(shared, stream.half, ending);
+    }
+}
+
+/// The thread's main loop.
+fn read_until_the_end(
+    shared: &Shared,
+    codec: &mut WebSocketContext,
+    stream: &mut Stream<'_>,
+) -> Ending {
+    use tungstenite::Message as Wire;
+    let json = shared.options.json;
+    loop {
+        match codec.read(stream) {
+            Ok(Wire::Text(text)) => stream.publish(Message::from_wire_text(text, json)),
+            Ok(Wire::Binary(bytes)) => stream.publish(Message::Binary(bytes)),
+            Ok(Wire::Ping(payload)) => shared.outbox.pong(payload),
+            Ok(Wire::Pong(payload)) => stream.keepalive.pong(&payload),
+            Ok(Wire::Close(frame)) => {
+                return Ending::Peer(frame.map(|frame| CloseFrame {
+                    code: frame.code.into(),
+                    reason: frame.reason.as_str().to_owned(),
+                }));
+            }
+            // Not read: raw frames are only ever written.
+            Ok(Wire::Frame(_)) => {}
+            Err(tungstenite::Error::Io(error)) if is_timeout(&error) => {}
+            Err(error) => return ending(error),
+        }
+        match stream.keepalive.alarm() {
+            None => {}
+            Some(Alarm::Ping(payload)) => shared.outbox.ping(Bytes::copy_from_slice(&payload)),
+            Some(Alarm::Dead(after)) => return Ending::Dead(Error::PingTimeout { after }),
+        }
+    }
+}
+
+fn ending(error: tungstenite::Error) -> Ending {
+    use tungstenite::Error as Wire;
+    let violation = |code, reason| Ending::Violation(code, Error::Protocol { code, reason });
+    match error {
+        Wire::Io(error) => Ending::Lost(error),
+        Wire::Protocol(ProtocolError::ResetWithoutClosingHandshake)
+        | Wire::ConnectionClosed
+        | Wire::AlreadyClosed => Ending::Lost(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the peer ended the stream without a Close frame",
+        )),
+        Wire::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
+            let error = Error::MessageTooBig {
+                size,
+                limit: max_size,
+            };
+            Ending::Violation(1009, error)
+        }
+        Wire::Utf8(_) => violation(1007, "text that is not UTF-8".to_owned()),
+        Wire::Protocol(error) => violation(1002, error.to_string()),
+        other => violation(1002, other.to_string()),
+    }
+}
+
+/// Closes from the reader's side: says what happened, and reads on until the peer ends the stream,
+/// the writer cuts it, or it takes too long.
+fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) {
+    let mut wait = shared.options.close_timeout;
+    match ending {
+        Ending::Peer(frame) => {
+            match &frame {
+                Some(frame) => log::debug!("{}: the peer closes with {frame}", shared.name),
+                None => log::debug!("{}: the peer closes", shared.name),
+            }
+            let already_sent = shared.lifecycle.has_written_close();
+            shared.on(Event::Peer(frame));
+            if already_sent {
+                wait = wait.min(LAST_WAIT);
+            }
+            discard(&mut *half, Instant::now() + wait);
+        }
+        Ending::Violation(code, error) => {
+            log::debug!("{}: {error}", shared.name);
+            let reason = match &error {
+                Error::Protocol { reason, .. } => reason.clone(),
+                error => error.to_string(),
+            };
+            shared.lifecycle.fail(error);
+            shared.on(Event::Violation(CloseFrame {
+                code,
+                reason: shortened(reason),
+            }));
+            discard(&mut *half, Instant::now() + wait);
+        }
+        Ending::Lost(error) => shared.lifecycle.lose(error),
+        Ending::Dead(error) => {
+            shared.lifecycle.fail(error);
+            return shared.on(Event::Timeout);
+        }
+    }
+    shared.on(Event::ReadEnded);
+    let deadline = Instant::now() + shared.options.close_timeout;
+    let deadline = shared.lifecycle.set_deadline(deadline);
+    shared.lifecycle.wait_cut(deadline);
+}
+
+/// Reads and forgets until the end of the stream, for which the peer may be waiting.
+fn discard(half: &mut dyn ReadHalf, deadline: Instant) {
+    let mut bytes = [0; 4096];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left == Duration::ZERO || half.set_timeout(Some(left)).is_err() {
+            return;
+        }
+        match half.read(&mut bytes) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
+/// A Close frame's reason has at most 123 bytes.
+fn shortened(mut reason: String) -> String {
+    let mut end = reason.len().min(123);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason.truncate(end);
+    reason
+}
+
+/// The codec's stream: reads, and has nothing to write, since the writer thread answers pings and
+/// Close frames.
+struct Stream<'a> {
+    half: Box<dyn ReadHalf>,
+    publisher: &'a mut Option<Publisher<Message>>,
+    keepalive: Keepalive,
+}
+
+impl Stream<'_> {
+    fn publish(&mut self, message: Message) {
+        if let Some(publisher) = self.publisher {
+            publisher.put_in_batch(message);
+        }
+    }
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(publisher) = self.publisher {
+            publisher.rest();
+        }
+        loop {
+            match self.keepalive.watch(&mut *self.half, buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+impl Write for Stream<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! What the handles and the two threads of a connection have in common.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, ThreadId};
+use std::time::Instant;
+
+use super::lifecycle::Lifecycle;
+use super::options::Options;
+use super::outbox::Outbox;
+use crate::error::{CloseFrame, Error};
+use crate::message::Message;
+use crate::net::closing::{Event, Role};
+use crate::pubsub::{Inbox, Producer, Publisher};
+
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) producer: Producer<Message>,
+    pub(crate) outbox: Outbox,
+    pub(crate) lifecycle: Lifecycle,
+    /// The URL, or the peer's address; for the log and for errors.
+    pub(crate) name: String,
+    pub(crate) facts: OnceLock<Facts>,
+    pub(crate) reader_thread: OnceLock<ThreadId>,
+    pub(crate) writer_thread: OnceLock<ThreadId>,
+}
+
+/// What the handshake told.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) peer_addr: Option<std::net::SocketAddr>,
+    pub(crate) local_addr: Option<std::net::SocketAddr>,
+    pub(crate) request: http::Request<()>,
+    pub(crate) response: http::Response<()>,
+}
+
+/// The ends that the threads own.
+pub(crate) struct Ends {
+    pub(crate) publisher: Publisher<Message>,
+    pub(crate) inbox: Inbox<Message>,
+}
+
+impl Shared {
+    pub(crate) fn new(name: String, role: Role, options: Options) -> (Arc<Self>, Ends) {
+        let (publisher, producer) =
+            Producer::with_weight(options.receive_queue, Message::len);
+        let (outbox, inbox) = Outbox::new(options.send_queue);
+        if options.paused {
+            producer.pause();
+        }
+        let shared = Arc::new(Shared {
+            options,
+            producer,
+            outbox,
+            lifecycle: Lifecycle::new(role),
+            name,
+            facts: OnceLock::new(),
+            reader_thread: OnceLock::new(),
+            writer_thread: OnceLock::new(),
+        });
+        (shared, Ends { publisher, inbox })
+    }
+
+    /// Whether the caller is one of the two threads that a wait would wait for.
+    pub(crate) fn is_own_thread(&self) -> bool {
+        let current = thread::current().id();
+        [&self.reader_thread, &self.writer_thread]
+            .iter()
+            .any(|own| own.get() == Some(&current))
+    }
+
+    /// Tells the closing handshake, and does what it asks for.
+    pub(crate) fn on(&self, event: Event) {
+        let (todo, cut) = self.lifecycle.handle(event);
+        if let Some(send) = todo.send {
+            self.outbox.close(send);
+        }
+        if let Some(cut) = cut {
+            cut.cut();
+        }
+    }
+
+    /// Begins to close, unless that has begun; it has to be over by `deadline`.
+    pub(crate) fn begin_close(&self, frame: CloseFrame, deadline: Instant) -> Instant {
+        let deadline = self.lifecycle.set_deadline(deadline);
+        log::debug!("{}: closing with {frame}", self.name);
+        // The program has had enough: nothing more waits for its full queues.
+        self.producer.hurry(Instant::now());
+        self.on(Event::Local(frame));
+        // Nobody would miss a connection that has nothing to send.
+        if self.outbox.consumer().is_empty() {
+            if let Some(cut) = self.lifecycle.abandon() {
+                cut.cut();
+            }
+        }
+        deadline
+    }
+
+    /// Closing took too long.
+    pub(crate) fn time_out(&self) {
+        let after = self.options.close_timeout;
+        let unsent = self.outbox.consumer().len();
+        self.lifecycle
+            .time_out(Error::CloseTimeout { after, unsent });
+        self.on(Event::Timeout);
+        self.cut();
+    }
+
+    /// Ends whatever the reader and the writer wait for.
+    pub(crate) fn cut(&self) {
+        if let Some(cut) = self.lifecycle.cut() {
+            cut.cut();
+        }
+    }
+
+    /// Nothing can be written any more. What the peer has sent is still read, for a while.
+    pub(crate) fn write_failed(&self, error: tungstenite::Error) {
+        let error = match error {
+            tungstenite::Error::Io(error) => error,
+            other => io::Error::other(other),
+        };
+        log::debug!("{}: cannot write: {error}", self.name);
+        self.lifecycle.lose(error);
+        let deadline = Instant::now() + self.options.close_timeout;
+        let deadline = self.lifecycle.set_deadline(deadline);
+        self.producer.hurry(deadline);
+        self.outbox.consumer().close();
+        self.on(Event::WriteFailed);
+    }
+}
