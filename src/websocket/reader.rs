@@ -151,8 +151,11 @@ impl Stage {
             .read_buffer_size(options.read_buffer)
             .max_message_size(Some(options.max_message_size))
             .max_frame_size(Some(options.max_frame_size));
-        let mut codec = WebSocketContext::from_partially_read(rest, role, Some(config));
+        // Not `from_partially_read`: the buffer which that makes grows by a few bytes at a time once
+        // messages that share it are kept, and each time costs a system call.
+        let mut codec = WebSocketContext::new(role, Some(config));
         let mut stream = Stream {
+            rest: io::Cursor::new(rest),
             half: transport.read,
             publisher: &mut self.publisher,
             keepalive: Keepalive::new(options.ping_interval, options.ping_timeout),
@@ -291,6 +294,8 @@ fn shortened(mut reason: String) -> String {
 /// The codec's stream: reads, and has nothing to write, since the writer thread answers pings and
 /// Close frames.
 struct Stream<'a> {
+    /// What was read with the handshake, and comes first.
+    rest: io::Cursor<Vec<u8>>,
     half: Box<dyn ReadHalf>,
     publisher: &'a mut Option<Publisher<Message>>,
     keepalive: Keepalive,
@@ -306,6 +311,10 @@ impl Stream<'_> {
 
 impl Read for Stream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.rest.read(buffer)? {
+            0 => {}
+            n => return Ok(n),
+        }
         if let Some(publisher) = self.publisher {
             publisher.rest();
         }
