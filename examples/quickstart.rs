@@ -32,7 +32,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The default subscription: one message after the other.
     println!("operator: the robot says {}", ws.get()?);
     for _ in 0..3 {
-        println!("operator: the robot says {}", ws.get_timeout(Duration::from_secs(5))?);
+        println!(
+            "operator: the robot says {}",
+            ws.get_timeout(Duration::from_secs(5))?
+        );
     }
 
     // A direct put takes the place of the source. Then close, and wait until the robot has, too.
@@ -48,7 +51,11 @@ fn robot(server: &mut Server) -> Result<(), rtcbot_websocket::Error> {
     let Some(request) = server.next() else {
         return Ok(());
     };
-    println!("robot:    {} asks for {}", request.peer_addr().ip(), request.path());
+    println!(
+        "robot:    {} asks for {}",
+        request.peer_addr().ip(),
+        request.path()
+    );
     let ws = Websocket::accept(request);
 
     // A callback, on a thread of the connection's own. It may use the connection as it likes.

@@ -108,7 +108,9 @@ pub enum Error {
     },
 
     /// The closing handshake was not over within `close_timeout`; the connection was cut.
-    #[error("the connection was cut: closing took longer than {after:?}, {unsent} messages were not sent")]
+    #[error(
+        "the connection was cut: closing took longer than {after:?}, {unsent} messages were not sent"
+    )]
     CloseTimeout {
         /// The time allowed.
         after: Duration,

@@ -348,9 +348,18 @@ mod tests {
 
     #[test]
     fn text_that_is_not_json_arrives_as_text() {
-        assert!(matches!(Message::from_wire_text("{oops".into(), true), Message::Text(_)));
-        assert!(matches!(Message::from_wire_text("{}".into(), true), Message::Json(_)));
-        assert!(matches!(Message::from_wire_text("{}".into(), false), Message::Text(_)));
+        assert!(matches!(
+            Message::from_wire_text("{oops".into(), true),
+            Message::Text(_)
+        ));
+        assert!(matches!(
+            Message::from_wire_text("{}".into(), true),
+            Message::Json(_)
+        ));
+        assert!(matches!(
+            Message::from_wire_text("{}".into(), false),
+            Message::Text(_)
+        ));
     }
 
     #[test]

@@ -200,8 +200,20 @@ mod tests {
     fn a_server_cuts_once_both_frames_have_passed() {
         let mut closing = Closing::new(Role::Server);
         let todo = closing.handle(Event::Peer(Some(frame(1001))));
-        assert_eq!(todo, Todo { send: send(1001, true), cut: false });
-        assert_eq!(closing.handle(Event::Written), Todo { send: None, cut: true });
+        assert_eq!(
+            todo,
+            Todo {
+                send: send(1001, true),
+                cut: false
+            }
+        );
+        assert_eq!(
+            closing.handle(Event::Written),
+            Todo {
+                send: None,
+                cut: true
+            }
+        );
         assert!(closing.is_clean());
     }
 
@@ -209,10 +221,25 @@ mod tests {
     fn a_client_waits_for_the_server_to_end_the_stream() {
         let mut closing = Closing::new(Role::Client);
         let todo = closing.handle(Event::Local(frame(1000)));
-        assert_eq!(todo, Todo { send: send(1000, true), cut: false });
+        assert_eq!(
+            todo,
+            Todo {
+                send: send(1000, true),
+                cut: false
+            }
+        );
         assert_eq!(closing.handle(Event::Written), Todo::default());
-        assert_eq!(closing.handle(Event::Peer(Some(frame(1000)))), Todo::default());
-        assert_eq!(closing.handle(Event::ReadEnded), Todo { send: None, cut: true });
+        assert_eq!(
+            closing.handle(Event::Peer(Some(frame(1000)))),
+            Todo::default()
+        );
+        assert_eq!(
+            closing.handle(Event::ReadEnded),
+            Todo {
+                send: None,
+                cut: true
+            }
+        );
         assert!(closing.is_clean());
     }
 
@@ -220,7 +247,13 @@ mod tests {
     fn a_violation_is_told_before_what_is_queued() {
         let mut closing = Closing::new(Role::Server);
         let todo = closing.handle(Event::Violation(frame(1002)));
-        assert_eq!(todo, Todo { send: send(1002, false), cut: false });
+        assert_eq!(
+            todo,
+            Todo {
+                send: send(1002, false),
+                cut: false
+            }
+        );
         assert_eq!(closing.handle(Event::Peer(None)), Todo::default());
         assert!(!closing.is_clean());
     }
@@ -230,7 +263,13 @@ mod tests {
         let mut closing = Closing::new(Role::Client);
         assert!(closing.handle(Event::Peer(None)).send.is_some());
         assert_eq!(closing.handle(Event::ReadEnded), Todo::default());
-        assert_eq!(closing.handle(Event::Written), Todo { send: None, cut: true });
+        assert_eq!(
+            closing.handle(Event::Written),
+            Todo {
+                send: None,
+                cut: true
+            }
+        );
         assert!(closing.is_clean());
     }
 

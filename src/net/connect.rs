@@ -233,7 +233,10 @@ fn wait_for_one(
     cancel: &Cancel,
 ) -> Result<Option<usize>, Failure> {
     let mut fds = Vec::with_capacity(running.len() + 1);
-    fds.push(PollFd::from_borrowed_fd(cancel.woken.as_fd(), PollFlags::IN));
+    fds.push(PollFd::from_borrowed_fd(
+        cancel.woken.as_fd(),
+        PollFlags::IN,
+    ));
     let attempts = running.iter();
     fds.extend(attempts.map(|stream| PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::OUT)));
     let timeout = Timespec::try_from(timeout).ok();
@@ -285,7 +288,10 @@ mod tests {
     fn an_address_that_refuses_does_not_keep_the_next_from_being_tried() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let good = listener.local_addr().unwrap();
-        let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let refusing = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let cancel = Cancel::new().unwrap();
         let stream = race(&[refusing, good], soon(), &cancel).ok().unwrap();
         assert_eq!(stream.peer_addr().unwrap(), good);
@@ -293,7 +299,10 @@ mod tests {
 
     #[test]
     fn when_all_refuse_the_error_names_them() {
-        let refusing = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let refusing = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let cancel = Cancel::new().unwrap();
         match race(&[refusing], soon(), &cancel) {
             Err(Failure::Failed(Error::Connect { address, source })) => {
@@ -308,7 +317,10 @@ mod tests {
     fn families_take_turns() {
         let parse = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<_>>();
         let mixed = interleave(parse(&["[::1]:1", "[::2]:1", "1.1.1.1:1", "[::3]:1"]));
-        assert_eq!(mixed, parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]));
+        assert_eq!(
+            mixed,
+            parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"])
+        );
     }
 
     #[test]

@@ -41,7 +41,9 @@ pub(crate) fn ask(
     deadline: Instant,
 ) -> Result<(Response<()>, Vec<u8>), Failure> {
     let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
-    let offered = tokens(offered.iter()).map(str::to_owned).collect::<Vec<_>>();
+    let offered = tokens(offered.iter())
+        .map(str::to_owned)
+        .collect::<Vec<_>>();
     let (head, key) =
         generate_request(request).map_err(|error| Error::Handshake(error.to_string()))?;
     transport.write.write_all(&head).map_err(Error::lost)?;
@@ -82,7 +84,11 @@ fn verify(headers: &HeaderMap, key: &str, offered: &[String]) -> Result<(), &'st
         return Err("the server chose more than one subprotocol");
     }
     match first {
-        Some(chosen) if !offered.iter().any(|name| name.as_bytes() == chosen.as_bytes()) => {
+        Some(chosen)
+            if !offered
+                .iter()
+                .any(|name| name.as_bytes() == chosen.as_bytes()) =>
+        {
             Err("the server chose a subprotocol that was not offered")
         }
         _ => Ok(()),
@@ -245,7 +251,9 @@ pub(crate) fn answer(
     })?;
     let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let offered = tokens(offered.iter()).collect::<Vec<_>>();
-    let chosen = supported.iter().find(|name| offered.contains(&name.as_str()));
+    let chosen = supported
+        .iter()
+        .find(|name| offered.contains(&name.as_str()));
     if let Some(name) = chosen.and_then(|name| HeaderValue::from_str(name).ok()) {
         let headers = response.headers_mut();
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);

@@ -74,7 +74,9 @@ impl Request {
     /// [`Error::InvalidOption`] for a status that is none of 200 to 999,
     /// [`Error::Lost`] when the client is gone.
     pub fn respond(self, status: u16, body: impl AsRef<[u8]>) -> Result<()> {
-        let status = StatusCode::from_u16(status).ok().filter(|s| s.as_u16() >= 200);
+        let status = StatusCode::from_u16(status)
+            .ok()
+            .filter(|s| s.as_u16() >= 200);
         let status = status.ok_or_else(|| Error::InvalidOption {
             setting: "status",
             reason: "a final HTTP status is a number from 200 to 999".into(),
@@ -84,7 +86,9 @@ impl Request {
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
         response.headers_mut().insert(header::CONTENT_TYPE, text);
         let body = body.as_ref();
-        response.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, body.len().into());
         let body = match *self.method() {
             Method::HEAD => &[],
             _ => body,

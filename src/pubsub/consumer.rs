@@ -370,7 +370,9 @@ impl<T: Send + 'static> Inbox<T> {
             let mut state = desk.state.lock();
             let mut weight = 0;
             while self.taken.len() < BATCH_ITEMS && weight < BATCH_WEIGHT {
-                let Some(item) = state.queue.pop_front() else { break };
+                let Some(item) = state.queue.pop_front() else {
+                    break;
+                };
                 weight += (desk.weigh)(&item);
                 self.taken.push_back(item);
                 made_room = true;
@@ -378,7 +380,11 @@ impl<T: Send + 'static> Inbox<T> {
             state.weight -= weight;
             // Under the lock, so that nothing more is taken from a source that was stopped.
             while self.taken.len() < BATCH_ITEMS && weight < BATCH_WEIGHT {
-                match state.source.as_ref().map(|source| source.receiver().try_recv()) {
+                match state
+                    .source
+                    .as_ref()
+                    .map(|source| source.receiver().try_recv())
+                {
                     Some(Ok(item)) => {
                         weight += (desk.weigh)(&item);
                         self.taken.push_back(item);

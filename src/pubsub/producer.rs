@@ -285,7 +285,12 @@ impl<T: Clone + Send + 'static> Producer<T> {
         default.get_or_insert_with(|| self.subscribe()).clone()
     }
 
-    fn attach(&self, id: SubscriptionId, removed: Arc<AtomicBool>, sink: impl Sink<T>) -> SubscriptionId {
+    fn attach(
+        &self,
+        id: SubscriptionId,
+        removed: Arc<AtomicBool>,
+        sink: impl Sink<T>,
+    ) -> SubscriptionId {
         self.attach_boxed(id, removed, Box::new(sink))
     }
 
@@ -332,7 +337,9 @@ impl<T: Clone + Send + 'static> Producer<T> {
             .name("ws-relay".into())
             .spawn(move || relay(&items, &sink, &wake, &removed));
         if let Err(error) = spawned {
-            log::error!("cannot start the thread that feeds a full sink, its subscription ends: {error}");
+            log::error!(
+                "cannot start the thread that feeds a full sink, its subscription ends: {error}"
+            );
             self.unsubscribe(id);
         }
     }
@@ -572,13 +579,18 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         while state.early.len() > EARLY_ITEMS
             || (state.early_weight > EARLY_WEIGHT && state.early.len() > 1)
         {
-            let Some(item) = state.early.pop_front() else { break };
+            let Some(item) = state.early.pop_front() else {
+                break;
+            };
             state.early_weight -= weigh(&item);
             old.push(item);
         }
         drop(state);
         if !old.is_empty() {
-            let before = self.roster.dropped.fetch_add(old.len() as u64, Ordering::Relaxed);
+            let before = self
+                .roster
+                .dropped
+                .fetch_add(old.len() as u64, Ordering::Relaxed);
             if before == 0 {
                 log::warn!("nothing has subscribed: the oldest of the kept messages are dropped");
             }

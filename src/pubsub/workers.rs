@@ -60,7 +60,9 @@ impl<T: Send + 'static> Workers<T> {
             .name("ws-worker".into())
             .spawn(move || work(&team));
         if let Err(error) = spawned {
-            log::error!("cannot start a callback's worker thread, the next message tries again: {error}");
+            log::error!(
+                "cannot start a callback's worker thread, the next message tries again: {error}"
+            );
             self.started.store(started, Ordering::Relaxed);
         }
     }

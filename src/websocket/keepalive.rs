@@ -42,7 +42,11 @@ impl Keepalive {
     }
 
     /// Reads, for no longer than until the next alarm.
-    pub(crate) fn watch(&mut self, half: &mut dyn ReadHalf, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn watch(
+        &mut self,
+        half: &mut dyn ReadHalf,
+        buffer: &mut [u8],
+    ) -> io::Result<usize> {
         let Some(left) = self.left else {
             return half.read(buffer);
         };
@@ -60,7 +64,10 @@ impl Keepalive {
 
     /// A pong has arrived.
     pub(crate) fn pong(&mut self, payload: &[u8]) {
-        if self.awaited.is_some_and(|awaited| awaited.to_be_bytes() == payload) {
+        if self
+            .awaited
+            .is_some_and(|awaited| awaited.to_be_bytes() == payload)
+        {
             self.awaited = None;
             self.left = self.interval;
         }

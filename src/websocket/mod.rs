@@ -91,7 +91,9 @@ impl Drop for Handle {
         if !shared.is_own_thread() && !shared.producer.dispatcher().is_current_thread() {
             return linger();
         }
-        let spawned = thread::Builder::new().name("ws-linger".into()).spawn(linger);
+        let spawned = thread::Builder::new()
+            .name("ws-linger".into())
+            .spawn(linger);
         if spawned.is_err() {
             shared.time_out();
         }
@@ -434,7 +436,9 @@ impl Websocket {
     /// [`Error::Timeout`] when the time is over, else as [`wait_closed`](Self::wait_closed).
     pub fn wait_closed_timeout(&self, timeout: Duration) -> Result<()> {
         let deadline = Instant::now().checked_add(timeout);
-        self.wait_closed_until(deadline)?.error().map_or(Ok(()), Err)
+        self.wait_closed_until(deadline)?
+            .error()
+            .map_or(Ok(()), Err)
     }
 
     fn wait_closed_until(&self, deadline: Option<Instant>) -> Result<End> {

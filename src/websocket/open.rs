@@ -36,11 +36,7 @@ pub(crate) fn client_request(
     Ok(request)
 }
 
-pub(crate) fn as_client(
-    shared: &Shared,
-    url: &Url,
-    request: HttpRequest<()>,
-) -> Result<Opened> {
+pub(crate) fn as_client(shared: &Shared, url: &Url, request: HttpRequest<()>) -> Result<Opened> {
     let deadline = Instant::now() + shared.options.connect_timeout;
     dial(shared, url, request, deadline).map_err(|failure| match failure {
         Failure::Failed(error) => error,
@@ -107,11 +103,7 @@ pub(crate) fn as_server(shared: &Shared, request: Request) -> Result<Opened> {
     })
 }
 
-fn facts(
-    transport: &Transport,
-    request: HttpRequest<()>,
-    response: http::Response<()>,
-) -> Facts {
+fn facts(transport: &Transport, request: HttpRequest<()>, response: http::Response<()>) -> Facts {
     Facts {
         peer_addr: transport.peer_addr,
         local_addr: transport.local_addr,

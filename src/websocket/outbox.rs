@@ -144,7 +144,11 @@ impl Outbox {
 
     /// Makes sure that somebody writes: this thread, if the pen is there and `here` is set, or the writer.
     fn kick(&self, here: bool) {
-        let pen = if here { self.desk.lock().pen.take() } else { None };
+        let pen = if here {
+            self.desk.lock().pen.take()
+        } else {
+            None
+        };
         let Some(mut pen) = pen else {
             return self.consumer.wake();
         };
@@ -268,7 +272,10 @@ impl Pen {
             if self.stopped {
                 return Ok(Progress::Stopped);
             }
-            let at_once = self.close.as_ref().is_some_and(|close| !close.after_the_queue);
+            let at_once = self
+                .close
+                .as_ref()
+                .is_some_and(|close| !close.after_the_queue);
             if self.close_encoded || at_once || !self.write_messages(outbox)? {
                 break;
             }

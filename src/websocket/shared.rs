@@ -42,8 +42,7 @@ pub(crate) struct Ends {
 
 impl Shared {
     pub(crate) fn new(name: String, role: Role, options: Options) -> (Arc<Self>, Ends) {
-        let (publisher, producer) =
-            Producer::with_weight(options.receive_queue, Message::len);
+        let (publisher, producer) = Producer::with_weight(options.receive_queue, Message::len);
         let (outbox, inbox) = Outbox::new(options.send_queue);
         if options.paused {
             producer.pause();

@@ -1,0 +1,218 @@
+//! All that is taken arrives, in order, once.
+
+mod rig;
+
+use std::thread;
+
+use crossbeam_channel::{bounded, unbounded};
+use rig::{DEADLINE, eventually, pair, pair_with, within};
+use rtcbot_websocket::{Message, Options, Queue, Subscription, Websocket, json};
+
+const COUNT: u32 = 100_000;
+
+fn numbered(n: u32) -> Message {
+    json!(n).into()
+}
+
+fn number(message: &Message) -> u32 {
+    message.decode().unwrap()
+}
+
+/// Checks that 0 to `COUNT` arrive, in order, and nothing else.
+fn expect_all(subscription: Subscription<Message>, sender: Websocket) {
+    for n in 0..COUNT {
+        assert_eq!(number(&subscription.get_timeout(DEADLINE).unwrap()), n);
+    }
+    sender.close().unwrap();
+    assert!(subscription.get_timeout(DEADLINE).unwrap_err().is_closed());
+}
+
+#[test]
+fn through_put() {
+    let (client, server) = pair();
+    let subscription = server.subscribe();
+    let putter = client.clone();
+    let putting = thread::spawn(move || (0..COUNT).for_each(|n| putter.put(numbered(n)).unwrap()));
+    within(4 * DEADLINE, move || expect_all(subscription, client));
+    putting.join().unwrap();
+}
+
+#[test]
+fn through_put_with_a_send_queue_that_is_always_full() {
+    let options = Options::new().send_queue(64).clone();
+    let (client, server) = pair_with(&options, &options);
+    let subscription = server.subscribe();
+    let putter = client.clone();
+    let putting = thread::spawn(move || (0..COUNT).for_each(|n| putter.put(numbered(n)).unwrap()));
+    within(4 * DEADLINE, move || expect_all(subscription, client));
+    putting.join().unwrap();
+}
+
+#[test]
+fn through_a_source() {
+    let (client, server) = pair();
+    let subscription = server.subscribe();
+    let (sender, source) = bounded(100);
+    client.put_subscription(source);
+    let sending = thread::spawn(move || (0..COUNT).for_each(|n| sender.send(numbered(n)).unwrap()));
+    within(4 * DEADLINE, move || expect_all(subscription, client));
+    sending.join().unwrap();
+}
+
+#[test]
+fn through_puts_and_a_source_by_turns() {
+    let (client, server) = pair();
+    let subscription = server.subscribe();
+    let (sender, source) = unbounded();
+    let mixer = client.clone();
+    let mixing = thread::spawn(move || {
+        let mut n = 0;
+        let mut next = || {
+            n += 1;
+            numbered(n - 1)
+        };
+        // Each round: some from the source, which a direct put stops; what it left behind goes into
+        // the next source, ahead of what follows.
+        for round in 0..COUNT / 10 {
+            for _ in 0..3 {
+                sender.send(next()).unwrap();
+            }
+            mixer.put_subscription(&source);
+            if round % 3 == 0 {
+                thread::yield_now();
+            }
+            mixer.stop_subscription();
+            for left in source.try_iter().collect::<Vec<_>>() {
+                mixer.put(left).unwrap();
+            }
+            for _ in 0..7 {
+                mixer.put(next()).unwrap();
+            }
+        }
+    });
+    within(4 * DEADLINE, move || expect_all(subscription, client));
+    mixing.join().unwrap();
+}
+
+#[test]
+fn through_sources_that_replace_each_other() {
+    const SOURCES: u32 = 3000;
+    const EACH: u32 = 20;
+    let (client, server) = pair();
+    let subscription = server.subscribe_with(Queue::Unbounded);
+    let mut sources = Vec::new();
+    for who in 0..SOURCES {
+        let (sender, source) = unbounded::<Message>();
+        for n in 0..EACH {
+            sender.send(json!([who, n]).into()).unwrap();
+        }
+        client.put_subscription(&source);
+        // Replaced while it is being read: the sender is kept, so it does not end by itself.
+        eventually("the source is read", || source.len() < EACH as usize);
+        sources.push((sender, source));
+    }
+    client.close().unwrap();
+
+    let mut received = subscription
+        .into_iter()
+        .map(|m| m.decode::<(u32, u32)>().unwrap());
+    for (who, (_sender, source)) in (0..).zip(sources) {
+        let left: Vec<_> = source
+            .try_iter()
+            .map(|m| m.decode::<(u32, u32)>().unwrap())
+            .collect();
+        let taken = EACH - left.len() as u32;
+        for n in 0..taken {
+            assert_eq!(
+                received.next(),
+                Some((who, n)),
+                "what was taken is sent, in order"
+            );
+        }
+        assert!(left.into_iter().eq((taken..EACH).map(|n| (who, n))));
+    }
+    assert_eq!(received.next(), None);
+}
+
+#[test]
+fn each_of_eight_threads_keeps_its_order() {
+    const EACH: u32 = 20_000;
+    let (client, server) = pair();
+    let subscription = server.subscribe();
+    let putting: Vec<_> = (0..8u32)
+        .map(|who| {
+            let client = client.clone();
+            thread::spawn(move || {
+                for n in 0..EACH {
+                    client.put(json!([who, n])).unwrap();
+                }
+            })
+        })
+        .collect();
+    within(4 * DEADLINE, move || {
+        let mut next = [0; 8];
+        for _ in 0..8 * EACH {
+            let message = subscription.get_timeout(DEADLINE).unwrap();
+            let (who, n): (usize, u32) = message.decode().unwrap();
+            assert_eq!(n, next[who], "thread {who}");
+            next[who] += 1;
+        }
+        assert_eq!(next, [EACH; 8]);
+    });
+    for thread in putting {
+        thread.join().unwrap();
+    }
+}
+
+#[test]
+fn both_directions_at_once() {
+    let (client, server) = pair();
+    let (from_server, from_client) = (client.subscribe(), server.subscribe());
+    let putting = [client.clone(), server.clone()]
+        .map(|ws| thread::spawn(move || (0..COUNT).for_each(|n| ws.put(numbered(n)).unwrap())));
+    within(4 * DEADLINE, move || {
+        let reading = [from_server, from_client].map(|subscription| {
+            thread::spawn(move || {
+                for n in 0..COUNT {
+                    assert_eq!(number(&subscription.get_timeout(DEADLINE).unwrap()), n);
+                }
+            })
+        });
+        for thread in reading {
+            thread.join().unwrap();
+        }
+    });
+    for thread in putting {
+        thread.join().unwrap();
+    }
+}
+
+#[test]
+fn a_slow_subscription_holds_the_peer_back_and_loses_nothing() {
+    let options = Options::new().receive_queue(Queue::Block(1)).clone();
+    let (client, server) = pair_with(&options, &options);
+    let (slow, fast) = (server.subscribe(), server.subscribe_with(Queue::Unbounded));
+    let putter = client.clone();
+    let putting = thread::spawn(move || (0..COUNT).for_each(|n| putter.put(numbered(n)).unwrap()));
+    within(4 * DEADLINE, move || expect_all(slow, client));
+    for n in 0..COUNT {
+        assert_eq!(number(&fast.get().unwrap()), n);
+    }
+    putting.join().unwrap();
+}
+
+#[test]
+fn piped_through_a_second_connection() {
+    let (a, b) = pair();
+    let (c, d) = pair();
+    b.subscribe_to(c.clone());
+    let subscription = d.subscribe();
+    let putter = a.clone();
+    let putting = thread::spawn(move || (0..COUNT).for_each(|n| putter.put(numbered(n)).unwrap()));
+    within(4 * DEADLINE, move || {
+        for n in 0..COUNT {
+            assert_eq!(number(&subscription.get_timeout(DEADLINE).unwrap()), n);
+        }
+    });
+    putting.join().unwrap();
+}

@@ -1,0 +1,138 @@
+//! What the tests stand on: connected pairs, raw peers, and deadlines in place of hangs.
+#![allow(dead_code)] // Each test file uses its own part.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rtcbot_websocket::{Error, Options, Server, Websocket};
+
+/// Long enough for a loaded machine, short enough for a person.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Runs `f` on a thread of its own; panics if it panics or does not return in time.
+#[track_caller]
+pub fn within<R: Send + 'static>(limit: Duration, f: impl FnOnce() -> R + Send + 'static) -> R {
+    let (done, result) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let _ = done.send(f());
+    });
+    match result.recv_timeout(limit) {
+        Ok(result) => result,
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("still not done after {limit:?}: it hangs"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => {
+            std::panic::resume_unwind(thread.join().unwrap_err())
+        }
+    }
+}
+
+/// Waits for something that nothing announces.
+#[track_caller]
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(
+            start.elapsed() < DEADLINE,
+            "not within {DEADLINE:?}: {what}"
+        );
+        thread::yield_now();
+    }
+}
+
+/// A client and the server's end of the same connection, both ready.
+pub fn pair() -> (Websocket, Websocket) {
+    pair_with(&Options::new(), &Options::new())
+}
+
+pub fn pair_with(client: &Options, server: &Options) -> (Websocket, Websocket) {
+    let mut listener = Server::bind("127.0.0.1:0").unwrap();
+    let client = client.connect(url(&listener)).unwrap();
+    let request = listener.next_timeout(DEADLINE).expect("no request came");
+    let server = server.accept(request);
+    client.wait_ready_timeout(DEADLINE).unwrap();
+    server.wait_ready_timeout(DEADLINE).unwrap();
+    (client, server)
+}
+
+pub fn url(server: &Server) -> String {
+    format!("ws://{}/", server.local_addr())
+}
+
+/// A client of this crate and a raw tungstenite server.
+pub fn client_and_raw(options: &Options) -> (Websocket, tungstenite::WebSocket<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = options.connect(format!("ws://{address}/")).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let raw = tungstenite::accept(stream).unwrap();
+    client.wait_ready_timeout(DEADLINE).unwrap();
+    (client, raw)
+}
+
+/// A server's end of this crate and a TCP stream on which the client's handshake is done.
+pub fn server_and_bytes(options: &Options) -> (Websocket, TcpStream) {
+    let mut listener = Server::bind("127.0.0.1:0").unwrap();
+    let mut stream = TcpStream::connect(listener.local_addr()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(UPGRADE.as_bytes()).unwrap();
+    let server = options.accept(listener.next_timeout(DEADLINE).unwrap());
+    let head = read_head(&mut stream);
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    server.wait_ready_timeout(DEADLINE).unwrap();
+    (server, stream)
+}
+
+/// The handshake request of RFC 6455's own example.
+pub const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+    Sec-WebSocket-Version: 13\r\n\r\n";
+
+/// Reads up to the empty line, byte by byte.
+pub fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => head.push(byte[0]),
+            other => panic!("{other:?} after {:?}", String::from_utf8_lossy(&head)),
+        }
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// A frame as a client sends it, masked with zeros.
+pub fn masked_frame(first_byte: u8, payload: &[u8]) -> Vec<u8> {
+    assert!(payload.len() < 126);
+    let head = [first_byte, 0x80 | payload.len() as u8, 0, 0, 0, 0];
+    [&head, payload].concat()
+}
+
+/// The code of the Close frame that comes next; other frames are skipped.
+pub fn read_close_code(stream: &mut TcpStream) -> u16 {
+    loop {
+        let mut head = [0; 2];
+        stream.read_exact(&mut head).unwrap();
+        assert!(head[1] < 126, "only short frames are expected");
+        let mut payload = vec![0; head[1] as usize];
+        stream.read_exact(&mut payload).unwrap();
+        if head[0] == 0x88 {
+            return u16::from_be_bytes([payload[0], payload[1]]);
+        }
+    }
+}
+
+/// How many threads this process has with a name that begins so. Linux only.
+pub fn threads_named(prefix: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+        .filter(|name| name.starts_with(prefix))
+        .count()
+}
+
+pub fn is_closed_by_peer(error: &Error) -> bool {
+    matches!(error, Error::Closed(close) if close.by == rtcbot_websocket::Side::Peer)
+}
