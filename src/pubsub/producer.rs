@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, never, unbounded};
 use parking_lot::Mutex;
 
 use super::dispatch::{Dispatcher, guarded};
@@ -463,25 +463,30 @@ fn offer_all<T>(sink: &impl Sink<T>, mut items: VecDeque<T>) -> VecDeque<T> {
     items
 }
 
-/// The relay thread: ends when the subscription is removed or the sink closed.
+/// The relay thread. Like a publisher it waits for the sink: until there is room, the subscription is
+/// removed, or the sink is closed. When the producer ends, what is left is still handed over.
 fn relay<T: 'static>(
     items: &Receiver<T>,
     sink: &impl Sink<T>,
     wake: &Receiver<()>,
     removed: &AtomicBool,
 ) {
+    let never = never();
+    let mut wake = wake;
     for mut item in items {
         loop {
             if removed.load(Ordering::Acquire) {
                 return;
             }
-            // Once the entry is dropped, `wake` is disconnected and no wait is longer than a look.
-            let over = wake.try_recv() == Err(crossbeam_channel::TryRecvError::Disconnected);
+            if wake.try_recv() == Err(TryRecvError::Disconnected) {
+                // The producer has ended: nobody will remove the subscription any more.
+                wake = &never;
+            }
             let patience = Patience::new(wake, None);
             let mut back = None;
             guarded(|| {
                 back = match sink.put_nowait(item) {
-                    Err(PutError::Full(item)) if !over => sink.put(item, &patience).err(),
+                    Err(PutError::Full(item)) => sink.put(item, &patience).err(),
                     other => other.err(),
                 }
             });
@@ -489,7 +494,7 @@ fn relay<T: 'static>(
                 None => break,
                 Some(PutError::Full(item)) if patience.used() => item,
                 Some(PutError::Full(_)) => {
-                    log::warn!("a sink was full and did not wait: a message for it is dropped");
+                    log::warn!("a sink was full and does not wait: a message for it is dropped");
                     break;
                 }
                 Some(PutError::Closed(_)) => return,

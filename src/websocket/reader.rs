@@ -19,7 +19,7 @@ use crate::net::closing::Event;
 use crate::net::transport::{ReadHalf, Transport, is_timeout};
 use crate::pubsub::{Inbox, Publisher};
 
-/// How long a client waits for a server that has sent its Close frame to end the TCP connection.
+/// How long the peer has to end the stream once there is nothing more to say.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// A connection after its handshake.
@@ -251,7 +251,9 @@ fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
                 code,
                 reason: shortened(reason),
             }));
-            discard(&mut *half, Instant::now() + wait);
+            // Closing the socket with bytes unread would reset the connection, and the peer might
+            // not see why.
+            discard(&mut *half, Instant::now() + wait.min(LAST_WAIT));
         }
         Ending::Lost(error) => shared.lifecycle.lose(error),
         Ending::Dead(error) => {

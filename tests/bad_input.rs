@@ -1,0 +1,380 @@
+//! Bad input gets a clear error of its own, and disturbs nobody else.
+
+mod rig;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use rig::{DEADLINE, UPGRADE, client_and_raw, masked_frame, read_close_code, server_and_bytes};
+use rtcbot_websocket::{Error, Message, Options, Server, Websocket, json};
+
+fn connect_error(url: &str) -> String {
+    Websocket::connect(url).unwrap_err().to_string()
+}
+
+#[test]
+fn a_url_without_a_host() {
+    assert!(matches!(
+        Websocket::connect("ws://"),
+        Err(Error::InvalidUrl { .. })
+    ));
+    assert!(connect_error("ws://").contains("host"));
+    assert!(connect_error("/ws").contains("invalid URL"));
+}
+
+#[test]
+fn an_unknown_scheme() {
+    assert!(connect_error("ftp://localhost/").contains("\"ftp\""));
+    assert!(connect_error("localhost:80").contains("scheme"));
+}
+
+#[test]
+fn a_port_out_of_range() {
+    assert!(connect_error("ws://localhost:65536/").contains("port"));
+    assert!(connect_error("ws://localhost:0/").contains("port"));
+}
+
+#[test]
+fn a_header_or_subprotocol_that_http_does_not_allow() {
+    let with =
+        |name: &str, value: &str| Options::new().header(name, value).connect("ws://localhost");
+    for (name, value) in [
+        ("a b", "c"),
+        ("a", "b\nc"),
+        ("Host", "x"),
+        ("sec-websocket-key", "x"),
+    ] {
+        let error = with(name, value).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::InvalidOption {
+                    setting: "header",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+    let error = Options::new()
+        .subprotocol("a,b")
+        .connect("ws://localhost")
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::InvalidOption {
+                setting: "subprotocol",
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+fn failure(ws: &Websocket) -> Error {
+    ws.wait_error_timeout(DEADLINE)
+        .unwrap()
+        .expect("it closed in order")
+}
+
+#[test]
+fn a_name_that_does_not_resolve() {
+    let ws = Websocket::connect("ws://does-not-exist.invalid/").unwrap();
+    let error = failure(&ws);
+    assert!(
+        matches!(&error, Error::Resolve { host, .. } if host == "does-not-exist.invalid"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_port_that_refuses() {
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let ws = Websocket::connect(format!("ws://{address}")).unwrap();
+    let error = failure(&ws);
+    assert!(
+        matches!(&error, Error::Connect { address: a, .. } if *a == address.to_string()),
+        "{error}"
+    );
+}
+
+/// A client whose server sends `answer` whatever it is asked, and then ends the stream if `end`.
+fn client_of(
+    answer: &'static [u8],
+    end: bool,
+    options: &Options,
+) -> (Websocket, thread::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        rig::read_head(&mut stream);
+        stream.write_all(answer).unwrap();
+        if end {
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    (options.connect(url).unwrap(), server)
+}
+
+fn failure_after(answer: &'static [u8], end: bool) -> Error {
+    let (ws, server) = client_of(answer, end, &Options::new());
+    let error = failure(&ws);
+    server.join().unwrap();
+    error
+}
+
+#[test]
+fn a_server_that_answers_404() {
+    let error = failure_after(
+        b"HTTP/1.1 404 Not Found\r\nX-Why: moved\r\nContent-Length: 4\r\n\r\ngone",
+        false,
+    );
+    let Error::Refused { response } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(response.status(), 404);
+    assert_eq!(response.headers()["x-why"], "moved");
+    assert_eq!(&response.body()[..], b"gone");
+    assert!(error.to_string().contains("404"));
+}
+
+#[test]
+fn a_server_that_answers_200() {
+    let error = failure_after(b"HTTP/1.1 200 OK\r\n\r\n<html>", true);
+    assert!(
+        matches!(&error, Error::Refused { response } if response.status() == 200),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_server_that_answers_garbage() {
+    let error = failure_after(b"\x15\x03\x01\x00\x02\x02\x46", true);
+    assert!(
+        matches!(&error, Error::Handshake(why) if why.contains("not HTTP")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_server_that_answers_without_end() {
+    static ENDLESS: &[u8] = &[b'a'; 40 << 10];
+    let answer = Box::leak(
+        [b"HTTP/1.1 101 x\r\nX: ", ENDLESS]
+            .concat()
+            .into_boxed_slice(),
+    );
+    let error = failure_after(answer, false);
+    assert!(
+        matches!(&error, Error::Handshake(why) if why.contains("longer")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_server_that_ends_the_stream_instead_of_answering() {
+    let error = failure_after(b"", true);
+    assert!(
+        matches!(&error, Error::Handshake(why) if why.contains("without a response")),
+        "{error}"
+    );
+    let error = failure_after(b"HTTP/1.1 101 Switch", true);
+    assert!(
+        matches!(&error, Error::Handshake(why) if why.contains("within")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_server_that_answers_nothing() {
+    let soon = Options::new()
+        .connect_timeout(Duration::from_millis(50))
+        .clone();
+    let (ws, server) = client_of(b"", false, &soon);
+    let error = failure(&ws);
+    assert!(
+        matches!(&error, Error::ConnectTimeout { stage, .. } if stage.contains("handshake")),
+        "{error}"
+    );
+    server.join().unwrap();
+}
+
+#[test]
+fn a_wrong_accept_key() {
+    let error = failure_after(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+        false,
+    );
+    assert!(
+        matches!(&error, Error::Handshake(why) if why.contains("Sec-WebSocket-Accept")),
+        "{error}"
+    );
+}
+
+/// The peer sends these bytes; it must be told this code, and this side must have failed.
+fn violation(bytes: &[u8], code: u16) -> Error {
+    let options = Options::new().max_message_size(100).clone();
+    let (ws, mut stream) = server_and_bytes(&options);
+    stream.write_all(bytes).unwrap();
+    assert_eq!(read_close_code(&mut stream), code);
+    // The stream is ended, so that a peer which waits for that is not kept.
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    drop(stream);
+    failure(&ws)
+}
+
+#[test]
+fn a_message_over_the_limit_is_answered_with_1009() {
+    let error = violation(&masked_frame(0x82, &[0; 101]), 1009);
+    assert!(
+        matches!(
+            error,
+            Error::MessageTooBig {
+                size: 101,
+                limit: 100
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn fragments_over_the_limit_are_answered_with_1009() {
+    let fragments = [masked_frame(0x02, &[0; 60]), masked_frame(0x80, &[0; 60])].concat();
+    let error = violation(&fragments, 1009);
+    assert!(
+        matches!(
+            error,
+            Error::MessageTooBig {
+                size: 120,
+                limit: 100
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn text_that_is_not_utf_8_is_answered_with_1007() {
+    let error = violation(&masked_frame(0x81, b"\xff\xfe"), 1007);
+    assert!(
+        matches!(error, Error::Protocol { code: 1007, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_reserved_opcode_is_answered_with_1002() {
+    let error = violation(&masked_frame(0x83, b"?"), 1002);
+    assert!(
+        matches!(error, Error::Protocol { code: 1002, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_unmasked_frame_from_a_client_is_answered_with_1002() {
+    let error = violation(b"\x81\x01a", 1002);
+    assert!(
+        matches!(error, Error::Protocol { code: 1002, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_close_frame_with_half_a_code_is_answered_with_1002() {
+    violation(&masked_frame(0x88, b"\x03"), 1002);
+}
+
+#[test]
+fn what_came_before_a_violation_is_delivered() {
+    let (ws, mut stream) = server_and_bytes(&Options::new());
+    stream.write_all(&masked_frame(0x81, b"1")).unwrap();
+    stream.write_all(&masked_frame(0x83, b"")).unwrap();
+    assert_eq!(ws.get_timeout(DEADLINE).unwrap(), json!(1));
+    let error = ws.get_timeout(DEADLINE).unwrap_err();
+    assert!(matches!(error, Error::Protocol { .. }), "{error}");
+}
+
+#[test]
+fn a_stream_that_ends_without_a_close_frame_is_lost() {
+    let (ws, stream) = server_and_bytes(&Options::new());
+    drop(stream);
+    assert!(matches!(failure(&ws), Error::Lost(_)));
+    assert!(matches!(ws.get(), Err(Error::Lost(_))));
+}
+
+#[test]
+fn text_that_is_not_json_arrives_as_text() {
+    let (ws, mut raw) = client_and_raw(&Options::new());
+    raw.send(tungstenite::Message::text("{not json")).unwrap();
+    assert!(matches!(ws.get_timeout(DEADLINE), Ok(Message::Text(text)) if text == "{not json"));
+}
+
+#[test]
+fn one_bad_connection_does_not_disturb_another() {
+    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let good = Websocket::connect(rig::url(&server)).unwrap();
+    let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    let mut bad = TcpStream::connect(server.local_addr()).unwrap();
+    bad.write_all(UPGRADE.as_bytes()).unwrap();
+    let bad_peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    bad.write_all(&masked_frame(0x83, b"")).unwrap();
+    failure(&bad_peer);
+    good.put_nowait(json!("still here")).unwrap();
+    assert_eq!(peer.get_timeout(DEADLINE).unwrap(), "still here");
+}
+
+#[test]
+fn close_codes_that_may_not_be_sent_are_refused_and_nothing_happens() {
+    let (ws, _raw) = client_and_raw(&Options::new());
+    for (code, reason) in [
+        (1005, ""),
+        (1006, ""),
+        (999, ""),
+        (5000, ""),
+        (1000, &*"x".repeat(124)),
+    ] {
+        let error = ws.close_with(code, reason).unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
+    }
+    assert!(ws.is_ready());
+}
+
+#[test]
+fn a_request_that_is_no_websocket_is_refused_by_accept() {
+    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "426 "),
+        (UPGRADE.replace("GET", "POST"), "405 "),
+        (UPGRADE.replace(": 13", ": 8"), "426 "),
+        (UPGRADE.replace("dGhl", ""), "400 "),
+    ] {
+        let mut stream = TcpStream::connect(server.local_addr()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+        if status == "426 " {
+            assert!(
+                answer.to_lowercase().contains("sec-websocket-version: 13"),
+                "{answer}"
+            );
+        }
+        assert!(matches!(failure(&ws), Error::Handshake(_)));
+    }
+}

@@ -1,0 +1,525 @@
+//! How a connection ends, and what those who wait for it are told.
+
+mod rig;
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvError, unbounded};
+use rig::{
+    DEADLINE, client_and_raw, eventually, is_closed_by_peer, masked_frame, pair, pair_with,
+    read_close_code, server_and_bytes, within,
+};
+use rtcbot_websocket::{
+    CloseFrame, Error, Message, Options, PutError, Queue, Server, Side, Websocket, json,
+};
+
+fn frame(code: u16, reason: &str) -> Option<CloseFrame> {
+    let reason = reason.to_owned();
+    Some(CloseFrame { code, reason })
+}
+
+#[test]
+fn close_from_another_thread_wakes_a_blocked_get_with_the_reason() {
+    let (client, _server) = pair();
+    let getter = client.clone();
+    let getting = thread::spawn(move || getter.get());
+    // Blocked or not yet: both must end.
+    client.close().unwrap();
+    let error = within(DEADLINE, move || getting.join().unwrap()).unwrap_err();
+    match error {
+        Error::Closed(close) => {
+            assert_eq!(close.by, Side::Local);
+            assert_eq!(close.frame, frame(1000, ""));
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn close_from_another_thread_wakes_a_blocked_put_and_hands_the_message_back() {
+    let options = Options::new()
+        .send_queue(1)
+        .close_timeout(Duration::from_millis(100))
+        .clone();
+    // A peer that never reads.
+    let (client, _raw) = client_and_raw(&options);
+    let putter = client.clone();
+    let putting = thread::spawn(move || {
+        let mut n = 0u64;
+        loop {
+            match putter.put(vec![0; 100_000]) {
+                Ok(()) => n += 1,
+                Err(error) => return (n, error),
+            }
+        }
+    });
+    eventually("the queue is full", || {
+        client.put_nowait(vec![1]).is_err_and(|e| e.is_full())
+    });
+    let closed = client.close();
+    let (_, error) = within(DEADLINE, move || putting.join().unwrap());
+    assert!(matches!(error, PutError::Closed(Message::Binary(bytes)) if bytes.len() == 100_000));
+    // What was accepted and could not be sent is told.
+    assert!(
+        matches!(closed, Err(Error::CloseTimeout { .. })),
+        "{closed:?}"
+    );
+}
+
+#[test]
+fn closing_twice_is_closing_once() {
+    let (client, server) = pair();
+    client.close_with(4001, "first").unwrap();
+    client.close_with(4002, "second").unwrap();
+    client.close().unwrap();
+    server.wait_closed_timeout(DEADLINE).unwrap();
+    assert_eq!(server.received_close(), frame(4001, "first"));
+}
+
+#[test]
+fn many_threads_may_close_at_once() {
+    for _ in 0..100 {
+        let (client, server) = pair();
+        let closing: Vec<_> = [client.clone(), client, server.clone(), server]
+            .into_iter()
+            .map(|ws| thread::spawn(move || ws.close()))
+            .collect();
+        for thread in closing {
+            within(DEADLINE, move || thread.join().unwrap()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_peer_sees_code_and_reason_and_this_side_sees_the_peers() {
+    let (client, server) = pair();
+    client.close_with(4001, "reason").unwrap();
+    server.wait_closed_timeout(DEADLINE).unwrap();
+    assert_eq!(server.received_close(), frame(4001, "reason"));
+    assert_eq!(server.sent_close(), frame(4001, ""));
+    assert_eq!(client.sent_close(), frame(4001, "reason"));
+    assert_eq!(client.received_close(), frame(4001, ""));
+    assert!(is_closed_by_peer(&server.get().unwrap_err()));
+    assert!(server.error().is_none() && client.error().is_none());
+}
+
+#[test]
+fn a_raw_peers_code_and_reason_are_seen() {
+    let (client, mut raw) = client_and_raw(&Options::new());
+    raw.close(Some(tungstenite::protocol::CloseFrame {
+        code: 4321.into(),
+        reason: "enough".into(),
+    }))
+    .unwrap();
+    let pumping = thread::spawn(move || while raw.read().is_ok() {});
+    match client.get_timeout(DEADLINE).unwrap_err() {
+        Error::Closed(close) => {
+            assert_eq!(close.by, Side::Peer);
+            assert_eq!(close.frame, frame(4321, "enough"));
+        }
+        other => panic!("{other}"),
+    }
+    pumping.join().unwrap();
+}
+
+#[test]
+fn put_after_the_end_hands_the_message_back() {
+    let (client, _server) = pair();
+    client.close().unwrap();
+    let put = client.put_nowait(json!({"a": 1}));
+    assert!(matches!(put, Err(PutError::Closed(message)) if message == json!({"a": 1})));
+    assert!(client.put(json!(1)).unwrap_err().is_closed());
+    let put = client.put_timeout(json!(1), DEADLINE);
+    assert!(put.unwrap_err().is_closed());
+    let (_sender, source) = unbounded();
+    assert!(!client.put_subscription(source));
+}
+
+#[test]
+fn close_sends_what_is_queued() {
+    let (client, server) = pair();
+    let subscription = server.subscribe_with(Queue::Unbounded);
+    for n in 0..10_000 {
+        client.put_nowait(json!(n)).unwrap();
+    }
+    client.close().unwrap();
+    let received: Vec<u32> = subscription.iter().map(|m| m.decode().unwrap()).collect();
+    assert_eq!(received, (0..10_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_was_put_before_the_connection_is_ready_is_sent_even_if_it_is_closed_meanwhile() {
+    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let client = Websocket::connect(rig::url(&server)).unwrap();
+    client.put_nowait(json!("early")).unwrap();
+    let closing = {
+        let client = client.clone();
+        thread::spawn(move || client.close())
+    };
+    eventually("closing has begun", || client.put_nowait(json!(0)).is_err());
+    let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    let mut received: Vec<_> = peer.subscribe().into_iter().collect();
+    assert_eq!(received.remove(0), "early");
+    within(DEADLINE, move || closing.join().unwrap()).unwrap();
+}
+
+#[test]
+fn what_the_peer_closes_upon_is_answered_after_what_is_queued() {
+    let (client, server) = pair();
+    let subscription = client.subscribe_with(Queue::Unbounded);
+    for n in 0..1000 {
+        server.put(json!(n)).unwrap();
+    }
+    client.close().unwrap();
+    assert_eq!(subscription.iter().count(), 1000);
+    assert!(server.wait_closed_timeout(DEADLINE).is_ok());
+}
+
+#[test]
+fn close_before_the_connection_is_ready_does_not_wait_for_it() {
+    // Accepts and says nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = Websocket::connect(format!("ws://{}", listener.local_addr().unwrap())).unwrap();
+    let closer = client.clone();
+    within(DEADLINE, move || closer.close()).unwrap();
+    assert!(client.is_closed() && client.error().is_none());
+    assert!(client.get().unwrap_err().is_closed());
+    assert!(client.wait_ready().is_err());
+}
+
+#[test]
+fn close_at_once_after_connect_ends_whatever_connecting_was_doing() {
+    for n in 0..300 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let host = if n % 2 == 0 { "localhost" } else { "127.0.0.1" };
+        let client = Websocket::connect(format!("ws://{host}:{port}")).unwrap();
+        for _ in 0..n {
+            std::hint::spin_loop();
+        }
+        within(DEADLINE, move || client.close()).unwrap();
+    }
+}
+
+#[test]
+fn close_returns_with_every_queue_full() {
+    let options = Options::new().receive_queue(Queue::Block(1)).clone();
+    let (client, server) = pair_with(&options, &options);
+    let _unread = (client.subscribe(), server.subscribe());
+    for ws in [&client, &server] {
+        let flood = ws.clone();
+        thread::spawn(move || while flood.put(vec![0; 10_000]).is_ok() {});
+    }
+    for ws in [&client, &server] {
+        eventually("the send queue is full", || {
+            ws.put_nowait(vec![0; 1 << 20]).is_err_and(|e| e.is_full())
+        });
+    }
+    // Neither side can send its Close frame before the other reads: the time-out has the last word.
+    let closing = [client, server].map(|ws| thread::spawn(move || ws.close()));
+    for thread in closing {
+        let _ = within(DEADLINE, move || thread.join().unwrap());
+    }
+}
+
+#[test]
+fn close_takes_effect_though_nobody_reads_what_arrives() {
+    let options = Options::new().receive_queue(Queue::Block(1)).clone();
+    let (client, mut raw) = client_and_raw(&options);
+    let _unread = client.subscribe();
+    for _ in 0..100 {
+        raw.send(tungstenite::Message::text("1")).unwrap();
+    }
+    let pumping = thread::spawn(move || while raw.read().is_ok() {});
+    within(DEADLINE, move || client.close()).unwrap();
+    pumping.join().unwrap();
+}
+
+#[test]
+fn a_peer_that_does_not_answer_is_cut_off_after_the_time_out() {
+    let options = Options::new()
+        .close_timeout(Duration::from_millis(50))
+        .clone();
+    let (client, _raw) = client_and_raw(&options);
+    let error = within(DEADLINE, move || client.close()).unwrap_err();
+    assert!(
+        matches!(error, Error::CloseTimeout { unsent: 0, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn messages_that_arrive_while_closing_are_delivered() {
+    let (client, mut raw) = client_and_raw(&Options::new());
+    let subscription = client.subscribe();
+    let closing = thread::spawn(move || client.close());
+    loop {
+        if raw.read().unwrap().is_close() {
+            break;
+        }
+    }
+    // Too late for tungstenite's own rules: it answers at once. So only that answer comes.
+    while raw.read().is_ok() {}
+    closing.join().unwrap().unwrap();
+    assert!(subscription.get().unwrap_err().is_closed());
+
+    let (server, mut stream) = server_and_bytes(&Options::new());
+    let subscription = server.subscribe();
+    let closing = thread::spawn(move || server.close());
+    assert_eq!(read_close_code(&mut stream), 1000);
+    stream.write_all(&masked_frame(0x81, b"1")).unwrap();
+    stream.write_all(&masked_frame(0x88, b"\x03\xe8")).unwrap();
+    assert_eq!(
+        stream.read(&mut [0]).unwrap(),
+        0,
+        "the server ends the stream"
+    );
+    closing.join().unwrap().unwrap();
+    assert_eq!(subscription.get().unwrap(), json!(1));
+    assert!(subscription.get().unwrap_err().is_closed());
+}
+
+#[test]
+fn everything_that_waits_is_woken_by_the_end() {
+    let (client, server) = pair();
+    let waits: Vec<Box<dyn FnOnce(Websocket) + Send>> = vec![
+        Box::new(|ws| assert!(ws.get().unwrap_err().is_closed())),
+        Box::new(|ws| assert!(ws.get_timeout(DEADLINE).unwrap_err().is_closed())),
+        Box::new(|ws| assert!(ws.subscribe().get().unwrap_err().is_closed())),
+        Box::new(|ws| assert_eq!(ws.subscribe().iter().count(), 0)),
+        Box::new(|ws| ws.wait_closed().unwrap()),
+        Box::new(|ws| assert!(ws.wait_error().unwrap().is_none())),
+        Box::new(|ws| assert_eq!(ws.closed_signal().recv(), Err(RecvError))),
+    ];
+    let waiting: Vec<_> = waits
+        .into_iter()
+        .map(|wait| {
+            let ws = client.clone();
+            thread::spawn(move || wait(ws))
+        })
+        .collect();
+    server.close().unwrap();
+    for thread in waiting {
+        within(DEADLINE, move || thread.join().unwrap());
+    }
+}
+
+#[test]
+fn dropping_the_last_handle_sends_what_is_queued_and_closes() {
+    let (client, server) = pair();
+    let subscription = server.subscribe();
+    for n in 0..1000 {
+        client.put_nowait(json!(n)).unwrap();
+    }
+    let clone = client.clone();
+    drop(client);
+    assert!(clone.is_ready(), "a handle is left");
+    within(DEADLINE, move || drop(clone));
+    assert_eq!(subscription.iter().count(), 1000);
+    server.wait_closed_timeout(DEADLINE).unwrap();
+    assert_eq!(server.received_close(), frame(1000, ""));
+}
+
+#[test]
+fn dropping_the_last_handle_waits_no_longer_than_linger() {
+    let options = Options::new().linger(Duration::from_millis(50)).clone();
+    // Never answers.
+    let (client, mut raw) = client_and_raw(&options);
+    within(DEADLINE, move || drop(client));
+    while raw.read().is_ok() {}
+}
+
+#[test]
+fn the_last_handle_may_be_dropped_in_a_callback() {
+    let (client, server) = pair();
+    let mut own = Some(client.clone());
+    let (dropped, told) = unbounded();
+    client.subscribe_callback(move |_| {
+        drop(own.take());
+        dropped.send(()).unwrap();
+    });
+    // From here on the callback's is the last.
+    drop(client);
+    assert!(server.is_ready());
+    server.put_nowait(json!(1)).unwrap();
+    told.recv_timeout(DEADLINE).unwrap();
+    server.wait_closed_timeout(DEADLINE).unwrap();
+}
+
+#[test]
+fn a_callback_may_close_and_wait_and_put() {
+    let (client, server) = pair();
+    let own = client.clone();
+    let (sender, told) = unbounded();
+    client.subscribe_callback(move |_| {
+        own.put(json!("bye")).unwrap();
+        own.close().unwrap();
+        own.wait_closed().unwrap();
+        sender.send(own.is_closed()).unwrap();
+    });
+    server.put_nowait(json!(1)).unwrap();
+    assert_eq!(told.recv_timeout(DEADLINE), Ok(true));
+    assert_eq!(server.get_timeout(DEADLINE).unwrap(), "bye");
+}
+
+#[test]
+fn a_sink_may_close_and_is_told_that_it_cannot_wait() {
+    struct Closer(
+        Websocket,
+        crossbeam_channel::Sender<rtcbot_websocket::Result<()>>,
+    );
+    impl rtcbot_websocket::Sink<Message> for Closer {
+        fn put_nowait(&self, _: Message) -> Result<(), PutError<Message>> {
+            self.1.send(self.0.close()).unwrap();
+            self.1.send(self.0.wait_closed()).unwrap();
+            Ok(())
+        }
+    }
+    let (client, server) = pair();
+    let (sender, told) = unbounded();
+    client.subscribe_to(Closer(client.clone(), sender));
+    server.put_nowait(json!(1)).unwrap();
+    for _ in 0..2 {
+        let told = told.recv_timeout(DEADLINE).unwrap();
+        assert!(matches!(told, Err(Error::OwnThread)));
+    }
+    client.wait_closed_timeout(DEADLINE).unwrap();
+}
+
+#[test]
+fn a_panic_in_a_callback_or_sink_ends_nothing() {
+    struct Bomb;
+    impl rtcbot_websocket::Sink<Message> for Bomb {
+        fn put_nowait(&self, _: Message) -> Result<(), PutError<Message>> {
+            panic!("in a sink, on purpose")
+        }
+    }
+    let (client, server) = pair();
+    let subscription = client.subscribe();
+    client.subscribe_to(Bomb);
+    client.subscribe_callback(|_| panic!("in a callback, on purpose"));
+    client.subscribe_concurrent(2, |_| panic!("in a worker, on purpose"));
+    client.on_close(|| panic!("in on_close, on purpose"));
+    let (sender, called) = unbounded();
+    client.subscribe_callback(move |message| sender.send(message).unwrap());
+    for n in 0..10 {
+        server.put_nowait(json!(n)).unwrap();
+        assert_eq!(called.recv_timeout(DEADLINE).unwrap(), json!(n));
+        assert_eq!(subscription.get_timeout(DEADLINE).unwrap(), json!(n));
+    }
+    client.close().unwrap();
+}
+
+#[test]
+fn a_callback_that_holds_its_own_websocket_is_dropped_at_the_end() {
+    let (client, server) = pair();
+    let alive = Arc::new(());
+    for register in 0..4 {
+        let (own, alive) = (client.clone(), alive.clone());
+        let hold = move || {
+            let _ = (&own, &alive);
+        };
+        match register {
+            0 => drop(client.subscribe_callback(move |_| hold())),
+            1 => drop(client.subscribe_concurrent(3, move |_| hold())),
+            2 => client.on_error(move |_| hold()),
+            _ => client.on_close(hold),
+        }
+    }
+    server.put_nowait(json!(1)).unwrap();
+    server.close().unwrap();
+    eventually("the callbacks are dropped", || {
+        Arc::strong_count(&alive) == 1
+    });
+}
+
+#[test]
+fn on_close_comes_after_the_callbacks_for_all_messages() {
+    let (client, server) = pair();
+    let done = Arc::new(AtomicBool::new(false));
+    let (sender, events) = unbounded();
+    let on_close = sender.clone();
+    client.on_close(move || on_close.send(None).unwrap());
+    client.subscribe_callback(move |message| sender.send(Some(message)).unwrap());
+    for n in 0..500 {
+        server.put_nowait(json!(n)).unwrap();
+    }
+    server.close().unwrap();
+    for n in 0..500 {
+        assert_eq!(events.recv_timeout(DEADLINE).unwrap().unwrap(), json!(n));
+    }
+    assert_eq!(events.recv_timeout(DEADLINE).unwrap(), None);
+    done.store(true, Ordering::SeqCst);
+}
+
+#[test]
+fn a_peer_that_answers_no_ping_is_given_up() {
+    let tick = Duration::from_millis(50);
+    let options = Options::new()
+        .ping_interval(tick)
+        .ping_timeout(tick)
+        .clone();
+    // Never reads, so never answers.
+    let (client, _raw) = client_and_raw(&options);
+    let start = Instant::now();
+    let error = client.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    assert!(
+        matches!(error, Error::PingTimeout { after } if after == tick),
+        "{error}"
+    );
+    assert!(start.elapsed() >= 2 * tick - Duration::from_millis(5));
+}
+
+#[test]
+fn pings_are_answered_both_ways_on_an_idle_connection() {
+    let tick = Duration::from_millis(5);
+    let options = Options::new()
+        .ping_interval(tick)
+        .ping_timeout(DEADLINE)
+        .clone();
+    let (client, mut raw) = client_and_raw(&options);
+    let mut pings = 0;
+    while pings < 10 {
+        pings += u32::from(raw.read().unwrap().is_ping());
+        raw.flush().unwrap();
+    }
+    raw.send(tungstenite::Message::Ping("hi".into())).unwrap();
+    loop {
+        if let tungstenite::Message::Pong(payload) = raw.read().unwrap() {
+            assert_eq!(&payload[..], b"hi");
+            break;
+        }
+    }
+    assert!(client.is_ready());
+}
+
+#[test]
+fn a_full_subscription_is_not_held_against_the_peer() {
+    let tick = Duration::from_millis(20);
+    let options = Options::new()
+        .ping_interval(tick)
+        .ping_timeout(tick)
+        .receive_queue(Queue::Block(1))
+        .clone();
+    let (client, mut raw) = client_and_raw(&options);
+    let subscription = client.subscribe();
+    for n in 0..10 {
+        raw.send(tungstenite::Message::text(n.to_string())).unwrap();
+    }
+    let echo = thread::spawn(move || while raw.read().is_ok() {});
+    eventually("the queue is full", || !subscription.is_empty());
+    // Many ping time-outs long, reading is paused.
+    let error = client.wait_closed_timeout(20 * tick).unwrap_err();
+    assert!(matches!(error, Error::Timeout), "{error}");
+    for n in 0..10 {
+        assert_eq!(subscription.get_timeout(DEADLINE).unwrap(), json!(n));
+    }
+    drop(client);
+    drop(subscription);
+    echo.join().unwrap();
+}

@@ -1,0 +1,200 @@
+//! Consumers without any network: direct puts and a replaceable source, as one stream.
+
+mod rig;
+
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{bounded, unbounded};
+use rig::{DEADLINE, eventually, within};
+use rtcbot_websocket::pubsub::Consumer;
+use rtcbot_websocket::{Error, PutError};
+
+#[test]
+fn direct_puts_come_before_a_source() {
+    let (consumer, mut inbox) = Consumer::new(10);
+    consumer.put_nowait(1).unwrap();
+    let (sender, source) = unbounded();
+    sender.send(2).unwrap();
+    consumer.put_subscription(source);
+    assert_eq!(inbox.get().unwrap(), 1);
+    assert_eq!(inbox.get().unwrap(), 2);
+}
+
+#[test]
+fn a_put_that_finds_no_room_hands_the_item_back() {
+    let (consumer, mut inbox) = Consumer::new(2);
+    consumer.put_nowait('a').unwrap();
+    consumer.put_nowait('b').unwrap();
+    assert_eq!(consumer.put_nowait('c'), Err(PutError::Full('c')));
+    let moment = Duration::from_millis(1);
+    assert_eq!(consumer.put_timeout('c', moment), Err(PutError::Full('c')));
+    assert_eq!(inbox.get().unwrap(), 'a');
+    consumer.put_nowait('c').unwrap();
+}
+
+#[test]
+fn an_item_heavier_than_the_limit_is_taken_when_nothing_else_is_queued() {
+    let (consumer, mut inbox) = Consumer::with_weight(10, |s: &&str| s.len());
+    consumer.put_nowait("much longer than ten").unwrap();
+    assert!(consumer.put_nowait("x").unwrap_err().is_full());
+    assert_eq!(inbox.get().unwrap(), "much longer than ten");
+    consumer.put_nowait("x").unwrap();
+}
+
+#[test]
+fn a_full_put_leaves_the_source_alone() {
+    let (consumer, _inbox) = Consumer::new(1);
+    consumer.put_nowait(1).unwrap();
+    let (_sender, source) = unbounded();
+    consumer.put_subscription(&source);
+    assert!(consumer.put_nowait(2).is_err());
+    assert_eq!(consumer.subscription().unwrap(), source);
+}
+
+#[test]
+fn the_inbox_waits_for_puts_sources_and_the_end() {
+    let (consumer, mut inbox) = Consumer::new(1);
+    let (sender, source) = bounded(0);
+    let using = thread::spawn(move || {
+        let mut used = Vec::new();
+        while let Ok(n) = inbox.get() {
+            used.push(n);
+        }
+        used
+    });
+    consumer.put(1).unwrap();
+    consumer.put_subscription(source);
+    sender.send_timeout(2, DEADLINE).unwrap();
+    sender.send_timeout(3, DEADLINE).unwrap();
+    consumer.put_timeout(4, DEADLINE).unwrap();
+    consumer.close();
+    assert_eq!(
+        within(DEADLINE, move || using.join().unwrap()),
+        [1, 2, 3, 4]
+    );
+}
+
+#[test]
+fn an_inbox_without_items_says_empty_or_timeout_or_ended() {
+    let (consumer, mut inbox) = Consumer::<u8>::new(1);
+    assert!(matches!(inbox.try_get(), Err(Error::Empty)));
+    assert!(matches!(
+        inbox.get_timeout(Duration::from_millis(1)),
+        Err(Error::Timeout)
+    ));
+    consumer.put_nowait(1).unwrap();
+    consumer.close();
+    assert_eq!(inbox.get().unwrap(), 1);
+    assert!(matches!(inbox.get(), Err(Error::Ended)));
+    assert!(matches!(inbox.try_get(), Err(Error::Ended)));
+}
+
+#[test]
+fn every_waiting_put_ends_when_the_consumer_closes_or_its_inbox_is_dropped() {
+    for round in 0..500 {
+        let (consumer, inbox) = Consumer::new(1);
+        consumer.put_nowait(0).unwrap();
+        let putting: Vec<_> = (1..5)
+            .map(|n| {
+                let consumer = consumer.clone();
+                thread::spawn(move || consumer.put(n))
+            })
+            .collect();
+        let kept = if round % 2 == 0 {
+            consumer.close();
+            Some(inbox)
+        } else {
+            drop(inbox);
+            None
+        };
+        for (n, thread) in (1..).zip(putting) {
+            let put = within(DEADLINE, move || thread.join().unwrap());
+            assert_eq!(put, Err(PutError::Closed(n)));
+        }
+        drop(kept);
+    }
+}
+
+#[test]
+fn many_waiting_puts_all_get_their_turn() {
+    for _ in 0..50 {
+        let (consumer, mut inbox) = Consumer::new(1);
+        let putting: Vec<_> = (0..8)
+            .map(|who| {
+                let consumer = consumer.clone();
+                thread::spawn(move || {
+                    for n in 0..50 {
+                        // Some give up early: that must not cost the others their turn.
+                        let item = (who, n);
+                        if n % 7 == 0 {
+                            let _ = consumer.put_timeout(item, Duration::from_micros(1));
+                        } else {
+                            consumer.put(item).unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        let using = thread::spawn(move || {
+            let mut count = 0;
+            while inbox.get().is_ok() {
+                count += 1;
+            }
+            count
+        });
+        for thread in putting {
+            within(DEADLINE, move || thread.join().unwrap());
+        }
+        consumer.close();
+        assert!(using.join().unwrap() >= 8 * 42);
+    }
+}
+
+#[test]
+fn a_source_is_read_no_faster_than_it_is_used() {
+    let (consumer, mut inbox) = Consumer::new(1);
+    let (sender, source) = bounded(1000);
+    consumer.put_subscription(&source);
+    for n in 0..1000 {
+        sender.send(n).unwrap();
+    }
+    assert_eq!(inbox.get().unwrap(), 0);
+    assert!(source.len() >= 1000 - 128, "one batch at the most");
+}
+
+#[test]
+fn stopping_a_source_races_with_reading_it_and_nothing_is_lost() {
+    let (consumer, mut inbox) = Consumer::new(1000);
+    let (sender, source) = unbounded();
+    const COUNT: u32 = 50_000;
+    let using = thread::spawn(move || {
+        for n in 0..COUNT {
+            assert_eq!(inbox.get_timeout(DEADLINE).unwrap(), n);
+        }
+    });
+    let mut next = 0;
+    while next < COUNT {
+        for _ in 0..5 {
+            sender.send(next).unwrap();
+            next += 1;
+        }
+        consumer.put_subscription(&source);
+        // A put stops it: the rest comes behind the put, so it is put, too, in order.
+        consumer.stop_subscription();
+        for left in source.try_iter() {
+            consumer.put(left).unwrap();
+        }
+    }
+    within(DEADLINE, move || using.join().unwrap());
+}
+
+#[test]
+fn a_source_that_was_replaced_is_let_go_of() {
+    let (consumer, _inbox) = Consumer::<u8>::new(1);
+    let (sender, source) = unbounded();
+    consumer.put_subscription(source);
+    let (_other, other) = unbounded();
+    consumer.put_subscription(other);
+    eventually("nobody receives any more", || sender.send(1).is_err());
+}

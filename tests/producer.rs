@@ -1,0 +1,362 @@
+//! Producers without any network: who gets what, and what a slow reader means.
+
+mod rig;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use crossbeam_channel::{RecvTimeoutError, bounded, unbounded};
+use rig::{DEADLINE, eventually, within};
+use rtcbot_websocket::pubsub::{Consumer, Producer, Publisher};
+use rtcbot_websocket::{Error, PutError, Queue, Sink};
+
+#[test]
+fn early_items_go_to_the_first_subscription() {
+    let (mut publisher, producer) = Producer::new();
+    (0..10).for_each(|n| publisher.put(n));
+    let (first, second) = (producer.subscribe(), producer.subscribe());
+    publisher.put(10);
+    drop(publisher);
+    assert!(first.iter().eq(0..11));
+    assert!(second.iter().eq(10..11));
+}
+
+#[test]
+fn early_items_go_to_the_first_consumer_of_any_kind() {
+    let early = || {
+        let (mut publisher, producer) = Producer::new();
+        (0..3).for_each(|n| publisher.put(n));
+        (publisher, producer)
+    };
+    let (_publisher, producer) = early();
+    assert_eq!(producer.get().unwrap(), 0);
+
+    let (_publisher, producer) = early();
+    let (sender, receiver) = unbounded();
+    producer.subscribe_to(sender);
+    assert!(receiver.try_iter().eq(0..3));
+
+    let (publisher, producer) = early();
+    let (sender, receiver) = unbounded();
+    producer.subscribe_callback(move |n| sender.send(n).unwrap());
+    drop(publisher);
+    assert!(receiver.iter().eq(0..3));
+
+    let (publisher, producer) = early();
+    let (sender, receiver) = unbounded();
+    producer.subscribe_concurrent(1, move |n| sender.send(n).unwrap());
+    drop(publisher);
+    assert!(receiver.iter().eq(0..3));
+}
+
+#[test]
+fn early_items_outlive_the_producer() {
+    let (mut publisher, producer) = Producer::new();
+    publisher.put(1);
+    publisher.end(Error::Empty);
+    assert_eq!(producer.get().unwrap(), 1);
+    assert!(matches!(producer.get(), Err(Error::Empty)));
+}
+
+#[test]
+fn of_too_many_early_items_the_oldest_go() {
+    let (mut publisher, producer) = Producer::new();
+    (0..2000).for_each(|n| publisher.put(n));
+    drop(publisher);
+    assert!(producer.subscribe().iter().eq(2000 - 1024..2000));
+    assert_eq!(producer.dropped(), 2000 - 1024);
+}
+
+#[test]
+fn a_short_queue_still_gets_all_early_items() {
+    let (mut publisher, producer) = Producer::new();
+    (0..100).for_each(|n| publisher.put(n));
+    let subscription = producer.subscribe_with(Queue::Block(1));
+    assert!((0..100).all(|n| subscription.try_get().unwrap() == n));
+}
+
+#[test]
+fn early_items_wait_for_a_sink_that_is_full() {
+    let (mut publisher, producer) = Producer::new();
+    (0..100).for_each(|n| publisher.put(n));
+    let (sender, receiver) = bounded(0);
+    producer.subscribe_to(sender);
+    for n in 0..100 {
+        assert_eq!(receiver.recv_timeout(DEADLINE), Ok(n));
+    }
+    let publishing = thread::spawn(move || (100..3000).for_each(|n| publisher.put(n)));
+    for n in 100..3000 {
+        assert_eq!(receiver.recv_timeout(DEADLINE), Ok(n));
+    }
+    publishing.join().unwrap();
+    assert_eq!(
+        receiver.recv_timeout(DEADLINE),
+        Err(RecvTimeoutError::Disconnected)
+    );
+}
+
+#[test]
+fn a_sink_that_stays_full_keeps_no_thread_once_it_is_removed() {
+    let (mut publisher, producer) = Producer::new();
+    publisher.put(1);
+    let (sender, receiver) = bounded(0);
+    let id = producer.subscribe_to(sender);
+    assert!(producer.unsubscribe(id));
+    // The thread that would have handed it over drops the sender.
+    let gone = receiver.recv_timeout(DEADLINE);
+    assert!(
+        gone == Ok(1) || gone == Err(RecvTimeoutError::Disconnected),
+        "{gone:?}"
+    );
+    assert_eq!(
+        receiver.recv_timeout(DEADLINE),
+        Err(RecvTimeoutError::Disconnected)
+    );
+}
+
+#[test]
+fn once_something_has_subscribed_nothing_is_kept() {
+    let (mut publisher, producer) = Producer::new();
+    drop(producer.subscribe());
+    publisher.put(1);
+    let subscription = producer.subscribe();
+    publisher.put(2);
+    assert_eq!(subscription.try_get().unwrap(), 2);
+}
+
+#[test]
+fn block_pauses_the_publisher_until_there_is_room() {
+    let (mut publisher, producer) = Producer::new();
+    let subscription = producer.subscribe_with(Queue::Block(3));
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = count.clone();
+    let publishing = thread::spawn(move || {
+        for n in 0..1000 {
+            publisher.put(n);
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    eventually("it is full", || count.load(Ordering::SeqCst) == 3);
+    for n in 0..1000 {
+        assert!(count.load(Ordering::SeqCst) <= n + 4);
+        assert_eq!(subscription.get_timeout(DEADLINE).unwrap(), n);
+    }
+    publishing.join().unwrap();
+}
+
+#[test]
+fn drop_oldest_and_latest_keep_the_newest() {
+    let (mut publisher, producer) = Producer::new();
+    let three = producer.subscribe_with(Queue::DropOldest(3));
+    let latest = producer.subscribe_with(Queue::Latest);
+    let all = producer.subscribe_with(Queue::Unbounded);
+    (0..5000).for_each(|n| publisher.put(n));
+    drop(publisher);
+    assert!(three.iter().eq(4997..5000));
+    assert!(latest.iter().eq(4999..5000));
+    assert!(all.iter().eq(0..5000));
+    assert_eq!(producer.dropped(), 4997 + 4999);
+}
+
+#[test]
+fn a_publisher_that_waits_is_released_when_the_full_one_unsubscribes() {
+    let (mut publisher, producer) = Producer::new();
+    for round in 0..2000 {
+        let full = producer.subscribe_with(Queue::Block(1));
+        let other = producer.subscribe();
+        publisher.put(0);
+        let publishing = thread::spawn(move || {
+            publisher.put(1);
+            publisher
+        });
+        match round % 3 {
+            0 => drop(full),
+            1 => assert!(producer.unsubscribe(&full)),
+            _ => producer.unsubscribe_all(),
+        }
+        publisher = within(DEADLINE, move || publishing.join().unwrap());
+        drop(other);
+    }
+}
+
+#[test]
+fn a_removed_subscription_wakes_who_waits_for_it() {
+    let (mut publisher, producer) = Producer::new();
+    for _ in 0..2000 {
+        let subscription = producer.subscribe();
+        publisher.put(1);
+        let getter = subscription.clone();
+        let getting = thread::spawn(move || {
+            assert_eq!(getter.get().unwrap(), 1);
+            getter.get()
+        });
+        producer.unsubscribe(&subscription);
+        let got = within(DEADLINE, move || getting.join().unwrap());
+        assert!(matches!(got, Err(Error::Unsubscribed)));
+    }
+}
+
+#[test]
+fn a_removed_subscription_wakes_its_reader_even_while_the_publisher_waits_for_another() {
+    let (mut publisher, producer) = Producer::new();
+    let full = producer.subscribe_with(Queue::Block(1));
+    let removed = producer.subscribe();
+    publisher.put(1);
+    let publishing = thread::spawn(move || publisher.put(2));
+    eventually("the second is published", || removed.len() == 2);
+    producer.unsubscribe(&removed);
+    let got = within(DEADLINE, move || removed.into_iter().count());
+    assert_eq!(got, 2);
+    drop(full);
+    within(DEADLINE, move || publishing.join().unwrap());
+}
+
+#[test]
+fn two_first_gets_share_the_default_subscription() {
+    for _ in 0..500 {
+        let (mut publisher, producer) = Producer::new();
+        publisher.put(1);
+        publisher.put(2);
+        let getting = [producer.clone(), producer.clone()].map(|p| thread::spawn(move || p.get()));
+        let mut got = getting.map(|thread| thread.join().unwrap().unwrap());
+        got.sort_unstable();
+        assert_eq!(got, [1, 2]);
+    }
+}
+
+#[test]
+fn subscribing_while_items_are_published_misses_none_and_doubles_none() {
+    for _ in 0..2000 {
+        let (mut publisher, producer) = Producer::new();
+        let publishing = thread::spawn(move || (0..50).for_each(|n| publisher.put(n)));
+        // The first gets all, the second all from some point on.
+        let (first, second) = (producer.subscribe(), producer.subscribe());
+        publishing.join().unwrap();
+        assert!(first.iter().eq(0..50));
+        let second: Vec<_> = second.iter().collect();
+        assert!(second.iter().copied().eq(50 - second.len()..50));
+    }
+}
+
+#[test]
+fn callbacks_that_subscribe_and_unsubscribe_do_not_deadlock() {
+    let (mut publisher, producer) = Producer::new();
+    let (sender, called) = unbounded();
+    let inner = producer.clone();
+    producer.subscribe_callback(move |n: u32| {
+        let again = sender.clone();
+        let id = inner.subscribe_callback(move |n| drop(again.send(n)));
+        if n % 2 == 0 {
+            inner.unsubscribe(id);
+        }
+        sender.send(1000).unwrap();
+    });
+    within(DEADLINE, move || (0..100).for_each(|n| publisher.put(n)));
+    assert!(called.iter().filter(|n| *n == 1000).count() == 100);
+}
+
+#[test]
+fn a_callback_that_was_removed_is_not_called_again() {
+    let (mut publisher, producer) = Producer::new();
+    let removed = Arc::new(AtomicBool::new(false));
+    let (enter, entered) = bounded(0);
+    let (leave, left) = bounded::<()>(0);
+    let seen = removed.clone();
+    let id = producer.subscribe_callback(move |_| {
+        assert!(!seen.load(Ordering::SeqCst), "called after unsubscribe");
+        enter.send(()).unwrap();
+        left.recv().unwrap();
+    });
+    let (done, over) = unbounded();
+    producer.subscribe_callback(move |n| done.send(n).unwrap());
+    (0..10).for_each(|n| publisher.put(n));
+    entered.recv_timeout(DEADLINE).unwrap();
+    producer.unsubscribe(id);
+    removed.store(true, Ordering::SeqCst);
+    leave.send(()).unwrap();
+    assert!(over.iter().take(10).eq(0..10));
+}
+
+#[test]
+fn a_slow_callback_pauses_the_publisher_and_misses_nothing() {
+    let (mut publisher, producer) = Producer::new();
+    let sum = Arc::new(Mutex::new(0u64));
+    let (count, total) = (Arc::new(AtomicUsize::new(0)), sum.clone());
+    let counter = count.clone();
+    let (go, gate) = bounded::<()>(0);
+    let mut waited = false;
+    producer.subscribe_callback(move |n| {
+        if !std::mem::replace(&mut waited, true) {
+            gate.recv().unwrap();
+        }
+        *total.lock().unwrap() += n;
+    });
+    let publishing = thread::spawn(move || {
+        for n in 0..10_000 {
+            publisher.put(n);
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    eventually("it pauses", || count.load(Ordering::SeqCst) >= 1024);
+    assert!(count.load(Ordering::SeqCst) <= 1026);
+    go.send(()).unwrap();
+    within(DEADLINE, move || publishing.join().unwrap());
+    eventually("all are called", || {
+        *sum.lock().unwrap() == (0..10_000).sum::<u64>()
+    });
+}
+
+#[test]
+fn a_sink_that_cannot_wait_loses_what_it_has_no_room_for_and_it_is_counted() {
+    struct Picky;
+    impl Sink<u32> for Picky {
+        fn put_nowait(&self, n: u32) -> Result<(), PutError<u32>> {
+            if n % 2 == 0 {
+                Ok(())
+            } else {
+                Err(PutError::Full(n))
+            }
+        }
+    }
+    let (mut publisher, producer) = Producer::new();
+    producer.subscribe_to(Picky);
+    (0..10).for_each(|n| publisher.put(n));
+    assert_eq!(producer.dropped(), 5);
+}
+
+#[test]
+fn a_sink_that_says_it_is_closed_is_removed() {
+    let (mut publisher, producer) = Producer::new();
+    let (sender, receiver) = bounded(1);
+    let id = producer.subscribe_to(sender);
+    drop(receiver);
+    publisher.put(1);
+    assert!(!producer.unsubscribe(id));
+}
+
+#[test]
+fn a_consumer_can_be_subscribed_to_a_producer() {
+    let (mut publisher, producer) = Producer::new();
+    let (consumer, mut inbox) = Consumer::new(2);
+    producer.subscribe_to(consumer);
+    let publishing = thread::spawn(move || (0..1000).for_each(|n| publisher.put(n)));
+    for n in 0..1000 {
+        assert_eq!(inbox.get_timeout(DEADLINE).unwrap(), n);
+    }
+    within(DEADLINE, move || publishing.join().unwrap());
+}
+
+#[test]
+fn subscribing_to_an_ended_producer_says_so_at_once() {
+    let (publisher, producer): (Publisher<u8>, _) = Producer::new();
+    publisher.end(Error::Timeout);
+    assert!(matches!(producer.subscribe().get(), Err(Error::Timeout)));
+    assert!(matches!(producer.get(), Err(Error::Timeout)));
+    let (sender, receiver) = bounded(1);
+    producer.subscribe_to(sender);
+    assert_eq!(
+        receiver.recv_timeout(DEADLINE),
+        Err(RecvTimeoutError::Disconnected)
+    );
+}
