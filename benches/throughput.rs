@@ -80,10 +80,10 @@ fn client(url: &str) -> Websocket {
 
 /// An echo server on this crate: one thread a connection, `get` and `put`.
 fn server() -> String {
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let server = Server::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}", server.local_addr());
     thread::spawn(move || {
-        while let Some(request) = server.next() {
+        for request in server {
             let ws = Options::new().json(false).accept(request);
             thread::spawn(move || {
                 while let Ok(message) = ws.get() {

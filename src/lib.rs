@@ -1,4 +1,145 @@
-//! WIP
+//! The WebSocket for programs that have no async runtime.
+//!
+//! [RTCBot](https://rtcbot.readthedocs.io/)'s `Websocket`, which robots are driven with, in Rust:
+//! give it a URL, or the request of an incoming connection, and you have an object that any thread
+//! can put messages into and get messages from, at any time. Under it run two threads over blocking
+//! sockets, one that reads and one that writes, so that neither ever waits for the other.
+//!
+//! # Hello, world!
+//!
+//! ```
+//! use rtcbot_websocket::{Server, Websocket, json};
+//!
+//! // Both ends in one program, for the show.
+//! let mut server = Server::bind("127.0.0.1:0")?;
+//! let url = format!("ws://{}/", server.local_addr());
+//!
+//! let ws = Websocket::connect(url)?;       // returns at once,
+//! ws.put_nowait(json!({"hello": "robot"}))?; // and works before it is connected
+//!
+//! let robot = Websocket::accept(server.next().unwrap());
+//! assert_eq!(robot.get()?, json!({"hello": "robot"}));
+//!
+//! ws.close()?; // sends what is queued, and says goodbye
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Messages
+//!
+//! A [`Message`] is JSON, text or bytes, and whatever can be turned `into()` one can be put. In JSON
+//! mode, RTCBot's default, text that is JSON arrives parsed, and everything but bytes is sent as
+//! JSON: the text `hello` as `"hello"`. [`Options::json`]`(false)` sends and receives text as it is.
+//!
+//! ```
+//! use rtcbot_websocket::{Message, json};
+//!
+//! #[derive(serde::Serialize, serde::Deserialize)]
+//! struct Pose { x: f64, y: f64 }
+//!
+//! let message = Message::json(&Pose { x: 1.0, y: 2.0 })?; // the typed way in,
+//! let pose: Pose = message.decode()?;                    // and out
+//! assert_eq!(message, json!({"x": pose.x, "y": pose.y}));
+//! # Ok::<(), rtcbot_websocket::Error>(())
+//! ```
+//!
+//! # Receiving
+//!
+//! Each of these gets every message, independently of the others:
+//!
+//! * [`get`](Websocket::get), [`get_timeout`](Websocket::get_timeout) and
+//!   [`try_get`](Websocket::try_get) take from a default subscription, which the first call makes.
+//! * [`subscribe`](Websocket::subscribe) makes a [`Subscription`]: a queue of its own, and with
+//!   [`receiver`](Subscription::receiver) a channel for [`select!`](crossbeam_channel::select).
+//! * [`subscribe_callback`](Websocket::subscribe_callback) calls a function, message after message;
+//!   [`subscribe_concurrent`](Websocket::subscribe_concurrent) several at once.
+//! * [`subscribe_to`](Websocket::subscribe_to) feeds a channel, another `Websocket`, or any [`Sink`].
+//!
+//! What a slow reader means, its [`Queue`] says. By default reading pauses when 1024 messages wait,
+//! and TCP holds the peer back: nothing is lost. A control loop wants [`Queue::Latest`] instead:
+//!
+//! ```
+//! # use rtcbot_websocket::{Server, Websocket};
+//! # let mut server = Server::bind("127.0.0.1:0")?;
+//! # let ws = Websocket::connect(format!("ws://{}/", server.local_addr()))?;
+//! # let robot = Websocket::accept(server.next().unwrap());
+//! use rtcbot_websocket::{Queue, crossbeam_channel::{select, tick}};
+//! use std::time::Duration;
+//!
+//! let orders = robot.subscribe_with(Queue::Latest);
+//! let clock = tick(Duration::from_millis(10));
+//! # ws.put_nowait("stop")?;
+//! loop {
+//!     select! {
+//!         recv(clock) -> _ => { /* drive on */ }
+//!         recv(orders.receiver()) -> order => match order {
+//!             Ok(order) if order == "stop" => break,
+//!             Ok(order) => println!("new order: {order}"),
+//!             Err(_) => break, // the connection has ended
+//!         }
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Sending
+//!
+//! * [`put_nowait`](Websocket::put_nowait) never waits; when 16 MiB are queued it hands the message back.
+//! * [`put`](Websocket::put) and [`put_timeout`](Websocket::put_timeout) wait for room.
+//! * [`put_subscription`](Websocket::put_subscription) sends everything that a channel or a
+//!   subscription yields, until something else is put. An echo is one line:
+//!
+//! ```
+//! # use rtcbot_websocket::{Server, Websocket};
+//! # let mut server = Server::bind("127.0.0.1:0")?;
+//! # let ws = Websocket::connect(format!("ws://{}/", server.local_addr()))?;
+//! # let robot = Websocket::accept(server.next().unwrap());
+//! robot.put_subscription(robot.subscribe());
+//! # ws.put_nowait("x")?;
+//! # assert_eq!(ws.get()?, "x");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The end
+//!
+//! A connection ends by [`close`](Websocket::close) on either side, by dropping the last handle, or by
+//! an error. Then every blocked call returns and says why: an [`Error`]. What is queued can still be
+//! taken first. [`on_ready`](Websocket::on_ready), [`on_error`](Websocket::on_error) and
+//! [`on_close`](Websocket::on_close) call a function; [`wait_ready`](Websocket::wait_ready),
+//! [`wait_error`](Websocket::wait_error) and [`wait_closed`](Websocket::wait_closed) wait;
+//! [`closed_signal`](Websocket::closed_signal) is for `select!`.
+//!
+//! ```
+//! # use rtcbot_websocket::{Error, Server, Websocket};
+//! # let mut server = Server::bind("127.0.0.1:0")?;
+//! # let ws = Websocket::connect(format!("ws://{}/", server.local_addr()))?;
+//! # let robot = Websocket::accept(server.next().unwrap());
+//! # ws.wait_ready()?;
+//! ws.close_with(4001, "battery low")?;
+//! match robot.get() {
+//!     Err(Error::Closed(close)) => assert_eq!(close.frame.unwrap().reason, "battery low"),
+//!     other => panic!("{other:?}"),
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Which thread does what
+//!
+//! | thread | there is one | does | runs your code |
+//! | --- | --- | --- | --- |
+//! | `ws-read` | per connection | connects, reads, decodes, hands messages out | a [`Sink`] of your own |
+//! | `ws-write` | per connection | sends what is queued, pongs, the Close frame | no |
+//! | `ws-dispatch` | per connection with callbacks | | callbacks, one after the other |
+//! | `ws-worker` | up to `workers` per `subscribe_concurrent` | | that callback |
+//!
+//! Any method may be called in any callback. When a thread puts a small message into an idle
+//! connection, it writes it to the socket itself, as far as that does not block, which saves waking
+//! the writer. Returning from `main` ends the process, whatever is connected.
+//!
+//! # Your own parts
+//!
+//! [`pubsub::Producer`] and [`pubsub::Consumer`] are what a `Websocket` is made of. A sensor or a
+//! motor made of them plugs into it: see [`pubsub`].
+
 #![forbid(unsafe_code)]
 
 #[cfg(not(unix))]
@@ -23,3 +164,8 @@ pub use net::request::Request;
 pub use pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId};
 pub use server::Server;
 pub use websocket::{Options, Websocket};
+
+/// The README's samples, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -65,7 +65,7 @@ struct Pending {
 /// What became of a connection whose head is being read.
 enum Head {
     Incomplete(Pending),
-    Complete(Request),
+    Complete(Box<Request>),
     Refused(TcpStream, StatusCode),
     Gone,
 }
@@ -207,7 +207,7 @@ impl Server {
         let peer_addr = pending.peer_addr;
         match pending.read() {
             Head::Incomplete(pending) => self.pending.push(pending),
-            Head::Complete(request) => self.complete.push_back(request),
+            Head::Complete(request) => self.complete.push_back(*request),
             Head::Refused(stream, status) => refuse(&stream, peer_addr, status),
             Head::Gone => log::debug!("{peer_addr}: gone without a request"),
         }
@@ -238,12 +238,12 @@ impl Pending {
             }
             match parse_request(&self.bytes) {
                 Ok(Some((head, length))) => {
-                    return Head::Complete(Request {
+                    return Head::Complete(Box::new(Request {
                         head,
                         rest: self.bytes.split_off(length),
                         stream: self.stream,
                         peer_addr: self.peer_addr,
-                    });
+                    }));
                 }
                 Ok(None) if self.bytes.len() > MAX_HEAD => {
                     let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;

@@ -246,7 +246,9 @@ fn callbacks_that_subscribe_and_unsubscribe_do_not_deadlock() {
     let inner = producer.clone();
     producer.subscribe_callback(move |n: u32| {
         let again = sender.clone();
-        let id = inner.subscribe_callback(move |n| drop(again.send(n)));
+        let id = inner.subscribe_callback(move |n| {
+            again.send(n).ok();
+        });
         if n % 2 == 0 {
             inner.unsubscribe(id);
         }

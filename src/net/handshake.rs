@@ -237,17 +237,23 @@ pub(crate) fn wants_websocket(request: &Request<()>) -> bool {
     has_token(request.headers(), &header::UPGRADE, "websocket")
 }
 
+/// A request that is no handshake, and what its sender is told.
+pub(crate) struct Refusal {
+    pub(crate) response: Response<()>,
+    pub(crate) error: Error,
+}
+
 /// The response that completes the handshake (section 4.2.2), with the first of `supported` that
 /// the client offered; or the refusal.
 pub(crate) fn answer(
     request: &Request<()>,
     supported: &[String],
-) -> Result<Response<()>, (Response<()>, Error)> {
+) -> Result<Response<()>, Box<Refusal>> {
     let mut response = create_response(request).map_err(|error| {
-        (
-            refusal(&error),
-            Error::Handshake(format!("the client's request: {error}")),
-        )
+        Box::new(Refusal {
+            response: refusal(&error),
+            error: Error::Handshake(format!("the client's request: {error}")),
+        })
     })?;
     let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let offered = tokens(offered.iter()).collect::<Vec<_>>();

@@ -348,8 +348,8 @@ impl Websocket {
     #[doc(alias = "onReady")]
     pub fn on_ready(&self, f: impl FnMut() + Send + 'static) {
         let now = self.shared().lifecycle.on_ready(Box::new(f));
-        if let Some(mut f) = now {
-            self.shared().producer.dispatcher().run(move || f());
+        if let Some(f) = now {
+            self.shared().producer.dispatcher().run(f);
         }
     }
 
@@ -367,8 +367,8 @@ impl Websocket {
     #[doc(alias = "onClose")]
     pub fn on_close(&self, f: impl FnMut() + Send + 'static) {
         let now = self.shared().lifecycle.on_close(Box::new(f));
-        if let Some(mut f) = now {
-            self.shared().producer.dispatcher().run(move || f());
+        if let Some(f) = now {
+            self.shared().producer.dispatcher().run(f);
         }
     }
 

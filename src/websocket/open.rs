@@ -82,9 +82,10 @@ pub(crate) fn as_server(shared: &Shared, request: Request) -> Result<Opened> {
     } = request;
     let response = match handshake::answer(&head, &shared.options.subprotocols) {
         Ok(response) => response,
-        Err((refusal, error)) => {
-            respond(&stream, refusal, error.to_string().as_bytes())?;
-            return Err(error);
+        Err(refusal) => {
+            let text = refusal.error.to_string();
+            respond(&stream, refusal.response, text.as_bytes())?;
+            return Err(refusal.error);
         }
     };
     let transport = Transport::tcp(stream, shared.options.nodelay);

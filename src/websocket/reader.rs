@@ -107,8 +107,8 @@ fn finish(shared: &Shared, publisher: Option<Publisher<Message>>) {
             dispatcher.run(move || f(error));
         }
     }
-    for mut f in callbacks.on_close {
-        dispatcher.run(move || f());
+    for f in callbacks.on_close {
+        dispatcher.run(f);
     }
 }
 
@@ -143,8 +143,8 @@ impl Stage {
             return shared.lifecycle.fail(Error::Thread(Arc::new(error)));
         }
         log::debug!("{}: ready", shared.name);
-        for mut f in on_ready {
-            shared.producer.dispatcher().run(move || f());
+        for f in on_ready {
+            shared.producer.dispatcher().run(f);
         }
 
         let config = WebSocketConfig::default()
