@@ -368,6 +368,39 @@ fn a_callback_may_close_and_wait_and_put() {
 }
 
 #[test]
+fn a_callback_may_wait_for_messages_and_for_the_end_whatever_comes_meanwhile() {
+    // More than may wait for a callback: the reader must not wait for one that waits for it.
+    const COUNT: u32 = 5000;
+    for workers in [0, 1, 3] {
+        let (client, server) = pair();
+        let (own, orders) = (client.clone(), client.subscribe_with(Queue::Unbounded));
+        let (sender, told) = unbounded();
+        let wait = move |first: bool| {
+            if first {
+                let got = (0..COUNT).filter(|_| orders.get().is_ok()).count();
+                own.wait_closed().unwrap();
+                sender.send((got, own.is_closed())).unwrap();
+            }
+        };
+        let first = AtomicBool::new(true);
+        let call = move |_| wait(first.swap(false, Ordering::SeqCst));
+        match workers {
+            0 => client.subscribe_callback(call),
+            workers => client.subscribe_concurrent(workers, call),
+        };
+        let putting = thread::spawn(move || {
+            for n in 0..COUNT {
+                server.put(json!(n)).unwrap();
+            }
+            server.close()
+        });
+        let told = told.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(told, (COUNT as usize, true));
+        putting.join().unwrap().unwrap();
+    }
+}
+
+#[test]
 fn a_sink_may_close_and_is_told_that_it_cannot_wait() {
     struct Closer(
         Websocket,

@@ -51,6 +51,13 @@ pub(crate) fn parse_url(text: &str) -> Result<Url> {
     if url.port() == Some(0) {
         return Err(invalid("port 0 cannot be connected to".into()));
     }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Error::InvalidUrl {
+            // Not to be found in a log.
+            url: url.host_str().unwrap_or_default().to_owned(),
+            reason: "this version takes no user and password from a URL".into(),
+        });
+    }
     url.set_fragment(None);
     Ok(url)
 }
@@ -272,9 +279,11 @@ mod tests {
             ("ws://x:0", "port"),
             ("wss://x", "TLS"),
             ("", "relative"),
+            ("ws://me:secret@x", "password"),
         ] {
             let error = parse_url(url).unwrap_err().to_string();
             assert!(error.contains(word), "{url}: {error}");
+            assert!(!error.contains("secret"), "{error}");
         }
     }
 

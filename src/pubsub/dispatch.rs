@@ -8,13 +8,10 @@ use std::thread::{self, ThreadId};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::room::Room;
+use super::limit::Limit;
 use super::sink::{Patience, Sink};
 use super::subscription::SubscriptionId;
 use crate::error::PutError;
-
-/// How many items may wait for the callbacks of one producer before its publisher pauses.
-const LIMIT: usize = 1024;
 
 /// A thread that is started by the first callback and ends when the producer has ended and nothing
 /// is left to call. It owns the callbacks, so that none runs under a lock.
@@ -27,7 +24,7 @@ struct Shared<T> {
     state: Mutex<State<T>>,
     /// The thread waits here for jobs; `post` and `end` wake it.
     work: Condvar,
-    room: Room,
+    limit: Arc<Limit>,
 }
 
 struct State<T> {
@@ -71,7 +68,7 @@ impl<T: Send + 'static> Dispatcher<T> {
                     ended: false,
                 }),
                 work: Condvar::new(),
-                room: Room::new(),
+                limit: Limit::new(),
             }),
         }
     }
@@ -138,9 +135,10 @@ impl<T: Send + 'static> Dispatcher<T> {
         }
     }
 
-    /// Puts an item in line for a callback if fewer than [`LIMIT`] wait.
+    /// Puts an item in line for a callback, if there is room.
     fn call(&self, id: SubscriptionId, item: T) -> Result<(), PutError<T>> {
-        if self.shared.state.lock().items >= LIMIT {
+        let items = self.shared.state.lock().items;
+        if self.shared.limit.is_reached(items) {
             return Err(PutError::Full(item));
         }
         // Only the publisher calls this, so nobody has filled the place since.
@@ -152,6 +150,7 @@ impl<T: Send + 'static> Dispatcher<T> {
 /// The thread's main loop.
 fn dispatch<T>(shared: &Shared<T>) {
     shared.state.lock().thread = Some(thread::current().id());
+    shared.limit.serve();
     let mut callbacks = HashMap::new();
     while let Some(job) = next_job(shared, &mut callbacks) {
         match job {
@@ -160,7 +159,7 @@ fn dispatch<T>(shared: &Shared<T>) {
             }
             Job::Remove(id) => drop(callbacks.remove(&id)),
             Job::Call(id, item) => {
-                shared.room.made();
+                shared.limit.room.made();
                 if let Some(callback) = callbacks.get_mut(&id) {
                     if !callback.removed.load(Ordering::Acquire) {
                         guarded(|| (callback.call)(item));
@@ -225,7 +224,7 @@ impl<T: Send + 'static> Sink<T> for CallbackSink<T> {
     }
 
     fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {
-        let waiting = self.dispatcher.shared.room.join();
+        let waiting = self.dispatcher.shared.limit.room.join();
         let item = match self.put_nowait(item) {
             Err(PutError::Full(item)) => item,
             other => return other,

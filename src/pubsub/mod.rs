@@ -23,6 +23,7 @@
 
 mod consumer;
 mod dispatch;
+mod limit;
 mod producer;
 mod room;
 mod sink;
@@ -35,3 +36,4 @@ pub use sink::{Patience, Sink};
 pub use subscription::{Queue, Subscription, SubscriptionId};
 
 pub(crate) use consumer::Pushed;
+pub(crate) use limit::waiting;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
+use super::limit::waiting;
 use crate::error::{Error, Result};
 
 /// What a slow reader of a subscription means.
@@ -115,7 +116,11 @@ impl<T> Subscription<T> {
     ///
     /// When nothing is queued any more: the reason the producer ended, or [`Error::Unsubscribed`].
     pub fn get(&self) -> Result<T> {
-        self.inner.items.recv().map_err(|_| self.ended())
+        match self.try_get() {
+            Err(Error::Empty) => {}
+            other => return other,
+        }
+        waiting(|| self.inner.items.recv()).map_err(|_| self.ended())
     }
 
     /// Takes the next item, waiting for at most `timeout`.
@@ -124,13 +129,14 @@ impl<T> Subscription<T> {
     ///
     /// [`Error::Timeout`] when the time is over, else as [`get`](Self::get).
     pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
-        self.inner
-            .items
-            .recv_timeout(timeout)
-            .map_err(|error| match error {
-                RecvTimeoutError::Timeout => Error::Timeout,
-                RecvTimeoutError::Disconnected => self.ended(),
-            })
+        match self.try_get() {
+            Err(Error::Empty) => {}
+            other => return other,
+        }
+        waiting(|| self.inner.items.recv_timeout(timeout)).map_err(|error| match error {
+            RecvTimeoutError::Timeout => Error::Timeout,
+            RecvTimeoutError::Disconnected => self.ended(),
+        })
     }
 
     /// Takes the next item if one is there; never waits.

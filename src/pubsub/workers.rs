@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::dispatch::guarded;
+use super::limit::Limit;
 use super::sink::{Patience, Sink};
 use crate::error::PutError;
-
-/// How many items may wait for a free worker before the publisher pauses.
-const LIMIT: usize = 1024;
 
 /// Calls a function with each item, on up to `max` threads. A thread is started when an item finds
 /// none free; all end when this is dropped and what is queued has been handled.
@@ -27,6 +25,7 @@ struct Team<T> {
     call: Box<dyn Fn(T) + Send + Sync>,
     removed: Arc<AtomicBool>,
     idle: AtomicUsize,
+    limit: Arc<Limit>,
 }
 
 impl<T: Send + 'static> Workers<T> {
@@ -35,7 +34,7 @@ impl<T: Send + 'static> Workers<T> {
         removed: Arc<AtomicBool>,
         call: impl Fn(T) + Send + Sync + 'static,
     ) -> Self {
-        let (sender, items) = bounded(LIMIT);
+        let (sender, items) = unbounded();
         Workers {
             items: sender,
             max: max.max(1),
@@ -45,6 +44,7 @@ impl<T: Send + 'static> Workers<T> {
                 call: Box::new(call),
                 removed,
                 idle: AtomicUsize::new(0),
+                limit: Limit::new(),
             }),
         }
     }
@@ -69,12 +69,14 @@ impl<T: Send + 'static> Workers<T> {
 }
 
 fn work<T>(team: &Team<T>) {
+    team.limit.serve();
     loop {
         team.idle.fetch_add(1, Ordering::SeqCst);
         let item = team.items.recv();
         team.idle.fetch_sub(1, Ordering::SeqCst);
         // The queue's other end is dropped with the subscription.
         let Ok(item) = item else { return };
+        team.limit.room.made();
         if !team.removed.load(Ordering::Acquire) {
             guarded(|| (team.call)(item));
         }
@@ -83,12 +85,22 @@ fn work<T>(team: &Team<T>) {
 
 impl<T: Send + 'static> Sink<T> for Workers<T> {
     fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
+        // Only the publisher calls this, so nobody else fills the place.
+        if self.team.limit.is_reached(self.items.len()) {
+            return Err(PutError::Full(item));
+        }
         let taken = self.items.put_nowait(item);
         self.start_one_if_all_are_busy();
         taken
     }
 
     fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {
-        self.items.put(item, patience)
+        let waiting = self.team.limit.room.join();
+        let item = match self.put_nowait(item) {
+            Err(PutError::Full(item)) => item,
+            other => return other,
+        };
+        patience.wait_for(waiting.baton());
+        self.put_nowait(item)
     }
 }

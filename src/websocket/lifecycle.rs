@@ -55,6 +55,8 @@ struct State {
     lost: Option<Error>,
     /// Why it ended; set once, with `Phase::Closed`.
     end: Option<End>,
+    /// Whether those who wait may be told: everything else has ended, too.
+    announced: bool,
     cut: Option<Arc<dyn Cut>>,
     was_cut: bool,
     writer: Writer,
@@ -101,6 +103,7 @@ impl Lifecycle {
                 failure: None,
                 lost: None,
                 end: None,
+                announced: false,
                 cut: None,
                 was_cut: false,
                 writer: Writer::NotStarted,
@@ -148,13 +151,15 @@ impl Lifecycle {
     /// Until ready, or closed: then with the end.
     pub(crate) fn wait_ready(&self, deadline: Option<Instant>) -> Option<Result<(), End>> {
         self.wait(deadline, |state| match &state.end {
-            Some(end) => Some(Err(end.clone())),
+            Some(end) => state.announced.then(|| Err(end.clone())),
             None => state.was_ready.then_some(Ok(())),
         })
     }
 
     pub(crate) fn wait_closed(&self, deadline: Option<Instant>) -> Option<End> {
-        self.wait(deadline, |state| state.end.clone())
+        self.wait(deadline, |state| {
+            state.end.as_ref().filter(|_| state.announced).cloned()
+        })
     }
 
     /// For the writer: until the reader has come to its end, or the closing's deadline, which may
@@ -330,15 +335,16 @@ impl Lifecycle {
     pub(crate) fn set_closed(&self) -> End {
         let mut state = self.state.lock();
         let end = state.judge();
+        state.end = Some(end.clone());
         state.phase = Phase::Closed;
         state.cut = None;
         end
     }
 
     /// Wakes all who wait for the end. Returns the callbacks to call.
-    pub(crate) fn announce(&self, end: &End) -> Callbacks {
+    pub(crate) fn announce(&self) -> Callbacks {
         self.change(|state| {
-            state.end = Some(end.clone());
+            state.announced = true;
             state.alive = None;
             Callbacks {
                 never_ready: std::mem::take(&mut state.on_ready),
@@ -354,7 +360,7 @@ impl Lifecycle {
         if state.was_ready {
             return Some(f);
         }
-        if state.end.is_none() {
+        if !state.announced {
             state.on_ready.push(f);
             return None;
         }
@@ -366,13 +372,12 @@ impl Lifecycle {
     /// As [`on_ready`](Self::on_ready).
     pub(crate) fn on_error(&self, f: OnError) -> Option<(OnError, Error)> {
         let mut state = self.state.lock();
-        match state.end.as_ref().map(End::error) {
-            Some(Some(error)) => return Some((f, error)),
-            Some(None) => {}
-            None => {
-                state.on_error.push(f);
-                return None;
-            }
+        if !state.announced {
+            state.on_error.push(f);
+            return None;
+        }
+        if let Some(error) = state.end.as_ref().and_then(End::error) {
+            return Some((f, error));
         }
         drop(state);
         drop(f);
@@ -382,7 +387,7 @@ impl Lifecycle {
     /// As [`on_ready`](Self::on_ready).
     pub(crate) fn on_close(&self, f: OnEvent) -> Option<OnEvent> {
         let mut state = self.state.lock();
-        if state.end.is_some() {
+        if state.announced {
             return Some(f);
         }
         state.on_close.push(f);

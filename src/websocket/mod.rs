@@ -27,7 +27,7 @@ use crate::error::{CloseFrame, Error, PutError, Result};
 use crate::message::Message;
 use crate::net::closing::Role;
 use crate::net::request::Request;
-use crate::pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId};
+use crate::pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId, waiting};
 
 /// A WebSocket connection: RTCBot's `Websocket`, on two threads.
 ///
@@ -393,7 +393,8 @@ impl Websocket {
 
     fn wait_ready_until(&self, deadline: Option<Instant>) -> Result<()> {
         let lifecycle = &self.shared().lifecycle;
-        match lifecycle.wait_ready(self.unless_own_thread(deadline)) {
+        let deadline = self.unless_own_thread(deadline);
+        match waiting(|| lifecycle.wait_ready(deadline)) {
             Some(Ok(())) => Ok(()),
             Some(Err(end)) => Err(end.reason),
             None => Err(self.not_yet()),
@@ -443,7 +444,8 @@ impl Websocket {
 
     fn wait_closed_until(&self, deadline: Option<Instant>) -> Result<End> {
         let lifecycle = &self.shared().lifecycle;
-        let end = lifecycle.wait_closed(self.unless_own_thread(deadline));
+        let deadline = self.unless_own_thread(deadline);
+        let end = waiting(|| lifecycle.wait_closed(deadline));
         end.ok_or_else(|| self.not_yet())
     }
 

@@ -22,6 +22,11 @@ use crate::pubsub::{Inbox, Publisher};
 /// How long the peer has to end the stream once there is nothing more to say.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
+/// How many messages of those that came in one piece are handed out in one go. A subscriber that
+/// wakes up with the first then finds the others, and works on them while the next are decoded; handing
+/// them out one by one, both would fight over the same cache lines all the time.
+const BATCH: usize = 64;
+
 /// A connection after its handshake.
 pub(crate) struct Opened {
     pub(crate) transport: Transport,
@@ -99,7 +104,7 @@ fn finish(shared: &Shared, publisher: Option<Publisher<Message>>) {
     if let Some(publisher) = publisher {
         publisher.end(end.reason.clone());
     }
-    let callbacks = shared.lifecycle.announce(&end);
+    let callbacks = shared.lifecycle.announce();
     let dispatcher = shared.producer.dispatcher();
     drop(callbacks.never_ready);
     for mut f in callbacks.on_error {
@@ -156,11 +161,13 @@ impl Stage {
         let mut codec = WebSocketContext::new(role, Some(config));
         let mut stream = Stream {
             rest: io::Cursor::new(rest),
+            batch: Vec::with_capacity(BATCH),
             half: transport.read,
             publisher: &mut self.publisher,
             keepalive: Keepalive::new(options.ping_interval, options.ping_timeout),
         };
         let ending = read_until_the_end(shared, &mut codec, &mut stream);
+        stream.hand_out();
         drop(codec);
         see_to_the_end(shared, stream.half, ending);
     }
@@ -298,6 +305,8 @@ fn shortened(mut reason: String) -> String {
 struct Stream<'a> {
     /// What was read with the handshake, and comes first.
     rest: io::Cursor<Vec<u8>>,
+    /// Decoded and not handed out yet: never kept while waiting for the socket.
+    batch: Vec<Message>,
     half: Box<dyn ReadHalf>,
     publisher: &'a mut Option<Publisher<Message>>,
     keepalive: Keepalive,
@@ -305,8 +314,17 @@ struct Stream<'a> {
 
 impl Stream<'_> {
     fn publish(&mut self, message: Message) {
+        self.batch.push(message);
+        if self.batch.len() == BATCH {
+            self.hand_out();
+        }
+    }
+
+    fn hand_out(&mut self) {
         if let Some(publisher) = self.publisher {
-            publisher.put_in_batch(message);
+            for message in self.batch.drain(..) {
+                publisher.put_in_batch(message);
+            }
         }
     }
 }
@@ -317,6 +335,7 @@ impl Read for Stream<'_> {
             0 => {}
             n => return Ok(n),
         }
+        self.hand_out();
         if let Some(publisher) = self.publisher {
             publisher.rest();
         }

@@ -1,0 +1,61 @@
+//! How much may wait for callbacks, and when that does not count.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::room::Room;
+
+/// How many items may wait for callbacks before the publisher pauses.
+const LIMIT: usize = 1024;
+
+/// The limit of one callback thread's queue.
+///
+/// It does not count while a callback itself waits for an item: the publisher would wait for the
+/// callback, and the callback for the publisher (nv-websocket-client 99).
+pub(crate) struct Limit {
+    waiting: AtomicUsize,
+    pub(crate) room: Room,
+}
+
+thread_local! {
+    /// The limit of the queue that this thread calls callbacks from.
+    static OWN: RefCell<Option<Arc<Limit>>> = const { RefCell::new(None) };
+}
+
+impl Limit {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Limit {
+            waiting: AtomicUsize::new(0),
+            room: Room::new(),
+        })
+    }
+
+    /// Whether a queue of this length is full.
+    pub(crate) fn is_reached(&self, len: usize) -> bool {
+        len >= LIMIT && self.waiting.load(Ordering::SeqCst) == 0
+    }
+
+    /// From now on the current thread is one that calls callbacks.
+    pub(crate) fn serve(self: &Arc<Self>) {
+        OWN.set(Some(self.clone()));
+    }
+}
+
+/// Waits in `wait`, perhaps within a callback.
+pub(crate) fn waiting<R>(wait: impl FnOnce() -> R) -> R {
+    struct Back(Arc<Limit>);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    // Taken out first: what waits may drop anything.
+    let own = OWN.try_with(|own| own.borrow().clone()).ok().flatten();
+    let _back = own.map(|limit| {
+        limit.waiting.fetch_add(1, Ordering::SeqCst);
+        limit.room.made();
+        Back(limit)
+    });
+    wait()
+}
