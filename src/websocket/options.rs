@@ -177,7 +177,8 @@ impl Options {
         self
     }
 
-    /// A header for the client's handshake request. Given twice, a name is sent twice.
+    /// A header for the client's handshake request, beside those of the handshake itself. Given twice,
+    /// a name is sent twice. Defaults to none.
     pub fn header(&mut self, name: impl Into<String>, value: impl Into<String>) -> &mut Self {
         self.headers.push((name.into(), value.into()));
         self
@@ -185,7 +186,7 @@ impl Options {
 
     /// A subprotocol (RFC 6455, section 1.9), most wanted first. A client offers them; a server
     /// takes the first of its own that the client offers, or none. Which one it is,
-    /// [`Websocket::subprotocol`] tells.
+    /// [`Websocket::subprotocol`] tells. Defaults to none.
     pub fn subprotocol(&mut self, name: impl Into<String>) -> &mut Self {
         self.subprotocols.push(name.into());
         self
