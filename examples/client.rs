@@ -9,6 +9,7 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 use std::{env, thread};
 
 use rtcbot_websocket::{Error, Message, Options, Queue, Side, Subscription, Value, Websocket};
@@ -36,11 +37,18 @@ fn main() -> ExitCode {
 }
 
 fn talk(url: &str, as_text: bool) -> Result<()> {
-    let ws = Options::new().json(!as_text).connect(url)?;
+    let ws = Options::new()
+        .json(!as_text)
+        // Until it is known where messages go: only so many are kept that come before that.
+        .paused(true)
+        // Little is left to send at the end of a long input, and a slow network has time for it.
+        .send_queue(1 << 20)
+        .close_timeout(Duration::from_secs(20))
+        .connect(url)?;
     // Without a limit: while a connection is closing, messages that find a queue full are dropped,
     // and none is to be missing however slow the terminal is.
     let messages = ws.subscribe_with(Queue::Unbounded);
-    ws.wait_ready()?;
+    ws.resume();
 
     // Reading from a terminal cannot be interrupted. It has a thread of its own, so that the end of
     // the connection is the end of the program even while that thread waits for a line.
@@ -60,6 +68,8 @@ fn talk(url: &str, as_text: bool) -> Result<()> {
 }
 
 fn send_lines(ws: &Websocket, as_text: bool) -> Result<()> {
+    // To close a connection that is not there yet is to give it up, and the input may be empty.
+    ws.wait_ready()?;
     for line in io::stdin().lines() {
         let line = line.map_err(|error| format!("standard input: {error}"))?;
         let message = match line.parse::<Value>() {

@@ -50,13 +50,15 @@ fn serve(address: &str) -> Result<(), Box<dyn Error>> {
 /// Returns at once; the connection's own threads do the work.
 fn echo(request: Request) {
     let (peer, came) = (request.peer_addr(), Instant::now());
-    // Text is to stay text, even where it happens to be JSON.
-    let ws = Options::new().json(false).accept(request);
+    // Text is to stay text, even where it happens to be JSON. Paused, so that a client in a hurry
+    // does not send more than is kept until the connection has been told where to.
+    let ws = Options::new().json(false).paused(true).accept(request);
 
     // The connection feeds itself: each message is queued for sending before the next one is read.
     // So all that came before the client's Close frame goes out before the answer to it, and a
     // client that sends but does not read is not read from any more once the queue is full.
     ws.subscribe_to(ws.clone());
+    ws.resume();
 
     let ended = ws.clone();
     ws.on_close(move || {
