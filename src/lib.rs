@@ -86,14 +86,15 @@
 //! * [`put_nowait`](Websocket::put_nowait) never waits; when 16 MiB are queued it hands the message back.
 //! * [`put`](Websocket::put) and [`put_timeout`](Websocket::put_timeout) wait for room.
 //! * [`put_subscription`](Websocket::put_subscription) sends everything that a channel or a
-//!   subscription yields, until something else is put. An echo is one line:
+//!   subscription yields, until something else is put.
+//! * A `Websocket` is a [`Sink`], too, so an echo is one line:
 //!
 //! ```
 //! # use rtcbot_websocket::{Server, Websocket};
 //! # let mut server = Server::bind("127.0.0.1:0")?;
 //! # let ws = Websocket::connect(format!("ws://{}/", server.local_addr()))?;
 //! # let robot = Websocket::accept(server.next().unwrap());
-//! robot.put_subscription(robot.subscribe());
+//! robot.subscribe_to(robot.clone());
 //! # ws.put_nowait("x")?;
 //! # assert_eq!(ws.get()?, "x");
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -31,9 +31,8 @@ const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 ///         continue;
 ///     }
 ///     let ws = Websocket::accept(request);
-///     // Send everything back, from here on without a thread of this program's.
-///     ws.put_subscription(ws.subscribe());
-///     # break;
+///     // Send everything back. The connection feeds itself, and lives on without a handle here.
+///     ws.subscribe_to(ws.clone());
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -509,6 +509,54 @@ fn a_peer_that_answers_no_ping_is_given_up() {
 }
 
 #[test]
+fn a_peer_that_sends_and_never_reads_is_given_up_though_its_messages_wait_to_go_back() {
+    let tick = Duration::from_millis(50);
+    let options = Options::new()
+        .ping_interval(tick)
+        .ping_timeout(tick)
+        .clone();
+    let (server, mut stream) = server_and_bytes(&options);
+    // The reader waits for room to send, and the writer for a peer that takes nothing.
+    server.subscribe_to(server.clone());
+    let flooding = thread::spawn(move || {
+        let frame = masked_frame(0x82, &[0; 125]).repeat(1000);
+        while stream.write_all(&frame).is_ok() {}
+    });
+    let error = server.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    assert!(matches!(error, Error::PingTimeout { .. }), "{error}");
+    within(DEADLINE, move || flooding.join().unwrap());
+}
+
+#[test]
+fn a_peer_that_is_slow_to_answer_the_close_frame_is_not_missed_for_its_pong() {
+    let tick = Duration::from_millis(20);
+    let options = Options::new()
+        .ping_interval(tick)
+        .ping_timeout(tick)
+        .clone();
+    let (client, mut raw) = client_and_raw(&options);
+    let (go, gate) = unbounded::<()>();
+    let answering = thread::spawn(move || {
+        // Not a word for many ping time-outs.
+        let _ = gate.recv_timeout(20 * tick);
+        while raw.read().is_ok() {}
+    });
+    within(DEADLINE, move || client.close()).unwrap();
+    drop(go);
+    answering.join().unwrap();
+}
+
+#[test]
+fn wait_ready_tells_of_a_connection_that_was_ready_and_has_ended() {
+    let (client, server) = pair();
+    server.put_nowait(json!("one thing")).unwrap();
+    server.close().unwrap();
+    client.wait_closed_timeout(DEADLINE).unwrap();
+    client.wait_ready().unwrap();
+    assert_eq!(client.get().unwrap(), "one thing");
+}
+
+#[test]
 fn pings_are_answered_both_ways_on_an_idle_connection() {
     let tick = Duration::from_millis(5);
     let options = Options::new()

@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 /// How long an HTTP response may take to be written.
 const RESPOND_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How much that nobody asked for is read before a connection is ended.
+const MAX_UNREAD: usize = 1 << 20;
+
 /// A request that came in on a [`Server`](crate::Server).
 ///
 /// Hand it to [`Websocket::accept`](crate::Websocket::accept) to have a WebSocket, or answer it with
@@ -110,10 +113,12 @@ pub(crate) fn respond(stream: &TcpStream, mut response: Response<()>, body: &[u8
         stream.set_write_timeout(Some(RESPOND_TIMEOUT))?;
         { stream }.write_all(&bytes)?;
         stream.shutdown(Shutdown::Write)?;
-        // Closing with bytes unread would reset the connection, and the response might be lost.
+        // Closing with bytes unread would reset the connection, and the response might be lost. Who
+        // sends without end has no claim to it.
         stream.set_nonblocking(true)?;
         let mut unread = [0; 4096];
-        while matches!({ stream }.read(&mut unread), Ok(1..)) {}
+        let mut reads = 0..MAX_UNREAD / unread.len();
+        while reads.next().is_some() && matches!({ stream }.read(&mut unread), Ok(1..)) {}
         Ok(())
     };
     write().map_err(Error::lost)

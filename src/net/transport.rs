@@ -15,6 +15,10 @@ pub(crate) trait ReadHalf: Read + Send {
 
 /// The sending half. It belongs to whoever has the pen (see `websocket::outbox`).
 pub(crate) trait WriteHalf: Write + Send {
+    /// How long a write may wait for the peer to take anything before it fails with `WouldBlock` or
+    /// `TimedOut`; `None` is for ever.
+    fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+
     /// Writes what fits now; fails with `WouldBlock` when nothing does.
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
@@ -67,9 +71,7 @@ impl Read for TcpRead {
 
 impl ReadHalf for TcpRead {
     fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        // Zero would mean for ever.
-        let timeout = timeout.map(|timeout| timeout.max(Duration::from_millis(1)));
-        self.0.set_read_timeout(timeout)
+        self.0.set_read_timeout(timeout.map(at_least_a_moment))
     }
 }
 
@@ -84,6 +86,10 @@ impl Write for TcpWrite {
 }
 
 impl WriteHalf for TcpWrite {
+    fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.set_write_timeout(timeout.map(at_least_a_moment))
+    }
+
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Ok(send(
             &*self.0,
@@ -102,6 +108,11 @@ impl Cut for TcpCut {
         // It fails when the peer has ended the connection already; then nobody is blocked in it.
         let _ = self.0.shutdown(Shutdown::Both);
     }
+}
+
+/// The operating system takes zero for ever.
+fn at_least_a_moment(timeout: Duration) -> Duration {
+    timeout.max(Duration::from_millis(1))
 }
 
 /// Whether a read or write failed for lack of time or room, and may be tried again.

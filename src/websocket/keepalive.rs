@@ -41,6 +41,15 @@ impl Keepalive {
         }
     }
 
+    /// There will be no more alarms.
+    pub(crate) fn stop(&mut self) {
+        *self = Keepalive {
+            // The read half keeps its time-out: what it returns then is no alarm.
+            armed: self.armed,
+            ..Keepalive::new(None, None)
+        };
+    }
+
     /// Reads, for no longer than until the next alarm.
     pub(crate) fn watch(
         &mut self,

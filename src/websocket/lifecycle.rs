@@ -148,11 +148,12 @@ impl Lifecycle {
 
     // Waiting. `None` when the deadline comes first.
 
-    /// Until ready, or closed: then with the end.
+    /// Until it has been ready, or closed without: then with the end.
     pub(crate) fn wait_ready(&self, deadline: Option<Instant>) -> Option<Result<(), End>> {
         self.wait(deadline, |state| match &state.end {
+            _ if state.was_ready => Some(Ok(())),
             Some(end) => state.announced.then(|| Err(end.clone())),
-            None => state.was_ready.then_some(Ok(())),
+            None => None,
         })
     }
 

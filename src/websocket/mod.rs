@@ -306,8 +306,10 @@ impl Websocket {
     ///
     /// The writer thread takes from it as fast as the network takes the messages. Messages that were
     /// put directly are sent first. What has been taken from a source is sent, even if the source is
-    /// replaced or stopped; what has not stays in it. When the source ends, it is let go of. Once the
-    /// connection is closing, a source is not taken; returns whether it was.
+    /// replaced or stopped; what has not stays in it. When the source ends, it is let go of; so it is,
+    /// with what is in it, when either side closes the connection. (To send on all that another
+    /// connection received, closing included, use [`subscribe_to`](Self::subscribe_to) there.) Once
+    /// the connection is closing, a source is not taken; returns whether it was.
     #[doc(alias = "putSubscription")]
     pub fn put_subscription(&self, source: impl Into<Source<Message>>) -> bool {
         self.shared().outbox.consumer().put_subscription(source)
@@ -372,12 +374,12 @@ impl Websocket {
         }
     }
 
-    /// Waits until the connection is ready: RTCBot's `await ws.onReady()`. Bounded by
+    /// Waits until the connection is ready, or has been: RTCBot's `await ws.onReady()`. Bounded by
     /// [`connect_timeout`](Options::connect_timeout).
     ///
     /// # Errors
     ///
-    /// The reason it ended, if it has; [`Error::OwnThread`] when called from a [`Sink`].
+    /// Why it ended without ever being ready; [`Error::OwnThread`] when called from a [`Sink`].
     pub fn wait_ready(&self) -> Result<()> {
         self.wait_ready_until(None)
     }

@@ -196,7 +196,8 @@ pub(crate) enum Wait {
 pub(crate) enum Progress {
     /// All there was has been written.
     Drained,
-    /// The socket takes no more just now.
+    /// The socket takes no more just now; with [`Wait::Yes`], it has taken nothing for as long as it
+    /// may.
     Blocked,
     /// The Close frame has been written: there is nothing more to do.
     Closed,

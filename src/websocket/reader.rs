@@ -10,6 +10,7 @@ use tungstenite::error::{CapacityError, ProtocolError};
 use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext};
 
 use super::keepalive::{Alarm, Keepalive};
+use super::lifecycle::Phase;
 use super::outbox::Pen;
 use super::shared::{Ends, Facts, Shared};
 use super::writer;
@@ -132,13 +133,18 @@ enum Ending {
 impl Stage {
     fn run(&mut self, shared: &Arc<Shared>, opened: Opened, inbox: Inbox<Message>) {
         let Opened {
-            transport,
+            mut transport,
             facts,
             rest,
             role,
         } = opened;
         let options = &shared.options;
         let _ = shared.facts.set(facts);
+        if let (Some(interval), Some(timeout)) = (options.ping_interval, options.ping_timeout) {
+            if let Err(error) = transport.write.set_timeout(Some(interval + timeout)) {
+                return shared.lifecycle.fail(Error::lost(error));
+            }
+        }
         let Some(on_ready) = shared.lifecycle.set_ready() else {
             return;
         };
@@ -200,6 +206,9 @@ fn read_until_the_end(
         }
         match stream.keepalive.alarm() {
             None => {}
+            // No ping follows a Close frame, and the peer may be slow to answer that: how slow, the
+            // closing's own deadline says.
+            Some(_) if shared.lifecycle.phase() == Phase::Closing => stream.keepalive.stop(),
             Some(Alarm::Ping(payload)) => shared.outbox.ping(Bytes::copy_from_slice(&payload)),
             Some(Alarm::Dead(after)) => return Ending::Dead(Error::PingTimeout { after }),
         }

@@ -105,6 +105,16 @@ impl Shared {
         self.cut();
     }
 
+    /// The peer takes nothing, not even a ping. The reader may not notice: it may itself be waiting for
+    /// room in the queue that this keeps full.
+    pub(crate) fn give_up_the_peer(&self) {
+        let after = self.options.ping_timeout.unwrap_or_default();
+        self.lifecycle.fail(Error::PingTimeout { after });
+        self.producer.hurry(Instant::now());
+        self.on(Event::Timeout);
+        self.cut();
+    }
+
     /// Ends whatever the reader and the writer wait for.
     pub(crate) fn cut(&self) {
         if let Some(cut) = self.lifecycle.cut() {

@@ -43,7 +43,11 @@ impl Drop for Done<'_> {
 fn write_until_the_end(shared: &Shared, mut pen: Box<Pen>) -> Box<Pen> {
     loop {
         match pen.write(&shared.outbox, Wait::Yes) {
-            Ok(Progress::Drained | Progress::Blocked) => pen = shared.outbox.sleep(pen),
+            Ok(Progress::Drained) => pen = shared.outbox.sleep(pen),
+            Ok(Progress::Blocked) => {
+                shared.give_up_the_peer();
+                return pen;
+            }
             Ok(Progress::Closed) => {
                 shared.on(Event::Written);
                 return pen;
