@@ -547,6 +547,25 @@ fn a_peer_that_is_slow_to_answer_the_close_frame_is_not_missed_for_its_pong() {
 }
 
 #[test]
+fn every_time_out_may_be_as_long_as_there_is() {
+    let longest = Duration::MAX;
+    let options = Options::new()
+        .connect_timeout(longest)
+        .close_timeout(longest)
+        .linger(longest)
+        .ping_interval(longest)
+        .ping_timeout(longest)
+        .clone();
+    let (client, server) = pair_with(&options, &options);
+    client.wait_ready_timeout(longest).unwrap();
+    client.put_timeout(json!(1), longest).unwrap();
+    assert_eq!(server.get_timeout(longest).unwrap(), json!(1));
+    server.close().unwrap();
+    assert!(client.get_timeout(longest).unwrap_err().is_closed());
+    client.wait_closed_timeout(longest).unwrap();
+}
+
+#[test]
 fn wait_ready_tells_of_a_connection_that_was_ready_and_has_ended() {
     let (client, server) = pair();
     server.put_nowait(json!("one thing")).unwrap();

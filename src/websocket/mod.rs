@@ -22,6 +22,7 @@ use url::Url;
 
 use self::lifecycle::{End, Phase};
 pub use self::options::Options;
+use self::options::deadline_after;
 use self::shared::Shared;
 use crate::error::{CloseFrame, Error, PutError, Result};
 use crate::message::Message;
@@ -77,7 +78,7 @@ impl Drop for Handle {
         if shared.lifecycle.phase() == Phase::Closed {
             return;
         }
-        let deadline = Instant::now() + shared.options.linger;
+        let deadline = deadline_after(shared.options.linger);
         let deadline = shared.begin_close(CloseFrame::normal(), deadline);
         let linger = {
             let shared = shared.clone();
@@ -500,7 +501,7 @@ impl Websocket {
     pub fn close_with(&self, code: u16, reason: &str) -> Result<()> {
         let frame = CloseFrame::checked(code, reason)?;
         let shared = self.shared();
-        let deadline = Instant::now() + shared.options.close_timeout;
+        let deadline = deadline_after(shared.options.close_timeout);
         let deadline = shared.begin_close(frame, deadline);
         let end = match self.wait_closed_until(Some(deadline)) {
             Err(Error::Timeout) => {

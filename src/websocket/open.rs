@@ -10,6 +10,7 @@ use tungstenite::client::IntoClientRequest;
 use tungstenite::protocol::Role as WireRole;
 use url::Url;
 
+use super::options::deadline_after;
 use super::reader::Opened;
 use super::shared::{Facts, Shared};
 use crate::error::{Error, Result};
@@ -37,7 +38,7 @@ pub(crate) fn client_request(
 }
 
 pub(crate) fn as_client(shared: &Shared, url: &Url, request: HttpRequest<()>) -> Result<Opened> {
-    let deadline = Instant::now() + shared.options.connect_timeout;
+    let deadline = deadline_after(shared.options.connect_timeout);
     dial(shared, url, request, deadline).map_err(|failure| match failure {
         Failure::Failed(error) => error,
         Failure::TimedOut(stage) => Error::ConnectTimeout {

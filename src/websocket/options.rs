@@ -1,6 +1,6 @@
 //! Every setting, its unit and its default.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderName, HeaderValue};
 
@@ -218,6 +218,12 @@ impl Options {
         }
         Ok(headers)
     }
+}
+
+/// The moment when a time that begins now is over, however long it is.
+pub(crate) fn deadline_after(timeout: Duration) -> Instant {
+    const AN_AGE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    Instant::now() + timeout.min(AN_AGE)
 }
 
 fn is_of_the_handshake(name: &HeaderName) -> bool {

@@ -11,6 +11,7 @@ use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext}
 
 use super::keepalive::{Alarm, Keepalive};
 use super::lifecycle::Phase;
+use super::options::deadline_after;
 use super::outbox::Pen;
 use super::shared::{Ends, Facts, Shared};
 use super::writer;
@@ -141,7 +142,10 @@ impl Stage {
         let options = &shared.options;
         let _ = shared.facts.set(facts);
         if let (Some(interval), Some(timeout)) = (options.ping_interval, options.ping_timeout) {
-            if let Err(error) = transport.write.set_timeout(Some(interval + timeout)) {
+            if let Err(error) = transport
+                .write
+                .set_timeout(Some(interval.saturating_add(timeout)))
+            {
                 return shared.lifecycle.fail(Error::lost(error));
             }
         }
@@ -254,7 +258,7 @@ fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
             if already_sent {
                 wait = wait.min(LAST_WAIT);
             }
-            discard(&mut *half, Instant::now() + wait);
+            discard(&mut *half, deadline_after(wait));
         }
         Ending::Violation(code, error) => {
             log::debug!("{}: {error}", shared.name);
@@ -269,7 +273,7 @@ fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
             }));
             // Closing the socket with bytes unread would reset the connection, and the peer might
             // not see why.
-            discard(&mut *half, Instant::now() + wait.min(LAST_WAIT));
+            discard(&mut *half, deadline_after(wait.min(LAST_WAIT)));
         }
         Ending::Lost(error) => shared.lifecycle.lose(error),
         Ending::Dead(error) => {
@@ -278,7 +282,7 @@ fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
         }
     }
     shared.on(Event::ReadEnded);
-    let deadline = Instant::now() + shared.options.close_timeout;
+    let deadline = deadline_after(shared.options.close_timeout);
     let deadline = shared.lifecycle.set_deadline(deadline);
     shared.lifecycle.wait_cut(deadline);
 }

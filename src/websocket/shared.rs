@@ -6,7 +6,7 @@ use std::thread::{self, ThreadId};
 use std::time::Instant;
 
 use super::lifecycle::Lifecycle;
-use super::options::Options;
+use super::options::{Options, deadline_after};
 use super::outbox::Outbox;
 use crate::error::{CloseFrame, Error};
 use crate::message::Message;
@@ -130,7 +130,7 @@ impl Shared {
         };
         log::debug!("{}: cannot write: {error}", self.name);
         self.lifecycle.lose(error);
-        let deadline = Instant::now() + self.options.close_timeout;
+        let deadline = deadline_after(self.options.close_timeout);
         let deadline = self.lifecycle.set_deadline(deadline);
         self.producer.hurry(deadline);
         self.outbox.consumer().close();
