@@ -1,17 +1,16 @@
-//! Direct puts and a replaceable source, as one stream.
+//! Direct puts and a replaceable source, as one stream: the giving side.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
-use parking_lot::Mutex;
+use crossbeam_channel::Receiver;
 
-use super::room::Room;
+use super::desk::Desk;
+use super::inbox::Inbox;
 use super::sink::{Patience, Sink};
 use super::subscription::Subscription;
-use crate::error::{Error, PutError, Result};
+use crate::error::PutError;
 
 /// What takes items: puts, and one source at a time. Clones are handles to the same consumer.
 ///
@@ -23,37 +22,11 @@ pub struct Consumer<T> {
     desk: Arc<Desk<T>>,
 }
 
-/// The using side of a [`Consumer`]; there is one. Dropping it closes the consumer.
-pub struct Inbox<T> {
-    desk: Arc<Desk<T>>,
-    taken: VecDeque<T>,
-}
-
 /// What a [`Consumer`] reads from: a [`Subscription`], or a crossbeam [`Receiver`].
 ///
 /// Made by `into()`; see [`Consumer::put_subscription`].
 #[derive(Debug, Clone)]
 pub struct Source<T>(Subscription<T>);
-
-struct Desk<T> {
-    /// Held to change the queue or the source, or to take from them without waiting. No user code
-    /// is called, nothing is sent and no source is dropped under it.
-    state: Mutex<State<T>>,
-    room: Room,
-    /// Wakes the inbox's owner.
-    wake: (Sender<()>, Receiver<()>),
-    limit: usize,
-    weigh: fn(&T) -> usize,
-}
-
-struct State<T> {
-    queue: VecDeque<T>,
-    weight: usize,
-    source: Option<Subscription<T>>,
-    /// The inbox's owner waits, or is about to, and has to be woken.
-    waiting: bool,
-    closed: bool,
-}
 
 /// What a push has left to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,10 +36,6 @@ pub(crate) enum Pushed {
     /// The inbox's owner has to be woken.
     Unnoticed,
 }
-
-/// How many items, and how much weight, is taken from the queue at a time.
-const BATCH_ITEMS: usize = 128;
-const BATCH_WEIGHT: usize = 128 << 10;
 
 impl<T: Send + 'static> Consumer<T> {
     /// A consumer with room for `capacity` items, and the end that uses them up.
@@ -78,23 +47,8 @@ impl<T: Send + 'static> Consumer<T> {
     /// A consumer whose items together may weigh `limit`. One that is heavier is taken when nothing
     /// else is queued.
     pub fn with_weight(limit: usize, weigh: fn(&T) -> usize) -> (Consumer<T>, Inbox<T>) {
-        let desk = Arc::new(Desk {
-            state: Mutex::new(State {
-                queue: VecDeque::new(),
-                weight: 0,
-                source: None,
-                waiting: false,
-                closed: false,
-            }),
-            room: Room::new(),
-            wake: bounded(1),
-            limit,
-            weigh,
-        });
-        let inbox = Inbox {
-            desk: desk.clone(),
-            taken: VecDeque::new(),
-        };
+        let desk = Desk::new(limit, weigh);
+        let inbox = Inbox::new(desk.clone());
         (Consumer { desk }, inbox)
     }
 
@@ -257,159 +211,12 @@ impl<T: Send + 'static> Consumer<T> {
 
     /// Waits until there is something for the inbox, [`wake`](Self::wake) is called, or the consumer is closed.
     pub(crate) fn wait(&self) {
-        wait(&self.desk, None);
+        self.desk.wait(None);
     }
 
     /// Waits for [`wake`](Self::wake) alone.
     pub(crate) fn wait_for_wake(&self) {
         let _ = self.desk.wake.1.recv();
-    }
-}
-
-/// Waits until there is something to take, or somebody wakes the owner; `false` at the deadline.
-fn wait<T>(desk: &Desk<T>, deadline: Option<Instant>) -> bool {
-    let source = {
-        let mut state = desk.state.lock();
-        // `close` need not be looked for: it wakes, and a wake-up is kept until it is noticed.
-        if !state.queue.is_empty() {
-            return true;
-        }
-        state.waiting = true;
-        state.source.clone()
-    };
-    let in_time = match &source {
-        None => match deadline {
-            None => desk.wake.1.recv().is_ok(),
-            Some(deadline) => desk.wake.1.recv_deadline(deadline).is_ok(),
-        },
-        Some(source) => {
-            let mut select = Select::new();
-            let wake = select.recv(&desk.wake.1);
-            select.recv(source.receiver());
-            let ready = match deadline {
-                None => Some(select.ready()),
-                Some(deadline) => select.ready_deadline(deadline).ok(),
-            };
-            if ready == Some(wake) {
-                let _ = desk.wake.1.try_recv();
-            }
-            ready.is_some()
-        }
-    };
-    desk.state.lock().waiting = false;
-    in_time
-}
-
-impl<T: Send + 'static> Inbox<T> {
-    /// Takes the next item, waiting for it.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Ended`] when the consumer was closed and nothing is queued any more.
-    pub fn get(&mut self) -> Result<T> {
-        self.get_deadline(None)
-    }
-
-    /// Takes the next item, waiting for at most `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Timeout`] when the time is over, else as [`get`](Self::get).
-    pub fn get_timeout(&mut self, timeout: Duration) -> Result<T> {
-        self.get_deadline(Instant::now().checked_add(timeout))
-    }
-
-    /// Takes the next item if one is there; never waits.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Empty`] when none is there, else as [`get`](Self::get).
-    pub fn try_get(&mut self) -> Result<T> {
-        if let Some(item) = self.take() {
-            return Ok(item);
-        }
-        // Closed, and nothing is left: a put that was accepted before is in the queue by now.
-        let closed = self.desk.state.lock().closed;
-        match self.take() {
-            Some(item) => Ok(item),
-            None if closed => Err(Error::Ended),
-            None => Err(Error::Empty),
-        }
-    }
-
-    fn get_deadline(&mut self, deadline: Option<Instant>) -> Result<T> {
-        loop {
-            match self.try_get() {
-                Err(Error::Empty) => {}
-                other => return other,
-            }
-            if !wait(&self.desk, deadline) {
-                return Err(Error::Timeout);
-            }
-        }
-    }
-
-    /// The next item that can be had without waiting: of those that were put, else of the source.
-    pub(crate) fn take(&mut self) -> Option<T> {
-        if self.taken.is_empty() {
-            self.fill();
-        }
-        self.taken.pop_front()
-    }
-
-    /// How many items have been taken from the queue and are still in here.
-    pub(crate) fn in_hand(&self) -> usize {
-        self.taken.len()
-    }
-
-    fn fill(&mut self) {
-        let desk = &*self.desk;
-        let mut over = None;
-        let mut made_room = false;
-        {
-            let mut state = desk.state.lock();
-            let mut weight = 0;
-            while self.taken.len() < BATCH_ITEMS && weight < BATCH_WEIGHT {
-                let Some(item) = state.queue.pop_front() else {
-                    break;
-                };
-                weight += (desk.weigh)(&item);
-                self.taken.push_back(item);
-                made_room = true;
-            }
-            state.weight -= weight;
-            // Under the lock, so that nothing more is taken from a source that was stopped.
-            while self.taken.len() < BATCH_ITEMS && weight < BATCH_WEIGHT {
-                match state
-                    .source
-                    .as_ref()
-                    .map(|source| source.receiver().try_recv())
-                {
-                    Some(Ok(item)) => {
-                        weight += (desk.weigh)(&item);
-                        self.taken.push_back(item);
-                    }
-                    Some(Err(TryRecvError::Disconnected)) => over = state.source.take(),
-                    Some(Err(TryRecvError::Empty)) | None => break,
-                }
-            }
-        }
-        drop(over);
-        if made_room {
-            desk.room.made();
-        }
-    }
-}
-
-impl<T> Drop for Inbox<T> {
-    fn drop(&mut self) {
-        let (_queue, _source) = {
-            let mut state = self.desk.state.lock();
-            state.closed = true;
-            state.weight = 0;
-            (std::mem::take(&mut state.queue), state.source.take())
-        };
-        self.desk.room.made();
     }
 }
 
@@ -489,11 +296,5 @@ impl<T> fmt::Debug for Consumer<T> {
             .field("len", &state.queue.len())
             .field("closed", &state.closed)
             .finish_non_exhaustive()
-    }
-}
-
-impl<T> fmt::Debug for Inbox<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inbox").finish_non_exhaustive()
     }
 }

@@ -22,16 +22,23 @@
 //! Nothing in here knows what a network is.
 
 mod consumer;
+mod desk;
 mod dispatch;
+mod inbox;
 mod limit;
 mod producer;
+mod publisher;
+mod relay;
 mod room;
+mod roster;
 mod sink;
 mod subscription;
 mod workers;
 
-pub use consumer::{Consumer, Inbox, Source};
-pub use producer::{Producer, Publisher};
+pub use consumer::{Consumer, Source};
+pub use inbox::Inbox;
+pub use producer::Producer;
+pub use publisher::Publisher;
 pub use sink::{Patience, Sink};
 pub use subscription::{Queue, Subscription, SubscriptionId};
 

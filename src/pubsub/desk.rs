@@ -1,0 +1,83 @@
+//! Where a consumer's items wait: between those who put and the one who uses up.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Select, Sender, bounded};
+use parking_lot::Mutex;
+
+use super::room::Room;
+use super::subscription::Subscription;
+
+pub(super) struct Desk<T> {
+    /// Held to change the queue or the source, or to take from them without waiting. No user code
+    /// is called, nothing is sent and no source is dropped under it.
+    pub(super) state: Mutex<State<T>>,
+    pub(super) room: Room,
+    /// Wakes the inbox's owner.
+    pub(super) wake: (Sender<()>, Receiver<()>),
+    pub(super) limit: usize,
+    pub(super) weigh: fn(&T) -> usize,
+}
+
+pub(super) struct State<T> {
+    pub(super) queue: VecDeque<T>,
+    pub(super) weight: usize,
+    pub(super) source: Option<Subscription<T>>,
+    /// The inbox's owner waits, or is about to, and has to be woken.
+    pub(super) waiting: bool,
+    pub(super) closed: bool,
+}
+
+impl<T> Desk<T> {
+    pub(super) fn new(limit: usize, weigh: fn(&T) -> usize) -> Arc<Self> {
+        Arc::new(Desk {
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                weight: 0,
+                source: None,
+                waiting: false,
+                closed: false,
+            }),
+            room: Room::new(),
+            wake: bounded(1),
+            limit,
+            weigh,
+        })
+    }
+
+    /// Waits until there is something to take, or somebody wakes the owner; `false` at the deadline.
+    pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
+        let source = {
+            let mut state = self.state.lock();
+            // `close` need not be looked for: it wakes, and a wake-up is kept until it is noticed.
+            if !state.queue.is_empty() {
+                return true;
+            }
+            state.waiting = true;
+            state.source.clone()
+        };
+        let in_time = match &source {
+            None => match deadline {
+                None => self.wake.1.recv().is_ok(),
+                Some(deadline) => self.wake.1.recv_deadline(deadline).is_ok(),
+            },
+            Some(source) => {
+                let mut select = Select::new();
+                let wake = select.recv(&self.wake.1);
+                select.recv(source.receiver());
+                let ready = match deadline {
+                    None => Some(select.ready()),
+                    Some(deadline) => select.ready_deadline(deadline).ok(),
+                };
+                if ready == Some(wake) {
+                    let _ = self.wake.1.try_recv();
+                }
+                ready.is_some()
+            }
+        };
+        self.state.lock().waiting = false;
+        in_time
+    }
+}

@@ -1,0 +1,147 @@
+//! Direct puts and a replaceable source, as one stream: the using side.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::TryRecvError;
+
+use super::desk::Desk;
+use crate::error::{Error, Result};
+
+/// How many items, and how much weight, is taken from the queue at a time.
+const BATCH_ITEMS: usize = 128;
+const BATCH_WEIGHT: usize = 128 << 10;
+
+/// The using side of a [`Consumer`](super::Consumer); there is one. Dropping it closes the consumer.
+pub struct Inbox<T> {
+    desk: Arc<Desk<T>>,
+    taken: VecDeque<T>,
+}
+
+impl<T: Send + 'static> Inbox<T> {
+    pub(super) fn new(desk: Arc<Desk<T>>) -> Self {
+        Inbox {
+            desk,
+            taken: VecDeque::new(),
+        }
+    }
+
+    /// Takes the next item, waiting for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`] when the consumer was closed and nothing is queued any more.
+    pub fn get(&mut self) -> Result<T> {
+        self.get_deadline(None)
+    }
+
+    /// Takes the next item, waiting for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] when the time is over, else as [`get`](Self::get).
+    pub fn get_timeout(&mut self, timeout: Duration) -> Result<T> {
+        self.get_deadline(Instant::now().checked_add(timeout))
+    }
+
+    /// Takes the next item if one is there; never waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Empty`] when none is there, else as [`get`](Self::get).
+    pub fn try_get(&mut self) -> Result<T> {
+        if let Some(item) = self.take() {
+            return Ok(item);
+        }
+        // Closed, and nothing is left: a put that was accepted before is in the queue by now.
+        let closed = self.desk.state.lock().closed;
+        match self.take() {
+            Some(item) => Ok(item),
+            None if closed => Err(Error::Ended),
+            None => Err(Error::Empty),
+        }
+    }
+
+    fn get_deadline(&mut self, deadline: Option<Instant>) -> Result<T> {
+        loop {
+            match self.try_get() {
+                Err(Error::Empty) => {}
+                other => return other,
+            }
+            if !self.desk.wait(deadline) {
+                return Err(Error::Timeout);
+            }
+        }
+    }
+
+    /// The next item that can be had without waiting: of those that were put, else of the source.
+    pub(crate) fn take(&mut self) -> Option<T> {
+        if self.taken.is_empty() {
+            self.fill();
+        }
+        self.taken.pop_front()
+    }
+
+    /// How many items have been taken from the queue and are still in here.
+    pub(crate) fn in_hand(&self) -> usize {
+        self.taken.len()
+    }
+
+    fn fill(&mut self) {
+        let desk = &*self.desk;
+        let mut over = None;
+        let mut made_room = false;
+        {
+            let mut state = desk.state.lock();
+            let mut weight = 0;
+            while self.taken.len() < BATCH_ITEMS && weight < BATCH_WEIGHT {
+                let Some(item) = state.queue.pop_front() else {
+                    break;
+                };
+                weight += (desk.weigh)(&item);
+                self.taken.push_back(item);
+                made_room = true;
+            }
+            state.weight -= weight;
+            // Under the lock, so that nothing more is taken from a source that was stopped.
+            while self.taken.len() < BATCH_ITEMS && weight < BATCH_WEIGHT {
+                match state
+                    .source
+                    .as_ref()
+                    .map(|source| source.receiver().try_recv())
+                {
+                    Some(Ok(item)) => {
+                        weight += (desk.weigh)(&item);
+                        self.taken.push_back(item);
+                    }
+                    Some(Err(TryRecvError::Disconnected)) => over = state.source.take(),
+                    Some(Err(TryRecvError::Empty)) | None => break,
+                }
+            }
+        }
+        drop(over);
+        if made_room {
+            desk.room.made();
+        }
+    }
+}
+
+impl<T> Drop for Inbox<T> {
+    fn drop(&mut self) {
+        let (_queue, _source) = {
+            let mut state = self.desk.state.lock();
+            state.closed = true;
+            state.weight = 0;
+            (std::mem::take(&mut state.queue), state.source.take())
+        };
+        self.desk.room.made();
+    }
+}
+
+impl<T> fmt::Debug for Inbox<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbox").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,209 @@
+//! The emitting side of a producer.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::roster::{Entries, Entry, Roster};
+use super::sink::Patience;
+use super::subscription::SubscriptionId;
+use crate::error::{Error, PutError};
+
+/// How many items are kept for the first consumer.
+const EARLY_ITEMS: usize = 1024;
+/// How much they may weigh together (for a `Websocket`: bytes of payload).
+const EARLY_WEIGHT: usize = 4 << 20;
+
+/// The emitting side of a [`Producer`](super::Producer); there is one. Dropping it ends the producer.
+pub struct Publisher<T: Clone + Send + 'static> {
+    roster: Arc<Roster<T>>,
+    /// The entries as of version `seen`. Not held while the owner waits for its own input (see
+    /// [`rest`](Publisher::rest)): an entry that was removed has to be dropped, for its queue to disconnect.
+    snapshot: Option<Entries<T>>,
+    seen: u64,
+    /// Those that were full, with the item they have yet to get.
+    blocked: VecDeque<(Arc<Entry<T>>, T)>,
+    gone: Vec<SubscriptionId>,
+}
+
+impl<T: Clone + Send + 'static> Publisher<T> {
+    pub(super) fn new(roster: Arc<Roster<T>>) -> Self {
+        Publisher {
+            roster,
+            snapshot: None,
+            seen: 0,
+            blocked: VecDeque::new(),
+            gone: Vec::new(),
+        }
+    }
+
+    /// Gives the item to all who have subscribed, waiting for those whose queue blocks.
+    pub fn put(&mut self, item: T) {
+        self.put_in_batch(item);
+        self.rest();
+    }
+
+    /// Ends the producer: who has taken all that is queued is told `reason`.
+    pub fn end(self, reason: Error) {
+        let _ = self.roster.end.set(reason);
+        // The rest is done by drop.
+    }
+
+    /// As [`put`](Self::put), for a publisher that calls [`rest`](Self::rest) before it waits for its own input.
+    pub(crate) fn put_in_batch(&mut self, item: T) {
+        if self.roster.paused.load(Ordering::Relaxed) {
+            self.wait_until_resumed();
+        }
+        let Some(entries) = self.refresh() else {
+            return self.keep(item);
+        };
+        let last = entries.len() - 1;
+        for entry in &entries[..last] {
+            self.offer(entry, item.clone());
+        }
+        self.offer(&entries[last], item);
+        self.snapshot = Some(entries);
+        if !self.blocked.is_empty() {
+            self.wait_for_the_full();
+        }
+        for id in self.gone.drain(..) {
+            self.roster.remove(id);
+        }
+    }
+
+    /// Lets go of the subscribers, so that who is removed meanwhile is dropped at once.
+    pub(crate) fn rest(&mut self) {
+        self.snapshot = None;
+    }
+
+    /// The entries as they are now, taken out of `self.snapshot`; `None` when there are none.
+    fn refresh(&mut self) -> Option<Entries<T>> {
+        let version = self.roster.version.load(Ordering::Acquire);
+        let entries = match self.snapshot.take() {
+            Some(entries) if self.seen == version => entries,
+            _ => {
+                let state = self.roster.state.lock();
+                // Under the lock the version cannot change.
+                self.seen = self.roster.version.load(Ordering::Acquire);
+                state.entries.clone()
+            }
+        };
+        (!entries.is_empty()).then_some(entries)
+    }
+
+    fn offer(&mut self, entry: &Arc<Entry<T>>, item: T) {
+        match entry.put_nowait(item, &self.roster.dropped) {
+            Ok(()) => {}
+            Err(PutError::Full(item)) => self.blocked.push_back((entry.clone(), item)),
+            Err(PutError::Closed(_)) => self.gone.push(entry.id),
+        }
+    }
+
+    /// Keeps an item for the first consumer, if there has been none.
+    fn keep(&mut self, item: T) {
+        let weigh = self.roster.weigh;
+        let mut old = Vec::new();
+        let mut state = self.roster.state.lock();
+        if !state.entries.is_empty() {
+            // Somebody has just subscribed.
+            drop(state);
+            return self.put_in_batch(item);
+        }
+        if state.attached {
+            return;
+        }
+        state.early_weight += weigh(&item);
+        state.early.push_back(item);
+        while state.early.len() > EARLY_ITEMS
+            || (state.early_weight > EARLY_WEIGHT && state.early.len() > 1)
+        {
+            let Some(item) = state.early.pop_front() else {
+                break;
+            };
+            state.early_weight -= weigh(&item);
+            old.push(item);
+        }
+        drop(state);
+        if !old.is_empty() {
+            let before = self
+                .roster
+                .dropped
+                .fetch_add(old.len() as u64, Ordering::Relaxed);
+            if before == 0 {
+                log::warn!("nothing has subscribed: the oldest of the kept messages are dropped");
+            }
+        }
+    }
+
+    fn wait_until_resumed(&mut self) {
+        self.rest();
+        while self.roster.paused.load(Ordering::SeqCst) {
+            let until = self.roster.state.lock().patience;
+            let nudge = &self.roster.nudge.1;
+            match until {
+                None => drop(nudge.recv()),
+                Some(until) if Instant::now() >= until => return,
+                Some(until) => drop(nudge.recv_deadline(until)),
+            }
+        }
+    }
+
+    /// Hands the item over to those who were full, waiting for each as long as there is patience.
+    fn wait_for_the_full(&mut self) {
+        self.rest();
+        while let Some((entry, mut item)) = self.blocked.pop_front() {
+            loop {
+                if entry.removed.load(Ordering::Acquire) {
+                    break;
+                }
+                let until = self.roster.state.lock().patience;
+                let over = until.is_some_and(|until| Instant::now() >= until);
+                let patience = Patience::new(&self.roster.nudge.1, until);
+                let put = if over {
+                    entry.put_nowait(item, &self.roster.dropped)
+                } else {
+                    entry.put(item, &patience)
+                };
+                item = match put {
+                    Ok(()) => break,
+                    Err(PutError::Full(item)) if patience.used() => item,
+                    Err(PutError::Full(_)) => {
+                        entry.count_dropped(&self.roster.dropped);
+                        break;
+                    }
+                    Err(PutError::Closed(_)) => {
+                        self.gone.push(entry.id);
+                        break;
+                    }
+                };
+                // Who was removed during the wait must not be kept alive by the next.
+                self.blocked
+                    .retain(|(entry, _)| !entry.removed.load(Ordering::Acquire));
+            }
+        }
+    }
+}
+
+impl<T: Clone + Send + 'static> Drop for Publisher<T> {
+    fn drop(&mut self) {
+        self.snapshot = None;
+        self.blocked.clear();
+        let _ = self.roster.end.set(Error::Ended);
+        let entries = {
+            let mut state = self.roster.state.lock();
+            state.ended = true;
+            self.roster.changed();
+            std::mem::replace(&mut state.entries, Arc::new([]))
+        };
+        drop(entries);
+        self.roster.dispatcher.end();
+    }
+}
+
+impl<T: Clone + Send + 'static> fmt::Debug for Publisher<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").finish_non_exhaustive()
+    }
+}

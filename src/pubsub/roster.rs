@@ -1,0 +1,235 @@
+//! Who has subscribed to a producer, and what each of them is fed by.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+use parking_lot::Mutex;
+
+use super::dispatch::{Dispatcher, guarded};
+use super::sink::{Patience, Sink};
+use super::subscription::{End, Queue, Subscription, SubscriptionId};
+use crate::error::PutError;
+
+/// How many items wait for a relay thread before the publisher pauses.
+const RELAY: usize = 1024;
+
+pub(super) type Entries<T> = Arc<[Arc<Entry<T>>]>;
+
+/// Who has subscribed; shared by producer, publisher and, weakly, the subscriptions.
+pub(super) struct Roster<T> {
+    /// Counts the changes of `State::entries`, so that the publisher sees one without a lock.
+    pub(super) version: AtomicU64,
+    pub(super) paused: AtomicBool,
+    /// Held to read or change the roster. No user code is called and nothing of the user's is
+    /// dropped under it.
+    pub(super) state: Mutex<State<T>>,
+    /// Held while the default subscription is made, so that two threads' first `get`s share it.
+    /// `state` may be locked under it, never the other way round.
+    pub(super) default: Mutex<Option<Subscription<T>>>,
+    /// Tells a waiting publisher to look again.
+    pub(super) nudge: (Sender<()>, Receiver<()>),
+    pub(super) end: End,
+    pub(super) dispatcher: Dispatcher<T>,
+    pub(super) queue: Queue,
+    pub(super) weigh: fn(&T) -> usize,
+    pub(super) dropped: AtomicU64,
+}
+
+pub(super) struct State<T> {
+    pub(super) entries: Entries<T>,
+    pub(super) early: VecDeque<T>,
+    pub(super) early_weight: usize,
+    /// Whether anything has ever subscribed: from then on, nothing is kept.
+    pub(super) attached: bool,
+    pub(super) ended: bool,
+    /// Until when the publisher waits for full queues; `None` is for ever.
+    pub(super) patience: Option<Instant>,
+}
+
+/// One subscription, sink or callback.
+pub(super) struct Entry<T> {
+    pub(super) id: SubscriptionId,
+    pub(super) outlet: Outlet<T>,
+    pub(super) removed: Arc<AtomicBool>,
+    pub(super) dropped: AtomicBool,
+}
+
+pub(super) enum Outlet<T> {
+    Queue(Sender<T>),
+    /// The receiver is for making room.
+    Ring(Sender<T>, Receiver<T>),
+    Sink(Box<dyn Sink<T>>),
+    /// As `Queue`; a thread takes from it for a sink that was full when it subscribed.
+    Relay(Sender<T>, #[allow(dead_code)] Sender<()>),
+}
+
+impl<T: Send + 'static> Roster<T> {
+    pub(super) fn new(queue: Queue, weigh: fn(&T) -> usize) -> Arc<Self> {
+        Arc::new(Roster {
+            version: AtomicU64::new(1),
+            paused: AtomicBool::new(false),
+            state: Mutex::new(State {
+                entries: Arc::new([]),
+                early: VecDeque::new(),
+                early_weight: 0,
+                attached: false,
+                ended: false,
+                patience: None,
+            }),
+            default: Mutex::new(None),
+            nudge: bounded(1),
+            end: End::default(),
+            dispatcher: Dispatcher::new(),
+            queue,
+            weigh,
+            dropped: AtomicU64::new(0),
+        })
+    }
+}
+
+impl<T> Roster<T> {
+    /// Adds an entry, unless the producer has ended; returns what has to be dropped outside the lock.
+    #[must_use]
+    pub(super) fn insert(
+        &self,
+        state: &mut State<T>,
+        entry: Entry<T>,
+    ) -> (Option<Entry<T>>, Entries<T>) {
+        state.attached = true;
+        if state.ended {
+            return (Some(entry), state.entries.clone());
+        }
+        let grown = state.entries.iter().cloned().chain([Arc::new(entry)]);
+        let grown = grown.collect();
+        self.changed();
+        (None, std::mem::replace(&mut state.entries, grown))
+    }
+
+    pub(super) fn remove(&self, id: SubscriptionId) -> bool {
+        let (entry, _old) = {
+            let mut state = self.state.lock();
+            let Some(entry) = state.entries.iter().find(|entry| entry.id == id).cloned() else {
+                return false;
+            };
+            let rest = state.entries.iter().filter(|entry| entry.id != id);
+            let rest = rest.cloned().collect();
+            self.changed();
+            (entry, std::mem::replace(&mut state.entries, rest))
+        };
+        entry.removed.store(true, Ordering::Release);
+        self.nudge();
+        true
+    }
+
+    /// To be called with the lock held.
+    pub(super) fn changed(&self) {
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn nudge(&self) {
+        let _ = self.nudge.0.try_send(());
+    }
+}
+
+impl<T> State<T> {
+    pub(super) fn take_early(&mut self) -> VecDeque<T> {
+        self.attached = true;
+        self.early_weight = 0;
+        std::mem::take(&mut self.early)
+    }
+}
+
+/// A channel for `queue` that holds what came early.
+pub(super) fn open_queue<T>(queue: Queue, early: VecDeque<T>) -> (Outlet<T>, Receiver<T>) {
+    let (sender, receiver) = match queue {
+        // Early items are not dropped for the sake of a short queue: it starts out longer.
+        Queue::Block(n) => bounded(n.max(early.len())),
+        Queue::DropOldest(n) => bounded(n.max(1)),
+        Queue::Latest => bounded(1),
+        Queue::Unbounded => unbounded(),
+    };
+    let ring = matches!(queue, Queue::DropOldest(_) | Queue::Latest);
+    let skip = match sender.capacity() {
+        Some(capacity) if ring => early.len().saturating_sub(capacity),
+        _ => 0,
+    };
+    for item in early.into_iter().skip(skip) {
+        // There is room, and nobody else has the channel yet.
+        let _ = sender.try_send(item);
+    }
+    let outlet = if ring {
+        Outlet::Ring(sender, receiver.clone())
+    } else {
+        Outlet::Queue(sender)
+    };
+    (outlet, receiver)
+}
+
+/// A channel for the relay thread that holds what came early.
+pub(super) fn open_relay<T>(early: VecDeque<T>, waker: Sender<()>) -> (Outlet<T>, Receiver<T>) {
+    let (sender, receiver) = bounded(early.len().max(RELAY));
+    for item in early {
+        let _ = sender.try_send(item);
+    }
+    (Outlet::Relay(sender, waker), receiver)
+}
+
+impl<T> Entry<T> {
+    pub(super) fn new(id: SubscriptionId, outlet: Outlet<T>, removed: Arc<AtomicBool>) -> Self {
+        Entry {
+            id,
+            outlet,
+            removed,
+            dropped: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn count_dropped(&self, total: &AtomicU64) {
+        total.fetch_add(1, Ordering::Relaxed);
+        if !self.dropped.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "{:?} is full and the stream goes on: messages for it are dropped",
+                self.id
+            );
+        }
+    }
+}
+
+impl<T: Send + 'static> Entry<T> {
+    pub(super) fn put_nowait(&self, item: T, dropped: &AtomicU64) -> Result<(), PutError<T>> {
+        match &self.outlet {
+            Outlet::Queue(sender) | Outlet::Relay(sender, _) => sender.put_nowait(item),
+            Outlet::Ring(sender, receiver) => {
+                let mut item = item;
+                while let Err(TrySendError::Full(back)) = sender.try_send(item) {
+                    item = back;
+                    if receiver.try_recv().is_ok() {
+                        dropped.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                Ok(())
+            }
+            Outlet::Sink(sink) => {
+                let mut result = Ok(());
+                guarded(|| result = sink.put_nowait(item));
+                result
+            }
+        }
+    }
+
+    pub(super) fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {
+        match &self.outlet {
+            Outlet::Queue(sender) | Outlet::Relay(sender, _) => sender.put(item, patience),
+            // Never full.
+            Outlet::Ring(..) => Err(PutError::Full(item)),
+            Outlet::Sink(sink) => {
+                let mut result = Ok(());
+                guarded(|| result = sink.put(item, patience));
+                result
+            }
+        }
+    }
+}
