@@ -13,7 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a call failed, or why a connection ended.
 ///
 /// It is [`Clone`], because every waiter, every subscription and every callback of a connection is
-/// told the same reason.
+/// told the same reason. Its text is complete: [`source`](std::error::Error::source) has nothing to add.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -37,21 +37,21 @@ pub enum Error {
     },
 
     /// The host's name could not be resolved to an address.
-    #[error("cannot resolve {host:?}: {source}")]
+    #[error("cannot resolve {host:?}: {error}")]
     Resolve {
         /// The name that was looked up.
         host: String,
         /// What the resolver said.
-        source: Arc<io::Error>,
+        error: Arc<io::Error>,
     },
 
     /// None of the host's addresses took the connection.
-    #[error("cannot connect to {address}: {source}")]
+    #[error("cannot connect to {address}: {error}")]
     Connect {
         /// The address, or all of them, separated by commas.
         address: String,
         /// What the operating system said of the last one.
-        source: Arc<io::Error>,
+        error: Arc<io::Error>,
     },
 
     /// The connection was not ready within `connect_timeout`.
@@ -168,7 +168,7 @@ impl Error {
     }
 
     /// Whether this is the orderly end of a connection rather than a failure.
-    pub fn is_closed(&self) -> bool {
+    pub fn is_orderly(&self) -> bool {
         matches!(self, Error::Closed(_))
     }
 }

@@ -54,7 +54,7 @@
 //!   [`subscribe_concurrent`](Websocket::subscribe_concurrent) several at once.
 //! * [`subscribe_to`](Websocket::subscribe_to) feeds a channel, another `Websocket`, or any [`Sink`].
 //!
-//! What a slow reader means, its [`Queue`] says. By default reading pauses when 1024 messages wait,
+//! What a slow reader means, its [`Queue`] says; a forgotten one is a slow one. By default reading pauses when 1024 messages wait,
 //! and TCP holds the peer back: nothing is lost. A control loop wants [`Queue::Latest`] instead:
 //!
 //! ```
@@ -74,7 +74,10 @@
 //!         recv(orders.receiver()) -> order => match order {
 //!             Ok(order) if order == "stop" => break,
 //!             Ok(order) => println!("new order: {order}"),
-//!             Err(_) => break, // the connection has ended
+//!             Err(_) => {
+//!                 println!("the connection has ended: {}", orders.get().unwrap_err());
+//!                 break;
+//!             }
 //!         }
 //!     }
 //! }
@@ -164,7 +167,7 @@ pub use message::{Json, Message};
 pub use net::request::Request;
 pub use pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId};
 pub use server::Server;
-pub use websocket::{Options, Websocket};
+pub use websocket::{Options, WeakWebsocket, Websocket};
 
 /// The README's samples, compiled.
 #[cfg(doctest)]

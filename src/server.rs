@@ -17,6 +17,9 @@ use crate::net::request::{Request, respond};
 /// How long a client may take to send its request's head.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How many connections are accepted before those that came earlier have their turn.
+const ACCEPTS: usize = 16;
+
 /// How long accepting pauses when the system has no descriptor left.
 const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 
@@ -118,7 +121,7 @@ impl Server {
             let readable = self.wait(now, deadline);
             self.read_heads(&readable[1..]);
             if readable[0] {
-                self.accept_all();
+                self.accept_some();
             }
         }
     }
@@ -152,8 +155,8 @@ impl Server {
         }
     }
 
-    fn accept_all(&mut self) {
-        loop {
+    fn accept_some(&mut self) {
+        for _ in 0..ACCEPTS {
             match self.listener.accept() {
                 Ok((stream, peer_addr)) => {
                     if let Err(error) = stream.set_nonblocking(true) {

@@ -21,13 +21,13 @@ fn a_url_without_a_host() {
         Err(Error::InvalidUrl { .. })
     ));
     assert!(connect_error("ws://").contains("host"));
-    assert!(connect_error("/ws").contains("invalid URL"));
+    assert!(connect_error("/ws").contains("no scheme"));
 }
 
 #[test]
 fn an_unknown_scheme() {
     assert!(connect_error("ftp://localhost/").contains("\"ftp\""));
-    assert!(connect_error("localhost:80").contains("scheme"));
+    assert!(connect_error("localhost:80").contains("write ws://localhost:80"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvError, unbounded};
+use crossbeam_channel::{RecvError, bounded, unbounded};
 use rig::{
     DEADLINE, client_and_raw, eventually, is_closed_by_peer, masked_frame, pair, pair_with,
     read_close_code, server_and_bytes, within,
@@ -188,7 +188,7 @@ fn close_before_the_connection_is_ready_does_not_wait_for_it() {
     let closer = client.clone();
     within(DEADLINE, move || closer.close()).unwrap();
     assert!(client.is_closed() && client.error().is_none());
-    assert!(client.get().unwrap_err().is_closed());
+    assert!(client.get().unwrap_err().is_orderly());
     assert!(client.wait_ready().is_err());
 }
 
@@ -266,7 +266,7 @@ fn messages_that_arrive_while_closing_are_delivered() {
     // Too late for tungstenite's own rules: it answers at once. So only that answer comes.
     while raw.read().is_ok() {}
     closing.join().unwrap().unwrap();
-    assert!(subscription.get().unwrap_err().is_closed());
+    assert!(subscription.get().unwrap_err().is_orderly());
 
     let (server, mut stream) = server_and_bytes(&Options::new());
     let subscription = server.subscribe();
@@ -281,16 +281,16 @@ fn messages_that_arrive_while_closing_are_delivered() {
     );
     closing.join().unwrap().unwrap();
     assert_eq!(subscription.get().unwrap(), json!(1));
-    assert!(subscription.get().unwrap_err().is_closed());
+    assert!(subscription.get().unwrap_err().is_orderly());
 }
 
 #[test]
 fn everything_that_waits_is_woken_by_the_end() {
     let (client, server) = pair();
     let waits: Vec<Box<dyn FnOnce(Websocket) + Send>> = vec![
-        Box::new(|ws| assert!(ws.get().unwrap_err().is_closed())),
-        Box::new(|ws| assert!(ws.get_timeout(DEADLINE).unwrap_err().is_closed())),
-        Box::new(|ws| assert!(ws.subscribe().get().unwrap_err().is_closed())),
+        Box::new(|ws| assert!(ws.get().unwrap_err().is_orderly())),
+        Box::new(|ws| assert!(ws.get_timeout(DEADLINE).unwrap_err().is_orderly())),
+        Box::new(|ws| assert!(ws.subscribe().get().unwrap_err().is_orderly())),
         Box::new(|ws| assert_eq!(ws.subscribe().iter().count(), 0)),
         Box::new(|ws| ws.wait_closed().unwrap()),
         Box::new(|ws| assert!(ws.wait_error().unwrap().is_none())),
@@ -561,7 +561,7 @@ fn every_time_out_may_be_as_long_as_there_is() {
     client.put_timeout(json!(1), longest).unwrap();
     assert_eq!(server.get_timeout(longest).unwrap(), json!(1));
     server.close().unwrap();
-    assert!(client.get_timeout(longest).unwrap_err().is_closed());
+    assert!(client.get_timeout(longest).unwrap_err().is_orderly());
     client.wait_closed_timeout(longest).unwrap();
 }
 
@@ -622,4 +622,129 @@ fn a_full_subscription_is_not_held_against_the_peer() {
     drop(client);
     drop(subscription);
     echo.join().unwrap();
+}
+
+#[test]
+fn close_tells_how_much_was_not_sent_and_how_long_it_took() {
+    let options = Options::new()
+        .close_timeout(Duration::from_millis(200))
+        .linger(Duration::from_millis(100))
+        .clone();
+    let (client, _raw) = client_and_raw(&options);
+    client.put(vec![0; 15 << 20]).unwrap();
+    eventually("the writer has taken it", || {
+        client.put_nowait(vec![0; 15 << 20]).is_ok()
+    });
+    let error = client.close().unwrap_err();
+    let Error::CloseTimeout { after, unsent } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((after.as_millis(), unsent), (200, 2));
+
+    let (client, _raw) = client_and_raw(&options);
+    let subscription = client.subscribe();
+    client.put(vec![0; 15 << 20]).unwrap();
+    drop(client);
+    let error = subscription.get().unwrap_err();
+    let Error::CloseTimeout { after, unsent } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((after.as_millis(), unsent), (100, 1));
+}
+
+#[test]
+fn a_peer_that_closes_and_does_not_read_costs_one_time_out_and_is_named_so() {
+    let options = Options::new()
+        .close_timeout(Duration::from_millis(300))
+        .clone();
+    let (server, mut stream) = server_and_bytes(&options);
+    server.put(vec![0; 15 << 20]).unwrap();
+    stream.write_all(&masked_frame(0x88, b"\x03\xe8")).unwrap();
+    let error = server.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    assert!(
+        matches!(error, Error::CloseTimeout { unsent: 1, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_server_may_accept_and_close_at_once_and_the_client_sees_why() {
+    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    for _ in 0..200 {
+        let client = Websocket::connect(rig::url(&server)).unwrap();
+        let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+        within(DEADLINE, move || peer.close_with(4003, "the room is full")).unwrap();
+        client.wait_closed_timeout(DEADLINE).unwrap();
+        assert_eq!(client.received_close(), frame(4003, "the room is full"));
+    }
+}
+
+#[test]
+fn a_long_message_on_its_way_in_is_a_sign_of_life() {
+    let tick = Duration::from_millis(100);
+    let options = Options::new()
+        .ping_interval(tick)
+        .ping_timeout(tick)
+        .clone();
+    let (server, mut stream) = server_and_bytes(&options);
+    let subscription = server.subscribe();
+    let payload = vec![0; 600_000];
+    let mut bytes = [&[0x82, 0xff][..], &600_000u64.to_be_bytes(), &[0; 4]].concat();
+    bytes.extend(&payload);
+    let (_never, pace) = bounded::<()>(0);
+    let writing = thread::spawn(move || {
+        // Sixty pieces, six ping time-outs long.
+        for piece in bytes.chunks(10_000) {
+            stream.write_all(piece).unwrap();
+            let _ = pace.recv_timeout(Duration::from_millis(10));
+        }
+        stream
+    });
+    let message = subscription.get_timeout(DEADLINE).unwrap();
+    assert_eq!(message.as_bytes().unwrap().len(), payload.len());
+    writing.join().unwrap();
+}
+
+#[test]
+fn empty_messages_take_room_too() {
+    let options = Options::new()
+        .send_queue(1000)
+        .linger(Duration::ZERO)
+        .clone();
+    let (client, _raw) = client_and_raw(&options);
+    client.put(vec![0; 15 << 20]).unwrap();
+    let taken = (0..1_000_000).take_while(|_| client.put_nowait(Vec::new()).is_ok());
+    assert!(taken.count() < 1000);
+}
+
+#[test]
+fn connections_can_be_told_apart() {
+    let (client, server) = pair();
+    assert_eq!(client, client.clone());
+    assert_ne!(client, server);
+    let mut all = vec![client.clone(), server.clone()];
+    all.retain(|ws| *ws != client);
+    assert_eq!(all, [server]);
+}
+
+#[test]
+fn a_weak_handle_does_not_keep_a_connection_open() {
+    let (client, server) = pair();
+    let weak = client.downgrade();
+    let (sender, called) = unbounded();
+    client.subscribe_callback(move |_| sender.send(weak.upgrade().is_some()).unwrap());
+    server.put_nowait(json!(1)).unwrap();
+    assert_eq!(called.recv_timeout(DEADLINE), Ok(true));
+    drop(client);
+    server.wait_closed_timeout(DEADLINE).unwrap();
+}
+
+#[test]
+fn the_reason_of_the_end_is_there_for_whoever_asks() {
+    let (client, server) = pair();
+    assert!(client.end_reason().is_none());
+    server.close_with(4001, "enough").unwrap();
+    client.wait_closed_timeout(DEADLINE).unwrap();
+    assert!(is_closed_by_peer(&client.end_reason().unwrap()));
+    assert!(client.error().is_none());
 }

@@ -198,3 +198,25 @@ fn a_source_that_was_replaced_is_let_go_of() {
     consumer.put_subscription(other);
     eventually("nobody receives any more", || sender.send(1).is_err());
 }
+
+#[test]
+fn a_source_that_was_stopped_is_let_go_of_by_a_waiting_inbox() {
+    for stop in [true, false] {
+        let (consumer, mut inbox) = Consumer::new(10);
+        let using = thread::spawn(move || while inbox.get().is_ok() {});
+        let (sender, source) = bounded(1);
+        consumer.put_subscription(source);
+        sender.send(1).unwrap();
+        eventually("the source is read", || sender.is_empty());
+        if stop {
+            consumer.stop_subscription();
+        } else {
+            consumer.put(2).unwrap();
+        }
+        eventually("nobody receives any more", || {
+            sender.try_send(3).is_err_and(|e| e.is_disconnected())
+        });
+        consumer.close();
+        within(DEADLINE, move || using.join().unwrap());
+    }
+}

@@ -24,7 +24,7 @@ fn expect_all(subscription: Subscription<Message>, sender: Websocket) {
         assert_eq!(number(&subscription.get_timeout(DEADLINE).unwrap()), n);
     }
     sender.close().unwrap();
-    assert!(subscription.get_timeout(DEADLINE).unwrap_err().is_closed());
+    assert!(subscription.get_timeout(DEADLINE).unwrap_err().is_orderly());
 }
 
 #[test]

@@ -362,3 +362,110 @@ fn subscribing_to_an_ended_producer_says_so_at_once() {
         Err(RecvTimeoutError::Disconnected)
     );
 }
+
+#[test]
+fn what_comes_while_a_sink_takes_what_came_early_is_not_lost() {
+    struct Slow(
+        crossbeam_channel::Sender<i32>,
+        crossbeam_channel::Receiver<()>,
+    );
+    impl Sink<i32> for Slow {
+        fn put_nowait(&self, n: i32) -> Result<(), PutError<i32>> {
+            self.0.send(n).unwrap();
+            let _ = self.1.recv();
+            Ok(())
+        }
+    }
+    let (mut publisher, producer) = Producer::new();
+    publisher.put(1);
+    let (sender, received) = unbounded();
+    let (go, gate) = bounded(0);
+    let attaching = thread::spawn(move || producer.subscribe_to(Slow(sender, gate)));
+    assert_eq!(received.recv_timeout(DEADLINE), Ok(1));
+    publisher.put(2);
+    drop(go);
+    attaching.join().unwrap();
+    publisher.put(3);
+    assert!(received.try_iter().eq(2..4));
+}
+
+#[test]
+fn a_queue_without_capacity_works_as_a_source() {
+    let (mut publisher, producer) = Producer::new();
+    let (motor, mut inbox) = Consumer::new(16);
+    motor.put_subscription(producer.subscribe_with(Queue::Block(0)));
+    let publishing = thread::spawn(move || (0..100).for_each(|n| publisher.put(n)));
+    for n in 0..100 {
+        assert_eq!(inbox.get_timeout(DEADLINE).unwrap(), n);
+    }
+    publishing.join().unwrap();
+}
+
+#[test]
+fn a_concurrent_callback_never_waits_behind_a_blocked_one_while_a_worker_is_free() {
+    for round in 0..3000 {
+        let (mut publisher, producer) = Producer::new();
+        let (sender, handled) = unbounded();
+        let (go, gate) = bounded::<()>(1);
+        producer.subscribe_concurrent(4, move |n| {
+            match n {
+                // Ended by the call for the next item alone.
+                1 => gate
+                    .recv_timeout(DEADLINE)
+                    .expect("held back behind a blocked call"),
+                2 => go.send(()).unwrap(),
+                _ => {}
+            }
+            sender.send(n).unwrap();
+        });
+        publisher.put(0);
+        handled.recv_timeout(DEADLINE).unwrap();
+        for _ in 0..round % 500 {
+            std::hint::spin_loop();
+        }
+        publisher.put(1);
+        for _ in 0..(round * 7) % 5000 {
+            std::hint::spin_loop();
+        }
+        publisher.put(2);
+        assert_eq!(handled.iter().take(2).sum::<i32>(), 3);
+    }
+}
+
+#[test]
+fn a_panic_in_what_a_callback_owns_does_not_end_the_other_callbacks() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("when dropped, on purpose");
+        }
+    }
+    let (mut publisher, producer) = Producer::new();
+    let bomb = Bomb;
+    let id = producer.subscribe_callback(move |_: u8| {
+        let _ = &bomb;
+    });
+    let (sender, called) = unbounded();
+    producer.subscribe_callback(move |n| sender.send(n).unwrap());
+    producer.unsubscribe(id);
+    publisher.put(1);
+    assert_eq!(called.recv_timeout(DEADLINE), Ok(1));
+}
+
+#[test]
+fn a_sink_that_stays_full_keeps_no_thread_once_all_handles_are_gone() {
+    let (mut publisher, producer) = Producer::new();
+    (0..3).for_each(|n| publisher.put(n));
+    let (sender, receiver) = bounded(1);
+    let id = producer.subscribe_to(sender);
+    drop(publisher);
+    let other = producer.clone();
+    drop(producer);
+    // Still waiting for the receiver, on behalf of whoever holds the producer.
+    assert_eq!(receiver.recv_timeout(DEADLINE), Ok(0));
+    assert_eq!(receiver.recv_timeout(DEADLINE), Ok(1));
+    assert!(other.unsubscribe(id) || receiver.len() == 1);
+    drop(other);
+    let rest = within(DEADLINE, move || receiver.into_iter().count());
+    assert!(rest <= 1);
+}

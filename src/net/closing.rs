@@ -124,6 +124,10 @@ impl Closing {
         }
     }
 
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
     /// Whether closing has begun, on either side.
     pub(crate) fn has_begun(&self) -> bool {
         self.sent.is_some() || self.received.is_some()

@@ -29,6 +29,9 @@ pub(crate) fn parse_url(text: &str) -> Result<Url> {
         url: text.to_owned(),
         reason,
     };
+    if !text.contains("://") {
+        return Err(invalid(format!("it has no scheme: write ws://{text}")));
+    }
     let mut url = Url::parse(text).map_err(|error| invalid(error.to_string()))?;
     let scheme = match url.scheme() {
         "ws" | "http" => "ws",
@@ -40,7 +43,7 @@ pub(crate) fn parse_url(text: &str) -> Result<Url> {
         }
         other => {
             return Err(invalid(format!(
-                "the scheme is \"{other}\", not \"ws\", \"wss\", \"http\" or \"https\""
+                "the scheme is \"{other}\", not \"ws\" or \"http\""
             )));
         }
     };
@@ -138,7 +141,7 @@ fn resolve(
     };
     let unresolved = |source: io::Error| Error::Resolve {
         host: name.to_owned(),
-        source: Arc::new(source),
+        error: Arc::new(source),
     };
     match found {
         Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
@@ -198,7 +201,7 @@ fn race(
             if running.is_empty() {
                 return Err(Failure::Failed(Error::Connect {
                     address: list(addresses),
-                    source: Arc::new(last_error),
+                    error: Arc::new(last_error),
                 }));
             }
         }
@@ -211,6 +214,10 @@ fn race(
         };
         let stream = running.swap_remove(index);
         match socket_error(&stream).map_err(io::Error::from) {
+            // On this machine an attempt at a free port may happen to come from that very port.
+            Ok(Ok(())) if stream.local_addr().ok() == stream.peer_addr().ok() => {
+                last_error = io::ErrorKind::ConnectionRefused.into();
+            }
             Ok(Ok(())) => return Ok(stream),
             Ok(Err(error)) => last_error = error.into(),
             Err(error) => last_error = error,
@@ -273,13 +280,14 @@ mod tests {
     fn urls_that_cannot_work_are_refused_with_the_reason() {
         for (url, word) in [
             ("ws://", "host"),
-            ("//x", "relative"),
+            ("//x", "scheme"),
             ("ftp://x", "scheme"),
             ("ws://x:70000", "port"),
             ("ws://x:0", "port"),
             ("wss://x", "TLS"),
-            ("", "relative"),
+            ("", "scheme"),
             ("ws://me:secret@x", "password"),
+            ("localhost:8080", "ws://localhost:8080"),
         ] {
             let error = parse_url(url).unwrap_err().to_string();
             assert!(error.contains(word), "{url}: {error}");
@@ -314,9 +322,9 @@ mod tests {
             .unwrap();
         let cancel = Cancel::new().unwrap();
         match race(&[refusing], soon(), &cancel) {
-            Err(Failure::Failed(Error::Connect { address, source })) => {
+            Err(Failure::Failed(Error::Connect { address, error })) => {
                 assert_eq!(address, refusing.to_string());
-                assert_eq!(source.kind(), io::ErrorKind::ConnectionRefused);
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
             }
             _ => panic!(),
         }

@@ -11,7 +11,7 @@ use tungstenite::handshake::client::generate_request;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::handshake::server::create_response;
 
-use super::transport::{ReadHalf, Transport, is_timeout};
+use super::transport::{ReadHalf, Transport, WriteHalf, is_timeout};
 use crate::error::{Error, Result};
 
 /// The longest head that is read.
@@ -46,8 +46,7 @@ pub(crate) fn ask(
         .collect::<Vec<_>>();
     let (head, key) =
         generate_request(request).map_err(|error| Error::Handshake(error.to_string()))?;
-    transport.write.write_all(&head).map_err(Error::lost)?;
-    transport.write.flush().map_err(Error::lost)?;
+    write_in_time(&mut *transport.write, &head, deadline)?;
 
     let read = &mut *transport.read;
     let (response, rest) = read_response(read, deadline)?;
@@ -61,6 +60,23 @@ pub(crate) fn ask(
     verify(response.headers(), &key, &offered).map_err(|why| Error::Handshake(why.to_owned()))?;
     read.set_timeout(None).map_err(Error::lost)?;
     Ok((response, rest))
+}
+
+fn write_in_time(
+    write: &mut dyn WriteHalf,
+    bytes: &[u8],
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let written = write
+        .set_timeout(Some(left))
+        .and_then(|()| write.write_all(bytes))
+        .and_then(|()| write.flush())
+        .and_then(|()| write.set_timeout(None));
+    written.map_err(|error| match is_timeout(&error) {
+        true => Failure::TimedOut("the server to take the handshake request"),
+        false => Error::lost(error).into(),
+    })
 }
 
 /// What section 4.1 asks of a response with status 101.

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 const RESPOND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How much that nobody asked for is read before a connection is ended.
-const MAX_UNREAD: usize = 1 << 20;
+const MAX_UNREAD: usize = 64 << 10;
 
 /// A request that came in on a [`Server`](crate::Server).
 ///

@@ -113,7 +113,10 @@ impl<T: Send + 'static> Consumer<T> {
     /// was not stays in it.
     pub fn stop_subscription(&self) {
         let source = self.desk.state.lock().source.take();
-        drop(source);
+        if source.is_some() {
+            // The owner may be waiting for it, with a handle of its own.
+            self.wake();
+        }
     }
 
     /// How many items wait in the queue. A source's items are not counted.
@@ -144,7 +147,7 @@ impl<T: Send + 'static> Consumer<T> {
     /// As [`put_nowait`](Self::put_nowait), leaving the waking to the caller.
     pub(crate) fn push(&self, item: T) -> Result<Pushed, PutError<T>> {
         let weight = (self.desk.weigh)(&item);
-        let (pushed, _source) = {
+        let (pushed, source) = {
             let mut state = self.desk.state.lock();
             if state.closed {
                 return Err(PutError::Closed(item));
@@ -161,6 +164,10 @@ impl<T: Send + 'static> Consumer<T> {
             };
             (pushed, state.source.take())
         };
+        if source.is_some() {
+            // As in `stop_subscription`; whoever else may see to the item.
+            self.wake();
+        }
         Ok(pushed)
     }
 

@@ -157,7 +157,10 @@ fn dispatch<T>(shared: &Shared<T>) {
             Job::Add(id, callback) => {
                 callbacks.insert(id, callback);
             }
-            Job::Remove(id) => drop(callbacks.remove(&id)),
+            Job::Remove(id) => {
+                let removed = callbacks.remove(&id);
+                guarded(|| drop(removed));
+            }
             Job::Call(id, item) => {
                 shared.limit.room.made();
                 if let Some(callback) = callbacks.get_mut(&id) {
@@ -186,7 +189,9 @@ fn next_job<T>(
             if !callbacks.is_empty() {
                 // What a callback owns may end up anywhere when it is dropped, in here even.
                 drop(state);
-                callbacks.clear();
+                for (_, callback) in callbacks.drain() {
+                    guarded(|| drop(callback));
+                }
                 state = shared.state.lock();
                 continue;
             }

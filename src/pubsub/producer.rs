@@ -6,12 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
-
 use super::dispatch::Dispatcher;
 use super::publisher::Publisher;
 use super::relay;
-use super::roster::{Entry, Outlet, Roster, open_queue, open_relay};
+use super::roster::{Entry, Outlet, Relay, Roster, open_queue, open_relay};
 use super::sink::Sink;
 use super::subscription::{Queue, Subscription, SubscriptionId};
 use super::workers::Workers;
@@ -143,16 +141,8 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// Removes all subscriptions, sinks and callbacks, the default subscription included.
     pub fn unsubscribe_all(&self) {
         let default = self.roster.default.lock().take();
-        let entries = {
-            let mut state = self.roster.state.lock();
-            self.roster.changed();
-            std::mem::replace(&mut state.entries, Arc::new([]))
-        };
-        for entry in entries.iter() {
-            entry.removed.store(true, Ordering::Release);
-        }
-        drop((default, entries));
-        self.roster.nudge();
+        self.roster.clear();
+        drop(default);
     }
 
     /// Takes the next item of the default subscription, which the first call makes. Waits for as
@@ -232,15 +222,18 @@ impl<T: Clone + Send + 'static> Producer<T> {
         sink: impl Sink<T>,
         rest: VecDeque<T>,
     ) {
-        let (waker, wake) = bounded(1);
+        let relay = Relay::new(id, removed.clone());
         let mut state = self.roster.state.lock();
         let early = rest.into_iter().chain(state.take_early()).collect();
-        let (outlet, items) = open_relay(early, waker);
-        let entry = Entry::new(id, outlet, removed.clone());
-        let drop_later = self.roster.insert(&mut state, entry);
+        let (outlet, items) = open_relay(early);
+        state.relays.push(relay.clone());
+        let drop_later = self
+            .roster
+            .insert(&mut state, Entry::new(id, outlet, removed));
         drop(state);
         drop(drop_later);
-        if let Err(error) = relay::start(items, sink, wake, removed) {
+        let roster = Arc::downgrade(&self.roster);
+        if let Err(error) = relay::start(roster, relay, items, sink) {
             log::error!(
                 "cannot start a thread to feed a full sink, its subscription ends: {error}"
             );
@@ -267,12 +260,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// From now on the publisher waits for full queues until `until` at the latest. An earlier time
     /// that was set before stays.
     pub(crate) fn hurry(&self, until: Instant) {
-        {
-            let mut state = self.roster.state.lock();
-            let earlier = state.patience.map_or(until, |set| set.min(until));
-            state.patience = Some(earlier);
-        }
-        self.roster.nudge();
+        self.roster.hurry(until);
     }
 }
 

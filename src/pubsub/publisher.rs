@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::roster::{Entries, Entry, Roster};
 use super::sink::Patience;
@@ -15,6 +15,9 @@ use crate::error::{Error, PutError};
 const EARLY_ITEMS: usize = 1024;
 /// How much they may weigh together (for a `Websocket`: bytes of payload).
 const EARLY_WEIGHT: usize = 4 << 20;
+
+/// How long a subscription may be full before that is logged.
+const LONG: Duration = Duration::from_secs(1);
 
 /// The emitting side of a [`Producer`](super::Producer); there is one. Dropping it ends the producer.
 pub struct Publisher<T: Clone + Send + 'static> {
@@ -154,13 +157,17 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     fn wait_for_the_full(&mut self) {
         self.rest();
         while let Some((entry, mut item)) = self.blocked.pop_front() {
+            let start = Instant::now();
             loop {
                 if entry.removed.load(Ordering::Acquire) {
                     break;
                 }
                 let until = self.roster.state.lock().patience;
                 let over = until.is_some_and(|until| Instant::now() >= until);
-                let patience = Patience::new(&self.roster.nudge.1, until);
+                // A forgotten subscription is found more easily by who is told of it.
+                let warn_at = (!entry.has_warned()).then(|| start + LONG);
+                let wait_until = [until, warn_at].into_iter().flatten().min();
+                let patience = Patience::new(&self.roster.nudge.1, wait_until);
                 let put = if over {
                     entry.put_nowait(item, &self.roster.dropped)
                 } else {
@@ -168,7 +175,12 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                 };
                 item = match put {
                     Ok(()) => break,
-                    Err(PutError::Full(item)) if patience.used() => item,
+                    Err(PutError::Full(item)) if patience.used() => {
+                        if start.elapsed() >= LONG {
+                            entry.warn_that_it_is_full();
+                        }
+                        item
+                    }
                     Err(PutError::Full(_)) => {
                         entry.count_dropped(&self.roster.dropped);
                         break;

@@ -1,28 +1,78 @@
 //! Feeds a sink that was too full for what came early.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
 use std::{io, thread};
 
-use crossbeam_channel::{Receiver, TryRecvError, never};
+use crossbeam_channel::Receiver;
 
 use super::dispatch::guarded;
+use super::roster::{Relay, Roster};
 use super::sink::{Patience, Sink};
 use crate::error::PutError;
 
-/// Starts a thread that hands what comes out of `items` over to `sink`. It ends when `items` is
-/// disconnected and used up, when the sink is closed, or when `removed` is set and `wake` disconnected.
+/// Starts a thread that hands what comes out of `items` over to `sink`.
+///
+/// Like a publisher it waits for the sink until there is room, the subscription is removed, the
+/// sink is closed, or the producer's patience is over. The producer's end does not end it: what is left is still
+/// handed over, for as long as anybody holds the producer.
 pub(super) fn start<T: Send + 'static>(
+    roster: Weak<Roster<T>>,
+    relay: Arc<Relay>,
     items: Receiver<T>,
     sink: impl Sink<T>,
-    wake: Receiver<()>,
-    removed: Arc<AtomicBool>,
 ) -> io::Result<()> {
     thread::Builder::new()
         .name("ws-relay".into())
-        .spawn(move || relay(&items, &sink, &wake, &removed))
+        .spawn(move || {
+            for item in &items {
+                if !hand_over(&roster, &relay, item, &sink) {
+                    break;
+                }
+            }
+            // In this order: who waits for the sink to be dropped finds no thread left.
+            drop(sink);
+        })
         .map(drop)
+}
+
+/// `false` when nothing more is to be handed over.
+fn hand_over<T: Send + 'static>(
+    roster: &Weak<Roster<T>>,
+    relay: &Relay,
+    mut item: T,
+    sink: &impl Sink<T>,
+) -> bool {
+    loop {
+        if relay.removed.load(Ordering::Acquire) {
+            return false;
+        }
+        // Not kept during the wait: it would keep the producer.
+        let until = match roster.upgrade() {
+            Some(roster) => roster.state.lock().patience,
+            None => Some(Instant::now()),
+        };
+        let over = until.is_some_and(|until| Instant::now() >= until);
+        let patience = Patience::new(&relay.wake.1, until);
+        let mut back = None;
+        guarded(|| {
+            back = match sink.put_nowait(item) {
+                Err(PutError::Full(item)) if !over => sink.put(item, &patience).err(),
+                other => other.err(),
+            }
+        });
+        item = match back {
+            None => return true,
+            Some(PutError::Full(item)) if patience.used() => item,
+            Some(PutError::Full(_)) => {
+                log::warn!("a sink is full and the stream goes on: a message for it is dropped");
+                return true;
+            }
+            Some(PutError::Closed(_)) => return false,
+        };
+    }
 }
 
 /// Puts what fits; returns the rest.
@@ -40,44 +90,4 @@ pub(super) fn offer_all<T>(sink: &impl Sink<T>, mut items: VecDeque<T>) -> VecDe
         }
     }
     items
-}
-
-/// The relay thread. Like a publisher it waits for the sink: until there is room, the subscription is
-/// removed, or the sink is closed. When the producer ends, what is left is still handed over.
-fn relay<T: 'static>(
-    items: &Receiver<T>,
-    sink: &impl Sink<T>,
-    wake: &Receiver<()>,
-    removed: &AtomicBool,
-) {
-    let never = never();
-    let mut wake = wake;
-    for mut item in items {
-        loop {
-            if removed.load(Ordering::Acquire) {
-                return;
-            }
-            if wake.try_recv() == Err(TryRecvError::Disconnected) {
-                // The producer has ended: nobody will remove the subscription any more.
-                wake = &never;
-            }
-            let patience = Patience::new(wake, None);
-            let mut back = None;
-            guarded(|| {
-                back = match sink.put_nowait(item) {
-                    Err(PutError::Full(item)) => sink.put(item, &patience).err(),
-                    other => other.err(),
-                }
-            });
-            item = match back {
-                None => break,
-                Some(PutError::Full(item)) if patience.used() => item,
-                Some(PutError::Full(_)) => {
-                    log::warn!("a sink was full and does not wait: a message for it is dropped");
-                    break;
-                }
-                Some(PutError::Closed(_)) => return,
-            };
-        }
-    }
 }

@@ -47,6 +47,29 @@ pub(super) struct State<T> {
     pub(super) ended: bool,
     /// Until when the publisher waits for full queues; `None` is for ever.
     pub(super) patience: Option<Instant>,
+    /// The relay threads, which may outlive the publisher.
+    pub(super) relays: Vec<Arc<Relay>>,
+}
+
+/// How a relay thread is told that something has changed.
+pub(super) struct Relay {
+    pub(super) id: SubscriptionId,
+    pub(super) removed: Arc<AtomicBool>,
+    pub(super) wake: (Sender<()>, Receiver<()>),
+}
+
+impl Relay {
+    pub(super) fn new(id: SubscriptionId, removed: Arc<AtomicBool>) -> Arc<Self> {
+        Arc::new(Relay {
+            id,
+            removed,
+            wake: bounded(1),
+        })
+    }
+
+    fn look(&self) {
+        let _ = self.wake.0.try_send(());
+    }
 }
 
 /// One subscription, sink or callback.
@@ -54,6 +77,8 @@ pub(super) struct Entry<T> {
     pub(super) id: SubscriptionId,
     pub(super) outlet: Outlet<T>,
     pub(super) removed: Arc<AtomicBool>,
+    /// Whether it was logged that it is full, or that it loses messages.
+    pub(super) warned: AtomicBool,
     pub(super) dropped: AtomicBool,
 }
 
@@ -63,7 +88,7 @@ pub(super) enum Outlet<T> {
     Ring(Sender<T>, Receiver<T>),
     Sink(Box<dyn Sink<T>>),
     /// As `Queue`; a thread takes from it for a sink that was full when it subscribed.
-    Relay(Sender<T>, #[allow(dead_code)] Sender<()>),
+    Relay(Sender<T>),
 }
 
 impl<T: Send + 'static> Roster<T> {
@@ -78,6 +103,7 @@ impl<T: Send + 'static> Roster<T> {
                 attached: false,
                 ended: false,
                 patience: None,
+                relays: Vec::new(),
             }),
             default: Mutex::new(None),
             nudge: bounded(1),
@@ -109,19 +135,57 @@ impl<T> Roster<T> {
     }
 
     pub(super) fn remove(&self, id: SubscriptionId) -> bool {
-        let (entry, _old) = {
+        let (entry, relay, _old) = {
             let mut state = self.state.lock();
-            let Some(entry) = state.entries.iter().find(|entry| entry.id == id).cloned() else {
-                return false;
-            };
+            let relay = state.relays.iter().position(|relay| relay.id == id);
+            let relay = relay.map(|index| state.relays.swap_remove(index));
+            let entry = state.entries.iter().find(|entry| entry.id == id).cloned();
             let rest = state.entries.iter().filter(|entry| entry.id != id);
             let rest = rest.cloned().collect();
             self.changed();
-            (entry, std::mem::replace(&mut state.entries, rest))
+            (entry, relay, std::mem::replace(&mut state.entries, rest))
         };
-        entry.removed.store(true, Ordering::Release);
+        if let Some(entry) = &entry {
+            entry.removed.store(true, Ordering::Release);
+        }
+        if let Some(relay) = &relay {
+            relay.removed.store(true, Ordering::Release);
+            relay.look();
+        }
         self.nudge();
-        true
+        entry.is_some() || relay.is_some()
+    }
+
+    /// Removes everything.
+    pub(super) fn clear(&self) {
+        let (entries, relays) = {
+            let mut state = self.state.lock();
+            self.changed();
+            let entries = std::mem::replace(&mut state.entries, Arc::new([]));
+            (entries, std::mem::take(&mut state.relays))
+        };
+        for entry in entries.iter() {
+            entry.removed.store(true, Ordering::Release);
+        }
+        for relay in &relays {
+            relay.removed.store(true, Ordering::Release);
+            relay.look();
+        }
+        self.nudge();
+    }
+
+    /// From now on full queues are waited for until `until` at the latest.
+    pub(super) fn hurry(&self, until: Instant) {
+        let relays = {
+            let mut state = self.state.lock();
+            let earlier = state.patience.map_or(until, |set| set.min(until));
+            state.patience = Some(earlier);
+            state.relays.clone()
+        };
+        for relay in relays {
+            relay.look();
+        }
+        self.nudge();
     }
 
     /// To be called with the lock held.
@@ -136,7 +200,6 @@ impl<T> Roster<T> {
 
 impl<T> State<T> {
     pub(super) fn take_early(&mut self) -> VecDeque<T> {
-        self.attached = true;
         self.early_weight = 0;
         std::mem::take(&mut self.early)
     }
@@ -146,7 +209,9 @@ impl<T> State<T> {
 pub(super) fn open_queue<T>(queue: Queue, early: VecDeque<T>) -> (Outlet<T>, Receiver<T>) {
     let (sender, receiver) = match queue {
         // Early items are not dropped for the sake of a short queue: it starts out longer.
-        Queue::Block(n) => bounded(n.max(early.len())),
+        // And never without capacity: then two sides that only look, as publisher and inbox do, would
+        // not see each other.
+        Queue::Block(n) => bounded(n.max(early.len()).max(1)),
         Queue::DropOldest(n) => bounded(n.max(1)),
         Queue::Latest => bounded(1),
         Queue::Unbounded => unbounded(),
@@ -169,12 +234,12 @@ pub(super) fn open_queue<T>(queue: Queue, early: VecDeque<T>) -> (Outlet<T>, Rec
 }
 
 /// A channel for the relay thread that holds what came early.
-pub(super) fn open_relay<T>(early: VecDeque<T>, waker: Sender<()>) -> (Outlet<T>, Receiver<T>) {
+pub(super) fn open_relay<T>(early: VecDeque<T>) -> (Outlet<T>, Receiver<T>) {
     let (sender, receiver) = bounded(early.len().max(RELAY));
     for item in early {
         let _ = sender.try_send(item);
     }
-    (Outlet::Relay(sender, waker), receiver)
+    (Outlet::Relay(sender), receiver)
 }
 
 impl<T> Entry<T> {
@@ -183,7 +248,22 @@ impl<T> Entry<T> {
             id,
             outlet,
             removed,
+            warned: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn has_warned(&self) -> bool {
+        self.warned.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn warn_that_it_is_full(&self) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "{:?} has been full for a second, and the stream waits for it; one that is not read \
+                 any more (perhaps the default one, made by `get`) has to be unsubscribed",
+                self.id
+            );
         }
     }
 
@@ -201,7 +281,7 @@ impl<T> Entry<T> {
 impl<T: Send + 'static> Entry<T> {
     pub(super) fn put_nowait(&self, item: T, dropped: &AtomicU64) -> Result<(), PutError<T>> {
         match &self.outlet {
-            Outlet::Queue(sender) | Outlet::Relay(sender, _) => sender.put_nowait(item),
+            Outlet::Queue(sender) | Outlet::Relay(sender) => sender.put_nowait(item),
             Outlet::Ring(sender, receiver) => {
                 let mut item = item;
                 while let Err(TrySendError::Full(back)) = sender.try_send(item) {
@@ -222,7 +302,7 @@ impl<T: Send + 'static> Entry<T> {
 
     pub(super) fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {
         match &self.outlet {
-            Outlet::Queue(sender) | Outlet::Relay(sender, _) => sender.put(item, patience),
+            Outlet::Queue(sender) | Outlet::Relay(sender) => sender.put(item, patience),
             // Never full.
             Outlet::Ring(..) => Err(PutError::Full(item)),
             Outlet::Sink(sink) => {
@@ -230,6 +310,14 @@ impl<T: Send + 'static> Entry<T> {
                 guarded(|| result = sink.put(item, patience));
                 result
             }
+        }
+    }
+}
+
+impl<T> Drop for Roster<T> {
+    fn drop(&mut self) {
+        for relay in self.state.get_mut().relays.drain(..) {
+            relay.look();
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 pub enum Queue {
     /// When this many items wait, the producer pauses until one is taken. For a
     /// [`Websocket`](crate::Websocket) that means: reading pauses, TCP holds the peer back, nothing
-    /// is lost. `Block(0)` hands each item over in person, like a crossbeam channel without capacity.
+    /// is lost. 0 counts as 1.
     Block(usize),
     /// When this many items wait, the oldest is dropped for the newest. 0 counts as 1.
     DropOldest(usize),

@@ -24,7 +24,8 @@ struct Team<T> {
     items: Receiver<T>,
     call: Box<dyn Fn(T) + Send + Sync>,
     removed: Arc<AtomicBool>,
-    idle: AtomicUsize,
+    /// Items whose call has not returned.
+    unfinished: AtomicUsize,
     limit: Arc<Limit>,
 }
 
@@ -43,7 +44,7 @@ impl<T: Send + 'static> Workers<T> {
                 items,
                 call: Box::new(call),
                 removed,
-                idle: AtomicUsize::new(0),
+                unfinished: AtomicUsize::new(0),
                 limit: Limit::new(),
             }),
         }
@@ -51,7 +52,7 @@ impl<T: Send + 'static> Workers<T> {
 
     fn start_one_if_all_are_busy(&self) {
         let started = self.started.load(Ordering::Relaxed);
-        if started >= self.max || self.items.len() <= self.team.idle.load(Ordering::SeqCst) {
+        if started >= self.max || self.team.unfinished.load(Ordering::SeqCst) <= started {
             return;
         }
         self.started.store(started + 1, Ordering::Relaxed);
@@ -71,15 +72,13 @@ impl<T: Send + 'static> Workers<T> {
 fn work<T>(team: &Team<T>) {
     team.limit.serve();
     loop {
-        team.idle.fetch_add(1, Ordering::SeqCst);
-        let item = team.items.recv();
-        team.idle.fetch_sub(1, Ordering::SeqCst);
         // The queue's other end is dropped with the subscription.
-        let Ok(item) = item else { return };
+        let Ok(item) = team.items.recv() else { return };
         team.limit.room.made();
         if !team.removed.load(Ordering::Acquire) {
             guarded(|| (team.call)(item));
         }
+        team.unfinished.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -89,9 +88,10 @@ impl<T: Send + 'static> Sink<T> for Workers<T> {
         if self.team.limit.is_reached(self.items.len()) {
             return Err(PutError::Full(item));
         }
-        let taken = self.items.put_nowait(item);
+        // Counted here and not by the workers, so that none is missed while one picks it up.
+        self.team.unfinished.fetch_add(1, Ordering::SeqCst);
         self.start_one_if_all_are_busy();
-        taken
+        self.items.put_nowait(item)
     }
 
     fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {

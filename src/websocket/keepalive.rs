@@ -1,4 +1,7 @@
-//! When to send a ping, and when to give the peer up. Counts only time spent reading.
+//! When to send a ping, and when to give the peer up.
+//!
+//! Only time spent reading counts, so that a pause of this side's own is not held against the peer. Nor
+//! does time in which a single message comes in: a pong cannot overtake it.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -16,6 +19,8 @@ pub(crate) struct Keepalive {
     left: Option<Duration>,
     /// The payload of the ping that has not been answered.
     awaited: Option<u64>,
+    /// Whether a whole message has come since that ping.
+    passed: bool,
     sent: u64,
     /// The time-out that the read half has.
     armed: Option<Duration>,
@@ -36,6 +41,7 @@ impl Keepalive {
             timeout,
             left: interval,
             awaited: None,
+            passed: false,
             sent: 0,
             armed: None,
         }
@@ -67,8 +73,16 @@ impl Keepalive {
         }
         let before = Instant::now();
         let read = half.read(buffer);
-        self.left = Some(left.saturating_sub(before.elapsed()));
+        self.left = match (&read, self.timeout) {
+            (Ok(1..), Some(timeout)) if self.awaited.is_some() && !self.passed => Some(timeout),
+            _ => Some(left.saturating_sub(before.elapsed())),
+        };
         read
+    }
+
+    /// A message has come in, whole.
+    pub(crate) fn message(&mut self) {
+        self.passed = true;
     }
 
     /// A pong has arrived.
@@ -82,16 +96,23 @@ impl Keepalive {
         }
     }
 
-    /// What is to be done now, if anything.
-    pub(crate) fn alarm(&mut self) -> Option<Alarm> {
+    /// What is to be done now, if anything. `written` tells for how long the last ping has been
+    /// written; one that waits behind a long message has not.
+    pub(crate) fn alarm(&mut self, written: impl FnOnce() -> Option<Duration>) -> Option<Alarm> {
         // A read may return a little before its time is over.
         if self.left? > Duration::from_micros(500) {
             return None;
         }
         if let (Some(_), Some(timeout)) = (self.awaited, self.timeout) {
-            return Some(Alarm::Dead(timeout));
+            let waited = written().unwrap_or_default();
+            if waited >= timeout {
+                return Some(Alarm::Dead(timeout));
+            }
+            self.left = Some(timeout - waited);
+            return None;
         }
         self.sent += 1;
+        self.passed = false;
         self.awaited = Some(self.sent);
         self.left = self.timeout.or(self.interval);
         Some(Alarm::Ping(self.sent.to_be_bytes()))
@@ -126,7 +147,7 @@ mod tests {
     fn next_alarm(keepalive: &mut Keepalive, half: &mut Silent) -> Alarm {
         loop {
             let _ = keepalive.watch(half, &mut []);
-            if let Some(alarm) = keepalive.alarm() {
+            if let Some(alarm) = keepalive.alarm(|| Some(TICK)) {
                 return alarm;
             }
         }
@@ -138,6 +159,18 @@ mod tests {
         let mut half = Silent(None, 0);
         let ping = next_alarm(&mut keepalive, &mut half);
         assert_eq!(ping, Alarm::Ping(1u64.to_be_bytes()));
+        assert_eq!(next_alarm(&mut keepalive, &mut half), Alarm::Dead(TICK));
+    }
+
+    #[test]
+    fn a_ping_that_is_not_written_yet_is_not_missed() {
+        let mut keepalive = Keepalive::new(Some(TICK), Some(TICK));
+        let mut half = Silent(None, 0);
+        next_alarm(&mut keepalive, &mut half);
+        for _ in 0..3 {
+            let _ = keepalive.watch(&mut half, &mut []);
+            assert_eq!(keepalive.alarm(|| None), None);
+        }
         assert_eq!(next_alarm(&mut keepalive, &mut half), Alarm::Dead(TICK));
     }
 

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
@@ -47,8 +47,8 @@ struct State {
     closing: Closing,
     /// Who sent the first Close frame.
     closed_by: Option<Side>,
-    /// When the closing that was begun has to be over.
-    deadline: Option<Instant>,
+    /// When closing was begun, and when it has to be over.
+    deadline: Option<(Instant, Instant)>,
     /// Why it failed, if that is certain whatever else happens.
     failure: Option<Error>,
     /// What the operating system said first; a failure unless the closing handshake was complete.
@@ -166,23 +166,26 @@ impl Lifecycle {
     /// For the writer: until the reader has come to its end, or the closing's deadline, which may
     /// yet be set. Returns whether the reader has.
     pub(crate) fn wait_reader_done(&self) -> bool {
+        self.wait_closing(|state| state.reader_done || state.was_cut)
+    }
+
+    /// For the reader: until the connection was cut, or the closing's deadline. Returns whether it was cut.
+    pub(crate) fn wait_cut(&self) -> bool {
+        self.wait_closing(|state| state.was_cut)
+    }
+
+    fn wait_closing(&self, done: impl Fn(&State) -> bool) -> bool {
         let mut state = self.state.lock();
         loop {
-            if state.reader_done || state.was_cut {
+            if done(&state) {
                 return true;
             }
             match state.deadline {
                 None => self.changed.wait(&mut state),
-                Some(deadline) if Instant::now() >= deadline => return false,
-                Some(deadline) => drop(self.changed.wait_until(&mut state, deadline)),
+                Some((_, deadline)) if Instant::now() >= deadline => return false,
+                Some((_, deadline)) => drop(self.changed.wait_until(&mut state, deadline)),
             }
         }
-    }
-
-    /// For the reader: until the connection was cut. Returns whether it was by `deadline`.
-    pub(crate) fn wait_cut(&self, deadline: Instant) -> bool {
-        let cut = |state: &mut State| state.was_cut.then_some(());
-        self.wait(Some(deadline), cut).is_some()
     }
 
     /// For the reader, once the connection was cut: nothing keeps the writer then.
@@ -266,11 +269,15 @@ impl Lifecycle {
         })
     }
 
-    /// Closing has to be over by then. An earlier time that was set before stays.
+    /// Closing has to be over by then. An earlier time that was set before stays; returns what holds.
     pub(crate) fn set_deadline(&self, deadline: Instant) -> Instant {
         self.change(|state| {
-            let earlier = state.deadline.map_or(deadline, |set| set.min(deadline));
-            *state.deadline.insert(earlier)
+            let (begun, deadline) = match state.deadline {
+                Some((begun, set)) => (begun, set.min(deadline)),
+                None => (Instant::now(), deadline),
+            };
+            state.deadline = Some((begun, deadline));
+            deadline
         })
     }
 
@@ -281,26 +288,35 @@ impl Lifecycle {
         });
     }
 
-    /// The operating system reported an error, or the end of the stream.
+    /// The operating system reported an error, or the end of the stream; which is no news once this
+    /// side has cut the connection.
     pub(crate) fn lose(&self, error: io::Error) {
         self.change(|state| {
-            state.lost.get_or_insert(Error::lost(error));
-        });
-    }
-
-    /// Closing took too long: a failure, unless all that matters has been said or it has failed already.
-    pub(crate) fn time_out(&self, error: Error) {
-        self.change(|state| {
-            if state.lost.is_none() && !state.closing.is_clean() {
-                state.failure.get_or_insert(error);
+            if !state.was_cut {
+                state.lost.get_or_insert(Error::lost(error));
             }
         });
     }
 
-    /// Gives up a connection that is not ready yet.
+    /// Closing took too long: a failure, unless all that matters has been said or it has failed already.
+    pub(crate) fn time_out(&self) {
+        self.change(|state| {
+            if state.lost.is_none() && !state.closing.is_clean() {
+                let (begun, deadline) = state.deadline.unwrap_or((Instant::now(), Instant::now()));
+                state.failure.get_or_insert(Error::CloseTimeout {
+                    after: rounded(deadline.saturating_duration_since(begun)),
+                    // Told by the writer at its end.
+                    unsent: 0,
+                });
+            }
+        });
+    }
+
+    /// Gives up a client's connection that is not ready yet. (A server's is about to be: all it
+    /// takes is a response, and then the client is told why it is closed.)
     pub(crate) fn abandon(&self) -> Option<Arc<dyn Cut>> {
-        self.change(|state| match state.phase {
-            Phase::Connecting => state.take_cut(),
+        self.change(|state| match (state.phase, state.closing.role()) {
+            (Phase::Connecting, Role::Client) => state.take_cut(),
             _ => None,
         })
     }
@@ -407,8 +423,13 @@ impl State {
             reason,
             failed: true,
         };
-        if let Some(failure) = &self.failure {
-            return failed(failure.clone());
+        match &self.failure {
+            Some(Error::CloseTimeout { after, .. }) => {
+                let (after, unsent) = (*after, self.unsent);
+                return failed(Error::CloseTimeout { after, unsent });
+            }
+            Some(failure) => return failed(failure.clone()),
+            None => {}
         }
         let received = self.closing.received();
         // An answer that could not be sent to a peer that has closed costs nobody anything.
@@ -432,4 +453,10 @@ impl State {
             failed: false,
         }
     }
+}
+
+/// A time as it was set, and not a few microseconds less.
+fn rounded(time: Duration) -> Duration {
+    let millis = (time + Duration::from_micros(500)).as_millis();
+    Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
 }

@@ -12,7 +12,7 @@ mod writer;
 use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,8 +33,9 @@ use crate::pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId,
 /// A WebSocket connection: RTCBot's `Websocket`, on two threads.
 ///
 /// Every method may be called on any thread, at any time, and from any callback. Clones are handles
-/// to the same connection. Dropping the last one closes it: what is queued is sent, for at most
-/// [`linger`](Options::linger).
+/// to the same connection, and equal. Dropping the last one closes it: what is queued is sent, for at
+/// most [`linger`](Options::linger). A callback that owns a handle to its own connection keeps it
+/// open until either side closes it; one that should not takes a [`downgrade`](Self::downgrade)d one.
 ///
 /// ```no_run
 /// use rtcbot_websocket::{Websocket, json};
@@ -75,6 +76,8 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         let shared = &self.shared;
+        // Nobody is left who could make room.
+        shared.producer.hurry(Instant::now());
         if shared.lifecycle.phase() == Phase::Closed {
             return;
         }
@@ -157,12 +160,38 @@ impl Websocket {
     fn shared(&self) -> &Shared {
         &self.handle.shared
     }
+
+    /// A handle that does not keep the connection open; for what the connection itself owns, such as
+    /// its callbacks.
+    pub fn downgrade(&self) -> WeakWebsocket {
+        WeakWebsocket {
+            handle: Arc::downgrade(&self.handle),
+        }
+    }
+}
+
+/// A handle to a [`Websocket`] that does not keep it open: see [`Websocket::downgrade`].
+#[derive(Debug, Clone)]
+pub struct WeakWebsocket {
+    handle: Weak<Handle>,
+}
+
+impl WeakWebsocket {
+    /// The `Websocket`, if any other handle to it is left.
+    pub fn upgrade(&self) -> Option<Websocket> {
+        let handle = self.handle.upgrade()?;
+        Some(Websocket { handle })
+    }
 }
 
 /// Receiving.
 impl Websocket {
     /// Takes the next message of the default subscription, which the first call makes. Waits until
     /// there is one or the connection has ended.
+    ///
+    /// **The default subscription is one like the others: when nobody takes from it any more, it fills
+    /// up, and reading pauses.** A program that needs only the first message this way calls
+    /// [`unsubscribe_default`](Self::unsubscribe_default) after it.
     ///
     /// # Errors
     ///
@@ -265,7 +294,7 @@ impl Websocket {
     /// match ws.put_nowait(json!({"speed": 1})) {
     ///     Ok(()) => {}
     ///     Err(PutError::Full(order)) => println!("the network is too slow for {order}"),
-    ///     Err(PutError::Closed(order)) => println!("not sent: {order}, since {:?}", ws.error()),
+    ///     Err(PutError::Closed(order)) => println!("not sent: {order}, {:?}", ws.end_reason()),
     /// }
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
@@ -345,6 +374,11 @@ impl Websocket {
     /// Why the connection failed; `None` while it has not, and after an orderly closing.
     pub fn error(&self) -> Option<Error> {
         self.shared().lifecycle.end()?.error()
+    }
+
+    /// Why the connection has ended, in order or not; `None` while it has not.
+    pub fn end_reason(&self) -> Option<Error> {
+        Some(self.shared().lifecycle.end()?.reason)
     }
 
     /// Calls `f` on the dispatch thread when the connection is ready; at once, if it has been.
@@ -476,16 +510,17 @@ impl Websocket {
     /// Closes the connection with code 1000: sends what is queued, carries out the closing handshake,
     /// and returns when it is over, at the latest after [`close_timeout`](Options::close_timeout).
     ///
-    /// From then on puts fail, and messages that find a subscription's queue full are dropped rather
-    /// than waited for. Messages that are queued for sending while the connection is not ready yet
-    /// are still sent, if it becomes ready in time; without any, the attempt to connect is given up
-    /// at once.
+    /// From then on puts fail, a source is let go of with what is in it, and messages that find a
+    /// subscription's queue full are dropped rather than waited for. Messages that are queued for
+    /// sending while the connection is not ready yet are still sent, if it becomes ready in time;
+    /// without any, a client's attempt to connect is given up at once.
     ///
     /// # Errors
     ///
     /// Why the connection failed, if it has, now or before: [`Error::CloseTimeout`] when the peer
     /// did not take what was queued, or did not answer, in time; it says how many messages were not sent.
     /// [`Error::OwnThread`] when called from a [`Sink`]: closing has begun, and goes on without it.
+    /// [`Error::Timeout`] when a [`Sink`] does not return, a second after the connection was cut.
     ///
     /// A second call does nothing but wait for the same end.
     pub fn close(&self) -> Result<()> {
@@ -570,6 +605,21 @@ impl Sink<Message> for Websocket {
 
     fn put(&self, item: Message, patience: &Patience<'_>) -> Result<(), PutError<Message>> {
         self.shared().outbox.put_patiently(item, patience)
+    }
+}
+
+/// Whether both are handles to the same connection.
+impl PartialEq for Websocket {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.handle, &other.handle)
+    }
+}
+
+impl Eq for Websocket {}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
     }
 }
 

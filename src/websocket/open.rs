@@ -57,7 +57,7 @@ fn dial(
 ) -> Result<Opened, Failure> {
     let cancel = Cancel::new().map_err(|error| Error::Connect {
         address: shared.name.clone(),
-        source: Arc::new(error),
+        error: Arc::new(error),
     })?;
     if !shared.lifecycle.install(cancel.clone()) {
         return Err(given_up().into());

@@ -144,7 +144,7 @@ impl Options {
         self
     }
 
-    /// How many bytes of payload may be queued for sending; past it `put_nowait` says
+    /// How many bytes may be queued for sending, counting each message's payload and 64 bytes more; past it `put_nowait` says
     /// [`Full`](crate::PutError::Full) and `put` waits. A single message may be larger, when nothing
     /// else is queued. Defaults to 16 MiB.
     pub fn send_queue(&mut self, bytes: usize) -> &mut Self {

@@ -22,6 +22,8 @@ use crate::net::closing;
 use crate::net::transport::{WriteHalf, is_timeout};
 use crate::pubsub::{Consumer, Inbox, Patience, Pushed};
 
+use super::shared::weight;
+
 /// How many pongs wait to be sent at the most. A peer that sends pings faster than it takes the
 /// answers gets those to the latest, as RFC 6455, section 5.5.3 allows.
 const MAX_PONGS: usize = 16;
@@ -54,6 +56,8 @@ struct Control {
     ping: Option<Bytes>,
     close: Option<closing::Send>,
     stop: bool,
+    /// When the last ping was written.
+    ping_written: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -65,7 +69,7 @@ struct Desk {
 
 impl Outbox {
     pub(crate) fn new(limit: usize) -> (Self, Inbox<Message>) {
-        let (consumer, inbox) = Consumer::with_weight(limit, Message::len);
+        let (consumer, inbox) = Consumer::with_weight(limit, weight);
         let outbox = Outbox {
             consumer,
             control: Mutex::default(),
@@ -118,8 +122,16 @@ impl Outbox {
     }
 
     pub(crate) fn ping(&self, payload: Bytes) {
-        self.control(|control| control.ping = Some(payload));
+        self.control(|control| {
+            control.ping = Some(payload);
+            control.ping_written = None;
+        });
         self.kick(true);
+    }
+
+    /// For how long the last ping has been written.
+    pub(crate) fn ping_written(&self) -> Option<Duration> {
+        Some(self.control.lock().ping_written?.elapsed())
     }
 
     /// Sends a Close frame, and takes nothing more.
@@ -196,7 +208,7 @@ pub(crate) enum Wait {
 pub(crate) enum Progress {
     /// All there was has been written.
     Drained,
-    /// The socket takes no more just now; with [`Wait::Yes`], it has taken nothing for as long as it
+    /// There is more, and the socket takes no more just now, or it is for the writer; with [`Wait::Yes`], it has taken nothing for as long as it
     /// may.
     Blocked,
     /// The Close frame has been written: there is nothing more to do.
@@ -217,6 +229,8 @@ pub(crate) struct Pen {
     /// The Close frame is sent because the peer broke the protocol.
     last_word: bool,
     stopped: bool,
+    /// There is a ping among what is encoded and not written.
+    ping_encoded: bool,
     /// How many messages were encoded since all that was encoded had been written.
     unflushed: usize,
 }
@@ -244,6 +258,7 @@ impl Pen {
             close_encoded: false,
             last_word: false,
             stopped: false,
+            ping_encoded: false,
             unflushed: 0,
         })
     }
@@ -280,12 +295,17 @@ impl Pen {
             if self.close_encoded || at_once || !self.write_messages(outbox)? {
                 break;
             }
+            if self.out.wait == Wait::No {
+                // Enough for a thread that came to put one message.
+                self.flush(outbox)?;
+                return Ok(Progress::Blocked);
+            }
         }
         if self.close_encoded || self.close.is_some() {
-            self.write_close()?;
+            self.write_close(outbox)?;
             return Ok(Progress::Closed);
         }
-        self.flush()?;
+        self.flush(outbox)?;
         Ok(Progress::Drained)
     }
 
@@ -293,19 +313,26 @@ impl Pen {
         if !outbox.pending.swap(false, Ordering::SeqCst) {
             return Ok(());
         }
-        let control = std::mem::take(&mut *outbox.control.lock());
-        self.stopped |= control.stop;
-        self.close = self.close.take().or(control.close);
+        let (pongs, ping) = {
+            let mut control = outbox.control.lock();
+            self.stopped |= control.stop;
+            self.close = self.close.take().or(control.close.take());
+            (std::mem::take(&mut control.pongs), control.ping.take())
+        };
         if self.close_encoded {
             return Ok(());
         }
-        for pong in control.pongs {
-            self.encode(tungstenite::Message::Pong(pong))?;
+        self.ping_encoded |= ping.is_some();
+        let pongs = pongs.into_iter().map(tungstenite::Message::Pong);
+        let mut blocked = None;
+        for frame in pongs.chain(ping.map(tungstenite::Message::Ping)) {
+            match self.encode(frame) {
+                // It is encoded all the same, and so must the others be.
+                Err(tungstenite::Error::Io(error)) if is_timeout(&error) => blocked = Some(error),
+                other => other?,
+            }
         }
-        match control.ping {
-            Some(ping) => self.encode(tungstenite::Message::Ping(ping)),
-            None => Ok(()),
-        }
+        blocked.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// A stretch of messages; `false` when there are no more.
@@ -326,7 +353,7 @@ impl Pen {
         self.codec.write(&mut self.out, message)
     }
 
-    fn write_close(&mut self) -> tungstenite::Result<()> {
+    fn write_close(&mut self, outbox: &Outbox) -> tungstenite::Result<()> {
         if let Some(close) = self.close.take() {
             self.close_encoded = true;
             let frame = close.frame.map(|frame| WireCloseFrame {
@@ -336,7 +363,7 @@ impl Pen {
             self.last_word = !close.after_the_queue;
             self.codec.close(&mut self.out, frame)?;
         }
-        self.flush()?;
+        self.flush(outbox)?;
         if self.last_word {
             // What the peer answers is not looked at, so it must not wait for this side to end the
             // stream in return.
@@ -345,9 +372,12 @@ impl Pen {
         Ok(())
     }
 
-    fn flush(&mut self) -> tungstenite::Result<()> {
+    fn flush(&mut self, outbox: &Outbox) -> tungstenite::Result<()> {
         self.codec.flush(&mut self.out)?;
         self.unflushed = 0;
+        if std::mem::take(&mut self.ping_encoded) {
+            outbox.control.lock().ping_written = Some(Instant::now());
+        }
         Ok(())
     }
 
@@ -385,5 +415,82 @@ impl Write for Out {
 impl Read for Out {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
         Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    /// A socket that takes something only from who waits.
+    struct Full(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl WriteHalf for Full {
+        fn try_write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+
+        fn set_timeout(&mut self, _: Option<Duration>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn finish(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn pings_and_pongs_that_find_the_socket_full_are_sent_later() {
+        let (outbox, inbox) = Outbox::new(1 << 20);
+        let wire = Arc::new(Mutex::new(Vec::new()));
+        let mut pen = Pen::new(WireRole::Server, Box::new(Full(wire.clone())), inbox, false);
+        for _ in 0..10 {
+            outbox.put_nowait(vec![0; 16_000].into()).unwrap();
+        }
+        // More than is collected before it is written.
+        assert_eq!(pen.write(&outbox, Wait::No).unwrap(), Progress::Blocked);
+        let words = ["pong one", "pong two", "the ping"];
+        outbox.pong(words[0].into());
+        outbox.pong(words[1].into());
+        outbox.ping(words[2].into());
+        assert_eq!(pen.write(&outbox, Wait::No).unwrap(), Progress::Blocked);
+        assert_eq!(outbox.ping_written(), None);
+        assert_eq!(pen.write(&outbox, Wait::Yes).unwrap(), Progress::Drained);
+        assert!(outbox.ping_written().is_some());
+        let wire = wire.lock();
+        for word in words {
+            let found = wire.windows(word.len()).any(|part| part == word.as_bytes());
+            assert!(found, "{word}");
+        }
+    }
+
+    #[test]
+    fn who_puts_one_message_does_not_write_for_all_the_others() {
+        let (outbox, inbox) = Outbox::new(1 << 20);
+        let mut pen = Pen::new(
+            WireRole::Server,
+            Box::new(Full(Arc::default())),
+            inbox,
+            false,
+        );
+        for _ in 0..10 * STRETCH {
+            outbox.put_nowait("x".into()).unwrap();
+        }
+        assert_eq!(pen.write(&outbox, Wait::No).unwrap(), Progress::Blocked);
+        assert!(pen.unsent(&outbox) >= 9 * STRETCH);
+        assert_eq!(pen.write(&outbox, Wait::Yes).unwrap(), Progress::Drained);
+        assert_eq!(pen.unsent(&outbox), 0);
     }
 }

@@ -193,8 +193,8 @@ fn read_until_the_end(
     let json = shared.options.json;
     loop {
         match codec.read(stream) {
-            Ok(Wire::Text(text)) => stream.publish(Message::from_wire_text(text, json)),
-            Ok(Wire::Binary(bytes)) => stream.publish(Message::Binary(bytes)),
+            Ok(Wire::Text(text)) => stream.take(Message::from_wire_text(text, json)),
+            Ok(Wire::Binary(bytes)) => stream.take(Message::Binary(bytes)),
             Ok(Wire::Ping(payload)) => shared.outbox.pong(payload),
             Ok(Wire::Pong(payload)) => stream.keepalive.pong(&payload),
             Ok(Wire::Close(frame)) => {
@@ -208,7 +208,7 @@ fn read_until_the_end(
             Err(tungstenite::Error::Io(error)) if is_timeout(&error) => {}
             Err(error) => return ending(error),
         }
-        match stream.keepalive.alarm() {
+        match stream.keepalive.alarm(|| shared.outbox.ping_written()) {
             None => {}
             // No ping follows a Close frame, and the peer may be slow to answer that: how slow, the
             // closing's own deadline says.
@@ -246,19 +246,23 @@ fn ending(error: tungstenite::Error) -> Ending {
 /// Closes from the reader's side: says what happened, and reads on until the peer ends the stream,
 /// the writer cuts it, or it takes too long.
 fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) {
-    let mut wait = shared.options.close_timeout;
+    let timeout = shared.options.close_timeout;
     match ending {
         Ending::Peer(frame) => {
             match &frame {
                 Some(frame) => log::debug!("{}: the peer closes with {frame}", shared.name),
                 None => log::debug!("{}: the peer closes", shared.name),
             }
-            let already_sent = shared.lifecycle.has_written_close();
+            // With both frames exchanged there is nothing more to say.
+            let said = shared.lifecycle.has_written_close();
+            let wait = if said {
+                timeout.min(LAST_WAIT)
+            } else {
+                timeout
+            };
+            let deadline = shared.lifecycle.set_deadline(deadline_after(wait));
             shared.on(Event::Peer(frame));
-            if already_sent {
-                wait = wait.min(LAST_WAIT);
-            }
-            discard(&mut *half, deadline_after(wait));
+            discard(&mut *half, deadline);
         }
         Ending::Violation(code, error) => {
             log::debug!("{}: {error}", shared.name);
@@ -266,6 +270,8 @@ fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
                 Error::Protocol { reason, .. } => reason.clone(),
                 error => error.to_string(),
             };
+            let wait = deadline_after(timeout.min(LAST_WAIT));
+            let deadline = shared.lifecycle.set_deadline(wait);
             shared.lifecycle.fail(error);
             shared.on(Event::Violation(CloseFrame {
                 code,
@@ -273,18 +279,21 @@ fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
             }));
             // Closing the socket with bytes unread would reset the connection, and the peer might
             // not see why.
-            discard(&mut *half, deadline_after(wait.min(LAST_WAIT)));
+            discard(&mut *half, deadline);
         }
-        Ending::Lost(error) => shared.lifecycle.lose(error),
+        Ending::Lost(error) => {
+            shared.lifecycle.set_deadline(deadline_after(timeout));
+            shared.lifecycle.lose(error);
+        }
         Ending::Dead(error) => {
             shared.lifecycle.fail(error);
             return shared.on(Event::Timeout);
         }
     }
     shared.on(Event::ReadEnded);
-    let deadline = deadline_after(shared.options.close_timeout);
-    let deadline = shared.lifecycle.set_deadline(deadline);
-    shared.lifecycle.wait_cut(deadline);
+    if !shared.lifecycle.wait_cut() {
+        shared.time_out();
+    }
 }
 
 /// Reads and forgets until the end of the stream, for which the peer may be waiting.
@@ -326,7 +335,8 @@ struct Stream<'a> {
 }
 
 impl Stream<'_> {
-    fn publish(&mut self, message: Message) {
+    fn take(&mut self, message: Message) {
+        self.keepalive.message();
         self.batch.push(message);
         if self.batch.len() == BATCH {
             self.hand_out();

@@ -40,9 +40,14 @@ pub(crate) struct Ends {
     pub(crate) inbox: Inbox<Message>,
 }
 
+/// What a message counts for where memory is limited: its payload, and what it takes itself.
+pub(crate) fn weight(message: &Message) -> usize {
+    message.len() + 64
+}
+
 impl Shared {
     pub(crate) fn new(name: String, role: Role, options: Options) -> (Arc<Self>, Ends) {
-        let (publisher, producer) = Producer::with_weight(options.receive_queue, Message::len);
+        let (publisher, producer) = Producer::with_weight(options.receive_queue, weight);
         let (outbox, inbox) = Outbox::new(options.send_queue);
         if options.paused {
             producer.pause();
@@ -97,10 +102,7 @@ impl Shared {
 
     /// Closing took too long.
     pub(crate) fn time_out(&self) {
-        let after = self.options.close_timeout;
-        let unsent = self.outbox.consumer().len();
-        self.lifecycle
-            .time_out(Error::CloseTimeout { after, unsent });
+        self.lifecycle.time_out();
         self.on(Event::Timeout);
         self.cut();
     }
