@@ -122,7 +122,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
     }
 
     /// Removes a subscription, sink or callback, so that it gets nothing more. What a subscription
-    /// has in its queue can still be taken; then it says [`Error::Unsubscribed`].
+    /// has in its queue can still be taken; then it says [`Error::Unsubscribed`](crate::Error::Unsubscribed).
     ///
     /// Returns whether it was there.
     pub fn unsubscribe(&self, which: impl AsRef<SubscriptionId>) -> bool {
@@ -151,7 +151,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// # Errors
     ///
     /// When nothing is queued any more: the reason the producer ended, or
-    /// [`Error::Unsubscribed`] when another thread removed the default subscription meanwhile.
+    /// [`Error::Unsubscribed`](crate::Error::Unsubscribed) when another thread removed the default subscription meanwhile.
     pub fn get(&self) -> Result<T> {
         self.default_subscription().get()
     }
@@ -160,7 +160,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] when the time is over, else as [`get`](Self::get).
+    /// [`Error::Timeout`](crate::Error::Timeout) when the time is over, else as [`get`](Self::get).
     pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
         self.default_subscription().get_timeout(timeout)
     }
@@ -169,7 +169,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Empty`] when no item is there, else as [`get`](Self::get).
+    /// [`Error::Empty`](crate::Error::Empty) when no item is there, else as [`get`](Self::get).
     pub fn try_get(&self) -> Result<T> {
         self.default_subscription().try_get()
     }
