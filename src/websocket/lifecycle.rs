@@ -321,15 +321,14 @@ impl Lifecycle {
         })
     }
 
-    /// The connection did not come about. `false` when that is because it was given up.
-    pub(crate) fn fail_to_open(&self, error: Error, unsent: usize) -> bool {
+    /// The connection did not come about: a failure, unless it was given up.
+    pub(crate) fn fail_to_open(&self, error: Error, unsent: usize) {
         self.change(|state| {
             state.unsent = unsent;
             if !state.was_cut {
                 state.failure.get_or_insert(error);
             }
-            !state.was_cut
-        })
+        });
     }
 
     /// Cuts the connection, whatever its state.

@@ -38,7 +38,7 @@ pub(crate) struct Opened {
     pub(crate) role: WireRole,
 }
 
-/// Starts the thread. `open` is run on it and makes the connection; `None` when that was given up.
+/// Starts the thread. `open` is run on it and makes the connection.
 pub(crate) fn start(
     shared: Arc<Shared>,
     ends: Ends,
