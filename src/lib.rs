@@ -139,6 +139,11 @@
 //! connection, it writes it to the socket itself, as far as that does not block, which saves waking
 //! the writer. Returning from `main` ends the process, whatever is connected.
 //!
+//! # Testing
+//!
+//! [`Websocket::pair`] makes two connected sockets in memory: a control loop can be tested without a
+//! network.
+//!
 //! # Your own parts
 //!
 //! [`pubsub::Producer`] and [`pubsub::Consumer`] are what a `Websocket` is made of. A sensor or a

@@ -3,5 +3,6 @@
 pub(crate) mod closing;
 pub(crate) mod connect;
 pub(crate) mod handshake;
+pub(crate) mod memory;
 pub(crate) mod request;
 pub(crate) mod transport;

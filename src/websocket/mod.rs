@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use http::header::{self, HeaderName, HeaderValue};
+use tungstenite::protocol::Role as WireRole;
 use url::Url;
 
 use self::lifecycle::{End, Phase};
@@ -27,6 +28,7 @@ use self::shared::Shared;
 use crate::error::{CloseFrame, Error, PutError, Result};
 use crate::message::Message;
 use crate::net::closing::Role;
+use crate::net::memory;
 use crate::net::request::Request;
 use crate::pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId, waiting};
 
@@ -127,6 +129,38 @@ impl Websocket {
     /// [`Error::Handshake`]. For other settings than the defaults, see [`Options`].
     pub fn accept(request: Request) -> Websocket {
         Options::new().accept(request)
+    }
+
+    /// Two connected `Websocket`s in memory, for testing a control loop without a network. Each is
+    /// the other's peer; the first has the client's role.
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Websocket, json};
+    ///
+    /// let (operator, robot) = Websocket::pair();
+    /// operator.put_nowait(json!({"speed": 1}))?;
+    /// assert_eq!(robot.get()?, json!({"speed": 1}));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pair() -> (Websocket, Websocket) {
+        Options::new().pair()
+    }
+
+    fn start_pair(options: &Options) -> (Websocket, Websocket) {
+        let (client, server) = memory::pair();
+        let start = |name: &str, role, wire_role, transport| {
+            let (shared, ends) = Shared::new(name.to_owned(), role, options.clone());
+            reader::start(shared.clone(), ends, move |shared| {
+                open::in_memory(shared, transport, wire_role)
+            });
+            // Takes as long as a thread to start: there is no handshake.
+            shared.lifecycle.wait_ready(None);
+            Self::new(shared)
+        };
+        (
+            start("client in memory", Role::Client, WireRole::Client, client),
+            start("server in memory", Role::Server, WireRole::Server, server),
+        )
     }
 
     fn start_client(

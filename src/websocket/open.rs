@@ -105,6 +105,21 @@ pub(crate) fn as_server(shared: &Shared, request: Request) -> Result<Opened> {
     })
 }
 
+/// One end of a connection in memory, which needs no handshake.
+pub(crate) fn in_memory(shared: &Shared, transport: Transport, role: WireRole) -> Result<Opened> {
+    if !shared.lifecycle.install(transport.cut.clone()) {
+        return Err(given_up());
+    }
+    let mut response = http::Response::new(());
+    *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+    Ok(Opened {
+        facts: facts(&transport, HttpRequest::new(()), response),
+        transport,
+        rest: Vec::new(),
+        role,
+    })
+}
+
 fn facts(transport: &Transport, request: HttpRequest<()>, response: http::Response<()>) -> Facts {
     Facts {
         peer_addr: transport.peer_addr,

@@ -89,6 +89,11 @@ impl Options {
         Websocket::start_server(request, self.clone())
     }
 
+    /// Two connected `Websocket`s in memory, both with these settings; see [`Websocket::pair`].
+    pub fn pair(&self) -> (Websocket, Websocket) {
+        Websocket::start_pair(self)
+    }
+
     /// Whether messages are JSON, as RTCBot's `json` parameter says: see [`Message`](crate::Message).
     /// Defaults to `true`.
     pub fn json(&mut self, json: bool) -> &mut Self {
