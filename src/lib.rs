@@ -26,7 +26,8 @@
 //!
 //! # Messages
 //!
-//! A [`Message`] is JSON, text or bytes, and whatever can be turned `into()` one can be put. In JSON
+//! A [`Message`] is JSON, text or bytes. What can be turned `into()` one can be put: [`json!`] values,
+//! numbers, `bool`, strings, byte vectors and slices. In JSON
 //! mode, RTCBot's default, text that is JSON arrives parsed, and everything but bytes is sent as
 //! JSON: the text `hello` as `"hello"`. [`Options::json`]`(false)` sends and receives text as it is.
 //!
@@ -135,7 +136,7 @@
 //! | `ws-dispatch` | per connection with callbacks | | callbacks, one after the other |
 //! | `ws-worker` | up to `workers` per `subscribe_concurrent` | | that callback |
 //!
-//! Any method may be called in any callback. When a thread puts a small message into an idle
+//! Any method may be called in any callback; the connection's other callbacks wait meanwhile. When a thread puts a small message into an idle
 //! connection, it writes it to the socket itself, as far as that does not block, which saves waking
 //! the writer. Returning from `main` ends the process, whatever is connected.
 //!

@@ -279,6 +279,19 @@ impl From<Value> for Message {
     }
 }
 
+macro_rules! from_json_scalars {
+    ($($scalar:ty)*) => {$(
+        /// As JSON.
+        impl From<$scalar> for Message {
+            fn from(value: $scalar) -> Self {
+                Value::from(value).into()
+            }
+        }
+    )*};
+}
+
+from_json_scalars!(bool i8 i16 i32 i64 isize u8 u16 u32 u64 usize f32 f64);
+
 impl From<Json> for Message {
     fn from(json: Json) -> Self {
         Message::Json(json)
@@ -337,6 +350,13 @@ mod tests {
             tungstenite::Message::Text(text) => text.as_str().to_owned(),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn numbers_and_truth_values_are_json() {
+        assert_eq!(Message::from(1), json!(1));
+        assert_eq!(Message::from(0.5), json!(0.5));
+        assert_eq!(Message::from(true), json!(true));
     }
 
     #[test]

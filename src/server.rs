@@ -113,15 +113,16 @@ impl Server {
             if let Some(request) = self.complete.pop_front() {
                 return Some(request);
             }
-            let now = Instant::now();
-            if deadline.is_some_and(|deadline| now >= deadline) {
-                return None;
-            }
-            self.refuse_the_late(now);
-            let readable = self.wait(now, deadline);
+            let readable = self.wait(Instant::now(), deadline);
             self.read_heads(&readable[1..]);
+            // Only now: what has come in time is not refused, however long nobody called this.
+            let now = Instant::now();
+            self.refuse_the_late(now);
             if readable[0] {
                 self.accept_some();
+            }
+            if self.complete.is_empty() && deadline.is_some_and(|deadline| now >= deadline) {
+                return None;
             }
         }
     }

@@ -748,3 +748,60 @@ fn the_reason_of_the_end_is_there_for_whoever_asks() {
     assert!(is_closed_by_peer(&client.end_reason().unwrap()));
     assert!(client.error().is_none());
 }
+
+#[test]
+fn a_close_from_a_sink_is_over_in_time_though_the_peer_reads_nothing() {
+    struct Closer(rtcbot_websocket::WeakWebsocket);
+    impl rtcbot_websocket::Sink<Message> for Closer {
+        fn put_nowait(&self, _: Message) -> Result<(), PutError<Message>> {
+            let closed = self.0.upgrade().unwrap().close();
+            assert!(matches!(closed, Err(Error::OwnThread)));
+            Ok(())
+        }
+    }
+    let options = Options::new()
+        .close_timeout(Duration::from_millis(100))
+        .ping_interval(None)
+        .clone();
+    let (server, mut stream) = server_and_bytes(&options);
+    server.subscribe_to(Closer(server.downgrade()));
+    while server.put_nowait(vec![0; 1 << 20]).is_ok() {}
+    stream.write_all(&masked_frame(0x82, b"x")).unwrap();
+    let error = server.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    assert!(matches!(error, Error::CloseTimeout { .. }), "{error}");
+}
+
+#[test]
+fn a_late_pong_behind_other_messages_is_no_time_out() {
+    let tick = Duration::from_millis(50);
+    let options = Options::new()
+        .ping_interval(tick)
+        .ping_timeout(2 * tick)
+        .receive_queue(Queue::Latest)
+        .clone();
+    let (server, mut stream) = server_and_bytes(&options);
+    let _subscription = server.subscribe();
+    let (_never, pace) = bounded::<()>(0);
+    for _ in 0..20 {
+        stream.write_all(&masked_frame(0x82, b"data")).unwrap();
+        let _ = pace.recv_timeout(tick / 2);
+    }
+    assert!(server.is_ready(), "{:?}", server.end_reason());
+}
+
+#[test]
+fn ping_times_of_zero_turn_pings_off() {
+    for options in [
+        Options::new().ping_interval(Duration::ZERO).clone(),
+        Options::new()
+            .ping_interval(Duration::from_millis(10))
+            .ping_timeout(Duration::ZERO)
+            .clone(),
+    ] {
+        let (client, _server) = options.pair();
+        let error = client
+            .wait_closed_timeout(Duration::from_millis(100))
+            .unwrap_err();
+        assert!(matches!(error, Error::Timeout), "{error}");
+    }
+}

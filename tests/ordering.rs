@@ -191,7 +191,10 @@ fn both_directions_at_once() {
 fn a_slow_subscription_holds_the_peer_back_and_loses_nothing() {
     // Each message takes a switch of threads.
     const FEW: u32 = COUNT / 10;
-    let options = Options::new().receive_queue(Queue::Block(1)).clone();
+    let options = Options::new()
+        .receive_queue(Queue::Block(1))
+        .close_timeout(4 * DEADLINE)
+        .clone();
     let (client, server) = pair_with(&options, &options);
     let (slow, fast) = (server.subscribe(), server.subscribe_with(Queue::Unbounded));
     let putting = thread::spawn(move || {

@@ -469,3 +469,15 @@ fn a_sink_that_stays_full_keeps_no_thread_once_all_handles_are_gone() {
     let rest = within(DEADLINE, move || receiver.into_iter().count());
     assert!(rest <= 1);
 }
+
+#[test]
+fn a_sink_that_is_closed_already_leaves_the_early_items_to_the_next() {
+    let (mut publisher, producer) = Producer::new();
+    (0..3).for_each(|n| publisher.put(n));
+    let (sender, receiver) = unbounded();
+    drop(receiver);
+    producer.subscribe_to(sender);
+    publisher.put(3);
+    drop(publisher);
+    assert!(producer.subscribe().iter().eq(0..4));
+}

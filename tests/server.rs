@@ -279,3 +279,14 @@ fn a_paused_connection_that_is_never_resumed_can_be_closed() {
     rig::within(DEADLINE, move || client.close()).unwrap();
     peer.wait_closed_timeout(DEADLINE).unwrap();
 }
+
+#[test]
+fn next_timeout_of_zero_looks_once() {
+    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let _client = Websocket::connect(url(&server)).unwrap();
+    let mut request = None;
+    rig::eventually("a request is found", || {
+        request = server.next_timeout(std::time::Duration::ZERO);
+        request.is_some()
+    });
+}

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::dispatch::Dispatcher;
 use super::publisher::Publisher;
-use super::relay;
+use super::relay::{self, Offered};
 use super::roster::{Entry, Outlet, Relay, Roster, open_queue, open_relay};
 use super::sink::Sink;
 use super::subscription::{Queue, Subscription, SubscriptionId};
@@ -86,10 +86,19 @@ impl<T: Clone + Send + 'static> Producer<T> {
                 early
             };
             // Outside the lock, since this is the user's code. Meanwhile more may come early.
-            let rest = relay::offer_all(&sink, early);
-            if !rest.is_empty() {
-                self.relay(id, removed, sink, rest);
-                return id;
+            match relay::offer_all(&sink, early) {
+                Offered::All => {}
+                Offered::Full(rest) => {
+                    self.relay(id, removed, sink, rest);
+                    return id;
+                }
+                Offered::Closed(rest) => {
+                    self.roster
+                        .state
+                        .lock()
+                        .put_back_early(rest, self.roster.weigh);
+                    return id;
+                }
             }
         }
     }

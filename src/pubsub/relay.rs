@@ -75,8 +75,17 @@ fn hand_over<T: Send + 'static>(
     }
 }
 
-/// Puts what fits; returns the rest.
-pub(super) fn offer_all<T>(sink: &impl Sink<T>, mut items: VecDeque<T>) -> VecDeque<T> {
+/// What [`offer_all`] came to.
+pub(super) enum Offered<T> {
+    All,
+    /// There was no room for these.
+    Full(VecDeque<T>),
+    /// The sink is closed: these are for somebody else.
+    Closed(VecDeque<T>),
+}
+
+/// Puts what fits.
+pub(super) fn offer_all<T>(sink: &impl Sink<T>, mut items: VecDeque<T>) -> Offered<T> {
     while let Some(item) = items.pop_front() {
         let mut back = None;
         guarded(|| back = sink.put_nowait(item).err());
@@ -84,10 +93,13 @@ pub(super) fn offer_all<T>(sink: &impl Sink<T>, mut items: VecDeque<T>) -> VecDe
             None => {}
             Some(PutError::Full(item)) => {
                 items.push_front(item);
-                return items;
+                return Offered::Full(items);
             }
-            Some(PutError::Closed(_)) => return VecDeque::new(),
+            Some(PutError::Closed(item)) => {
+                items.push_front(item);
+                return Offered::Closed(items);
+            }
         }
     }
-    items
+    Offered::All
 }

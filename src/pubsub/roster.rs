@@ -205,6 +205,17 @@ impl<T> State<T> {
     }
 }
 
+impl<T> State<T> {
+    /// For the next one, if nobody has subscribed meanwhile.
+    pub(super) fn put_back_early(&mut self, mut items: VecDeque<T>, weigh: fn(&T) -> usize) {
+        if !self.attached {
+            items.append(&mut self.early);
+            self.early_weight = items.iter().map(weigh).sum();
+            self.early = items;
+        }
+    }
+}
+
 /// A channel for `queue` that holds what came early.
 pub(super) fn open_queue<T>(queue: Queue, early: VecDeque<T>) -> (Outlet<T>, Receiver<T>) {
     let (sender, receiver) = match queue {

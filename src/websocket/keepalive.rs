@@ -1,7 +1,9 @@
 //! When to send a ping, and when to give the peer up.
 //!
-//! Only time spent reading counts, so that a pause of this side's own is not held against the peer. Nor
-//! does time in which a single message comes in: a pong cannot overtake it.
+//! A peer is given up when nothing at all comes from it for as long as a pong may take. The pong itself
+//! may be late: it cannot overtake what the peer had to send before it. (A peer that sends and does
+//! not read is found by the write half's time-out.) Only time spent reading counts, so that a pause of
+//! this side's own is not held against the peer.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -19,8 +21,6 @@ pub(crate) struct Keepalive {
     left: Option<Duration>,
     /// The payload of the ping that has not been answered.
     awaited: Option<u64>,
-    /// Whether a whole message has come since that ping.
-    passed: bool,
     sent: u64,
     /// The time-out that the read half has.
     armed: Option<Duration>,
@@ -41,19 +41,15 @@ impl Keepalive {
             timeout,
             left: interval,
             awaited: None,
-            passed: false,
             sent: 0,
             armed: None,
         }
     }
 
-    /// There will be no more alarms.
-    pub(crate) fn stop(&mut self) {
-        *self = Keepalive {
-            // The read half keeps its time-out: what it returns then is no alarm.
-            armed: self.armed,
-            ..Keepalive::new(None, None)
-        };
+    /// There will be no more alarms: from now on a read waits until the connection is cut.
+    pub(crate) fn stop(&mut self, half: &mut dyn ReadHalf) -> io::Result<()> {
+        *self = Keepalive::new(None, None);
+        half.set_timeout(None)
     }
 
     /// Reads, for no longer than until the next alarm.
@@ -74,15 +70,10 @@ impl Keepalive {
         let before = Instant::now();
         let read = half.read(buffer);
         self.left = match (&read, self.timeout) {
-            (Ok(1..), Some(timeout)) if self.awaited.is_some() && !self.passed => Some(timeout),
+            (Ok(1..), Some(timeout)) if self.awaited.is_some() => Some(timeout),
             _ => Some(left.saturating_sub(before.elapsed())),
         };
         read
-    }
-
-    /// A message has come in, whole.
-    pub(crate) fn message(&mut self) {
-        self.passed = true;
     }
 
     /// A pong has arrived.
@@ -112,7 +103,6 @@ impl Keepalive {
             return None;
         }
         self.sent += 1;
-        self.passed = false;
         self.awaited = Some(self.sent);
         self.left = self.timeout.or(self.interval);
         Some(Alarm::Ping(self.sent.to_be_bytes()))
@@ -172,6 +162,30 @@ mod tests {
             assert_eq!(keepalive.alarm(|| None), None);
         }
         assert_eq!(next_alarm(&mut keepalive, &mut half), Alarm::Dead(TICK));
+    }
+
+    #[test]
+    fn whatever_comes_is_a_sign_of_life() {
+        struct Talking(Silent);
+        impl Read for Talking {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                std::thread::park_timeout(TICK / 2);
+                Ok(1)
+            }
+        }
+        impl ReadHalf for Talking {
+            fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+                self.0.set_timeout(timeout)
+            }
+        }
+        let mut keepalive = Keepalive::new(Some(TICK), Some(TICK));
+        let mut half = Talking(Silent(None, 0));
+        next_alarm(&mut keepalive, &mut half.0);
+        for _ in 0..20 {
+            keepalive.watch(&mut half, &mut []).unwrap();
+            assert_eq!(keepalive.alarm(|| Some(TICK)), None);
+        }
+        assert_eq!(next_alarm(&mut keepalive, &mut half.0), Alarm::Dead(TICK));
     }
 
     #[test]

@@ -301,7 +301,7 @@ impl Lifecycle {
     /// Closing took too long: a failure, unless all that matters has been said or it has failed already.
     pub(crate) fn time_out(&self) {
         self.change(|state| {
-            if state.lost.is_none() && !state.closing.is_clean() {
+            if !state.was_cut && state.lost.is_none() && !state.closing.is_clean() {
                 let (begun, deadline) = state.deadline.unwrap_or((Instant::now(), Instant::now()));
                 state.failure.get_or_insert(Error::CloseTimeout {
                     after: rounded(deadline.saturating_duration_since(begun)),

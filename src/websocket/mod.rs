@@ -13,7 +13,6 @@ use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -36,8 +35,9 @@ use crate::pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId,
 ///
 /// Every method may be called on any thread, at any time, and from any callback. Clones are handles
 /// to the same connection, and equal. Dropping the last one closes it: what is queued is sent, for at
-/// most [`linger`](Options::linger). A callback that owns a handle to its own connection keeps it
-/// open until either side closes it; one that should not takes a [`downgrade`](Self::downgrade)d one.
+/// most [`linger`](Options::linger). A callback that owns a handle to its own connection, or a list of
+/// all connections that does, keeps it open until either side closes it; what should not takes a
+/// [`downgrade`](Self::downgrade)d one.
 ///
 /// ```no_run
 /// use rtcbot_websocket::{Websocket, json};
@@ -85,23 +85,11 @@ impl Drop for Handle {
         }
         let deadline = deadline_after(shared.options.linger);
         let deadline = shared.begin_close(CloseFrame::normal(), deadline);
-        let linger = {
-            let shared = shared.clone();
-            move || {
-                if shared.lifecycle.wait_closed(Some(deadline)).is_none() {
-                    shared.time_out();
-                }
-            }
-        };
         // The connection's own threads must not wait for themselves.
-        if !shared.is_own_thread() && !shared.producer.dispatcher().is_current_thread() {
-            return linger();
-        }
-        let spawned = thread::Builder::new()
-            .name("ws-linger".into())
-            .spawn(linger);
-        if spawned.is_err() {
-            shared.time_out();
+        if shared.is_own_thread() || shared.producer.dispatcher().is_current_thread() {
+            shared.see_that_it_closes(deadline);
+        } else {
+            shared.wait_until_closed(deadline);
         }
     }
 }
@@ -127,6 +115,10 @@ impl Websocket {
     /// Returns at once; the reader thread answers the handshake. If the request is not one for a
     /// WebSocket, the client gets the HTTP status that says so, and this `Websocket` has failed with
     /// [`Error::Handshake`]. For other settings than the defaults, see [`Options`].
+    ///
+    /// To refuse a client, answer the request with [`Request::respond`], or accept it and
+    /// [`close_with`](Self::close_with) a code; that waits for the client's answer, so an accept loop
+    /// leaves it to a thread.
     pub fn accept(request: Request) -> Websocket {
         Options::new().accept(request)
     }
@@ -572,6 +564,10 @@ impl Websocket {
         let shared = self.shared();
         let deadline = deadline_after(shared.options.close_timeout);
         let deadline = shared.begin_close(frame, deadline);
+        if shared.is_own_thread() && shared.lifecycle.phase() != Phase::Closed {
+            self.handle.shared.see_that_it_closes(deadline);
+            return Err(Error::OwnThread);
+        }
         let end = match self.wait_closed_until(Some(deadline)) {
             Err(Error::Timeout) => {
                 shared.time_out();

@@ -121,17 +121,19 @@ impl Options {
         self
     }
 
-    /// How often the peer is sent a ping; `None` for never. Defaults to 20 seconds.
+    /// How often the peer is sent a ping; `None` or zero for never. Defaults to 20 seconds.
     pub fn ping_interval(&mut self, interval: impl Into<Option<Duration>>) -> &mut Self {
-        self.ping_interval = interval.into();
+        self.ping_interval = interval.into().filter(|interval| !interval.is_zero());
         self
     }
 
-    /// How long the answer to a ping may take before the connection fails with
-    /// [`Error::PingTimeout`]; `None` to wait for ever. Only time that is spent reading counts: a
-    /// subscription that is full, and so pauses reading, is not held against the peer. Defaults to 20 seconds.
+    /// How long a peer may be silent after a ping, or take nothing of what is sent, before the
+    /// connection fails with [`Error::PingTimeout`]; `None` or zero to wait for ever. Anything that
+    /// comes is a sign of life; the pong may be behind it. Only time that is spent reading counts: a
+    /// subscription that is full, and so pauses reading, is not held against the peer. (A peer may
+    /// hold it against this side: no ping is answered meanwhile.) Defaults to 20 seconds.
     pub fn ping_timeout(&mut self, timeout: impl Into<Option<Duration>>) -> &mut Self {
-        self.ping_timeout = timeout.into();
+        self.ping_timeout = timeout.into().filter(|timeout| !timeout.is_zero());
         self
     }
 

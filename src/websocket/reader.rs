@@ -212,7 +212,11 @@ fn read_until_the_end(
             None => {}
             // No ping follows a Close frame, and the peer may be slow to answer that: how slow, the
             // closing's own deadline says.
-            Some(_) if shared.lifecycle.phase() == Phase::Closing => stream.keepalive.stop(),
+            Some(_) if shared.lifecycle.phase() == Phase::Closing => {
+                if let Err(error) = stream.keepalive.stop(&mut *stream.half) {
+                    return Ending::Lost(error);
+                }
+            }
             Some(Alarm::Ping(payload)) => shared.outbox.ping(Bytes::copy_from_slice(&payload)),
             Some(Alarm::Dead(after)) => return Ending::Dead(Error::PingTimeout { after }),
         }
@@ -336,7 +340,6 @@ struct Stream<'a> {
 
 impl Stream<'_> {
     fn take(&mut self, message: Message) {
-        self.keepalive.message();
         self.batch.push(message);
         if self.batch.len() == BATCH {
             self.hand_out();

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, ThreadId};
 use std::time::Instant;
 
-use super::lifecycle::Lifecycle;
+use super::lifecycle::{Lifecycle, Phase};
 use super::options::{Options, deadline_after};
 use super::outbox::Outbox;
 use crate::error::{CloseFrame, Error};
@@ -100,6 +100,25 @@ impl Shared {
         deadline
     }
 
+    /// Sees to it that closing is over by `deadline`, on a thread of its own: for those who must not
+    /// wait, since they are what it waits for.
+    pub(crate) fn see_that_it_closes(self: &Arc<Self>, deadline: Instant) {
+        let shared = self.clone();
+        let spawned = thread::Builder::new()
+            .name("ws-linger".into())
+            .spawn(move || shared.wait_until_closed(deadline));
+        if spawned.is_err() {
+            self.time_out();
+        }
+    }
+
+    /// Waits for the end; cuts the connection if it has not come by `deadline`.
+    pub(crate) fn wait_until_closed(&self, deadline: Instant) {
+        if self.lifecycle.wait_closed(Some(deadline)).is_none() {
+            self.time_out();
+        }
+    }
+
     /// Closing took too long.
     pub(crate) fn time_out(&self) {
         self.lifecycle.time_out();
@@ -110,6 +129,9 @@ impl Shared {
     /// The peer takes nothing, not even a ping. The reader may not notice: it may itself be waiting for
     /// room in the queue that this keeps full.
     pub(crate) fn give_up_the_peer(&self) {
+        if self.lifecycle.phase() == Phase::Closing {
+            return self.time_out();
+        }
         let after = self.options.ping_timeout.unwrap_or_default();
         self.lifecycle.fail(Error::PingTimeout { after });
         self.producer.hurry(Instant::now());

@@ -43,7 +43,9 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// A client and the server's end of the same connection, both ready.
 pub fn pair() -> (Websocket, Websocket) {
-    pair_with(&Options::new(), &Options::new())
+    // A loaded machine may need longer than a user would wait.
+    let options = Options::new().close_timeout(DEADLINE).clone();
+    pair_with(&options, &options)
 }
 
 pub fn pair_with(client: &Options, server: &Options) -> (Websocket, Websocket) {
