@@ -275,3 +275,36 @@ impl fmt::Debug for Server {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn server_and_silent_client() -> (Server, TcpStream) {
+        let mut server = Server::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(server.local_addr()).unwrap();
+        while server.pending.is_empty() {
+            assert!(server.next_timeout(Duration::from_millis(1)).is_none());
+        }
+        (server, stream)
+    }
+
+    #[test]
+    fn a_head_that_came_in_time_is_not_refused_because_nobody_asked_for_it() {
+        let (mut server, mut stream) = server_and_silent_client();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        server.pending[0].deadline = Instant::now();
+        assert!(server.next_timeout(Duration::ZERO).is_some());
+    }
+
+    #[test]
+    fn a_client_that_is_late_is_answered_408() {
+        let (mut server, mut stream) = server_and_silent_client();
+        server.pending[0].deadline = Instant::now();
+        assert!(server.next_timeout(Duration::ZERO).is_none());
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    }
+}
