@@ -135,6 +135,7 @@
 //! | `ws-write` | per connection | sends what is queued, pongs, the Close frame | no |
 //! | `ws-dispatch` | per connection with callbacks | | callbacks, one after the other |
 //! | `ws-worker` | up to `workers` per `subscribe_concurrent` | | that callback |
+//! | `ws-linger`, `ws-relay`, `ws-resolve` | now and then | see to a close that nobody can wait for; feed a sink that was full at first; look up a name | a [`Sink`] of your own |
 //!
 //! Any method may be called in any callback; the connection's other callbacks wait meanwhile. When a thread puts a small message into an idle
 //! connection, it writes it to the socket itself, as far as that does not block, which saves waking

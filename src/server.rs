@@ -114,12 +114,14 @@ impl Server {
                 return Some(request);
             }
             let readable = self.wait(Instant::now(), deadline);
-            self.read_heads(&readable[1..]);
-            // Only now: what has come in time is not refused, however long nobody called this.
             let now = Instant::now();
-            self.refuse_the_late(now);
-            if readable[0] {
-                self.accept_some();
+            if let Some(readable) = readable {
+                self.read_heads(&readable[1..]);
+                // Only now: what has come in time is not refused, however long nobody called this.
+                self.refuse_the_late(now);
+                if readable[0] {
+                    self.accept_some();
+                }
             }
             if self.complete.is_empty() && deadline.is_some_and(|deadline| now >= deadline) {
                 return None;
@@ -128,8 +130,8 @@ impl Server {
     }
 
     /// Waits until something happens. Says whether there is something to accept, and which of the
-    /// pending have something to read.
-    fn wait(&mut self, now: Instant, deadline: Option<Instant>) -> Vec<bool> {
+    /// pending have something to read; `None` when it cannot be known, as after a signal.
+    fn wait(&mut self, now: Instant, deadline: Option<Instant>) -> Option<Vec<bool>> {
         self.paused_until = self.paused_until.filter(|until| *until > now);
         let listening = match self.paused_until {
             None => PollFlags::IN,
@@ -145,13 +147,13 @@ impl Server {
         let timeout = until.map(|until| until.saturating_duration_since(now));
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) => fds.iter().map(|fd| !fd.revents().is_empty()).collect(),
+            Ok(_) => Some(fds.iter().map(|fd| !fd.revents().is_empty()).collect()),
             Err(error) => {
                 if error != Errno::INTR {
                     log::error!("{}: cannot wait for connections: {error}", self.local_addr);
                     self.paused_until = Some(now + NO_DESCRIPTORS);
                 }
-                vec![false; fds.len()]
+                None
             }
         }
     }

@@ -805,3 +805,44 @@ fn ping_times_of_zero_turn_pings_off() {
         assert!(matches!(error, Error::Timeout), "{error}");
     }
 }
+
+#[test]
+fn closing_with_every_message_takes_one_thread_and_not_one_each() {
+    struct Closer(
+        rtcbot_websocket::WeakWebsocket,
+        crossbeam_channel::Sender<usize>,
+    );
+    impl rtcbot_websocket::Sink<Message> for Closer {
+        fn put_nowait(&self, _: Message) -> Result<(), PutError<Message>> {
+            let _ = self.0.upgrade().unwrap().close();
+            self.1.send(rig::threads_named("ws-linger")).unwrap();
+            Ok(())
+        }
+    }
+    let (server, mut stream) = server_and_bytes(&Options::new());
+    let (sender, counts) = unbounded();
+    server.subscribe_to(Closer(server.downgrade(), sender));
+    for _ in 0..300 {
+        stream.write_all(&masked_frame(0x81, b"1")).unwrap();
+    }
+    let most = counts.iter().take(300).max().unwrap();
+    // Tests beside this one have a few of their own.
+    assert!(most < 50, "{most} threads");
+}
+
+#[test]
+fn a_close_that_is_given_up_before_its_time_says_when() {
+    let tick = Duration::from_millis(100);
+    let options = Options::new()
+        .close_timeout(DEADLINE)
+        .ping_interval(tick)
+        .ping_timeout(tick)
+        .clone();
+    let (client, _raw) = client_and_raw(&options);
+    client.put(vec![0; 12 << 20]).unwrap();
+    match client.close().unwrap_err() {
+        Error::CloseTimeout { after, .. } => assert!(after < DEADLINE, "{after:?}"),
+        Error::PingTimeout { .. } => {}
+        other => panic!("{other}"),
+    }
+}

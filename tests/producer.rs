@@ -481,3 +481,20 @@ fn a_sink_that_is_closed_already_leaves_the_early_items_to_the_next() {
     drop(publisher);
     assert!(producer.subscribe().iter().eq(0..4));
 }
+
+#[test]
+fn early_items_that_a_closed_sink_leaves_to_nobody_are_counted() {
+    // Somebody subscribes while the sink is offered them.
+    struct Late(Producer<u8>, Mutex<Vec<rtcbot_websocket::Subscription<u8>>>);
+    impl Sink<u8> for Late {
+        fn put_nowait(&self, n: u8) -> Result<(), PutError<u8>> {
+            self.1.lock().unwrap().push(self.0.subscribe());
+            Err(PutError::Closed(n))
+        }
+    }
+    let (mut publisher, producer) = Producer::new();
+    publisher.put(1);
+    publisher.put(2);
+    producer.subscribe_to(Late(producer.clone(), Mutex::default()));
+    assert_eq!(producer.dropped(), 2);
+}

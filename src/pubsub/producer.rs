@@ -93,10 +93,14 @@ impl<T: Clone + Send + 'static> Producer<T> {
                     return id;
                 }
                 Offered::Closed(rest) => {
-                    self.roster
-                        .state
-                        .lock()
-                        .put_back_early(rest, self.roster.weigh);
+                    let mut state = self.roster.state.lock();
+                    let lost = state.put_back_early(rest, self.roster.weigh);
+                    drop(state);
+                    if !lost.is_empty() {
+                        let count = lost.len() as u64;
+                        self.roster.dropped.fetch_add(count, Ordering::Relaxed);
+                        log::warn!("{count} early messages are dropped: their sink was closed");
+                    }
                     return id;
                 }
             }

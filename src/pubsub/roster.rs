@@ -206,13 +206,19 @@ impl<T> State<T> {
 }
 
 impl<T> State<T> {
-    /// For the next one, if nobody has subscribed meanwhile.
-    pub(super) fn put_back_early(&mut self, mut items: VecDeque<T>, weigh: fn(&T) -> usize) {
-        if !self.attached {
-            items.append(&mut self.early);
-            self.early_weight = items.iter().map(weigh).sum();
-            self.early = items;
+    /// For the next one. Hands them back if somebody has subscribed meanwhile.
+    #[must_use]
+    pub(super) fn put_back_early(
+        &mut self,
+        mut items: VecDeque<T>,
+        weigh: fn(&T) -> usize,
+    ) -> VecDeque<T> {
+        if self.attached {
+            return items;
         }
+        items.append(&mut self.early);
+        self.early_weight = items.iter().map(weigh).sum();
+        std::mem::replace(&mut self.early, items)
     }
 }
 

@@ -174,6 +174,11 @@ impl Lifecycle {
         self.wait_closing(|state| state.was_cut)
     }
 
+    /// Until the end is announced, or the closing's deadline. Returns whether it was announced.
+    pub(crate) fn wait_announced(&self) -> bool {
+        self.wait_closing(|state| state.announced)
+    }
+
     fn wait_closing(&self, done: impl Fn(&State) -> bool) -> bool {
         let mut state = self.state.lock();
         loop {
@@ -304,7 +309,12 @@ impl Lifecycle {
             if !state.was_cut && state.lost.is_none() && !state.closing.is_clean() {
                 let (begun, deadline) = state.deadline.unwrap_or((Instant::now(), Instant::now()));
                 state.failure.get_or_insert(Error::CloseTimeout {
-                    after: rounded(deadline.saturating_duration_since(begun)),
+                    // The peer may have been given up before.
+                    after: rounded(
+                        deadline
+                            .min(Instant::now())
+                            .saturating_duration_since(begun),
+                    ),
                     // Told by the writer at its end.
                     unsent: 0,
                 });

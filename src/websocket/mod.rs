@@ -87,7 +87,7 @@ impl Drop for Handle {
         let deadline = shared.begin_close(CloseFrame::normal(), deadline);
         // The connection's own threads must not wait for themselves.
         if shared.is_own_thread() || shared.producer.dispatcher().is_current_thread() {
-            shared.see_that_it_closes(deadline);
+            shared.see_that_it_closes();
         } else {
             shared.wait_until_closed(deadline);
         }
@@ -565,7 +565,7 @@ impl Websocket {
         let deadline = deadline_after(shared.options.close_timeout);
         let deadline = shared.begin_close(frame, deadline);
         if shared.is_own_thread() && shared.lifecycle.phase() != Phase::Closed {
-            self.handle.shared.see_that_it_closes(deadline);
+            self.handle.shared.see_that_it_closes();
             return Err(Error::OwnThread);
         }
         let end = match self.wait_closed_until(Some(deadline)) {

@@ -1,6 +1,7 @@
 //! What the handles and the two threads of a connection have in common.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, ThreadId};
 use std::time::Instant;
@@ -23,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) facts: OnceLock<Facts>,
     pub(crate) reader_thread: OnceLock<ThreadId>,
     pub(crate) writer_thread: OnceLock<ThreadId>,
+    /// Whether a thread sees to the closing's deadline.
+    lingers: AtomicBool,
 }
 
 /// What the handshake told.
@@ -61,6 +64,7 @@ impl Shared {
             facts: OnceLock::new(),
             reader_thread: OnceLock::new(),
             writer_thread: OnceLock::new(),
+            lingers: AtomicBool::new(false),
         });
         (shared, Ends { publisher, inbox })
     }
@@ -100,13 +104,20 @@ impl Shared {
         deadline
     }
 
-    /// Sees to it that closing is over by `deadline`, on a thread of its own: for those who must not
-    /// wait, since they are what it waits for.
-    pub(crate) fn see_that_it_closes(self: &Arc<Self>, deadline: Instant) {
+    /// Sees to it that closing is over by its deadline, on a thread of its own: for those who must
+    /// not wait, since they are what it waits for. One such thread is enough.
+    pub(crate) fn see_that_it_closes(self: &Arc<Self>) {
+        if self.lingers.swap(true, Ordering::SeqCst) {
+            return;
+        }
         let shared = self.clone();
         let spawned = thread::Builder::new()
             .name("ws-linger".into())
-            .spawn(move || shared.wait_until_closed(deadline));
+            .spawn(move || {
+                if !shared.lifecycle.wait_announced() {
+                    shared.time_out();
+                }
+            });
         if spawned.is_err() {
             self.time_out();
         }
