@@ -41,7 +41,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // A direct put takes the place of the source. Then close, and wait until the robot has, too.
     ws.put_nowait("that is all")?;
     ws.close()?;
-    println!("operator: closed, {:?}", ws.received_close());
+    if let Some(reason) = ws.end_reason() {
+        println!("operator: {reason}");
+    }
 
     robot.join().map_err(|_| "the robot panicked")??;
     Ok(())
