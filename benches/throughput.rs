@@ -81,7 +81,7 @@ fn client(url: &str) -> Websocket {
 /// An echo server on this crate: one thread a connection, `get` and `put`.
 fn server() -> String {
     let server = Server::bind("127.0.0.1:0").unwrap();
-    let url = format!("ws://{}", server.local_addr());
+    let url = server.url().to_owned();
     thread::spawn(move || {
         for request in server {
             let ws = Options::new().json(false).accept(request);

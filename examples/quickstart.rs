@@ -11,7 +11,7 @@ use rtcbot_websocket::{Server, Websocket, crossbeam_channel, json};
 fn main() -> Result<(), Box<dyn Error>> {
     // Port 0 is any free port.
     let mut server = Server::bind("127.0.0.1:0")?;
-    let url = format!("ws://{}/drive", server.local_addr());
+    let url = format!("{}/drive", server.url());
 
     // The robot waits for one operator.
     let robot = thread::spawn(move || robot(&mut server));
@@ -53,11 +53,7 @@ fn robot(server: &mut Server) -> Result<(), rtcbot_websocket::Error> {
     let Some(request) = server.next() else {
         return Ok(());
     };
-    println!(
-        "robot:    {} asks for {}",
-        request.peer_addr().ip(),
-        request.path()
-    );
+    println!("robot:    somebody asks for {}", request.path());
     let ws = Websocket::accept(request);
 
     // A callback, on a thread of the connection's own. It may use the connection as it likes.

@@ -54,6 +54,25 @@ pub enum Error {
         error: Arc<io::Error>,
     },
 
+    /// The proxy could not or would not connect to the server.
+    #[error("proxy {proxy}: {reason}")]
+    Proxy {
+        /// The proxy, without user and password.
+        proxy: String,
+        /// What it said, or did.
+        reason: String,
+    },
+
+    /// The TLS handshake failed: the server's certificate is not trusted or is for another host, or one
+    /// side does not do what the other insists on.
+    #[error("TLS with {peer}: {error}")]
+    Tls {
+        /// The host that was to be reached.
+        peer: String,
+        /// What the TLS library said.
+        error: Arc<dyn std::error::Error + Send + Sync>,
+    },
+
     /// The connection was not ready within `connect_timeout`.
     #[error("{target} was not ready within {after:?}: still waiting for {stage}")]
     ConnectTimeout {

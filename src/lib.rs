@@ -12,9 +12,8 @@
 //!
 //! // Both ends in one program, for the show.
 //! let mut server = Server::bind("127.0.0.1:0")?;
-//! let url = format!("ws://{}/", server.local_addr());
 //!
-//! let ws = Websocket::connect(url)?;       // returns at once,
+//! let ws = Websocket::connect(server.url())?; // returns at once,
 //! ws.put_nowait(json!({"hello": "robot"}))?; // and works before it is connected
 //!
 //! let robot = Websocket::accept(server.next().unwrap());
@@ -61,7 +60,7 @@
 //! ```
 //! # use rtcbot_websocket::{Server, Websocket};
 //! # let mut server = Server::bind("127.0.0.1:0")?;
-//! # let ws = Websocket::connect(format!("ws://{}/", server.local_addr()))?;
+//! # let ws = Websocket::connect(server.url())?;
 //! # let robot = Websocket::accept(server.next().unwrap());
 //! use rtcbot_websocket::{Queue, crossbeam_channel::{select, tick}};
 //! use std::time::Duration;
@@ -96,7 +95,7 @@
 //! ```
 //! # use rtcbot_websocket::{Server, Websocket};
 //! # let mut server = Server::bind("127.0.0.1:0")?;
-//! # let ws = Websocket::connect(format!("ws://{}/", server.local_addr()))?;
+//! # let ws = Websocket::connect(server.url())?;
 //! # let robot = Websocket::accept(server.next().unwrap());
 //! robot.subscribe_to(robot.clone());
 //! # ws.put_nowait("x")?;
@@ -116,7 +115,7 @@
 //! ```
 //! # use rtcbot_websocket::{Error, Server, Websocket};
 //! # let mut server = Server::bind("127.0.0.1:0")?;
-//! # let ws = Websocket::connect(format!("ws://{}/", server.local_addr()))?;
+//! # let ws = Websocket::connect(server.url())?;
 //! # let robot = Websocket::accept(server.next().unwrap());
 //! # ws.wait_ready()?;
 //! ws.close_with(4001, "battery low")?;
@@ -166,14 +165,18 @@ mod websocket;
 pub use bytes::Bytes;
 pub use crossbeam_channel;
 pub use http;
+#[cfg(feature = "native-tls")]
+pub use native_tls;
 pub use serde_json::{Value, json};
 pub use tungstenite::Utf8Bytes;
 
 pub use error::{Close, CloseFrame, Error, PutError, Result, Side};
 pub use message::{Json, Message};
+pub use net::basic_auth::BasicAuth;
 pub use net::request::Request;
+pub use net::transport::{self, Transport};
 pub use pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId};
-pub use server::Server;
+pub use server::{Server, ServerHandle};
 pub use websocket::{Options, WeakWebsocket, Websocket};
 
 /// The README's samples, compiled.

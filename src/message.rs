@@ -136,6 +136,14 @@ impl Message {
         Message::Text(text)
     }
 
+    /// The message as it is sent in JSON mode, serialised once for all who send it.
+    pub(crate) fn quoted(&self) -> Message {
+        match self {
+            Message::Text(text) => Message::Json(Value::from(text.as_str()).into()),
+            other => other.clone(),
+        }
+    }
+
     /// The message as the wire carries it.
     pub(crate) fn to_wire(&self, json: bool) -> tungstenite::Message {
         match self {

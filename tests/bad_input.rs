@@ -325,7 +325,7 @@ fn one_bad_connection_does_not_disturb_another() {
     let mut server = Server::bind("127.0.0.1:0").unwrap();
     let good = Websocket::connect(rig::url(&server)).unwrap();
     let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
-    let mut bad = TcpStream::connect(server.local_addr()).unwrap();
+    let mut bad = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     bad.write_all(UPGRADE.as_bytes()).unwrap();
     let bad_peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     bad.write_all(&masked_frame(0x83, b"")).unwrap();
@@ -359,7 +359,7 @@ fn a_request_that_is_no_websocket_is_refused_by_accept() {
         (UPGRADE.replace(": 13", ": 8"), "426 "),
         (UPGRADE.replace("dGhl", ""), "400 "),
     ] {
-        let mut stream = TcpStream::connect(server.local_addr()).unwrap();
+        let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
         let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());

@@ -1,69 +1,32 @@
-//! From a URL to a TCP connection: names, addresses, and several attempts at once.
+//! From a host to a TCP connection: names, addresses, and several attempts at once.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketType, sockopt::socket_error};
-use url::{Host, Url};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, sockopt::socket_error};
+use url::Host;
 
 use super::handshake::Failure;
+use super::socket::wait_for;
 use super::transport::Cut;
 use crate::error::{Error, Result};
 
 /// How long one attempt has before the next address is tried beside it (RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// A URL that can work, as a `ws://` URL without a fragment.
-pub(crate) fn parse_url(text: &str) -> Result<Url> {
-    let invalid = |reason: String| Error::InvalidUrl {
-        url: text.to_owned(),
-        reason,
-    };
-    if !text.contains("://") {
-        return Err(invalid(format!("it has no scheme: write ws://{text}")));
-    }
-    let mut url = Url::parse(text).map_err(|error| invalid(error.to_string()))?;
-    let scheme = match url.scheme() {
-        "ws" | "http" => "ws",
-        "wss" | "https" => {
-            return Err(invalid(format!(
-                "this version of rtcbot-websocket has no TLS: \"{}\" URLs cannot be used",
-                url.scheme()
-            )));
-        }
-        other => {
-            return Err(invalid(format!(
-                "the scheme is \"{other}\", not \"ws\" or \"http\""
-            )));
-        }
-    };
-    // Both are what the WHATWG calls special schemes, for which this succeeds.
-    if url.set_scheme(scheme).is_err() || url.host().is_none() {
-        return Err(invalid("it names no host".into()));
-    }
-    if url.port() == Some(0) {
-        return Err(invalid("port 0 cannot be connected to".into()));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(Error::InvalidUrl {
-            // Not to be found in a log.
-            url: url.host_str().unwrap_or_default().to_owned(),
-            reason: "this version takes no user and password from a URL".into(),
-        });
-    }
-    url.set_fragment(None);
-    Ok(url)
-}
+/// How long to wait before a Unix socket whose backlog was full is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 /// Stops an attempt to connect, whatever it is waiting for.
 pub(crate) struct Cancel {
@@ -103,16 +66,62 @@ fn cancelled() -> Failure {
     Failure::Failed(Error::lost(io::ErrorKind::Interrupted.into()))
 }
 
-/// Connects to the URL's host: all of its addresses, within the deadline.
-pub(crate) fn connect(url: &Url, deadline: Instant, cancel: &Cancel) -> Result<TcpStream, Failure> {
-    let port = url.port_or_known_default().unwrap_or(80);
-    let addresses = match url.host() {
-        Some(Host::Ipv4(ip)) => vec![SocketAddr::new(IpAddr::V4(ip), port)],
-        Some(Host::Ipv6(ip)) => vec![SocketAddr::new(IpAddr::V6(ip), port)],
-        Some(Host::Domain(name)) => resolve(name, port, deadline, cancel)?,
-        None => Vec::new(),
-    };
+/// Connects to a host: to the first of its addresses that answers, within the deadline.
+pub(crate) fn connect(
+    host: &Host<String>,
+    port: u16,
+    deadline: Instant,
+    cancel: &Cancel,
+) -> Result<TcpStream, Failure> {
+    let addresses = addresses(host, port, deadline, cancel)?;
     race(&interleave(addresses), deadline, cancel)
+}
+
+/// A host's addresses, in the order in which the system's resolver prefers them.
+pub(crate) fn addresses(
+    host: &Host<String>,
+    port: u16,
+    deadline: Instant,
+    cancel: &Cancel,
+) -> Result<Vec<SocketAddr>, Failure> {
+    match host {
+        Host::Ipv4(ip) => Ok(vec![SocketAddr::new(IpAddr::V4(*ip), port)]),
+        Host::Ipv6(ip) => Ok(vec![SocketAddr::new(IpAddr::V6(*ip), port)]),
+        Host::Domain(name) => resolve(name, port, deadline, cancel),
+    }
+}
+
+/// Connects to a Unix socket. Its server's backlog may be full; there is no waiting for that, only trying again.
+pub(crate) fn connect_unix(
+    path: &Path,
+    deadline: Instant,
+    cancel: &Cancel,
+) -> Result<UnixStream, Failure> {
+    let failed = |error: io::Error| {
+        Failure::Failed(Error::Connect {
+            address: path.display().to_string(),
+            error: Arc::new(error),
+        })
+    };
+    let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
+    let socket = socket(AddressFamily::UNIX).map_err(failed)?;
+    loop {
+        if cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::TimedOut("the Unix socket's server"));
+        }
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => return Ok(UnixStream::from(socket)),
+            Err(Errno::AGAIN | Errno::INTR) => {
+                let moment = deadline.min(Instant::now() + TRY_AGAIN);
+                let mut fds = [PollFd::new(&cancel.woken, PollFlags::IN)];
+                wait_for(&mut fds, Some(moment)).map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+    }
 }
 
 /// Looks the name up on a thread of its own, since the system's resolver cannot be interrupted.
@@ -209,7 +218,7 @@ fn race(
             0 => deadline,
             _ => deadline.min(next_start),
         };
-        let Some(index) = wait_for_one(&running, until - now, cancel)? else {
+        let Some(index) = wait_for_one(&running, until, cancel)? else {
             continue;
         };
         let stream = running.swap_remove(index);
@@ -231,34 +240,35 @@ fn start(address: &SocketAddr) -> io::Result<TcpStream> {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
     };
-    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
-    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
-    rustix::io::ioctl_fionbio(&socket, true)?;
+    let socket = socket(family)?;
     match rustix::net::connect(&socket, address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(TcpStream::from(socket)),
         Err(error) => Err(error.into()),
     }
 }
 
+/// A socket that does not wait.
+fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    Ok(socket)
+}
+
 /// Waits until one of the attempts has come to an end; `None` when the time is over or it was cancelled.
 fn wait_for_one(
     running: &[TcpStream],
-    timeout: Duration,
+    until: Instant,
     cancel: &Cancel,
 ) -> Result<Option<usize>, Failure> {
     let mut fds = Vec::with_capacity(running.len() + 1);
-    fds.push(PollFd::from_borrowed_fd(
-        cancel.woken.as_fd(),
-        PollFlags::IN,
-    ));
-    let attempts = running.iter();
-    fds.extend(attempts.map(|stream| PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::OUT)));
-    let timeout = Timespec::try_from(timeout).ok();
-    match poll(&mut fds, timeout.as_ref()) {
-        Ok(_) => {}
-        Err(Errno::INTR) => return Ok(None),
-        Err(error) => return Err(Error::lost(error.into()).into()),
-    }
+    fds.push(PollFd::new(&cancel.woken, PollFlags::IN));
+    fds.extend(
+        running
+            .iter()
+            .map(|stream| PollFd::new(stream, PollFlags::OUT)),
+    );
+    wait_for(&mut fds, Some(until)).map_err(Error::lost)?;
     Ok(fds[1..].iter().position(|fd| !fd.revents().is_empty()))
 }
 
@@ -274,31 +284,6 @@ mod tests {
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(10)
-    }
-
-    #[test]
-    fn urls_that_cannot_work_are_refused_with_the_reason() {
-        for (url, word) in [
-            ("ws://", "host"),
-            ("//x", "scheme"),
-            ("ftp://x", "scheme"),
-            ("ws://x:70000", "port"),
-            ("ws://x:0", "port"),
-            ("wss://x", "TLS"),
-            ("", "scheme"),
-            ("ws://me:secret@x", "password"),
-            ("localhost:8080", "ws://localhost:8080"),
-        ] {
-            let error = parse_url(url).unwrap_err().to_string();
-            assert!(error.contains(word), "{url}: {error}");
-            assert!(!error.contains("secret"), "{error}");
-        }
-    }
-
-    #[test]
-    fn http_is_read_as_ws_and_a_fragment_is_not_sent() {
-        assert_eq!(parse_url("http://x/a#b").unwrap().as_str(), "ws://x/a");
-        assert_eq!(parse_url("ws://[::1]:80").unwrap().as_str(), "ws://[::1]/");
     }
 
     #[test]
@@ -347,7 +332,7 @@ mod tests {
         cancel.cut();
         let silent = "127.0.0.1:9".parse().unwrap();
         assert!(race(&[silent], soon(), &cancel).is_err());
-        let url = parse_url("ws://localhost:9").unwrap();
-        assert!(connect(&url, soon(), &cancel).is_err());
+        let host = Host::Domain("localhost".to_owned());
+        assert!(connect(&host, 9, soon(), &cancel).is_err());
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use data_encoding::BASE64;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use tungstenite::error::ProtocolError;
@@ -11,7 +12,8 @@ use tungstenite::handshake::client::generate_request;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::handshake::server::create_response;
 
-use super::transport::{ReadHalf, Transport, WriteHalf, is_timeout};
+use super::origin::Origins;
+use super::transport::{Halves, ReadHalf, WriteHalf, is_timeout};
 use crate::error::{Error, Result};
 
 /// The longest head that is read.
@@ -36,7 +38,7 @@ impl From<Error> for Failure {
 
 /// Asks the server for a WebSocket. Returns its response and what it sent right behind that.
 pub(crate) fn ask(
-    transport: &mut Transport,
+    halves: &mut Halves,
     request: Request<()>,
     deadline: Instant,
 ) -> Result<(Response<()>, Vec<u8>), Failure> {
@@ -46,9 +48,9 @@ pub(crate) fn ask(
         .collect::<Vec<_>>();
     let (head, key) =
         generate_request(request).map_err(|error| Error::Handshake(error.to_string()))?;
-    write_in_time(&mut *transport.write, &head, deadline)?;
+    write_in_time(&mut *halves.write, &head, deadline)?;
 
-    let read = &mut *transport.read;
+    let read = &mut *halves.read;
     let (response, rest) = read_response(read, deadline)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let body = read_body(read, response.headers(), rest, deadline);
@@ -248,64 +250,132 @@ fn header_map(raw: &[httparse::Header<'_>]) -> Result<HeaderMap, http::Error> {
     Ok(map)
 }
 
+/// The status for a head that is longer than [`MAX_HEAD`]: it is the request line that is too long, or
+/// the headers.
+pub(crate) fn too_long(bytes: &[u8]) -> StatusCode {
+    match bytes.contains(&b'\n') {
+        false => StatusCode::URI_TOO_LONG,
+        true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    }
+}
+
 /// Whether a request asks for a WebSocket at all, well or badly.
 pub(crate) fn wants_websocket(request: &Request<()>) -> bool {
     has_token(request.headers(), &header::UPGRADE, "websocket")
 }
 
-/// A request that is no handshake, and what its sender is told.
+/// A request that is refused, and what its sender is told.
 pub(crate) struct Refusal {
     pub(crate) response: Response<()>,
     pub(crate) error: Error,
 }
 
-/// The response that completes the handshake (section 4.2.2), with the first of `supported` that
+/// What a server asks of a request, and adds to its response.
+pub(crate) struct Terms<'a> {
+    /// The subprotocols it speaks, most wanted first.
+    pub(crate) subprotocols: &'a [String],
+    pub(crate) origins: &'a Origins,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// The response that completes the handshake (section 4.2.2), with the first of the subprotocols that
 /// the client offered; or the refusal.
 pub(crate) fn answer(
     request: &Request<()>,
-    supported: &[String],
+    terms: Terms<'_>,
 ) -> Result<Response<()>, Box<Refusal>> {
-    let mut response = create_response(request).map_err(|error| {
+    let refused = |status, why: String| {
         Box::new(Refusal {
-            response: refusal(&error),
-            error: Error::Handshake(format!("the client's request: {error}")),
+            response: plain(status),
+            error: Error::Handshake(format!("the client's request: {why}")),
         })
+    };
+    let mut response = create_response(request).map_err(|error| {
+        let mut refusal = refused(StatusCode::BAD_REQUEST, error.to_string());
+        refusal.response = refusal_of(&error);
+        refusal
     })?;
+    if request.headers().get_all(header::HOST).iter().count() != 1 {
+        let why = "it needs one Host header";
+        return Err(refused(StatusCode::BAD_REQUEST, why.into()));
+    }
+    let mut keys = request.headers().get_all(header::SEC_WEBSOCKET_KEY).iter();
+    let nonce = keys
+        .next()
+        .and_then(|key| BASE64.decode(key.as_bytes()).ok());
+    if nonce.is_none_or(|nonce| nonce.len() != 16) || keys.next().is_some() {
+        let why = "it needs one Sec-WebSocket-Key of 16 bytes in Base64";
+        return Err(refused(StatusCode::BAD_REQUEST, why.into()));
+    }
+    if has_body(request) {
+        let why = "a request for a WebSocket has no body";
+        return Err(refused(StatusCode::PAYLOAD_TOO_LARGE, why.into()));
+    }
+    if let Err(origin) = terms.origins.check(request.headers()) {
+        let why = format!("pages from {origin:?} may not connect here");
+        return Err(refused(StatusCode::FORBIDDEN, why));
+    }
     let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let offered = tokens(offered.iter()).collect::<Vec<_>>();
-    let chosen = supported
-        .iter()
-        .find(|name| offered.contains(&name.as_str()));
+    let mut supported = terms.subprotocols.iter();
+    let chosen = supported.find(|name| offered.contains(&name.as_str()));
+    let headers = response.headers_mut();
     if let Some(name) = chosen.and_then(|name| HeaderValue::from_str(name).ok()) {
-        let headers = response.headers_mut();
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
+    }
+    for (name, value) in terms.headers {
+        headers.append(name, value);
     }
     Ok(response)
 }
 
-/// 405 for another method, 426 for what is no request for version 13, 400 for a malformed one.
-fn refusal(error: &tungstenite::Error) -> Response<()> {
+/// Whether a body follows upon the head, or is said to.
+pub(crate) fn has_body(request: &Request<()>) -> bool {
+    let headers = request.headers();
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    headers.contains_key(header::TRANSFER_ENCODING) || lengths.any(|length| length != "0")
+}
+
+/// The subprotocols that a request offers, most wanted first.
+pub(crate) fn subprotocols(request: &Request<()>) -> impl Iterator<Item = &str> {
+    tokens(
+        request
+            .headers()
+            .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+            .iter(),
+    )
+}
+
+/// A response of which nothing is known but its status.
+pub(crate) fn plain(status: StatusCode) -> Response<()> {
     let mut response = Response::new(());
-    let headers = response.headers_mut();
-    let status = match error {
+    *response.status_mut() = status;
+    response
+}
+
+/// 405 for another method, 426 for what is no request for version 13, 400 for a malformed one.
+fn refusal_of(error: &tungstenite::Error) -> Response<()> {
+    match error {
         tungstenite::Error::Protocol(ProtocolError::WrongHttpMethod) => {
-            headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
-            StatusCode::METHOD_NOT_ALLOWED
+            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED);
+            let get = HeaderValue::from_static("GET");
+            response.headers_mut().insert(header::ALLOW, get);
+            response
         }
         tungstenite::Error::Protocol(
             ProtocolError::MissingConnectionUpgradeHeader
             | ProtocolError::MissingUpgradeWebSocketHeader
             | ProtocolError::MissingSecWebSocketVersionHeader,
         ) => {
+            let mut response = plain(StatusCode::UPGRADE_REQUIRED);
+            let headers = response.headers_mut();
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             let version = HeaderValue::from_static("13");
             headers.insert(header::SEC_WEBSOCKET_VERSION, version);
-            StatusCode::UPGRADE_REQUIRED
+            response
         }
-        _ => StatusCode::BAD_REQUEST,
-    };
-    *response.status_mut() = status;
-    response
+        _ => plain(StatusCode::BAD_REQUEST),
+    }
 }
 
 /// A response's head as HTTP writes it.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::transport::{Cut, ReadHalf, Transport, WriteHalf};
+use super::transport::{Cut, Halves, ReadHalf, WriteHalf};
 
 /// How many bytes one direction holds, as a socket's buffers would.
 const CAPACITY: usize = 64 << 10;
@@ -32,13 +32,13 @@ struct State {
 }
 
 /// Two ends of one connection.
-pub(crate) fn pair() -> (Transport, Transport) {
+pub(crate) fn pair() -> (Halves, Halves) {
     let (there, back) = (Arc::<Pipe>::default(), Arc::<Pipe>::default());
     (end(&there, &back), end(&back, &there))
 }
 
-fn end(out: &Arc<Pipe>, incoming: &Arc<Pipe>) -> Transport {
-    Transport {
+fn end(out: &Arc<Pipe>, incoming: &Arc<Pipe>) -> Halves {
+    Halves {
         read: Box::new(MemoryRead {
             pipe: incoming.clone(),
             timeout: None,
@@ -48,8 +48,6 @@ fn end(out: &Arc<Pipe>, incoming: &Arc<Pipe>) -> Transport {
             timeout: None,
         }),
         cut: Arc::new(MemoryCut([out.clone(), incoming.clone()])),
-        peer_addr: None,
-        local_addr: None,
     }
 }
 
@@ -186,7 +184,7 @@ mod tests {
     #[test]
     fn bytes_arrive_and_the_end_comes_after_them() {
         let (a, mut b) = pair();
-        let Transport { mut write, .. } = a;
+        let Halves { mut write, .. } = a;
         write.write_all(b"hello").unwrap();
         write.finish().unwrap();
         let mut read = String::new();

@@ -1,42 +1,76 @@
 //! An incoming connection whose request head has been read.
 
+use std::any::Any;
 use std::fmt;
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::net::SocketAddr;
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Response, StatusCode};
+use http::{Method, Response};
 
-use super::handshake::{response_head, wants_websocket};
+use super::basic_auth::BasicAuth;
+use super::handshake::{has_body, subprotocols, wants_websocket};
+use super::response;
+use super::transport::Transport;
 use crate::error::{Error, Result};
 
-/// How long an HTTP response may take to be written.
-const RESPOND_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How much that nobody asked for is read before a connection is ended.
-const MAX_UNREAD: usize = 64 << 10;
-
-/// A request that came in on a [`Server`](crate::Server).
+/// A request that came in on a [`Server`](crate::Server), or [elsewhere](Self::from_parts).
 ///
 /// Hand it to [`Websocket::accept`](crate::Websocket::accept) to have a WebSocket, or answer it with
 /// [`respond`](Self::respond). Dropping it ends the connection without an answer.
+///
+/// ```no_run
+/// use rtcbot_websocket::{Server, Websocket, http};
+///
+/// for request in Server::bind("127.0.0.1:8080")? {
+///     let known = |auth: rtcbot_websocket::BasicAuth| auth.matches("operator", "secret");
+///     if !request.basic_auth().is_some_and(known) {
+///         request.respond_with(
+///             http::Response::builder()
+///                 .status(401)
+///                 .header("WWW-Authenticate", "Basic realm=\"robot\"")
+///                 .body("who are you?")?,
+///         )?;
+///     } else if request.path() == "/ws" {
+///         let ws = Websocket::accept(request);
+///         ws.subscribe_to(ws.clone());
+///     } else {
+///         request.respond(404, "the WebSocket is at /ws")?;
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "a request that is dropped is not answered"]
 pub struct Request {
     pub(crate) head: http::Request<()>,
-    pub(crate) stream: TcpStream,
+    pub(crate) transport: Box<dyn Transport>,
     /// What the client sent right behind the head.
     pub(crate) rest: Vec<u8>,
-    pub(crate) peer_addr: SocketAddr,
+    /// What its server gave along, to be dropped when the connection has ended.
+    pub(crate) ticket: Option<Box<dyn Any + Send>>,
 }
 
 impl Request {
+    /// A request whose head was read elsewhere, for example by an HTTP server that hands over its
+    /// connection: the head, the connection, and what was read of it beyond the head.
+    pub fn from_parts(
+        head: http::Request<()>,
+        transport: impl Transport,
+        rest: impl Into<Vec<u8>>,
+    ) -> Self {
+        Request {
+            head,
+            transport: Box::new(transport),
+            rest: rest.into(),
+            ticket: None,
+        }
+    }
+
     /// The method; a WebSocket is asked for with `GET`.
     pub fn method(&self) -> &Method {
         self.head.method()
     }
 
-    /// The path, for example `/ws`.
+    /// The path, for example `/ws`, undecoded.
     pub fn path(&self) -> &str {
         self.head.uri().path()
     }
@@ -56,9 +90,30 @@ impl Request {
         self.headers().get(name)?.to_str().ok()
     }
 
-    /// Where the connection comes from.
-    pub fn peer_addr(&self) -> SocketAddr {
-        self.peer_addr
+    /// The page that a browser says it connects for, such as `https://robot.example`.
+    pub fn origin(&self) -> Option<&str> {
+        self.header(header::ORIGIN.as_str())
+    }
+
+    /// The subprotocols that the client offers, most wanted first.
+    pub fn subprotocols(&self) -> impl Iterator<Item = &str> {
+        subprotocols(&self.head)
+    }
+
+    /// The user and password of an `Authorization: Basic` header (RFC 7617); `None` if there is none
+    /// or it is malformed. To ask for one, answer 401 with a `WWW-Authenticate` header.
+    pub fn basic_auth(&self) -> Option<BasicAuth> {
+        BasicAuth::parse(self.headers().get(header::AUTHORIZATION)?)
+    }
+
+    /// Where the connection comes from; `None` for a Unix socket.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.transport.peer_addr()
+    }
+
+    /// Whether it came over TLS.
+    pub fn is_encrypted(&self) -> bool {
+        self.transport.is_encrypted()
     }
 
     /// Whether the client asks for a WebSocket (an `Upgrade: websocket` header). If not, answer it
@@ -67,61 +122,49 @@ impl Request {
         wants_websocket(&self.head)
     }
 
-    /// Answers with an HTTP response and ends the connection. Blocks until the response is with the
-    /// operating system, at most 10 seconds.
-    ///
-    /// The body is sent as `text/plain; charset=utf-8`.
+    /// Answers with an HTTP status and a text, and ends the connection. Does not wait; see
+    /// [`respond_with`](Self::respond_with) for other types than `text/plain; charset=utf-8`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for a status that is none of 200 to 999,
-    /// [`Error::Lost`] when the client is gone.
+    /// As [`respond_with`](Self::respond_with).
     pub fn respond(self, status: u16, body: impl AsRef<[u8]>) -> Result<()> {
-        let status = StatusCode::from_u16(status)
-            .ok()
-            .filter(|s| s.as_u16() >= 200);
-        let status = status.ok_or_else(|| Error::InvalidOption {
+        let invalid = |reason: String| Error::InvalidOption {
             setting: "status",
-            reason: "a final HTTP status is a number from 200 to 999".into(),
-        })?;
-        let mut response = Response::new(());
-        *response.status_mut() = status;
-        let text = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(header::CONTENT_TYPE, text);
-        let body = body.as_ref();
-        response
-            .headers_mut()
-            .insert(header::CONTENT_LENGTH, body.len().into());
-        let body = match *self.method() {
-            Method::HEAD => &[],
-            _ => body,
+            reason,
         };
-        respond(&self.stream, response, body)
+        let response = Response::builder()
+            .status(status)
+            .header(header::CONTENT_TYPE, "text/plain; charset=utf-8")
+            .body(body)
+            .map_err(|error| invalid(error.to_string()))?;
+        self.respond_with(response)
     }
-}
 
-/// Writes a response and ends the connection.
-pub(crate) fn respond(stream: &TcpStream, mut response: Response<()>, body: &[u8]) -> Result<()> {
-    let headers = response.headers_mut();
-    headers
-        .entry(header::CONTENT_LENGTH)
-        .or_insert_with(|| body.len().into());
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    let bytes = [&response_head(&response), body].concat();
-    let write = || {
-        stream.set_nonblocking(false)?;
-        stream.set_write_timeout(Some(RESPOND_TIMEOUT))?;
-        { stream }.write_all(&bytes)?;
-        stream.shutdown(Shutdown::Write)?;
-        // Closing with bytes unread would reset the connection, and the response might be lost. Who
-        // sends without end has no claim to it.
-        stream.set_nonblocking(true)?;
-        let mut unread = [0; 4096];
-        let mut reads = 0..MAX_UNREAD / unread.len();
-        while reads.next().is_some() && matches!({ stream }.read(&mut unread), Ok(1..)) {}
-        Ok(())
-    };
-    write().map_err(Error::lost)
+    /// Answers with an HTTP response, and ends the connection (`Connection: close`). `Content-Length`
+    /// is set; to a `HEAD` request, only the head is sent.
+    ///
+    /// Does not wait: what the client does not take at once is sent by a thread, for as long as the
+    /// client takes something at least every 10 seconds and is not slower than 16 KiB a second.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for a status below 200, [`Error::Lost`] when the client is gone,
+    /// [`Error::Thread`] when there is none to be had.
+    pub fn respond_with(self, mut response: Response<impl AsRef<[u8]>>) -> Result<()> {
+        if response.status().is_informational() {
+            return Err(Error::InvalidOption {
+                setting: "status",
+                reason: format!("{} is no final HTTP status", response.status()),
+            });
+        }
+        let more_to_read = has_body(&self.head);
+        let plain = HeaderValue::from_static("application/octet-stream");
+        let headers = response.headers_mut();
+        headers.entry(header::CONTENT_TYPE).or_insert(plain);
+        let bytes = response::to_bytes(response, self.method());
+        response::send(self.transport, bytes, more_to_read, self.ticket)
+    }
 }
 
 impl fmt::Debug for Request {
@@ -129,7 +172,7 @@ impl fmt::Debug for Request {
         f.debug_struct("Request")
             .field("method", self.method())
             .field("uri", self.head.uri())
-            .field("peer_addr", &self.peer_addr)
+            .field("peer_addr", &self.peer_addr())
             .finish_non_exhaustive()
     }
 }

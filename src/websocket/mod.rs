@@ -1,11 +1,13 @@
 //! The hall: the public handle, and the two threads that join the wings.
 
+mod dial;
 mod keepalive;
 mod lifecycle;
 mod open;
 mod options;
 mod outbox;
 mod reader;
+pub(crate) mod registry;
 mod shared;
 mod writer;
 
@@ -16,19 +18,21 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header;
 use tungstenite::protocol::Role as WireRole;
-use url::Url;
 
+use self::dial::Call;
 use self::lifecycle::{End, Phase};
 pub use self::options::Options;
-use self::options::deadline_after;
+pub(crate) use self::options::deadline_after;
+use self::registry::Permit;
 use self::shared::Shared;
 use crate::error::{CloseFrame, Error, PutError, Result};
 use crate::message::Message;
 use crate::net::closing::Role;
 use crate::net::memory;
 use crate::net::request::Request;
+use crate::net::transport::Transport;
 use crate::pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId, waiting};
 
 /// A WebSocket connection: RTCBot's `Websocket`, on two threads.
@@ -96,9 +100,18 @@ impl Drop for Handle {
 
 /// Opening.
 impl Websocket {
-    /// Connects to a server: RTCBot's `Websocket(url)`. `ws` and `http` URLs.
+    /// Connects to a server: RTCBot's `Websocket(url)`.
     ///
-    /// Returns at once. Name look-up, TCP connection and handshake are done by the reader thread
+    /// | URL | |
+    /// | --- | --- |
+    /// | `ws://host[:port]/path?query`, `http://…` | over TCP, port 80 by default |
+    /// | `wss://…`, `https://…` | over TLS, port 443 by default; needs the feature `native-tls`, which is on by default |
+    /// | `ws+unix:/path/of/socket[:/path?query]` | over a Unix socket, written as the npm package `ws` does; a colon in the socket's path is `%3A` |
+    /// | `wss+unix:…` | over TLS over a Unix socket; the certificate is for `localhost` |
+    ///
+    /// A user and password in the URL (`wss://user:password@host/`) are sent as Basic authentication.
+    ///
+    /// Returns at once. Name look-up, TCP connection and handshakes are done by the reader thread
     /// within [`connect_timeout`](Options::connect_timeout); meanwhile everything can be used. For
     /// other settings than the defaults, see [`Options`].
     ///
@@ -140,10 +153,10 @@ impl Websocket {
 
     fn start_pair(options: &Options) -> (Websocket, Websocket) {
         let (client, server) = memory::pair();
-        let start = |name: &str, role, wire_role, transport| {
+        let start = |name: &str, role, wire_role, halves| {
             let (shared, ends) = Shared::new(name.to_owned(), role, options.clone());
-            reader::start(shared.clone(), ends, move |shared| {
-                open::in_memory(shared, transport, wire_role)
+            reader::start(shared.clone(), ends, None, move |shared| {
+                open::in_memory(shared, halves, wire_role)
             });
             // Takes as long as a thread to start: there is no handshake.
             shared.lifecycle.wait_ready(None);
@@ -155,26 +168,40 @@ impl Websocket {
         )
     }
 
-    fn start_client(
-        url: Url,
-        headers: Vec<(HeaderName, HeaderValue)>,
-        options: Options,
-    ) -> Result<Websocket> {
-        let request = open::client_request(&url, headers)?;
-        let (shared, ends) = Shared::new(url.to_string(), Role::Client, options);
-        reader::start(shared.clone(), ends, move |shared| {
-            open::as_client(shared, &url, request)
-        });
-        Ok(Self::new(shared))
-    }
-
-    fn start_server(request: Request, options: Options) -> Websocket {
-        let name = format!("connection from {}", request.peer_addr());
-        let (shared, ends) = Shared::new(name, Role::Server, options);
-        reader::start(shared.clone(), ends, move |shared| {
-            open::as_server(shared, request)
+    fn start_client(call: Call, options: Options) -> Websocket {
+        let (shared, ends) = Shared::new(call.name().to_owned(), Role::Client, options);
+        reader::start(shared.clone(), ends, None, move |shared| {
+            dial::as_client(shared, call)
         });
         Self::new(shared)
+    }
+
+    fn start_over(transport: Box<dyn Transport>, call: Call, options: Options) -> Websocket {
+        let (shared, ends) = Shared::new(call.name().to_owned(), Role::Client, options);
+        reader::start(shared.clone(), ends, None, move |shared| {
+            dial::over(shared, transport, &call)
+        });
+        Self::new(shared)
+    }
+
+    fn start_server(mut request: Request, options: Options) -> Websocket {
+        let name = match request.peer_addr() {
+            Some(address) => format!("connection from {address}"),
+            None => "connection from a Unix socket".to_owned(),
+        };
+        let (shared, ends) = Shared::new(name, Role::Server, options);
+        let ticket = request.ticket.take();
+        let permit = ticket.and_then(|ticket| ticket.downcast::<Permit>().ok());
+        let desk = permit.as_ref().map(|permit| permit.desk());
+        let permit = permit.map(|permit| *permit);
+        reader::start(shared.clone(), ends, permit, move |shared| {
+            open::as_server(shared, request)
+        });
+        let ws = Self::new(shared);
+        if let Some(desk) = desk {
+            desk.make_known(&ws.handle.shared, ws.downgrade());
+        }
+        ws
     }
 
     fn new(shared: Arc<Shared>) -> Self {

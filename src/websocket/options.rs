@@ -1,13 +1,20 @@
 //! Every setting, its unit and its default.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderName, HeaderValue};
 
 use super::Websocket;
+use super::dial::{Call, Proxying};
 use crate::error::{Error, Result};
-use crate::net::connect::parse_url;
+use crate::net::origin::Origins;
+use crate::net::proxy::Proxy;
 use crate::net::request::Request;
+use crate::net::target::Target;
+use crate::net::transport::Transport;
+#[cfg(feature = "native-tls")]
+use crate::net::trust::Trust;
 use crate::pubsub::Queue;
 
 /// The one place for every setting, used as [`std::fs::OpenOptions`] is: set, then
@@ -41,6 +48,14 @@ pub struct Options {
     pub(crate) paused: bool,
     headers: Vec<(String, String)>,
     pub(crate) subprotocols: Vec<String>,
+    origin: Option<String>,
+    user_agent: String,
+    pub(crate) max_redirects: usize,
+    proxy: Option<String>,
+    proxy_from_env: bool,
+    pub(crate) origins: Origins,
+    #[cfg(feature = "native-tls")]
+    pub(crate) trust: Trust,
 }
 
 impl Default for Options {
@@ -61,6 +76,14 @@ impl Default for Options {
             paused: false,
             headers: Vec::new(),
             subprotocols: Vec::new(),
+            origin: None,
+            user_agent: concat!("rtcbot-websocket/", env!("CARGO_PKG_VERSION")).to_owned(),
+            max_redirects: 0,
+            proxy: None,
+            proxy_from_env: false,
+            origins: Origins::default(),
+            #[cfg(feature = "native-tls")]
+            trust: Trust::default(),
         }
     }
 }
@@ -75,13 +98,61 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidUrl`] for a URL, and [`Error::InvalidOption`] for a header or subprotocol,
-    /// that cannot work. Whatever the network says comes later, to `wait_ready`, `get`, `error` and
-    /// the like.
+    /// [`Error::InvalidUrl`] for a URL, and [`Error::InvalidOption`] for a header, subprotocol, proxy
+    /// or root certificate, that cannot work. Whatever the network says comes later, to
+    /// `wait_ready`, `get`, `error` and the like.
     pub fn connect(&self, url: impl AsRef<str>) -> Result<Websocket> {
-        let url = parse_url(url.as_ref())?;
-        let headers = self.checked_headers()?;
-        Websocket::start_client(url, headers, self.clone())
+        Ok(Websocket::start_client(
+            self.call(url.as_ref())?,
+            self.clone(),
+        ))
+    }
+
+    /// Connects over a stream that is there already, such as one that another program handed over, or
+    /// a [`Transport`] of your own. Returns at once.
+    ///
+    /// The URL says what the handshake asks for; it is not connected to, and no proxy or redirect is
+    /// followed. TLS is not added: for a `wss` URL, the stream has to be encrypted (a
+    /// `native_tls::TlsStream<TcpStream>` is).
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::Options;
+    /// use std::net::TcpStream;
+    ///
+    /// let stream = TcpStream::connect("10.0.0.7:8080")?;
+    /// let ws = Options::new().connect_over(stream, "ws://robot.local/drive")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect), and [`Error::InvalidUrl`] for `wss` over a stream that is not encrypted.
+    pub fn connect_over(
+        &self,
+        transport: impl Transport,
+        url: impl AsRef<str>,
+    ) -> Result<Websocket> {
+        let call = self.call(url.as_ref())?;
+        if call.is_encrypted() && !transport.is_encrypted() {
+            return Err(Error::InvalidUrl {
+                url: call.name().to_owned(),
+                reason: "the stream is not encrypted; carry out the TLS handshake first".into(),
+            });
+        }
+        let transport = Box::new(transport);
+        Ok(Websocket::start_over(transport, call, self.clone()))
+    }
+
+    fn call(&self, url: &str) -> Result<Call> {
+        let target = Target::parse(url)?;
+        #[cfg(feature = "native-tls")]
+        self.trust.check()?;
+        let proxying = match &self.proxy {
+            Some(proxy) => Proxying::Through(Proxy::parse(proxy)?),
+            None if self.proxy_from_env => Proxying::Environment,
+            None => Proxying::Direct,
+        };
+        Call::new(target, self.request_headers()?, proxying)
     }
 
     /// Completes an incoming connection with these settings. Returns at once; see [`Websocket::accept`].
@@ -101,7 +172,8 @@ impl Options {
         self
     }
 
-    /// How long name look-up, TCP connection and handshakes may take together. Defaults to 10 seconds.
+    /// How long name look-up, TCP connection, proxy, TLS and handshake may take together.
+    /// Defaults to 10 seconds.
     pub fn connect_timeout(&mut self, timeout: Duration) -> &mut Self {
         self.connect_timeout = timeout;
         self
@@ -184,8 +256,8 @@ impl Options {
         self
     }
 
-    /// A header for the client's handshake request, beside those of the handshake itself. Given twice,
-    /// a name is sent twice. Defaults to none.
+    /// A header for the handshake, beside those of the handshake itself: on a client for the request,
+    /// on a server for the response. Given twice, a name is sent twice. Defaults to none.
     pub fn header(&mut self, name: impl Into<String>, value: impl Into<String>) -> &mut Self {
         self.headers.push((name.into(), value.into()));
         self
@@ -199,12 +271,114 @@ impl Options {
         self
     }
 
-    /// The client's headers beyond those of the handshake itself.
+    /// The `Origin` that a client's request tells; only browsers have to. Defaults to none.
+    pub fn origin(&mut self, origin: impl Into<String>) -> &mut Self {
+        self.origin = Some(origin.into());
+        self
+    }
+
+    /// The `User-Agent` that a client's request tells; empty for none. Defaults to
+    /// `rtcbot-websocket/` and its version.
+    pub fn user_agent(&mut self, user_agent: impl Into<String>) -> &mut Self {
+        self.user_agent = user_agent.into();
+        self
+    }
+
+    /// How many redirects (status 301, 302, 303, 307, 308) a client follows. One that leads from
+    /// `wss` to `ws` is not followed, and on another host or port the `Authorization` and `Cookie`
+    /// headers and the URL's user and password are left out. Defaults to 0: a redirect is
+    /// [`Error::Refused`].
+    pub fn max_redirects(&mut self, redirects: usize) -> &mut Self {
+        self.max_redirects = redirects;
+        self
+    }
+
+    /// The proxy that a client connects through: `http://[user:password@]host:port` (`CONNECT`),
+    /// `socks5://…` (this side resolves the server's name) or `socks5h://…` (the proxy does). Not for
+    /// Unix sockets. Defaults to none.
+    pub fn proxy(&mut self, url: impl Into<String>) -> &mut Self {
+        self.proxy = Some(url.into());
+        self
+    }
+
+    /// Whether a client asks the environment for a proxy, if [`proxy`](Self::proxy) gives none: `http_proxy` for
+    /// `ws` URLs, `https_proxy` for `wss`, `all_proxy` for both (in capitals too, but for the first), unless
+    /// `no_proxy` lists the server. Defaults to `false`.
+    pub fn proxy_from_env(&mut self, look: bool) -> &mut Self {
+        self.proxy_from_env = look;
+        self
+    }
+
+    /// A page that may connect to this server, as browsers say in the `Origin` header: for example
+    /// `https://robot.example`, or `https://robot.example:8443`. May be given more than once.
+    ///
+    /// Browsers let every page connect to every WebSocket, with the user's cookies, so it is the server
+    /// that must look whose page it is. By default that is a page from the server itself: the
+    /// origin's host and port are those of the request's `Host` header. As soon as an origin is
+    /// allowed by this or [`allow_origin_if`](Self::allow_origin_if), only those that are allowed may
+    /// connect. Others are answered 403. Programs that are no browsers need not send an origin; then it
+    /// is not looked at.
+    pub fn allow_origin(&mut self, origin: impl Into<String>) -> &mut Self {
+        self.origins.allow(origin.into());
+        self
+    }
+
+    /// As [`allow_origin`](Self::allow_origin), for all origins that a function says yes to. It is called
+    /// on the reader thread. `|_| true` lets every page connect: then check who it is in another way.
+    pub fn allow_origin_if(
+        &mut self,
+        f: impl Fn(&str) -> bool + Send + Sync + 'static,
+    ) -> &mut Self {
+        self.origins.allow_if(Arc::new(f));
+        self
+    }
+
+    /// The headers of a client's request beyond those of the handshake itself.
+    fn request_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
+        let mut headers = self.checked_headers()?;
+        let mut set = |setting, name: HeaderName, value: &str| {
+            let parsed = HeaderValue::from_str(value);
+            let parsed = parsed.map_err(|error| Error::InvalidOption {
+                setting,
+                reason: format!("{value:?}: {error}"),
+            })?;
+            if headers.iter().all(|(given, _)| *given != name) {
+                headers.push((name, parsed));
+            }
+            Ok::<(), Error>(())
+        };
+        if let Some(origin) = &self.origin {
+            set("origin", header::ORIGIN, origin)?;
+        }
+        if !self.user_agent.is_empty() {
+            set("user_agent", header::USER_AGENT, &self.user_agent)?;
+        }
+        if !self.subprotocols.is_empty() {
+            for name in &self.subprotocols {
+                // The tokens of HTTP, which header names are made of too.
+                HeaderName::from_bytes(name.as_bytes()).map_err(|_| Error::InvalidOption {
+                    setting: "subprotocol",
+                    reason: format!("{name:?} is not an HTTP token"),
+                })?;
+            }
+            let all = self.subprotocols.join(", ");
+            set("subprotocol", header::SEC_WEBSOCKET_PROTOCOL, &all)?;
+        }
+        Ok(headers)
+    }
+
+    /// The headers of a server's response beyond those of the handshake itself.
+    pub(crate) fn response_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
+        self.checked_headers()
+    }
+
     fn checked_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
-        let invalid = |setting, reason: String| Error::InvalidOption { setting, reason };
         let mut headers = Vec::new();
         for (name, value) in &self.headers {
-            let bad = |why: String| invalid("header", format!("{name:?}: {why}"));
+            let bad = |why: String| Error::InvalidOption {
+                setting: "header",
+                reason: format!("{name:?}: {why}"),
+            };
             let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|e| bad(e.to_string()))?;
             if is_of_the_handshake(&parsed) {
                 return Err(bad("the handshake itself sets it".into()));
@@ -212,18 +386,59 @@ impl Options {
             let value = HeaderValue::from_str(value).map_err(|e| bad(e.to_string()))?;
             headers.push((parsed, value));
         }
-        if !self.subprotocols.is_empty() {
-            for name in &self.subprotocols {
-                // The tokens of HTTP, which header names are made of too.
-                HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
-                    invalid("subprotocol", format!("{name:?} is not an HTTP token"))
-                })?;
-            }
-            let all = HeaderValue::from_str(&self.subprotocols.join(", "))
-                .map_err(|e| invalid("subprotocol", e.to_string()))?;
-            headers.push((header::SEC_WEBSOCKET_PROTOCOL, all));
-        }
         Ok(headers)
+    }
+}
+
+/// TLS, for clients; a server's is set where it [listens](crate::Server::bind_tls). By default the
+/// server's certificate has to be for the URL's host, and signed by one that the system trusts.
+#[cfg(feature = "native-tls")]
+impl Options {
+    /// One or more certificates that are trusted beside the system's, in PEM. May be given more than once.
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::Options;
+    ///
+    /// let ws = Options::new()
+    ///     .root_certificate_pem(std::fs::read("workshop-ca.pem")?)
+    ///     .connect("wss://robot.local/drive")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn root_certificate_pem(&mut self, pem: impl Into<Vec<u8>>) -> &mut Self {
+        self.trust.add_pem(pem.into());
+        self
+    }
+
+    /// A certificate that is trusted beside the system's, in DER. May be given more than once.
+    pub fn root_certificate_der(&mut self, der: impl Into<Vec<u8>>) -> &mut Self {
+        self.trust.add_der(der.into());
+        self
+    }
+
+    /// The certificate and key that this client shows to a server that asks for them:
+    /// `native_tls::Identity::from_pkcs8` reads PEM, `from_pkcs12` reads PKCS#12. Defaults to none.
+    pub fn client_identity(&mut self, identity: native_tls::Identity) -> &mut Self {
+        self.trust.set_identity(identity);
+        self
+    }
+
+    /// The oldest version of TLS that is spoken. Defaults to TLS 1.2.
+    pub fn min_tls_version(&mut self, version: native_tls::Protocol) -> &mut Self {
+        self.trust.set_min_protocol(version);
+        self
+    }
+
+    /// Whether a server is believed to be who it is **without any proof**: then whoever can answer in
+    /// its place can read and change everything. Defaults to `false`.
+    pub fn danger_accept_invalid_certs(&mut self, accept: bool) -> &mut Self {
+        self.trust.accept_invalid_certs(accept);
+        self
+    }
+
+    /// A ready-made connector, for settings that are not here; the other TLS settings do not count then.
+    pub fn tls_connector(&mut self, connector: native_tls::TlsConnector) -> &mut Self {
+        self.trust.set_connector(connector);
+        self
     }
 }
 

@@ -13,12 +13,13 @@ use super::keepalive::{Alarm, Keepalive};
 use super::lifecycle::Phase;
 use super::options::deadline_after;
 use super::outbox::Pen;
+use super::registry::Permit;
 use super::shared::{Ends, Facts, Shared};
 use super::writer;
 use crate::error::{CloseFrame, Error};
 use crate::message::Message;
 use crate::net::closing::Event;
-use crate::net::transport::{ReadHalf, Transport, is_timeout};
+use crate::net::transport::{Halves, ReadHalf, is_timeout};
 use crate::pubsub::{Inbox, Publisher};
 
 /// How long the peer has to end the stream once there is nothing more to say.
@@ -31,7 +32,7 @@ const BATCH: usize = 64;
 
 /// A connection after its handshake.
 pub(crate) struct Opened {
-    pub(crate) transport: Transport,
+    pub(crate) halves: Halves,
     pub(crate) facts: Facts,
     /// What came right behind the handshake.
     pub(crate) rest: Vec<u8>,
@@ -42,11 +43,13 @@ pub(crate) struct Opened {
 pub(crate) fn start(
     shared: Arc<Shared>,
     ends: Ends,
+    permit: Option<Permit>,
     open: impl FnOnce(&Shared) -> Result<Opened, Error> + Send + 'static,
 ) {
     let mut stage = Stage {
         shared: shared.clone(),
         publisher: Some(ends.publisher),
+        _permit: permit,
     };
     let inbox = ends.inbox;
     let spawned = thread::Builder::new()
@@ -74,6 +77,8 @@ pub(crate) fn start(
 struct Stage {
     shared: Arc<Shared>,
     publisher: Option<Publisher<Message>>,
+    /// Given back to the server when all is over.
+    _permit: Option<Permit>,
 }
 
 impl Drop for Stage {
@@ -134,7 +139,7 @@ enum Ending {
 impl Stage {
     fn run(&mut self, shared: &Arc<Shared>, opened: Opened, inbox: Inbox<Message>) {
         let Opened {
-            mut transport,
+            mut halves,
             facts,
             rest,
             role,
@@ -142,7 +147,7 @@ impl Stage {
         let options = &shared.options;
         let _ = shared.facts.set(facts);
         if let (Some(interval), Some(timeout)) = (options.ping_interval, options.ping_timeout) {
-            if let Err(error) = transport
+            if let Err(error) = halves
                 .write
                 .set_timeout(Some(interval.saturating_add(timeout)))
             {
@@ -152,7 +157,7 @@ impl Stage {
         let Some(on_ready) = shared.lifecycle.set_ready() else {
             return;
         };
-        let pen = Pen::new(role, transport.write, inbox, options.json);
+        let pen = Pen::new(role, halves.write, inbox, options.json);
         if let Err(error) = writer::start(shared, pen) {
             shared.lifecycle.writer_done(0);
             return shared.lifecycle.fail(Error::Thread(Arc::new(error)));
@@ -172,7 +177,7 @@ impl Stage {
         let mut stream = Stream {
             rest: io::Cursor::new(rest),
             batch: Vec::with_capacity(BATCH),
-            half: transport.read,
+            half: halves.read,
             publisher: &mut self.publisher,
             keepalive: Keepalive::new(options.ping_interval, options.ping_timeout),
         };

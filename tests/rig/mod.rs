@@ -59,7 +59,7 @@ pub fn pair_with(client: &Options, server: &Options) -> (Websocket, Websocket) {
 }
 
 pub fn url(server: &Server) -> String {
-    format!("ws://{}/", server.local_addr())
+    format!("{}/", server.url())
 }
 
 /// A client of this crate and a raw tungstenite server.
@@ -77,7 +77,7 @@ pub fn client_and_raw(options: &Options) -> (Websocket, tungstenite::WebSocket<T
 /// A server's end of this crate and a TCP stream on which the client's handshake is done.
 pub fn server_and_bytes(options: &Options) -> (Websocket, TcpStream) {
     let mut listener = Server::bind("127.0.0.1:0").unwrap();
-    let mut stream = TcpStream::connect(listener.local_addr()).unwrap();
+    let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(UPGRADE.as_bytes()).unwrap();
     let server = options.accept(listener.next_timeout(DEADLINE).unwrap());

@@ -1,0 +1,307 @@
+//! A connection on its way to a request: the TLS handshake, the head, or the refusal. Nothing here waits.
+
+use std::any::Any;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use http::header::{self, HeaderValue};
+use http::{Method, StatusCode};
+use rustix::event::PollFlags;
+
+use super::handshake::{MAX_HEAD, parse_request, plain, too_long};
+use super::request::Request;
+use super::response;
+use super::socket::Socket;
+#[cfg(feature = "native-tls")]
+use super::tls::{Accepting, Tls, Wire};
+use super::transport::Transport;
+
+/// How long, and for how many bytes, a client that was refused is listened to. To close a socket with
+/// bytes unread would reset the connection, and the client might not see why.
+const FAREWELL: Duration = Duration::from_secs(1);
+const MAX_UNREAD: usize = 64 << 10;
+
+/// How connections come in on a listener.
+#[derive(Clone, Default)]
+pub(crate) struct Entrance {
+    #[cfg(feature = "native-tls")]
+    pub(crate) tls: Option<native_tls::TlsAcceptor>,
+}
+
+/// A connection that is not a request yet. It is polled for [`events`](Self::events) and then told
+/// to [`go_on`](Self::go_on).
+pub(crate) struct Incoming {
+    visitor: Visitor,
+    stage: Stage,
+}
+
+/// What stays the same from stage to stage.
+struct Visitor {
+    socket: Socket,
+    deadline: Instant,
+    /// Why it will be refused, whatever it asks for.
+    unwelcome: Option<StatusCode>,
+    ticket: Option<Box<dyn Any + Send>>,
+}
+
+enum Stage {
+    /// Nothing has come yet.
+    #[cfg(feature = "native-tls")]
+    Hello(native_tls::TlsAcceptor),
+    #[cfg(feature = "native-tls")]
+    Handshake(native_tls::MidHandshakeTlsStream<Wire>),
+    /// So much of the head has come.
+    Head(Stream, Vec<u8>),
+    /// It has been refused; so many bytes are still read.
+    Farewell(Stream, usize),
+}
+
+enum Stream {
+    Plain(Socket),
+    #[cfg(feature = "native-tls")]
+    Tls(Box<Tls>),
+}
+
+/// What has become of it.
+pub(crate) enum Step {
+    Wait(Incoming),
+    Ready(Request),
+    Gone,
+}
+
+impl Incoming {
+    /// A connection that was just accepted. One that is `unwelcome` is told that status, whatever it asks for.
+    pub(crate) fn new(
+        socket: Socket,
+        entrance: &Entrance,
+        deadline: Instant,
+        ticket: Option<Box<dyn Any + Send>>,
+        unwelcome: Option<StatusCode>,
+    ) -> Self {
+        Incoming {
+            stage: entrance.first_stage(&socket),
+            visitor: Visitor {
+                socket,
+                deadline,
+                unwelcome,
+                ticket,
+            },
+        }
+    }
+
+    /// What to wait for.
+    pub(crate) fn events(&self) -> PollFlags {
+        match &self.stage {
+            #[cfg(feature = "native-tls")]
+            Stage::Handshake(handshake) => handshake.get_ref().events(),
+            _ => PollFlags::IN,
+        }
+    }
+
+    /// By when something has to have become of it.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.visitor.deadline
+    }
+
+    /// Whether it has been, or will be, refused.
+    pub(crate) fn is_unwelcome(&self) -> bool {
+        self.visitor.unwelcome.is_some() || matches!(self.stage, Stage::Farewell(..))
+    }
+
+    /// Takes what is there.
+    pub(crate) fn go_on(self) -> Step {
+        let visitor = self.visitor;
+        match self.stage {
+            #[cfg(feature = "native-tls")]
+            Stage::Hello(acceptor) => visitor.hello(acceptor),
+            #[cfg(feature = "native-tls")]
+            Stage::Handshake(handshake) => visitor.tls(Accepting::go_on(handshake)),
+            Stage::Head(stream, bytes) => visitor.read_head(stream, bytes),
+            Stage::Farewell(stream, left) => visitor.read_out(stream, left),
+        }
+    }
+
+    /// Its time is over.
+    pub(crate) fn too_late(self) -> Step {
+        match self.stage {
+            Stage::Head(stream, _) => self.visitor.refuse(stream, StatusCode::REQUEST_TIMEOUT),
+            _ => Step::Gone,
+        }
+    }
+
+    /// Refuses it now, if it can be told anything.
+    pub(crate) fn refuse(self, status: StatusCode) {
+        if let Stage::Head(stream, _) = self.stage {
+            self.visitor.refuse(stream, status);
+        }
+    }
+}
+
+impl Entrance {
+    fn first_stage(&self, socket: &Socket) -> Stage {
+        #[cfg(feature = "native-tls")]
+        if let Some(acceptor) = &self.tls {
+            return Stage::Hello(acceptor.clone());
+        }
+        Stage::Head(Stream::Plain(socket.clone()), Vec::new())
+    }
+}
+
+impl Visitor {
+    fn name(&self) -> String {
+        match self.socket.peer_addr() {
+            Some(address) => address.to_string(),
+            None => "a Unix socket".to_owned(),
+        }
+    }
+
+    fn stay(self, stage: Stage) -> Step {
+        let visitor = self;
+        Step::Wait(Incoming { visitor, stage })
+    }
+
+    fn gone(self, why: &dyn std::fmt::Display) -> Step {
+        log::debug!("{}: gone without a request: {why}", self.name());
+        Step::Gone
+    }
+
+    /// A TLS handshake begins with a byte that no HTTP request begins with: who talks HTTP to a TLS port
+    /// is told so in HTTP.
+    #[cfg(feature = "native-tls")]
+    fn hello(self, acceptor: native_tls::TlsAcceptor) -> Step {
+        let mut first = [0];
+        match self.socket.peek_now(&mut first) {
+            Err(error) if may_be_repeated(&error) => self.stay(Stage::Hello(acceptor)),
+            Err(error) => self.gone(&error),
+            Ok(0) => self.gone(&"it said nothing"),
+            Ok(_) if first[0].is_ascii_uppercase() => {
+                let stream = Stream::Plain(self.socket.clone());
+                self.refuse(stream, StatusCode::BAD_REQUEST)
+            }
+            Ok(_) => {
+                let accepting = Accepting::start(&acceptor, self.socket.clone());
+                self.tls(accepting)
+            }
+        }
+    }
+
+    #[cfg(feature = "native-tls")]
+    fn tls(self, accepting: Accepting) -> Step {
+        match accepting {
+            Accepting::Under(handshake) => self.stay(Stage::Handshake(handshake)),
+            Accepting::Done(tls) => self.read_head(Stream::Tls(Box::new(tls)), Vec::new()),
+            Accepting::Failed(error) => self.gone(&error),
+        }
+    }
+
+    fn read_head(self, mut stream: Stream, mut bytes: Vec<u8>) -> Step {
+        if let Some(status) = self.unwelcome {
+            return self.refuse(stream, status);
+        }
+        let mut chunk = [0; 4096];
+        loop {
+            match stream.read_now(&mut chunk) {
+                Ok(0) => return self.gone(&"it ended the connection"),
+                Ok(n) => bytes.extend_from_slice(&chunk[..n]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return self.stay(Stage::Head(stream, bytes));
+                }
+                Err(error) => return self.gone(&error),
+            }
+            match parse_request(&bytes) {
+                Ok(Some((head, length))) => {
+                    return Step::Ready(Request {
+                        head,
+                        rest: bytes.split_off(length),
+                        transport: stream.into_transport(),
+                        ticket: self.ticket,
+                    });
+                }
+                Ok(None) if bytes.len() > MAX_HEAD => {
+                    let status = too_long(&bytes);
+                    return self.refuse(stream, status);
+                }
+                Ok(None) => {}
+                Err(status) => return self.refuse(stream, status),
+            }
+        }
+    }
+
+    /// Says no, in a few bytes into an empty buffer, and then listens for a while to what is not wanted.
+    fn refuse(mut self, mut stream: Stream, status: StatusCode) -> Step {
+        log::debug!("{}: refused with {status}", self.name());
+        let mut response = plain(status);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            let seconds = HeaderValue::from_static("10");
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        let bytes = response::to_bytes(response.map(|()| ""), &Method::GET);
+        if let Err(error) = stream.say_goodbye(&bytes) {
+            return self.gone(&error);
+        }
+        self.deadline = Instant::now() + FAREWELL;
+        self.read_out(stream, MAX_UNREAD)
+    }
+
+    fn read_out(self, mut stream: Stream, mut left: usize) -> Step {
+        let mut chunk = [0; 4096];
+        while left > 0 {
+            match stream.read_now(&mut chunk) {
+                Ok(0) => break,
+                Ok(n) => left = left.saturating_sub(n),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return self.stay(Stage::Farewell(stream, left));
+                }
+                Err(_) => break,
+            }
+        }
+        Step::Gone
+    }
+}
+
+impl Stream {
+    fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(socket) => socket.recv_now(buffer),
+            #[cfg(feature = "native-tls")]
+            Stream::Tls(tls) => tls.read_now(buffer),
+        }
+    }
+
+    /// The last that is said.
+    fn say_goodbye(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Stream::Plain(socket) => {
+                socket.send_now(bytes)?;
+                socket.finish()
+            }
+            #[cfg(feature = "native-tls")]
+            Stream::Tls(tls) => tls.say_goodbye(bytes),
+        }
+    }
+
+    fn into_transport(self) -> Box<dyn Transport> {
+        match self {
+            Stream::Plain(socket) => Box::new(socket),
+            #[cfg(feature = "native-tls")]
+            Stream::Tls(tls) => tls,
+        }
+    }
+}
+
+impl AsFd for Incoming {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.visitor.socket.as_fd()
+    }
+}
+
+#[cfg(feature = "native-tls")]
+fn may_be_repeated(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,208 @@
+//! HTTP's CONNECT (RFC 9110, section 9.3.6).
+
+use data_encoding::BASE64;
+use url::Host;
+
+use super::Credentials;
+use super::line::Line;
+use crate::net::handshake::{Failure, MAX_HEAD, MAX_HEADERS};
+
+impl Line<'_> {
+    /// Asks for a tunnel and reads the answer to the end of its head.
+    pub(super) fn connect(&self, host: &Host<String>, port: u16) -> Result<(), Failure> {
+        self.send(self.connect_request(host, port).as_bytes())?;
+        let answer = loop {
+            let answer = self.read_answer()?;
+            // Section 15.2: any number of interim responses may come first. Nobody asked for a 101.
+            if answer.status == 101 || !(100..200).contains(&answer.status) {
+                break answer;
+            }
+        };
+        // After a 2xx the target's bytes follow the head, whatever Content-Length says.
+        if (200..300).contains(&answer.status) {
+            return Ok(());
+        }
+        let said = format!("{} {}", answer.status, answer.reason);
+        let said = said.trim_end();
+        Err(self.failed(match (answer.status, &self.proxy.credentials) {
+            (407, None) => format!("it wants a user and a password ({said})"),
+            (407, Some(_)) => format!("it does not accept this user and password ({said})"),
+            _ => format!("it refused to connect to {host}:{port}: {said}"),
+        }))
+    }
+
+    fn connect_request(&self, host: &Host<String>, port: u16) -> String {
+        let target = format!("{host}:{port}");
+        let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
+        if let Some(Credentials { user, password }) = &self.proxy.credentials {
+            // RFC 7617, section 2.
+            let pair = BASE64.encode(&[user, &b":"[..], password].concat());
+            request.push_str(&format!("Proxy-Authorization: Basic {pair}\r\n"));
+        }
+        request.push_str("\r\n");
+        request
+    }
+
+    /// Reads a head and nothing behind it. Bytes are looked at first, and only then taken: all, as
+    /// long as the head has no end, and then as many as belong to it.
+    fn read_answer(&self) -> Result<Answer, Failure> {
+        let mut head = vec![0; MAX_HEAD];
+        let mut taken = 0;
+        while taken < head.len() {
+            let seen = taken + self.receive(|stream| stream.peek(&mut head[taken..]))?;
+            let answer = parse_answer(&head[..seen])
+                .map_err(|error| self.failed(format!("its answer is not HTTP: {error}")))?;
+            let end = answer.as_ref().map_or(seen, |answer| answer.length);
+            self.fill(&mut head[taken..end])?;
+            taken = end;
+            if let Some(answer) = answer {
+                return Ok(answer);
+            }
+        }
+        Err(self.failed(format!("its answer is longer than {MAX_HEAD} bytes")))
+    }
+}
+
+/// The head of an answer to CONNECT.
+struct Answer {
+    status: u16,
+    reason: String,
+    length: usize,
+}
+
+/// `None` when there is more to come.
+fn parse_answer(bytes: &[u8]) -> Result<Option<Answer>, httparse::Error> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut head = httparse::Response::new(&mut headers);
+    Ok(match head.parse(bytes)? {
+        httparse::Status::Partial => None,
+        httparse::Status::Complete(length) => Some(Answer {
+            status: head.code.unwrap_or_default(),
+            reason: head.reason.unwrap_or_default().to_owned(),
+            length,
+        }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::super::testing::{ESTABLISHED, ask, connect_request, play};
+    use super::*;
+
+    /// Plays a proxy without a login that answers CONNECT so.
+    fn answering(
+        answer: impl AsRef<[u8]>,
+    ) -> impl FnOnce(TcpStream) -> Option<TcpStream> + Send + 'static {
+        let request = connect_request("example.com:443", "");
+        play(vec![(request, answer.as_ref().to_vec())])
+    }
+
+    #[test]
+    fn connect_names_the_target_as_rfc_9110_says() {
+        for (target, named) in [
+            ("example.com", "example.com:443"),
+            ("192.0.2.1", "192.0.2.1:443"),
+            ("[2001:db8::1]", "[2001:db8::1]:443"),
+        ] {
+            let script = vec![(connect_request(named, ""), ESTABLISHED.to_vec())];
+            ask("http://proxy:7", target, play(script)).leads_to_target(b"");
+        }
+    }
+
+    #[test]
+    fn connect_logs_in_when_there_are_credentials() {
+        for (proxy, base64) in [
+            ("http://me:secret@proxy:7", "bWU6c2VjcmV0"),
+            ("http://me@proxy:7", "bWU6"),
+            (
+                "http://Aladdin:open%20sesame@proxy:7",
+                "QWxhZGRpbjpvcGVuIHNlc2FtZQ==",
+            ),
+            ("http://me:a%3Ab%40%FF@proxy:7", "bWU6YTpiQP8="),
+        ] {
+            let login = format!("Proxy-Authorization: Basic {base64}\r\n");
+            let request = connect_request("example.com:443", &login);
+            let script = vec![(request, ESTABLISHED.to_vec())];
+            ask(proxy, "example.com", play(script)).leads_to_target(b"");
+        }
+    }
+
+    #[test]
+    fn any_2xx_is_a_tunnel_and_interim_responses_are_skipped() {
+        for answer in [
+            "HTTP/1.0 200 OK\r\n\r\n",
+            "HTTP/1.1 204\r\nContent-Length: 4\r\n\r\n",
+            "HTTP/1.1 299 Sure\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\nbare: newlines\n\n",
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nA: b\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+        ] {
+            ask("http://proxy:7", "example.com", answering(answer)).leads_to_target(b"");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_connect_says_why() {
+        for (answer, said) in [
+            ("403 Forbidden\r\n\r\n", "403 Forbidden"),
+            ("502 Bad Gateway\r\nA: b\r\n\r\nbody", "502 Bad Gateway"),
+            ("302\r\n\r\n", "302"),
+            ("101 Switching Protocols\r\n\r\n", "101 Switching Protocols"),
+        ] {
+            let play = answering(format!("HTTP/1.1 {answer}"));
+            let expected = format!("it refused to connect to example.com:443: {said}");
+            let reason = ask("http://proxy:7", "example.com", play).reason();
+            assert_eq!(reason, expected);
+        }
+        let login = "Proxy-Authorization: Basic bWU6c2VjcmV0\r\n";
+        for (proxy, login, reason) in [
+            ("http://proxy:7", "", "it wants a user and a password"),
+            (
+                "http://me:secret@proxy:7",
+                login,
+                "it does not accept this user and password",
+            ),
+        ] {
+            let request = connect_request("example.com:443", login);
+            let script = vec![(request, b"HTTP/1.1 407 No\r\n\r\n".to_vec())];
+            let asked = ask(proxy, "example.com", play(script));
+            assert_eq!(asked.reason(), format!("{reason} (407 No)"));
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_not_http_is_an_error() {
+        for answer in [
+            &b"\x15\x03\x01\x00\x02\x02\x46"[..],
+            b"SSH-2.0-OpenSSH\r\n",
+            b"\x05\x00",
+            b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+            b"HTTP/1.1 abc\r\n\r\n",
+        ] {
+            let reason = ask("http://proxy:7", "example.com", answering(answer)).reason();
+            assert!(reason.starts_with("its answer is not HTTP: "), "{reason}");
+        }
+    }
+
+    #[test]
+    fn an_answer_has_a_longest_length_and_a_highest_number_of_headers() {
+        let of_length = |length: usize| {
+            let (start, end) = ("HTTP/1.1 200 OK\r\nA: ", "\r\n\r\n");
+            let value = "x".repeat(length - start.len() - end.len());
+            format!("{start}{value}{end}")
+        };
+        let with_headers = |n: usize| format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(n));
+        for good in [of_length(MAX_HEAD), with_headers(MAX_HEADERS)] {
+            let good = good + "said";
+            ask("http://proxy:7", "example.com", answering(good)).leads_to_target(b"said");
+        }
+        for (bad, word) in [
+            (of_length(MAX_HEAD + 1), "longer"),
+            (with_headers(MAX_HEADERS + 1), "headers"),
+        ] {
+            let reason = ask("http://proxy:7", "example.com", answering(bad)).reason();
+            assert!(reason.contains(word), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Reading from a proxy and writing to it, all by one deadline.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::Proxy;
+use crate::error::Error;
+use crate::net::handshake::Failure;
+use crate::net::transport::is_timeout;
+
+/// The connection to the proxy while it is being asked.
+pub(super) struct Line<'a> {
+    pub(super) proxy: &'a Proxy,
+    stream: &'a TcpStream,
+    deadline: Instant,
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn new(proxy: &'a Proxy, stream: &'a TcpStream, deadline: Instant) -> Self {
+        Line {
+            proxy,
+            stream,
+            deadline,
+        }
+    }
+
+    pub(super) fn failed(&self, reason: impl Into<String>) -> Failure {
+        Failure::Failed(Error::Proxy {
+            proxy: self.proxy.to_string(),
+            reason: reason.into(),
+        })
+    }
+
+    fn broken(&self, error: &io::Error) -> Failure {
+        self.failed(format!("the connection to it broke: {error}"))
+    }
+
+    /// Calls `io` with the time that is left until it has done something, or that time is over.
+    fn in_time<T>(
+        &self,
+        awaited: &'static str,
+        mut io: impl FnMut(&TcpStream, Option<Duration>) -> io::Result<T>,
+    ) -> Result<T, Failure> {
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Failure::TimedOut(awaited));
+            }
+            // What the operating system rounds down to zero it takes for ever.
+            match io(self.stream, Some(left.max(Duration::from_millis(1)))) {
+                Ok(done) => return Ok(done),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_timeout(&error) => return Err(Failure::TimedOut(awaited)),
+                Err(error) => return Err(self.broken(&error)),
+            }
+        }
+    }
+
+    pub(super) fn send(&self, mut bytes: &[u8]) -> Result<(), Failure> {
+        while !bytes.is_empty() {
+            let n = self.in_time("the proxy to take the request", |mut stream, left| {
+                stream.set_write_timeout(left)?;
+                stream.write(bytes)
+            })?;
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+
+    /// Waits for bytes; `io` is to read or to peek.
+    pub(super) fn receive(
+        &self,
+        mut io: impl FnMut(&TcpStream) -> io::Result<usize>,
+    ) -> Result<usize, Failure> {
+        let n = self.in_time("the proxy's answer", |stream, left| {
+            stream.set_read_timeout(left)?;
+            io(stream)
+        })?;
+        match n {
+            0 => Err(self.failed("it ended the connection before it had answered")),
+            n => Ok(n),
+        }
+    }
+
+    pub(super) fn fill(&self, buffer: &mut [u8]) -> Result<(), Failure> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            filled += self.receive(|mut stream| stream.read(&mut buffer[filled..]))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn take<const N: usize>(&self) -> Result<[u8; N], Failure> {
+        let mut bytes = [0; N];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    pub(super) fn forget_deadline(&self) -> Result<(), Failure> {
+        let stream = self.stream;
+        stream
+            .set_read_timeout(None)
+            .and_then(|()| stream.set_write_timeout(None))
+            .map_err(|error| self.broken(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::super::testing::*;
+    use super::*;
+
+    /// Plays the script up to a number of the answers' bytes.
+    fn play_until(mut left: usize, script: Script) -> impl FnOnce(TcpStream) -> TcpStream {
+        move |mut stream| {
+            for (expected, answer) in script {
+                let n = left.min(answer.len());
+                left -= n;
+                // On a slow machine the other side may have given up already.
+                let played = stream
+                    .read_exact(&mut vec![0; expected.len()])
+                    .and_then(|()| stream.write_all(&answer[..n]));
+                if played.is_err() || left == 0 {
+                    break;
+                }
+            }
+            stream
+        }
+    }
+
+    fn one_byte_at_a_time(
+        script: Script,
+    ) -> impl FnOnce(TcpStream) -> Option<TcpStream> + Send + 'static {
+        move |mut stream| {
+            for (expected, answer) in script {
+                stream.read_exact(&mut vec![0; expected.len()]).unwrap();
+                for byte in answer {
+                    stream.write_all(&[byte]).unwrap();
+                    // Waits for nothing: it keeps most of the bytes apart.
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+            Some(stream)
+        }
+    }
+
+    fn answers_length(script: &Script) -> usize {
+        script.iter().map(|(_, answer)| answer.len()).sum()
+    }
+
+    #[test]
+    fn answers_may_come_one_byte_at_a_time() {
+        for (proxy, mut script) in conversations() {
+            script.last_mut().unwrap().1.extend_from_slice(b"said");
+            ask(proxy, "example.com", one_byte_at_a_time(script)).leads_to_target(b"said");
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_hangs_up_at_any_byte_is_an_error() {
+        for (proxy, script) in conversations() {
+            for bytes in 0..answers_length(&script) {
+                let play = play_until(bytes, script.clone());
+                let asked = ask(proxy, "example.com", move |stream| {
+                    drop(play(stream));
+                    None
+                });
+                let reason = asked.reason();
+                assert!(reason.contains("connection"), "{bytes}: {reason}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_hangs_up_before_it_is_asked_is_an_error() {
+        for (proxy, _) in conversations() {
+            let (client, server) = connection();
+            drop(server);
+            let result = Proxy::parse(proxy).unwrap().tunnel(
+                &client,
+                &host("example.com"),
+                443,
+                Instant::now() + PATIENCE,
+            );
+            let asked = Asked {
+                result,
+                client,
+                server: None,
+            };
+            assert!(asked.reason().contains("connection"));
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_falls_silent_at_any_byte_times_out() {
+        let time = Duration::from_millis(20);
+        for (proxy, script) in conversations() {
+            for bytes in 0..answers_length(&script) {
+                let play = play_until(bytes, script.clone());
+                let before = Instant::now();
+                let play = move |stream| Some(play(stream));
+                let asked = ask_within(time, proxy, "example.com", play);
+                let timed_out = matches!(asked.result, Err(Failure::TimedOut(_)));
+                assert!(timed_out, "{bytes}");
+                assert!(before.elapsed() >= time);
+            }
+        }
+    }
+
+    #[test]
+    fn a_byte_now_and_then_does_not_put_the_deadline_off() {
+        let before = Instant::now();
+        let time = Duration::from_millis(300);
+        let asked = ask_within(time, "http://proxy:7", "example.com", move |mut stream| {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nA: ").unwrap();
+            // Fails when the other side has given up.
+            while before.elapsed() < PATIENCE && stream.write_all(b"x").is_ok() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Some(stream)
+        });
+        let stage = match asked.result {
+            Err(Failure::TimedOut(stage)) => stage,
+            _ => panic!("it did not time out"),
+        };
+        assert_eq!(stage, "the proxy's answer");
+        assert!(before.elapsed() < PATIENCE);
+    }
+
+    #[test]
+    fn a_deadline_that_has_passed_times_out_at_once() {
+        for (proxy, _) in conversations() {
+            let asked = ask_within(Duration::ZERO, proxy, "example.com", Some);
+            assert!(matches!(asked.result, Err(Failure::TimedOut(_))));
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! SOCKS5 (RFC 1928).
+
+use url::Host;
+
+use super::Credentials;
+use super::line::Line;
+use crate::net::handshake::Failure;
+
+const SOCKS_VERSION: u8 = 5;
+/// RFC 1929, section 2: logging in has a version of its own.
+const LOGIN_VERSION: u8 = 1;
+const NO_LOGIN: u8 = 0;
+const USER_AND_PASSWORD: u8 = 2;
+const NO_METHOD: u8 = 0xff;
+const CONNECT: u8 = 1;
+const RESERVED: u8 = 0;
+const IPV4: u8 = 1;
+const DOMAIN: u8 = 3;
+const IPV6: u8 = 4;
+
+impl Line<'_> {
+    /// Agrees on a login, asks for a tunnel and reads the answer to its end.
+    pub(super) fn socks(&self, host: &Host<String>, port: u16) -> Result<(), Failure> {
+        let mut request = vec![SOCKS_VERSION, CONNECT, RESERVED];
+        self.push_target(&mut request, host, port)?;
+        self.agree_on_login()?;
+        self.send(&request)?;
+        self.read_reply(host, port)
+    }
+
+    /// Section 5: addresses.
+    fn push_target(
+        &self,
+        request: &mut Vec<u8>,
+        host: &Host<String>,
+        port: u16,
+    ) -> Result<(), Failure> {
+        match host {
+            Host::Ipv4(ip) => {
+                request.push(IPV4);
+                request.extend_from_slice(&ip.octets());
+            }
+            Host::Ipv6(ip) => {
+                request.push(IPV6);
+                request.extend_from_slice(&ip.octets());
+            }
+            Host::Domain(name) => {
+                let length = u8::try_from(name.len()).map_err(|_| {
+                    let length = name.len();
+                    self.failed(format!(
+                        "SOCKS5 takes names of up to 255 bytes, the target's has {length}"
+                    ))
+                })?;
+                request.extend_from_slice(&[DOMAIN, length]);
+                request.extend_from_slice(name.as_bytes());
+            }
+        }
+        request.extend_from_slice(&port.to_be_bytes());
+        Ok(())
+    }
+
+    /// Section 3: this side says which methods it knows, the proxy chooses.
+    fn agree_on_login(&self) -> Result<(), Failure> {
+        let credentials = self.proxy.credentials.as_ref();
+        self.send(match credentials {
+            None => &[SOCKS_VERSION, 1, NO_LOGIN],
+            Some(_) => &[SOCKS_VERSION, 2, NO_LOGIN, USER_AND_PASSWORD],
+        })?;
+        let [version, method] = self.take()?;
+        self.check_version(version)?;
+        match (method, credentials) {
+            (NO_LOGIN, _) => Ok(()),
+            (USER_AND_PASSWORD, Some(credentials)) => self.log_in(credentials),
+            (NO_METHOD, None) => Err(self.failed("it wants a login, such as user and password")),
+            (NO_METHOD, Some(_)) => {
+                Err(self.failed("it takes neither user and password nor no login at all"))
+            }
+            _ => Err(self.failed(format!(
+                "it chose login method {method}, which was not offered"
+            ))),
+        }
+    }
+
+    fn check_version(&self, version: u8) -> Result<(), Failure> {
+        match version {
+            SOCKS_VERSION => Ok(()),
+            _ => Err(self.failed(format!(
+                "its answer is not SOCKS5: it begins with byte {version}"
+            ))),
+        }
+    }
+
+    /// RFC 1929, section 2.
+    fn log_in(&self, Credentials { user, password }: &Credentials) -> Result<(), Failure> {
+        let mut request = vec![LOGIN_VERSION];
+        for part in [user, password] {
+            // Both fit: `super::credentials` has seen to that.
+            request.push(part.len() as u8);
+            request.extend_from_slice(part);
+        }
+        self.send(&request)?;
+        match self.take()? {
+            [LOGIN_VERSION, 0] => Ok(()),
+            [LOGIN_VERSION, _] => Err(self.failed("it does not accept this user and password")),
+            [version, _] => Err(self.failed(format!(
+                "its answer to the login begins with byte {version}, not {LOGIN_VERSION}"
+            ))),
+        }
+    }
+
+    /// Section 6: replies. The address that the proxy connects from is of no interest, but it has
+    /// to be read to its end and no further.
+    fn read_reply(&self, host: &Host<String>, port: u16) -> Result<(), Failure> {
+        let [version, code] = self.take()?;
+        self.check_version(version)?;
+        if code != 0 {
+            return Err(self.failed(format!(
+                "it cannot connect to {host}:{port}: {} (SOCKS5 reply {code})",
+                reply_text(code)
+            )));
+        }
+        let [_reserved, kind] = self.take()?;
+        let length = match kind {
+            IPV4 => 4,
+            IPV6 => 16,
+            DOMAIN => usize::from(self.take::<1>()?[0]),
+            _ => return Err(self.failed(format!("its answer has an address of type {kind}"))),
+        };
+        self.fill(&mut vec![0; length + size_of::<u16>()])
+    }
+}
+
+/// Section 6.
+fn reply_text(code: u8) -> &'static str {
+    match code {
+        1 => "general SOCKS server failure",
+        2 => "connection not allowed by ruleset",
+        3 => "network unreachable",
+        4 => "host unreachable",
+        5 => "connection refused",
+        6 => "TTL expired",
+        7 => "command not supported",
+        8 => "address type not supported",
+        _ => "unassigned",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::time::Instant;
+
+    use super::super::Proxy;
+    use super::super::testing::*;
+    use super::*;
+
+    #[test]
+    fn socks_takes_each_kind_of_address_from_this_side() {
+        let v6 = b"\x05\x01\x00\x04\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\x01\xbb";
+        for (target, request) in [
+            ("example.com", SOCKS_REQUEST),
+            ("192.0.2.1", b"\x05\x01\x00\x01\xc0\x00\x02\x01\x01\xbb"),
+            ("[2001:db8::1]", v6),
+        ] {
+            for proxy in ["socks5://proxy:7", "socks5h://proxy:7"] {
+                let script = script(&[(SOCKS_HELLO, &[5, 0]), (request, SOCKS_OK)]);
+                ask(proxy, target, play(script)).leads_to_target(b"");
+            }
+        }
+    }
+
+    #[test]
+    fn socks_takes_each_kind_of_address_from_the_proxy() {
+        let long = [&[5, 0, 0, 3, 255][..], &[b'x'; 255], &[0, 80]].concat();
+        for reply in [
+            SOCKS_OK,
+            b"\x05\x00\x00\x04\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\x00\x50",
+            b"\x05\x00\x00\x03\x05proxy\x00\x50",
+            &[5, 0, 0, 3, 0, 0, 0],
+            &long,
+        ] {
+            let script = socks_replying(&[reply, b"said"].concat());
+            ask("socks5h://proxy:7", "example.com", play(script)).leads_to_target(b"said");
+        }
+    }
+
+    #[test]
+    fn socks_logs_in_when_the_proxy_asks_for_it() {
+        let proxy = "socks5h://me:secret@proxy:7";
+        ask(proxy, "example.com", play(socks_with_login())).leads_to_target(b"");
+        let not_asked = script(&[(SOCKS_HELLO_WITH_LOGIN, &[5, 0]), (SOCKS_REQUEST, SOCKS_OK)]);
+        ask(proxy, "example.com", play(not_asked)).leads_to_target(b"");
+
+        let long = "x".repeat(255);
+        let login = [b"\x01\xff", long.as_bytes(), b"\xff", long.as_bytes()].concat();
+        let script = script(&[
+            (SOCKS_HELLO_WITH_LOGIN, &[5, 2]),
+            (&login, &[1, 0]),
+            (SOCKS_REQUEST, SOCKS_OK),
+        ]);
+        let proxy = format!("socks5h://{long}:{long}@proxy:7");
+        ask(&proxy, "example.com", play(script)).leads_to_target(b"");
+    }
+
+    #[test]
+    fn a_socks_proxy_that_refuses_the_login_is_an_error() {
+        let without = ("socks5h://proxy:7", SOCKS_HELLO);
+        let with = ("socks5h://me:secret@proxy:7", SOCKS_HELLO_WITH_LOGIN);
+        for ((proxy, hello), answers, word) in [
+            (without, &[[5, 0xff]][..], "wants a login"),
+            (without, &[[5, 2]], "method 2, which was not offered"),
+            (without, &[[5, 1]], "method 1, which was not offered"),
+            (without, &[*b"HT"], "not SOCKS5: it begins with byte 72"),
+            (with, &[[5, 0xff]], "takes neither"),
+            (with, &[[4, 0]], "not SOCKS5"),
+            (with, &[[5, 2], [1, 1]], "does not accept this user"),
+            (with, &[[5, 2], [5, 0]], "begins with byte 5"),
+        ] {
+            let turns = [hello, SOCKS_LOGIN].into_iter().zip(answers);
+            let script = turns.map(|(a, b)| (a.to_vec(), b.to_vec())).collect();
+            let reason = ask(proxy, "example.com", play(script)).reason();
+            assert!(reason.contains(word), "{reason}");
+        }
+    }
+
+    #[test]
+    fn each_socks_reply_has_the_rfcs_text() {
+        for (code, text) in [
+            (1, "general SOCKS server failure"),
+            (2, "connection not allowed by ruleset"),
+            (3, "network unreachable"),
+            (4, "host unreachable"),
+            (5, "connection refused"),
+            (6, "TTL expired"),
+            (7, "command not supported"),
+            (8, "address type not supported"),
+            (9, "unassigned"),
+            (255, "unassigned"),
+        ] {
+            // Some proxies send no address with a refusal.
+            let script = socks_replying(&[5, code]);
+            let reason = ask("socks5h://proxy:7", "example.com", play(script)).reason();
+            let expected =
+                format!("it cannot connect to example.com:443: {text} (SOCKS5 reply {code})");
+            assert_eq!(reason, expected);
+        }
+    }
+
+    #[test]
+    fn a_socks_reply_that_is_none_is_an_error() {
+        for (reply, word) in [
+            (&[4, 0][..], "not SOCKS5"),
+            (&[5, 0, 0, 2], "address of type 2"),
+            (&[5, 0, 0, 0], "address of type 0"),
+        ] {
+            let script = socks_replying(reply);
+            let reason = ask("socks5h://proxy:7", "example.com", play(script)).reason();
+            assert!(reason.contains(word), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_socks_cannot_carry_is_refused_before_anything_is_sent() {
+        let (client, server) = connection();
+        let proxy = Proxy::parse("socks5h://proxy:7").unwrap();
+        let name = Host::Domain("x".repeat(256));
+        let deadline = Instant::now() + PATIENCE;
+        assert!(proxy.tunnel(&client, &name, 443, deadline).is_err());
+        drop(client);
+        assert_eq!((&server).read(&mut [0]).unwrap(), 0);
+    }
+}

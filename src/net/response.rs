@@ -1,0 +1,125 @@
+//! An HTTP response that ends a connection.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use http::header::{self, HeaderValue};
+use http::{Method, Response, StatusCode};
+
+use super::handshake::response_head;
+use super::transport::{Halves, ReadHalf, Transport, WriteHalf, is_timeout};
+use crate::error::{Error, Result};
+
+/// How long a client may take nothing of a response.
+const STALLED: Duration = Duration::from_secs(10);
+
+/// The slowest client that is served to the end, in bytes a second.
+const SLOWEST: usize = 16 << 10;
+
+/// How much that nobody asked for is read before a connection is ended, and for how long.
+const MAX_UNREAD: usize = 64 << 10;
+const UNREAD_WAIT: Duration = Duration::from_secs(2);
+
+/// The bytes of a response to a request with this method; the last on its connection.
+pub(crate) fn to_bytes(mut response: Response<impl AsRef<[u8]>>, method: &Method) -> Vec<u8> {
+    let without_body = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+    let has_body = !without_body.contains(&response.status());
+    let length = response.body().as_ref().len();
+    let headers = response.headers_mut();
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.remove(header::CONTENT_LENGTH);
+    if has_body {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let mut bytes = response_head(&response);
+    if has_body && *method != Method::HEAD {
+        bytes.extend_from_slice(response.body().as_ref());
+    }
+    bytes
+}
+
+/// Sends a response and ends the connection. What does not go at once is sent by a thread, which is
+/// also needed when there is more to be read: to close a socket with bytes unread would reset the
+/// connection, and the response might be lost. `ticket` is dropped at the end.
+///
+/// # Errors
+///
+/// [`Error::Lost`] when the client is gone.
+pub(crate) fn send(
+    transport: Box<dyn Transport>,
+    bytes: Vec<u8>,
+    more_to_read: bool,
+    ticket: impl Send + 'static,
+) -> Result<()> {
+    let mut halves = transport.split().map_err(Error::lost)?;
+    let sent = send_now(&mut *halves.write, &bytes).map_err(Error::lost)?;
+    if sent == bytes.len() && !more_to_read {
+        return halves.write.finish().map_err(Error::lost);
+    }
+    thread::Builder::new()
+        .name("ws-respond".into())
+        .spawn(move || {
+            if let Err(error) = send_rest(&mut halves, &bytes[sent..]) {
+                log::debug!("a response was not sent to its end: {error}");
+            }
+            drop(ticket);
+        })
+        .map(drop)
+        .map_err(|error| Error::Thread(Arc::new(error)))
+}
+
+/// What can be sent without waiting.
+fn send_now(write: &mut dyn WriteHalf, bytes: &[u8]) -> io::Result<usize> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match write.try_write(&bytes[sent..]) {
+            Ok(n) => sent += n,
+            Err(error) if is_timeout(&error) => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
+}
+
+fn send_rest(halves: &mut Halves, mut bytes: &[u8]) -> io::Result<()> {
+    let size = u64::try_from(bytes.len() / SLOWEST).unwrap_or(u64::MAX);
+    let deadline = Instant::now() + STALLED + Duration::from_secs(size);
+    halves.write.set_timeout(Some(STALLED))?;
+    while !bytes.is_empty() {
+        if Instant::now() >= deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match halves.write.write(bytes) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    halves.write.flush()?;
+    halves.write.finish()?;
+    read_out(&mut *halves.read)
+}
+
+/// Reads what nobody wants, up to the end. Who sends more than that has no claim to an answer.
+fn read_out(read: &mut dyn ReadHalf) -> io::Result<()> {
+    let deadline = Instant::now() + UNREAD_WAIT;
+    let mut chunk = [0; 4096];
+    for _ in 0..MAX_UNREAD / chunk.len() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        read.set_timeout(Some(left))?;
+        match read.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! TCP and Unix sockets: the operating system's calls on them are the same.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "native-tls")]
+use rustix::event::PollFlags;
+use rustix::event::{PollFd, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout, set_tcp_nodelay};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+
+use super::transport::{Cut, Halves, ReadHalf, Transport, WriteHalf};
+
+/// A connected stream socket. Clones share the descriptor, which is closed with the last.
+#[derive(Debug, Clone)]
+pub(crate) struct Socket {
+    fd: Arc<OwnedFd>,
+    family: Family,
+    peer_addr: Option<SocketAddr>,
+    local_addr: Option<SocketAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Tcp,
+    Unix,
+}
+
+impl From<TcpStream> for Socket {
+    fn from(stream: TcpStream) -> Self {
+        Socket {
+            family: Family::Tcp,
+            peer_addr: stream.peer_addr().ok(),
+            local_addr: stream.local_addr().ok(),
+            fd: Arc::new(stream.into()),
+        }
+    }
+}
+
+impl From<UnixStream> for Socket {
+    fn from(stream: UnixStream) -> Self {
+        Socket {
+            family: Family::Unix,
+            peer_addr: None,
+            local_addr: None,
+            fd: Arc::new(stream.into()),
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Socket {
+    pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer_addr
+    }
+
+    pub(crate) fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        match self.family {
+            Family::Tcp => Ok(set_tcp_nodelay(self, nodelay)?),
+            Family::Unix => Ok(()),
+        }
+    }
+
+    /// Reads what is there.
+    pub(crate) fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(recv(self, buffer, RecvFlags::DONTWAIT)?.1)
+    }
+
+    /// Looks at what is there, which stays there.
+    #[cfg(feature = "native-tls")]
+    pub(crate) fn peek_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(recv(self, buffer, RecvFlags::DONTWAIT | RecvFlags::PEEK)?.1)
+    }
+
+    /// Writes what fits.
+    pub(crate) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        Ok(send(self, bytes, flags)?)
+    }
+
+    /// Tells the peer that nothing more will be sent.
+    pub(crate) fn finish(&self) -> io::Result<()> {
+        Ok(shutdown(self, Shutdown::Write)?)
+    }
+
+    /// Ends it in both directions, and with that whatever anybody waits for.
+    pub(crate) fn cut(&self) {
+        // It fails when the peer has ended the connection already; then nobody is blocked in it.
+        let _ = shutdown(self, Shutdown::Both);
+    }
+
+    /// Waits until the socket is ready for one of `events`, or until `deadline`; for ever, without
+    /// one. It may return early.
+    #[cfg(feature = "native-tls")]
+    pub(crate) fn wait(&self, events: PollFlags, deadline: Option<Instant>) -> io::Result<()> {
+        wait_for(&mut [PollFd::new(self, events)], deadline)
+    }
+}
+
+/// Waits until something happens to one of the descriptors, or until `deadline`; for ever, without
+/// one. It may return early.
+pub(crate) fn wait_for(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    // A time that has no timespec is as good as for ever.
+    let left = left.and_then(|left| Timespec::try_from(left).ok());
+    match poll(fds, left.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Transport for Socket {
+    fn split(self: Box<Self>) -> io::Result<Halves> {
+        rustix::io::ioctl_fionbio(&*self, false)?;
+        Ok(Halves {
+            read: Box::new(SocketRead(self.fd.clone())),
+            write: Box::new(SocketWrite(self.fd.clone())),
+            cut: Arc::new(*self),
+        })
+    }
+
+    fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer_addr
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.local_addr
+    }
+
+    fn set_nodelay(&mut self, nodelay: bool) -> io::Result<()> {
+        Socket::set_nodelay(self, nodelay)
+    }
+}
+
+impl Cut for Socket {
+    fn cut(&self) {
+        Socket::cut(self);
+    }
+}
+
+impl Transport for TcpStream {
+    fn split(self: Box<Self>) -> io::Result<Halves> {
+        Box::new(Socket::from(*self)).split()
+    }
+
+    fn peer_addr(&self) -> Option<SocketAddr> {
+        TcpStream::peer_addr(self).ok()
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        TcpStream::local_addr(self).ok()
+    }
+
+    fn set_nodelay(&mut self, nodelay: bool) -> io::Result<()> {
+        TcpStream::set_nodelay(self, nodelay)
+    }
+}
+
+impl Transport for UnixStream {
+    fn split(self: Box<Self>) -> io::Result<Halves> {
+        Box::new(Socket::from(*self)).split()
+    }
+}
+
+struct SocketRead(Arc<OwnedFd>);
+
+impl Read for SocketRead {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(recv(&self.0, buffer, RecvFlags::empty())?.1)
+    }
+}
+
+impl ReadHalf for SocketRead {
+    fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout = timeout.map(at_least_a_moment);
+        Ok(set_socket_timeout(&self.0, Timeout::Recv, timeout)?)
+    }
+}
+
+struct SocketWrite(Arc<OwnedFd>);
+
+impl Write for SocketWrite {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(send(&self.0, bytes, SendFlags::NOSIGNAL)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl WriteHalf for SocketWrite {
+    fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout = timeout.map(at_least_a_moment);
+        Ok(set_socket_timeout(&self.0, Timeout::Send, timeout)?)
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        Ok(send(&self.0, bytes, flags)?)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(shutdown(&self.0, Shutdown::Write)?)
+    }
+}
+
+/// The operating system takes a time-out of zero for ever.
+fn at_least_a_moment(timeout: Duration) -> Duration {
+    timeout.max(Duration::from_millis(1))
+}

@@ -1,0 +1,330 @@
+//! Where a URL leads, and what is asked for there.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use percent_encoding::percent_decode_str;
+use url::{Host, Url};
+
+use crate::error::{Error, Result};
+
+/// A URL that can work, taken apart.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) place: Place,
+    pub(crate) encrypted: bool,
+    /// What the handshake asks for: a `ws` or `wss` URL without user, password and fragment.
+    pub(crate) url: Url,
+    pub(crate) credentials: Option<Credentials>,
+    /// The URL for the log and for errors, without user and password.
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    Host(Host<String>, u16),
+    Unix(PathBuf),
+}
+
+/// The user info of a URL, decoded.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    pub(crate) user: Vec<u8>,
+    pub(crate) password: Vec<u8>,
+}
+
+impl Target {
+    pub(crate) fn parse(text: &str) -> Result<Target> {
+        match text.split_once(':') {
+            Some((scheme, rest)) if is(scheme, "ws+unix") => Self::unix(text, false, rest),
+            Some((scheme, rest)) if is(scheme, "wss+unix") => Self::unix(text, true, rest),
+            _ => Self::host(text),
+        }
+    }
+
+    fn host(text: &str) -> Result<Target> {
+        // Before it is known where a password might stand, nothing of the URL is repeated.
+        let shown = text.rsplit('@').next().unwrap_or_default();
+        let unclear = |reason: String| Error::InvalidUrl {
+            url: shown.to_owned(),
+            reason,
+        };
+        if !text.contains("://") {
+            return Err(unclear(format!("it has no scheme: write ws://{shown}")));
+        }
+        let mut url = Url::parse(text).map_err(|error| unclear(error.to_string()))?;
+        let credentials = credentials(&url);
+        let scheme = match url.scheme() {
+            "ws" | "http" => "ws",
+            "wss" | "https" => "wss",
+            other => {
+                return Err(unclear(format!(
+                    "the scheme is \"{other}\", none of ws, wss, http, https, ws+unix, wss+unix"
+                )));
+            }
+        };
+        // These are what the WHATWG calls special schemes, for which all of this succeeds.
+        let stripped = url.set_scheme(scheme).is_ok()
+            && url.set_username("").is_ok()
+            && url.set_password(None).is_ok();
+        url.set_fragment(None);
+        let invalid = |reason: &str| invalid(url.as_str(), reason);
+        let (Some(host), Some(port), true) = (url.host(), url.port_or_known_default(), stripped)
+        else {
+            return Err(invalid("it names no host"));
+        };
+        if port == 0 {
+            return Err(invalid("port 0 cannot be connected to"));
+        }
+        let encrypted = scheme == "wss";
+        if encrypted {
+            check_tls(url.as_str())?;
+        }
+        Ok(Target {
+            place: Place::Host(host.to_owned(), port),
+            encrypted,
+            name: url.to_string(),
+            url,
+            credentials,
+        })
+    }
+
+    /// `ws+unix:/path/of/the/socket[:/resource[?query]]`, as the npm package `ws` has it, also with
+    /// an empty authority (`ws+unix:///path`). A colon in the socket's path is written `%3A`.
+    fn unix(text: &str, encrypted: bool, rest: &str) -> Result<Target> {
+        let invalid = |reason: &str| invalid(text, reason);
+        let rest = rest.split('#').next().unwrap_or_default();
+        let (path, resource) = rest.split_once(':').unwrap_or((rest, "/"));
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if !path.starts_with('/') {
+            return Err(invalid("the path of a Unix socket begins with a slash"));
+        }
+        let path: Vec<u8> = percent_decode_str(path).collect();
+        if path.contains(&0) {
+            return Err(invalid("the path of a Unix socket has no zero byte in it"));
+        }
+        if !resource.starts_with('/') {
+            return Err(invalid(
+                "what stands behind the socket's path and a colon begins with a slash",
+            ));
+        }
+        let scheme = if encrypted { "wss" } else { "ws" };
+        let url = Url::parse(&format!("{scheme}://localhost{resource}"));
+        let url = url.map_err(|error| invalid(&error.to_string()))?;
+        if encrypted {
+            check_tls(text)?;
+        }
+        Ok(Target {
+            place: Place::Unix(PathBuf::from(OsString::from_vec(path))),
+            encrypted,
+            url,
+            credentials: None,
+            name: text.to_owned(),
+        })
+    }
+
+    /// Where a redirect leads.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Handshake`] for one that must not be followed.
+    pub(crate) fn redirect(&self, location: &str) -> Result<Target> {
+        let refused = |why: &str| {
+            let name = &self.name;
+            Err(Error::Handshake(format!(
+                "{name} redirects to {location:?}, which is not followed: {why}"
+            )))
+        };
+        if matches!(self.place, Place::Unix(_)) {
+            return refused("it comes from a Unix socket");
+        }
+        let Ok(url) = self.url.join(location) else {
+            return refused("it is no URL");
+        };
+        match Target::parse(url.as_str()) {
+            Ok(next) if self.encrypted && !next.encrypted => refused("it would not be encrypted"),
+            Ok(next) if matches!(next.place, Place::Unix(_)) => refused("it is a Unix socket"),
+            Ok(next) => Ok(next),
+            Err(error) => refused(&error.to_string()),
+        }
+    }
+
+    /// Whether what is meant for this target may be told to the other: the same host and port, or the
+    /// same host with encryption on top, each on the usual port.
+    pub(crate) fn may_share_secrets_with(&self, other: &Target) -> bool {
+        let (Place::Host(host, port), Place::Host(other_host, other_port)) =
+            (&self.place, &other.place)
+        else {
+            return self.place == other.place;
+        };
+        let upgraded = (*port, *other_port) == (80, 443) && other.encrypted;
+        host == other_host && (port == other_port || upgraded)
+    }
+}
+
+fn is(scheme: &str, name: &str) -> bool {
+    scheme.eq_ignore_ascii_case(name)
+}
+
+fn invalid(url: &str, reason: &str) -> Error {
+    Error::InvalidUrl {
+        url: url.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+fn credentials(url: &Url) -> Option<Credentials> {
+    let decoded = |text: &str| percent_decode_str(text).collect::<Vec<u8>>();
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
+    }
+    Some(Credentials {
+        user: decoded(url.username()),
+        password: decoded(url.password().unwrap_or_default()),
+    })
+}
+
+fn check_tls(url: &str) -> Result<()> {
+    if cfg!(feature = "native-tls") {
+        return Ok(());
+    }
+    Err(invalid(
+        url,
+        "TLS needs the feature \"native-tls\" of rtcbot-websocket, which is switched off",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> Target {
+        Target::parse(url).unwrap()
+    }
+
+    #[test]
+    fn urls_that_cannot_work_are_refused_with_the_reason() {
+        for (url, word) in [
+            ("ws://", "host"),
+            ("//x", "scheme"),
+            ("ftp://x", "scheme"),
+            ("ws://x:70000", "port"),
+            ("ws://x:0", "port"),
+            ("", "scheme"),
+            ("localhost:8080", "ws://"),
+            ("ws://me:secret@x:0", "port"),
+            ("ws://me:secret@", "host"),
+            ("ws://me:secret@x:y", "port"),
+            ("ftp://me:secret@x", "scheme"),
+            ("me:secret@x", "scheme"),
+            ("ws+unix:", "slash"),
+            ("ws+unix:relative", "slash"),
+            ("ws+unix:/run/a%00b", "zero"),
+            ("ws+unix:/run/a:b", "slash"),
+        ] {
+            let error = Target::parse(url).err().unwrap().to_string();
+            assert!(error.contains(word), "{url}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn http_is_read_as_ws_and_a_fragment_is_not_sent() {
+        assert_eq!(parse("http://x/a#b").url.as_str(), "ws://x/a");
+        let v6 = parse("ws://[::1]:80");
+        assert_eq!(v6.url.as_str(), "ws://[::1]/");
+        assert_eq!(
+            v6.place,
+            Place::Host(Host::Ipv6("::1".parse().unwrap()), 80)
+        );
+    }
+
+    #[test]
+    #[cfg(feature = "native-tls")]
+    fn https_is_read_as_wss() {
+        let target = parse("https://x/a");
+        assert_eq!(target.url.as_str(), "wss://x/a");
+        assert_eq!(target.place, Place::Host(Host::Domain("x".into()), 443));
+        assert!(target.encrypted);
+    }
+
+    #[test]
+    #[cfg(not(feature = "native-tls"))]
+    fn without_tls_the_error_names_the_feature() {
+        for url in ["wss://x", "https://x", "wss+unix:/x"] {
+            let error = Target::parse(url).err().unwrap().to_string();
+            assert!(error.contains("native-tls"), "{error}");
+        }
+    }
+
+    #[test]
+    fn user_and_password_are_taken_out_and_decoded() {
+        let target = parse("ws://J%C3%B6rg:a%3Ab%40c@x/");
+        assert_eq!(target.url.as_str(), "ws://x/");
+        assert_eq!(target.name, "ws://x/");
+        let credentials = target.credentials.unwrap();
+        assert_eq!(credentials.user, "Jörg".as_bytes());
+        assert_eq!(credentials.password, b"a:b@c");
+    }
+
+    #[test]
+    fn a_unix_socket_has_a_path_and_perhaps_a_resource() {
+        for (url, path, resource) in [
+            ("ws+unix:/run/a.sock", "/run/a.sock", "ws://localhost/"),
+            ("WS+unix:///run/a.sock", "/run/a.sock", "ws://localhost/"),
+            ("ws+unix:/a:/b/c?d=e:f#g", "/a", "ws://localhost/b/c?d=e:f"),
+            ("ws+unix:/a%20b%3Ac:/", "/a b:c", "ws://localhost/"),
+        ] {
+            let target = parse(url);
+            assert_eq!(target.place, Place::Unix(path.into()), "{url}");
+            assert_eq!(target.url.as_str(), resource, "{url}");
+        }
+    }
+
+    #[test]
+    fn redirects_are_relative_or_absolute() {
+        let from = parse("ws://x/a/b");
+        for (location, to) in [
+            ("c?d", "ws://x/a/c?d"),
+            ("/", "ws://x/"),
+            ("//y/z", "ws://y/z"),
+            ("http://y:81/", "ws://y:81/"),
+        ] {
+            assert_eq!(from.redirect(location).unwrap().url.as_str(), to);
+        }
+        for location in [
+            "ftp://x/",
+            "http://",
+            "ws+unix:/run/docker.sock",
+            "file:///etc",
+        ] {
+            assert!(from.redirect(location).is_err(), "{location}");
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "native-tls")]
+    fn a_redirect_never_leaves_encryption() {
+        let from = parse("wss://x/");
+        assert!(from.redirect("wss://y/").is_ok());
+        assert!(from.redirect("https://y/").is_ok());
+        assert!(from.redirect("ws://x/").is_err());
+        assert!(from.redirect("http://x/").is_err());
+        assert!(parse("ws://x/").redirect("wss://x/").is_ok());
+    }
+
+    #[test]
+    fn secrets_are_for_the_same_host_and_port() {
+        let secrets = |a: &str, b: &str| parse(a).may_share_secrets_with(&parse(b));
+        assert!(secrets("ws://x/a", "ws://x:80/b"));
+        assert!(!secrets("ws://x/", "ws://x:81/"));
+        assert!(!secrets("ws://x/", "ws://y/"));
+        assert!(!secrets("ws://x/", "ws://x.y/"));
+        #[cfg(feature = "native-tls")]
+        {
+            assert!(secrets("ws://x/", "wss://x/"));
+            assert!(!secrets("ws://x:8080/", "wss://x/"));
+        }
+    }
+}

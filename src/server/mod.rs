@@ -1,0 +1,480 @@
+//! Listens, reads request heads, hands out requests.
+
+mod handle;
+mod listener;
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags};
+
+pub use self::handle::ServerHandle;
+use self::handle::{Borrowed, Control};
+use self::listener::Listener;
+use crate::error::Result;
+use crate::message::Message;
+use crate::net::incoming::{Entrance, Incoming, Step};
+use crate::net::request::Request;
+use crate::net::socket::{Socket, wait_for};
+use crate::websocket::{Websocket, deadline_after};
+
+/// How long a client may take until its request's head has come, unless the server says otherwise.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many connections are accepted before those that came earlier have their turn.
+const ACCEPTS: usize = 16;
+
+/// How long accepting pauses when the system has no descriptor left.
+const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
+
+/// How many connections that are too many are told so at a time; others are just ended.
+const TOLD: usize = 256;
+
+/// A listening socket and an iterator of the requests that come in on it.
+///
+/// ```no_run
+/// use rtcbot_websocket::{Server, Websocket};
+///
+/// for request in Server::bind("127.0.0.1:8080")? {
+///     if !request.is_websocket() {
+///         request.respond(404, "there is only a WebSocket here")?;
+///         continue;
+///     }
+///     let ws = Websocket::accept(request);
+///     // Send everything back. The connection feeds itself, and lives on without a handle here.
+///     ws.subscribe_to(ws.clone());
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// For a thread for each connection instead of a loop, see [`serve`](Self::serve).
+///
+/// # Strangers
+///
+/// The server needs no thread: the iterator itself waits for new connections, for their TLS
+/// handshakes and for their heads, all at once, so slow and silent clients never hold up the next. Nobody
+/// ends the iterator but [`shutdown`](Self::shutdown). These it answers by itself:
+///
+/// | client | answer |
+/// | --- | --- |
+/// | no head within [`handshake_timeout`](Self::handshake_timeout) | 408 |
+/// | a head of more than 16 KiB or 100 headers | 431; 414, if it is the first line that is too long |
+/// | not HTTP | 400 |
+/// | HTTP on a TLS port | 400, without TLS |
+/// | more connections than [`max_connections`](Self::max_connections) | 503 |
+///
+/// A request that is not a proper one for a WebSocket, [`Websocket::accept`] answers: 426 without an upgrade
+/// to version 13, 405 for another method than `GET`, 413 for one with a body, 403 for a page that
+/// [may not connect](crate::Options::allow_origin), 400 for what is malformed.
+///
+/// When the system has no descriptor left, accepting pauses, which is logged, until there is one.
+///
+/// Dropping the server stops listening. Connections that were accepted are not affected.
+pub struct Server {
+    control: Arc<Control>,
+    local_addr: Option<SocketAddr>,
+    url: String,
+    entrance: Entrance,
+    handshake_timeout: Duration,
+    max_connections: Option<usize>,
+    incoming: Vec<Incoming>,
+    /// Requests that were complete when another was handed out.
+    complete: VecDeque<Request>,
+    /// Until when nothing is accepted, for want of descriptors.
+    paused_until: Option<Instant>,
+    /// Whether it has been said that descriptors are wanting.
+    complained: bool,
+}
+
+/// Listening.
+impl Server {
+    /// Listens on an address; port 0 is any free port, which [`local_addr`](Self::local_addr) tells.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says, for example that the address is in use.
+    pub fn bind(address: impl ToSocketAddrs) -> io::Result<Server> {
+        Self::from_listener(TcpListener::bind(address)?)
+    }
+
+    /// Listens on an address, with TLS: `wss://`. The identity is the server's certificate and key:
+    /// `native_tls::Identity::from_pkcs8` reads them from PEM, `from_pkcs12` from PKCS#12.
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Server, native_tls::Identity};
+    ///
+    /// let identity = Identity::from_pkcs8(&std::fs::read("cert.pem")?, &std::fs::read("key.pem")?)?;
+    /// let server = Server::bind_tls("0.0.0.0:8443", identity)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says of the address, or the TLS library of the identity.
+    #[cfg(feature = "native-tls")]
+    pub fn bind_tls(
+        address: impl ToSocketAddrs,
+        identity: native_tls::Identity,
+    ) -> io::Result<Server> {
+        Self::bind(address)?.tls(identity)
+    }
+
+    /// Listens on the path of a Unix socket, which clients reach as `ws+unix:PATH`. The file is removed
+    /// when listening ends; one that was left there by a server that is no more is replaced.
+    ///
+    /// Whoever may write to the file may connect.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says, for example that another server listens there.
+    pub fn bind_unix(path: impl AsRef<Path>) -> io::Result<Server> {
+        Self::with(Listener::unix(path.as_ref())?)
+    }
+
+    /// Serves on a listener that was made elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says about it.
+    pub fn from_listener(listener: TcpListener) -> io::Result<Server> {
+        Self::with(Listener::Tcp(listener))
+    }
+
+    /// Serves on a Unix socket that was made elsewhere; its file is not removed.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says about it.
+    pub fn from_unix_listener(listener: UnixListener) -> io::Result<Server> {
+        Self::with(Listener::Unix(listener, None))
+    }
+
+    fn with(listener: Listener) -> io::Result<Server> {
+        listener.prepare()?;
+        let local_addr = listener.local_addr();
+        let url = match (local_addr, listener.path()) {
+            (Some(address), _) => format!("ws://{address}"),
+            (None, Some(path)) => format!("ws+unix:{}", path.display()),
+            (None, None) => "ws+unix:".to_owned(),
+        };
+        Ok(Server {
+            local_addr,
+            url,
+            control: Control::new(listener)?,
+            entrance: Entrance::default(),
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            max_connections: None,
+            incoming: Vec::new(),
+            complete: VecDeque::new(),
+            paused_until: None,
+            complained: false,
+        })
+    }
+
+    /// Has every connection use TLS, on whatever listener. See [`bind_tls`](Self::bind_tls).
+    ///
+    /// # Errors
+    ///
+    /// What the TLS library says of the identity.
+    #[cfg(feature = "native-tls")]
+    pub fn tls(self, identity: native_tls::Identity) -> io::Result<Server> {
+        let acceptor = native_tls::TlsAcceptor::new(identity).map_err(io::Error::other)?;
+        Ok(self.tls_acceptor(acceptor))
+    }
+
+    /// As [`tls`](Self::tls), with a ready-made acceptor.
+    #[cfg(feature = "native-tls")]
+    pub fn tls_acceptor(mut self, acceptor: native_tls::TlsAcceptor) -> Server {
+        self.entrance.tls = Some(acceptor);
+        if let Some(rest) = self.url.strip_prefix("ws") {
+            self.url = format!("wss{rest}");
+        }
+        self
+    }
+
+    /// How long a client may take for its TLS handshake and its request's head together. Defaults to
+    /// 10 seconds.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Server {
+        self.handshake_timeout = timeout;
+        self
+    }
+
+    /// How many connections there may be at a time, from the moment they are accepted to their end; those
+    /// beyond are answered 503. Defaults to no limit. (Each WebSocket has two threads, or three.)
+    pub fn max_connections(mut self, connections: usize) -> Server {
+        self.max_connections = Some(connections);
+        self
+    }
+
+    /// The address it listens on; `None` for a Unix socket.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.local_addr
+    }
+
+    /// The URL that a client on this machine connects to, such as `ws://127.0.0.1:8080`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+/// Serving.
+impl Server {
+    /// Waits for the next request, for at most `timeout`; `None` when the time is over, or the
+    /// server has been shut down.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Request> {
+        self.next_until(Instant::now().checked_add(timeout))
+    }
+
+    /// Calls `handler` with every request, each on a thread of its own, until the server is [shut
+    /// down](ServerHandle::shutdown). For people who want no loop.
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Server, Websocket};
+    ///
+    /// Server::bind("127.0.0.1:8080")?.serve(|request| {
+    ///     let ws = Websocket::accept(request);
+    ///     while let Ok(message) = ws.get() {
+    ///         let _ = ws.put(message);
+    ///     }
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// Returns when the server has been shut down, and the handlers have returned or the time that
+    /// the shutdown was given is over. A handler that panics ends nothing else. When there is no thread to
+    /// be had, the client is answered 503.
+    pub fn serve(mut self, handler: impl Fn(Request) + Send + Sync + 'static) {
+        let handler = Arc::new(handler);
+        while let Some(request) = self.next() {
+            let (handler, control) = (handler.clone(), self.control.clone());
+            let request = Arc::new(Mutex::new(Some(request)));
+            let taken = request.clone();
+            let spawned = thread::Builder::new()
+                .name("ws-serve".into())
+                .spawn(move || {
+                    let _running = control.handler();
+                    let request = taken.lock().take();
+                    if let Some(request) = request {
+                        handler(request);
+                    }
+                });
+            if let Err(error) = spawned {
+                log::error!("{}: cannot start a thread: {error}", self.url);
+                let request = request.lock().take();
+                let _ = request.map(|request| request.respond(503, "too busy"));
+            }
+        }
+        self.control.wait_for_handlers();
+    }
+
+    /// A handle for other threads, and for after the server has gone into a loop.
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle {
+            control: self.control.clone(),
+        }
+    }
+
+    /// See [`ServerHandle::connections`].
+    pub fn connections(&self) -> Vec<Websocket> {
+        self.handle().connections()
+    }
+
+    /// See [`ServerHandle::broadcast`].
+    pub fn broadcast(&self, message: impl Into<Message>) -> Vec<Websocket> {
+        self.handle().broadcast(message)
+    }
+
+    /// See [`ServerHandle::shutdown`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn shutdown(&self, timeout: Duration) -> Result<()> {
+        self.handle().shutdown(timeout)
+    }
+}
+
+/// Waits for each request; ends when the server is [shut down](ServerHandle::shutdown).
+impl Iterator for Server {
+    type Item = Request;
+
+    fn next(&mut self) -> Option<Request> {
+        self.next_until(None)
+    }
+}
+
+/// What has happened while it was waited for.
+struct Events {
+    /// Whether there is something to accept.
+    knocking: bool,
+    /// Which of the incoming connections can go on.
+    ready: Vec<bool>,
+}
+
+impl Server {
+    fn next_until(&mut self, deadline: Option<Instant>) -> Option<Request> {
+        let control = self.control.clone();
+        loop {
+            let Some(borrowed) = control.borrow_listener() else {
+                self.turn_all_away();
+                return None;
+            };
+            if let Some(request) = self.complete.pop_front() {
+                return Some(request);
+            }
+            let events = self.wait(&borrowed, deadline);
+            let now = Instant::now();
+            match events {
+                Ok(events) => {
+                    self.let_go_on(&events.ready);
+                    // Only now: what has come in time is not refused, however long nobody called this.
+                    self.refuse_the_late(now);
+                    if events.knocking {
+                        self.accept_some(&borrowed);
+                    }
+                }
+                Err(error) => {
+                    log::error!("{}: cannot wait for connections: {error}", self.url);
+                    self.paused_until = Some(now + NO_DESCRIPTORS);
+                    thread::sleep(NO_DESCRIPTORS);
+                }
+            }
+            if self.complete.is_empty() && deadline.is_some_and(|deadline| now >= deadline) {
+                return None;
+            }
+        }
+    }
+
+    /// Waits until something happens, or the earliest deadline of all.
+    fn wait(&mut self, borrowed: &Borrowed<'_>, deadline: Option<Instant>) -> io::Result<Events> {
+        let now = Instant::now();
+        self.paused_until = self.paused_until.filter(|until| *until > now);
+        let listening = match self.paused_until {
+            None => PollFlags::IN,
+            Some(_) => PollFlags::empty(),
+        };
+        let mut fds = Vec::with_capacity(2 + self.incoming.len());
+        fds.push(PollFd::new(&self.control.woken, PollFlags::IN));
+        fds.push(PollFd::new(borrowed.listener(), listening));
+        let incoming = self.incoming.iter();
+        fds.extend(incoming.map(|incoming| PollFd::new(incoming, incoming.events())));
+
+        let deadlines = self.incoming.iter().map(Incoming::deadline);
+        let until = deadlines.chain(deadline).chain(self.paused_until).min();
+        wait_for(&mut fds, until)?;
+        let mut happened = fds.iter().map(|fd| !fd.revents().is_empty()).skip(1);
+        Ok(Events {
+            knocking: happened.next().unwrap_or_default(),
+            ready: happened.collect(),
+        })
+    }
+
+    fn accept_some(&mut self, borrowed: &Borrowed<'_>) {
+        for _ in 0..ACCEPTS {
+            match borrowed.listener().accept() {
+                Ok(socket) => {
+                    if std::mem::take(&mut self.complained) {
+                        log::info!("{}: connections are accepted again", self.url);
+                    }
+                    self.welcome(socket);
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return,
+                    // The client has given up already, or a signal came.
+                    io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::Interrupted => {}
+                    _ => {
+                        if !std::mem::replace(&mut self.complained, true) {
+                            log::error!("{}: no connections are accepted: {error}", self.url);
+                        }
+                        self.paused_until = Some(Instant::now() + NO_DESCRIPTORS);
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    fn welcome(&mut self, socket: Socket) {
+        let registry = &self.control.registry;
+        let deadline = deadline_after(self.handshake_timeout);
+        let full = self
+            .max_connections
+            .is_some_and(|max| registry.len() >= max);
+        let incoming = if full {
+            log::debug!("{}: there are too many connections", self.url);
+            let others = self.incoming.iter();
+            if others.filter(|other| other.is_unwelcome()).count() >= TOLD {
+                return;
+            }
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            Incoming::new(socket, &self.entrance, deadline, None, Some(status))
+        } else {
+            let permit: Box<dyn Any + Send> = Box::new(registry.admit());
+            Incoming::new(socket, &self.entrance, deadline, Some(permit), None)
+        };
+        self.follow(incoming.go_on());
+    }
+
+    fn let_go_on(&mut self, ready: &[bool]) {
+        // From the back, so that what is removed does not move what is yet to be looked at.
+        for index in (0..ready.len()).rev() {
+            if ready[index] {
+                let step = self.incoming.swap_remove(index).go_on();
+                self.follow(step);
+            }
+        }
+    }
+
+    fn refuse_the_late(&mut self, now: Instant) {
+        for index in (0..self.incoming.len()).rev() {
+            if self.incoming[index].deadline() <= now {
+                let step = self.incoming.swap_remove(index).too_late();
+                self.follow(step);
+            }
+        }
+    }
+
+    fn follow(&mut self, step: Step) {
+        match step {
+            Step::Wait(incoming) => self.incoming.push(incoming),
+            Step::Ready(request) => self.complete.push_back(request),
+            Step::Gone => {}
+        }
+    }
+
+    /// The server is shutting down.
+    fn turn_all_away(&mut self) {
+        for request in self.complete.drain(..) {
+            let _ = request.respond(503, "shutting down");
+        }
+        for incoming in self.incoming.drain(..) {
+            incoming.refuse(StatusCode::SERVICE_UNAVAILABLE);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.control.stop_listening();
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}

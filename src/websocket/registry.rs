@@ -1,0 +1,197 @@
+//! The connections of one server: how many there are, which they are, and when the last has ended.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::shared::Shared;
+use super::{WeakWebsocket, Websocket};
+use crate::error::CloseFrame;
+use crate::message::Message;
+
+pub(crate) struct Registry {
+    /// Held to look and to change. Nothing else is called under it.
+    state: Mutex<State>,
+    /// Told when a permit is given back. Its waits end with the last one, or by their deadline.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// One for each permit; with the connection, once it is one.
+    guests: HashMap<u64, Option<Guest>>,
+    next: u64,
+    /// No connection is to be made any more.
+    closing: bool,
+}
+
+/// A connection; it is not kept open by this.
+struct Guest {
+    shared: Weak<Shared>,
+    handle: WeakWebsocket,
+}
+
+/// A place among the connections of a server; given back when it is dropped.
+pub(crate) struct Permit {
+    registry: Arc<Registry>,
+    id: u64,
+}
+
+/// How a server that shuts down closes its connections: "going away" (RFC 6455, section 7.4.1).
+fn going_away() -> CloseFrame {
+    CloseFrame {
+        code: 1001,
+        reason: String::new(),
+    }
+}
+
+impl Registry {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Registry {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        })
+    }
+
+    pub(crate) fn admit(self: &Arc<Self>) -> Permit {
+        let mut state = self.state.lock();
+        let id = state.next;
+        state.next += 1;
+        state.guests.insert(id, None);
+        Permit {
+            registry: self.clone(),
+            id,
+        }
+    }
+
+    /// How many permits are out.
+    pub(crate) fn len(&self) -> usize {
+        self.state.lock().guests.len()
+    }
+
+    /// Handles to all connections that somebody has a handle to.
+    pub(crate) fn connections(&self) -> Vec<Websocket> {
+        let state = self.state.lock();
+        let guests = state.guests.values().flatten();
+        // Made here, and dropped by the caller: not under the lock.
+        guests.filter_map(|guest| guest.handle.upgrade()).collect()
+    }
+
+    /// Puts a message to all; returns those that had no room for it.
+    pub(crate) fn broadcast(&self, message: &Message) -> Vec<Websocket> {
+        let guests: Vec<(Arc<Shared>, WeakWebsocket)> = {
+            let state = self.state.lock();
+            let guests = state.guests.values().flatten();
+            // Not the handles: to drop the last one of a connection takes as long as closing it.
+            guests
+                .filter_map(|guest| Some((guest.shared.upgrade()?, guest.handle.clone())))
+                .collect()
+        };
+        let mut as_json = None;
+        let mut missed = Vec::new();
+        for (shared, handle) in guests {
+            let message = match shared.options.json {
+                true => as_json.get_or_insert_with(|| message.quoted()),
+                false => message,
+            };
+            let put = shared.outbox.put_nowait(message.clone());
+            if put.is_err_and(|error| error.is_full()) {
+                missed.extend(handle.upgrade());
+            }
+        }
+        missed
+    }
+
+    /// From now on, whatever is accepted is closed at once.
+    pub(crate) fn close(&self, deadline: Instant) {
+        self.state.lock().closing = true;
+        // All begin before any is waited for.
+        for (_, shared) in self.all() {
+            shared.begin_close(going_away(), deadline);
+            shared.see_that_it_closes();
+        }
+    }
+
+    /// Waits until all connections have ended, but for the caller's own, on whose thread nobody can
+    /// wait for it. Returns whether they have.
+    pub(crate) fn wait_for_all(&self, deadline: Instant) -> bool {
+        let own: Vec<u64> = {
+            let all = self.all();
+            let own = all.iter().filter(|(_, shared)| shared.is_own_thread());
+            own.map(|(id, _)| *id).collect()
+        };
+        let done = |state: &State| {
+            let mut guests = state.guests.iter();
+            guests.all(|(id, guest)| guest.is_none() || own.contains(id))
+        };
+        let mut state = self.state.lock();
+        while !done(&state) {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                return done(&state);
+            }
+        }
+        true
+    }
+
+    /// Ends what has not ended by itself.
+    pub(crate) fn cut(&self) {
+        for (_, shared) in self.all() {
+            shared.time_out();
+        }
+    }
+
+    /// To be dropped when the lock is not held: who knows what a connection owns.
+    fn all(&self) -> Vec<(u64, Arc<Shared>)> {
+        let state = self.state.lock();
+        let guests = state.guests.iter();
+        guests
+            .filter_map(|(id, guest)| Some((*id, guest.as_ref()?.shared.upgrade()?)))
+            .collect()
+    }
+}
+
+impl Permit {
+    /// What the connection's maker needs to make it known, while its threads have the permit.
+    pub(crate) fn desk(&self) -> Desk {
+        Desk {
+            registry: self.registry.clone(),
+            id: self.id,
+        }
+    }
+}
+
+/// Where a connection is made known.
+pub(crate) struct Desk {
+    registry: Arc<Registry>,
+    id: u64,
+}
+
+impl Desk {
+    /// Makes a connection known, unless it has ended already.
+    pub(crate) fn make_known(self, shared: &Arc<Shared>, handle: WeakWebsocket) {
+        let closing = {
+            let mut state = self.registry.state.lock();
+            let closing = state.closing;
+            if let Some(guest) = state.guests.get_mut(&self.id) {
+                let shared = Arc::downgrade(shared);
+                *guest = Some(Guest { shared, handle });
+            }
+            closing
+        };
+        if closing {
+            let deadline = super::deadline_after(shared.options.close_timeout);
+            shared.begin_close(going_away(), deadline);
+            shared.see_that_it_closes();
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let guest = self.registry.state.lock().guests.remove(&self.id);
+        drop(guest);
+        self.registry.changed.notify_all();
+    }
+}
