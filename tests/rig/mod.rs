@@ -1,6 +1,9 @@
 //! What the tests stand on: connected pairs, raw peers, and deadlines in place of hangs.
 #![allow(dead_code)] // Each test file uses its own part.
 
+#[cfg(feature = "native-tls")]
+pub mod tls;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
@@ -49,8 +52,15 @@ pub fn pair() -> (Websocket, Websocket) {
 }
 
 pub fn pair_with(client: &Options, server: &Options) -> (Websocket, Websocket) {
-    let mut listener = Server::bind("127.0.0.1:0").unwrap();
-    let client = client.connect(url(&listener)).unwrap();
+    pair_over(&mut Server::bind("127.0.0.1:0").unwrap(), client, server)
+}
+
+pub fn pair_over(
+    listener: &mut Server,
+    client: &Options,
+    server: &Options,
+) -> (Websocket, Websocket) {
+    let client = client.connect(url(listener)).unwrap();
     let request = listener.next_timeout(DEADLINE).expect("no request came");
     let server = server.accept(request);
     client.wait_ready_timeout(DEADLINE).unwrap();
@@ -59,7 +69,10 @@ pub fn pair_with(client: &Options, server: &Options) -> (Websocket, Websocket) {
 }
 
 pub fn url(server: &Server) -> String {
-    format!("{}/", server.url())
+    match server.local_addr() {
+        Some(_) => format!("{}/", server.url()),
+        None => server.url().to_owned(),
+    }
 }
 
 /// A client of this crate and a raw tungstenite server.

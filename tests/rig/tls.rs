@@ -1,0 +1,80 @@
+//! Certificates, made anew for each test.
+
+use std::io;
+use std::net::TcpStream;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rtcbot_websocket::native_tls::{Certificate, Identity, TlsConnector, TlsStream};
+use rtcbot_websocket::{Options, Server, Websocket};
+
+use super::DEADLINE;
+
+/// An authority of its own, and a server that it vouches for.
+pub struct Pki {
+    pub ca: rcgen::Certificate,
+    pub identity: Identity,
+}
+
+/// For a server that is known by these names and addresses.
+pub fn pki_for(names: &[&str]) -> Pki {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new([]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Two of the same name that are not the same would be taken for one that vouches for itself.
+    let name = format!("authority of {names:?}, {:?}", std::time::SystemTime::now());
+    params.distinguished_name.push(DnType::CommonName, name);
+    let ca = params.self_signed(&ca_key).unwrap();
+    let issuer = Issuer::new(params, ca_key);
+
+    let key = KeyPair::generate().unwrap();
+    let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+    let params = CertificateParams::new(names).unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    let identity =
+        Identity::from_pkcs8(certificate.pem().as_bytes(), key.serialize_pem().as_bytes());
+    Pki {
+        ca,
+        identity: identity.unwrap(),
+    }
+}
+
+pub fn pki() -> Pki {
+    pki_for(&["localhost", "127.0.0.1"])
+}
+
+impl Pki {
+    pub fn server(&self) -> Server {
+        Server::bind_tls("127.0.0.1:0", self.identity.clone()).unwrap()
+    }
+
+    /// Options that trust this authority.
+    pub fn options(&self) -> Options {
+        let mut options = Options::new();
+        options
+            .root_certificate_pem(self.ca.pem())
+            .close_timeout(DEADLINE);
+        options
+    }
+
+    /// A client and the server's end of the same connection, both ready.
+    pub fn pair(&self, change: impl Fn(&mut Options)) -> (Websocket, Websocket) {
+        let mut options = self.options();
+        change(&mut options);
+        super::pair_over(&mut self.server(), &options, &options)
+    }
+
+    /// A blocking client as native-tls has it.
+    pub fn raw_connector(&self) -> TlsConnector {
+        let root = Certificate::from_pem(self.ca.pem().as_bytes()).unwrap();
+        let mut builder = TlsConnector::builder();
+        builder.add_root_certificate(root).build().unwrap()
+    }
+
+    pub fn raw_stream(&self, server: &Server) -> io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(server.local_addr().unwrap())?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.set_write_timeout(Some(DEADLINE))?;
+        let connected = self.raw_connector().connect("localhost", stream);
+        connected.map_err(|error| io::Error::other(error.to_string()))
+    }
+}

@@ -1,0 +1,554 @@
+//! TLS in both roles: whom it trusts, that it is full duplex, and how it ends.
+#![cfg(feature = "native-tls")]
+
+mod rig;
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rig::tls::{pki, pki_for};
+use rig::{DEADLINE, UPGRADE, eventually, url, within};
+use rtcbot_websocket::native_tls::{Certificate, Protocol, TlsAcceptor, TlsConnector};
+use rtcbot_websocket::{Error, Options, Queue, Request, Server, Websocket, http, json};
+
+/// The reason why a connection never became ready.
+#[track_caller]
+fn refusal(options: &Options, url: &str) -> Error {
+    let ws = options.connect(url).unwrap();
+    // So that the server's end is not waited for.
+    ws.wait_ready_timeout(DEADLINE).unwrap_err()
+}
+
+/// Serves in the background until the test is over.
+fn serving(mut server: Server) -> String {
+    let url = url(&server);
+    thread::spawn(move || {
+        while let Some(request) = server.next() {
+            let ws = Websocket::accept(request);
+            ws.subscribe_to(ws.clone());
+        }
+    });
+    url
+}
+
+#[test]
+fn messages_go_both_ways_and_the_request_says_that_it_is_encrypted() {
+    let pki = pki();
+    let mut server = pki.server();
+    assert!(server.url().starts_with("wss://127.0.0.1:"));
+    let client = pki.options().connect(server.url()).unwrap();
+    client.put_nowait(json!({"a": 1})).unwrap();
+    let request = server.next_timeout(DEADLINE).unwrap();
+    assert!(request.is_encrypted());
+    let peer = Websocket::accept(request);
+    assert_eq!(peer.get_timeout(DEADLINE).unwrap(), json!({"a": 1}));
+    peer.put_nowait(vec![7u8; 100_000]).unwrap();
+    assert_eq!(client.get_timeout(DEADLINE).unwrap().len(), 100_000);
+    assert_eq!(client.peer_addr(), server.local_addr());
+    assert_eq!(client.local_addr(), peer.peer_addr());
+    client.close().unwrap();
+    peer.wait_closed_timeout(DEADLINE).unwrap();
+}
+
+#[test]
+fn a_host_name_is_verified_as_well_as_an_address() {
+    let pki = pki_for(&["localhost"]);
+    let server = pki.server();
+    let port = server.local_addr().unwrap().port();
+    let _ = serving(server);
+    let ws = pki
+        .options()
+        .connect(format!("https://localhost:{port}/"))
+        .unwrap();
+    ws.wait_ready_timeout(DEADLINE).unwrap();
+
+    let error = refusal(&pki.options(), &format!("wss://127.0.0.1:{port}/"));
+    assert!(
+        matches!(&error, Error::Tls { peer, .. } if peer == "127.0.0.1"),
+        "{error}"
+    );
+    assert!(error.to_string().contains("mismatch"), "{error}");
+}
+
+#[test]
+fn a_certificate_that_nobody_vouches_for_is_refused_and_the_server_goes_on() {
+    let pki = pki();
+    let url = serving(pki.server());
+    let error = refusal(&Options::new(), &url);
+    assert!(matches!(error, Error::Tls { .. }), "{error}");
+    assert!(error.to_string().contains("certificate"), "{error}");
+    let other = pki_for(&["localhost"]);
+    assert!(matches!(refusal(&other.options(), &url), Error::Tls { .. }));
+
+    let ws = pki.options().connect(&url).unwrap();
+    ws.wait_ready_timeout(DEADLINE).unwrap();
+}
+
+#[test]
+fn invalid_certificates_are_accepted_by_who_says_danger() {
+    let url = serving(pki_for(&["elsewhere"]).server());
+    let ws = Options::new()
+        .danger_accept_invalid_certs(true)
+        .connect(url)
+        .unwrap();
+    ws.wait_ready_timeout(DEADLINE).unwrap();
+}
+
+#[test]
+fn roots_are_pem_der_or_a_bundle() {
+    let (pki, other) = (pki(), pki());
+    let url = serving(pki.server());
+    let bundle = other.ca.pem() + &pki.ca.pem();
+    for options in [
+        Options::new().root_certificate_der(pki.ca.der().to_vec()),
+        Options::new().root_certificate_pem(bundle),
+        Options::new()
+            .root_certificate_pem(pki.ca.pem())
+            .root_certificate_pem(other.ca.pem()),
+    ] {
+        let ws = options.connect(&url).unwrap();
+        ws.wait_ready_timeout(DEADLINE).unwrap();
+    }
+}
+
+#[test]
+fn what_is_no_certificate_is_refused_at_once() {
+    for options in [
+        Options::new().root_certificate_pem("-----BEGIN CERTIFICATE-----\nx"),
+        Options::new().root_certificate_pem(""),
+        Options::new().root_certificate_der(b"x".to_vec()),
+    ] {
+        let error = options.connect("wss://localhost/").unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
+        assert!(error.to_string().contains("root certificate"), "{error}");
+    }
+}
+
+#[test]
+fn a_ready_made_connector_is_used() {
+    let pki = pki();
+    let url = serving(pki.server());
+    let connector = pki.raw_connector();
+    let ws = Options::new()
+        .tls_connector(connector)
+        .connect(&url)
+        .unwrap();
+    ws.wait_ready_timeout(DEADLINE).unwrap();
+    let distrustful = TlsConnector::new().unwrap();
+    let mut options = pki.options();
+    let error = refusal(options.tls_connector(distrustful), &url);
+    assert!(matches!(error, Error::Tls { .. }), "{error}");
+}
+
+#[test]
+fn an_old_protocol_is_refused() {
+    let pki = pki();
+    let acceptor = TlsAcceptor::builder(pki.identity.clone())
+        .min_protocol_version(Some(Protocol::Tlsv12))
+        .max_protocol_version(Some(Protocol::Tlsv12))
+        .build()
+        .unwrap();
+    let server = Server::bind("127.0.0.1:0").unwrap().tls_acceptor(acceptor);
+    let url = serving(server);
+    let mut options = pki.options();
+    let error = refusal(options.min_tls_version(Protocol::Tlsv13), &url);
+    assert!(matches!(error, Error::Tls { .. }), "{error}");
+    let ws = options
+        .min_tls_version(Protocol::Tlsv12)
+        .connect(&url)
+        .unwrap();
+    ws.wait_ready_timeout(DEADLINE).unwrap();
+}
+
+#[test]
+fn a_server_that_speaks_no_tls_is_an_error() {
+    let server = Server::bind("127.0.0.1:0").unwrap();
+    let url = serving(server).replace("ws:", "wss:");
+    let error = refusal(&Options::new(), &url);
+    assert!(matches!(error, Error::Tls { .. }), "{error}");
+}
+
+#[test]
+fn a_server_that_is_silent_in_the_tls_handshake_is_waited_for_no_longer_than_allowed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("wss://{}/", listener.local_addr().unwrap());
+    let limit = Duration::from_millis(50);
+    let error = refusal(Options::new().connect_timeout(limit), &url);
+    assert!(
+        matches!(error, Error::ConnectTimeout { stage: "the TLS handshake", after, .. } if after == limit),
+        "{error}"
+    );
+}
+
+#[test]
+fn closing_in_the_tls_handshake_returns_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("wss://{}/", listener.local_addr().unwrap());
+    let ws = Options::new()
+        .connect_timeout(Duration::from_secs(3600))
+        .close_timeout(Duration::from_secs(3600))
+        .connect(url)
+        .unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+    within(DEADLINE, move || ws.close()).unwrap();
+}
+
+#[test]
+fn a_put_goes_out_while_nothing_comes_in() {
+    let pki = pki();
+    let (client, server) = pki.pair(|_| {});
+    for n in 0..100 {
+        // The reader of each side waits for something to read all the while.
+        client.put_nowait(n).unwrap();
+        assert_eq!(server.get_timeout(DEADLINE).unwrap(), json!(n));
+    }
+    for n in 0..100 {
+        server.put_nowait(n).unwrap();
+        assert_eq!(client.get_timeout(DEADLINE).unwrap(), json!(n));
+    }
+}
+
+#[test]
+fn both_directions_flooded_at_once_all_arrives_in_order() {
+    const COUNT: u32 = 300_000;
+    const SIZE: usize = 256;
+
+    let (client, server) = pki().pair(|options| {
+        options.json(false);
+    });
+    let sending = |ws: &Websocket| {
+        let ws = ws.clone();
+        thread::spawn(move || {
+            for n in 0..COUNT {
+                let mut payload = vec![n as u8; SIZE];
+                payload[..4].copy_from_slice(&n.to_be_bytes());
+                ws.put(payload).unwrap();
+            }
+        })
+    };
+    let receiving = |ws: &Websocket, pauses: bool| {
+        let subscription = ws.subscribe();
+        thread::spawn(move || {
+            for n in 0..COUNT {
+                if pauses && n % 100_000 == 50_000 {
+                    // Its queue fills, and then the peer's buffers.
+                    thread::sleep(Duration::from_millis(300));
+                }
+                let message = subscription.get_timeout(3 * DEADLINE).unwrap();
+                let payload = message.as_bytes().unwrap();
+                assert_eq!(payload.len(), SIZE);
+                assert_eq!(payload[..4], n.to_be_bytes());
+                assert!(payload[4..].iter().all(|byte| *byte == n as u8));
+            }
+        })
+    };
+    let threads = [
+        receiving(&client, false),
+        receiving(&server, true),
+        sending(&client),
+        sending(&server),
+    ];
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    client.close().unwrap();
+    server.wait_closed_timeout(DEADLINE).unwrap();
+}
+
+/// Passes bytes on in small pieces, so that no TLS record arrives in one.
+fn crumble(mut from: TcpStream, mut to: TcpStream, mut seed: u64) {
+    let mut piece = [0; 700];
+    loop {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1);
+        let size = 1 + (seed >> 33) as usize % piece.len();
+        match from.read(&mut piece[..size]) {
+            Ok(n @ 1..) if to.write_all(&piece[..n]).is_ok() => {}
+            _ => {
+                let _ = to.shutdown(Shutdown::Write);
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn records_that_arrive_in_pieces_are_put_together() {
+    let pki = pki();
+    let mut server = pki.server();
+    let relay = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("wss://{}/", relay.local_addr().unwrap());
+    let to = server.local_addr().unwrap();
+    thread::spawn(move || {
+        let (client, _) = relay.accept().unwrap();
+        let server = TcpStream::connect(to).unwrap();
+        client.set_nodelay(true).unwrap();
+        server.set_nodelay(true).unwrap();
+        let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
+        thread::spawn(move || crumble(back.0, back.1, 1));
+        crumble(client, server, 2);
+    });
+    let client = pki.options().json(false).connect(url).unwrap();
+    let echo = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    echo.subscribe_to(echo.clone());
+    let answers = client.subscribe_with(Queue::Unbounded);
+    for size in (0..60_000).step_by(997) {
+        client.put(vec![size as u8; size]).unwrap();
+    }
+    for size in (0..60_000).step_by(997) {
+        let answer = answers.get_timeout(DEADLINE).unwrap();
+        assert_eq!(answer.as_bytes(), Some(&vec![size as u8; size][..]));
+    }
+    client.close().unwrap();
+}
+
+#[test]
+fn a_peer_that_takes_nothing_is_found_and_ends_what_waits_for_it() {
+    let pki = pki();
+    let mut server = pki.server();
+    // It neither reads nor writes any more.
+    let (_stream, request) = raw_client(&pki, &mut server, UPGRADE.as_bytes());
+    let ws = Options::new()
+        .ping_interval(Duration::from_millis(100))
+        .ping_timeout(Duration::from_millis(100))
+        .send_queue(1 << 20)
+        .accept(request);
+    let putting = ws.clone();
+    within(
+        DEADLINE,
+        move || while putting.put(vec![0u8; 10_000]).is_ok() {},
+    );
+    let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    assert!(matches!(error, Error::PingTimeout { .. }), "{error}");
+}
+
+/// The TLS handshake needs the server to be waiting for requests.
+fn raw_client(
+    pki: &rig::tls::Pki,
+    server: &mut Server,
+    bytes: &[u8],
+) -> (rtcbot_websocket::native_tls::TlsStream<TcpStream>, Request) {
+    thread::scope(|scope| {
+        let address = server.local_addr().unwrap();
+        let connector = pki.raw_connector();
+        let client = scope.spawn(move || {
+            let stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            let mut stream = connector.connect("localhost", stream).unwrap();
+            stream.write_all(bytes).unwrap();
+            stream
+        });
+        let request = server.next_timeout(DEADLINE).unwrap();
+        (client.join().unwrap(), request)
+    })
+}
+
+#[test]
+fn close_notify_is_sent_at_the_end() {
+    let pki = pki();
+    let mut server = pki.server();
+    let (mut stream, request) = raw_client(&pki, &mut server, UPGRADE.as_bytes());
+    let ws = Websocket::accept(request);
+    // A masked Close frame without a body.
+    stream.write_all(&[0x88, 0x80, 0, 0, 0, 0]).unwrap();
+    // Without close_notify, OpenSSL calls the end of the stream an error.
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    assert!(all.ends_with(&[0x88, 0]), "{all:?}");
+    ws.wait_closed_timeout(DEADLINE).unwrap();
+}
+
+#[test]
+fn a_page_is_served_from_the_same_port() {
+    let pki = pki();
+    let mut server = pki.server();
+    let get = b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let (mut stream, request) = raw_client(&pki, &mut server, get);
+    assert!(!request.is_websocket());
+    let page = "x".repeat(3_000_000);
+    let response = http::Response::builder()
+        .header("Content-Type", "text/html")
+        .body(page.clone())
+        .unwrap();
+    // More than the socket takes at once: a thread sends the rest.
+    request.respond_with(response).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("content-type: text/html\r\n"));
+    assert!(answer.ends_with(&page));
+}
+
+#[test]
+fn http_on_a_tls_port_is_told_so_in_http() {
+    let pki = pki();
+    let mut server = pki.server();
+    let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(UPGRADE.as_bytes()).unwrap();
+    let client = thread::spawn(move || {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    eventually("an answer", || {
+        assert!(server.next_timeout(Duration::from_millis(1)).is_none());
+        client.is_finished()
+    });
+    let answer = client.join().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+#[test]
+fn silent_clients_and_garbage_do_not_hold_up_the_next() {
+    let pki = pki();
+    let mut server = pki.server();
+    let address = server.local_addr().unwrap();
+    let strangers: Vec<_> = (0..50)
+        .map(|n| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            let words: &[&[u8]] = &[b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00", b"\x80\xff"];
+            stream.write_all(words[n % words.len()]).unwrap();
+            stream
+        })
+        .collect();
+    let options = pki.options();
+    let (client, peer) = rig::pair_over(&mut server, &options, &options);
+    client.put_nowait(1).unwrap();
+    assert_eq!(peer.get_timeout(DEADLINE).unwrap(), json!(1));
+    drop(strangers);
+}
+
+#[test]
+fn a_client_that_is_slow_in_the_tls_handshake_is_let_go_of() {
+    let pki = pki();
+    let mut server = pki.server().handshake_timeout(Duration::from_millis(50));
+    let mut silent = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    silent.set_read_timeout(Some(DEADLINE)).unwrap();
+    silent.write_all(b"\x16\x03").unwrap();
+    let ended = thread::spawn(move || silent.read(&mut [0]));
+    eventually("its end", || {
+        assert!(server.next_timeout(Duration::from_millis(1)).is_none());
+        ended.is_finished()
+    });
+    assert!(!matches!(ended.join().unwrap(), Ok(1)));
+}
+
+#[test]
+fn a_blocking_server_on_native_tls_is_a_peer_like_any_other() {
+    let pki = pki();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("wss://{}/", listener.local_addr().unwrap());
+    let acceptor = TlsAcceptor::new(pki.identity.clone()).unwrap();
+    let server = thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let stream = acceptor.accept(stream).unwrap();
+        let mut raw = tungstenite::accept(stream).unwrap();
+        while let Ok(message) = raw.read() {
+            if message.is_text() || message.is_binary() {
+                raw.send(message).unwrap();
+            }
+        }
+    });
+    let ws = pki.options().connect(url).unwrap();
+    for n in 0..1000 {
+        ws.put_nowait(n).unwrap();
+        assert_eq!(ws.get_timeout(DEADLINE).unwrap(), json!(n));
+    }
+    ws.close().unwrap();
+    server.join().unwrap();
+}
+
+#[test]
+fn streams_that_were_made_elsewhere_are_used_on_both_sides() {
+    let pki = pki();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let acceptor = TlsAcceptor::new(pki.identity.clone()).unwrap();
+    let accepting = thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut stream = acceptor.accept(stream).unwrap();
+        let mut head = vec![0; UPGRADE.len()];
+        let mut length = 0;
+        while !head[..length].ends_with(b"\r\n\r\n") {
+            head.resize(length + 1, 0);
+            length += stream.read(&mut head[length..]).unwrap();
+        }
+        let key = String::from_utf8(head).unwrap();
+        let key = key.lines().find_map(|line| {
+            line.strip_prefix("sec-websocket-key: ")
+                .or(line.strip_prefix("Sec-WebSocket-Key: "))
+        });
+        let head = http::Request::builder()
+            .uri("/made/elsewhere")
+            .header("Host", "localhost")
+            .header("Connection", "Upgrade")
+            .header("Upgrade", "websocket")
+            .header("Sec-WebSocket-Version", "13")
+            .header("Sec-WebSocket-Key", key.unwrap())
+            .body(())
+            .unwrap();
+        Websocket::accept(Request::from_parts(head, stream, []))
+    });
+    let stream = TcpStream::connect(address).unwrap();
+    let stream = pki.raw_connector().connect("localhost", stream).unwrap();
+    let client = Options::new()
+        .connect_over(stream, "wss://localhost/")
+        .unwrap();
+    let server = accepting.join().unwrap();
+    client.wait_ready_timeout(DEADLINE).unwrap();
+    assert_eq!(client.peer_addr(), Some(address));
+    assert_eq!(server.request().unwrap().uri().path(), "/made/elsewhere");
+
+    let received = server.subscribe();
+    let sending = {
+        let client = client.clone();
+        thread::spawn(move || {
+            for n in 0..50_000 {
+                client.put(n).unwrap();
+            }
+        })
+    };
+    for n in 0..50_000 {
+        server.put(n).unwrap();
+        assert_eq!(received.get_timeout(DEADLINE).unwrap(), json!(n));
+    }
+    sending.join().unwrap();
+    let received = client.subscribe();
+    drop(received);
+    client.close().unwrap();
+    server.wait_closed_timeout(DEADLINE).unwrap();
+}
+
+#[test]
+fn a_wss_url_over_a_stream_that_is_not_encrypted_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let error = Options::new().connect_over(stream, "wss://localhost/");
+    let error = error.unwrap_err();
+    assert!(matches!(error, Error::InvalidUrl { .. }), "{error}");
+    assert!(error.to_string().contains("not encrypted"), "{error}");
+}
+
+#[test]
+fn closing_takes_no_time_out_many_times_in_a_row() {
+    let pki = Arc::new(pki());
+    within(10 * DEADLINE, move || {
+        let mut server = pki.server();
+        let options = pki.options();
+        for n in 0..200 {
+            let (client, peer) = rig::pair_over(&mut server, &options, &options);
+            let (one, other) = if n % 2 == 0 {
+                (client, peer)
+            } else {
+                (peer, client)
+            };
+            let start = Instant::now();
+            one.close().unwrap();
+            other.wait_closed_timeout(DEADLINE).unwrap();
+            assert!(start.elapsed() < DEADLINE / 2, "it took the time-out");
+        }
+    });
+}
