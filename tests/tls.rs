@@ -3,7 +3,7 @@
 
 mod rig;
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rig::tls::{pki, pki_for};
 use rig::{DEADLINE, UPGRADE, eventually, url, within};
-use rtcbot_websocket::native_tls::{Certificate, Protocol, TlsAcceptor, TlsConnector};
+use rtcbot_websocket::native_tls::{Protocol, TlsAcceptor, TlsConnector};
 use rtcbot_websocket::{Error, Options, Queue, Request, Server, Websocket, http, json};
 
 /// The reason why a connection never became ready.
@@ -23,10 +23,10 @@ fn refusal(options: &Options, url: &str) -> Error {
 }
 
 /// Serves in the background until the test is over.
-fn serving(mut server: Server) -> String {
+fn serving(server: Server) -> String {
     let url = url(&server);
     thread::spawn(move || {
-        while let Some(request) = server.next() {
+        for request in server {
             let ws = Websocket::accept(request);
             ws.subscribe_to(ws.clone());
         }
