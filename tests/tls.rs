@@ -461,6 +461,52 @@ fn a_blocking_server_on_native_tls_is_a_peer_like_any_other() {
     server.join().unwrap();
 }
 
+/// A TLS read then has to write, while a write of a long message may be under way.
+#[test]
+fn keys_that_are_changed_under_load_cost_nothing() {
+    const COUNT: u32 = 30_000;
+    let pki = pki();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("wss://{}/", listener.local_addr().unwrap());
+    let session = pki.rustls();
+    let server = thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut raw = tungstenite::accept(rustls::StreamOwned::new(session, stream)).unwrap();
+        assert_eq!(
+            raw.get_ref().conn.protocol_version(),
+            Some(rustls::ProtocolVersion::TLSv1_3)
+        );
+        for n in 0..COUNT {
+            let message = raw.read().unwrap();
+            // More goes back than comes, so that at times nobody has room.
+            raw.write(message.clone()).unwrap();
+            raw.send(message).unwrap();
+            if n % 500 == 0 {
+                raw.get_mut().conn.refresh_traffic_keys().unwrap();
+            }
+        }
+        while raw.read().is_ok() {}
+    });
+    let ws = pki.options().json(false).connect(url).unwrap();
+    let answers = ws.subscribe();
+    let putting = thread::spawn({
+        let ws = ws.clone();
+        move || {
+            for n in 0..COUNT {
+                ws.put(n.to_be_bytes().repeat(128)).unwrap();
+            }
+        }
+    });
+    for n in 0..2 * COUNT {
+        let answer = answers.get_timeout(DEADLINE).unwrap();
+        assert_eq!(answer.as_bytes().unwrap()[..4], (n / 2).to_be_bytes());
+    }
+    putting.join().unwrap();
+    ws.close().unwrap();
+    server.join().unwrap();
+}
+
 #[test]
 fn streams_that_were_made_elsewhere_are_used_on_both_sides() {
     let pki = pki();

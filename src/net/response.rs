@@ -56,7 +56,7 @@ pub(crate) fn send(
 ) -> Result<()> {
     let mut halves = transport.split().map_err(Error::lost)?;
     let sent = send_now(&mut *halves.write, &bytes).map_err(Error::lost)?;
-    if sent == bytes.len() && !more_to_read {
+    if sent == bytes.len() && !more_to_read && halves.write.try_flush().is_ok() {
         return halves.write.finish().map_err(Error::lost);
     }
     thread::Builder::new()

@@ -1,14 +1,16 @@
 //! TLS: a session that two threads share, full duplex.
 //!
 //! A TLS session cannot be divided: to read and to write, both need all of it. So both halves share it
-//! behind a lock, and **no operation on it ever waits**: the session's socket takes and gives what it can
-//! at once. When an operation would have to wait, the lock is let go of, and then the half waits for
-//! the socket with poll(2).
+//! behind a lock, and **no operation on it ever waits**: the session's socket gives what there is to read,
+//! and takes all that is to be written, keeping what the system has no room for. The halves wait
+//! with poll(2), without the lock.
 //!
-//! A TLS read may have to write (the answer to a renegotiation, an alert), and a write to read. What
-//! an operation is waiting for, the session's socket knows, since it was asked. To keep the halves
-//! from taking bytes that the other waits for, **only reads read**: a write that must read first waits for
-//! the reader to have made progress, and the reader, which always reads, makes it.
+//! A TLS read may have to write: the answer to a renegotiation (TLS 1.2) or to a KeyUpdate (TLS 1.3). OpenSSL
+//! fails there when it has a record half written, with an error that ends the connection. It never has one
+//! here, since its writes always succeed; what is kept is sent by whichever half comes first.
+//!
+//! A TLS write may have to read, during a renegotiation. **Only reads read**: otherwise a writer might take
+//! bytes that the reader waits for. Such a write waits for the reader to have made progress.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,12 +18,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use native_tls::{HandshakeError, MidHandshakeTlsStream, TlsAcceptor, TlsConnector, TlsStream};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::event::PollFlags;
 
 use super::handshake::Failure;
 use super::socket::Socket;
-use super::transport::{Cut, Halves, ReadHalf, Transport, WriteHalf};
+use super::transport::{Cut, Halves, ReadHalf, Transport, WriteHalf, is_timeout};
 use crate::error::Error;
 
 /// How much is read from the socket at a time: a TLS record at its longest, and its header. OpenSSL
@@ -32,8 +34,7 @@ const READ_AHEAD: usize = 5 + (16 << 10) + 256;
 /// looks again. Such waits are rare, but for who brings a session of their own.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// The socket below a session, as the session sees it: it never waits, and remembers what it would
-/// have had to wait for.
+/// The socket below a session, as the session sees it: it never waits.
 #[derive(Debug)]
 pub(crate) struct Wire {
     socket: Socket,
@@ -43,27 +44,12 @@ pub(crate) struct Wire {
     drained: bool,
     /// Whether the operation may read.
     may_read: bool,
-    blocked: Blocked,
-}
-
-/// What an operation would have had to wait for.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Blocked {
-    /// Something to read.
-    read: bool,
-    /// Room to write.
-    write: bool,
-    /// Something to read, which is for the reader to read.
-    reader: bool,
-}
-
-impl Blocked {
-    fn events(self) -> PollFlags {
-        let mut events = PollFlags::empty();
-        events.set(PollFlags::IN, self.read);
-        events.set(PollFlags::OUT, self.write);
-        events
-    }
+    /// The operation would have had to read first, and might not.
+    wants_reader: bool,
+    /// What has been written and the system had no room for: a record or two.
+    kept: Vec<u8>,
+    /// Whether the writer waits for room for that.
+    writer_waits: bool,
 }
 
 impl Wire {
@@ -74,42 +60,42 @@ impl Wire {
             taken: 0,
             drained: false,
             may_read: true,
-            blocked: Blocked::default(),
+            wants_reader: false,
+            kept: Vec::new(),
+            writer_waits: false,
         }
     }
 
-    /// What the last operation on the session would have had to wait for.
+    /// For who polls the socket and then carries on, alone: what to wait for.
     pub(crate) fn events(&self) -> PollFlags {
-        self.blocked.events()
+        let mut events = PollFlags::IN;
+        events.set(PollFlags::OUT, !self.kept.is_empty());
+        events
     }
 
     /// For who polls the socket and then carries on, alone: a new operation begins.
-    pub(crate) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) -> io::Result<()> {
         Sock::begin(self, true, true);
+        self.send_kept().map(drop)
     }
 }
 
 impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.may_read {
-            self.blocked.reader = true;
+            self.wants_reader = true;
             return Err(io::ErrorKind::WouldBlock.into());
         }
         if self.taken == self.ahead.len() {
+            self.taken = 0;
             if self.drained {
                 // An idle connection keeps no buffer.
                 self.ahead = Vec::new();
-                self.taken = 0;
-                self.blocked.read = true;
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             self.ahead.resize(READ_AHEAD, 0);
-            self.taken = 0;
             let read = self.socket.recv_now(&mut self.ahead);
             self.ahead.truncate(*read.as_ref().unwrap_or(&0));
-            if let Err(error) = &read {
-                self.blocked.read = error.kind() == io::ErrorKind::WouldBlock;
-            }
             self.drained = read? < READ_AHEAD;
         }
         let n = buffer.len().min(self.ahead.len() - self.taken);
@@ -121,15 +107,24 @@ impl Read for Wire {
 
 impl Write for Wire {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.socket.send_now(bytes);
-        if let Err(error) = &written {
-            self.blocked.write = error.kind() == io::ErrorKind::WouldBlock;
-        }
-        written
+        let sent = match self.kept.is_empty() {
+            true => send_now(&self.socket, bytes)?,
+            false => 0,
+        };
+        self.kept.extend_from_slice(&bytes[sent..]);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// What can be sent without waiting, which may be nothing.
+fn send_now(socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
+    match socket.send_now(bytes) {
+        Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(0),
+        other => other,
     }
 }
 
@@ -138,29 +133,71 @@ trait Sock: Read + Write + Send + 'static {
     /// A new operation begins; `waited` says that it follows upon a wait for the socket.
     fn begin(&mut self, may_read: bool, waited: bool);
 
-    /// What it would have had to wait for, if that is known.
-    fn blocked(&self) -> Option<Blocked>;
+    /// Sends what was kept, as far as there is room. Returns whether nothing is kept any more.
+    fn send_kept(&mut self) -> io::Result<bool>;
+
+    /// Why an operation would have had to wait.
+    fn blocked(&self) -> Blocked;
+
+    /// The writer begins or ends to wait for room.
+    fn writer_waits(&mut self, waits: bool);
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blocked {
+    /// There is nothing to read; to send, there may be something, which the reader is to see to.
+    Read { unsent: bool },
+    /// A write that has to read first.
+    WantsReader,
+    /// Nobody knows.
+    Unknown,
 }
 
 impl Sock for Wire {
     fn begin(&mut self, may_read: bool, waited: bool) {
         self.may_read = may_read;
         self.drained &= !waited;
-        self.blocked = Blocked::default();
+        self.wants_reader = false;
     }
 
-    fn blocked(&self) -> Option<Blocked> {
-        Some(self.blocked)
+    fn send_kept(&mut self) -> io::Result<bool> {
+        if !self.kept.is_empty() {
+            let sent = send_now(&self.socket, &self.kept)?;
+            self.kept.drain(..sent);
+            if self.kept.is_empty() {
+                self.kept = Vec::new();
+            }
+        }
+        Ok(self.kept.is_empty())
+    }
+
+    fn blocked(&self) -> Blocked {
+        match self.wants_reader {
+            true => Blocked::WantsReader,
+            false => Blocked::Read {
+                unsent: !self.kept.is_empty() && !self.writer_waits,
+            },
+        }
+    }
+
+    fn writer_waits(&mut self, waits: bool) {
+        self.writer_waits = waits;
     }
 }
 
-/// A session that was made elsewhere keeps its secrets.
+/// A session that was made elsewhere keeps its secrets, and nothing can be kept for it.
 impl Sock for TcpStream {
     fn begin(&mut self, _: bool, _: bool) {}
 
-    fn blocked(&self) -> Option<Blocked> {
-        None
+    fn send_kept(&mut self) -> io::Result<bool> {
+        Ok(true)
     }
+
+    fn blocked(&self) -> Blocked {
+        Blocked::Unknown
+    }
+
+    fn writer_waits(&mut self, _: bool) {}
 }
 
 /// What the two halves share.
@@ -192,7 +229,7 @@ impl<S: Sock> Session<S> {
         }
     }
 
-    /// Sends `close_notify`, if there is room for it and no record is half written.
+    /// Sends `close_notify`, if there is room for it.
     fn say_the_end(&self) {
         let mut stream = self.stream.lock();
         stream.get_mut().begin(false, false);
@@ -212,41 +249,48 @@ struct TlsRead<S> {
     timeout: Option<Duration>,
 }
 
+impl<S: Sock> TlsRead<S> {
+    /// Reads what is there; or says what to wait for.
+    fn read_now(&self, buffer: &mut [u8], waited: bool) -> Result<io::Result<usize>, Blocked> {
+        let mut stream = self.session.stream.lock();
+        let wire = stream.get_mut();
+        wire.begin(true, waited);
+        if let Err(error) = wire.send_kept() {
+            // That is for the writer to find; the peer may have said something before.
+            log::trace!("cannot write: {error}");
+        }
+        match stream.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(stream.get_mut().blocked())
+            }
+            other => Ok(other),
+        }
+    }
+}
+
 impl<S: Sock> Read for TlsRead<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut deadline = None;
         let mut waited = false;
         loop {
-            let blocked = {
-                let mut stream = self.session.stream.lock();
-                stream.get_mut().begin(true, waited);
-                match stream.read(buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        stream.get_mut().blocked()
-                    }
-                    other => {
-                        drop(stream);
-                        self.session.progress.notify_all();
-                        return other;
-                    }
-                }
-            };
+            let read = self.read_now(buffer, waited);
             self.session.progress.notify_all();
-
+            let blocked = match read {
+                Ok(read) => return read,
+                Err(blocked) => blocked,
+            };
             let timeout = self.timeout;
             let deadline = *deadline.get_or_insert_with(|| deadline_of(timeout));
             let now = Instant::now();
             if waited && deadline.is_some_and(|deadline| now >= deadline) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            // While only the peer can help, the wait is the caller's. Else the other half may, too.
-            let (events, look_again) = match blocked {
-                Some(blocked) if !blocked.events().is_empty() => (blocked.events(), blocked.write),
-                _ => (PollFlags::IN, true),
-            };
-            let until = match look_again {
-                true => earlier(deadline, now + LOOK_AGAIN),
-                false => deadline,
+            let (events, until) = match blocked {
+                Blocked::Read { unsent: false } => (PollFlags::IN, deadline),
+                Blocked::Read { unsent: true } => (PollFlags::IN | PollFlags::OUT, deadline),
+                Blocked::WantsReader | Blocked::Unknown => {
+                    (PollFlags::IN, Some(earlier(deadline, now + LOOK_AGAIN)))
+                }
             };
             self.session.socket.wait(events, until)?;
             waited = true;
@@ -266,47 +310,62 @@ struct TlsWrite<S> {
     timeout: Option<Duration>,
 }
 
+type Locked<'a, S> = MutexGuard<'a, TlsStream<S>>;
+
+impl<S: Sock> TlsWrite<S> {
+    /// Sends what was kept, waiting for room; hands over the lock with nothing kept.
+    fn flushed(&self) -> io::Result<Locked<'_, S>> {
+        let mut deadline = None;
+        loop {
+            let mut stream = self.session.stream.lock();
+            let wire = stream.get_mut();
+            wire.begin(false, false);
+            wire.writer_waits(false);
+            if wire.send_kept()? {
+                return Ok(stream);
+            }
+            let timeout = self.timeout;
+            let deadline = *deadline.get_or_insert_with(|| deadline_of(timeout));
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            wire.writer_waits(true);
+            drop(stream);
+            self.session.socket.wait(PollFlags::OUT, deadline)?;
+        }
+    }
+}
+
 impl<S: Sock> Write for TlsWrite<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut deadline = None;
         let mut waited_for_room = false;
         loop {
-            let mut stream = self.session.stream.lock();
-            stream.get_mut().begin(false, false);
-            let blocked = match stream.write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    stream.get_mut().blocked()
-                }
+            let mut stream = self.flushed()?;
+            match stream.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => return other,
-            };
-
+            }
             let timeout = self.timeout;
             let deadline = *deadline.get_or_insert_with(|| deadline_of(timeout));
             let now = Instant::now();
             if deadline.is_some_and(|deadline| now >= deadline) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            let for_reader = match blocked {
-                Some(blocked) => !blocked.write,
-                // There is room, so it must be that something has to be read first.
-                None => waited_for_room,
-            };
             let until = earlier(deadline, now + LOOK_AGAIN);
-            if for_reader {
-                let until = until.unwrap_or(now + LOOK_AGAIN);
-                self.session.progress.wait_until(&mut stream, until);
-                waited_for_room = false;
-            } else {
+            if stream.get_mut().blocked() == Blocked::Unknown && !waited_for_room {
                 drop(stream);
-                let until = if blocked.is_some() { deadline } else { until };
-                self.session.socket.wait(PollFlags::OUT, until)?;
-                waited_for_room = true;
+                self.session.socket.wait(PollFlags::OUT, Some(until))?;
+            } else {
+                // It has to read first: there is room.
+                self.session.progress.wait_until(&mut stream, until);
             }
+            waited_for_room = !waited_for_room;
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.flushed().map(drop)
     }
 }
 
@@ -318,11 +377,22 @@ impl<S: Sock> WriteHalf for TlsWrite<S> {
 
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // The reader decrypts under the lock: not long, but this is not to wait at all.
-        let Some(mut stream) = self.session.stream.try_lock() else {
-            return Err(io::ErrorKind::WouldBlock.into());
-        };
+        let stream = self.session.stream.try_lock();
+        let mut stream = stream.ok_or(io::ErrorKind::WouldBlock)?;
         stream.get_mut().begin(false, false);
-        stream.write(bytes)
+        match stream.get_mut().send_kept()? {
+            true => stream.write(bytes),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn try_flush(&mut self) -> io::Result<()> {
+        let stream = self.session.stream.try_lock();
+        let mut stream = stream.ok_or(io::ErrorKind::WouldBlock)?;
+        match stream.get_mut().send_kept()? {
+            true => Ok(()),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
 
     fn finish(&mut self) -> io::Result<()> {
@@ -337,13 +407,13 @@ pub(crate) struct Tls(pub(crate) TlsStream<Wire>);
 impl Tls {
     /// Reads what is there, for who polls the socket and is alone with the session.
     pub(crate) fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.get_mut().begin();
+        self.0.get_mut().begin()?;
         self.0.read(buffer)
     }
 
     /// Writes the last bytes and `close_notify`, as far as there is room.
     pub(crate) fn say_goodbye(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.get_mut().begin();
+        self.0.get_mut().begin()?;
         self.0.write_all(bytes)?;
         self.0.shutdown()?;
         self.0.get_ref().socket.finish()
@@ -418,8 +488,7 @@ pub(crate) fn connect(
                 }
                 let wire = handshake.get_mut();
                 let waited = wire.socket.wait(wire.events(), Some(deadline));
-                waited.map_err(Error::lost)?;
-                wire.begin();
+                waited.and_then(|()| wire.begin()).map_err(Error::lost)?;
                 step = handshake.handshake();
             }
         }
@@ -446,8 +515,10 @@ impl Accepting {
     }
 
     pub(crate) fn go_on(mut handshake: MidHandshakeTlsStream<Wire>) -> Self {
-        handshake.get_mut().begin();
-        Self::step(handshake.handshake())
+        match handshake.get_mut().begin() {
+            Ok(()) => Self::step(handshake.handshake()),
+            Err(error) => Accepting::Failed(Error::lost(error)),
+        }
     }
 
     fn step(result: Result<TlsStream<Wire>, HandshakeError<Wire>>) -> Self {
@@ -463,6 +534,6 @@ fn deadline_of(timeout: Option<Duration>) -> Option<Instant> {
     Instant::now().checked_add(timeout?)
 }
 
-fn earlier(deadline: Option<Instant>, other: Instant) -> Option<Instant> {
-    Some(deadline.map_or(other, |deadline| deadline.min(other)))
+fn earlier(deadline: Option<Instant>, other: Instant) -> Instant {
+    deadline.map_or(other, |deadline| deadline.min(other))
 }

@@ -69,7 +69,8 @@ pub trait ReadHalf: Read + Send {
     fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 }
 
-/// The sending half of a connection.
+/// The sending half of a connection. What a write has taken may wait in a buffer of its own until it
+/// is flushed.
 pub trait WriteHalf: Write + Send {
     /// How long a write may wait for the peer to take anything before it fails with
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) or [`TimedOut`](io::ErrorKind::TimedOut); `None` is
@@ -88,6 +89,16 @@ pub trait WriteHalf: Write + Send {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) when that is nothing.
     fn try_write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Flushes what can be flushed without waiting. Defaults to doing nothing, which is right where
+    /// nothing is buffered.
+    ///
+    /// # Errors
+    ///
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) when that is not all.
+    fn try_flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 
     /// Tells the peer that nothing more will be sent. What it sends can still be read.

@@ -408,7 +408,10 @@ impl Write for Out {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.half.flush()
+        match self.wait {
+            Wait::Yes => self.half.flush(),
+            Wait::No => self.half.try_flush(),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpStream;
+use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rtcbot_websocket::native_tls::{Certificate, Identity, TlsConnector, TlsStream};
@@ -13,6 +14,9 @@ use super::DEADLINE;
 pub struct Pki {
     pub ca: rcgen::Certificate,
     pub identity: Identity,
+    /// What the identity is made of.
+    pub certificate: rcgen::Certificate,
+    pub key: KeyPair,
 }
 
 /// For a server that is known by these names and addresses.
@@ -35,6 +39,8 @@ pub fn pki_for(names: &[&str]) -> Pki {
     Pki {
         ca,
         identity: identity.unwrap(),
+        certificate,
+        key,
     }
 }
 
@@ -61,6 +67,20 @@ impl Pki {
         let mut options = self.options();
         change(&mut options);
         super::pair_over(&mut self.server(), &options, &options)
+    }
+
+    /// The same server in rustls, which knows TLS 1.3 (native-tls's servers do not, on OpenSSL).
+    pub fn rustls(&self) -> rustls::ServerConnection {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let certificate = self.certificate.der().clone();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(self.key.serialize_der());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key.into())
+            .unwrap();
+        rustls::ServerConnection::new(Arc::new(config)).unwrap()
     }
 
     /// A blocking client as native-tls has it.
