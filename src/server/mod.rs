@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use parking_lot::Mutex;
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use rustix::event::{PollFd, PollFlags};
 
 pub use self::handle::ServerHandle;
@@ -164,7 +166,7 @@ impl Server {
         let local_addr = listener.local_addr();
         let url = match (local_addr, listener.path()) {
             (Some(address), _) => format!("ws://{address}"),
-            (None, Some(path)) => format!("ws+unix:{}", path.display()),
+            (None, Some(path)) => unix_url(&path),
             (None, None) => "ws+unix:".to_owned(),
         };
         Ok(Server {
@@ -463,6 +465,13 @@ impl Server {
             incoming.refuse(StatusCode::SERVICE_UNAVAILABLE);
         }
     }
+}
+
+/// A client's URL for a path, in which a colon is the path's end.
+fn unix_url(path: &Path) -> String {
+    const NOT_AS_IT_IS: &AsciiSet = &CONTROLS.add(b' ').add(b'#').add(b'%').add(b':');
+    let path = path.as_os_str().as_bytes();
+    format!("ws+unix:{}", percent_encode(path, NOT_AS_IT_IS))
 }
 
 impl Drop for Server {

@@ -1,0 +1,408 @@
+//! What a connection may run over: Unix sockets, streams that are there already, proxies.
+
+mod rig;
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rig::{DEADLINE, UPGRADE, eventually, pair_over, read_head, within};
+use rtcbot_websocket::transport::{Cut, Halves, ReadHalf, WriteHalf};
+use rtcbot_websocket::{Error, Options, Request, Server, Transport, Websocket, http, json};
+
+/// A path in a directory of this test's own, short enough for a socket.
+fn socket_path() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("rtcbot-{}-{number}", std::process::id());
+    let folder = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder.join("a socket: x")
+}
+
+fn goes_both_ways(client: &Websocket, server: &Websocket) {
+    client.put_nowait(json!({"to": "server"})).unwrap();
+    let message = server.get_timeout(DEADLINE).unwrap();
+    assert_eq!(message, json!({"to": "server"}));
+    server.put_nowait(vec![1u8; 200_000]).unwrap();
+    assert_eq!(client.get_timeout(DEADLINE).unwrap().len(), 200_000);
+}
+
+#[test]
+fn a_unix_socket_is_served_and_connected_to() {
+    let path = socket_path();
+    let mut server = Server::bind_unix(&path).unwrap();
+    assert_eq!(server.local_addr(), None);
+    let written = path
+        .to_str()
+        .unwrap()
+        .replace(':', "%3A")
+        .replace(' ', "%20");
+    assert_eq!(server.url(), format!("ws+unix:{written}"));
+    let url = format!("{}:/chat?a=b", server.url());
+    let client = Websocket::connect(&url).unwrap();
+    let request = server.next_timeout(DEADLINE).unwrap();
+    assert_eq!(request.path(), "/chat");
+    assert_eq!(request.query(), Some("a=b"));
+    assert_eq!(request.header("host"), Some("localhost"));
+    assert_eq!(request.peer_addr(), None);
+    let peer = Websocket::accept(request);
+    goes_both_ways(&client, &peer);
+    assert_eq!(client.name(), url);
+    assert_eq!(client.peer_addr(), None);
+    client.close().unwrap();
+    peer.wait_closed_timeout(DEADLINE).unwrap();
+}
+
+#[test]
+fn the_file_of_a_unix_socket_goes_with_its_server_and_a_stale_one_is_replaced() {
+    let path = socket_path();
+    let server = Server::bind_unix(&path).unwrap();
+    let taken = Server::bind_unix(&path).unwrap_err();
+    assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    drop(server);
+    assert!(!path.exists());
+
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists(), "std leaves it there");
+    let server = Server::bind_unix(&path).unwrap();
+    // Somebody else's file is left alone.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "a file").unwrap();
+    drop(server);
+    assert!(path.exists());
+    assert!(Server::bind_unix(&path).is_err());
+    assert!(path.exists());
+}
+
+#[test]
+fn a_unix_listener_that_was_made_elsewhere_is_served() {
+    let path = socket_path();
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut server = Server::from_unix_listener(listener).unwrap();
+    let options = Options::new();
+    let (client, peer) = pair_over(&mut server, &options, &options);
+    goes_both_ways(&client, &peer);
+    drop(server);
+    assert!(path.exists());
+}
+
+#[test]
+fn a_unix_socket_that_is_not_there_is_an_error() {
+    let ws = Websocket::connect("ws+unix:/does/not/exist").unwrap();
+    let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
+    assert!(
+        matches!(&error, Error::Connect { address, .. } if address == "/does/not/exist"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_unix_server_whose_backlog_is_full_is_waited_for() {
+    let path = socket_path();
+    let listener = UnixListener::bind(&path).unwrap();
+    rustix_listen(&listener);
+    let mut filling = Vec::new();
+    // Nobody accepts, so at some point there is no room.
+    let url = format!("ws+unix:{}", path.to_str().unwrap().replace(':', "%3A"));
+    let waiting: Vec<_> = (0..8)
+        .map(|_| {
+            Options::new()
+                .connect_timeout(DEADLINE)
+                .close_timeout(Duration::from_secs(3600))
+                .connect(&url)
+                .unwrap()
+        })
+        .collect();
+    for _ in 0..8 {
+        // As they come in, there is room for the others.
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        filling.push(stream);
+    }
+    within(DEADLINE, move || {
+        for ws in waiting {
+            ws.close().unwrap();
+        }
+    });
+}
+
+/// The smallest backlog.
+fn rustix_listen(listener: &UnixListener) {
+    rustix::net::listen(listener, 1).unwrap();
+}
+
+#[test]
+#[cfg(feature = "native-tls")]
+fn tls_goes_over_a_unix_socket_too() {
+    let pki = rig::tls::pki();
+    let server = Server::bind_unix(socket_path()).unwrap();
+    let mut server = server.tls(pki.identity.clone()).unwrap();
+    assert!(server.url().starts_with("wss+unix:/"), "{}", server.url());
+    let options = pki.options();
+    let (client, peer) = pair_over(&mut server, &options, &options);
+    goes_both_ways(&client, &peer);
+    client.close().unwrap();
+}
+
+/// The head of the request on a stream, read byte by byte, and what came with it.
+fn head_of(stream: &mut (impl Read + ?Sized)) -> http::Request<()> {
+    let mut text = Vec::new();
+    while !text.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        text.push(byte[0]);
+    }
+    let text = String::from_utf8(text).unwrap();
+    let mut lines = text.lines();
+    let path = lines.next().unwrap().split(' ').nth(1).unwrap();
+    let mut request = http::Request::builder().uri(path);
+    for line in lines.take_while(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(": ").unwrap();
+        request = request.header(name, value);
+    }
+    request.body(()).unwrap()
+}
+
+#[test]
+fn tcp_streams_that_are_there_already_are_used() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    // As other libraries leave them.
+    stream.set_nonblocking(true).unwrap();
+    let client = Options::new()
+        .connect_over(stream, "ws://robot.example:123/drive")
+        .unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    let head = head_of(&mut stream);
+    assert_eq!(head.headers()["host"], "robot.example:123");
+    assert_eq!(head.uri().path(), "/drive");
+    let server = Websocket::accept(Request::from_parts(head, stream, []));
+    goes_both_ways(&client, &server);
+    assert_eq!(client.name(), "ws://robot.example:123/drive");
+    assert_eq!(client.peer_addr(), listener.local_addr().ok());
+}
+
+#[test]
+fn unix_streams_that_are_there_already_are_used() {
+    let (one, mut other) = UnixStream::pair().unwrap();
+    let client = Options::new().connect_over(one, "ws://x/").unwrap();
+    let head = head_of(&mut other);
+    let server = Websocket::accept(Request::from_parts(head, other, []));
+    goes_both_ways(&client, &server);
+    client.close().unwrap();
+    server.wait_closed_timeout(DEADLINE).unwrap();
+}
+
+#[test]
+fn what_was_read_beyond_the_head_is_honoured() {
+    let (mut one, other) = UnixStream::pair().unwrap();
+    let mut head = UPGRADE.as_bytes();
+    let head = head_of(&mut head);
+    // Half of a frame was read with the head, the other half is still to come.
+    let frame = rig::masked_frame(0x81, b"\"hello\"");
+    let (first, second) = frame.split_at(5);
+    let server = Websocket::accept(Request::from_parts(head, other, first));
+    one.write_all(second).unwrap();
+    assert_eq!(server.get_timeout(DEADLINE).unwrap(), "hello");
+}
+
+#[test]
+fn a_request_from_elsewhere_can_be_answered() {
+    let (mut one, other) = UnixStream::pair().unwrap();
+    let mut head = UPGRADE.as_bytes();
+    let request = Request::from_parts(head_of(&mut head), other, []);
+    request.respond(404, "not here").unwrap();
+    let mut answer = String::new();
+    one.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("\r\n\r\nnot here"), "{answer}");
+}
+
+/// A transport of a user's own: a stream for each direction, and only what has to be there.
+struct Pipes(UnixStream, UnixStream);
+struct In(UnixStream);
+struct Out(UnixStream);
+struct Hook(UnixStream);
+
+fn pipes() -> (Pipes, Pipes) {
+    let (a_in, b_out) = UnixStream::pair().unwrap();
+    let (b_in, a_out) = UnixStream::pair().unwrap();
+    (Pipes(a_in, a_out), Pipes(b_in, b_out))
+}
+
+impl Transport for Pipes {
+    fn split(self: Box<Self>) -> io::Result<Halves> {
+        let cut = Arc::new(Hook(self.0.try_clone()?));
+        Ok(Halves {
+            read: Box::new(In(self.0)),
+            write: Box::new(Out(self.1)),
+            cut,
+        })
+    }
+}
+
+impl Read for In {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl ReadHalf for In {
+    fn set_timeout(&mut self, _: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl WriteHalf for Out {
+    fn set_timeout(&mut self, _: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.0.shutdown(Shutdown::Both)
+    }
+}
+
+impl Cut for Hook {
+    fn cut(&self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+#[test]
+fn a_transport_of_a_users_own_is_used_on_both_sides() {
+    let (one, mut other) = pipes();
+    let client = Options::new().connect_over(one, "ws://x/").unwrap();
+    let head = head_of(&mut other.0);
+    let server = Websocket::accept(Request::from_parts(head, other, []));
+    goes_both_ways(&client, &server);
+    client.close().unwrap();
+    server.wait_closed_timeout(DEADLINE).unwrap();
+}
+
+/// A proxy for one connection, which passes everything on to `to`, whatever it was asked for. Returns
+/// its address and what it was asked.
+fn proxy(to: &Server) -> (String, thread::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let to = to.local_addr().unwrap();
+    let asked = thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        client.set_read_timeout(Some(DEADLINE)).unwrap();
+        let head = read_head(&mut client);
+        let mut server = TcpStream::connect(to).unwrap();
+        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        client.set_read_timeout(None).unwrap();
+        let mut back = (server.try_clone().unwrap(), client.try_clone().unwrap());
+        thread::spawn(move || io::copy(&mut back.0, &mut back.1));
+        thread::spawn(move || io::copy(&mut client, &mut server));
+        head
+    });
+    (address.to_string(), asked)
+}
+
+#[test]
+fn a_proxy_is_asked_for_the_server_by_name() {
+    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let (address, asked) = proxy(&server);
+    let client = Options::new()
+        .proxy(format!("http://me:secret@{address}"))
+        .connect("ws://robot.invalid/drive")
+        .unwrap();
+    let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    goes_both_ways(&client, &peer);
+    let asked = asked.join().unwrap();
+    assert!(
+        asked.starts_with("CONNECT robot.invalid:80 HTTP/1.1\r\n"),
+        "{asked}"
+    );
+    assert!(asked.contains("Basic bWU6c2VjcmV0\r\n"), "{asked}");
+    client.close().unwrap();
+}
+
+#[test]
+#[cfg(feature = "native-tls")]
+fn tls_goes_through_a_proxy() {
+    let pki = rig::tls::pki();
+    let mut server = pki.server();
+    let (address, asked) = proxy(&server);
+    let client = pki
+        .options()
+        .proxy(format!("http://{address}"))
+        .connect("wss://localhost/")
+        .unwrap();
+    let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    goes_both_ways(&client, &peer);
+    assert!(asked.join().unwrap().starts_with("CONNECT localhost:443 "));
+}
+
+#[test]
+fn a_proxy_that_refuses_or_is_not_there_is_an_error_without_the_password() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut options = Options::new();
+    options.proxy(format!("http://me:secret@{address}"));
+    let ws = options.connect("ws://robot.invalid/").unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    read_head(&mut stream);
+    stream.write_all(b"HTTP/1.1 403 No\r\n\r\n").unwrap();
+    let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
+    assert!(matches!(error, Error::Proxy { .. }), "{error}");
+    assert!(error.to_string().contains("403"), "{error}");
+
+    drop((listener, stream));
+    let ws = options.connect("ws://robot.invalid/").unwrap();
+    let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
+    assert!(matches!(error, Error::Proxy { .. }), "{error}");
+    assert!(!error.to_string().contains("secret"), "{error}");
+}
+
+#[test]
+fn closing_while_a_proxy_is_silent_returns_at_once() {
+    for scheme in ["http", "socks5h"] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let ws = Options::new()
+            .proxy(format!("{scheme}://{address}"))
+            .connect_timeout(Duration::from_secs(3600))
+            .close_timeout(Duration::from_secs(3600))
+            .connect("ws://robot.invalid/")
+            .unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        within(DEADLINE, move || ws.close()).unwrap();
+        eventually("the end", || !matches!(stream.read(&mut [0; 100]), Ok(1..)));
+    }
+}
+
+#[test]
+fn a_proxy_that_cannot_work_is_refused_at_once() {
+    for proxy in ["", "ftp://x", "https://x", "http://"] {
+        let error = Options::new().proxy(proxy).connect("ws://x/").unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::InvalidOption {
+                    setting: "proxy",
+                    ..
+                }
+            ),
+            "{proxy}: {error}"
+        );
+    }
+}
