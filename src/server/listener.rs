@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use super::BACKLOG;
 use crate::net::socket::Socket;
 
 pub(crate) enum Listener {
@@ -32,6 +33,7 @@ impl Listener {
             }
             other => other?,
         };
+        rustix::net::listen(&listener, BACKLOG)?;
         let metadata = fs::symlink_metadata(path)?;
         let file = File {
             path: fs::canonicalize(path)?,

@@ -33,6 +33,10 @@ use crate::websocket::{Websocket, deadline_after};
 /// How long a client may take until its request's head has come, unless the server says otherwise.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How many connections may wait to be accepted; the system may allow less. std asks for 128, and a
+/// client that finds no place tries again only after a second.
+const BACKLOG: i32 = 4096;
+
 /// How many connections are accepted before those that came earlier have their turn.
 const ACCEPTS: usize = 16;
 
@@ -106,7 +110,9 @@ impl Server {
     ///
     /// What the operating system says, for example that the address is in use.
     pub fn bind(address: impl ToSocketAddrs) -> io::Result<Server> {
-        Self::from_listener(TcpListener::bind(address)?)
+        let listener = TcpListener::bind(address)?;
+        rustix::net::listen(&listener, BACKLOG)?;
+        Self::from_listener(listener)
     }
 
     /// Listens on an address, with TLS: `wss://`. The identity is the server's certificate and key:
