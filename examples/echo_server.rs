@@ -72,12 +72,9 @@ fn serve(server: Server) -> Result<()> {
     io::stdout().flush()?;
 
     for request in server {
-        if request.is_websocket() {
-            echo(request);
-        } else {
-            // Fails when the client is gone already, which is no concern of the others.
-            let _ = request.respond(400, "there is only a WebSocket here\n");
-        }
+        // Whatever it is: what asks for no WebSocket, or not properly, is told so in HTTP, with the
+        // status for it (426, 405, 400) and a text that says why.
+        echo(request);
     }
     Ok(())
 }

@@ -85,7 +85,7 @@ pub enum Error {
     },
 
     /// The server answered the handshake with an HTTP status other than 101.
-    #[error("the server refused the WebSocket: it answered {}", .response.status())]
+    #[error("the server refused the WebSocket: it answered {}{}", .response.status(), first_line(.response))]
     Refused {
         /// The status, headers and as much of the body as came with them.
         response: Arc<http::Response<Bytes>>,
@@ -173,6 +173,22 @@ pub enum Error {
     /// A thread of this crate panicked. That is a fault in this crate, or in a [`Sink`](crate::Sink) given to it.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+/// What a plain text says first, which is often the reason.
+fn first_line(response: &http::Response<Bytes>) -> String {
+    let kind = response.headers().get(http::header::CONTENT_TYPE);
+    if !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain")) {
+        return String::new();
+    }
+    let text = String::from_utf8_lossy(response.body());
+    match text.lines().next() {
+        None => String::new(),
+        Some(line) => {
+            let line: String = line.chars().take(200).collect();
+            format!(" ({line:?})")
+        }
+    }
 }
 
 impl From<serde_json::Error> for Error {

@@ -126,6 +126,59 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Serving
+//!
+//! A [`Server`] is an iterator of [`Request`]s, which waits for all clients at once and needs no thread;
+//! [`serve`](Server::serve) gives each request a thread. A request is accepted as a WebSocket, or
+//! answered with a page, a 401 or whatever it deserves. From any other thread, a [`ServerHandle`]
+//! reaches all connections and shuts the server down.
+//!
+//! ```
+//! use rtcbot_websocket::{Server, Websocket, json};
+//! use std::time::Duration;
+//!
+//! let server = Server::bind("127.0.0.1:0")?.max_connections(100);
+//! let (url, handle) = (server.url().to_owned(), server.handle());
+//! let serving = std::thread::spawn(move || {
+//!     server.serve(|request| {
+//!         let ws = Websocket::accept(request);
+//!         while let Ok(order) = ws.get() {
+//!             println!("{order}");
+//!         }
+//!     });
+//! });
+//!
+//! let ws = Websocket::connect(url)?;
+//! ws.wait_ready()?;
+//! handle.broadcast(json!({"battery": 0.8})); // serialised once; waits for nobody
+//! assert_eq!(ws.get()?, json!({"battery": 0.8}));
+//!
+//! handle.shutdown(Duration::from_secs(5))?; // all get code 1001 and what is queued for them
+//! serving.join().unwrap();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Browsers let any page connect to any WebSocket, so by default only pages that came from this very
+//! server may: see [`Options::allow_origin`].
+//!
+//! # TLS, Unix sockets, proxies, streams of your own
+//!
+//! * `wss://` URLs are connected to with TLS, and [`Server::bind_tls`] serves them; `Options` has
+//!   [what to trust](Options::root_certificate_pem) beyond the system's certificates.
+//! * `ws+unix:/path` URLs lead to a Unix socket, and [`Server::bind_unix`] serves one.
+//! * [`Options::proxy`] connects through an HTTP or SOCKS5 proxy.
+//! * [`Options::connect_over`] and [`Request::from_parts`] take a stream that is there already: anything
+//!   that is a [`Transport`].
+//!
+//! # Features
+//!
+//! | feature | default | |
+//! | --- | --- | --- |
+//! | `native-tls` | yes | TLS by the system's own library. On Linux that is OpenSSL, whose headers have to be there to compile: `apt install libssl-dev pkg-config`, or the feature `vendored`. |
+//! | `vendored` | no | Compiles OpenSSL along, instead; takes a C compiler, make, perl, and some minutes. |
+//!
+//! Without `native-tls` everything else works, and a `wss` URL is refused with an error that says so.
+//!
 //! # Which thread does what
 //!
 //! | thread | there is one | does | runs your code |
@@ -134,7 +187,8 @@
 //! | `ws-write` | per connection | sends what is queued, pongs, the Close frame | no |
 //! | `ws-dispatch` | per connection with callbacks | | callbacks, one after the other |
 //! | `ws-worker` | up to `workers` per `subscribe_concurrent` | | that callback |
-//! | `ws-linger`, `ws-relay`, `ws-resolve` | now and then | see to a close that nobody can wait for; feed a sink that was full at first; look up a name | a [`Sink`] of your own |
+//! | `ws-serve` | per request, with [`Server::serve`] | | your handler |
+//! | `ws-linger`, `ws-relay`, `ws-resolve`, `ws-respond` | now and then | see to a close that nobody can wait for; feed a sink that was full at first; look up a name; send a page to a client that is slow to take it | a [`Sink`] of your own |
 //!
 //! Any method may be called in any callback; the connection's other callbacks wait meanwhile. When a thread puts a small message into an idle
 //! connection, it writes it to the socket itself, as far as that does not block, which saves waking

@@ -163,9 +163,25 @@ fn what_is_no_http_is_answered_400_and_the_server_goes_on() {
             .unwrap();
         stream
     };
+    let complete = |begin: &str, end: &str| {
+        let mut stream = stream_to(&server);
+        let long = "a".repeat(17 << 10);
+        stream
+            .write_all([begin, &long, end].concat().as_bytes())
+            .unwrap();
+        stream
+    };
     let endless = [
         (endless("GET /"), "HTTP/1.1 414"),
         (endless("GET / HTTP/1.1\r\nX: "), "HTTP/1.1 431"),
+        (
+            complete("GET /?", " HTTP/1.1\r\nHost: x\r\n\r\n"),
+            "HTTP/1.1 414",
+        ),
+        (
+            complete("GET / HTTP/1.1\r\nX: ", "\r\n\r\n"),
+            "HTTP/1.1 431",
+        ),
     ];
     let gone = stream_to(&server);
     gone.shutdown(Shutdown::Both).unwrap();

@@ -181,7 +181,7 @@ fn a_broadcast_reaches_all_in_their_own_mode_and_names_those_that_have_no_room()
     assert_eq!(server.connections().len(), 3);
 
     let missed = server.broadcast("hello");
-    assert_eq!(missed, [stalled_peer.clone()]);
+    assert_eq!(missed, std::slice::from_ref(&stalled_peer));
     assert_eq!(json_client.get_timeout(DEADLINE).unwrap(), json!("hello"));
     assert_eq!(text_client.get_timeout(DEADLINE).unwrap(), "hello");
     server.broadcast(json!({"a": 1}));

@@ -157,13 +157,17 @@ fn read_response(
             }
             Err(error) => return Err(Error::lost(error).into()),
         }
-        if let Some((response, length)) = parse_response(&buffer)? {
-            buffer.drain(..length);
-            return Ok((response, buffer));
-        }
-        if buffer.len() > MAX_HEAD {
-            let text = format!("the server's response is longer than {MAX_HEAD} bytes");
-            return Err(Error::Handshake(text).into());
+        match parse_response(&buffer)? {
+            Some((response, length)) if length <= MAX_HEAD => {
+                buffer.drain(..length);
+                return Ok((response, buffer));
+            }
+            None if buffer.len() <= MAX_HEAD => {}
+            _ => {
+                let text =
+                    format!("the head of the server's response is longer than {MAX_HEAD} bytes");
+                return Err(Error::Handshake(text).into());
+            }
         }
     }
 }
@@ -267,7 +271,8 @@ pub(crate) fn wants_websocket(request: &Request<()>) -> bool {
 /// A request that is refused, and what its sender is told.
 pub(crate) struct Refusal {
     pub(crate) response: Response<()>,
-    pub(crate) error: Error,
+    /// What is wrong with the request.
+    pub(crate) why: String,
 }
 
 /// What a server asks of a request, and adds to its response.
@@ -287,13 +292,16 @@ pub(crate) fn answer(
     let refused = |status, why: String| {
         Box::new(Refusal {
             response: plain(status),
-            error: Error::Handshake(format!("the client's request: {why}")),
+            why,
         })
     };
     let mut response = create_response(request).map_err(|error| {
-        let mut refusal = refused(StatusCode::BAD_REQUEST, error.to_string());
-        refusal.response = refusal_of(&error);
-        refusal
+        let response = refusal_of(&error);
+        let why = match error {
+            tungstenite::Error::Protocol(error) => error.to_string(),
+            error => error.to_string(),
+        };
+        Box::new(Refusal { response, why })
     })?;
     if request.headers().get_all(header::HOST).iter().count() != 1 {
         let why = "it needs one Host header";

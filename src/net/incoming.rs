@@ -211,7 +211,7 @@ impl Visitor {
                 Err(error) => return self.gone(&error),
             }
             match parse_request(&bytes) {
-                Ok(Some((head, length))) => {
+                Ok(Some((head, length))) if length <= MAX_HEAD => {
                     return Step::Ready(Request {
                         head,
                         rest: bytes.split_off(length),
@@ -219,11 +219,11 @@ impl Visitor {
                         ticket: self.ticket,
                     });
                 }
-                Ok(None) if bytes.len() > MAX_HEAD => {
-                    let status = too_long(&bytes);
+                Ok(None) if bytes.len() <= MAX_HEAD => {}
+                Ok(_) => {
+                    let status = too_long(&bytes[..MAX_HEAD]);
                     return self.refuse(stream, status);
                 }
-                Ok(None) => {}
                 Err(status) => return self.refuse(stream, status),
             }
         }
@@ -237,7 +237,10 @@ impl Visitor {
             let seconds = HeaderValue::from_static("10");
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
-        let bytes = response::to_bytes(response.map(|()| ""), &Method::GET);
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, text);
+        let response = response.map(|()| format!("{status}\n"));
+        let bytes = response::to_bytes(response, &Method::GET);
         if let Err(error) = stream.say_goodbye(&bytes) {
             return self.gone(&error);
         }

@@ -159,9 +159,11 @@ impl Request {
             });
         }
         let more_to_read = has_body(&self.head);
-        let plain = HeaderValue::from_static("application/octet-stream");
-        let headers = response.headers_mut();
-        headers.entry(header::CONTENT_TYPE).or_insert(plain);
+        if !response.body().as_ref().is_empty() {
+            let bytes = HeaderValue::from_static("application/octet-stream");
+            let headers = response.headers_mut();
+            headers.entry(header::CONTENT_TYPE).or_insert(bytes);
+        }
         let bytes = response::to_bytes(response, self.method());
         response::send(self.transport, bytes, more_to_read, self.ticket)
     }

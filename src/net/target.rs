@@ -93,7 +93,9 @@ impl Target {
     /// `ws+unix:/path/of/the/socket[:/resource[?query]]`, as the npm package `ws` has it, also with
     /// an empty authority (`ws+unix:///path`). A colon in the socket's path is written `%3A`.
     fn unix(text: &str, encrypted: bool, rest: &str) -> Result<Target> {
-        let invalid = |reason: &str| invalid(text, reason);
+        // Somebody may think that there is a place for a password.
+        let shown = text.rsplit('@').next().unwrap_or_default();
+        let invalid = |reason: &str| invalid(shown, reason);
         let rest = rest.split('#').next().unwrap_or_default();
         let (path, resource) = rest.split_once(':').unwrap_or((rest, "/"));
         let path = path.strip_prefix("//").unwrap_or(path);
@@ -220,6 +222,7 @@ mod tests {
             ("me:secret@x", "scheme"),
             ("ws+unix:", "slash"),
             ("ws+unix:relative", "slash"),
+            ("ws+unix://me:secret@/tmp/x", "slash"),
             ("ws+unix:/run/a%00b", "zero"),
             ("ws+unix:/run/a:b", "slash"),
         ] {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// A connection that a [`Websocket`](crate::Websocket) can run over: see
 /// [`Options::connect_over`](crate::Options::connect_over) and
-/// [`Request::new`](crate::Request::new).
+/// [`Request::from_parts`](crate::Request::from_parts).
 pub trait Transport: Send + 'static {
     /// Takes the connection apart; different threads own the parts.
     ///

@@ -126,6 +126,10 @@ impl Server {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
+    /// With OpenSSL, native-tls's servers speak TLS 1.2 and no later version; clients of this crate
+    /// speak TLS 1.3 as well. Whoever has to offer 1.3 puts a reverse proxy in front, and serves that on
+    /// a [Unix socket](Self::bind_unix).
+    ///
     /// # Errors
     ///
     /// What the operating system says of the address, or the TLS library of the identity.

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use http::Request as HttpRequest;
-use http::StatusCode;
+use http::header::{self, HeaderValue};
+use http::{Request as HttpRequest, StatusCode};
 use tungstenite::protocol::Role as WireRole;
 
 use super::reader::Opened;
@@ -21,9 +21,28 @@ pub(crate) fn as_server(shared: &Shared, request: Request) -> Result<Opened> {
         rest,
         ..
     } = request;
-    let response = match answer(shared, &head) {
+    let options = &shared.options;
+    let headers = match options.response_headers() {
+        Ok(headers) => headers,
+        Err(error) => {
+            let response = handshake::plain(StatusCode::INTERNAL_SERVER_ERROR);
+            refuse(response, String::new(), transport, &head)?;
+            return Err(error);
+        }
+    };
+    let terms = Terms {
+        subprotocols: &options.subprotocols,
+        origins: &options.origins,
+        headers,
+    };
+    let response = match handshake::answer(&head, terms) {
         Ok(response) => response,
-        Err(refusal) => return Err(refuse(*refusal, transport, &head)),
+        Err(refusal) => {
+            let Refusal { response, why } = *refusal;
+            let text = format!("This is a WebSocket, and the request is refused: {why}.\n");
+            refuse(response, text, transport, &head)?;
+            return Err(Error::Handshake(format!("the client's request: {why}")));
+        }
     };
     let nodelay = transport.set_nodelay(shared.options.nodelay);
     nodelay.map_err(Error::lost)?;
@@ -49,38 +68,18 @@ pub(crate) fn as_server(shared: &Shared, request: Request) -> Result<Opened> {
     })
 }
 
-fn answer(shared: &Shared, head: &HttpRequest<()>) -> Result<http::Response<()>, Box<Refusal>> {
-    let options = &shared.options;
-    let headers = options.response_headers().map_err(|error| {
-        Box::new(Refusal {
-            response: handshake::plain(StatusCode::INTERNAL_SERVER_ERROR),
-            error,
-        })
-    })?;
-    let terms = Terms {
-        subprotocols: &options.subprotocols,
-        origins: &options.origins,
-        headers,
-    };
-    handshake::answer(head, terms)
-}
-
-/// Tells the client why not. It is no news to it what this side's own mistakes are.
-fn refuse(refusal: Refusal, transport: Box<dyn Transport>, head: &HttpRequest<()>) -> Error {
-    let Refusal { response, error } = refusal;
-    let text = match response.status().is_server_error() {
-        true => String::new(),
-        false => error.to_string(),
-    };
+/// Tells the client why not.
+fn refuse(
+    response: http::Response<()>,
+    text: String,
+    transport: Box<dyn Transport>,
+    head: &HttpRequest<()>,
+) -> Result<()> {
     let mut response = response.map(|()| text);
-    let kind = http::HeaderValue::from_static("text/plain; charset=utf-8");
-    let headers = response.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, kind);
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
     let bytes = response::to_bytes(response, head.method());
-    match response::send(transport, bytes, has_body(head), ()) {
-        Ok(()) => error,
-        Err(gone) => gone,
-    }
+    response::send(transport, bytes, has_body(head), ())
 }
 
 /// One end of a connection in memory, which needs no handshake.

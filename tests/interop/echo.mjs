@@ -1,7 +1,8 @@
 // Talks to the example echo_server from Node: node echo.mjs ws://ADDRESS [builtin|ws]
 //
 // `builtin` is Node's own WebSocket (Node 22 and later), `ws` the npm package of that name, which is
-// looked for from the current directory. Prints what it checked; the exit status is 1 upon any failure.
+// looked for from the current directory. For wss://, Node itself reads the CA from the PEM file that the
+// variable NODE_EXTRA_CA_CERTS names. Prints what it checked; the exit status is 1 upon any failure.
 
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';

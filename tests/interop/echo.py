@@ -1,17 +1,19 @@
-"""Talks to the example echo_server with Python's websockets: python3 echo.py ws://ADDRESS
+"""Talks to the example echo_server with Python's websockets: python3 echo.py URL [CA]
 
+The URL is ws://ADDRESS, or wss://ADDRESS with the PEM file of the CA that vouches for the server.
 Needs the package websockets, 13 or later. Prints what it checked; the exit status is 1 upon any failure.
 """
 
 import asyncio
 import os
 import platform
+import ssl
 import sys
 import urllib.error
 import urllib.request
 
 import websockets
-from websockets.asyncio.client import connect
+import websockets.asyncio.client
 
 TIMEOUT = 30
 MIB = 1 << 20
@@ -30,6 +32,25 @@ MESSAGES = {
 }
 
 
+class Server:
+    """Where it listens, and whom its certificate has to be from; its name is checked, too."""
+
+    def __init__(self, url, ca=None):
+        self.url = url
+        self.tls = ssl.create_default_context(cafile=ca) if url.startswith("wss:") else None
+
+    def connect(self, **settings):
+        return websockets.asyncio.client.connect(self.url, ssl=self.tls, **settings)
+
+    def get(self):
+        """Asks for a page, as who has no idea of WebSockets would."""
+        url = self.url.replace("ws", "http", 1)
+        try:
+            return urllib.request.urlopen(url, timeout=TIMEOUT, context=self.tls)
+        except urllib.error.HTTPError as answer:
+            return answer
+
+
 def check(condition, what):
     if not condition:
         raise AssertionError(what)
@@ -42,25 +63,25 @@ async def comes_back(ws, message):
     check(answer == message, f"sent {message!r:.80}, received {answer!r:.80}")
 
 
-async def messages(url):
-    async with connect(url, max_size=None) as ws:
+async def messages(server):
+    async with server.connect(max_size=None) as ws:
         for what, message in MESSAGES.items():
             for each in message if isinstance(message, list) else [message]:
                 await comes_back(ws, each)
             yield what
 
 
-async def fragments(url):
-    async with connect(url) as ws:
+async def fragments(server):
+    async with server.connect() as ws:
         await ws.send(["in ", "three ", "frames"])
         answer = await ws.recv()
         check(answer == "in three frames", answer)
         yield "a message in three frames"
 
 
-async def order(url):
+async def order(server):
     expected = [str(n) if n % 2 else n.to_bytes(4, "big") for n in range(1000)]
-    async with connect(url) as ws:
+    async with server.connect() as ws:
 
         async def send_all():
             for message in expected:
@@ -73,8 +94,8 @@ async def order(url):
         yield "1000 messages, text and binary, in order"
 
 
-async def ping(url):
-    async with connect(url) as ws:
+async def ping(server):
+    async with server.connect() as ws:
         for payload in (b"", b"are you there", b"x" * 125):
             # websockets looks for the pong with the same payload.
             await (await ws.ping(payload))
@@ -82,9 +103,9 @@ async def ping(url):
         yield "pings are answered with their payload"
 
 
-async def several(url):
+async def several(server):
     async def one(number):
-        async with connect(url) as ws:
+        async with server.connect() as ws:
             for count in range(50):
                 await comes_back(ws, f"{number}: {count}")
 
@@ -92,8 +113,8 @@ async def several(url):
     yield "30 connections at once"
 
 
-async def close(url):
-    ws = await connect(url)
+async def close(server):
+    ws = await server.connect()
     await comes_back(ws, "before closing")
     await ws.close(4001, "bye")
     check(ws.close_code == 4001, f"the close code is {ws.close_code}")
@@ -101,36 +122,30 @@ async def close(url):
     yield "a close with 4001 and a reason is answered with 4001"
 
 
-async def lost(url):
-    ws = await connect(url)
+async def lost(server):
+    ws = await server.connect()
     await ws.send("x" * MIB)
     ws.transport.abort()
     await ws.wait_closed()
-    async with connect(url) as other:
+    async with server.connect() as other:
         await comes_back(other, "still there")
     yield "a connection that is cut off takes nothing else with it"
 
 
-async def plain_http(url):
-    def get():
-        try:
-            return urllib.request.urlopen(url.replace("ws:", "http:", 1), timeout=TIMEOUT)
-        except urllib.error.HTTPError as answer:
-            return answer
-
-    with await asyncio.get_running_loop().run_in_executor(None, get) as answer:
-        check(answer.status == 400, f"the status is {answer.status}")
+async def plain_http(server):
+    with await asyncio.get_running_loop().run_in_executor(None, server.get) as answer:
+        check(answer.status == 426, f"the status is {answer.status}")
         check(b"WebSocket" in answer.read(), "the body does not say what this is")
     yield "a plain HTTP request gets a short answer"
 
 
-async def main(url):
+async def main(server):
     print(f"Python {platform.python_version()}, websockets {websockets.__version__}")
     failures = 0
     for test in (messages, fragments, order, ping, several, close, lost, plain_http):
 
         async def run():
-            async for what in test(url):
+            async for what in test(server):
                 print(f"  ok: {what}", flush=True)
 
         try:
@@ -142,6 +157,6 @@ async def main(url):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(f"usage: {sys.argv[0]} ws://ADDRESS")
-    sys.exit(asyncio.run(main(sys.argv[1])))
+    if len(sys.argv) not in (2, 3):
+        sys.exit(f"usage: {sys.argv[0]} ws://ADDRESS | wss://ADDRESS CA")
+    sys.exit(asyncio.run(main(Server(*sys.argv[1:]))))

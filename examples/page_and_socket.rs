@@ -1,0 +1,155 @@
+//! A web page and its WebSocket on one port: any number of browsers drive one pretend robot.
+//!
+//! Run it with `cargo run --example page_and_socket [ADDRESS] [--tls CERT KEY]` and open the address that
+//! it prints; more than once, to see that all pages are told the same. The address is a host and port,
+//! `127.0.0.1:8080` unless told otherwise; `CERT` and `KEY` are PEM files as for `echo_server`.
+
+use std::env;
+use std::f64::consts::TAU;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use rtcbot_websocket::crossbeam_channel::{Receiver, Sender, bounded, select, tick};
+use rtcbot_websocket::{Message, Options, Queue, Request, Server, ServerHandle, http, json};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const PAGE: &str = include_str!("page_and_socket.html");
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (address, tls) = match arguments[..] {
+        [] => ("127.0.0.1:8080", None),
+        [address] if !address.starts_with('-') => (address, None),
+        ["--tls", cert, key] => ("127.0.0.1:8080", Some((cert, key))),
+        [address, "--tls", cert, key] | ["--tls", cert, key, address] => {
+            (address, Some((cert, key)))
+        }
+        _ => {
+            eprintln!("usage: page_and_socket [HOST:PORT] [--tls CERT KEY]");
+            return ExitCode::FAILURE;
+        }
+    };
+    match listen(address, tls).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("page_and_socket: {address}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn listen(address: &str, tls: Option<(&str, &str)>) -> Result<Server> {
+    let server = Server::bind(address)?;
+    match tls {
+        None => Ok(server),
+        Some((cert, key)) => with_tls(server, cert, key),
+    }
+}
+
+#[cfg(feature = "native-tls")]
+fn with_tls(server: Server, cert: &str, key: &str) -> Result<Server> {
+    use rtcbot_websocket::native_tls::Identity;
+
+    let read = |path: &str| std::fs::read(path).map_err(|error| format!("{path}: {error}"));
+    let identity = Identity::from_pkcs8(&read(cert)?, &read(key)?)
+        .map_err(|error| format!("{cert} and {key}: {error}"))?;
+    Ok(server.tls(identity)?)
+}
+
+#[cfg(not(feature = "native-tls"))]
+fn with_tls(_: Server, _: &str, _: &str) -> Result<Server> {
+    Err("this was built without the feature native-tls".into())
+}
+
+fn run(server: Server) -> Result<()> {
+    println!("open {}", server.url().replacen("ws", "http", 1));
+    io::stdout().flush()?;
+
+    let (orders, robot_orders) = bounded(16);
+    let pages = server.handle();
+    thread::spawn(move || robot(&robot_orders, &pages));
+
+    // A thread for each request, so that what happens with one can be written down in order.
+    server.serve(move |request| {
+        let peer = request.peer_addr().map(|address| address.to_string());
+        let peer = peer.unwrap_or_default();
+        if let Err(reason) = answer(request, &peer, &orders) {
+            println!("{peer}: {reason}");
+        }
+    });
+    Ok(())
+}
+
+fn answer(request: Request, peer: &str, orders: &Sender<Message>) -> Result<()> {
+    match (request.method().as_str(), request.path()) {
+        (_, "/ws") => obey(request, peer, orders),
+        // To HEAD, the body is not sent.
+        ("GET" | "HEAD", "/") => {
+            let response = http::Response::builder().header("Content-Type", "text/html");
+            Ok(request.respond_with(response.body(PAGE)?)?)
+        }
+        (_, "/") => {
+            let response = http::Response::builder().status(405);
+            Ok(request.respond_with(response.header("Allow", "GET, HEAD").body("")?)?)
+        }
+        _ => Ok(request.respond(404, "there is only the page / and its WebSocket /ws\n")?),
+    }
+}
+
+/// Hands the orders of one page to the robot, until the page is closed: then `get` says so.
+fn obey(request: Request, peer: &str, orders: &Sender<Message>) -> Result<()> {
+    // Browsers let any page of any site connect to here, so it must be looked at whose page it is. The
+    // default does: only pages from this host and port may, others are answered 403. For a page that
+    // is served elsewhere, there is `allow_origin`.
+    let ws = Options::new()
+        // Where the sliders are counts, not where they have been.
+        .receive_queue(Queue::Latest)
+        // A page that cannot keep up is to miss states rather than to show old ones.
+        .send_queue(4 << 10)
+        .accept(request);
+    ws.wait_ready()?;
+    println!("{peer}: a page has connected");
+    loop {
+        let order = ws.get()?;
+        println!("{peer}: {order}");
+        orders.send(order)?;
+    }
+}
+
+/// Two wheels on the floor, 1 m apart. Tells all pages ten times a second how it is.
+fn robot(orders: &Receiver<Message>, pages: &ServerHandle) {
+    const PERIOD: Duration = Duration::from_millis(100);
+    let clock = tick(PERIOD);
+    let (mut left, mut right) = (0.0, 0.0);
+    let (mut x, mut y, mut heading) = (0.0_f64, 0.0_f64, 0.0_f64);
+    loop {
+        select! {
+            recv(orders) -> order => {
+                let Ok(order) = order else { return };
+                let speed = |side| order.as_json()?.get(side)?.as_f64();
+                // What is no order, from whoever, changes nothing.
+                if let (Some(l), Some(r)) = (speed("left"), speed("right")) {
+                    (left, right) = (l.clamp(-1.0, 1.0), r.clamp(-1.0, 1.0));
+                }
+            }
+            recv(clock) -> _ => {
+                // Nobody is there who could stop it.
+                if pages.connections().is_empty() {
+                    (left, right) = (0.0, 0.0);
+                }
+                let way = (left + right) / 2.0 * PERIOD.as_secs_f64();
+                heading = (heading + (right - left) * PERIOD.as_secs_f64()).rem_euclid(TAU);
+                // The room ends where the page's picture of it does.
+                x = (x + way * heading.cos()).clamp(-5.0, 5.0);
+                y = (y + way * heading.sin()).clamp(-5.0, 5.0);
+                pages.broadcast(json!({
+                    "left": left, "right": right, "x": x, "y": y, "heading": heading,
+                }));
+            }
+        }
+    }
+}
