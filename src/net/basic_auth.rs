@@ -6,7 +6,7 @@ use data_encoding::BASE64;
 use http::header::HeaderValue;
 use subtle::ConstantTimeEq;
 
-use super::target::Credentials;
+use super::credentials::Credentials;
 
 /// The user and password that a client sent: see [`Request::basic_auth`](crate::Request::basic_auth).
 #[derive(Clone)]
@@ -61,8 +61,7 @@ impl fmt::Debug for BasicAuth {
 
 /// The `Authorization` header for a URL's user and password.
 pub(crate) fn authorization(credentials: &Credentials) -> Option<HeaderValue> {
-    let pair = [&credentials.user[..], b":", &credentials.password[..]].concat();
-    let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64.encode(&pair))).ok()?;
+    let mut value = HeaderValue::from_str(&credentials.basic()?).ok()?;
     value.set_sensitive(true);
     Some(value)
 }

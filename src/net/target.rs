@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
+use super::credentials::Credentials;
 use crate::error::{Error, Result};
 
 /// A URL that can work, taken apart.
@@ -25,13 +26,6 @@ pub(crate) struct Target {
 pub(crate) enum Place {
     Host(Host<String>, u16),
     Unix(PathBuf),
-}
-
-/// The user info of a URL, decoded.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Credentials {
-    pub(crate) user: Vec<u8>,
-    pub(crate) password: Vec<u8>,
 }
 
 impl Target {
@@ -54,7 +48,7 @@ impl Target {
             return Err(unclear(format!("it has no scheme: write ws://{shown}")));
         }
         let mut url = Url::parse(text).map_err(|error| unclear(error.to_string()))?;
-        let credentials = credentials(&url);
+        let credentials = Credentials::of(&url);
         let scheme = match url.scheme() {
             "ws" | "http" => "ws",
             "wss" | "https" => "wss",
@@ -76,6 +70,12 @@ impl Target {
         };
         if port == 0 {
             return Err(invalid("port 0 cannot be connected to"));
+        }
+        if credentials
+            .as_ref()
+            .is_some_and(|known| known.basic().is_none())
+        {
+            return Err(invalid("its user has a colon in it, which HTTP cannot say"));
         }
         let encrypted = scheme == "wss";
         if encrypted {
@@ -176,17 +176,6 @@ fn invalid(url: &str, reason: &str) -> Error {
     }
 }
 
-fn credentials(url: &Url) -> Option<Credentials> {
-    let decoded = |text: &str| percent_decode_str(text).collect::<Vec<u8>>();
-    if url.username().is_empty() && url.password().is_none() {
-        return None;
-    }
-    Some(Credentials {
-        user: decoded(url.username()),
-        password: decoded(url.password().unwrap_or_default()),
-    })
-}
-
 fn check_tls(url: &str) -> Result<()> {
     if cfg!(feature = "native-tls") {
         return Ok(());
@@ -217,6 +206,7 @@ mod tests {
             ("localhost:8080", "ws://"),
             ("ws://me:secret@x:0", "port"),
             ("ws://me:secret@", "host"),
+            ("ws://m%3Ae:secret@x", "colon"),
             ("ws://me:secret@x:y", "port"),
             ("ftp://me:secret@x", "scheme"),
             ("me:secret@x", "scheme"),

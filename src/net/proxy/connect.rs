@@ -1,10 +1,9 @@
 //! HTTP's CONNECT (RFC 9110, section 9.3.6).
 
-use data_encoding::BASE64;
 use url::Host;
 
-use super::Credentials;
 use super::line::Line;
+use crate::net::credentials::Credentials;
 use crate::net::handshake::{Failure, MAX_HEAD, MAX_HEADERS};
 
 impl Line<'_> {
@@ -34,10 +33,9 @@ impl Line<'_> {
     fn connect_request(&self, host: &Host<String>, port: u16) -> String {
         let target = format!("{host}:{port}");
         let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
-        if let Some(Credentials { user, password }) = &self.proxy.credentials {
-            // RFC 7617, section 2.
-            let pair = BASE64.encode(&[user, &b":"[..], password].concat());
-            request.push_str(&format!("Proxy-Authorization: Basic {pair}\r\n"));
+        let credentials = self.proxy.credentials.as_ref();
+        if let Some(basic) = credentials.and_then(Credentials::basic) {
+            request.push_str(&format!("Proxy-Authorization: {basic}\r\n"));
         }
         request.push_str("\r\n");
         request

@@ -15,6 +15,7 @@ use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
 use self::line::Line;
+use super::credentials::Credentials;
 use super::handshake::Failure;
 use crate::error::{Error, Result};
 
@@ -32,13 +33,6 @@ enum Scheme {
     Http,
     Socks5,
     Socks5h,
-}
-
-/// Bytes, since neither protocol says that they are text. No `Debug`: not to be found in a log.
-#[derive(Clone, PartialEq, Eq)]
-struct Credentials {
-    user: Vec<u8>,
-    password: Vec<u8>,
 }
 
 impl Proxy {
@@ -153,16 +147,11 @@ fn read_url(text: &str) -> Result<Proxy, String> {
 }
 
 fn credentials(url: &Url, scheme: Scheme) -> Result<Option<Credentials>, String> {
-    if url.username().is_empty() && url.password().is_none() {
+    let Some(credentials) = Credentials::of(url) else {
         return Ok(None);
-    }
-    let credentials = Credentials {
-        user: percent_decode_str(url.username()).collect(),
-        password: percent_decode_str(url.password().unwrap_or_default()).collect(),
     };
     match scheme {
-        // RFC 7617, section 2: the first colon ends the user.
-        Scheme::Http if credentials.user.contains(&b':') => {
+        Scheme::Http if credentials.basic().is_none() => {
             Err("an HTTP proxy's user cannot have a colon in it".into())
         }
         Scheme::Http => Ok(Some(credentials)),

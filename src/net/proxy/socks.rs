@@ -2,8 +2,8 @@
 
 use url::Host;
 
-use super::Credentials;
 use super::line::Line;
+use crate::net::credentials::Credentials;
 use crate::net::handshake::Failure;
 
 const SOCKS_VERSION: u8 = 5;
