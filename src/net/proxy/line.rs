@@ -200,12 +200,10 @@ mod tests {
         for (proxy, script) in conversations() {
             for bytes in 0..answers_length(&script) {
                 let play = play_until(bytes, script.clone());
-                let before = Instant::now();
                 let play = move |stream| Some(play(stream));
                 let asked = ask_within(time, proxy, "example.com", play);
                 let timed_out = matches!(asked.result, Err(Failure::TimedOut(_)));
                 assert!(timed_out, "{bytes}");
-                assert!(before.elapsed() >= time);
             }
         }
     }

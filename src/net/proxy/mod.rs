@@ -11,7 +11,6 @@ use std::fmt;
 use std::net::TcpStream;
 use std::time::Instant;
 
-use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
 use self::line::Line;
