@@ -144,6 +144,38 @@ fn a_ready_made_connector_is_used() {
 }
 
 #[test]
+fn a_client_shows_who_it_is_to_a_server_that_asks() {
+    let pki = pki();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("wss://{}/", listener.local_addr().unwrap());
+    let sessions = [
+        pki.rustls_for_known_clients(),
+        pki.rustls_for_known_clients(),
+    ];
+    let server = thread::spawn(move || {
+        sessions.map(|session| {
+            let (stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            let stream = rustls::StreamOwned::new(session, stream);
+            let mut raw = tungstenite::accept(stream).map_err(|_| ())?;
+            let known = raw.get_ref().conn.peer_certificates().is_some();
+            while raw.read().is_ok() {}
+            Ok::<_, ()>(known)
+        })
+    });
+    let ws = pki
+        .options()
+        .client_identity(pki.identity.clone())
+        .connect(&url)
+        .unwrap();
+    ws.wait_ready_timeout(DEADLINE).unwrap();
+    ws.close().unwrap();
+    let error = refusal(&pki.options(), &url);
+    assert!(error.to_string().contains("certificate"), "{error}");
+    assert_eq!(server.join().unwrap(), [Ok(true), Err(())]);
+}
+
+#[test]
 fn an_old_protocol_is_refused() {
     let pki = pki();
     let acceptor = TlsAcceptor::builder(pki.identity.clone())

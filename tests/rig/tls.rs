@@ -7,6 +7,8 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rtcbot_websocket::native_tls::{Certificate, Identity, TlsConnector, TlsStream};
 use rtcbot_websocket::{Options, Server, Websocket};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 
 use super::DEADLINE;
 
@@ -71,13 +73,31 @@ impl Pki {
 
     /// The same server in rustls, which knows TLS 1.3 (native-tls's servers do not, on OpenSSL).
     pub fn rustls(&self) -> rustls::ServerConnection {
+        self.rustls_with(None)
+    }
+
+    /// As [`rustls`](Self::rustls), for clients that this authority vouches for.
+    pub fn rustls_for_known_clients(&self) -> rustls::ServerConnection {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.ca.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        self.rustls_with(Some(verifier.build().unwrap()))
+    }
+
+    fn rustls_with(
+        &self,
+        verifier: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> rustls::ServerConnection {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let certificate = self.certificate.der().clone();
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(self.key.serialize_der());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_no_client_auth()
+            .with_client_cert_verifier(
+                verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth),
+            )
             .with_single_cert(vec![certificate], key.into())
             .unwrap();
         rustls::ServerConnection::new(Arc::new(config)).unwrap()
