@@ -99,6 +99,14 @@ impl Socket {
         let _ = shutdown(self, Shutdown::Both);
     }
 
+    /// Whether there is room to write, or nothing can be written any more.
+    #[cfg(feature = "native-tls")]
+    pub(crate) fn is_writable(&self) -> io::Result<bool> {
+        let mut fds = [PollFd::new(self, PollFlags::OUT)];
+        wait_for(&mut fds, Some(Instant::now()))?;
+        Ok(!fds[0].revents().is_empty())
+    }
+
     /// Waits until the socket is ready for one of `events`, or until `deadline`; for ever, without
     /// one. It may return early.
     #[cfg(feature = "native-tls")]

@@ -14,15 +14,16 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use native_tls::{HandshakeError, MidHandshakeTlsStream, TlsAcceptor, TlsConnector, TlsStream};
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags};
 
 use super::handshake::Failure;
-use super::socket::Socket;
+use super::socket::{Socket, wait_for};
 use super::transport::{Cut, Halves, ReadHalf, Transport, WriteHalf, is_timeout};
 use crate::error::Error;
 
@@ -30,8 +31,7 @@ use crate::error::Error;
 /// by itself reads each record in two calls.
 const READ_AHEAD: usize = 5 + (16 << 10) + 256;
 
-/// How long a half waits for the other half to get on, or for a reason it can only guess, before it
-/// looks again. Such waits are rare, but for who brings a session of their own.
+/// How long a write that has to read first waits for the reader to get on before it looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The socket below a session, as the session sees it: it never waits.
@@ -207,14 +207,54 @@ struct Session<S> {
     /// Told when the reader has read something. Its waits are short ones.
     progress: Condvar,
     socket: Socket,
+    /// For a session whose writes may read: wakes the reader, for whom that may have been.
+    waker: Option<Waker>,
+}
+
+struct Waker {
+    sender: UnixStream,
+    receiver: UnixStream,
+}
+
+impl Waker {
+    fn new() -> io::Result<Self> {
+        let (sender, receiver) = UnixStream::pair()?;
+        sender.set_nonblocking(true)?;
+        receiver.set_nonblocking(true)?;
+        Ok(Waker { sender, receiver })
+    }
+
+    fn wake(&self) {
+        // When it is full, the reader has yet to notice.
+        let _ = { &self.sender }.write(&[0]);
+    }
+
+    /// Waits for the socket, or to be woken.
+    fn wait(
+        &self,
+        socket: &Socket,
+        events: PollFlags,
+        deadline: Option<Instant>,
+    ) -> io::Result<()> {
+        let mut fds = [
+            PollFd::new(socket, events),
+            PollFd::new(&self.receiver, PollFlags::IN),
+        ];
+        wait_for(&mut fds, deadline)?;
+        if !fds[1].revents().is_empty() {
+            let _ = { &self.receiver }.read(&mut [0; 64]);
+        }
+        Ok(())
+    }
 }
 
 impl<S: Sock> Session<S> {
-    fn halves(stream: TlsStream<S>, socket: Socket) -> Halves {
+    fn halves(stream: TlsStream<S>, socket: Socket, waker: Option<Waker>) -> Halves {
         let session = Arc::new(Session {
             stream: Mutex::new(stream),
             progress: Condvar::new(),
             socket,
+            waker,
         });
         Halves {
             read: Box::new(TlsRead {
@@ -227,6 +267,31 @@ impl<S: Sock> Session<S> {
             }),
             cut: session,
         }
+    }
+
+    /// Waits until a read may get on.
+    fn wait_to_read(&self, blocked: Blocked, deadline: Option<Instant>) -> io::Result<()> {
+        let (mut events, full) = match blocked {
+            Blocked::Read { unsent } => (PollFlags::IN, unsent),
+            // If it is for room to write that it waits, there is none.
+            Blocked::WantsReader | Blocked::Unknown => (PollFlags::IN, !self.socket.is_writable()?),
+        };
+        events.set(PollFlags::OUT, full);
+        match &self.waker {
+            None => self.socket.wait(events, deadline),
+            Some(waker) => waker.wait(&self.socket, events, deadline),
+        }
+    }
+
+    /// Writes what there is room for. What that has read is the reader's.
+    fn write(&self, stream: &mut TlsStream<S>, bytes: &[u8]) -> io::Result<usize> {
+        let written = stream.write(bytes);
+        if let Some(waker) = &self.waker {
+            if stream.buffered_read_size().is_ok_and(|size| size > 0) {
+                waker.wake();
+            }
+        }
+        written
     }
 
     /// Sends `close_notify`, if there is room for it.
@@ -285,14 +350,7 @@ impl<S: Sock> Read for TlsRead<S> {
             if waited && deadline.is_some_and(|deadline| now >= deadline) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            let (events, until) = match blocked {
-                Blocked::Read { unsent: false } => (PollFlags::IN, deadline),
-                Blocked::Read { unsent: true } => (PollFlags::IN | PollFlags::OUT, deadline),
-                Blocked::WantsReader | Blocked::Unknown => {
-                    (PollFlags::IN, Some(earlier(deadline, now + LOOK_AGAIN)))
-                }
-            };
-            self.session.socket.wait(events, until)?;
+            self.session.wait_to_read(blocked, deadline)?;
             waited = true;
         }
     }
@@ -339,10 +397,9 @@ impl<S: Sock> TlsWrite<S> {
 impl<S: Sock> Write for TlsWrite<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut deadline = None;
-        let mut waited_for_room = false;
         loop {
             let mut stream = self.flushed()?;
-            match stream.write(bytes) {
+            match self.session.write(&mut stream, bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => return other,
             }
@@ -352,15 +409,16 @@ impl<S: Sock> Write for TlsWrite<S> {
             if deadline.is_some_and(|deadline| now >= deadline) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            let until = earlier(deadline, now + LOOK_AGAIN);
-            if stream.get_mut().blocked() == Blocked::Unknown && !waited_for_room {
+            if stream.get_mut().blocked() == Blocked::Unknown
+                && !self.session.socket.is_writable()?
+            {
                 drop(stream);
-                self.session.socket.wait(PollFlags::OUT, Some(until))?;
+                self.session.socket.wait(PollFlags::OUT, deadline)?;
             } else {
-                // It has to read first: there is room.
+                // There is room, so it has to read first.
+                let until = earlier(deadline, now + LOOK_AGAIN);
                 self.session.progress.wait_until(&mut stream, until);
             }
-            waited_for_room = !waited_for_room;
         }
     }
 
@@ -381,7 +439,7 @@ impl<S: Sock> WriteHalf for TlsWrite<S> {
         let mut stream = stream.ok_or(io::ErrorKind::WouldBlock)?;
         stream.get_mut().begin(false, false);
         match stream.get_mut().send_kept()? {
-            true => stream.write(bytes),
+            true => self.session.write(&mut stream, bytes),
             false => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
@@ -423,7 +481,7 @@ impl Tls {
 impl Transport for Tls {
     fn split(self: Box<Self>) -> io::Result<Halves> {
         let socket = self.0.get_ref().socket.clone();
-        Ok(Session::halves(self.0, socket))
+        Ok(Session::halves(self.0, socket, None))
     }
 
     fn peer_addr(&self) -> Option<SocketAddr> {
@@ -443,14 +501,15 @@ impl Transport for Tls {
     }
 }
 
-/// A session that was made elsewhere. What its operations wait for can only be guessed, so an idle
-/// one looks at its socket twenty times a second.
+/// A session that was made elsewhere. With OpenSSL it ends with an error if the peer changes its keys
+/// (a KeyUpdate or a renegotiation) just when a record is half written; those that a `wss` URL or a TLS
+/// server makes do not.
 impl Transport for TlsStream<TcpStream> {
     fn split(self: Box<Self>) -> io::Result<Halves> {
         let stream = self.get_ref();
         stream.set_nonblocking(true)?;
         let socket = Socket::from(stream.try_clone()?);
-        Ok(Session::halves(*self, socket))
+        Ok(Session::halves(*self, socket, Some(Waker::new()?)))
     }
 
     fn peer_addr(&self) -> Option<SocketAddr> {
