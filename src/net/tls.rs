@@ -48,7 +48,9 @@ pub(crate) struct Wire {
     wants_reader: bool,
     /// What has been written and the system had no room for: a record or two.
     kept: Vec<u8>,
-    /// Whether the writer waits for room for that.
+    /// Nothing can be sent any more: that is for the writer to find, whoever met with it.
+    broken: Option<io::ErrorKind>,
+    /// Whether the writer waits for room for what is kept.
     writer_waits: bool,
 }
 
@@ -62,7 +64,23 @@ impl Wire {
             may_read: true,
             wants_reader: false,
             kept: Vec::new(),
+            broken: None,
             writer_waits: false,
+        }
+    }
+
+    /// Sends what there is room for, which may be nothing.
+    fn send_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(kind) = self.broken {
+            return Err(kind.into());
+        }
+        match self.socket.send_now(bytes) {
+            Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(error) => {
+                self.broken = Some(error.kind());
+                Err(error)
+            }
+            sent => sent,
         }
     }
 
@@ -108,7 +126,7 @@ impl Read for Wire {
 impl Write for Wire {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let sent = match self.kept.is_empty() {
-            true => send_now(&self.socket, bytes)?,
+            true => self.send_now(bytes)?,
             false => 0,
         };
         self.kept.extend_from_slice(&bytes[sent..]);
@@ -117,14 +135,6 @@ impl Write for Wire {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// What can be sent without waiting, which may be nothing.
-fn send_now(socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
-    match socket.send_now(bytes) {
-        Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(0),
-        other => other,
     }
 }
 
@@ -162,11 +172,13 @@ impl Sock for Wire {
 
     fn send_kept(&mut self) -> io::Result<bool> {
         if !self.kept.is_empty() {
-            let sent = send_now(&self.socket, &self.kept)?;
-            self.kept.drain(..sent);
-            if self.kept.is_empty() {
-                self.kept = Vec::new();
+            let mut kept = std::mem::take(&mut self.kept);
+            let sent = self.send_now(&kept);
+            kept.drain(..*sent.as_ref().unwrap_or(&0));
+            if !kept.is_empty() {
+                self.kept = kept;
             }
+            sent?;
         }
         Ok(self.kept.is_empty())
     }
@@ -175,7 +187,7 @@ impl Sock for Wire {
         match self.wants_reader {
             true => Blocked::WantsReader,
             false => Blocked::Read {
-                unsent: !self.kept.is_empty() && !self.writer_waits,
+                unsent: !self.kept.is_empty() && !self.writer_waits && self.broken.is_none(),
             },
         }
     }
