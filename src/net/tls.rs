@@ -14,6 +14,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,8 +39,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Wire {
     socket: Socket,
+    /// Either empty or of the full length; `unread` of it is what was received.
     ahead: Vec<u8>,
-    taken: usize,
+    unread: Range<usize>,
     /// The last look at the socket found all there was: there is no use in another before a wait.
     drained: bool,
     /// Whether the operation may read.
@@ -59,7 +61,7 @@ impl Wire {
         Wire {
             socket,
             ahead: Vec::new(),
-            taken: 0,
+            unread: 0..0,
             drained: false,
             may_read: true,
             wants_reader: false,
@@ -104,21 +106,21 @@ impl Read for Wire {
             self.wants_reader = true;
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        if self.taken == self.ahead.len() {
-            self.taken = 0;
+        if self.unread.is_empty() {
             if self.drained {
                 // An idle connection keeps no buffer.
                 self.ahead = Vec::new();
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             self.ahead.resize(READ_AHEAD, 0);
-            let read = self.socket.recv_now(&mut self.ahead);
-            self.ahead.truncate(*read.as_ref().unwrap_or(&0));
-            self.drained = read? < READ_AHEAD;
+            let received = self.socket.recv_now(&mut self.ahead)?;
+            self.unread = 0..received;
+            self.drained = received < READ_AHEAD;
         }
-        let n = buffer.len().min(self.ahead.len() - self.taken);
-        buffer[..n].copy_from_slice(&self.ahead[self.taken..][..n]);
-        self.taken += n;
+        let bytes = &self.ahead[self.unread.clone()];
+        let n = buffer.len().min(bytes.len());
+        buffer[..n].copy_from_slice(&bytes[..n]);
+        self.unread.start += n;
         Ok(n)
     }
 }
