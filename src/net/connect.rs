@@ -248,7 +248,7 @@ fn start(address: &SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// A socket that does not wait.
-fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
+pub(crate) fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&socket, true)?;

@@ -78,6 +78,7 @@ fn send_now(write: &mut dyn WriteHalf, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while sent < bytes.len() {
         match write.try_write(&bytes[sent..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => sent += n,
             Err(error) if is_timeout(&error) => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -96,6 +97,7 @@ fn send_rest(halves: &mut Halves, mut bytes: &[u8]) -> io::Result<()> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         match halves.write.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => bytes = &bytes[n..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -134,8 +134,9 @@ impl Target {
     pub(crate) fn redirect(&self, location: &str) -> Result<Target> {
         let refused = |why: &str| {
             let name = &self.name;
+            let shown = location.rsplit('@').next().unwrap_or_default();
             Err(Error::Handshake(format!(
-                "{name} redirects to {location:?}, which is not followed: {why}"
+                "{name} redirects to {shown:?}, which is not followed: {why}"
             )))
         };
         if matches!(self.place, Place::Unix(_)) {

@@ -17,6 +17,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use native_tls::{HandshakeError, MidHandshakeTlsStream, TlsAcceptor, TlsConnector, TlsStream};
@@ -31,6 +32,10 @@ use crate::error::Error;
 /// How much is read from the socket at a time: a TLS record at its longest, and its header. OpenSSL
 /// by itself reads each record in two calls.
 const READ_AHEAD: usize = 5 + (16 << 10) + 256;
+
+/// How much is kept that the system has no room for: the record of a writer, who waits before the
+/// next, and some answers.
+const MAX_KEPT: usize = 64 << 10;
 
 /// How long a write that has to read first waits for the reader to get on before it looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -52,6 +57,8 @@ pub(crate) struct Wire {
     kept: Vec<u8>,
     /// Nothing can be sent any more: that is for the writer to find, whoever met with it.
     broken: Option<io::ErrorKind>,
+    /// More would have had to be kept than is reasonable.
+    overflowed: bool,
     /// Whether the writer waits for room for what is kept.
     writer_waits: bool,
 }
@@ -67,6 +74,7 @@ impl Wire {
             wants_reader: false,
             kept: Vec::new(),
             broken: None,
+            overflowed: false,
             writer_waits: false,
         }
     }
@@ -131,7 +139,15 @@ impl Write for Wire {
             true => self.send_now(bytes)?,
             false => 0,
         };
-        self.kept.extend_from_slice(&bytes[sent..]);
+        let rest = &bytes[sent..];
+        if self.kept.len() + rest.len() > MAX_KEPT {
+            // A writer waits before it comes so far: these are answers that the peer asks for and does
+            // not take. OpenSSL makes nothing of an error here.
+            self.overflowed = true;
+            self.broken = Some(io::ErrorKind::Other);
+            return Err(io::ErrorKind::Other.into());
+        }
+        self.kept.extend_from_slice(rest);
         Ok(bytes.len())
     }
 
@@ -150,6 +166,9 @@ trait Sock: Read + Write + Send + 'static {
 
     /// Why an operation would have had to wait.
     fn blocked(&self) -> Blocked;
+
+    /// Whether the peer wants more answers than it takes, which it is not to go on with.
+    fn check(&self) -> io::Result<()>;
 
     /// The writer begins or ends to wait for room.
     fn writer_waits(&mut self, waits: bool);
@@ -194,6 +213,13 @@ impl Sock for Wire {
         }
     }
 
+    fn check(&self) -> io::Result<()> {
+        match self.overflowed {
+            true => Err(io::Error::other("the peer takes no answers in TLS")),
+            false => Ok(()),
+        }
+    }
+
     fn writer_waits(&mut self, waits: bool) {
         self.writer_waits = waits;
     }
@@ -211,6 +237,10 @@ impl Sock for TcpStream {
         Blocked::Unknown
     }
 
+    fn check(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn writer_waits(&mut self, _: bool) {}
 }
 
@@ -218,8 +248,11 @@ impl Sock for TcpStream {
 struct Session<S> {
     /// Held for one operation, which does not wait.
     stream: Mutex<TlsStream<S>>,
-    /// Told when the reader has read something. Its waits are short ones.
+    /// Told when the reader has read something, and when there will be no more reading. Its waits
+    /// are short ones.
     progress: Condvar,
+    /// Nothing will be read any more.
+    unread: AtomicBool,
     socket: Socket,
     /// For a session whose writes may read: wakes the reader, for whom that may have been.
     waker: Option<Waker>,
@@ -262,11 +295,22 @@ impl Waker {
     }
 }
 
+impl<S> Session<S> {
+    /// There will be no more reading: a write that waits for it would wait for ever.
+    fn stop_reading(&self) {
+        self.unread.store(true, Ordering::SeqCst);
+        // Who looked before that, and holds the lock, is waiting by the time it can be had.
+        drop(self.stream.lock());
+        self.progress.notify_all();
+    }
+}
+
 impl<S: Sock> Session<S> {
     fn halves(stream: TlsStream<S>, socket: Socket, waker: Option<Waker>) -> Halves {
         let session = Arc::new(Session {
             stream: Mutex::new(stream),
             progress: Condvar::new(),
+            unread: AtomicBool::new(false),
             socket,
             waker,
         });
@@ -320,6 +364,7 @@ impl<S: Sock> Cut for Session<S> {
     fn cut(&self) {
         self.say_the_end();
         self.socket.cut();
+        self.stop_reading();
     }
 }
 
@@ -338,10 +383,10 @@ impl<S: Sock> TlsRead<S> {
             // That is for the writer to find; the peer may have said something before.
             log::trace!("cannot write: {error}");
         }
-        match stream.read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Err(stream.get_mut().blocked())
-            }
+        let read = stream.read(buffer);
+        let wire = stream.get_mut();
+        match wire.check().and(read) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(wire.blocked()),
             other => Ok(other),
         }
     }
@@ -367,6 +412,12 @@ impl<S: Sock> Read for TlsRead<S> {
             self.session.wait_to_read(blocked, deadline)?;
             waited = true;
         }
+    }
+}
+
+impl<S> Drop for TlsRead<S> {
+    fn drop(&mut self) {
+        self.session.stop_reading();
     }
 }
 
@@ -416,6 +467,9 @@ impl<S: Sock> Write for TlsWrite<S> {
             match self.session.write(&mut stream, bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => return other,
+            }
+            if self.session.unread.load(Ordering::SeqCst) {
+                return Err(io::ErrorKind::BrokenPipe.into());
             }
             let timeout = self.timeout;
             let deadline = *deadline.get_or_insert_with(|| deadline_of(timeout));
@@ -480,7 +534,8 @@ impl Tls {
     /// Reads what is there, for who polls the socket and is alone with the session.
     pub(crate) fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.get_mut().begin()?;
-        self.0.read(buffer)
+        let read = self.0.read(buffer);
+        self.0.get_ref().check().and(read)
     }
 
     /// Writes the last bytes and `close_notify`, as far as there is room.

@@ -39,10 +39,13 @@ struct State {
     listener: Option<Arc<Listener>>,
     /// Whether somebody waits for requests, and so has the listener.
     waiting: bool,
-    /// It is shutting down; by then everything is to be over.
+    /// It is shutting down; until then `serve` waits for its handlers.
     stop: Option<Instant>,
-    /// How many handlers run on which thread; a handler may serve another server.
-    handlers: HashMap<ThreadId, usize>,
+    /// Handlers that run, or are about to, and `serve` itself; with their thread, once they have one.
+    handlers: HashMap<u64, Option<ThreadId>>,
+    next: u64,
+    /// Threads that wait for a shutdown.
+    shutting_down: Vec<ThreadId>,
 }
 
 impl Control {
@@ -55,6 +58,8 @@ impl Control {
                 waiting: false,
                 stop: None,
                 handlers: HashMap::new(),
+                next: 0,
+                shutting_down: Vec::new(),
             }),
             changed: Condvar::new(),
             waker,
@@ -79,33 +84,80 @@ impl Control {
         drop(listener);
     }
 
+    /// Something that a shutdown waits for, from now on.
     pub(super) fn handler(self: &Arc<Self>) -> Handler {
-        let thread = thread::current().id();
-        *self.state.lock().handlers.entry(thread).or_default() += 1;
+        let mut state = self.state.lock();
+        let id = state.next;
+        state.next += 1;
+        state.handlers.insert(id, None);
         Handler {
             control: self.clone(),
-            thread,
+            id,
         }
     }
 
-    /// Waits for the handlers to return, for as long as `shutdown` allows. The caller's own cannot be
-    /// waited for. Returns whether all others have.
-    pub(super) fn wait_for_handlers(&self) -> bool {
-        let own = thread::current().id();
-        self.wait(|state| state.handlers.keys().all(|thread| *thread == own))
+    /// For `serve`: waits for its handlers, for as long as the shutdown allows.
+    pub(super) fn wait_for_handlers(&self) {
+        let mut state = self.state.lock();
+        while !state.handlers.is_empty() {
+            let stop = state.stop.unwrap_or_else(Instant::now);
+            if self.changed.wait_until(&mut state, stop).timed_out() {
+                return;
+            }
+        }
     }
 
-    fn wait(&self, done: impl Fn(&State) -> bool) -> bool {
+    /// Waits for all handlers to return. If the caller is one itself, neither it nor others that wait for
+    /// a shutdown can be waited for.
+    fn handlers_have_returned(&self, deadline: Instant) -> bool {
+        let own = Some(thread::current().id());
+        self.wait(deadline, |state| {
+            let mut handlers = state.handlers.values();
+            match handlers.any(|thread| *thread == own) {
+                false => state.handlers.is_empty(),
+                true => state.handlers.values().all(|thread| {
+                    thread.is_some_and(|thread| state.shutting_down.contains(&thread))
+                }),
+            }
+        })
+    }
+
+    fn wait(&self, deadline: Instant, done: impl Fn(&State) -> bool) -> bool {
         let mut state = self.state.lock();
         while !done(&state) {
-            let Some(deadline) = state.stop else {
-                return false;
-            };
             if self.changed.wait_until(&mut state, deadline).timed_out() {
                 return done(&state);
             }
         }
         true
+    }
+
+    fn begin_shutdown(&self, deadline: Instant) -> ShuttingDown<'_> {
+        let thread = thread::current().id();
+        let listener = {
+            let mut state = self.state.lock();
+            // The longest time that anybody allows.
+            state.stop = state.stop.max(Some(deadline));
+            state.shutting_down.push(thread);
+            state.listener.take()
+        };
+        drop(listener);
+        self.changed.notify_all();
+        let _ = self.waker.shutdown(Shutdown::Both);
+        ShuttingDown(self, thread)
+    }
+}
+
+/// A thread that waits for a shutdown.
+struct ShuttingDown<'a>(&'a Control, ThreadId);
+
+impl Drop for ShuttingDown<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        let mut threads = state.shutting_down.iter();
+        if let Some(index) = threads.position(|thread| *thread == self.1) {
+            state.shutting_down.swap_remove(index);
+        }
     }
 }
 
@@ -131,22 +183,24 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A handler that runs.
+/// A handler that runs, or is about to.
 pub(super) struct Handler {
     control: Arc<Control>,
-    thread: ThreadId,
+    id: u64,
+}
+
+impl Handler {
+    /// It runs on this thread.
+    pub(super) fn is_here(&self) {
+        let thread = thread::current().id();
+        let mut state = self.control.state.lock();
+        state.handlers.insert(self.id, Some(thread));
+    }
 }
 
 impl Drop for Handler {
     fn drop(&mut self) {
-        let mut state = self.control.state.lock();
-        if let Some(count) = state.handlers.get_mut(&self.thread) {
-            *count -= 1;
-            if *count == 0 {
-                state.handlers.remove(&self.thread);
-            }
-        }
-        drop(state);
+        self.control.state.lock().handlers.remove(&self.id);
         self.control.changed.notify_all();
     }
 }
@@ -172,7 +226,7 @@ impl ServerHandle {
     /// accepted from now on is closed in the same way.
     ///
     /// Returns at the latest after `timeout` (and at most a second more, for cutting what is left).
-    /// A handler that calls this does not wait for itself.
+    /// A handler that calls this does not wait for itself, nor for another that does.
     ///
     /// # Errors
     ///
@@ -181,14 +235,7 @@ impl ServerHandle {
     pub fn shutdown(&self, timeout: Duration) -> Result<()> {
         let deadline = deadline_after(timeout);
         let control = &self.control;
-        let listener = {
-            let mut state = control.state.lock();
-            state.stop.get_or_insert(deadline);
-            state.listener.take()
-        };
-        drop(listener);
-        let _ = control.waker.shutdown(Shutdown::Both);
-
+        let _shutting_down = control.begin_shutdown(deadline);
         control.registry.close(deadline);
         if !control.registry.wait_for_all(deadline) {
             control.registry.cut();
@@ -197,7 +244,8 @@ impl ServerHandle {
                 return Err(Error::Timeout);
             }
         }
-        match control.wait(|state| !state.waiting) && control.wait_for_handlers() {
+        let stopped = control.wait(deadline, |state| !state.waiting);
+        match stopped && control.handlers_have_returned(deadline) {
             true => Ok(()),
             false => Err(Error::Timeout),
         }

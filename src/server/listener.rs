@@ -5,15 +5,23 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix};
 
 use super::BACKLOG;
+use crate::net::connect::socket;
 use crate::net::socket::Socket;
 
 pub(crate) enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, Option<File>),
+    /// The file goes first, while nobody else can take the socket for dead.
+    Unix(Option<File>, UnixListener),
 }
 
 /// The file of a Unix socket that was made here; it is removed with the listener.
@@ -26,6 +34,7 @@ pub(crate) struct File {
 impl Listener {
     /// Listens on a path. A file that a server left there which is no more is replaced.
     pub(crate) fn unix(path: &Path) -> io::Result<Self> {
+        let lock = lock_folder_of(path)?;
         let listener = match UnixListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_over(path) => {
                 fs::remove_file(path)?;
@@ -33,6 +42,7 @@ impl Listener {
             }
             other => other?,
         };
+        drop(lock);
         rustix::net::listen(&listener, BACKLOG)?;
         let metadata = fs::symlink_metadata(path)?;
         let file = File {
@@ -40,21 +50,21 @@ impl Listener {
             device: metadata.dev(),
             inode: metadata.ino(),
         };
-        Ok(Listener::Unix(listener, Some(file)))
+        Ok(Listener::Unix(Some(file), listener))
     }
 
     /// Makes accepting not wait.
     pub(crate) fn prepare(&self) -> io::Result<()> {
         match self {
             Listener::Tcp(listener) => listener.set_nonblocking(true),
-            Listener::Unix(listener, _) => listener.set_nonblocking(true),
+            Listener::Unix(_, listener) => listener.set_nonblocking(true),
         }
     }
 
     pub(crate) fn accept(&self) -> io::Result<Socket> {
         match self {
             Listener::Tcp(listener) => Ok(listener.accept()?.0.into()),
-            Listener::Unix(listener, _) => Ok(listener.accept()?.0.into()),
+            Listener::Unix(_, listener) => Ok(listener.accept()?.0.into()),
         }
     }
 
@@ -68,8 +78,8 @@ impl Listener {
     pub(crate) fn path(&self) -> Option<PathBuf> {
         match self {
             Listener::Tcp(_) => None,
-            Listener::Unix(_, Some(file)) => Some(file.path.clone()),
-            Listener::Unix(listener, None) => {
+            Listener::Unix(Some(file), _) => Some(file.path.clone()),
+            Listener::Unix(None, listener) => {
                 let address = listener.local_addr().ok()?;
                 address.as_pathname().map(Path::to_owned)
             }
@@ -80,8 +90,32 @@ impl Listener {
 /// Whether it is a socket that nobody listens on.
 fn is_left_over(path: &Path) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket());
-    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    is_socket && UnixStream::connect(path).is_err_and(refused)
+    match (socket(AddressFamily::UNIX), SocketAddrUnix::new(path)) {
+        // Without waiting: one whose backlog is full is there, too.
+        (Ok(socket), Ok(address)) if is_socket => {
+            rustix::net::connect(&socket, &address) == Err(Errno::CONNREFUSED)
+        }
+        _ => false,
+    }
+}
+
+/// Keeps others that want to listen in the same folder out, until it is dropped: two that both find a
+/// dead socket would remove each other's. Whoever else locks folders is not waited for long.
+fn lock_folder_of(path: &Path) -> io::Result<Option<fs::File>> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let folder = fs::File::open(folder)?;
+    for _ in 0..200 {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(folder)),
+            Err(Errno::WOULDBLOCK) => thread::sleep(Duration::from_millis(5)),
+            // There are file systems that have no locks.
+            Err(_) => return Ok(None),
+        }
+    }
+    Ok(None)
 }
 
 impl Drop for File {
@@ -98,7 +132,7 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Listener::Tcp(listener) => listener.as_fd(),
-            Listener::Unix(listener, _) => listener.as_fd(),
+            Listener::Unix(_, listener) => listener.as_fd(),
         }
     }
 }

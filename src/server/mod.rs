@@ -168,7 +168,7 @@ impl Server {
     ///
     /// What the operating system says about it.
     pub fn from_unix_listener(listener: UnixListener) -> io::Result<Server> {
-        Self::with(Listener::Unix(listener, None))
+        Self::with(Listener::Unix(None, listener))
     }
 
     fn with(listener: Listener) -> io::Result<Server> {
@@ -267,18 +267,22 @@ impl Server {
     /// be had, the client is answered 503.
     pub fn serve(mut self, handler: impl Fn(Request) + Send + Sync + 'static) {
         let handler = Arc::new(handler);
+        // A shutdown waits for this, too: each handler is counted before this one no longer is.
+        let serving = self.control.handler();
+        serving.is_here();
         while let Some(request) = self.next() {
-            let (handler, control) = (handler.clone(), self.control.clone());
+            let (handler, running) = (handler.clone(), self.control.handler());
             let request = Arc::new(Mutex::new(Some(request)));
             let taken = request.clone();
             let spawned = thread::Builder::new()
                 .name("ws-serve".into())
                 .spawn(move || {
-                    let _running = control.handler();
+                    running.is_here();
                     let request = taken.lock().take();
                     if let Some(request) = request {
                         handler(request);
                     }
+                    drop(running);
                 });
             if let Err(error) = spawned {
                 log::error!("{}: cannot start a thread: {error}", self.url);
@@ -286,6 +290,7 @@ impl Server {
                 let _ = request.map(|request| request.respond(503, "too busy"));
             }
         }
+        drop(serving);
         self.control.wait_for_handlers();
     }
 

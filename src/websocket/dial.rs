@@ -10,7 +10,7 @@ use tungstenite::protocol::Role as WireRole;
 use url::Host;
 
 use super::open::{facts, given_up};
-use super::options::deadline_after;
+use super::options::{deadline_after, is_secret};
 use super::reader::Opened;
 use super::shared::Shared;
 use crate::error::{Error, Result};
@@ -131,15 +131,6 @@ impl Call {
             proxying: self.proxying.clone(),
         }))
     }
-}
-
-fn is_secret(name: &HeaderName) -> bool {
-    [
-        header::AUTHORIZATION,
-        header::COOKIE,
-        header::PROXY_AUTHORIZATION,
-    ]
-    .contains(name)
 }
 
 /// Connects, and follows redirects as far as that is allowed.

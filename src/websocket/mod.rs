@@ -193,9 +193,9 @@ impl Websocket {
         let ticket = request.ticket.take();
         let permit = ticket.and_then(|ticket| ticket.downcast::<Permit>().ok());
         let desk = permit.as_ref().map(|permit| permit.desk());
-        let permit = permit.map(|permit| *permit);
-        reader::start(shared.clone(), ends, permit, move |shared| {
-            open::as_server(shared, request)
+        let permit = permit.map(|permit| Arc::new(*permit));
+        reader::start(shared.clone(), ends, permit.clone(), move |shared| {
+            open::as_server(shared, request, permit)
         });
         let ws = Self::new(shared);
         if let Some(desk) = desk {

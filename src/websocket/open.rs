@@ -1,12 +1,14 @@
 //! Makes a server's connection, on the reader thread; or one end of a pair in memory.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::header::{self, HeaderValue};
 use http::{Request as HttpRequest, StatusCode};
 use tungstenite::protocol::Role as WireRole;
 
 use super::reader::Opened;
+use super::registry::Permit;
 use super::shared::{Facts, Shared};
 use crate::error::{Error, Result};
 use crate::net::handshake::{self, Refusal, Terms, has_body};
@@ -14,7 +16,11 @@ use crate::net::request::Request;
 use crate::net::response;
 use crate::net::transport::{Halves, Transport};
 
-pub(crate) fn as_server(shared: &Shared, request: Request) -> Result<Opened> {
+pub(crate) fn as_server(
+    shared: &Shared,
+    request: Request,
+    permit: Option<Arc<Permit>>,
+) -> Result<Opened> {
     let Request {
         head,
         mut transport,
@@ -26,7 +32,7 @@ pub(crate) fn as_server(shared: &Shared, request: Request) -> Result<Opened> {
         Ok(headers) => headers,
         Err(error) => {
             let response = handshake::plain(StatusCode::INTERNAL_SERVER_ERROR);
-            refuse(response, String::new(), transport, &head)?;
+            refuse(response, String::new(), transport, &head, permit)?;
             return Err(error);
         }
     };
@@ -40,7 +46,7 @@ pub(crate) fn as_server(shared: &Shared, request: Request) -> Result<Opened> {
         Err(refusal) => {
             let Refusal { response, why } = *refusal;
             let text = format!("This is a WebSocket, and the request is refused: {why}.\n");
-            refuse(response, text, transport, &head)?;
+            refuse(response, text, transport, &head, permit)?;
             return Err(Error::Handshake(format!("the client's request: {why}")));
         }
     };
@@ -74,12 +80,13 @@ fn refuse(
     text: String,
     transport: Box<dyn Transport>,
     head: &HttpRequest<()>,
+    permit: Option<Arc<Permit>>,
 ) -> Result<()> {
     let mut response = response.map(|()| text);
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     let bytes = response::to_bytes(response, head.method());
-    response::send(transport, bytes, has_body(head), ())
+    response::send(transport, bytes, has_body(head), permit)
 }
 
 /// One end of a connection in memory, which needs no handshake.

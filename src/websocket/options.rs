@@ -1,5 +1,6 @@
 //! Every setting, its unit and its default.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ use crate::pubsub::Queue;
 ///     .connect("ws://robot.local:8080/ws")?;
 /// # Ok::<(), rtcbot_websocket::Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     pub(crate) json: bool,
     pub(crate) connect_timeout: Duration,
@@ -383,7 +384,8 @@ impl Options {
             if is_of_the_handshake(&parsed) {
                 return Err(bad("the handshake itself sets it".into()));
             }
-            let value = HeaderValue::from_str(value).map_err(|e| bad(e.to_string()))?;
+            let mut value = HeaderValue::from_str(value).map_err(|e| bad(e.to_string()))?;
+            value.set_sensitive(is_secret(&parsed));
             headers.push((parsed, value));
         }
         Ok(headers)
@@ -446,6 +448,50 @@ impl Options {
 pub(crate) fn deadline_after(timeout: Duration) -> Instant {
     const AN_AGE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     Instant::now() + timeout.min(AN_AGE)
+}
+
+/// Whether a header is for nobody but the host that it is sent to.
+pub(crate) fn is_secret(name: &HeaderName) -> bool {
+    [
+        header::AUTHORIZATION,
+        header::COOKIE,
+        header::PROXY_AUTHORIZATION,
+        header::SET_COOKIE,
+    ]
+    .contains(name)
+}
+
+/// Without what may be secret: of headers only the names, of a proxy only that there is one.
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
+        let mut debug = f.debug_struct("Options");
+        debug
+            .field("json", &self.json)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("close_timeout", &self.close_timeout)
+            .field("linger", &self.linger)
+            .field("ping_interval", &self.ping_interval)
+            .field("ping_timeout", &self.ping_timeout)
+            .field("max_message_size", &self.max_message_size)
+            .field("max_frame_size", &self.max_frame_size)
+            .field("send_queue", &self.send_queue)
+            .field("receive_queue", &self.receive_queue)
+            .field("read_buffer", &self.read_buffer)
+            .field("nodelay", &self.nodelay)
+            .field("paused", &self.paused)
+            .field("headers", &names)
+            .field("subprotocols", &self.subprotocols)
+            .field("origin", &self.origin)
+            .field("user_agent", &self.user_agent)
+            .field("max_redirects", &self.max_redirects)
+            .field("proxy", &self.proxy.is_some())
+            .field("proxy_from_env", &self.proxy_from_env)
+            .field("origins", &self.origins);
+        #[cfg(feature = "native-tls")]
+        debug.field("trust", &self.trust);
+        debug.finish()
+    }
 }
 
 fn is_of_the_handshake(name: &HeaderName) -> bool {

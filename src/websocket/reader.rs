@@ -43,7 +43,7 @@ pub(crate) struct Opened {
 pub(crate) fn start(
     shared: Arc<Shared>,
     ends: Ends,
-    permit: Option<Permit>,
+    permit: Option<Arc<Permit>>,
     open: impl FnOnce(&Shared) -> Result<Opened, Error> + Send + 'static,
 ) {
     let mut stage = Stage {
@@ -78,7 +78,7 @@ struct Stage {
     shared: Arc<Shared>,
     publisher: Option<Publisher<Message>>,
     /// Given back to the server when all is over.
-    _permit: Option<Permit>,
+    _permit: Option<Arc<Permit>>,
 }
 
 impl Drop for Stage {
