@@ -85,6 +85,34 @@ fn two_ways_to_say_who_one_is_are_one_too_many() {
     assert!(!error.to_string().contains("secret"), "{error}");
 }
 
+#[test]
+fn secrets_are_not_shown() {
+    let mut options = Options::new();
+    options
+        .proxy("http://me:hunter2@proxy")
+        .header("Authorization", "Bearer hunter2");
+    let shown = format!("{options:?}");
+    assert!(shown.contains("Authorization"), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+
+    let (url, asked) = answering(vec![redirect(302, "ftp://me:hunter2@x/")]);
+    let mut options = Options::new();
+    options.max_redirects(1).header("Authorization", "hunter2");
+    let ws = options.connect(url).unwrap();
+    let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
+    assert!(error.to_string().contains("ftp"), "{error}");
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+    asked.join().unwrap();
+
+    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let ws = options.connect(server.url()).unwrap();
+    let _peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    ws.wait_ready_timeout(DEADLINE).unwrap();
+    let request = ws.request().unwrap();
+    assert_eq!(request.headers()["authorization"], "hunter2");
+    assert!(!format!("{request:?}").contains("hunter2"));
+}
+
 /// Answers one request after the other; hands out what was asked.
 fn answering(answers: Vec<String>) -> (String, thread::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

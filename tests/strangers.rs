@@ -541,3 +541,115 @@ fn a_client_that_sends_a_body_gets_its_answer() {
     assert!(answer.ends_with("nothing here"), "{answer}");
     assert!(start.elapsed() < DEADLINE);
 }
+
+/// A handler that waits to be let go, and how many of them run.
+fn stuck_handlers() -> (
+    impl Fn(rtcbot_websocket::Request) + Send + Sync + 'static,
+    Arc<AtomicUsize>,
+    mpsc::Sender<()>,
+) {
+    let (go_on, waits) = mpsc::channel::<()>();
+    let waits = parking_lot::Mutex::new(waits);
+    let running = Arc::new(AtomicUsize::new(0));
+    let count = running.clone();
+    let handler = move |request| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let _ = waits.lock().recv();
+        drop(request);
+        count.fetch_sub(1, Ordering::SeqCst);
+    };
+    (handler, running, go_on)
+}
+
+#[test]
+fn each_shutdown_has_its_own_time() {
+    let (handler, running, go_on) = stuck_handlers();
+    let (url, handle, serving) = serving(handler);
+    let client = Websocket::connect(url).unwrap();
+    eventually("a handler", || running.load(Ordering::SeqCst) == 1);
+    let patient = {
+        let handle = handle.clone();
+        thread::spawn(move || handle.shutdown(Duration::from_secs(3600)))
+    };
+    let hasty = {
+        let handle = handle.clone();
+        within(DEADLINE, move || handle.shutdown(Duration::from_millis(20)))
+    };
+    assert!(matches!(hasty, Err(Error::Timeout)), "{hasty:?}");
+    assert!(!patient.is_finished());
+    go_on.send(()).unwrap();
+    within(DEADLINE, move || patient.join()).unwrap().unwrap();
+    handle.shutdown(DEADLINE).unwrap();
+    serving.join().unwrap();
+    assert_eq!(running.load(Ordering::SeqCst), 0);
+    drop(client);
+}
+
+#[test]
+fn handlers_that_shut_down_do_not_wait_for_each_other() {
+    const COUNT: usize = 3;
+    let all_there = std::sync::Barrier::new(COUNT);
+    let handle = Arc::new(std::sync::OnceLock::<ServerHandle>::new());
+    let given = handle.clone();
+    let (url, its_handle, serving) = serving(move |request| {
+        drop(request);
+        all_there.wait();
+        let handle = given.get().unwrap();
+        // Far longer than the test has.
+        handle.shutdown(Duration::from_secs(3600)).unwrap();
+    });
+    handle.set(its_handle).unwrap();
+    let clients: Vec<_> = (0..COUNT)
+        .map(|_| Websocket::connect(&url).unwrap())
+        .collect();
+    within(DEADLINE, move || serving.join()).unwrap();
+    drop(clients);
+}
+
+#[test]
+fn a_handler_is_waited_for_from_the_moment_its_request_is_handed_out() {
+    for round in 0..1000 {
+        let (begun, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (counts_begun, counts_ended) = (begun.clone(), ended.clone());
+        let (url, handle, serving) = serving(move |request| {
+            counts_begun.fetch_add(1, Ordering::SeqCst);
+            thread::yield_now();
+            drop(request);
+            counts_ended.fetch_add(1, Ordering::SeqCst);
+        });
+        let client = Websocket::connect(url).unwrap();
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_micros(round % 300) {
+            std::hint::spin_loop();
+        }
+        handle.shutdown(DEADLINE).unwrap();
+        let at_shutdown = ended.load(Ordering::SeqCst);
+        serving.join().unwrap();
+        // Whatever begins has ended by then, and nothing begins any more.
+        assert_eq!(at_shutdown, ended.load(Ordering::SeqCst));
+        assert_eq!(begun.load(Ordering::SeqCst), at_shutdown);
+        thread::spawn(move || drop(client));
+    }
+}
+
+#[test]
+fn who_is_refused_keeps_its_place_as_long_as_it_is_answered() {
+    let mut server = server().max_connections(1);
+    let request = UPGRADE.replace("Host: ", "Content-Length: 5\r\nHost: ");
+    let mut refused = stream_to(&server);
+    refused.write_all(request.as_bytes()).unwrap();
+    let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    // Its body may yet come.
+    let mut next = stream_to(&server);
+    next.write_all(UPGRADE.as_bytes()).unwrap();
+    let answer = thread::spawn(move || read_all(next));
+    serve_until(&mut server, || answer.is_finished());
+    assert!(answer.join().unwrap().starts_with("HTTP/1.1 503 "));
+    drop(refused);
+    eventually("a place", || {
+        let mut stream = stream_to(&server);
+        stream.write_all(UPGRADE.as_bytes()).unwrap();
+        server.next_timeout(Duration::from_millis(50)).is_some()
+    });
+}

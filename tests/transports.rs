@@ -6,8 +6,8 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
@@ -78,6 +78,58 @@ fn the_file_of_a_unix_socket_goes_with_its_server_and_a_stale_one_is_replaced() 
     assert!(path.exists());
     assert!(Server::bind_unix(&path).is_err());
     assert!(path.exists());
+}
+
+#[test]
+fn a_server_whose_backlog_is_full_is_not_taken_for_dead() {
+    let path = socket_path();
+    let listener = UnixListener::bind(&path).unwrap();
+    rustix::net::listen(&listener, 1).unwrap();
+    let _waiting = [(); 2].map(|()| UnixStream::connect(&path).unwrap());
+    let error = within(DEADLINE, move || Server::bind_unix(&path)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn a_server_that_takes_over_a_path_keeps_it() {
+    let path = socket_path();
+    for _ in 0..3000 {
+        let old = Server::bind_unix(&path).unwrap();
+        let taking_over = thread::spawn({
+            let path = path.clone();
+            move || {
+                loop {
+                    if let Ok(server) = Server::bind_unix(&path) {
+                        return server;
+                    }
+                }
+            }
+        });
+        drop(old);
+        let new = taking_over.join().unwrap();
+        assert!(path.exists());
+        drop(new);
+    }
+}
+
+#[test]
+fn of_two_servers_that_find_a_dead_socket_one_gets_its_place() {
+    let path = socket_path();
+    for _ in 0..1000 {
+        drop(UnixListener::bind(&path).unwrap());
+        let together = Arc::new(Barrier::new(2));
+        let starting = [(); 2].map(|()| {
+            let (path, together) = (path.clone(), together.clone());
+            thread::spawn(move || {
+                together.wait();
+                Server::bind_unix(path)
+            })
+        });
+        let [one, other] = starting.map(|thread| thread.join().unwrap());
+        assert!(one.is_ok() != other.is_ok(), "{one:?} and {other:?}");
+        drop((one, other));
+        assert!(!path.exists());
+    }
 }
 
 #[test]
@@ -293,6 +345,51 @@ fn a_transport_of_a_users_own_is_used_on_both_sides() {
     goes_both_ways(&client, &server);
     client.close().unwrap();
     server.wait_closed_timeout(DEADLINE).unwrap();
+}
+
+/// It takes nothing, and says so in the one way that is easily taken for progress.
+struct Nothing;
+
+impl Transport for Nothing {
+    fn split(self: Box<Self>) -> io::Result<Halves> {
+        Ok(Halves {
+            read: Box::new(In(UnixStream::pair()?.0)),
+            write: Box::new(Nothing),
+            cut: Arc::new(Hook(UnixStream::pair()?.0)),
+        })
+    }
+}
+
+impl Write for Nothing {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl WriteHalf for Nothing {
+    fn set_timeout(&mut self, _: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn try_write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_transport_that_takes_nothing_is_not_tried_for_ever() {
+    let mut head = UPGRADE.as_bytes();
+    let request = Request::from_parts(head_of(&mut head), Nothing, []);
+    let error = within(DEADLINE, move || request.respond(200, "x")).unwrap_err();
+    assert!(matches!(error, Error::Lost(_)), "{error}");
 }
 
 /// A proxy for one connection, which passes everything on to `to`, whatever it was asked for. Returns
