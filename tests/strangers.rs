@@ -640,6 +640,7 @@ fn who_is_refused_keeps_its_place_as_long_as_it_is_answered() {
     refused.write_all(request.as_bytes()).unwrap();
     let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    eventually("that its thread has ended", || rig::threads_named("ws-read") == 0);
     // Its body may yet come.
     let mut next = stream_to(&server);
     next.write_all(UPGRADE.as_bytes()).unwrap();
