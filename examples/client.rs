@@ -21,7 +21,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 use std::{env, thread};
 
-use data_encoding::BASE64;
 use rtcbot_websocket::{Error, Message, Options, Queue, Side, Subscription, Value, Websocket};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -63,14 +62,11 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<(String, bool, O
                 options.header(name.trim(), value.trim());
             }
             "--user" => {
-                let user = value()?;
-                if !user.contains(':') {
-                    return Err("--user needs a name, a colon and a password".into());
-                }
-                // A URL may carry them too, percent-encoded (`ws://NAME:PASSWORD@HOST`), but not
-                // that of a Unix socket.
-                let basic = format!("Basic {}", BASE64.encode(user.as_bytes()));
-                options.header("Authorization", basic);
+                let value = value()?;
+                let parts = value.split_once(':');
+                let (user, password) =
+                    parts.ok_or("--user needs a name, a colon and a password")?;
+                options.basic_auth(user, password);
             }
             option if option.starts_with('-') => {
                 return Err(format!("there is no option {option}\n{USAGE}").into());

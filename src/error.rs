@@ -63,9 +63,10 @@ pub enum Error {
         reason: String,
     },
 
-    /// The TLS handshake failed: the server's certificate is not trusted or is for another host, or one
-    /// side does not do what the other insists on.
-    #[error("TLS with {peer}: {error}")]
+    /// The TLS handshake failed: the server's certificate is not trusted ("unable to get local issuer
+    /// certificate", "self-signed certificate": see `Options::root_certificate_pem`) or is for another host
+    /// ("hostname mismatch", "IP address mismatch"), or one side does not do what the other insists on.
+    #[error("TLS with {peer}: {}", tls_reason(&**.error))]
     Tls {
         /// The host that was to be reached.
         peer: String,
@@ -175,6 +176,19 @@ pub enum Error {
     Internal(String),
 }
 
+/// Where a certificate was found wanting, OpenSSL puts in brackets at the end in what.
+fn tls_reason(error: &(dyn std::error::Error + Send + Sync)) -> String {
+    let text = error.to_string();
+    let wanting = text.contains("certificate verify failed");
+    match text
+        .strip_suffix(')')
+        .and_then(|text| text.rsplit_once('('))
+    {
+        Some((_, what)) if wanting => format!("certificate verify failed: {what}"),
+        _ => text,
+    }
+}
+
 /// What a plain text says first, which is often the reason.
 fn first_line(response: &http::Response<Bytes>) -> String {
     let kind = response.headers().get(http::header::CONTENT_TYPE);
@@ -251,6 +265,14 @@ pub struct CloseFrame {
 }
 
 impl CloseFrame {
+    /// What had the connection has failed (RFC 6455, section 7.4.1).
+    pub(crate) fn internal_error() -> Self {
+        CloseFrame {
+            code: 1011,
+            reason: String::new(),
+        }
+    }
+
     pub(crate) fn normal() -> Self {
         CloseFrame {
             code: 1000,

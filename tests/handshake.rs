@@ -76,13 +76,23 @@ fn user_and_password_of_the_url_are_sent_and_checked() {
 }
 
 #[test]
+fn user_and_password_may_be_a_setting_as_well() {
+    let request = request_of(Options::new().basic_auth("op", "a:b"));
+    assert!(request.basic_auth().unwrap().matches("op", "a:b"));
+}
+
+#[test]
 fn two_ways_to_say_who_one_is_are_one_too_many() {
-    let error = Options::new()
-        .header("Authorization", "Bearer x")
-        .connect("ws://me:secret@localhost/")
-        .unwrap_err();
-    assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
-    assert!(!error.to_string().contains("secret"), "{error}");
+    for options in [
+        Options::new().header("Authorization", "Bearer x"),
+        Options::new().basic_auth("me", "x"),
+    ] {
+        let error = options.connect("ws://me:secret@localhost/").unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+    let error = Options::new().basic_auth("a:b", "c").connect("ws://x/");
+    assert!(matches!(error, Err(Error::InvalidOption { .. })));
 }
 
 #[test]
@@ -341,6 +351,11 @@ fn only_pages_of_the_server_itself_may_connect_unless_others_are_allowed() {
         (
             Options::new().allow_origin("http://elsewhere"),
             "http://localhost",
+            101,
+        ),
+        (
+            Options::new().allow_origin("http://elsewhere"),
+            "http://other",
             403,
         ),
         (

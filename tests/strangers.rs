@@ -237,16 +237,17 @@ fn serving(
 #[test]
 fn serve_runs_a_handler_for_each_and_a_panic_ends_nothing_else() {
     let (url, handle, serving) = serving(|request| {
-        if request.path() == "/panic" {
-            panic!("as it is meant to");
-        }
+        let panics = request.path() == "/panic";
         let ws = Websocket::accept(request);
+        ws.wait_ready().unwrap();
+        assert!(!panics, "as it is meant to");
         while let Ok(message) = ws.get() {
             let _ = ws.put(message);
         }
     });
     let bad = Websocket::connect(format!("{url}/panic")).unwrap();
-    bad.wait_ready_timeout(DEADLINE).unwrap_err();
+    bad.wait_closed_timeout(DEADLINE).unwrap();
+    assert_eq!(bad.received_close().unwrap().code, 1011);
     let clients: Vec<_> = (0..10).map(|_| Websocket::connect(&url).unwrap()).collect();
     for (n, client) in clients.iter().enumerate() {
         client.put_nowait(n).unwrap();
@@ -418,6 +419,29 @@ fn a_handler_that_does_not_return_is_waited_for_no_longer_than_allowed() {
     assert!(matches!(result, Err(Error::Timeout)), "{result:?}");
     within(DEADLINE, move || serving.join()).unwrap();
     drop(go_on);
+}
+
+#[test]
+fn the_iterator_ends_when_the_shutdown_does() {
+    let mut server = server();
+    let options = Options::new();
+    let (client, peer) = pair_over(&mut server, &options, &options);
+    // Far more than is sent at once, and the client does not take it yet.
+    while peer.put_nowait(vec![0u8; 1 << 20]).is_ok() {}
+    let taken = client.subscribe_with(Queue::Block(1));
+    let handle = server.handle();
+    let shutting_down = thread::spawn(move || handle.shutdown(DEADLINE).unwrap());
+    let iterating = thread::spawn(move || {
+        assert!(server.next().is_none());
+        server
+    });
+    eventually("the shutdown", || peer.sent_close().is_some());
+    thread::sleep(Duration::from_millis(50));
+    assert!(!iterating.is_finished());
+    while taken.get_timeout(DEADLINE).is_ok() {}
+    within(DEADLINE, move || iterating.join()).unwrap();
+    assert!(peer.is_closed());
+    shutting_down.join().unwrap();
 }
 
 /// The race between a connection that is being made and a shutdown, many times.
@@ -640,7 +664,9 @@ fn who_is_refused_keeps_its_place_as_long_as_it_is_answered() {
     refused.write_all(request.as_bytes()).unwrap();
     let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
-    eventually("that its thread has ended", || rig::threads_named("ws-read") == 0);
+    eventually("that its thread has ended", || {
+        rig::threads_named("ws-read") == 0
+    });
     // Its body may yet come.
     let mut next = stream_to(&server);
     next.write_all(UPGRADE.as_bytes()).unwrap();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rig::tls::{pki, pki_for};
 use rig::{DEADLINE, UPGRADE, eventually, url, within};
-use rtcbot_websocket::native_tls::{Protocol, TlsAcceptor, TlsConnector};
+use rtcbot_websocket::native_tls::{Identity, Protocol, TlsAcceptor, TlsConnector};
 use rtcbot_websocket::{Error, Options, Queue, Request, Server, Websocket, http, json};
 
 /// The reason why a connection never became ready.
@@ -79,7 +79,11 @@ fn a_certificate_that_nobody_vouches_for_is_refused_and_the_server_goes_on() {
     let url = serving(pki.server());
     let error = refusal(&Options::new(), &url);
     assert!(matches!(error, Error::Tls { .. }), "{error}");
-    assert!(error.to_string().contains("certificate"), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.ends_with("certificate verify failed: unable to get local issuer certificate"),
+        "{text}"
+    );
     let other = pki_for(&["localhost"]);
     assert!(matches!(refusal(&other.options(), &url), Error::Tls { .. }));
 
@@ -173,6 +177,20 @@ fn a_client_shows_who_it_is_to_a_server_that_asks() {
     let error = refusal(&pki.options(), &url);
     assert!(error.to_string().contains("certificate"), "{error}");
     assert_eq!(server.join().unwrap(), [Ok(true), Err(())]);
+}
+
+#[test]
+fn a_key_that_does_not_belong_to_the_certificate_is_found_at_once() {
+    let (one, other) = (pki(), pki());
+    let identity = Identity::from_pkcs8(
+        one.certificate.pem().as_bytes(),
+        other.key.serialize_pem().as_bytes(),
+    );
+    // Some TLS libraries find it here, others need a handshake.
+    let bound = identity
+        .map_err(std::io::Error::other)
+        .and_then(|identity| Server::bind_tls("127.0.0.1:0", identity));
+    assert!(bound.is_err());
 }
 
 #[test]
@@ -431,6 +449,7 @@ fn http_on_a_tls_port_is_told_so_in_http() {
     });
     let answer = client.join().unwrap();
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(answer.contains("wss://"), "{answer}");
 }
 
 #[test]

@@ -177,7 +177,8 @@ impl Visitor {
             Ok(0) => self.gone(&"it said nothing"),
             Ok(_) if first[0].is_ascii_uppercase() => {
                 let stream = Stream::Plain(self.socket.clone());
-                self.refuse(stream, StatusCode::BAD_REQUEST)
+                let text = "this port speaks TLS: use wss:// or https://\n";
+                self.refuse_with(stream, StatusCode::BAD_REQUEST, text)
             }
             Ok(_) => {
                 let accepting = Accepting::start(&acceptor, self.socket.clone());
@@ -230,16 +231,20 @@ impl Visitor {
     }
 
     /// Says no, in a few bytes into an empty buffer, and then listens for a while to what is not wanted.
-    fn refuse(mut self, mut stream: Stream, status: StatusCode) -> Step {
+    fn refuse(self, stream: Stream, status: StatusCode) -> Step {
+        self.refuse_with(stream, status, &format!("{status}\n"))
+    }
+
+    fn refuse_with(mut self, mut stream: Stream, status: StatusCode, text: &str) -> Step {
         log::debug!("{}: refused with {status}", self.name());
         let mut response = plain(status);
         if status == StatusCode::SERVICE_UNAVAILABLE {
             let seconds = HeaderValue::from_static("10");
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
-        let text = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(header::CONTENT_TYPE, text);
-        let response = response.map(|()| format!("{status}\n"));
+        let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        let response = response.map(|()| text);
         let bytes = response::to_bytes(response, &Method::GET);
         if let Err(error) = stream.say_goodbye(&bytes) {
             return self.gone(&error);

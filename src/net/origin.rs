@@ -9,7 +9,7 @@ use url::Url;
 /// The pages that a server accepts. A request without an `Origin` comes from no page.
 #[derive(Clone, Default)]
 pub(crate) struct Origins {
-    /// What the user allows; while there is nothing, the pages of the server itself.
+    /// What the user allows, beside the pages of the server itself; a function decides about those, too.
     allowed: Vec<Rule>,
 }
 
@@ -38,13 +38,16 @@ impl Origins {
         let host = headers
             .get(header::HOST)
             .and_then(|host| host.to_str().ok());
-        let welcome = match self.allowed.is_empty() {
-            true => host.is_some_and(|host| is_same_host(&origin, host)),
-            false => self.allowed.iter().any(|rule| match rule {
-                Rule::Exactly(allowed) => same_text(allowed, &origin),
-                Rule::If(f) => f(&origin),
-            }),
-        };
+        let mut functions = 0;
+        let named = self.allowed.iter().any(|rule| match rule {
+            Rule::Exactly(allowed) => same_text(allowed, &origin),
+            Rule::If(f) => {
+                functions += 1;
+                f(&origin)
+            }
+        });
+        let own = || host.is_some_and(|host| is_same_host(&origin, host));
+        let welcome = named || (functions == 0 && own());
         match welcome && origins.next().is_none() {
             true => Ok(()),
             false => Err(origin),
@@ -124,9 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn rules_take_the_place_of_the_default() {
+    fn a_function_decides_about_the_servers_own_pages_too() {
         let mut origins = Origins::default();
         origins.allow("https://one.example/".into());
+        assert!(origins.check(&headers("robot", &["http://robot"])).is_ok());
+        assert!(
+            origins
+                .check(&headers("robot", &["http://two.example"]))
+                .is_err()
+        );
         origins.allow_if(Arc::new(|origin| origin.ends_with(".two.example")));
         for (origin, welcome) in [
             ("https://one.example", true),

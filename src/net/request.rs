@@ -24,17 +24,17 @@ use crate::error::{Error, Result};
 /// for request in Server::bind("127.0.0.1:8080")? {
 ///     let known = |auth: rtcbot_websocket::BasicAuth| auth.matches("operator", "secret");
 ///     if !request.basic_auth().is_some_and(known) {
-///         request.respond_with(
-///             http::Response::builder()
-///                 .status(401)
-///                 .header("WWW-Authenticate", "Basic realm=\"robot\"")
-///                 .body("who are you?")?,
-///         )?;
+///         let response = http::Response::builder()
+///             .status(401)
+///             .header("WWW-Authenticate", "Basic realm=\"robot\"")
+///             .body("who are you?")?;
+///         // An error here is that one client's: it has gone.
+///         let _ = request.respond_with(response);
 ///     } else if request.path() == "/ws" {
 ///         let ws = Websocket::accept(request);
 ///         ws.subscribe_to(ws.clone());
 ///     } else {
-///         request.respond(404, "the WebSocket is at /ws")?;
+///         let _ = request.respond(404, "the WebSocket is at /ws");
 ///     }
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -122,8 +122,8 @@ impl Request {
         wants_websocket(&self.head)
     }
 
-    /// Answers with an HTTP status and a text, and ends the connection. Does not wait; see
-    /// [`respond_with`](Self::respond_with) for other types than `text/plain; charset=utf-8`.
+    /// Answers with an HTTP status and a text, and ends the connection. Does not wait; for anything
+    /// else than plain text, see [`respond_with`](Self::respond_with).
     ///
     /// # Errors
     ///
@@ -135,21 +135,22 @@ impl Request {
         };
         let response = Response::builder()
             .status(status)
-            .header(header::CONTENT_TYPE, "text/plain; charset=utf-8")
             .body(body)
             .map_err(|error| invalid(error.to_string()))?;
         self.respond_with(response)
     }
 
     /// Answers with an HTTP response, and ends the connection (`Connection: close`). `Content-Length`
-    /// is set; to a `HEAD` request, only the head is sent.
+    /// is set, and `Content-Type` to `text/plain; charset=utf-8` if there is none; to a `HEAD` request,
+    /// only the head is sent. (What a request has in its body is not read: this is for pages.)
     ///
     /// Does not wait: what the client does not take at once is sent by a thread, for as long as the
     /// client takes something at least every 10 seconds and is not slower than 16 KiB a second.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for a status below 200, [`Error::Lost`] when the client is gone,
+    /// [`Error::InvalidOption`] for a status below 200, [`Error::Lost`] when the client is gone (which
+    /// is its own affair: do not end a loop over all requests for it),
     /// [`Error::Thread`] when there is none to be had.
     pub fn respond_with(self, mut response: Response<impl AsRef<[u8]>>) -> Result<()> {
         if response.status().is_informational() {
@@ -160,9 +161,9 @@ impl Request {
         }
         let more_to_read = has_body(&self.head);
         if !response.body().as_ref().is_empty() {
-            let bytes = HeaderValue::from_static("application/octet-stream");
+            let text = HeaderValue::from_static("text/plain; charset=utf-8");
             let headers = response.headers_mut();
-            headers.entry(header::CONTENT_TYPE).or_insert(bytes);
+            headers.entry(header::CONTENT_TYPE).or_insert(text);
         }
         let bytes = response::to_bytes(response, self.method());
         response::send(self.transport, bytes, more_to_read, self.ticket)

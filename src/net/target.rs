@@ -99,6 +99,11 @@ impl Target {
         let rest = rest.split('#').next().unwrap_or_default();
         let (path, resource) = rest.split_once(':').unwrap_or((rest, "/"));
         let path = path.strip_prefix("//").unwrap_or(path);
+        if text.contains('@') && !path.starts_with('/') {
+            return Err(invalid(
+                "a Unix socket's URL has no user, password or host: write ws+unix:/path",
+            ));
+        }
         if !path.starts_with('/') {
             return Err(invalid("the path of a Unix socket begins with a slash"));
         }
@@ -213,7 +218,7 @@ mod tests {
             ("me:secret@x", "scheme"),
             ("ws+unix:", "slash"),
             ("ws+unix:relative", "slash"),
-            ("ws+unix://me:secret@/tmp/x", "slash"),
+            ("ws+unix://me:secret@/tmp/x", "password"),
             ("ws+unix:/run/a%00b", "zero"),
             ("ws+unix:/run/a:b", "slash"),
         ] {

@@ -4,6 +4,85 @@
 //! [`TcpStream`](std::net::TcpStream), [`UnixStream`](std::os::unix::net::UnixStream) and, with the
 //! feature `native-tls`, `native_tls::TlsStream<TcpStream>`; for anything else, such as a serial line
 //! or a tunnel, implement it yourself.
+//!
+//! What has to work is: a read waits for something to read, [`set_timeout`](ReadHalf::set_timeout) limits
+//! how long reads and writes wait, and [`Cut::cut`] ends them from another thread. On these rest the
+//! time-outs for connecting, closing and pings: without them a silent peer is waited for as long as it is
+//! silent. Everything else has a default; what wraps another transport passes it all on, or `wss` URLs and
+//! the short way for small messages are lost.
+//!
+//! ```
+//! use rtcbot_websocket::transport::{Cut, Halves, ReadHalf, Transport, WriteHalf};
+//! use std::io::{self, Read, Write};
+//! use std::net::{Shutdown, TcpStream};
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! /// A TCP connection, as if it were something of one's own.
+//! struct Mine(TcpStream);
+//!
+//! struct Incoming(TcpStream);
+//! struct Outgoing(TcpStream);
+//! struct End(TcpStream);
+//!
+//! impl Transport for Mine {
+//!     fn split(self: Box<Self>) -> io::Result<Halves> {
+//!         Ok(Halves {
+//!             read: Box::new(Incoming(self.0.try_clone()?)),
+//!             write: Box::new(Outgoing(self.0.try_clone()?)),
+//!             cut: Arc::new(End(self.0)),
+//!         })
+//!     }
+//! }
+//!
+//! impl Read for Incoming {
+//!     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+//!         self.0.read(buffer)
+//!     }
+//! }
+//!
+//! impl ReadHalf for Incoming {
+//!     fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+//!         // The operating system takes zero for ever.
+//!         self.0.set_read_timeout(timeout.map(|time| time.max(Duration::from_millis(1))))
+//!     }
+//! }
+//!
+//! impl Write for Outgoing {
+//!     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+//!         self.0.write(bytes)
+//!     }
+//!
+//!     fn flush(&mut self) -> io::Result<()> {
+//!         Ok(())
+//!     }
+//! }
+//!
+//! impl WriteHalf for Outgoing {
+//!     fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+//!         self.0.set_write_timeout(timeout.map(|time| time.max(Duration::from_millis(1))))
+//!     }
+//!
+//!     fn finish(&mut self) -> io::Result<()> {
+//!         self.0.shutdown(Shutdown::Write)
+//!     }
+//! }
+//!
+//! impl Cut for End {
+//!     fn cut(&self) {
+//!         let _ = self.0.shutdown(Shutdown::Both);
+//!     }
+//! }
+//! # use rtcbot_websocket::{Options, Server, Websocket};
+//! # let mut server = Server::bind("127.0.0.1:0")?;
+//! # let stream = TcpStream::connect(server.local_addr().unwrap())?;
+//! # let ws = Options::new().connect_over(Mine(stream), "ws://robot/")?;
+//! # let robot = Websocket::accept(server.next().unwrap());
+//! # ws.put(1)?;
+//! # assert_eq!(robot.get()?.as_json().unwrap(), 1);
+//! # ws.close()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -14,7 +93,7 @@ use std::time::Duration;
 /// [`Options::connect_over`](crate::Options::connect_over) and
 /// [`Request::from_parts`](crate::Request::from_parts).
 pub trait Transport: Send + 'static {
-    /// Takes the connection apart; different threads own the parts.
+    /// Takes the connection apart, into parts that different threads own.
     ///
     /// # Errors
     ///

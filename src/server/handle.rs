@@ -132,6 +132,17 @@ impl Control {
         true
     }
 
+    /// Waits until no shutdown is under way, at most until the latest of their times or `deadline`.
+    pub(super) fn wait_for_shutdown(&self, deadline: Option<Instant>) {
+        let own = thread::current().id();
+        let stop = self.state.lock().stop;
+        if let Some(until) = [stop, deadline].into_iter().flatten().min() {
+            self.wait(until, |state| {
+                state.shutting_down.iter().all(|thread| *thread == own)
+            });
+        }
+    }
+
     fn begin_shutdown(&self, deadline: Instant) -> ShuttingDown<'_> {
         let thread = thread::current().id();
         let listener = {
@@ -158,6 +169,8 @@ impl Drop for ShuttingDown<'_> {
         if let Some(index) = threads.position(|thread| *thread == self.1) {
             state.shutting_down.swap_remove(index);
         }
+        drop(state);
+        self.0.changed.notify_all();
     }
 }
 
@@ -222,8 +235,8 @@ impl ServerHandle {
 
     /// Shuts the server down: stops listening, closes all connections with code 1001 ("going
     /// away"), all at once, and waits until they have ended and the handlers of
-    /// [`serve`](super::Server::serve) have returned. The server's iterator ends; a request that is
-    /// accepted from now on is closed in the same way.
+    /// [`serve`](super::Server::serve) have returned. Then the server's iterator ends. A request that
+    /// is accepted from now on is closed in the same way.
     ///
     /// Returns at the latest after `timeout` (and at most a second more, for cutting what is left).
     /// A handler that calls this does not wait for itself, nor for another that does.

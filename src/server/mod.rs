@@ -28,6 +28,8 @@ use crate::message::Message;
 use crate::net::incoming::{Entrance, Incoming, Step};
 use crate::net::request::Request;
 use crate::net::socket::{Socket, wait_for};
+#[cfg(feature = "native-tls")]
+use crate::net::tls;
 use crate::websocket::{Websocket, deadline_after};
 
 /// How long a client may take until its request's head has come, unless the server says otherwise.
@@ -53,7 +55,8 @@ const TOLD: usize = 256;
 ///
 /// for request in Server::bind("127.0.0.1:8080")? {
 ///     if !request.is_websocket() {
-///         request.respond(404, "there is only a WebSocket here")?;
+///         // An error here is that one client's: it has gone.
+///         let _ = request.respond(404, "there is only a WebSocket here");
 ///         continue;
 ///     }
 ///     let ws = Websocket::accept(request);
@@ -115,8 +118,12 @@ impl Server {
         Self::from_listener(listener)
     }
 
-    /// Listens on an address, with TLS: `wss://`. The identity is the server's certificate and key:
-    /// `native_tls::Identity::from_pkcs8` reads them from PEM, `from_pkcs12` from PKCS#12.
+    /// Listens on an address, with TLS: `wss://`. Needs the feature `native-tls`.
+    ///
+    /// The identity is the server's certificate and key. `native_tls::Identity::from_pkcs8` reads them
+    /// from PEM: the certificate, with those that vouch for it behind it, and the key as PKCS#8 (`BEGIN
+    /// PRIVATE KEY`; others are turned into that by `openssl pkcs8 -topk8 -nodes -in key.pem`).
+    /// `from_pkcs12` reads PKCS#12. The certificate has to name the hosts or addresses that clients use.
     ///
     /// ```no_run
     /// use rtcbot_websocket::{Server, native_tls::Identity};
@@ -132,7 +139,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// What the operating system says of the address, or the TLS library of the identity.
+    /// What the operating system says of the address, or the TLS library of the identity, such as that
+    /// the key does not belong to the certificate.
     #[cfg(feature = "native-tls")]
     pub fn bind_tls(
         address: impl ToSocketAddrs,
@@ -193,7 +201,8 @@ impl Server {
         })
     }
 
-    /// Has every connection use TLS, on whatever listener. See [`bind_tls`](Self::bind_tls).
+    /// Has every connection use TLS, on whatever listener. See [`bind_tls`](Self::bind_tls). Needs the
+    /// feature `native-tls`.
     ///
     /// # Errors
     ///
@@ -201,10 +210,11 @@ impl Server {
     #[cfg(feature = "native-tls")]
     pub fn tls(self, identity: native_tls::Identity) -> io::Result<Server> {
         let acceptor = native_tls::TlsAcceptor::new(identity).map_err(io::Error::other)?;
+        tls::try_out(&acceptor)?;
         Ok(self.tls_acceptor(acceptor))
     }
 
-    /// As [`tls`](Self::tls), with a ready-made acceptor.
+    /// As [`tls`](Self::tls), with a ready-made acceptor. Needs the feature `native-tls`.
     #[cfg(feature = "native-tls")]
     pub fn tls_acceptor(mut self, acceptor: native_tls::TlsAcceptor) -> Server {
         self.entrance.tls = Some(acceptor);
@@ -244,7 +254,18 @@ impl Server {
     /// Waits for the next request, for at most `timeout`; `None` when the time is over, or the
     /// server has been shut down.
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Request> {
-        self.next_until(Instant::now().checked_add(timeout))
+        let deadline = Instant::now().checked_add(timeout);
+        self.next_or_end(deadline)
+    }
+
+    /// A loop over the requests often is all of `main`: it ends when the shutdown does, and not when that
+    /// begins.
+    fn next_or_end(&mut self, deadline: Option<Instant>) -> Option<Request> {
+        let next = self.next_until(deadline);
+        if next.is_none() {
+            self.control.wait_for_shutdown(deadline);
+        }
+        next
     }
 
     /// Calls `handler` with every request, each on a thread of its own, until the server is [shut
@@ -263,14 +284,14 @@ impl Server {
     /// ```
     ///
     /// Returns when the server has been shut down, and the handlers have returned or the time that
-    /// the shutdown was given is over. A handler that panics ends nothing else. When there is no thread to
-    /// be had, the client is answered 503.
+    /// the shutdown was given is over. A handler that panics ends nothing else; a connection that it drops
+    /// is closed with code 1011. When there is no thread to be had, the client is answered 503.
     pub fn serve(mut self, handler: impl Fn(Request) + Send + Sync + 'static) {
         let handler = Arc::new(handler);
         // A shutdown waits for this, too: each handler is counted before this one no longer is.
         let serving = self.control.handler();
         serving.is_here();
-        while let Some(request) = self.next() {
+        while let Some(request) = self.next_until(None) {
             let (handler, running) = (handler.clone(), self.control.handler());
             let request = Arc::new(Mutex::new(Some(request)));
             let taken = request.clone();
@@ -321,12 +342,12 @@ impl Server {
     }
 }
 
-/// Waits for each request; ends when the server is [shut down](ServerHandle::shutdown).
+/// Waits for each request; ends when the server has been [shut down](ServerHandle::shutdown).
 impl Iterator for Server {
     type Item = Request;
 
     fn next(&mut self) -> Option<Request> {
-        self.next_until(None)
+        self.next_or_end(None)
     }
 }
 

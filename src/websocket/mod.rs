@@ -15,6 +15,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -39,7 +40,7 @@ use crate::pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId,
 ///
 /// Every method may be called on any thread, at any time, and from any callback. Clones are handles
 /// to the same connection, and equal. Dropping the last one closes it: what is queued is sent, for at
-/// most [`linger`](Options::linger). A callback that owns a handle to its own connection, or a list of
+/// most [`linger`](Options::linger), and the peer is told code 1000, or 1011 in a panic. A callback that owns a handle to its own connection, or a list of
 /// all connections that does, keeps it open until either side closes it; what should not takes a
 /// [`downgrade`](Self::downgrade)d one.
 ///
@@ -88,7 +89,11 @@ impl Drop for Handle {
             return;
         }
         let deadline = deadline_after(shared.options.linger);
-        let deadline = shared.begin_close(CloseFrame::normal(), deadline);
+        let frame = match thread::panicking() {
+            true => CloseFrame::internal_error(),
+            false => CloseFrame::normal(),
+        };
+        let deadline = shared.begin_close(frame, deadline);
         // The connection's own threads must not wait for themselves.
         if shared.is_own_thread() || shared.producer.dispatcher().is_current_thread() {
             shared.see_that_it_closes();

@@ -9,6 +9,8 @@ use http::header::{self, HeaderName, HeaderValue};
 use super::Websocket;
 use super::dial::{Call, Proxying};
 use crate::error::{Error, Result};
+use crate::net::basic_auth::authorization;
+use crate::net::credentials::Credentials;
 use crate::net::origin::Origins;
 use crate::net::proxy::Proxy;
 use crate::net::request::Request;
@@ -49,6 +51,7 @@ pub struct Options {
     pub(crate) paused: bool,
     headers: Vec<(String, String)>,
     pub(crate) subprotocols: Vec<String>,
+    basic_auth: Option<Credentials>,
     origin: Option<String>,
     user_agent: String,
     pub(crate) max_redirects: usize,
@@ -77,6 +80,7 @@ impl Default for Options {
             paused: false,
             headers: Vec::new(),
             subprotocols: Vec::new(),
+            basic_auth: None,
             origin: None,
             user_agent: concat!("rtcbot-websocket/", env!("CARGO_PKG_VERSION")).to_owned(),
             max_redirects: 0,
@@ -266,9 +270,23 @@ impl Options {
 
     /// A subprotocol (RFC 6455, section 1.9), most wanted first. A client offers them; a server
     /// takes the first of its own that the client offers, or none. Which one it is,
-    /// [`Websocket::subprotocol`] tells. Defaults to none.
+    /// [`Websocket::subprotocol`] tells; who cannot do without looks there once it is ready. Defaults to none.
     pub fn subprotocol(&mut self, name: impl Into<String>) -> &mut Self {
         self.subprotocols.push(name.into());
+        self
+    }
+
+    /// The user and password that a client sends as Basic authentication (RFC 7617), for where they
+    /// are not in the URL, as `ws://user:password@host` has them. Defaults to none.
+    pub fn basic_auth(
+        &mut self,
+        user: impl Into<String>,
+        password: impl Into<String>,
+    ) -> &mut Self {
+        self.basic_auth = Some(Credentials {
+            user: user.into().into(),
+            password: password.into().into(),
+        });
         self
     }
 
@@ -302,30 +320,30 @@ impl Options {
         self
     }
 
-    /// Whether a client asks the environment for a proxy, if [`proxy`](Self::proxy) gives none: `http_proxy` for
-    /// `ws` URLs, `https_proxy` for `wss`, `all_proxy` for both (in capitals too, but for the first), unless
-    /// `no_proxy` lists the server. Defaults to `false`.
+    /// Whether a client asks the environment for a proxy, if [`proxy`](Self::proxy) gives none:
+    /// `http_proxy` for `ws` URLs, `https_proxy` or `HTTPS_PROXY` for `wss`, `all_proxy` or `ALL_PROXY`
+    /// for both, unless `no_proxy` or `NO_PROXY` lists the server. (Not `HTTP_PROXY`, which in a CGI
+    /// program is a request's header.) Defaults to `false`.
     pub fn proxy_from_env(&mut self, look: bool) -> &mut Self {
         self.proxy_from_env = look;
         self
     }
 
-    /// A page that may connect to this server, as browsers say in the `Origin` header: for example
-    /// `https://robot.example`, or `https://robot.example:8443`. May be given more than once.
+    /// A further site whose pages may connect to this server, as browsers say in the `Origin` header: for
+    /// example `https://robot.example`, or `https://robot.example:8443`. May be given more than once.
     ///
     /// Browsers let every page connect to every WebSocket, with the user's cookies, so it is the server
-    /// that must look whose page it is. By default that is a page from the server itself: the
-    /// origin's host and port are those of the request's `Host` header. As soon as an origin is
-    /// allowed by this or [`allow_origin_if`](Self::allow_origin_if), only those that are allowed may
-    /// connect. Others are answered 403. Programs that are no browsers need not send an origin; then it
-    /// is not looked at.
+    /// that must look whose page it is. By default only pages from the server itself may connect: the
+    /// origin's host and port are those of the request's `Host` header. Others are answered 403.
+    /// Programs that are no browsers need not send an origin; then it is not looked at.
     pub fn allow_origin(&mut self, origin: impl Into<String>) -> &mut Self {
         self.origins.allow(origin.into());
         self
     }
 
-    /// As [`allow_origin`](Self::allow_origin), for all origins that a function says yes to. It is called
-    /// on the reader thread. `|_| true` lets every page connect: then check who it is in another way.
+    /// Lets a function decide, on the reader thread, which origins may connect: about those that
+    /// [`allow_origin`](Self::allow_origin) does not name, and about the server's own pages too. `|_|
+    /// true` lets every page connect: then check who it is in another way.
     pub fn allow_origin_if(
         &mut self,
         f: impl Fn(&str) -> bool + Send + Sync + 'static,
@@ -337,6 +355,13 @@ impl Options {
     /// The headers of a client's request beyond those of the handshake itself.
     fn request_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
         let mut headers = self.checked_headers()?;
+        if let Some(credentials) = &self.basic_auth {
+            let value = authorization(credentials).ok_or_else(|| Error::InvalidOption {
+                setting: "basic_auth",
+                reason: "the user has a colon in it, which HTTP cannot say".into(),
+            })?;
+            headers.push((header::AUTHORIZATION, value));
+        }
         let mut set = |setting, name: HeaderName, value: &str| {
             let parsed = HeaderValue::from_str(value);
             let parsed = parsed.map_err(|error| Error::InvalidOption {
@@ -392,7 +417,7 @@ impl Options {
     }
 }
 
-/// TLS, for clients; a server's is set where it [listens](crate::Server::bind_tls). By default the
+/// TLS, for clients, with the feature `native-tls`; a server's is set where it [listens](crate::Server::bind_tls). By default the
 /// server's certificate has to be for the URL's host, and signed by one that the system trusts.
 #[cfg(feature = "native-tls")]
 impl Options {
@@ -482,6 +507,7 @@ impl fmt::Debug for Options {
             .field("paused", &self.paused)
             .field("headers", &names)
             .field("subprotocols", &self.subprotocols)
+            .field("basic_auth", &self.basic_auth.is_some())
             .field("origin", &self.origin)
             .field("user_agent", &self.user_agent)
             .field("max_redirects", &self.max_redirects)
