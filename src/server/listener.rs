@@ -34,7 +34,7 @@ pub(crate) struct File {
 impl Listener {
     /// Listens on a path. A file that a server left there which is no more is replaced.
     pub(crate) fn unix(path: &Path) -> io::Result<Self> {
-        let lock = lock_folder_of(path)?;
+        let lock = lock_folder_of(path);
         let listener = match UnixListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_over(path) => {
                 fs::remove_file(path)?;
@@ -100,22 +100,22 @@ fn is_left_over(path: &Path) -> bool {
 }
 
 /// Keeps others that want to listen in the same folder out, until it is dropped: two that both find a
-/// dead socket would remove each other's. Whoever else locks folders is not waited for long.
-fn lock_folder_of(path: &Path) -> io::Result<Option<fs::File>> {
+/// dead socket would remove each other's. Whoever else locks folders is not waited for long, and where
+/// there are no locks it goes without.
+fn lock_folder_of(path: &Path) -> Option<fs::File> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
-    let folder = fs::File::open(folder)?;
+    let folder = fs::File::open(folder).ok()?;
     for _ in 0..200 {
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(folder)),
+            Ok(()) => return Some(folder),
             Err(Errno::WOULDBLOCK) => thread::sleep(Duration::from_millis(5)),
-            // There are file systems that have no locks.
-            Err(_) => return Ok(None),
+            Err(_) => return None,
         }
     }
-    Ok(None)
+    None
 }
 
 impl Drop for File {
