@@ -91,8 +91,15 @@ fn two_ways_to_say_who_one_is_are_one_too_many() {
         assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
         assert!(!error.to_string().contains("secret"), "{error}");
     }
-    let error = Options::new().basic_auth("a:b", "c").connect("ws://x/");
-    assert!(matches!(error, Err(Error::InvalidOption { .. })));
+    for options in [
+        Options::new().basic_auth("a:b", "c"),
+        Options::new()
+            .basic_auth("a", "c")
+            .header("Authorization", "x"),
+    ] {
+        let error = options.connect("ws://x/");
+        assert!(matches!(error, Err(Error::InvalidOption { .. })));
+    }
 }
 
 #[test]

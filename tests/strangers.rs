@@ -382,16 +382,6 @@ fn a_callback_may_shut_its_own_server_down() {
 
 #[test]
 fn a_sink_may_shut_its_own_server_down() {
-    struct Stop(ServerHandle, mpsc::Sender<Result<(), Error>>);
-    impl rtcbot_websocket::Sink<rtcbot_websocket::Message> for Stop {
-        fn put_nowait(
-            &self,
-            _: rtcbot_websocket::Message,
-        ) -> Result<(), rtcbot_websocket::PutError<rtcbot_websocket::Message>> {
-            self.1.send(self.0.shutdown(DEADLINE)).unwrap();
-            Ok(())
-        }
-    }
     let mut server = server();
     let options = Options::new();
     let (client, peer) = pair_over(&mut server, &options, &options);
@@ -664,19 +654,115 @@ fn who_is_refused_keeps_its_place_as_long_as_it_is_answered() {
     refused.write_all(request.as_bytes()).unwrap();
     let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
-    eventually("that its thread has ended", || {
-        rig::threads_named("ws-read") == 0
-    });
     // Its body may yet come.
-    let mut next = stream_to(&server);
-    next.write_all(UPGRADE.as_bytes()).unwrap();
-    let answer = thread::spawn(move || read_all(next));
-    serve_until(&mut server, || answer.is_finished());
-    assert!(answer.join().unwrap().starts_with("HTTP/1.1 503 "));
+    for _ in 0..5 {
+        thread::sleep(Duration::from_millis(10));
+        let mut next = stream_to(&server);
+        next.write_all(UPGRADE.as_bytes()).unwrap();
+        let answer = thread::spawn(move || read_all(next));
+        serve_until(&mut server, || answer.is_finished());
+        assert!(answer.join().unwrap().starts_with("HTTP/1.1 503 "));
+    }
     drop(refused);
     eventually("a place", || {
         let mut stream = stream_to(&server);
         stream.write_all(UPGRADE.as_bytes()).unwrap();
         server.next_timeout(Duration::from_millis(50)).is_some()
     });
+}
+
+#[test]
+fn who_is_refused_is_not_waited_for_by_a_shutdown() {
+    let mut server = server();
+    let mut stream = stream_to(&server);
+    let request = UPGRADE.replace("Host: ", "Content-Length: 5\r\nHost: ");
+    stream.write_all(request.as_bytes()).unwrap();
+    let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    // Its answer goes on for a while, for its body may yet come.
+    server.shutdown(DEADLINE).unwrap();
+    assert!(rig::threads_named("ws-respond") > 0, "it was over by then");
+}
+
+#[test]
+fn the_iterator_ends_with_the_last_of_several_shutdowns() {
+    let mut server = server();
+    let mut silent = stream_to(&server);
+    silent.write_all(UPGRADE.as_bytes()).unwrap();
+    let request = server.next_timeout(DEADLINE).unwrap();
+    let peer = Options::new().close_timeout(DEADLINE).accept(request);
+    peer.wait_ready_timeout(DEADLINE).unwrap();
+    let shutdown = |time: u64| {
+        let handle = server.handle();
+        thread::spawn(move || handle.shutdown(Duration::from_millis(time)).unwrap())
+    };
+    let short = shutdown(100);
+    let long = shutdown(300);
+    eventually("the shutdown", || peer.sent_close().is_some());
+    // The peer is cut after the shorter time; both have ended by the time that the iterator does.
+    within(DEADLINE, move || assert!(server.next().is_none()));
+    assert!(peer.is_closed());
+    short.join().unwrap();
+    long.join().unwrap();
+}
+
+#[test]
+fn handlers_that_have_shut_down_may_go_on_working() {
+    const COUNT: usize = 2;
+    let all_there = std::sync::Barrier::new(COUNT);
+    let done = Arc::new(AtomicUsize::new(0));
+    let handle = Arc::new(std::sync::OnceLock::<ServerHandle>::new());
+    let (given, counted) = (handle.clone(), done.clone());
+    let (url, its_handle, serving) = serving(move |request| {
+        drop(request);
+        all_there.wait();
+        let handle = given.get().unwrap();
+        handle.shutdown(Duration::from_secs(3600)).unwrap();
+        counted.fetch_add(1, Ordering::SeqCst);
+        // Until the other is done as well.
+        eventually("the other's shutdown", || {
+            counted.load(Ordering::SeqCst) == COUNT
+        });
+    });
+    handle.set(its_handle).unwrap();
+    let clients: Vec<_> = (0..COUNT)
+        .map(|_| Websocket::connect(&url).unwrap())
+        .collect();
+    eventually("both", || done.load(Ordering::SeqCst) == COUNT);
+    within(DEADLINE, move || serving.join()).unwrap();
+    drop(clients);
+}
+
+/// Tells what becomes of a shutdown that a connection's own thread asks for.
+struct Stop(ServerHandle, mpsc::Sender<Result<(), Error>>);
+
+impl rtcbot_websocket::Sink<rtcbot_websocket::Message> for Stop {
+    fn put_nowait(
+        &self,
+        _: rtcbot_websocket::Message,
+    ) -> Result<(), rtcbot_websocket::PutError<rtcbot_websocket::Message>> {
+        let _ = self.1.send(self.0.shutdown(Duration::from_secs(3600)));
+        Ok(())
+    }
+}
+
+#[test]
+fn sinks_that_shut_down_do_not_wait_for_each_other() {
+    let mut server = server();
+    let options = Options::new();
+    let (done, result) = mpsc::channel();
+    let pairs: Vec<_> = (0..3)
+        .map(|_| {
+            let (client, peer) = pair_over(&mut server, &options, &options);
+            peer.subscribe_to(Stop(server.handle(), done.clone()));
+            (client, peer)
+        })
+        .collect();
+    for (client, _) in &pairs {
+        let _ = client.put_nowait("stop");
+    }
+    result.recv_timeout(DEADLINE).unwrap().unwrap();
+    for (client, _) in &pairs {
+        client.wait_closed_timeout(DEADLINE).unwrap();
+    }
 }

@@ -37,7 +37,7 @@ const READ_AHEAD: usize = 5 + (16 << 10) + 256;
 /// next, and some answers.
 const MAX_KEPT: usize = 64 << 10;
 
-/// How long a write that has to read first waits for the reader to get on before it looks again.
+/// How long a half waits for the other to get on, or for what it can only guess, before it looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The socket below a session, as the session sees it: it never waits.
@@ -328,13 +328,25 @@ impl<S: Sock> Session<S> {
     }
 
     /// Waits until a read may get on.
-    fn wait_to_read(&self, blocked: Blocked, deadline: Option<Instant>) -> io::Result<()> {
-        let (mut events, full) = match blocked {
-            Blocked::Read { unsent } => (PollFlags::IN, unsent),
-            // If it is for room to write that it waits, there is none.
-            Blocked::WantsReader | Blocked::Unknown => (PollFlags::IN, !self.socket.is_writable()?),
+    fn wait_to_read(
+        &self,
+        blocked: Blocked,
+        waited: bool,
+        mut deadline: Option<Instant>,
+    ) -> io::Result<()> {
+        let events = match blocked {
+            Blocked::Read { unsent: false } => PollFlags::IN,
+            Blocked::Read { unsent: true } => PollFlags::IN | PollFlags::OUT,
+            // It may be room to write that it waits for.
+            _ if !waited => PollFlags::IN | PollFlags::OUT,
+            // There was some, and that was not it.
+            _ if self.socket.is_writable()? => PollFlags::IN,
+            // There is something to read, perhaps, which it does not take before it has written.
+            _ => {
+                deadline = Some(earlier(deadline, Instant::now() + LOOK_AGAIN));
+                PollFlags::OUT
+            }
         };
-        events.set(PollFlags::OUT, full);
         match &self.waker {
             None => self.socket.wait(events, deadline),
             Some(waker) => waker.wait(&self.socket, events, deadline),
@@ -409,7 +421,7 @@ impl<S: Sock> Read for TlsRead<S> {
             if waited && deadline.is_some_and(|deadline| now >= deadline) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            self.session.wait_to_read(blocked, deadline)?;
+            self.session.wait_to_read(blocked, waited, deadline)?;
             waited = true;
         }
     }
@@ -638,7 +650,7 @@ pub(crate) fn try_out(acceptor: &TlsAcceptor) -> io::Result<()> {
     for _ in 0..20 {
         server = match server {
             Accepting::Done(_) => return Ok(()),
-            Accepting::Failed(error) => return Err(io::Error::other(error)),
+            Accepting::Failed(error) => return Err(not_tried_out(&error)),
             Accepting::Under(handshake) => Accepting::go_on(handshake),
         };
         client = match client {
@@ -649,8 +661,13 @@ pub(crate) fn try_out(acceptor: &TlsAcceptor) -> io::Result<()> {
             other => other,
         };
     }
-    Err(io::Error::other(
-        "this identity does not bring about a TLS handshake",
+    Err(not_tried_out(&"it comes to no end"))
+}
+
+fn not_tried_out(why: &dyn std::fmt::Display) -> io::Error {
+    io::Error::other(format!(
+        "no handshake comes about with this identity; does the key belong to the certificate? ({why}) \
+         If they are for other clients than this TLS library's own, use Server::tls_acceptor"
     ))
 }
 

@@ -39,13 +39,20 @@ struct State {
     listener: Option<Arc<Listener>>,
     /// Whether somebody waits for requests, and so has the listener.
     waiting: bool,
-    /// It is shutting down; until then `serve` waits for its handlers.
-    stop: Option<Instant>,
-    /// Handlers that run, or are about to, and `serve` itself; with their thread, once they have one.
-    handlers: HashMap<u64, Option<ThreadId>>,
+    /// Handlers that run, or are about to, and `serve` itself.
+    handlers: HashMap<u64, Running>,
     next: u64,
     /// Threads that wait for a shutdown.
     shutting_down: Vec<ThreadId>,
+}
+
+/// What is known of a handler.
+#[derive(Default)]
+struct Running {
+    /// Its thread, once it has one.
+    thread: Option<ThreadId>,
+    /// It has called `shutdown`, and nobody knows what it does after that.
+    shuts_down: bool,
 }
 
 impl Control {
@@ -56,7 +63,6 @@ impl Control {
             state: Mutex::new(State {
                 listener: Some(Arc::new(listener)),
                 waiting: false,
-                stop: None,
                 handlers: HashMap::new(),
                 next: 0,
                 shutting_down: Vec::new(),
@@ -89,37 +95,50 @@ impl Control {
         let mut state = self.state.lock();
         let id = state.next;
         state.next += 1;
-        state.handlers.insert(id, None);
+        state.handlers.insert(id, Running::default());
         Handler {
             control: self.clone(),
             id,
         }
     }
 
-    /// For `serve`: waits for its handlers, for as long as the shutdown allows.
+    /// For `serve`: waits for its handlers, for as long as a shutdown does.
     pub(super) fn wait_for_handlers(&self) {
         let mut state = self.state.lock();
-        while !state.handlers.is_empty() {
-            let stop = state.stop.unwrap_or_else(Instant::now);
-            if self.changed.wait_until(&mut state, stop).timed_out() {
-                return;
-            }
+        while !state.handlers.is_empty() && !state.shutting_down.is_empty() {
+            // Each shutdown has its own deadline, and tells of its end.
+            self.changed.wait(&mut state);
         }
     }
 
-    /// Waits for all handlers to return. If the caller is one itself, neither it nor others that wait for
-    /// a shutdown can be waited for.
+    /// Waits for all handlers to return. If the caller is one itself, neither it nor others that have
+    /// called `shutdown` can be waited for.
     fn handlers_have_returned(&self, deadline: Instant) -> bool {
         let own = Some(thread::current().id());
         self.wait(deadline, |state| {
             let mut handlers = state.handlers.values();
-            match handlers.any(|thread| *thread == own) {
+            match handlers.any(|running| running.thread == own) {
                 false => state.handlers.is_empty(),
-                true => state.handlers.values().all(|thread| {
-                    thread.is_some_and(|thread| state.shutting_down.contains(&thread))
-                }),
+                true => state.handlers.values().all(|running| running.shuts_down),
             }
         })
+    }
+
+    /// Waits until no shutdown is under way, or until `deadline`.
+    pub(super) fn wait_for_shutdown(&self, deadline: Option<Instant>) {
+        let own = thread::current().id();
+        let mut state = self.state.lock();
+        while state.shutting_down.iter().any(|thread| *thread != own) {
+            match deadline {
+                // Each shutdown has its own deadline, and tells of its end.
+                None => self.changed.wait(&mut state),
+                Some(deadline) => {
+                    if self.changed.wait_until(&mut state, deadline).timed_out() {
+                        return;
+                    }
+                }
+            }
+        }
     }
 
     fn wait(&self, deadline: Instant, done: impl Fn(&State) -> bool) -> bool {
@@ -132,24 +151,14 @@ impl Control {
         true
     }
 
-    /// Waits until no shutdown is under way, at most until the latest of their times or `deadline`.
-    pub(super) fn wait_for_shutdown(&self, deadline: Option<Instant>) {
-        let own = thread::current().id();
-        let stop = self.state.lock().stop;
-        if let Some(until) = [stop, deadline].into_iter().flatten().min() {
-            self.wait(until, |state| {
-                state.shutting_down.iter().all(|thread| *thread == own)
-            });
-        }
-    }
-
-    fn begin_shutdown(&self, deadline: Instant) -> ShuttingDown<'_> {
+    fn begin_shutdown(&self) -> ShuttingDown<'_> {
         let thread = thread::current().id();
         let listener = {
             let mut state = self.state.lock();
-            // The longest time that anybody allows.
-            state.stop = state.stop.max(Some(deadline));
             state.shutting_down.push(thread);
+            for running in state.handlers.values_mut() {
+                running.shuts_down |= running.thread == Some(thread);
+            }
             state.listener.take()
         };
         drop(listener);
@@ -207,7 +216,9 @@ impl Handler {
     pub(super) fn is_here(&self) {
         let thread = thread::current().id();
         let mut state = self.control.state.lock();
-        state.handlers.insert(self.id, Some(thread));
+        if let Some(running) = state.handlers.get_mut(&self.id) {
+            running.thread = Some(thread);
+        }
     }
 }
 
@@ -246,14 +257,15 @@ impl ServerHandle {
     /// [`Error::Timeout`] when a handler, or a [`Sink`](crate::Sink) of a connection, has not
     /// returned by then. Connections that did not close in time have been cut all the same.
     pub fn shutdown(&self, timeout: Duration) -> Result<()> {
-        let deadline = deadline_after(timeout);
+        let mut deadline = deadline_after(timeout);
         let control = &self.control;
-        let _shutting_down = control.begin_shutdown(deadline);
+        let _shutting_down = control.begin_shutdown();
         control.registry.close(deadline);
         if !control.registry.wait_for_all(deadline) {
             control.registry.cut();
-            let soon = Instant::now() + Duration::from_secs(1);
-            if !control.registry.wait_for_all(soon) {
+            // The end of the connections is what handlers wait for, too.
+            deadline = Instant::now() + Duration::from_secs(1);
+            if !control.registry.wait_for_all(deadline) {
                 return Err(Error::Timeout);
             }
         }

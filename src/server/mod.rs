@@ -122,7 +122,7 @@ impl Server {
     ///
     /// The identity is the server's certificate and key. `native_tls::Identity::from_pkcs8` reads them
     /// from PEM: the certificate, with those that vouch for it behind it, and the key as PKCS#8 (`BEGIN
-    /// PRIVATE KEY`; others are turned into that by `openssl pkcs8 -topk8 -nodes -in key.pem`).
+    /// PRIVATE KEY`; others are turned into that by `openssl pkcs8 -topk8 -nocrypt -in key.pem`).
     /// `from_pkcs12` reads PKCS#12. The certificate has to name the hosts or addresses that clients use.
     ///
     /// ```no_run

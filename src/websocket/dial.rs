@@ -68,8 +68,9 @@ impl Call {
             .any(|(name, _)| name == header::AUTHORIZATION);
         if authorized && target.credentials.is_some() {
             return Err(Error::InvalidOption {
-                setting: "header",
-                reason: "there is an Authorization header, and a user in the URL".into(),
+                setting: "basic_auth",
+                reason: "there is a user in the URL, and a setting or a header says who, too"
+                    .into(),
             });
         }
         let call = Call {

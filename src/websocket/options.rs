@@ -336,6 +336,11 @@ impl Options {
     /// that must look whose page it is. By default only pages from the server itself may connect: the
     /// origin's host and port are those of the request's `Host` header. Others are answered 403.
     /// Programs that are no browsers need not send an origin; then it is not looked at.
+    ///
+    /// Whoever owns a name can have it lead to any address, also to one that only the user's browser
+    /// reaches (DNS rebinding); the default does not tell such a page from the server's own. A server on
+    /// `localhost` or in a private network names its origins here, and adds `allow_origin_if(|_| false)`:
+    /// then no others may connect.
     pub fn allow_origin(&mut self, origin: impl Into<String>) -> &mut Self {
         self.origins.allow(origin.into());
         self
@@ -360,6 +365,15 @@ impl Options {
                 setting: "basic_auth",
                 reason: "the user has a colon in it, which HTTP cannot say".into(),
             })?;
+            if headers
+                .iter()
+                .any(|(name, _)| name == header::AUTHORIZATION)
+            {
+                return Err(Error::InvalidOption {
+                    setting: "basic_auth",
+                    reason: "there is an Authorization header as well".into(),
+                });
+            }
             headers.push((header::AUTHORIZATION, value));
         }
         let mut set = |setting, name: HeaderName, value: &str| {
@@ -506,7 +520,8 @@ impl fmt::Debug for Options {
             .field("nodelay", &self.nodelay)
             .field("paused", &self.paused)
             .field("headers", &names)
-            .field("subprotocols", &self.subprotocols)
+            // Where there is no other place for it, a token is put there.
+            .field("subprotocols", &self.subprotocols.len())
             .field("basic_auth", &self.basic_auth.is_some())
             .field("origin", &self.origin)
             .field("user_agent", &self.user_agent)

@@ -49,7 +49,7 @@ pub(crate) fn start(
     let mut stage = Stage {
         shared: shared.clone(),
         publisher: Some(ends.publisher),
-        _permit: permit,
+        permit,
     };
     let inbox = ends.inbox;
     let spawned = thread::Builder::new()
@@ -78,7 +78,7 @@ struct Stage {
     shared: Arc<Shared>,
     publisher: Option<Publisher<Message>>,
     /// Given back to the server when all is over.
-    _permit: Option<Arc<Permit>>,
+    permit: Option<Arc<Permit>>,
 }
 
 impl Drop for Stage {
@@ -92,6 +92,9 @@ impl Drop for Stage {
             shared.lifecycle.fail(Error::Thread(Arc::new(error)));
         }
         finish(shared, self.publisher.take());
+        if let Some(permit) = &self.permit {
+            permit.is_over();
+        }
     }
 }
 

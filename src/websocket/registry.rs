@@ -20,11 +20,31 @@ pub(crate) struct Registry {
 
 #[derive(Default)]
 struct State {
-    /// One for each permit; with the connection, once it is one.
-    guests: HashMap<u64, Option<Guest>>,
+    /// One for each permit.
+    guests: HashMap<u64, Stay>,
+    /// Connections on whose own thread somebody waits for all.
+    excused: Vec<u64>,
     next: u64,
     /// No connection is to be made any more.
     closing: bool,
+}
+
+/// How far a guest has come.
+enum Stay {
+    /// A request, or less.
+    Expected,
+    Here(Guest),
+    /// The connection has ended, and something is left to do.
+    Over,
+}
+
+impl Stay {
+    fn guest(&self) -> Option<&Guest> {
+        match self {
+            Stay::Here(guest) => Some(guest),
+            Stay::Expected | Stay::Over => None,
+        }
+    }
 }
 
 /// A connection; it is not kept open by this.
@@ -59,7 +79,7 @@ impl Registry {
         let mut state = self.state.lock();
         let id = state.next;
         state.next += 1;
-        state.guests.insert(id, None);
+        state.guests.insert(id, Stay::Expected);
         Permit {
             registry: self.clone(),
             id,
@@ -74,7 +94,7 @@ impl Registry {
     /// Handles to all connections that somebody has a handle to.
     pub(crate) fn connections(&self) -> Vec<Websocket> {
         let state = self.state.lock();
-        let guests = state.guests.values().flatten();
+        let guests = state.guests.values().filter_map(Stay::guest);
         // Made here, and dropped by the caller: not under the lock.
         guests.filter_map(|guest| guest.handle.upgrade()).collect()
     }
@@ -83,7 +103,7 @@ impl Registry {
     pub(crate) fn broadcast(&self, message: &Message) -> Vec<Websocket> {
         let guests: Vec<(Arc<Shared>, WeakWebsocket)> = {
             let state = self.state.lock();
-            let guests = state.guests.values().flatten();
+            let guests = state.guests.values().filter_map(Stay::guest);
             // Not the handles: to drop the last one of a connection takes as long as closing it.
             guests
                 .filter_map(|guest| Some((guest.shared.upgrade()?, guest.handle.clone())))
@@ -114,25 +134,36 @@ impl Registry {
         }
     }
 
-    /// Waits until all connections have ended, but for the caller's own, on whose thread nobody can
-    /// wait for it. Returns whether they have.
+    /// Waits until all connections have ended, but for those on whose own thread somebody waits for
+    /// this, the caller among them: they end after that. Returns whether they have.
     pub(crate) fn wait_for_all(&self, deadline: Instant) -> bool {
         let own: Vec<u64> = {
             let all = self.all();
             let own = all.iter().filter(|(_, shared)| shared.is_own_thread());
             own.map(|(id, _)| *id).collect()
         };
+        let mut state = self.state.lock();
+        state.excused.extend(&own);
+        self.changed.notify_all();
         let done = |state: &State| {
             let mut guests = state.guests.iter();
-            guests.all(|(id, guest)| guest.is_none() || own.contains(id))
+            guests.all(|(id, stay)| stay.guest().is_none() || state.excused.contains(id))
         };
-        let mut state = self.state.lock();
-        while !done(&state) {
-            if self.changed.wait_until(&mut state, deadline).timed_out() {
-                return done(&state);
+        let mut all_done = done(&state);
+        while !all_done {
+            let timed_out = self.changed.wait_until(&mut state, deadline).timed_out();
+            all_done = done(&state);
+            if timed_out {
+                break;
             }
         }
-        true
+        for id in own {
+            let excused = &mut state.excused;
+            if let Some(index) = excused.iter().position(|excused| *excused == id) {
+                excused.swap_remove(index);
+            }
+        }
+        all_done
     }
 
     /// Ends what has not ended by itself.
@@ -147,12 +178,23 @@ impl Registry {
         let state = self.state.lock();
         let guests = state.guests.iter();
         guests
-            .filter_map(|(id, guest)| Some((*id, guest.as_ref()?.shared.upgrade()?)))
+            .filter_map(|(id, stay)| Some((*id, stay.guest()?.shared.upgrade()?)))
             .collect()
     }
 }
 
 impl Permit {
+    /// The connection has ended. Its place may be needed for a while, to answer who was refused.
+    pub(crate) fn is_over(&self) {
+        let stay = {
+            let mut state = self.registry.state.lock();
+            let stay = state.guests.get_mut(&self.id);
+            stay.map(|stay| std::mem::replace(stay, Stay::Over))
+        };
+        drop(stay);
+        self.registry.changed.notify_all();
+    }
+
     /// What the connection's maker needs to make it known, while its threads have the permit.
     pub(crate) fn desk(&self) -> Desk {
         Desk {
@@ -174,9 +216,9 @@ impl Desk {
         let closing = {
             let mut state = self.registry.state.lock();
             let closing = state.closing;
-            if let Some(guest) = state.guests.get_mut(&self.id) {
+            if let Some(stay @ Stay::Expected) = state.guests.get_mut(&self.id) {
                 let shared = Arc::downgrade(shared);
-                *guest = Some(Guest { shared, handle });
+                *stay = Stay::Here(Guest { shared, handle });
             }
             closing
         };
@@ -190,8 +232,8 @@ impl Desk {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let guest = self.registry.state.lock().guests.remove(&self.id);
-        drop(guest);
+        let stay = self.registry.state.lock().guests.remove(&self.id);
+        drop(stay);
         self.registry.changed.notify_all();
     }
 }
