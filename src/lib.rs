@@ -205,6 +205,8 @@
 //! motor made of them plugs into it: see [`pubsub`].
 
 #![forbid(unsafe_code)]
+// Links to what is only there with TLS.
+#![cfg_attr(not(feature = "native-tls"), allow(rustdoc::broken_intra_doc_links))]
 
 #[cfg(not(unix))]
 compile_error!("rtcbot-websocket runs on Unix (Linux, macOS, the BSDs)");
