@@ -95,7 +95,9 @@ impl Incoming {
         match &self.stage {
             #[cfg(feature = "native-tls")]
             Stage::Handshake(handshake) => handshake.get_ref().events(),
-            _ => PollFlags::IN,
+            #[cfg(feature = "native-tls")]
+            Stage::Hello(_) => PollFlags::IN,
+            Stage::Head(stream, _) | Stage::Farewell(stream, _) => stream.events(),
         }
     }
 
@@ -276,6 +278,15 @@ impl Stream {
             Stream::Plain(socket) => socket.recv_now(buffer),
             #[cfg(feature = "native-tls")]
             Stream::Tls(tls) => tls.read_now(buffer),
+        }
+    }
+
+    fn events(&self) -> PollFlags {
+        match self {
+            Stream::Plain(_) => PollFlags::IN,
+            // The end of the handshake may have yet to be sent.
+            #[cfg(feature = "native-tls")]
+            Stream::Tls(tls) => tls.0.get_ref().events(),
         }
     }
 

@@ -161,8 +161,8 @@ trait Sock: Read + Write + Send + 'static {
     /// A new operation begins; `waited` says that it follows upon a wait for the socket.
     fn begin(&mut self, may_read: bool, waited: bool);
 
-    /// Sends what was kept, as far as there is room. Returns whether nothing is kept any more.
-    fn send_kept(&mut self) -> io::Result<bool>;
+    /// Sends what was kept, as far as there is room. Returns how much is still kept.
+    fn send_kept(&mut self) -> io::Result<usize>;
 
     /// Why an operation would have had to wait.
     fn blocked(&self) -> Blocked;
@@ -191,7 +191,7 @@ impl Sock for Wire {
         self.wants_reader = false;
     }
 
-    fn send_kept(&mut self) -> io::Result<bool> {
+    fn send_kept(&mut self) -> io::Result<usize> {
         if !self.kept.is_empty() {
             let mut kept = std::mem::take(&mut self.kept);
             let sent = self.send_now(&kept);
@@ -201,7 +201,7 @@ impl Sock for Wire {
             }
             sent?;
         }
-        Ok(self.kept.is_empty())
+        Ok(self.kept.len())
     }
 
     fn blocked(&self) -> Blocked {
@@ -229,8 +229,8 @@ impl Sock for Wire {
 impl Sock for TcpStream {
     fn begin(&mut self, _: bool, _: bool) {}
 
-    fn send_kept(&mut self) -> io::Result<bool> {
-        Ok(true)
+    fn send_kept(&mut self) -> io::Result<usize> {
+        Ok(0)
     }
 
     fn blocked(&self) -> Blocked {
@@ -406,7 +406,7 @@ impl<S: Sock> TlsRead<S> {
 
 impl<S: Sock> Read for TlsRead<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut deadline = None;
+        let mut patience = Patience::new(self.timeout);
         let mut waited = false;
         loop {
             let read = self.read_now(buffer, waited);
@@ -415,12 +415,11 @@ impl<S: Sock> Read for TlsRead<S> {
                 Ok(read) => return read,
                 Err(blocked) => blocked,
             };
-            let timeout = self.timeout;
-            let deadline = *deadline.get_or_insert_with(|| deadline_of(timeout));
-            let now = Instant::now();
-            if waited && deadline.is_some_and(|deadline| now >= deadline) {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
+            // A time-out of zero still is a look at the socket.
+            let deadline = match waited {
+                true => patience.left()?,
+                false => patience.deadline(),
+            };
             self.session.wait_to_read(blocked, waited, deadline)?;
             waited = true;
         }
@@ -448,22 +447,23 @@ struct TlsWrite<S> {
 type Locked<'a, S> = MutexGuard<'a, TlsStream<S>>;
 
 impl<S: Sock> TlsWrite<S> {
-    /// Sends what was kept, waiting for room; hands over the lock with nothing kept.
-    fn flushed(&self) -> io::Result<Locked<'_, S>> {
-        let mut deadline = None;
+    /// Sends what was kept, waiting for room; hands over the lock with nothing kept. As long as the peer
+    /// takes something, the time begins anew.
+    fn flushed(&self, patience: &mut Patience) -> io::Result<Locked<'_, S>> {
+        let mut before = usize::MAX;
         loop {
             let mut stream = self.session.stream.lock();
             let wire = stream.get_mut();
             wire.begin(false, false);
             wire.writer_waits(false);
-            if wire.send_kept()? {
+            let kept = wire.send_kept()?;
+            if kept == 0 {
                 return Ok(stream);
             }
-            let timeout = self.timeout;
-            let deadline = *deadline.get_or_insert_with(|| deadline_of(timeout));
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(io::ErrorKind::WouldBlock.into());
+            if std::mem::replace(&mut before, kept) > kept {
+                patience.renew();
             }
+            let deadline = patience.left()?;
             wire.writer_waits(true);
             drop(stream);
             self.session.socket.wait(PollFlags::OUT, deadline)?;
@@ -473,9 +473,9 @@ impl<S: Sock> TlsWrite<S> {
 
 impl<S: Sock> Write for TlsWrite<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut deadline = None;
+        let mut patience = Patience::new(self.timeout);
         loop {
-            let mut stream = self.flushed()?;
+            let mut stream = self.flushed(&mut patience)?;
             match self.session.write(&mut stream, bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => return other,
@@ -483,12 +483,7 @@ impl<S: Sock> Write for TlsWrite<S> {
             if self.session.unread.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
-            let timeout = self.timeout;
-            let deadline = *deadline.get_or_insert_with(|| deadline_of(timeout));
-            let now = Instant::now();
-            if deadline.is_some_and(|deadline| now >= deadline) {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
+            let deadline = patience.left()?;
             if stream.get_mut().blocked() == Blocked::Unknown
                 && !self.session.socket.is_writable()?
             {
@@ -496,14 +491,14 @@ impl<S: Sock> Write for TlsWrite<S> {
                 self.session.socket.wait(PollFlags::OUT, deadline)?;
             } else {
                 // There is room, so it has to read first.
-                let until = earlier(deadline, now + LOOK_AGAIN);
+                let until = earlier(deadline, Instant::now() + LOOK_AGAIN);
                 self.session.progress.wait_until(&mut stream, until);
             }
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.flushed().map(drop)
+        self.flushed(&mut Patience::new(self.timeout)).map(drop)
     }
 }
 
@@ -519,8 +514,8 @@ impl<S: Sock> WriteHalf for TlsWrite<S> {
         let mut stream = stream.ok_or(io::ErrorKind::WouldBlock)?;
         stream.get_mut().begin(false, false);
         match stream.get_mut().send_kept()? {
-            true => self.session.write(&mut stream, bytes),
-            false => Err(io::ErrorKind::WouldBlock.into()),
+            0 => self.session.write(&mut stream, bytes),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -528,8 +523,8 @@ impl<S: Sock> WriteHalf for TlsWrite<S> {
         let stream = self.session.stream.try_lock();
         let mut stream = stream.ok_or(io::ErrorKind::WouldBlock)?;
         match stream.get_mut().send_kept()? {
-            true => Ok(()),
-            false => Err(io::ErrorKind::WouldBlock.into()),
+            0 => Ok(()),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -706,8 +701,38 @@ impl Accepting {
     }
 }
 
-fn deadline_of(timeout: Option<Duration>) -> Option<Instant> {
-    Instant::now().checked_add(timeout?)
+/// How long one call may wait; what need not wait does not look at the clock.
+struct Patience {
+    timeout: Option<Duration>,
+    deadline: Option<Option<Instant>>,
+}
+
+impl Patience {
+    fn new(timeout: Option<Duration>) -> Self {
+        Patience {
+            timeout,
+            deadline: None,
+        }
+    }
+
+    /// When the time is over that began with the first call of this; `None` is never.
+    fn deadline(&mut self) -> Option<Instant> {
+        let after = || Instant::now().checked_add(self.timeout?);
+        *self.deadline.get_or_insert_with(after)
+    }
+
+    /// As [`deadline`](Self::deadline); fails with `WouldBlock` when it has passed.
+    fn left(&mut self) -> io::Result<Option<Instant>> {
+        match self.deadline() {
+            Some(deadline) if Instant::now() >= deadline => Err(io::ErrorKind::WouldBlock.into()),
+            deadline => Ok(deadline),
+        }
+    }
+
+    /// The time begins anew.
+    fn renew(&mut self) {
+        self.deadline = None;
+    }
 }
 
 fn earlier(deadline: Option<Instant>, other: Instant) -> Instant {

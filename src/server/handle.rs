@@ -28,7 +28,7 @@ pub(super) struct Control {
     pub(super) registry: Arc<Registry>,
     /// Held to look and to change; nothing is called under it.
     state: Mutex<State>,
-    /// Told of every change. Its waits have a deadline.
+    /// Told of every change. Its waits have a deadline, or end with the shutdowns, which have one each.
     changed: Condvar,
     /// Shut down to make `woken` readable.
     waker: UnixStream,
@@ -230,7 +230,8 @@ impl Drop for Handler {
 }
 
 impl ServerHandle {
-    /// The connections that were accepted from this server and have not ended, in no order.
+    /// The connections that were accepted from this server and have not ended, in no order. Each is a
+    /// handle like others, which keeps its connection open.
     pub fn connections(&self) -> Vec<Websocket> {
         self.control.registry.connections()
     }

@@ -152,7 +152,8 @@ impl Server {
     /// Listens on the path of a Unix socket, which clients reach as `ws+unix:PATH`. The file is removed
     /// when listening ends; one that was left there by a server that is no more is replaced.
     ///
-    /// Whoever may write to the file may connect.
+    /// Whoever may write to the file may connect. While others make sockets in the same folder, this
+    /// waits for them, for a second at the most.
     ///
     /// # Errors
     ///

@@ -14,7 +14,8 @@ use crate::message::Message;
 pub(crate) struct Registry {
     /// Held to look and to change. Nothing else is called under it.
     state: Mutex<State>,
-    /// Told when a permit is given back. Its waits end with the last one, or by their deadline.
+    /// Told when a connection has ended, and when one is excused. Its waits end with the last one, or by
+    /// their deadline.
     changed: Condvar,
 }
 
