@@ -691,26 +691,43 @@ fn who_is_refused_is_not_waited_for_by_a_shutdown() {
     assert!(rig::threads_named("ws-respond") > 0, "it was over by then");
 }
 
+/// Holds up its connection until it is let go.
+struct Stuck(parking_lot::Mutex<mpsc::Receiver<()>>);
+
+impl rtcbot_websocket::Sink<rtcbot_websocket::Message> for Stuck {
+    fn put_nowait(
+        &self,
+        _: rtcbot_websocket::Message,
+    ) -> Result<(), rtcbot_websocket::PutError<rtcbot_websocket::Message>> {
+        let _ = self.0.lock().recv();
+        Ok(())
+    }
+}
+
 #[test]
 fn the_iterator_ends_with_the_last_of_several_shutdowns() {
     let mut server = server();
-    let mut silent = stream_to(&server);
-    silent.write_all(UPGRADE.as_bytes()).unwrap();
-    let request = server.next_timeout(DEADLINE).unwrap();
-    let peer = Options::new().close_timeout(DEADLINE).accept(request);
-    peer.wait_ready_timeout(DEADLINE).unwrap();
-    let shutdown = |time: u64| {
-        let handle = server.handle();
-        thread::spawn(move || handle.shutdown(Duration::from_millis(time)).unwrap())
-    };
-    let short = shutdown(100);
-    let long = shutdown(300);
+    let options = Options::new();
+    let (client, peer) = pair_over(&mut server, &options, &options);
+    let (go_on, waits) = mpsc::channel();
+    peer.subscribe_to(Stuck(parking_lot::Mutex::new(waits)));
+    client.put_nowait(1).unwrap();
+    let handle = server.handle();
+    let short = thread::spawn(move || handle.shutdown(Duration::from_millis(200)));
     eventually("the shutdown", || peer.sent_close().is_some());
-    // The peer is cut after the shorter time; both have ended by the time that the iterator does.
-    within(DEADLINE, move || assert!(server.next().is_none()));
+    let handle = server.handle();
+    let iterating = thread::spawn(move || server.next().is_none());
+    // It waits for the first by the time that there is a second.
+    thread::sleep(Duration::from_millis(50));
+    let long = thread::spawn(move || handle.shutdown(Duration::from_secs(3600)));
+    let short = within(DEADLINE, move || short.join()).unwrap();
+    assert!(matches!(short, Err(Error::Timeout)), "{short:?}");
+    // The connection has been cut, but its own thread is not free.
+    assert!(!long.is_finished() && !iterating.is_finished());
+    go_on.send(()).unwrap();
+    within(DEADLINE, move || long.join()).unwrap().unwrap();
+    assert!(within(DEADLINE, move || iterating.join()).unwrap());
     assert!(peer.is_closed());
-    short.join().unwrap();
-    long.join().unwrap();
 }
 
 #[test]
