@@ -61,6 +61,8 @@ pub enum Error {
         proxy: String,
         /// What it said, or did.
         reason: String,
+        /// Whether it may do so another time: it could not be reached, or could not reach the server.
+        transient: bool,
     },
 
     /// The TLS handshake failed: the server's certificate is not trusted ("unable to get local issuer
@@ -95,6 +97,15 @@ pub enum Error {
     /// What the peer sent in place of a handshake is not one (RFC 6455, section 4).
     #[error("WebSocket handshake failed: {0}")]
     Handshake(String),
+
+    /// The function given to [`Options::header_with`](crate::Options::header_with) failed.
+    #[error("no value for the header {name:?}: {error}")]
+    Header {
+        /// The header's name.
+        name: String,
+        /// What the function returned.
+        error: Arc<dyn std::error::Error + Send + Sync>,
+    },
 
     /// The stream ended, or the operating system reported an error, without a closing handshake
     /// (the close code that RFC 6455 calls 1006).
@@ -149,6 +160,13 @@ pub enum Error {
     /// This subscription was removed by `unsubscribe`.
     #[error("unsubscribed")]
     Unsubscribed,
+
+    /// `ping` was called too often: this many pings have no answer yet. The connection is not affected.
+    #[error("{unanswered} pings are waiting for their answer")]
+    TooManyPings {
+        /// How many.
+        unanswered: usize,
+    },
 
     /// The time given to a `…_timeout` call is over. The connection is not affected.
     #[error("timed out")]
@@ -214,6 +232,41 @@ impl From<serde_json::Error> for Error {
 impl Error {
     pub(crate) fn lost(error: io::Error) -> Self {
         Error::Lost(Arc::new(error))
+    }
+
+    /// Whether another attempt to connect may succeed where this happened: what a client that
+    /// [reconnects](crate::Options::reconnect) tries again after, and what ends it otherwise.
+    ///
+    /// | it heals | it does not |
+    /// | --- | --- |
+    /// | the server cannot be reached, or is not found | the URL or a setting is wrong |
+    /// | a time-out: of connecting, of a ping, of closing | the certificate is not trusted, or TLS is not agreed on |
+    /// | the connection is lost without a closing handshake | what comes is not HTTP, not a handshake, or breaks the protocol |
+    /// | the server answers 408, 425, 429, or any 5xx but 501 and 505 | it answers anything else, such as 401, 403, 404 |
+    /// | the peer closes with 1001 (going away), 1011 (internal error), 1012 (restart), 1013 (try again later) or 1014 (bad gateway) | it closes with any other code, or without one; or this side does |
+    /// | the proxy cannot be reached, or cannot reach the server | it refuses |
+    /// | `header_with`'s function fails; the system starts no thread | |
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Resolve { .. }
+            | Error::Connect { .. }
+            | Error::ConnectTimeout { .. }
+            | Error::Header { .. }
+            | Error::Lost(_)
+            | Error::PingTimeout { .. }
+            | Error::CloseTimeout { .. }
+            | Error::Thread(_) => true,
+            Error::Proxy { transient, .. } => *transient,
+            Error::Refused { response } => match response.status().as_u16() {
+                501 | 505 => false,
+                status => matches!(status, 408 | 425 | 429 | 500..=599),
+            },
+            Error::Closed(Close {
+                by: Side::Peer,
+                frame: Some(frame),
+            }) => matches!(frame.code, 1001 | 1011..=1014),
+            _ => false,
+        }
     }
 
     /// Whether this is the orderly end of a connection rather than a failure.
@@ -383,6 +436,39 @@ mod tests {
         }
         assert!(CloseFrame::checked(1000, &"x".repeat(123)).is_ok());
         assert!(CloseFrame::checked(1000, &"x".repeat(124)).is_err());
+    }
+
+    #[test]
+    fn a_status_heals_if_it_speaks_of_the_moment() {
+        let refused = |status: u16| {
+            let mut response = http::Response::new(Bytes::new());
+            *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+            let response = response.into();
+            Error::Refused { response }.is_transient()
+        };
+        for status in [408, 425, 429, 500, 502, 503, 504, 599] {
+            assert!(refused(status), "{status}");
+        }
+        for status in [200, 301, 400, 401, 403, 404, 410, 426, 501, 505] {
+            assert!(!refused(status), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_close_code_heals_if_the_server_is_to_come_back() {
+        let closed = |by, code: Option<u16>| {
+            let reason = String::new();
+            let frame = code.map(|code| CloseFrame { code, reason });
+            Error::Closed(Close { by, frame }).is_transient()
+        };
+        for code in [1001, 1011, 1012, 1013, 1014] {
+            assert!(closed(Side::Peer, Some(code)), "{code}");
+            assert!(!closed(Side::Local, Some(code)), "{code}");
+        }
+        for code in [1000, 1002, 1003, 1007, 1008, 1009, 1010, 3000, 4001] {
+            assert!(!closed(Side::Peer, Some(code)), "{code}");
+        }
+        assert!(!closed(Side::Peer, None));
     }
 
     #[test]

@@ -233,7 +233,7 @@ pub use net::request::Request;
 pub use net::transport::{self, Transport};
 pub use pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId};
 pub use server::{Server, ServerHandle};
-pub use websocket::{Options, WeakWebsocket, Websocket};
+pub use websocket::{Backoff, Latency, Options, Stats, WeakWebsocket, Websocket};
 
 /// The README's samples, compiled.
 #[cfg(doctest)]

@@ -183,12 +183,12 @@ fn a_server_that_answers_without_end() {
 fn a_server_that_ends_the_stream_instead_of_answering() {
     let error = failure_after(b"", true);
     assert!(
-        matches!(&error, Error::Handshake(why) if why.contains("without a response")),
+        matches!(&error, Error::Lost(why) if why.to_string().contains("without a response")),
         "{error}"
     );
     let error = failure_after(b"HTTP/1.1 101 Switch", true);
     assert!(
-        matches!(&error, Error::Handshake(why) if why.contains("within")),
+        matches!(&error, Error::Lost(why) if why.to_string().contains("within")),
         "{error}"
     );
 }

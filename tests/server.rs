@@ -256,8 +256,8 @@ fn both_sides_know_addresses_heads_and_the_subprotocol() {
     assert_eq!(client.local_addr(), peer.peer_addr());
     assert_eq!(client.response().unwrap().status(), 101);
     assert_eq!(peer.request().unwrap().uri().query(), Some("fast"));
-    assert_eq!(client.subprotocol(), Some("v1.robot"));
-    assert_eq!(peer.subprotocol(), Some("v1.robot"));
+    assert_eq!(client.subprotocol().as_deref(), Some("v1.robot"));
+    assert_eq!(peer.subprotocol().as_deref(), Some("v1.robot"));
 }
 
 #[test]

@@ -149,7 +149,8 @@ fn read_response(
                     0 => "the server ended the connection without a response",
                     _ => "the server ended the connection within its response",
                 };
-                return Err(Error::Handshake(text.into()).into());
+                let error = io::Error::new(io::ErrorKind::UnexpectedEof, text);
+                return Err(Error::lost(error).into());
             }
             Ok(_) => {}
             Err(error) if is_timeout(&error) => {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -143,6 +144,14 @@ impl<T: Send + 'static> Consumer<T> {
     }
 
     // What a `Websocket` needs beyond the public part.
+
+    /// How many items wait, those that the inbox has taken included (up to 128, of which some may have
+    /// been given out), and what those in the queue weigh.
+    pub(crate) fn backlog(&self) -> (usize, usize) {
+        let state = self.desk.state.lock();
+        let in_hand = self.desk.in_hand.load(Ordering::Relaxed);
+        (state.queue.len() + in_hand, state.weight)
+    }
 
     /// As [`put_nowait`](Self::put_nowait), leaving the waking to the caller.
     pub(crate) fn push(&self, item: T) -> Result<Pushed, PutError<T>> {

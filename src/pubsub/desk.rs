@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Select, Sender, bounded};
@@ -17,6 +18,8 @@ pub(super) struct Desk<T> {
     pub(super) room: Room,
     /// Wakes the inbox's owner.
     pub(super) wake: (Sender<()>, Receiver<()>),
+    /// How many items the inbox has taken and not given out, as of when it last took some.
+    pub(super) in_hand: AtomicUsize,
     pub(super) limit: usize,
     pub(super) weigh: fn(&T) -> usize,
 }
@@ -42,6 +45,7 @@ impl<T> Desk<T> {
             }),
             room: Room::new(),
             wake: bounded(1),
+            in_hand: AtomicUsize::new(0),
             limit,
             weigh,
         })

@@ -89,6 +89,11 @@ impl<T: Send + 'static> Dispatcher<T> {
         self.shared.state.lock().thread == Some(thread::current().id())
     }
 
+    /// How many items wait for callbacks.
+    pub(crate) fn waiting(&self) -> usize {
+        self.shared.state.lock().items
+    }
+
     /// A sink that calls `call` with each item, on the dispatch thread.
     pub(crate) fn callback(
         &self,

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::TryRecvError;
@@ -84,9 +85,16 @@ impl<T: Send + 'static> Inbox<T> {
         self.taken.pop_front()
     }
 
-    /// How many items have been taken from the queue and are still in here.
-    pub(crate) fn in_hand(&self) -> usize {
-        self.taken.len()
+    /// Puts items back that were taken, and those that are still in here behind them: they are the
+    /// queue's first.
+    pub(crate) fn put_back(&mut self, items: impl IntoIterator<Item = T>) {
+        let mut back: VecDeque<T> = items.into_iter().collect();
+        back.append(&mut self.taken);
+        let mut state = self.desk.state.lock();
+        state.weight += back.iter().map(self.desk.weigh).sum::<usize>();
+        back.append(&mut state.queue);
+        state.queue = back;
+        self.desk.in_hand.store(0, Ordering::Relaxed);
     }
 
     fn fill(&mut self) {
@@ -122,6 +130,7 @@ impl<T: Send + 'static> Inbox<T> {
             }
         }
         drop(over);
+        desk.in_hand.store(self.taken.len(), Ordering::Relaxed);
         if made_room {
             desk.room.made();
         }
@@ -136,6 +145,7 @@ impl<T> Drop for Inbox<T> {
             state.weight = 0;
             (std::mem::take(&mut state.queue), state.source.take())
         };
+        self.desk.in_hand.store(0, Ordering::Relaxed);
         self.desk.room.made();
     }
 }

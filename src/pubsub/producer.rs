@@ -256,6 +256,17 @@ impl<T: Clone + Send + 'static> Producer<T> {
 
     // What a `Websocket` needs beyond the public part.
 
+    /// How many items wait for the slowest: in the longest queue, for callbacks, or for the first to
+    /// subscribe.
+    pub(crate) fn backlog(&self) -> usize {
+        let queued = {
+            let state = self.roster.state.lock();
+            let queues = state.entries.iter().map(|entry| entry.outlet.len());
+            queues.chain([state.early.len()]).max().unwrap_or_default()
+        };
+        queued.max(self.roster.dispatcher.waiting())
+    }
+
     pub(crate) fn dispatcher(&self) -> &Dispatcher<T> {
         &self.roster.dispatcher
     }

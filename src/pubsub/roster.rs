@@ -91,6 +91,16 @@ pub(super) enum Outlet<T> {
     Relay(Sender<T>),
 }
 
+impl<T> Outlet<T> {
+    /// How many items wait in it; a sink does not say.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Outlet::Queue(sender) | Outlet::Ring(sender, _) | Outlet::Relay(sender) => sender.len(),
+            Outlet::Sink(_) => 0,
+        }
+    }
+}
+
 impl<T: Send + 'static> Roster<T> {
     pub(super) fn new(queue: Queue, weigh: fn(&T) -> usize) -> Arc<Self> {
         Arc::new(Roster {

@@ -1,5 +1,6 @@
 //! Makes a client's connection, on the reader thread: from its URL to its handshake.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,9 +10,9 @@ use tungstenite::client::IntoClientRequest;
 use tungstenite::protocol::Role as WireRole;
 use url::Host;
 
+use super::life::Opened;
 use super::open::{facts, given_up};
 use super::options::{deadline_after, is_secret};
-use super::reader::Opened;
 use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::net::basic_auth::authorization;
@@ -27,8 +28,14 @@ use crate::net::transport::Transport;
 pub(crate) struct Call {
     target: Target,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// Headers that have another value each time.
+    renewed: Vec<(HeaderName, HeaderSource)>,
     proxying: Proxying,
 }
+
+/// Where a header's value comes from.
+pub(crate) type HeaderSource = Arc<dyn Fn() -> Result<String, SourceError> + Send + Sync>;
+pub(crate) type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Which way the connection takes.
 #[derive(Clone)]
@@ -61,11 +68,12 @@ impl Call {
     pub(crate) fn new(
         target: Target,
         headers: Vec<(HeaderName, HeaderValue)>,
+        renewed: Vec<(HeaderName, HeaderSource)>,
         proxying: Proxying,
     ) -> Result<Self> {
-        let authorized = headers
-            .iter()
-            .any(|(name, _)| name == header::AUTHORIZATION);
+        let names = headers.iter().map(|(name, _)| name);
+        let mut names = names.chain(renewed.iter().map(|(name, _)| name));
+        let authorized = names.any(|name| name == header::AUTHORIZATION);
         if authorized && target.credentials.is_some() {
             return Err(Error::InvalidOption {
                 setting: "basic_auth",
@@ -76,6 +84,7 @@ impl Call {
         let call = Call {
             target,
             headers,
+            renewed,
             proxying,
         };
         call.request()?;
@@ -108,6 +117,25 @@ impl Call {
         Ok(request)
     }
 
+    /// The request, with headers that are renewed for it.
+    fn renewed_request(&self) -> Result<HttpRequest<()>> {
+        let mut request = self.request()?;
+        for (name, source) in &self.renewed {
+            let failed = |error: SourceError| Error::Header {
+                name: name.to_string(),
+                error: error.into(),
+            };
+            // The user's code: a panic in it must not end the reader thread.
+            let value = catch_unwind(AssertUnwindSafe(|| source()));
+            let value = value.unwrap_or_else(|_| Err("the function panicked".into()));
+            let value = value.map_err(failed)?;
+            let mut value = HeaderValue::from_str(&value).map_err(|error| failed(error.into()))?;
+            value.set_sensitive(is_secret(name));
+            request.headers_mut().insert(name.clone(), value);
+        }
+        Ok(request)
+    }
+
     /// The call that a refusal leads to, if it is a redirect. What is secret stays with the host
     /// that it is for.
     fn redirected(&self, response: &http::Response<bytes::Bytes>) -> Option<Result<Call>> {
@@ -120,15 +148,18 @@ impl Call {
             Err(error) => return Some(Err(error)),
         };
         let mut headers = self.headers.clone();
+        let mut renewed = self.renewed.clone();
         if self.target.may_share_secrets_with(&target) {
             let credentials = target.credentials.take();
             target.credentials = credentials.or_else(|| self.target.credentials.clone());
         } else {
             headers.retain(|(name, _)| !is_secret(name));
+            renewed.retain(|(name, _)| !is_secret(name));
         }
         Some(Ok(Call {
             target,
             headers,
+            renewed,
             proxying: self.proxying.clone(),
         }))
     }
@@ -136,10 +167,11 @@ impl Call {
 
 /// Connects, and follows redirects as far as that is allowed.
 pub(crate) fn as_client(shared: &Shared, mut call: Call) -> Result<Opened> {
+    let mut request = call.renewed_request()?;
     let deadline = deadline_after(shared.options.connect_timeout);
     let mut redirects = shared.options.max_redirects;
     loop {
-        let error = match dial(shared, &call, deadline) {
+        let error = match dial(shared, &call, request, deadline) {
             Ok(opened) => return Ok(opened),
             Err(failure) => in_time(shared, failure),
         };
@@ -152,14 +184,16 @@ pub(crate) fn as_client(shared: &Shared, mut call: Call) -> Result<Opened> {
             Some(next) => call = next?,
         }
         log::debug!("{}: redirected to {}", shared.name, call.name());
+        request = call.renewed_request()?;
         redirects -= 1;
     }
 }
 
 /// Over a connection that is there already.
 pub(crate) fn over(shared: &Shared, transport: Box<dyn Transport>, call: &Call) -> Result<Opened> {
+    let request = call.renewed_request()?;
     let deadline = deadline_after(shared.options.connect_timeout);
-    ask(shared, transport, call, deadline).map_err(|failure| in_time(shared, failure))
+    ask(shared, transport, request, deadline).map_err(|failure| in_time(shared, failure))
 }
 
 fn in_time(shared: &Shared, failure: Failure) -> Error {
@@ -173,7 +207,12 @@ fn in_time(shared: &Shared, failure: Failure) -> Error {
     }
 }
 
-fn dial(shared: &Shared, call: &Call, deadline: Instant) -> Result<Opened, Failure> {
+fn dial(
+    shared: &Shared,
+    call: &Call,
+    request: HttpRequest<()>,
+    deadline: Instant,
+) -> Result<Opened, Failure> {
     let cancel = Cancel::new().map_err(|error| Error::Connect {
         address: shared.name.clone(),
         error: Arc::new(error),
@@ -186,7 +225,7 @@ fn dial(shared: &Shared, call: &Call, deadline: Instant) -> Result<Opened, Failu
         return Err(given_up().into());
     }
     let transport = encrypt(shared, &call.target, socket, deadline)?;
-    ask(shared, transport, call, deadline)
+    ask(shared, transport, request, deadline)
 }
 
 /// A connection to the host itself, whatever is in between.
@@ -217,10 +256,7 @@ fn through(
     let stream =
         connect(proxy.host(), proxy.port(), deadline, cancel).map_err(|failure| match failure {
             Failure::Failed(error @ (Error::Connect { .. } | Error::Resolve { .. })) => {
-                Failure::Failed(Error::Proxy {
-                    proxy: proxy.to_string(),
-                    reason: error.to_string(),
-                })
+                proxy.failed(error.to_string(), true)
             }
             other => other,
         })?;
@@ -280,10 +316,9 @@ fn encrypt(
 fn ask(
     shared: &Shared,
     mut transport: Box<dyn Transport>,
-    call: &Call,
+    request: HttpRequest<()>,
     deadline: Instant,
 ) -> Result<Opened, Failure> {
-    let request = call.request()?;
     transport
         .set_nodelay(shared.options.nodelay)
         .map_err(Error::lost)?;

@@ -19,8 +19,8 @@ pub(crate) struct Keepalive {
     timeout: Option<Duration>,
     /// Reading time left until the next alarm.
     left: Option<Duration>,
-    /// The payload of the ping that has not been answered.
-    awaited: Option<u64>,
+    /// Whether a ping has not been answered.
+    awaited: bool,
     sent: u64,
     /// The time-out that the read half has.
     armed: Option<Duration>,
@@ -40,7 +40,7 @@ impl Keepalive {
             interval,
             timeout,
             left: interval,
-            awaited: None,
+            awaited: false,
             sent: 0,
             armed: None,
         }
@@ -70,21 +70,16 @@ impl Keepalive {
         let before = Instant::now();
         let read = half.read(buffer);
         self.left = match (&read, self.timeout) {
-            (Ok(1..), Some(timeout)) if self.awaited.is_some() => Some(timeout),
+            (Ok(1..), Some(timeout)) if self.awaited => Some(timeout),
             _ => Some(left.saturating_sub(before.elapsed())),
         };
         read
     }
 
-    /// A pong has arrived.
-    pub(crate) fn pong(&mut self, payload: &[u8]) {
-        if self
-            .awaited
-            .is_some_and(|awaited| awaited.to_be_bytes() == payload)
-        {
-            self.awaited = None;
-            self.left = self.interval;
-        }
+    /// The ping has been answered.
+    pub(crate) fn answered(&mut self) {
+        self.awaited = false;
+        self.left = self.interval;
     }
 
     /// What is to be done now, if anything. `written` tells for how long the last ping has been
@@ -94,7 +89,7 @@ impl Keepalive {
         if self.left? > Duration::from_micros(500) {
             return None;
         }
-        if let (Some(_), Some(timeout)) = (self.awaited, self.timeout) {
+        if let (true, Some(timeout)) = (self.awaited, self.timeout) {
             let waited = written().unwrap_or_default();
             if waited >= timeout {
                 return Some(Alarm::Dead(timeout));
@@ -103,7 +98,7 @@ impl Keepalive {
             return None;
         }
         self.sent += 1;
-        self.awaited = Some(self.sent);
+        self.awaited = true;
         self.left = self.timeout.or(self.interval);
         Some(Alarm::Ping(self.sent.to_be_bytes()))
     }
@@ -189,13 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_begins_the_next_interval_and_a_stranger_does_not() {
+    fn an_answer_begins_the_next_interval() {
         let mut keepalive = Keepalive::new(Some(TICK), Some(TICK));
         let mut half = Silent(None, 0);
         next_alarm(&mut keepalive, &mut half);
-        keepalive.pong(b"unasked");
-        assert!(keepalive.awaited.is_some());
-        keepalive.pong(&1u64.to_be_bytes());
+        keepalive.answered();
         let second = next_alarm(&mut keepalive, &mut half);
         assert_eq!(second, Alarm::Ping(2u64.to_be_bytes()));
     }

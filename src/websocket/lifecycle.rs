@@ -1,21 +1,19 @@
-//! From connecting to closed: where a connection is, why it ended, and who waits for it.
+//! From connecting to closed: where a `Websocket` is, why it ended, and who waits for it.
 
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
-use crate::error::{Close, CloseFrame, Error, Side};
-use crate::net::closing::{Closing, Event, Role, Todo};
+use super::connection::{Connection, End, frame};
+use super::listener::Listener;
+use crate::error::{CloseFrame, Error};
+use crate::net::closing::{Event, Role, Todo};
 use crate::net::transport::Cut;
 
-type OnEvent = Box<dyn FnMut() + Send>;
-type OnError = Box<dyn FnMut(Error) + Send>;
-
-/// The state of one connection. Reader, writer and users' threads all look here.
+/// The state of one `Websocket`. Reader, writer and users' threads all look here.
 pub(crate) struct Lifecycle {
     /// Held to look and to change. Nothing else is called under it: no cut, no callback, no other lock.
     state: Mutex<State>,
@@ -24,98 +22,63 @@ pub(crate) struct Lifecycle {
     changed: Condvar,
     /// Disconnected at the end.
     closed: Receiver<Infallible>,
+    /// Whether there may be more than one connection.
+    reconnects: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
+    /// Or waiting to try again.
     Connecting,
     Ready,
     Closing,
     Closed,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Writer {
-    NotStarted,
-    Running,
-    Done,
-}
-
 struct State {
     phase: Phase,
-    was_ready: bool,
-    closing: Closing,
-    /// Who sent the first Close frame.
-    closed_by: Option<Side>,
-    /// When closing was begun, and when it has to be over.
-    deadline: Option<(Instant, Instant)>,
-    /// Why it failed, if that is certain whatever else happens.
-    failure: Option<Error>,
-    /// What the operating system said first; a failure unless the closing handshake was complete.
-    lost: Option<Error>,
+    /// The one that there is, or that is to come about.
+    connection: Connection,
+    /// This program has closed: there will be no other connection.
+    farewell: bool,
+    ever_ready: bool,
+    /// Why the last connection was lost, or the last attempt failed.
+    last_error: Option<Error>,
     /// Why it ended; set once, with `Phase::Closed`.
     end: Option<End>,
     /// Whether those who wait may be told: everything else has ended, too.
     announced: bool,
-    cut: Option<Arc<dyn Cut>>,
-    was_cut: bool,
-    writer: Writer,
-    reader_done: bool,
-    unsent: usize,
     alive: Option<Sender<Infallible>>,
-    on_ready: Vec<OnEvent>,
-    on_error: Vec<OnError>,
-    on_close: Vec<OnEvent>,
+    listeners: Listeners,
 }
 
-/// How a connection ended.
-#[derive(Debug, Clone)]
-pub(crate) struct End {
-    /// What whoever wants more of it is told.
-    pub(crate) reason: Error,
-    /// Whether that is a failure rather than an orderly end.
-    pub(crate) failed: bool,
-}
-
-impl End {
-    pub(crate) fn error(&self) -> Option<Error> {
-        self.failed.then(|| self.reason.clone())
-    }
-}
-
-/// Callbacks to be posted to the dispatch thread or dropped, outside of the lock.
-pub(crate) struct Callbacks {
-    pub(crate) never_ready: Vec<OnEvent>,
-    pub(crate) on_error: Vec<OnError>,
-    pub(crate) on_close: Vec<OnEvent>,
+/// Callbacks for what happens to a `Websocket`; to be called and dropped outside of the lock.
+#[derive(Default)]
+pub(crate) struct Listeners {
+    pub(crate) on_ready: Vec<Arc<Listener<()>>>,
+    pub(crate) on_disconnect: Vec<Arc<Listener<Error>>>,
+    pub(crate) on_error: Vec<Arc<Listener<Error>>>,
+    pub(crate) on_close: Vec<Arc<Listener<()>>>,
 }
 
 impl Lifecycle {
-    pub(crate) fn new(role: Role) -> Self {
+    pub(crate) fn new(role: Role, reconnects: bool) -> Self {
         let (alive, closed) = bounded(0);
         Lifecycle {
             state: Mutex::new(State {
                 phase: Phase::Connecting,
-                was_ready: false,
-                closing: Closing::new(role),
-                closed_by: None,
-                deadline: None,
-                failure: None,
-                lost: None,
+                connection: Connection::new(role),
+                farewell: false,
+                ever_ready: false,
+                last_error: None,
                 end: None,
                 announced: false,
-                cut: None,
-                was_cut: false,
-                writer: Writer::NotStarted,
-                reader_done: false,
-                unsent: 0,
                 alive: Some(alive),
-                on_ready: Vec::new(),
-                on_error: Vec::new(),
-                on_close: Vec::new(),
+                listeners: Listeners::default(),
             }),
             changed: Condvar::new(),
             closed,
+            reconnects,
         }
     }
 
@@ -129,29 +92,43 @@ impl Lifecycle {
         self.state.lock().end.clone()
     }
 
+    pub(crate) fn last_error(&self) -> Option<Error> {
+        self.state.lock().last_error.clone()
+    }
+
     pub(crate) fn closed_signal(&self) -> &Receiver<Infallible> {
         &self.closed
     }
 
     pub(crate) fn sent_close(&self) -> Option<CloseFrame> {
-        self.state.lock().closing.sent().cloned().flatten()
+        frame(self.state.lock().connection.closing().sent())
     }
 
     /// Whether this side's Close frame is on its way.
     pub(crate) fn has_written_close(&self) -> bool {
-        self.state.lock().closing.has_written()
+        self.state.lock().connection.closing().has_written()
     }
 
     pub(crate) fn received_close(&self) -> Option<CloseFrame> {
-        self.state.lock().closing.received().cloned().flatten()
+        frame(self.state.lock().connection.closing().received())
+    }
+
+    /// Why nothing more is sent, once that is so.
+    pub(crate) fn why_closed(&self) -> Option<Error> {
+        let state = self.state.lock();
+        match &state.end {
+            Some(end) => Some(end.reason.clone()),
+            None if state.farewell => Some(Error::Closed(state.connection.closed())),
+            None => None,
+        }
     }
 
     // Waiting. `None` when the deadline comes first.
 
-    /// Until it has been ready, or closed without: then with the end.
+    /// Until it is ready, or has been, or closed without: then with the end.
     pub(crate) fn wait_ready(&self, deadline: Option<Instant>) -> Option<Result<(), End>> {
         self.wait(deadline, |state| match &state.end {
-            _ if state.was_ready => Some(Ok(())),
+            _ if state.connection.was_ready => Some(Ok(())),
             Some(end) => state.announced.then(|| Err(end.clone())),
             None => None,
         })
@@ -166,12 +143,12 @@ impl Lifecycle {
     /// For the writer: until the reader has come to its end, or the closing's deadline, which may
     /// yet be set. Returns whether the reader has.
     pub(crate) fn wait_reader_done(&self) -> bool {
-        self.wait_closing(|state| state.reader_done || state.was_cut)
+        self.wait_closing(|state| state.connection.reader_done || state.connection.was_cut)
     }
 
     /// For the reader: until the connection was cut, or the closing's deadline. Returns whether it was cut.
     pub(crate) fn wait_cut(&self) -> bool {
-        self.wait_closing(|state| state.was_cut)
+        self.wait_closing(|state| state.connection.was_cut)
     }
 
     /// Until the end is announced, or the closing's deadline. Returns whether it was announced.
@@ -185,7 +162,7 @@ impl Lifecycle {
             if done(&state) {
                 return true;
             }
-            match state.deadline {
+            match state.connection.deadline {
                 None => self.changed.wait(&mut state),
                 Some((_, deadline)) if Instant::now() >= deadline => return false,
                 Some((_, deadline)) => drop(self.changed.wait_until(&mut state, deadline)),
@@ -193,10 +170,11 @@ impl Lifecycle {
         }
     }
 
-    /// For the reader, once the connection was cut: nothing keeps the writer then.
-    pub(crate) fn wait_writer_done(&self) {
-        let done = |state: &mut State| (state.writer != Writer::Running).then_some(());
-        self.wait(None, done);
+    /// For the reader, before it tries again: until then, or this program closes. Returns whether
+    /// to try again.
+    pub(crate) fn wait_to_try_again(&self, until: Instant) -> bool {
+        let closed = self.wait(Some(until), |state| state.farewell.then_some(()));
+        closed.is_none()
     }
 
     fn wait<R>(
@@ -231,241 +209,190 @@ impl Lifecycle {
     /// Says how to end what the reader is about to wait in. `false` when it has been ended already.
     #[must_use]
     pub(crate) fn install(&self, cut: Arc<dyn Cut>) -> bool {
-        self.change(|state| {
-            state.cut = Some(cut);
-            !state.was_cut
-        })
+        self.change(|state| state.connection.install(cut))
     }
 
     /// The handshake is done and the writer about to run. `None` when the connection was cut
     /// meanwhile, else the callbacks to call.
-    pub(crate) fn set_ready(&self) -> Option<Vec<OnEvent>> {
+    pub(crate) fn set_ready(&self) -> Option<Vec<Arc<Listener<()>>>> {
         self.change(|state| {
-            if state.was_cut {
+            if state.connection.was_cut {
                 return None;
             }
-            state.was_ready = true;
-            state.writer = Writer::Running;
-            state.phase = if state.closing.has_begun() {
-                Phase::Closing
-            } else {
-                Phase::Ready
+            state.connection.was_ready = true;
+            state.ever_ready = true;
+            state.phase = match state.connection.closing().has_begun() {
+                true => Phase::Closing,
+                false => Phase::Ready,
             };
-            Some(std::mem::take(&mut state.on_ready))
+            Some(match self.reconnects {
+                true => state.listeners.on_ready.clone(),
+                false => std::mem::take(&mut state.listeners.on_ready),
+            })
         })
     }
 
     /// Tells the closing handshake; returns what is to be done, and how to cut.
     pub(crate) fn handle(&self, event: Event) -> (Todo, Option<Arc<dyn Cut>>) {
+        self.change(|state| state.handle(event))
+    }
+
+    /// This program closes, by `deadline`: from now on there will be no other connection. Returns
+    /// what is to be done, how to cut, and the deadline that holds.
+    pub(crate) fn begin_close(
+        &self,
+        frame: CloseFrame,
+        deadline: Instant,
+    ) -> (Todo, Option<Arc<dyn Cut>>, Instant) {
         self.change(|state| {
-            let todo = state.closing.handle(event.clone());
-            if state.closing.has_begun() {
-                if state.phase == Phase::Ready {
-                    state.phase = Phase::Closing;
-                }
-                let by = match event {
-                    Event::Peer(_) => Side::Peer,
-                    _ => Side::Local,
-                };
-                state.closed_by.get_or_insert(by);
-            }
-            let cut = if todo.cut { state.take_cut() } else { None };
-            (todo, cut)
+            state.farewell = true;
+            let deadline = state.connection.set_deadline(deadline);
+            let (todo, cut) = state.handle(Event::Local(frame));
+            (todo, cut, deadline)
         })
     }
 
-    /// Closing has to be over by then. An earlier time that was set before stays; returns what holds.
+    /// The connection's closing has to be over by then. An earlier time that was set before stays;
+    /// returns what holds.
     pub(crate) fn set_deadline(&self, deadline: Instant) -> Instant {
-        self.change(|state| {
-            let (begun, deadline) = match state.deadline {
-                Some((begun, set)) => (begun, set.min(deadline)),
-                None => (Instant::now(), deadline),
-            };
-            state.deadline = Some((begun, deadline));
-            deadline
-        })
+        self.change(|state| state.connection.set_deadline(deadline))
     }
 
     /// The connection has failed, for a reason that counts whatever else happens. The first one does.
     pub(crate) fn fail(&self, error: Error) {
-        self.change(|state| {
-            state.failure.get_or_insert(error);
-        });
+        self.change(|state| state.connection.fail(error));
     }
 
     /// The operating system reported an error, or the end of the stream; which is no news once this
     /// side has cut the connection.
-    pub(crate) fn lose(&self, error: io::Error) {
-        self.change(|state| {
-            if !state.was_cut {
-                state.lost.get_or_insert(Error::lost(error));
-            }
-        });
+    pub(crate) fn lose(&self, error: Error) {
+        self.change(|state| state.connection.lose(error));
     }
 
     /// Closing took too long: a failure, unless all that matters has been said or it has failed already.
     pub(crate) fn time_out(&self) {
-        self.change(|state| {
-            if !state.was_cut && state.lost.is_none() && !state.closing.is_clean() {
-                let (begun, deadline) = state.deadline.unwrap_or((Instant::now(), Instant::now()));
-                state.failure.get_or_insert(Error::CloseTimeout {
-                    // The peer may have been given up before.
-                    after: rounded(
-                        deadline
-                            .min(Instant::now())
-                            .saturating_duration_since(begun),
-                    ),
-                    // Told by the writer at its end.
-                    unsent: 0,
-                });
-            }
-        });
+        self.change(|state| state.connection.time_out());
     }
 
     /// Gives up a client's connection that is not ready yet. (A server's is about to be: all it
     /// takes is a response, and then the client is told why it is closed.)
     pub(crate) fn abandon(&self) -> Option<Arc<dyn Cut>> {
-        self.change(|state| match (state.phase, state.closing.role()) {
-            (Phase::Connecting, Role::Client) => state.take_cut(),
-            _ => None,
-        })
+        self.change(
+            |state| match (state.phase, state.connection.closing().role()) {
+                (Phase::Connecting, Role::Client) => state.connection.take_cut(),
+                _ => None,
+            },
+        )
     }
 
     /// The connection did not come about: a failure, unless it was given up.
-    pub(crate) fn fail_to_open(&self, error: Error, unsent: usize) {
-        self.change(|state| {
-            state.unsent = unsent;
-            if !state.was_cut {
-                state.failure.get_or_insert(error);
-            }
-        });
+    pub(crate) fn fail_to_open(&self, error: Error) {
+        self.change(|state| state.connection.fail_to_open(error));
     }
 
     /// Cuts the connection, whatever its state.
     pub(crate) fn cut(&self) -> Option<Arc<dyn Cut>> {
-        self.change(State::take_cut)
-    }
-
-    pub(crate) fn writer_done(&self, unsent: usize) {
-        self.change(|state| {
-            state.writer = Writer::Done;
-            state.unsent = unsent;
-        });
+        self.change(|state| state.connection.take_cut())
     }
 
     pub(crate) fn reader_done(&self) {
-        self.change(|state| state.reader_done = true);
+        self.change(|state| state.connection.reader_done = true);
     }
 
-    /// The end, for those who look; [`announce`](Self::announce) tells those who wait.
-    pub(crate) fn set_closed(&self) -> End {
-        let mut state = self.state.lock();
-        let end = state.judge();
-        state.end = Some(end.clone());
-        state.phase = Phase::Closed;
-        state.cut = None;
-        end
+    /// Whether the peer is known to have taken all that was written.
+    pub(crate) fn confirms_all(&self) -> bool {
+        self.state.lock().connection.confirms_all()
     }
 
-    /// Wakes all who wait for the end. Returns the callbacks to call.
-    pub(crate) fn announce(&self) -> Callbacks {
+    /// Makes room for another connection if the one that has ended, with `unsent` messages not sent,
+    /// ended for a reason that `heals`; unless this program has closed. Returns the reason, and
+    /// whom to tell that the connection was lost.
+    pub(crate) fn begin_anew(
+        &self,
+        unsent: usize,
+        heals: impl FnOnce(&Error) -> bool,
+    ) -> Option<(Error, Vec<Arc<Listener<Error>>>)> {
         self.change(|state| {
-            state.announced = true;
-            state.alive = None;
-            Callbacks {
-                never_ready: std::mem::take(&mut state.on_ready),
-                on_error: std::mem::take(&mut state.on_error),
-                on_close: std::mem::take(&mut state.on_close),
+            let reason = state.connection.judge(unsent).reason;
+            if state.farewell || !heals(&reason) {
+                return None;
             }
+            let was_ready = state.connection.was_ready;
+            state.phase = Phase::Connecting;
+            state.connection = Connection::new(state.connection.role());
+            state.last_error = Some(reason.clone());
+            let told = match was_ready {
+                true => state.listeners.on_disconnect.clone(),
+                false => Vec::new(),
+            };
+            Some((reason, told))
         })
     }
 
-    /// Keeps a callback for later; hands it back when its time has come already.
-    pub(crate) fn on_ready(&self, f: OnEvent) -> Option<OnEvent> {
+    /// The end, for those who look; [`announce`](Self::announce) tells those who wait.
+    pub(crate) fn set_closed(&self, unsent: usize) -> End {
         let mut state = self.state.lock();
-        if state.was_ready {
-            return Some(f);
-        }
-        if !state.announced {
-            state.on_ready.push(f);
-            return None;
-        }
-        drop(state);
-        drop(f);
-        None
+        let end = state.connection.judge(unsent);
+        state.end = Some(end.clone());
+        state.phase = Phase::Closed;
+        state.connection.forget_cut();
+        end
     }
 
-    /// As [`on_ready`](Self::on_ready).
-    pub(crate) fn on_error(&self, f: OnError) -> Option<(OnError, Error)> {
-        let mut state = self.state.lock();
-        if !state.announced {
-            state.on_error.push(f);
-            return None;
-        }
-        if let Some(error) = state.end.as_ref().and_then(End::error) {
-            return Some((f, error));
-        }
-        drop(state);
-        drop(f);
-        None
+    /// Wakes all who wait for the end. Returns the callbacks, of which some are to be called.
+    pub(crate) fn announce(&self) -> Listeners {
+        self.change(|state| {
+            state.announced = true;
+            state.alive = None;
+            std::mem::take(&mut state.listeners)
+        })
     }
 
-    /// As [`on_ready`](Self::on_ready).
-    pub(crate) fn on_close(&self, f: OnEvent) -> Option<OnEvent> {
+    // Listening. Each keeps the callback for as long as its time may come, and tells whether it is to be
+    // called now, since that has come already.
+
+    pub(crate) fn on_ready(&self, f: &Arc<Listener<()>>) -> bool {
         let mut state = self.state.lock();
         if state.announced {
-            return Some(f);
+            return state.ever_ready;
         }
-        state.on_close.push(f);
-        None
+        if self.reconnects || !state.ever_ready {
+            state.listeners.on_ready.push(f.clone());
+        }
+        state.connection.was_ready
+    }
+
+    pub(crate) fn on_disconnect(&self, f: &Arc<Listener<Error>>) {
+        let mut state = self.state.lock();
+        if !state.announced {
+            state.listeners.on_disconnect.push(f.clone());
+        }
+    }
+
+    pub(crate) fn on_error(&self, f: &Arc<Listener<Error>>) -> Option<Error> {
+        let mut state = self.state.lock();
+        if !state.announced {
+            state.listeners.on_error.push(f.clone());
+            return None;
+        }
+        state.end.as_ref()?.error()
+    }
+
+    pub(crate) fn on_close(&self, f: &Arc<Listener<()>>) -> bool {
+        let mut state = self.state.lock();
+        if !state.announced {
+            state.listeners.on_close.push(f.clone());
+        }
+        state.announced
     }
 }
 
 impl State {
-    fn take_cut(&mut self) -> Option<Arc<dyn Cut>> {
-        self.was_cut = true;
-        self.cut.clone()
+    fn handle(&mut self, event: Event) -> (Todo, Option<Arc<dyn Cut>>) {
+        let done = self.connection.handle(event);
+        if self.connection.closing().has_begun() && self.phase == Phase::Ready {
+            self.phase = Phase::Closing;
+        }
+        done
     }
-
-    fn judge(&self) -> End {
-        let failed = |reason| End {
-            reason,
-            failed: true,
-        };
-        match &self.failure {
-            Some(Error::CloseTimeout { after, .. }) => {
-                let (after, unsent) = (*after, self.unsent);
-                return failed(Error::CloseTimeout { after, unsent });
-            }
-            Some(failure) => return failed(failure.clone()),
-            None => {}
-        }
-        let received = self.closing.received();
-        // An answer that could not be sent to a peer that has closed costs nobody anything.
-        let orderly = self.closing.is_clean() || (received.is_some() && self.unsent == 0);
-        let given_up = !self.was_ready && self.was_cut && self.unsent == 0;
-        if !orderly && !given_up {
-            let ended = || Error::lost(io::ErrorKind::UnexpectedEof.into());
-            return failed(self.lost.clone().unwrap_or_else(ended));
-        }
-        let by = self.closed_by.unwrap_or(Side::Local);
-        let frame = match by {
-            _ if !orderly => None,
-            Side::Local => self.closing.sent(),
-            Side::Peer => received,
-        };
-        End {
-            reason: Error::Closed(Close {
-                by,
-                frame: frame.cloned().flatten(),
-            }),
-            failed: false,
-        }
-    }
-}
-
-/// A time as it was set, and not a few microseconds less.
-fn rounded(time: Duration) -> Duration {
-    let millis = (time + Duration::from_micros(500)).as_millis();
-    Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
 }

@@ -1,14 +1,21 @@
 //! The hall: the public handle, and the two threads that join the wings.
 
+mod connection;
 mod dial;
 mod keepalive;
+mod life;
 mod lifecycle;
+mod listener;
 mod open;
 mod options;
 mod outbox;
+mod pen;
+mod pings;
 mod reader;
+mod reconnect;
 pub(crate) mod registry;
 mod shared;
+mod stats;
 mod writer;
 
 use std::convert::Infallible;
@@ -18,16 +25,23 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, bounded};
 use http::header;
 use tungstenite::protocol::Role as WireRole;
 
+use self::connection::End;
 use self::dial::Call;
-use self::lifecycle::{End, Phase};
+use self::lifecycle::Phase;
+use self::listener::Listener;
 pub use self::options::Options;
 pub(crate) use self::options::deadline_after;
+pub use self::pings::Latency;
+use self::pings::MAX_UNANSWERED;
+pub use self::reconnect::Backoff;
 use self::registry::Permit;
-use self::shared::Shared;
+use self::shared::{Facts, Shared};
+pub use self::stats::Stats;
 use crate::error::{CloseFrame, Error, PutError, Result};
 use crate::message::Message;
 use crate::net::closing::Role;
@@ -159,10 +173,10 @@ impl Websocket {
     fn start_pair(options: &Options) -> (Websocket, Websocket) {
         let (client, server) = memory::pair();
         let start = |name: &str, role, wire_role, halves| {
-            let (shared, ends) = Shared::new(name.to_owned(), role, options.clone());
-            reader::start(shared.clone(), ends, None, move |shared| {
-                open::in_memory(shared, halves, wire_role)
-            });
+            let options = options.without_reconnect();
+            let (shared, ends) = Shared::new(name.to_owned(), role, options);
+            let open = once(move |shared: &Shared| open::in_memory(shared, halves, wire_role));
+            life::start(shared.clone(), ends, None, open);
             // Takes as long as a thread to start: there is no handshake.
             shared.lifecycle.wait_ready(None);
             Self::new(shared)
@@ -175,17 +189,16 @@ impl Websocket {
 
     fn start_client(call: Call, options: Options) -> Websocket {
         let (shared, ends) = Shared::new(call.name().to_owned(), Role::Client, options);
-        reader::start(shared.clone(), ends, None, move |shared| {
-            dial::as_client(shared, call)
+        life::start(shared.clone(), ends, None, move |shared| {
+            dial::as_client(shared, call.clone())
         });
         Self::new(shared)
     }
 
     fn start_over(transport: Box<dyn Transport>, call: Call, options: Options) -> Websocket {
         let (shared, ends) = Shared::new(call.name().to_owned(), Role::Client, options);
-        reader::start(shared.clone(), ends, None, move |shared| {
-            dial::over(shared, transport, &call)
-        });
+        let open = once(move |shared: &Shared| dial::over(shared, transport, &call));
+        life::start(shared.clone(), ends, None, open);
         Self::new(shared)
     }
 
@@ -194,14 +207,14 @@ impl Websocket {
             Some(address) => format!("connection from {address}"),
             None => "connection from a Unix socket".to_owned(),
         };
-        let (shared, ends) = Shared::new(name, Role::Server, options);
+        let (shared, ends) = Shared::new(name, Role::Server, options.without_reconnect());
         let ticket = request.ticket.take();
         let permit = ticket.and_then(|ticket| ticket.downcast::<Permit>().ok());
         let desk = permit.as_ref().map(|permit| permit.desk());
         let permit = permit.map(|permit| Arc::new(*permit));
-        reader::start(shared.clone(), ends, permit.clone(), move |shared| {
-            open::as_server(shared, request, permit)
-        });
+        let given = permit.clone();
+        let open = once(move |shared: &Shared| open::as_server(shared, request, permit));
+        life::start(shared.clone(), ends, given, open);
         let ws = Self::new(shared);
         if let Some(desk) = desk {
             desk.make_known(&ws.handle.shared, ws.downgrade());
@@ -225,6 +238,16 @@ impl Websocket {
         WeakWebsocket {
             handle: Arc::downgrade(&self.handle),
         }
+    }
+}
+
+/// What opens one connection and cannot open another. It is not asked to: only what is connected by a URL
+/// reconnects.
+fn once<T>(open: impl FnOnce(&Shared) -> Result<T>) -> impl FnMut(&Shared) -> Result<T> {
+    let mut open = Some(open);
+    move |shared| match open.take() {
+        Some(open) => open(shared),
+        None => Err(open::given_up()),
     }
 }
 
@@ -417,7 +440,7 @@ impl Websocket {
 
 /// Where the connection is.
 impl Websocket {
-    /// Whether the connection is established and not closing.
+    /// Whether the connection is established and not closing; `false` while it is being made anew.
     #[doc(alias = "ready")]
     pub fn is_ready(&self) -> bool {
         self.shared().lifecycle.phase() == Phase::Ready
@@ -439,36 +462,57 @@ impl Websocket {
         Some(self.shared().lifecycle.end()?.reason)
     }
 
-    /// Calls `f` on the dispatch thread when the connection is ready; at once, if it has been.
+    /// Why there is no connection: why the last one was lost or the last attempt to connect failed,
+    /// where another [follows](Options::reconnect). It stays when that one is ready. `None` while nothing was
+    /// lost.
+    pub fn last_error(&self) -> Option<Error> {
+        self.shared().lifecycle.last_error()
+    }
+
+    /// Calls `f` on the dispatch thread when the connection is ready; at once, if it is, or has been.
+    /// With [`Options::reconnect`], again for each connection.
     #[doc(alias = "onReady")]
-    pub fn on_ready(&self, f: impl FnMut() + Send + 'static) {
-        let now = self.shared().lifecycle.on_ready(Box::new(f));
-        if let Some(f) = now {
-            self.shared().producer.dispatcher().run(f);
+    pub fn on_ready(&self, mut f: impl FnMut() + Send + 'static) {
+        let f = Arc::new(Listener::new(move |()| f()));
+        if self.shared().lifecycle.on_ready(&f) {
+            self.shared().producer.dispatcher().run(move || f.call(()));
         }
     }
 
+    /// Calls `f` on the dispatch thread each time that a connection is lost and another is
+    /// [to follow](Options::reconnect), with the reason. What fails without ever having been ready is
+    /// told by [`last_error`](Self::last_error), and the end by [`on_error`](Self::on_error) and
+    /// [`on_close`](Self::on_close).
+    pub fn on_disconnect(&self, f: impl FnMut(Error) + Send + 'static) {
+        let f = Arc::new(Listener::new(f));
+        self.shared().lifecycle.on_disconnect(&f);
+    }
+
     /// Calls `f` on the dispatch thread with the reason when the connection fails; at once, if it has.
+    /// With [`Options::reconnect`], when it has failed for good.
     #[doc(alias = "onError")]
     pub fn on_error(&self, f: impl FnMut(Error) + Send + 'static) {
-        let now = self.shared().lifecycle.on_error(Box::new(f));
-        if let Some((mut f, error)) = now {
-            self.shared().producer.dispatcher().run(move || f(error));
+        let f = Arc::new(Listener::new(f));
+        if let Some(error) = self.shared().lifecycle.on_error(&f) {
+            self.shared()
+                .producer
+                .dispatcher()
+                .run(move || f.call(error));
         }
     }
 
     /// Calls `f` on the dispatch thread when the connection has ended, in order or not, after the
     /// callbacks for all messages; at once, if it has.
     #[doc(alias = "onClose")]
-    pub fn on_close(&self, f: impl FnMut() + Send + 'static) {
-        let now = self.shared().lifecycle.on_close(Box::new(f));
-        if let Some(f) = now {
-            self.shared().producer.dispatcher().run(f);
+    pub fn on_close(&self, mut f: impl FnMut() + Send + 'static) {
+        let f = Arc::new(Listener::new(move |()| f()));
+        if self.shared().lifecycle.on_close(&f) {
+            self.shared().producer.dispatcher().run(move || f.call(()));
         }
     }
 
     /// Waits until the connection is ready, or has been: RTCBot's `await ws.onReady()`. Bounded by
-    /// [`connect_timeout`](Options::connect_timeout).
+    /// [`connect_timeout`](Options::connect_timeout); with [`Options::reconnect`], by nothing.
     ///
     /// # Errors
     ///
@@ -620,32 +664,101 @@ impl Websocket {
         &self.shared().name
     }
 
-    /// The address at the other end; `None` before the connection is ready.
+    /// The address at the other end; `None` before the connection is ready. This and the following
+    /// tell of the last connection, where there was more than one.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.shared().facts.get()?.peer_addr
+        self.facts()?.peer_addr
     }
 
     /// The address at this end; `None` before the connection is ready.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.shared().facts.get()?.local_addr
+        self.facts()?.local_addr
     }
 
     /// The head of the handshake request: on a server the client's, on a client its own. `None`
     /// before the connection is ready.
-    pub fn request(&self) -> Option<&http::Request<()>> {
-        Some(&self.shared().facts.get()?.request)
+    pub fn request(&self) -> Option<Arc<http::Request<()>>> {
+        Some(self.facts()?.request)
     }
 
     /// The head of the handshake response: on a client the server's, on a server its own. `None`
     /// before the connection is ready.
-    pub fn response(&self) -> Option<&http::Response<()>> {
-        Some(&self.shared().facts.get()?.response)
+    pub fn response(&self) -> Option<Arc<http::Response<()>>> {
+        Some(self.facts()?.response)
     }
 
     /// The subprotocol that the server chose, if any.
-    pub fn subprotocol(&self) -> Option<&str> {
-        let headers = self.response()?.headers();
-        headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()
+    pub fn subprotocol(&self) -> Option<String> {
+        let response = self.response()?;
+        let name = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL)?;
+        name.to_str().ok().map(str::to_owned)
+    }
+
+    fn facts(&self) -> Option<Facts> {
+        self.shared().facts.lock().clone()
+    }
+
+    /// Sends a ping (RFC 6455, section 5.5.2), ahead of what is queued. The channel that is returned
+    /// gets the time that the answer took, or is disconnected if none comes before the connection ends.
+    ///
+    /// Never waits. What keeps the connection alive is [`Options::ping_interval`]; this is for who
+    /// wants to know now.
+    ///
+    /// ```
+    /// # use rtcbot_websocket::Websocket;
+    /// # use std::time::Duration;
+    /// # let (ws, _peer) = Websocket::pair();
+    /// let answer = ws.ping("are you there?")?;
+    /// match answer.recv_timeout(Duration::from_secs(1)) {
+    ///     Ok(time) => println!("there and back in {time:?}"),
+    ///     Err(_) => println!("no answer"),
+    /// }
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for a payload of more than 125 bytes, [`Error::TooManyPings`] when 64 have
+    /// no answer yet, and the reason when the connection is closing or has ended.
+    pub fn ping(&self, payload: impl Into<Bytes>) -> Result<Receiver<Duration>> {
+        let payload = payload.into();
+        if payload.len() > 125 {
+            return Err(Error::InvalidOption {
+                setting: "ping payload",
+                reason: format!("it has at most 125 bytes, this one has {}", payload.len()),
+            });
+        }
+        let shared = self.shared();
+        if let Some(reason) = shared.lifecycle.why_closed() {
+            return Err(reason);
+        }
+        let (asker, answer) = bounded(1);
+        match shared.outbox.ping_for(payload, asker) {
+            true => Ok(answer),
+            false => Err(Error::TooManyPings {
+                unanswered: MAX_UNANSWERED,
+            }),
+        }
+    }
+
+    /// How long the way to the peer and back takes, by the pings that were answered on this
+    /// connection: those of [`Options::ping_interval`] and those of [`ping`](Self::ping). `None`
+    /// before the first answer.
+    pub fn latency(&self) -> Option<Latency> {
+        self.shared().outbox.latency()
+    }
+
+    /// What has gone through this `Websocket`, and what waits in it. Takes two or three short locks:
+    /// cheap enough to be called a thousand times a second.
+    ///
+    /// ```
+    /// # use rtcbot_websocket::Websocket;
+    /// # let (ws, _peer) = Websocket::pair();
+    /// let stats = ws.stats();
+    /// println!("{} messages wait to be sent, {} were dropped", stats.send_queue, stats.dropped);
+    /// ```
+    pub fn stats(&self) -> Stats {
+        Stats::of(self.shared())
     }
 
     /// The code and reason of the Close frame that this side has sent, or is about to send.

@@ -7,7 +7,7 @@ use http::header::{self, HeaderValue};
 use http::{Request as HttpRequest, StatusCode};
 use tungstenite::protocol::Role as WireRole;
 
-use super::reader::Opened;
+use super::life::Opened;
 use super::registry::Permit;
 use super::shared::{Facts, Shared};
 use crate::error::{Error, Result};
@@ -112,8 +112,8 @@ pub(crate) fn facts(
     Facts {
         peer_addr,
         local_addr,
-        request,
-        response,
+        request: request.into(),
+        response: response.into(),
     }
 }
 

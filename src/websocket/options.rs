@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use http::header::{self, HeaderName, HeaderValue};
 
 use super::Websocket;
-use super::dial::{Call, Proxying};
+use super::dial::{Call, HeaderSource, Proxying};
+use super::reconnect::Backoff;
 use crate::error::{Error, Result};
 use crate::net::basic_auth::authorization;
 use crate::net::credentials::Credentials;
@@ -49,7 +50,9 @@ pub struct Options {
     pub(crate) read_buffer: usize,
     pub(crate) nodelay: bool,
     pub(crate) paused: bool,
+    pub(crate) reconnect: Option<Backoff>,
     headers: Vec<(String, String)>,
+    renewed_headers: Vec<(String, HeaderSource)>,
     pub(crate) subprotocols: Vec<String>,
     basic_auth: Option<Credentials>,
     origin: Option<String>,
@@ -78,7 +81,9 @@ impl Default for Options {
             read_buffer: 16 << 10,
             nodelay: true,
             paused: false,
+            reconnect: None,
             headers: Vec::new(),
+            renewed_headers: Vec::new(),
             subprotocols: Vec::new(),
             basic_auth: None,
             origin: None,
@@ -131,12 +136,19 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// As [`connect`](Self::connect), and [`Error::InvalidUrl`] for `wss` over a stream that is not encrypted.
+    /// As [`connect`](Self::connect); [`Error::InvalidUrl`] for `wss` over a stream that is not
+    /// encrypted, and [`Error::InvalidOption`] with [`reconnect`](Self::reconnect).
     pub fn connect_over(
         &self,
         transport: impl Transport,
         url: impl AsRef<str>,
     ) -> Result<Websocket> {
+        if self.reconnect.is_some() {
+            return Err(Error::InvalidOption {
+                setting: "reconnect",
+                reason: "a stream that is there already cannot be made again".into(),
+            });
+        }
         let call = self.call(url.as_ref())?;
         if call.is_encrypted() && !transport.is_encrypted() {
             return Err(Error::InvalidUrl {
@@ -148,6 +160,13 @@ impl Options {
         Ok(Websocket::start_over(transport, call, self.clone()))
     }
 
+    pub(crate) fn without_reconnect(&self) -> Options {
+        Options {
+            reconnect: None,
+            ..self.clone()
+        }
+    }
+
     fn call(&self, url: &str) -> Result<Call> {
         let target = Target::parse(url)?;
         #[cfg(feature = "native-tls")]
@@ -157,7 +176,11 @@ impl Options {
             None if self.proxy_from_env => Proxying::Environment,
             None => Proxying::Direct,
         };
-        Call::new(target, self.request_headers()?, proxying)
+        if let Some(backoff) = &self.reconnect {
+            backoff.check()?;
+        }
+        let renewed = self.renewed_headers()?;
+        Call::new(target, self.request_headers()?, renewed, proxying)
     }
 
     /// Completes an incoming connection with these settings. Returns at once; see [`Websocket::accept`].
@@ -268,6 +291,72 @@ impl Options {
         self
     }
 
+    /// A header for a client's handshake whose value a function gives, anew for each attempt to connect:
+    /// for tokens that expire. It takes the place of one of the same name.
+    ///
+    /// The function is called on the reader thread, before the time of
+    /// [`connect_timeout`](Self::connect_timeout) begins. Nobody can end it: while it takes its time, `close` may have
+    /// to return without it. When it fails, the attempt has failed, with [`Error::Header`].
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Backoff, Options};
+    ///
+    /// fn token() -> std::io::Result<String> {
+    ///     std::fs::read_to_string("/run/token")
+    /// }
+    ///
+    /// let ws = Options::new()
+    ///     .header_with("Authorization", || Ok(format!("Bearer {}", token()?.trim())))
+    ///     .reconnect(Backoff::default())
+    ///     .connect("wss://robot.local/drive")?;
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
+    pub fn header_with(
+        &mut self,
+        name: impl Into<String>,
+        value: impl Fn() -> Result<String, Box<dyn std::error::Error + Send + Sync>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> &mut Self {
+        self.renewed_headers.push((name.into(), Arc::new(value)));
+        self
+    }
+
+    /// Whether a client connects again when its connection has ended, or did not come about, for a
+    /// reason that may pass, and how long it waits before each attempt; `None` for never. Defaults to never.
+    ///
+    /// * What may pass, [`Error::is_transient`] lists: a server that cannot be reached, a connection
+    ///   that is lost, a server that is going away. Anything else ends the `Websocket`, with that
+    ///   error: a 401, a certificate that is not trusted, a close with 1000.
+    /// * It is tried again for as long as it takes. To give up after a time, [`close`](Websocket::close).
+    /// * Subscriptions, callbacks, the source and what is queued for sending survive, and all can be
+    ///   used meanwhile; `get` waits. [`on_ready`](Websocket::on_ready) is called for each connection,
+    ///   [`on_disconnect`](Websocket::on_disconnect) tells when one is lost and why, and
+    ///   [`last_error`](Websocket::last_error) why there is none now.
+    /// * **What had been written to a connection that is lost may have been lost with it.** Nobody can
+    ///   tell whether the peer took it, and nothing is sent twice.
+    ///   [`stats().unconfirmed`](crate::Stats::unconfirmed) counts it. What has not been written is
+    ///   sent on the next connection.
+    /// * What the peer sends while there is no connection is the peer's to keep.
+    ///
+    /// Only for URLs: on servers it means nothing.
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Backoff, Options};
+    ///
+    /// let ws = Options::new()
+    ///     .reconnect(Backoff::default())
+    ///     .connect("ws://robot.local:8080/drive")?;
+    /// ws.on_disconnect(|why| println!("lost the robot: {why}"));
+    /// ws.on_ready(|| println!("the robot is there"));
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
+    pub fn reconnect(&mut self, backoff: impl Into<Option<Backoff>>) -> &mut Self {
+        self.reconnect = backoff.into();
+        self
+    }
+
     /// A subprotocol (RFC 6455, section 1.9), most wanted first. A client offers them; a server
     /// takes the first of its own that the client offers, or none. Which one it is,
     /// [`Websocket::subprotocol`] tells; who cannot do without looks there once it is ready. Defaults to none.
@@ -365,9 +454,12 @@ impl Options {
                 setting: "basic_auth",
                 reason: "the user has a colon in it, which HTTP cannot say".into(),
             })?;
+            let renewed = self.renewed_headers.iter();
+            let mut renewed = renewed.map(|(name, _)| name.as_str());
             if headers
                 .iter()
                 .any(|(name, _)| name == header::AUTHORIZATION)
+                || renewed.any(|name| name.eq_ignore_ascii_case("authorization"))
             {
                 return Err(Error::InvalidOption {
                     setting: "basic_auth",
@@ -412,18 +504,19 @@ impl Options {
         self.checked_headers()
     }
 
+    fn renewed_headers(&self) -> Result<Vec<(HeaderName, HeaderSource)>> {
+        let headers = self.renewed_headers.iter();
+        headers
+            .map(|(name, source)| Ok((checked_name(name)?, source.clone())))
+            .collect()
+    }
+
     fn checked_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
         let mut headers = Vec::new();
         for (name, value) in &self.headers {
-            let bad = |why: String| Error::InvalidOption {
-                setting: "header",
-                reason: format!("{name:?}: {why}"),
-            };
-            let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|e| bad(e.to_string()))?;
-            if is_of_the_handshake(&parsed) {
-                return Err(bad("the handshake itself sets it".into()));
-            }
-            let mut value = HeaderValue::from_str(value).map_err(|e| bad(e.to_string()))?;
+            let parsed = checked_name(name)?;
+            let value = HeaderValue::from_str(value);
+            let mut value = value.map_err(|error| bad_header(name, error.to_string()))?;
             value.set_sensitive(is_secret(&parsed));
             headers.push((parsed, value));
         }
@@ -503,7 +596,9 @@ pub(crate) fn is_secret(name: &HeaderName) -> bool {
 /// Without what may be secret: of headers only the names, of a proxy only that there is one.
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
+        let names = self.headers.iter().map(|(name, _)| name);
+        let renewed = self.renewed_headers.iter().map(|(name, _)| name);
+        let names: Vec<_> = names.chain(renewed).collect();
         let mut debug = f.debug_struct("Options");
         debug
             .field("json", &self.json)
@@ -519,6 +614,7 @@ impl fmt::Debug for Options {
             .field("read_buffer", &self.read_buffer)
             .field("nodelay", &self.nodelay)
             .field("paused", &self.paused)
+            .field("reconnect", &self.reconnect)
             .field("headers", &names)
             // Where there is no other place for it, a token is put there.
             .field("subprotocols", &self.subprotocols.len())
@@ -532,6 +628,22 @@ impl fmt::Debug for Options {
         #[cfg(feature = "native-tls")]
         debug.field("trust", &self.trust);
         debug.finish()
+    }
+}
+
+fn checked_name(name: &str) -> Result<HeaderName> {
+    let parsed = HeaderName::from_bytes(name.as_bytes());
+    let parsed = parsed.map_err(|error| bad_header(name, error.to_string()))?;
+    if is_of_the_handshake(&parsed) {
+        return Err(bad_header(name, "the handshake itself sets it".into()));
+    }
+    Ok(parsed)
+}
+
+fn bad_header(name: &str, why: String) -> Error {
+    Error::InvalidOption {
+        setting: "header",
+        reason: format!("{name:?}: {why}"),
     }
 }
 

@@ -1,8 +1,7 @@
-//! The reader thread: connects, reads, decodes, publishes; and sees the connection to its end.
+//! What the reader thread does with a connection: reads, decodes, publishes, and sees it to its end.
 
 use std::io::{self, Read, Write};
-use std::sync::Arc;
-use std::thread;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,15 +11,12 @@ use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext}
 use super::keepalive::{Alarm, Keepalive};
 use super::lifecycle::Phase;
 use super::options::deadline_after;
-use super::outbox::Pen;
-use super::registry::Permit;
-use super::shared::{Ends, Facts, Shared};
-use super::writer;
+use super::shared::{Received, Shared};
 use crate::error::{CloseFrame, Error};
 use crate::message::Message;
 use crate::net::closing::Event;
-use crate::net::transport::{Halves, ReadHalf, is_timeout};
-use crate::pubsub::{Inbox, Publisher};
+use crate::net::transport::{ReadHalf, is_timeout};
+use crate::pubsub::Publisher;
 
 /// How long the peer has to end the stream once there is nothing more to say.
 const LAST_WAIT: Duration = Duration::from_secs(1);
@@ -30,101 +26,12 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 /// them out one by one, both would fight over the same cache lines all the time.
 const BATCH: usize = 64;
 
-/// A connection after its handshake.
-pub(crate) struct Opened {
-    pub(crate) halves: Halves,
-    pub(crate) facts: Facts,
+/// What can be read of a connection, after its handshake.
+pub(crate) struct Incoming {
+    pub(crate) half: Box<dyn ReadHalf>,
     /// What came right behind the handshake.
     pub(crate) rest: Vec<u8>,
     pub(crate) role: WireRole,
-}
-
-/// Starts the thread. `open` is run on it and makes the connection.
-pub(crate) fn start(
-    shared: Arc<Shared>,
-    ends: Ends,
-    permit: Option<Arc<Permit>>,
-    open: impl FnOnce(&Shared) -> Result<Opened, Error> + Send + 'static,
-) {
-    let mut stage = Stage {
-        shared: shared.clone(),
-        publisher: Some(ends.publisher),
-        permit,
-    };
-    let inbox = ends.inbox;
-    let spawned = thread::Builder::new()
-        .name("ws-read".into())
-        .spawn(move || {
-            let shared = stage.shared.clone();
-            let _ = shared.reader_thread.set(thread::current().id());
-            match open(&shared) {
-                Ok(opened) => stage.run(&shared, opened, inbox),
-                Err(error) => {
-                    shared.outbox.stop();
-                    let unsent = shared.outbox.consumer().len();
-                    shared.lifecycle.fail_to_open(error, unsent);
-                    drop(inbox);
-                }
-            }
-        });
-    // Where it was not spawned, the closure has been dropped, and with it the stage: it is closed.
-    if let Err(error) = spawned {
-        log::error!("{}: cannot start a thread: {error}", shared.name);
-    }
-}
-
-/// The reader thread's own. Its end is the connection's end, however it comes.
-struct Stage {
-    shared: Arc<Shared>,
-    publisher: Option<Publisher<Message>>,
-    /// Given back to the server when all is over.
-    permit: Option<Arc<Permit>>,
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let shared = &self.shared;
-        if thread::panicking() {
-            let text = "the reader thread panicked".to_owned();
-            shared.lifecycle.fail(Error::Internal(text));
-        } else if shared.reader_thread.get().is_none() {
-            let error = io::Error::other("the reader thread was not started");
-            shared.lifecycle.fail(Error::Thread(Arc::new(error)));
-        }
-        finish(shared, self.publisher.take());
-        if let Some(permit) = &self.permit {
-            permit.is_over();
-        }
-    }
-}
-
-/// Ends the writer, then everything.
-fn finish(shared: &Shared, publisher: Option<Publisher<Message>>) {
-    shared.on(Event::Timeout);
-    shared.outbox.stop();
-    shared.cut();
-    shared.lifecycle.reader_done();
-    shared.lifecycle.wait_writer_done();
-
-    let end = shared.lifecycle.set_closed();
-    match &end.reason {
-        Error::Closed(close) => log::debug!("{}: closed {close}", shared.name),
-        error => log::debug!("{}: {error}", shared.name),
-    }
-    if let Some(publisher) = publisher {
-        publisher.end(end.reason.clone());
-    }
-    let callbacks = shared.lifecycle.announce();
-    let dispatcher = shared.producer.dispatcher();
-    drop(callbacks.never_ready);
-    for mut f in callbacks.on_error {
-        if let Some(error) = end.error() {
-            dispatcher.run(move || f(error));
-        }
-    }
-    for f in callbacks.on_close {
-        dispatcher.run(f);
-    }
 }
 
 /// Why the reader stopped reading messages.
@@ -139,59 +46,31 @@ enum Ending {
     Dead(Error),
 }
 
-impl Stage {
-    fn run(&mut self, shared: &Arc<Shared>, opened: Opened, inbox: Inbox<Message>) {
-        let Opened {
-            mut halves,
-            facts,
-            rest,
-            role,
-        } = opened;
-        let options = &shared.options;
-        let _ = shared.facts.set(facts);
-        if let (Some(interval), Some(timeout)) = (options.ping_interval, options.ping_timeout) {
-            if let Err(error) = halves
-                .write
-                .set_timeout(Some(interval.saturating_add(timeout)))
-            {
-                return shared.lifecycle.fail(Error::lost(error));
-            }
-        }
-        let Some(on_ready) = shared.lifecycle.set_ready() else {
-            return;
-        };
-        let pen = Pen::new(role, halves.write, inbox, options.json);
-        if let Err(error) = writer::start(shared, pen) {
-            shared.lifecycle.writer_done(0);
-            return shared.lifecycle.fail(Error::Thread(Arc::new(error)));
-        }
-        log::debug!("{}: ready", shared.name);
-        for f in on_ready {
-            shared.producer.dispatcher().run(f);
-        }
-
-        let config = WebSocketConfig::default()
-            .read_buffer_size(options.read_buffer)
-            .max_message_size(Some(options.max_message_size))
-            .max_frame_size(Some(options.max_frame_size));
-        // Not `from_partially_read`: the buffer which that makes grows by a few bytes at a time once
-        // messages that share it are kept, and each time costs a system call.
-        let mut codec = WebSocketContext::new(role, Some(config));
-        let mut stream = Stream {
-            rest: io::Cursor::new(rest),
-            batch: Vec::with_capacity(BATCH),
-            half: halves.read,
-            publisher: &mut self.publisher,
-            keepalive: Keepalive::new(options.ping_interval, options.ping_timeout),
-        };
-        let ending = read_until_the_end(shared, &mut codec, &mut stream);
-        stream.hand_out();
-        drop(codec);
-        see_to_the_end(shared, stream.half, ending);
-    }
+/// Reads what comes over a connection and hands it out, until it ends.
+pub(crate) fn read(shared: &Shared, opened: Incoming, publisher: &mut Publisher<Message>) {
+    let options = &shared.options;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(options.read_buffer)
+        .max_message_size(Some(options.max_message_size))
+        .max_frame_size(Some(options.max_frame_size));
+    // Not `from_partially_read`: the buffer which that makes grows by a few bytes at a time once
+    // messages that share it are kept, and each time costs a system call.
+    let mut codec = WebSocketContext::new(opened.role, Some(config));
+    let mut stream = Stream {
+        rest: io::Cursor::new(opened.rest),
+        batch: Vec::with_capacity(BATCH),
+        half: opened.half,
+        publisher,
+        keepalive: Keepalive::new(options.ping_interval, options.ping_timeout),
+        received: &shared.received,
+    };
+    let ending = read_until_the_end(shared, &mut codec, &mut stream);
+    stream.hand_out();
+    drop(codec);
+    see_to_the_end(shared, stream.half, ending);
 }
 
-/// The thread's main loop.
+/// The main loop.
 fn read_until_the_end(
     shared: &Shared,
     codec: &mut WebSocketContext,
@@ -204,7 +83,11 @@ fn read_until_the_end(
             Ok(Wire::Text(text)) => stream.take(Message::from_wire_text(text, json)),
             Ok(Wire::Binary(bytes)) => stream.take(Message::Binary(bytes)),
             Ok(Wire::Ping(payload)) => shared.outbox.pong(payload),
-            Ok(Wire::Pong(payload)) => stream.keepalive.pong(&payload),
+            Ok(Wire::Pong(payload)) => {
+                if shared.outbox.answered(&payload) {
+                    stream.keepalive.answered();
+                }
+            }
             Ok(Wire::Close(frame)) => {
                 return Ending::Peer(frame.map(|frame| CloseFrame {
                     code: frame.code.into(),
@@ -295,7 +178,7 @@ fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
         }
         Ending::Lost(error) => {
             shared.lifecycle.set_deadline(deadline_after(timeout));
-            shared.lifecycle.lose(error);
+            shared.lifecycle.lose(Error::lost(error));
         }
         Ending::Dead(error) => {
             shared.lifecycle.fail(error);
@@ -342,8 +225,9 @@ struct Stream<'a> {
     /// Decoded and not handed out yet: never kept while waiting for the socket.
     batch: Vec<Message>,
     half: Box<dyn ReadHalf>,
-    publisher: &'a mut Option<Publisher<Message>>,
+    publisher: &'a mut Publisher<Message>,
     keepalive: Keepalive,
+    received: &'a Received,
 }
 
 impl Stream<'_> {
@@ -355,10 +239,9 @@ impl Stream<'_> {
     }
 
     fn hand_out(&mut self) {
-        if let Some(publisher) = self.publisher {
-            for message in self.batch.drain(..) {
-                publisher.put_in_batch(message);
-            }
+        count(&self.received.messages, self.batch.len());
+        for message in self.batch.drain(..) {
+            self.publisher.put_in_batch(message);
         }
     }
 }
@@ -367,16 +250,21 @@ impl Read for Stream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.rest.read(buffer)? {
             0 => {}
-            n => return Ok(n),
+            n => {
+                count(&self.received.bytes, n);
+                return Ok(n);
+            }
         }
         self.hand_out();
-        if let Some(publisher) = self.publisher {
-            publisher.rest();
-        }
+        self.publisher.rest();
         loop {
             match self.keepalive.watch(&mut *self.half, buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return other,
+                Err(error) => return Err(error),
+                Ok(n) => {
+                    count(&self.received.bytes, n);
+                    return Ok(n);
+                }
             }
         }
     }
@@ -390,4 +278,12 @@ impl Write for Stream<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Adds to a counter that only the reader writes.
+fn count(counter: &AtomicU64, n: usize) {
+    counter.store(
+        counter.load(Ordering::Relaxed) + n as u64,
+        Ordering::Relaxed,
+    );
 }

@@ -1,15 +1,17 @@
 //! What the handles and the two threads of a connection have in common.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, ThreadId};
 use std::time::Instant;
 
+use parking_lot::Mutex;
+
 use super::lifecycle::{Lifecycle, Phase};
 use super::options::{Options, deadline_after};
 use super::outbox::Outbox;
-use crate::error::{CloseFrame, Error};
+use crate::error::{Close, CloseFrame, Error, Side};
 use crate::message::Message;
 use crate::net::closing::{Event, Role};
 use crate::pubsub::{Inbox, Producer, Publisher};
@@ -21,20 +23,31 @@ pub(crate) struct Shared {
     pub(crate) lifecycle: Lifecycle,
     /// The URL, or the peer's address; for the log and for errors.
     pub(crate) name: String,
-    pub(crate) facts: OnceLock<Facts>,
+    pub(crate) received: Received,
+    /// Of the connection that was made last. Held to copy or to replace it.
+    pub(crate) facts: Mutex<Option<Facts>>,
     pub(crate) reader_thread: OnceLock<ThreadId>,
-    pub(crate) writer_thread: OnceLock<ThreadId>,
+    /// The present one. Held to look, or to replace it.
+    pub(crate) writer_thread: Mutex<Option<ThreadId>>,
     /// Whether a thread sees to the closing's deadline.
     lingers: AtomicBool,
 }
 
 /// What the handshake told.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Facts {
     pub(crate) peer_addr: Option<std::net::SocketAddr>,
     pub(crate) local_addr: Option<std::net::SocketAddr>,
-    pub(crate) request: http::Request<()>,
-    pub(crate) response: http::Response<()>,
+    pub(crate) request: Arc<http::Request<()>>,
+    pub(crate) response: Arc<http::Response<()>>,
+}
+
+/// How much was received, on all connections, and how many there were. Written by the reader alone.
+#[derive(Default)]
+pub(crate) struct Received {
+    pub(crate) messages: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) connections: AtomicU64,
 }
 
 /// The ends that the threads own.
@@ -56,14 +69,15 @@ impl Shared {
             producer.pause();
         }
         let shared = Arc::new(Shared {
+            lifecycle: Lifecycle::new(role, options.reconnect.is_some()),
             options,
             producer,
             outbox,
-            lifecycle: Lifecycle::new(role),
             name,
-            facts: OnceLock::new(),
+            received: Received::default(),
+            facts: Mutex::default(),
             reader_thread: OnceLock::new(),
-            writer_thread: OnceLock::new(),
+            writer_thread: Mutex::default(),
             lingers: AtomicBool::new(false),
         });
         (shared, Ends { publisher, inbox })
@@ -72,16 +86,32 @@ impl Shared {
     /// Whether the caller is one of the two threads that a wait would wait for.
     pub(crate) fn is_own_thread(&self) -> bool {
         let current = thread::current().id();
-        [&self.reader_thread, &self.writer_thread]
-            .iter()
-            .any(|own| own.get() == Some(&current))
+        self.reader_thread.get() == Some(&current) || *self.writer_thread.lock() == Some(current)
+    }
+
+    /// Whether a connection that ends for this reason is followed by another, unless this program closes.
+    pub(crate) fn is_followed(&self, reason: &Error) -> bool {
+        self.options.reconnect.is_some() && reason.is_transient()
     }
 
     /// Tells the closing handshake, and does what it asks for.
     pub(crate) fn on(&self, event: Event) {
-        let (todo, cut) = self.lifecycle.handle(event);
-        if let Some(send) = todo.send {
-            self.outbox.close(send);
+        let peers = match &event {
+            Event::Peer(frame) => Some(Error::Closed(Close {
+                by: Side::Peer,
+                frame: frame.clone(),
+            })),
+            _ => None,
+        };
+        let (mut todo, cut) = self.lifecycle.handle(event);
+        if let Some(mut send) = todo.send.take() {
+            if peers.is_some_and(|reason| self.is_followed(&reason)) {
+                // A peer that has closed need not look at what comes: the next connection gets it.
+                send.after_the_queue = false;
+                self.outbox.close_connection(send);
+            } else {
+                self.outbox.close(send);
+            }
         }
         if let Some(cut) = cut {
             cut.cut();
@@ -90,11 +120,17 @@ impl Shared {
 
     /// Begins to close, unless that has begun; it has to be over by `deadline`.
     pub(crate) fn begin_close(&self, frame: CloseFrame, deadline: Instant) -> Instant {
-        let deadline = self.lifecycle.set_deadline(deadline);
         log::debug!("{}: closing with {frame}", self.name);
+        let (todo, cut, deadline) = self.lifecycle.begin_close(frame, deadline);
         // The program has had enough: nothing more waits for its full queues.
         self.producer.hurry(Instant::now());
-        self.on(Event::Local(frame));
+        match todo.send {
+            Some(send) => self.outbox.close(send),
+            None => self.outbox.consumer().close(),
+        }
+        if let Some(cut) = cut {
+            cut.cut();
+        }
         // Nobody would miss a connection that has nothing to send.
         if self.outbox.consumer().is_empty() {
             if let Some(cut) = self.lifecycle.abandon() {
@@ -144,8 +180,11 @@ impl Shared {
             return self.time_out();
         }
         let after = self.options.ping_timeout.unwrap_or_default();
-        self.lifecycle.fail(Error::PingTimeout { after });
-        self.producer.hurry(Instant::now());
+        let error = Error::PingTimeout { after };
+        if !self.is_followed(&error) {
+            self.producer.hurry(Instant::now());
+        }
+        self.lifecycle.fail(error);
         self.on(Event::Timeout);
         self.cut();
     }
@@ -164,11 +203,16 @@ impl Shared {
             other => io::Error::other(other),
         };
         log::debug!("{}: cannot write: {error}", self.name);
+        let error = Error::lost(error);
+        let followed = self.is_followed(&error);
         self.lifecycle.lose(error);
         let deadline = deadline_after(self.options.close_timeout);
         let deadline = self.lifecycle.set_deadline(deadline);
-        self.producer.hurry(deadline);
-        self.outbox.consumer().close();
+        // Where another connection follows, it takes what is put now, and full queues can be waited for.
+        if !followed {
+            self.producer.hurry(deadline);
+            self.outbox.consumer().close();
+        }
         self.on(Event::WriteFailed);
     }
 }

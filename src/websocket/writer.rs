@@ -2,45 +2,29 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
-use super::outbox::{Pen, Progress, Wait};
+use super::pen::{Leftover, Pen, Progress, Wait};
 use super::shared::Shared;
 use crate::net::closing::Event;
 
-/// Starts the thread, which owns the pen.
-pub(crate) fn start(shared: &Arc<Shared>, pen: Box<Pen>) -> io::Result<()> {
+/// Starts the thread, which picks up the pen, and leaves at its end what it has not sent.
+pub(crate) fn start(shared: &Arc<Shared>) -> io::Result<JoinHandle<Leftover>> {
     let shared = shared.clone();
     thread::Builder::new()
         .name("ws-write".into())
         .spawn(move || {
-            let _ = shared.writer_thread.set(thread::current().id());
-            let mut done = Done {
-                shared: &shared,
-                unsent: 0,
-            };
-            let pen = write_until_the_end(&shared, pen);
-            done.unsent = pen.unsent(&shared.outbox);
-            drop(pen);
+            *shared.writer_thread.lock() = Some(thread::current().id());
+            let pen = write_until_the_end(&shared);
+            let leftover = pen.end(&shared.outbox);
             see_to_the_end(&shared);
+            leftover
         })
-        .map(drop)
-}
-
-/// Says that the writer is done, even if it panics.
-struct Done<'a> {
-    shared: &'a Shared,
-    unsent: usize,
-}
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.shared.lifecycle.writer_done(self.unsent);
-    }
 }
 
 /// The thread's main loop.
-fn write_until_the_end(shared: &Shared, mut pen: Box<Pen>) -> Box<Pen> {
+fn write_until_the_end(shared: &Shared) -> Box<Pen> {
+    let mut pen = shared.outbox.pick_up();
     loop {
         match pen.write(&shared.outbox, Wait::Yes) {
             Ok(Progress::Drained) => pen = shared.outbox.sleep(pen),

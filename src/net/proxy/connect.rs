@@ -23,11 +23,16 @@ impl Line<'_> {
         }
         let said = format!("{} {}", answer.status, answer.reason);
         let said = said.trim_end();
-        Err(self.failed(match (answer.status, &self.proxy.credentials) {
-            (407, None) => format!("it wants a user and a password ({said})"),
-            (407, Some(_)) => format!("it does not accept this user and password ({said})"),
-            _ => format!("it refused to connect to {host}:{port}: {said}"),
-        }))
+        let refused = format!("it refused to connect to {host}:{port}: {said}");
+        Err(match (answer.status, &self.proxy.credentials) {
+            (407, None) => self.failed(format!("it wants a user and a password ({said})")),
+            (407, Some(_)) => self.failed(format!(
+                "it does not accept this user and password ({said})"
+            )),
+            (501 | 505, _) => self.failed(refused),
+            (408 | 429 | 500..=599, _) => self.hindered(refused),
+            _ => self.failed(refused),
+        })
     }
 
     fn connect_request(&self, host: &Host<String>, port: u16) -> String {

@@ -5,7 +5,6 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::Proxy;
-use crate::error::Error;
 use crate::net::handshake::Failure;
 use crate::net::transport::is_timeout;
 
@@ -25,15 +24,18 @@ impl<'a> Line<'a> {
         }
     }
 
+    /// It would do the same another time.
     pub(super) fn failed(&self, reason: impl Into<String>) -> Failure {
-        Failure::Failed(Error::Proxy {
-            proxy: self.proxy.to_string(),
-            reason: reason.into(),
-        })
+        self.proxy.failed(reason, false)
+    }
+
+    /// Another time, it may not.
+    pub(super) fn hindered(&self, reason: impl Into<String>) -> Failure {
+        self.proxy.failed(reason, true)
     }
 
     fn broken(&self, error: &io::Error) -> Failure {
-        self.failed(format!("the connection to it broke: {error}"))
+        self.hindered(format!("the connection to it broke: {error}"))
     }
 
     /// Calls `io` with the time that is left until it has done something, or that time is over.
@@ -78,7 +80,7 @@ impl<'a> Line<'a> {
             io(stream)
         })?;
         match n {
-            0 => Err(self.failed("it ended the connection before it had answered")),
+            0 => Err(self.hindered("it ended the connection before it had answered")),
             n => Ok(n),
         }
     }

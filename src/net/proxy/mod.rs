@@ -50,6 +50,15 @@ impl Proxy {
         })
     }
 
+    /// Why it did not connect; `transient` if it may do so another time.
+    pub(crate) fn failed(&self, reason: impl Into<String>, transient: bool) -> Failure {
+        Failure::Failed(Error::Proxy {
+            proxy: self.to_string(),
+            reason: reason.into(),
+            transient,
+        })
+    }
+
     pub(crate) fn host(&self) -> &Host<String> {
         &self.host
     }

@@ -114,10 +114,14 @@ impl Line<'_> {
         let [version, code] = self.take()?;
         self.check_version(version)?;
         if code != 0 {
-            return Err(self.failed(format!(
+            let reason = format!(
                 "it cannot connect to {host}:{port}: {} (SOCKS5 reply {code})",
                 reply_text(code)
-            )));
+            );
+            return Err(match code {
+                1 | 3..=6 => self.hindered(reason),
+                _ => self.failed(reason),
+            });
         }
         let [_reserved, kind] = self.take()?;
         let length = match kind {

@@ -86,7 +86,7 @@ impl Asked {
     /// Why the proxy did not connect.
     pub(super) fn reason(self) -> String {
         match self.result {
-            Err(Failure::Failed(Error::Proxy { proxy, reason })) => {
+            Err(Failure::Failed(Error::Proxy { proxy, reason, .. })) => {
                 assert!(proxy.ends_with("://proxy:7"), "{proxy}");
                 assert!(!reason.contains("secret"), "{reason}");
                 reason

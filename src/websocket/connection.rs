@@ -1,0 +1,209 @@
+//! One connection's state, from the first attempt to make it to its end: no lock, no threads, no I/O.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{Close, CloseFrame, Error, Side};
+use crate::net::closing::{Closing, Event, Role, Todo};
+use crate::net::transport::Cut;
+
+/// A `Websocket` has one at a time; where it reconnects, one after the other.
+pub(super) struct Connection {
+    pub(super) was_ready: bool,
+    pub(super) was_cut: bool,
+    pub(super) reader_done: bool,
+    /// When closing was begun, and when it has to be over.
+    pub(super) deadline: Option<(Instant, Instant)>,
+    closing: Closing,
+    /// Who sent the first Close frame.
+    closed_by: Option<Side>,
+    /// Why it failed, if that is certain whatever else happens.
+    failure: Option<Error>,
+    /// What the operating system said first; a failure unless the closing handshake was complete.
+    lost: Option<Error>,
+    cut: Option<Arc<dyn Cut>>,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone)]
+pub(crate) struct End {
+    /// What whoever wants more of it is told.
+    pub(crate) reason: Error,
+    /// Whether that is a failure rather than an orderly end.
+    pub(crate) failed: bool,
+}
+
+impl End {
+    pub(crate) fn error(&self) -> Option<Error> {
+        self.failed.then(|| self.reason.clone())
+    }
+}
+
+impl Connection {
+    pub(super) fn new(role: Role) -> Self {
+        Connection {
+            was_ready: false,
+            was_cut: false,
+            reader_done: false,
+            deadline: None,
+            closing: Closing::new(role),
+            closed_by: None,
+            failure: None,
+            lost: None,
+            cut: None,
+        }
+    }
+
+    pub(super) fn role(&self) -> Role {
+        self.closing.role()
+    }
+
+    pub(super) fn closing(&self) -> &Closing {
+        &self.closing
+    }
+
+    /// How a Close frame from either side would be reported.
+    pub(super) fn closed(&self) -> Close {
+        let by = self.closed_by.unwrap_or(Side::Local);
+        let frame = match by {
+            Side::Local => self.closing.sent(),
+            Side::Peer => self.closing.received(),
+        };
+        Close {
+            by,
+            frame: frame.cloned().flatten(),
+        }
+    }
+
+    /// Says how to end what the reader is about to wait in. `false` when it has been ended already.
+    pub(super) fn install(&mut self, cut: Arc<dyn Cut>) -> bool {
+        self.cut = Some(cut);
+        !self.was_cut
+    }
+
+    /// Tells the closing handshake; returns what is to be done, and how to cut.
+    pub(super) fn handle(&mut self, event: Event) -> (Todo, Option<Arc<dyn Cut>>) {
+        let by = match event {
+            Event::Peer(_) => Side::Peer,
+            _ => Side::Local,
+        };
+        let todo = self.closing.handle(event);
+        if self.closing.has_begun() {
+            self.closed_by.get_or_insert(by);
+        }
+        let cut = if todo.cut { self.take_cut() } else { None };
+        (todo, cut)
+    }
+
+    pub(super) fn take_cut(&mut self) -> Option<Arc<dyn Cut>> {
+        self.was_cut = true;
+        self.cut.clone()
+    }
+
+    /// Nothing is left to be cut.
+    pub(super) fn forget_cut(&mut self) {
+        self.cut = None;
+    }
+
+    /// Closing has to be over by then. An earlier time that was set before stays; returns what holds.
+    pub(super) fn set_deadline(&mut self, deadline: Instant) -> Instant {
+        let (begun, deadline) = match self.deadline {
+            Some((begun, set)) => (begun, set.min(deadline)),
+            None => (Instant::now(), deadline),
+        };
+        self.deadline = Some((begun, deadline));
+        deadline
+    }
+
+    /// It has failed, for a reason that counts whatever else happens. The first one does.
+    pub(super) fn fail(&mut self, error: Error) {
+        self.failure.get_or_insert(error);
+    }
+
+    /// The operating system reported an error, or the end of the stream; which is no news once this
+    /// side has cut the connection.
+    pub(super) fn lose(&mut self, error: Error) {
+        if !self.was_cut {
+            self.lost.get_or_insert(error);
+        }
+    }
+
+    /// It did not come about: a failure, unless it was given up.
+    pub(super) fn fail_to_open(&mut self, error: Error) {
+        if !self.was_cut {
+            self.fail(error);
+        }
+    }
+
+    /// Closing took too long: a failure, unless all that matters has been said or it has failed already.
+    pub(super) fn time_out(&mut self) {
+        if self.was_cut || self.lost.is_some() || self.closing.is_clean() {
+            return;
+        }
+        let (begun, deadline) = self.deadline.unwrap_or((Instant::now(), Instant::now()));
+        // The peer may have been given up before.
+        let over = deadline.min(Instant::now());
+        self.fail(Error::CloseTimeout {
+            after: rounded(over.saturating_duration_since(begun)),
+            // Told by `judge`.
+            unsent: 0,
+        });
+    }
+
+    /// Whether the peer has taken all that was written before this side's Close frame: its own came
+    /// after that one.
+    pub(super) fn confirms_all(&self) -> bool {
+        self.closed_by == Some(Side::Local) && self.closing.is_clean()
+    }
+
+    /// How it ended, with `unsent` messages that were accepted and not written.
+    pub(super) fn judge(&self, unsent: usize) -> End {
+        let failed = |reason| End {
+            reason,
+            failed: true,
+        };
+        match &self.failure {
+            Some(Error::CloseTimeout { after, .. }) => {
+                let after = *after;
+                return failed(Error::CloseTimeout { after, unsent });
+            }
+            Some(failure) => return failed(failure.clone()),
+            None => {}
+        }
+        // An answer that could not be sent to a peer that has closed costs nobody anything.
+        let orderly = self.closing.received().is_some() && unsent == 0;
+        let given_up = !self.was_ready && self.was_cut && unsent == 0;
+        if !orderly && !given_up {
+            return failed(self.lost.clone().unwrap_or_else(|| {
+                let text = match unsent {
+                    0 => "it was cut".to_owned(),
+                    _ => format!("it ended before {unsent} messages were sent"),
+                };
+                Error::lost(io::Error::new(io::ErrorKind::UnexpectedEof, text))
+            }));
+        }
+        let reason = match orderly {
+            true => self.closed(),
+            false => Close {
+                by: self.closed_by.unwrap_or(Side::Local),
+                frame: None,
+            },
+        };
+        End {
+            reason: Error::Closed(reason),
+            failed: false,
+        }
+    }
+}
+
+/// The Close frame that one side sent, or means to send.
+pub(super) fn frame(frame: Option<&Option<CloseFrame>>) -> Option<CloseFrame> {
+    frame.cloned().flatten()
+}
+
+/// A time as it was set, and not a few microseconds less.
+fn rounded(time: Duration) -> Duration {
+    let millis = (time + Duration::from_micros(500)).as_millis();
+    Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,254 @@
+//! The reader thread: one connection after the other, from the first attempt to the end of the last.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use tungstenite::protocol::Role as WireRole;
+
+use super::options::deadline_after;
+use super::pen::{Leftover, Pen};
+use super::reader::{self, Incoming};
+use super::reconnect::{Schedule, chance};
+use super::registry::Permit;
+use super::shared::{Ends, Facts, Shared};
+use super::writer;
+use crate::error::Error;
+use crate::message::Message;
+use crate::net::closing::Event;
+use crate::net::transport::Halves;
+use crate::pubsub::{Inbox, Publisher};
+
+/// A connection after its handshake.
+pub(crate) struct Opened {
+    pub(crate) halves: Halves,
+    pub(crate) facts: Facts,
+    /// What came right behind the handshake.
+    pub(crate) rest: Vec<u8>,
+    pub(crate) role: WireRole,
+}
+
+/// Starts the thread. `open` is run on it and makes a connection; again for each, where it reconnects.
+pub(crate) fn start(
+    shared: Arc<Shared>,
+    ends: Ends,
+    permit: Option<Arc<Permit>>,
+    open: impl FnMut(&Shared) -> Result<Opened, Error> + Send + 'static,
+) {
+    let mut life = Life {
+        shared: shared.clone(),
+        publisher: Some(ends.publisher),
+        inbox: Some(ends.inbox),
+        writer: None,
+        gone: 0,
+        permit,
+    };
+    let spawned = thread::Builder::new()
+        .name("ws-read".into())
+        .spawn(move || {
+            let _ = life.shared.reader_thread.set(thread::current().id());
+            life.live(open);
+        });
+    // Where it was not spawned, the closure has been dropped, and with it the life: it is closed.
+    if let Err(error) = spawned {
+        log::error!("{}: cannot start a thread: {error}", shared.name);
+    }
+}
+
+/// What the reader thread owns for as long as it lives. Its end is the `Websocket`'s end, however it comes.
+struct Life {
+    shared: Arc<Shared>,
+    publisher: Option<Publisher<Message>>,
+    /// `None` while a connection has it.
+    inbox: Option<Inbox<Message>>,
+    writer: Option<JoinHandle<Leftover>>,
+    /// How many messages were neither sent nor kept.
+    gone: usize,
+    /// Given back to the server when all is over.
+    permit: Option<Arc<Permit>>,
+}
+
+impl Life {
+    /// The thread's main loop.
+    fn live(&mut self, mut open: impl FnMut(&Shared) -> Result<Opened, Error>) {
+        let shared = self.shared.clone();
+        let mut schedule = shared.options.reconnect.map(Schedule::new);
+        loop {
+            match open(&shared) {
+                Ok(opened) => {
+                    let ready = Instant::now();
+                    self.use_connection(opened);
+                    if let Some(schedule) = &mut schedule {
+                        schedule.lasted(ready.elapsed());
+                    }
+                }
+                Err(error) => shared.lifecycle.fail_to_open(error),
+            }
+            self.end_connection();
+            let Some(schedule) = &mut schedule else {
+                return;
+            };
+            if !self.begin_anew(schedule) {
+                return;
+            }
+        }
+    }
+
+    fn use_connection(&mut self, opened: Opened) {
+        let shared = &self.shared;
+        let Opened {
+            mut halves,
+            facts,
+            rest,
+            role,
+        } = opened;
+        let options = &shared.options;
+        *shared.facts.lock() = Some(facts);
+        if let (Some(interval), Some(timeout)) = (options.ping_interval, options.ping_timeout) {
+            let time = interval.saturating_add(timeout);
+            if let Err(error) = halves.write.set_timeout(Some(time)) {
+                return shared.lifecycle.fail(Error::lost(error));
+            }
+        }
+        let Some(on_ready) = shared.lifecycle.set_ready() else {
+            return;
+        };
+        let Some(inbox) = self.inbox.take() else {
+            return;
+        };
+        let keep = options.reconnect.is_some();
+        let pen = Pen::new(role, halves.write, inbox, options.json, keep);
+        shared.outbox.lay_down(pen);
+        match writer::start(shared) {
+            Ok(writer) => self.writer = Some(writer),
+            Err(error) => {
+                shared.lifecycle.fail(Error::Thread(Arc::new(error)));
+                let pen = shared.outbox.pick_up();
+                return self.take_back(pen.end(&self.shared.outbox));
+            }
+        }
+        let connections = &shared.received.connections;
+        connections.store(connections.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        log::debug!("{}: ready", shared.name);
+        for f in on_ready {
+            shared.producer.dispatcher().run(move || f.call(()));
+        }
+        let incoming = Incoming {
+            half: halves.read,
+            rest,
+            role,
+        };
+        if let Some(publisher) = &mut self.publisher {
+            reader::read(shared, incoming, publisher);
+        }
+    }
+
+    /// Ends the writer, and takes back what it has not sent.
+    fn end_connection(&mut self) {
+        let shared = &self.shared;
+        shared.on(Event::Timeout);
+        shared.outbox.stop();
+        shared.cut();
+        shared.lifecycle.reader_done();
+        // Nothing keeps it now: the connection has been cut.
+        if let Some(left) = self.writer.take().map(JoinHandle::join) {
+            match left {
+                Ok(leftover) => self.take_back(leftover),
+                // Its messages have gone with it.
+                Err(_) => {
+                    let text = "the writer thread panicked".to_owned();
+                    shared.lifecycle.fail(Error::Internal(text));
+                }
+            }
+        }
+    }
+
+    fn take_back(&mut self, leftover: Leftover) {
+        let all_confirmed = self.shared.lifecycle.confirms_all();
+        let (inbox, gone) = self.shared.outbox.take_back(leftover, all_confirmed);
+        self.inbox = Some(inbox);
+        self.gone += gone;
+    }
+
+    /// How many messages were accepted and have not been sent.
+    fn unsent(&self) -> usize {
+        self.shared.outbox.consumer().len() + self.gone
+    }
+
+    /// Waits until it is time for another connection; `false` when there is to be none.
+    fn begin_anew(&mut self, schedule: &mut Schedule) -> bool {
+        let shared = &self.shared;
+        // Before it may be used for another: what a program has to say from then on is for that one.
+        shared.outbox.forget_connection();
+        let is_followed = |reason: &Error| shared.is_followed(reason);
+        let Some((reason, told)) = shared.lifecycle.begin_anew(self.unsent(), is_followed) else {
+            return false;
+        };
+        let wait = schedule.wait(chance());
+        log::info!("{}: {reason}; trying again in {wait:.1?}", shared.name);
+        for f in told {
+            let reason = reason.clone();
+            shared.producer.dispatcher().run(move || f.call(reason));
+        }
+        if shared.lifecycle.wait_to_try_again(deadline_after(wait)) {
+            return true;
+        }
+        // This program closes. Where nothing was to be sent, that is no failure.
+        shared.outbox.consumer().close();
+        match self.unsent() {
+            0 => shared.cut(),
+            _ => shared.lifecycle.fail_to_open(reason),
+        }
+        false
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        let shared = self.shared.clone();
+        if thread::panicking() {
+            let text = "the reader thread panicked".to_owned();
+            shared.lifecycle.fail(Error::Internal(text));
+        } else if shared.reader_thread.get().is_none() {
+            let error = io::Error::other("the reader thread was not started");
+            shared.lifecycle.fail(Error::Thread(Arc::new(error)));
+        }
+        self.end();
+        if let Some(permit) = &self.permit {
+            permit.is_over();
+        }
+    }
+}
+
+impl Life {
+    /// Ends everything.
+    fn end(&mut self) {
+        let shared = self.shared.clone();
+        // From here on nothing is accepted, and so nothing that is accepted is missing from the count.
+        shared.outbox.consumer().close();
+        self.end_connection();
+        let unsent = self.unsent();
+        let end = shared.lifecycle.set_closed(unsent);
+        shared.outbox.end(unsent);
+        drop(self.inbox.take());
+        match &end.reason {
+            Error::Closed(close) => log::debug!("{}: closed {close}", shared.name),
+            error => log::debug!("{}: {error}", shared.name),
+        }
+        if let Some(publisher) = self.publisher.take() {
+            publisher.end(end.reason.clone());
+        }
+        let listeners = shared.lifecycle.announce();
+        let dispatcher = shared.producer.dispatcher();
+        for f in listeners.on_error {
+            if let Some(error) = end.error() {
+                dispatcher.run(move || f.call(error));
+            }
+        }
+        for f in listeners.on_close {
+            dispatcher.run(move || f.call(()));
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Pings that are under way, and what their answers tell (RFC 6455, sections 5.5.2 and 5.5.3).
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::Sender;
+
+/// How many of a program's own pings may be without an answer.
+pub(super) const MAX_UNANSWERED: usize = 64;
+
+/// How long the way to the peer and back takes: from when a ping has been written to its pong.
+///
+/// It includes the time that the peer takes to answer, and what lies before the pong in either
+/// side's queues: it is what a message meets, not what the network alone needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Latency {
+    /// The last round trip.
+    pub last: Duration,
+    /// The average of all, in which each new one has the weight of an eighth, as TCP has it (RFC
+    /// 6298, section 2).
+    pub smoothed: Duration,
+}
+
+impl Latency {
+    fn with(before: Option<Latency>, last: Duration) -> Latency {
+        let smoothed = match before {
+            None => last,
+            Some(before) => (before.smoothed * 7 + last) / 8,
+        };
+        Latency { last, smoothed }
+    }
+}
+
+/// What a pong has answered.
+#[derive(Default)]
+pub(super) struct Answered {
+    /// The keepalive's own ping was among it.
+    pub(super) own: bool,
+    /// Who is to be told how long it took.
+    pub(super) askers: Vec<(Sender<Duration>, Duration)>,
+}
+
+impl Answered {
+    /// To be called when no lock is held.
+    pub(super) fn tell(self) {
+        for (asker, time) in self.askers {
+            // There is room for one, and one is all that ever comes.
+            let _ = asker.try_send(time);
+        }
+    }
+}
+
+/// Those of one connection.
+#[derive(Default)]
+pub(super) struct Pings {
+    waiting: VecDeque<(Bytes, Asker)>,
+    /// In the order in which they were sent.
+    under_way: VecDeque<Ping>,
+    latency: Option<Latency>,
+    /// How many messages the peer has taken for certain, since they were sent before a ping that it answered.
+    confirmed: u64,
+}
+
+/// Who waits for the answer; nobody does for the keepalive's own.
+type Asker = Option<Sender<Duration>>;
+
+struct Ping {
+    payload: Bytes,
+    asker: Asker,
+    /// When it was written, or before that is known, encoded.
+    since: Instant,
+    is_written: bool,
+    /// How many messages were encoded before it.
+    after: u64,
+}
+
+impl Pings {
+    /// The keepalive's own. It has one at a time: of an older one nothing more is expected.
+    pub(super) fn ask(&mut self, payload: Bytes) {
+        self.waiting.retain(|(_, asker)| asker.is_some());
+        self.under_way.retain(|ping| ping.asker.is_some());
+        self.waiting.push_back((payload, None));
+    }
+
+    /// A program's own; `false` when too many are without an answer.
+    pub(super) fn ask_for(&mut self, payload: Bytes, asker: Sender<Duration>) -> bool {
+        let room = self.waiting.len() + self.under_way.len() < MAX_UNANSWERED;
+        if room {
+            self.waiting.push_back((payload, Some(asker)));
+        }
+        room
+    }
+
+    /// What is to be encoded now, behind `messages` messages. From here on an answer may come, even
+    /// before it is known that all was written.
+    pub(super) fn start(&mut self, messages: u64) -> Vec<Bytes> {
+        let since = Instant::now();
+        let started = self.waiting.drain(..).map(|(payload, asker)| Ping {
+            payload,
+            asker,
+            since,
+            is_written: false,
+            after: messages,
+        });
+        let first = self.under_way.len();
+        self.under_way.extend(started);
+        let payloads = self.under_way.iter().skip(first);
+        payloads.map(|ping| ping.payload.clone()).collect()
+    }
+
+    /// All that was encoded has been written.
+    pub(super) fn written(&mut self) {
+        let now = Instant::now();
+        for ping in self.under_way.iter_mut().filter(|ping| !ping.is_written) {
+            ping.since = now;
+            ping.is_written = true;
+        }
+    }
+
+    /// For how long the keepalive's last ping has been written.
+    pub(super) fn since_written(&self) -> Option<Duration> {
+        let own = self.under_way.iter().find(|ping| ping.asker.is_none());
+        own.filter(|ping| ping.is_written)
+            .map(|ping| ping.since.elapsed())
+    }
+
+    /// A pong has come. It answers those sent before as well: a peer may answer the latest only.
+    #[must_use]
+    pub(super) fn answered(&mut self, payload: &[u8]) -> Answered {
+        let mut answered = Answered::default();
+        let meant = |ping: &Ping| ping.payload == payload;
+        let Some(index) = self.under_way.iter().position(meant) else {
+            // Nobody asked for it, which is allowed.
+            return answered;
+        };
+        let mut last = Duration::ZERO;
+        for ping in self.under_way.drain(..=index) {
+            last = ping.since.elapsed();
+            self.confirmed = ping.after;
+            match ping.asker {
+                Some(asker) => answered.askers.push((asker, last)),
+                None => answered.own = true,
+            }
+        }
+        self.latency = Some(Latency::with(self.latency, last));
+        answered
+    }
+
+    pub(super) fn latency(&self) -> Option<Latency> {
+        self.latency
+    }
+
+    pub(super) fn confirmed(&self) -> u64 {
+        self.confirmed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::{Receiver, TryRecvError, bounded};
+
+    fn ask(pings: &mut Pings, payload: &'static str) -> Receiver<Duration> {
+        let (asker, answer) = bounded(1);
+        assert!(pings.ask_for(payload.into(), asker));
+        answer
+    }
+
+    fn answer(pings: &mut Pings, payload: &'static str) -> bool {
+        let answered = pings.answered(payload.as_bytes());
+        let own = answered.own;
+        answered.tell();
+        own
+    }
+
+    #[test]
+    fn a_pong_answers_the_ping_it_belongs_to_and_all_before() {
+        let mut pings = Pings::default();
+        let answers = ["a", "b", "c"].map(|payload| ask(&mut pings, payload));
+        assert_eq!(pings.start(7), ["a", "b", "c"]);
+        assert!(!answer(&mut pings, "unasked") && !answer(&mut pings, "b"));
+        assert!(answers[0].try_recv().is_ok() && answers[1].try_recv().is_ok());
+        assert_eq!(answers[2].try_recv(), Err(TryRecvError::Empty));
+        assert_eq!(pings.confirmed(), 7);
+    }
+
+    #[test]
+    fn an_answer_to_a_later_ping_answers_the_keepalive_too() {
+        let mut pings = Pings::default();
+        pings.ask("own".into());
+        let _answer = ask(&mut pings, "mine");
+        pings.start(0);
+        assert_eq!(pings.since_written(), None);
+        pings.written();
+        assert!(pings.since_written().is_some());
+        assert!(answer(&mut pings, "mine"));
+        assert_eq!(pings.since_written(), None);
+    }
+
+    #[test]
+    fn of_equal_pings_the_first_is_answered_first() {
+        let mut pings = Pings::default();
+        let answers = [ask(&mut pings, ""), ask(&mut pings, "")];
+        pings.start(0);
+        answer(&mut pings, "");
+        assert!(answers[0].try_recv().is_ok());
+        assert!(answers[1].try_recv().is_err());
+    }
+
+    #[test]
+    fn a_ping_that_is_not_sent_yet_has_no_answer() {
+        let mut pings = Pings::default();
+        let waiting = ask(&mut pings, "a");
+        answer(&mut pings, "a");
+        assert_eq!(waiting.try_recv(), Err(TryRecvError::Empty));
+    }
+
+    #[test]
+    fn unanswered_pings_do_not_pile_up() {
+        let mut pings = Pings::default();
+        let answers: Vec<_> = (0..MAX_UNANSWERED).map(|_| ask(&mut pings, "x")).collect();
+        pings.start(0);
+        let (asker, _answer) = bounded(1);
+        assert!(!pings.ask_for("one more".into(), asker.clone()));
+        for _ in 0..1000 {
+            pings.ask("own".into());
+            pings.start(0);
+        }
+        assert_eq!(pings.under_way.len(), MAX_UNANSWERED + 1);
+        answer(&mut pings, "x");
+        assert!(answers[0].try_recv().is_ok());
+        assert!(!pings.ask_for("one more".into(), asker.clone()));
+        answer(&mut pings, "x");
+        assert!(pings.ask_for("one more".into(), asker));
+    }
+
+    #[test]
+    fn the_average_follows_slowly() {
+        let ms = Duration::from_millis;
+        let first = Latency::with(None, ms(8));
+        assert_eq!((first.last, first.smoothed), (ms(8), ms(8)));
+        let second = Latency::with(Some(first), ms(16));
+        assert_eq!((second.last, second.smoothed), (ms(16), ms(9)));
+    }
+}
