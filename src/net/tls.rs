@@ -51,6 +51,8 @@ pub(crate) struct Wire {
     drained: bool,
     /// Whether the operation may read.
     may_read: bool,
+    /// The handshake is done: from here on the peer may end the stream.
+    is_up: bool,
     /// The operation would have had to read first, and might not.
     wants_reader: bool,
     /// What has been written and the system had no room for: a record or two.
@@ -71,6 +73,7 @@ impl Wire {
             unread: 0..0,
             drained: false,
             may_read: true,
+            is_up: false,
             wants_reader: false,
             kept: Vec::new(),
             broken: None,
@@ -122,6 +125,9 @@ impl Read for Wire {
             }
             self.ahead.resize(READ_AHEAD, 0);
             let received = self.socket.recv_now(&mut self.ahead)?;
+            if received == 0 && !self.is_up {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             self.unread = 0..received;
             self.drained = received < READ_AHEAD;
         }
@@ -615,7 +621,7 @@ pub(crate) fn connect(
     let mut step = connector.connect(host, Wire::new(socket));
     loop {
         match step {
-            Ok(stream) => return Ok(Tls(stream)),
+            Ok(stream) => return Ok(up(stream)),
             Err(HandshakeError::Failure(error)) => return Err(failed(host, error).into()),
             Err(HandshakeError::WouldBlock(mut handshake)) => {
                 if Instant::now() >= deadline {
@@ -666,7 +672,21 @@ fn not_tried_out(why: &dyn std::fmt::Display) -> io::Error {
     ))
 }
 
+fn up(mut stream: TlsStream<Wire>) -> Tls {
+    stream.get_mut().is_up = true;
+    Tls(stream)
+}
+
 fn failed(host: &str, error: native_tls::Error) -> Error {
+    // A connection that broke says nothing about what the two sides would have agreed on.
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            let text = format!("in the TLS handshake with {host}: {error}");
+            return Error::lost(io::Error::new(error.kind(), text));
+        }
+        cause = error.source();
+    }
     Error::Tls {
         peer: host.to_owned(),
         error: Arc::new(error),
@@ -694,7 +714,7 @@ impl Accepting {
 
     fn step(result: Result<TlsStream<Wire>, HandshakeError<Wire>>) -> Self {
         match result {
-            Ok(stream) => Accepting::Done(Tls(stream)),
+            Ok(stream) => Accepting::Done(up(stream)),
             Err(HandshakeError::WouldBlock(handshake)) => Accepting::Under(handshake),
             Err(HandshakeError::Failure(error)) => Accepting::Failed(failed("the client", error)),
         }

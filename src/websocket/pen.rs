@@ -208,6 +208,9 @@ impl Pen {
     /// A stretch of messages; `false` when there are no more.
     fn write_messages(&mut self, outbox: &Outbox) -> tungstenite::Result<bool> {
         for _ in 0..STRETCH {
+            if outbox.has_control() {
+                return Ok(true);
+            }
             let Some(message) = self.inbox.take() else {
                 // What came meanwhile came with a wake-up; but a pong need not wait for that.
                 return Ok(outbox.has_control());

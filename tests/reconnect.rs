@@ -1,0 +1,695 @@
+//! A client that loses its connection makes another, and loses no more than it says.
+
+mod rig;
+
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, unbounded};
+use rig::{DEADLINE, eventually, read_head, within};
+use rtcbot_websocket::{Backoff, Error, Message, Options, Server, Side, Websocket, json};
+use tungstenite::protocol::CloseFrame;
+
+const MS: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+type Raw = tungstenite::WebSocket<TcpStream>;
+
+/// Tries again almost at once.
+fn soon() -> Backoff {
+    Backoff {
+        initial: MS,
+        max: 20 * MS,
+        ..Backoff::default()
+    }
+}
+
+/// Tries again when the test is long over.
+fn never() -> Backoff {
+    Backoff {
+        initial: HOUR,
+        max: HOUR,
+        jitter: 0.0,
+        ..Backoff::default()
+    }
+}
+
+fn options(backoff: Backoff) -> Options {
+    Options::new()
+        .json(false)
+        .reconnect(backoff)
+        .close_timeout(DEADLINE)
+        .clone()
+}
+
+/// A server that does what the test says, connection by connection.
+struct Host(TcpListener);
+
+impl Host {
+    fn new() -> Self {
+        Host(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    fn url(&self) -> String {
+        format!("ws://{}/", self.0.local_addr().unwrap())
+    }
+
+    fn stream(&self) -> TcpStream {
+        self.0.set_nonblocking(true).unwrap();
+        let mut accepted = None;
+        eventually("another connection", || {
+            accepted = self.0.accept().ok();
+            accepted.is_some()
+        });
+        let (stream, _) = accepted.unwrap();
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream
+    }
+
+    fn accept(&self) -> Raw {
+        tungstenite::accept(self.stream()).unwrap()
+    }
+
+    /// Answers the next request so, and ends the connection.
+    fn answer(&self, response: &str) {
+        use std::io::Write;
+        let mut stream = self.stream();
+        read_head(&mut stream);
+        stream.write_all(response.as_bytes()).unwrap();
+    }
+}
+
+fn text(raw: &mut Raw) -> String {
+    loop {
+        if let tungstenite::Message::Text(text) = raw.read().unwrap() {
+            return text.to_string();
+        }
+    }
+}
+
+fn close(raw: &mut Raw, code: u16) {
+    let reason = "".into();
+    let code = code.into();
+    raw.close(Some(CloseFrame { code, reason })).unwrap();
+    // Until the client has answered, and ended.
+    while raw.read().is_ok() {}
+}
+
+fn events(ws: &Websocket) -> Receiver<String> {
+    let (tell, events) = unbounded();
+    let told = tell.clone();
+    ws.on_ready(move || told.send("ready".to_owned()).unwrap());
+    let told = tell.clone();
+    ws.on_disconnect(move |_| told.send("lost".to_owned()).unwrap());
+    let told = tell.clone();
+    ws.on_error(move |_| told.send("failed".to_owned()).unwrap());
+    ws.on_close(move || tell.send("closed".to_owned()).unwrap());
+    events
+}
+
+/// How the next attempts end a client whose server does this.
+fn ending(serve: impl FnOnce(Host) + Send + 'static) -> Error {
+    let host = Host::new();
+    let ws = options(soon()).connect(host.url()).unwrap();
+    let serving = thread::spawn(move || serve(host));
+    let error = ws.wait_error_timeout(DEADLINE).unwrap();
+    serving.join().unwrap();
+    error.unwrap_or_else(|| ws.end_reason().unwrap())
+}
+
+// websocket-client 974: it reconnected only once.
+#[test]
+fn it_reconnects_as_often_as_it_is_cut_off() {
+    let host = Host::new();
+    let ws = options(soon()).connect(host.url()).unwrap();
+    for n in 0..200u32 {
+        let mut raw = host.accept();
+        ws.put(n.to_string()).unwrap();
+        assert_eq!(text(&mut raw), n.to_string());
+        raw.send(n.to_string().into()).unwrap();
+        let got = ws.get_timeout(DEADLINE).unwrap();
+        assert_eq!(got, *n.to_string());
+    }
+    let _last = host.accept();
+    eventually("the last", || ws.stats().reconnects == 200);
+    ws.wait_ready_timeout(DEADLINE).unwrap();
+}
+
+#[test]
+fn a_server_that_is_not_there_yet_is_waited_for() {
+    let address = Host::new().0.local_addr().unwrap();
+    let ws = options(soon()).connect(format!("ws://{address}/")).unwrap();
+    eventually("a failed attempt", || ws.last_error().is_some());
+    assert!(matches!(ws.last_error(), Some(Error::Connect { .. })));
+    assert!(!ws.is_ready() && !ws.is_closed() && ws.error().is_none());
+    ws.put_nowait("early").unwrap();
+    let host = Host(TcpListener::bind(address).unwrap());
+    assert_eq!(text(&mut host.accept()), "early");
+}
+
+#[test]
+fn what_is_put_while_there_is_no_connection_is_sent_on_the_next_in_order() {
+    let host = Host::new();
+    let ws = options(soon()).connect(host.url()).unwrap();
+    drop(host.accept());
+    for n in 0..1000 {
+        ws.put_nowait(n.to_string()).unwrap();
+    }
+    // Some may have been written to the connection that was lost, and those are the first.
+    let mut raw = host.accept();
+    let first: u32 = text(&mut raw).parse().unwrap();
+    for n in first + 1..1000 {
+        assert_eq!(text(&mut raw), n.to_string());
+    }
+    assert!(u64::from(first) <= ws.stats().unconfirmed);
+}
+
+#[test]
+fn subscriptions_callbacks_sinks_and_the_source_survive() {
+    let host = Host::new();
+    let ws = options(soon()).connect(host.url()).unwrap();
+    let subscription = ws.subscribe();
+    let (tell, called) = unbounded();
+    ws.subscribe_callback(move |message| tell.send(message).unwrap());
+    let (sink, sunk) = unbounded();
+    ws.subscribe_to(sink);
+    let (give, source) = unbounded::<Message>();
+    ws.put_subscription(&source);
+    assert!(matches!(ws.try_get(), Err(Error::Empty)));
+    for n in 0..10 {
+        let mut raw = host.accept();
+        raw.send(n.to_string().into()).unwrap();
+        for got in [
+            subscription.get_timeout(DEADLINE).unwrap(),
+            ws.get_timeout(DEADLINE).unwrap(),
+            called.recv_timeout(DEADLINE).unwrap(),
+            sunk.recv_timeout(DEADLINE).unwrap(),
+        ] {
+            assert_eq!(got, *n.to_string());
+        }
+        assert!(ws.subscription().is_some_and(|active| active == source));
+        give.send(n.to_string().into()).unwrap();
+        assert_eq!(text(&mut raw), n.to_string());
+    }
+}
+
+#[test]
+fn each_connection_is_told_and_why_it_was_lost() {
+    let host = Host::new();
+    let ws = options(soon()).connect(host.url()).unwrap();
+    let (tell, reasons) = unbounded();
+    ws.on_disconnect(move |reason| tell.send(reason).unwrap());
+    let events = events(&ws);
+    for _ in 0..3 {
+        let raw = host.accept();
+        assert_eq!(events.recv_timeout(DEADLINE).unwrap(), "ready");
+        drop(raw);
+        assert_eq!(events.recv_timeout(DEADLINE).unwrap(), "lost");
+        let reason = reasons.recv_timeout(DEADLINE).unwrap();
+        assert!(matches!(reason, Error::Lost(_)), "{reason}");
+    }
+    close(&mut host.accept(), 4000);
+    let rest: Vec<String> = within(DEADLINE, move || events.iter().collect());
+    assert_eq!(rest, ["ready", "closed"]);
+    assert!(ws.error().is_none());
+}
+
+#[test]
+fn who_waits_for_ready_waits_for_the_next_connection() {
+    let host = Host::new();
+    let ws = options(soon()).connect(host.url()).unwrap();
+    let raw = host.accept();
+    ws.wait_ready_timeout(DEADLINE).unwrap();
+    drop(raw);
+    eventually("the loss", || !ws.is_ready());
+    let waiting = {
+        let ws = ws.clone();
+        thread::spawn(move || ws.wait_ready_timeout(DEADLINE))
+    };
+    let _raw = host.accept();
+    waiting.join().unwrap().unwrap();
+    assert!(ws.last_error().is_some());
+}
+
+#[test]
+fn what_cannot_heal_ends_it() {
+    for status in [401, 403, 404] {
+        let error = ending(move |host| {
+            drop(host.accept());
+            host.answer("HTTP/1.1 503 Come Back\r\nContent-Length: 0\r\n\r\n");
+            host.answer(&format!(
+                "HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n"
+            ));
+        });
+        match error {
+            Error::Refused { response } => assert_eq!(response.status(), status),
+            other => panic!("{other}"),
+        }
+    }
+    let error = ending(|host| host.answer("SSH-2.0-OpenSSH\r\n\r\n"));
+    assert!(matches!(error, Error::Handshake(_)), "{error}");
+    let error = ending(|host| {
+        use std::io::Write;
+        // A frame with a reserved bit.
+        host.accept().get_mut().write_all(&[0xf1, 0]).unwrap();
+    });
+    assert!(matches!(error, Error::Protocol { .. }), "{error}");
+    for code in [1000, 1008, 4001] {
+        let error = ending(move |host| close(&mut host.accept(), code));
+        match error {
+            Error::Closed(close) => {
+                assert_eq!((close.by, close.frame.unwrap().code), (Side::Peer, code));
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn what_may_heal_is_tried_again() {
+    let host = Host::new();
+    let ws = options(soon()).connect(host.url()).unwrap();
+    for code in [1001, 1011, 1012, 1013] {
+        close(&mut host.accept(), code);
+        eventually("the reason", || {
+            let last = ws.last_error();
+            matches!(last, Some(Error::Closed(close)) if close.frame.as_ref().unwrap().code == code)
+        });
+    }
+    for status in [429, 500, 502, 503] {
+        host.answer(&format!(
+            "HTTP/1.1 {status} Hm\r\nContent-Length: 0\r\n\r\n"
+        ));
+    }
+    // A server that ends without an answer, before and within it.
+    read_head(&mut host.stream());
+    host.answer("HTTP/1.1 101 Swi");
+    let _raw = host.accept();
+    ws.wait_ready_timeout(DEADLINE).unwrap();
+}
+
+#[test]
+#[cfg(feature = "native-tls")]
+fn a_certificate_that_is_not_trusted_ends_it_and_a_tls_handshake_that_is_cut_off_does_not() {
+    let pki = rig::tls::pki();
+    let mut server = pki.server();
+    let url = server.url().to_owned();
+    let serving = thread::spawn(move || {
+        // Nobody gets as far as a request.
+        while server.next_timeout(10 * MS).is_none() {}
+    });
+    let stranger = options(soon()).connect(&url).unwrap();
+    let error = stranger.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    assert!(matches!(error, Error::Tls { .. }), "{error}");
+    let mut known = options(soon());
+    known.root_certificate_pem(pki.ca.pem());
+    let ws = known.connect(&url).unwrap();
+    serving.join().unwrap();
+    // Now there is nothing but a cut.
+    let host = Host::new();
+    let cut_off = known
+        .connect(format!("wss://{}/", host.0.local_addr().unwrap()))
+        .unwrap();
+    for reset in [false, true] {
+        use std::io::Read;
+        let mut stream = host.stream();
+        if !reset {
+            // What was read does not make the end a reset.
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+        }
+        drop(stream);
+    }
+    drop(host.stream());
+    let error = cut_off.last_error().unwrap();
+    assert!(matches!(error, Error::Lost(_)), "{error}");
+    assert!(!cut_off.is_closed());
+    ws.close().unwrap();
+}
+
+// IXWebSocket 151: `stop()` waited for the next attempt.
+#[test]
+fn closing_between_two_attempts_returns_at_once_and_wakes_who_waits() {
+    for n in 0..300 {
+        let host = Host::new();
+        let ws = options(never()).connect(host.url()).unwrap();
+        drop(host.accept());
+        eventually("the loss", || ws.last_error().is_some());
+        let getting = {
+            let ws = ws.clone();
+            thread::spawn(move || ws.get())
+        };
+        let closed = ws.closed_signal().clone();
+        match n % 3 {
+            0 => ws.close().unwrap(),
+            1 => {
+                let closing = ws.clone();
+                // It is called at once: it has been ready.
+                ws.on_close(|| {});
+                thread::spawn(move || closing.close().unwrap());
+            }
+            // By its last handle, but for the one that waits.
+            _ => {
+                ws.close_with(4001, "enough").unwrap();
+                drop(ws);
+            }
+        }
+        let end = within(DEADLINE, move || closed.recv());
+        assert!(end.is_err());
+        assert!(matches!(getting.join().unwrap(), Err(Error::Closed(_))));
+    }
+}
+
+#[test]
+fn dropping_the_last_handle_between_two_attempts_ends_it_at_once() {
+    let host = Host::new();
+    let ws = options(never()).connect(host.url()).unwrap();
+    drop(host.accept());
+    eventually("the loss", || ws.last_error().is_some());
+    let (subscription, closed) = (ws.subscribe(), ws.closed_signal().clone());
+    drop(ws);
+    within(DEADLINE, move || closed.recv().unwrap_err());
+    assert!(matches!(subscription.get(), Err(Error::Closed(_))));
+}
+
+#[test]
+fn what_cannot_be_sent_any_more_is_told_by_close() {
+    let host = Host::new();
+    let ws = options(never()).connect(host.url()).unwrap();
+    drop(host.accept());
+    eventually("the loss", || ws.last_error().is_some());
+    for n in 0..3 {
+        ws.put_nowait(n.to_string()).unwrap();
+    }
+    let closing = ws.clone();
+    let error = within(DEADLINE, move || closing.close().unwrap_err());
+    assert!(matches!(error, Error::Lost(_)), "{error}");
+    assert_eq!(ws.stats().unsent, 3);
+    assert!(ws.put_nowait("late").unwrap_err().is_closed());
+}
+
+#[test]
+fn closing_at_any_moment_of_a_connection_that_is_cut_again_and_again_ends_it() {
+    let host = Host::new();
+    let url = host.url();
+    let accepting = thread::spawn(move || {
+        let mut n = 0usize;
+        loop {
+            let stream = host.stream();
+            n += 1;
+            // Cut off before, in, or right after the handshake, or by an orderly close.
+            match n % 4 {
+                0 => drop(stream),
+                1 => {
+                    stream.set_read_timeout(Some(MS)).unwrap();
+                    let _ = std::io::Read::read(&mut &stream, &mut [0; 10]);
+                }
+                2 => drop(tungstenite::accept(stream)),
+                _ => {
+                    let Ok(mut raw) = tungstenite::accept(stream) else {
+                        continue;
+                    };
+                    if matches!(raw.read(), Ok(message) if message.is_text()) {
+                        return;
+                    }
+                }
+            }
+        }
+    });
+    let backoff = Backoff {
+        initial: MS / 10,
+        max: MS,
+        ..Backoff::default()
+    };
+    for n in 0..2000u32 {
+        let ws = options(backoff).connect(&url).unwrap();
+        let (tell, told) = unbounded();
+        ws.on_close(move || tell.send(()).unwrap());
+        let until = Instant::now() + n % 50 * (MS / 10);
+        while Instant::now() < until {
+            thread::yield_now();
+        }
+        let closing = ws.clone();
+        let _ = within(DEADLINE, move || closing.close());
+        assert!(ws.is_closed());
+        told.recv_timeout(DEADLINE).unwrap();
+        assert!(!ws.is_ready() && ws.get().is_err());
+    }
+    // Of the messages of such a client one arrives where that is asked for.
+    let last = options(backoff).connect(&url).unwrap();
+    while !accepting.is_finished() {
+        let _ = last.put_timeout("the end", MS);
+    }
+    accepting.join().unwrap();
+}
+
+#[test]
+fn what_is_missing_after_many_cuts_is_counted_and_nothing_comes_twice() {
+    const COUNT: u32 = 20_000;
+    let host = Host::new();
+    let ws = options(soon()).connect(host.url()).unwrap();
+    let putting = {
+        let ws = ws.clone();
+        thread::spawn(move || {
+            for n in 0..COUNT {
+                ws.put(format!("{n} {}", "x".repeat((n % 300) as usize)))
+                    .unwrap();
+                if n % 100 == 0 {
+                    thread::yield_now();
+                }
+            }
+        })
+    };
+    let mut got = Vec::new();
+    let mut connections = 0;
+    'all: loop {
+        let mut raw = host.accept();
+        connections += 1;
+        // Each lasts for a while; then it is cut off with whatever is on its way.
+        for _ in 0..connections * 37 % 500 {
+            let n: u32 = text(&mut raw).split(' ').next().unwrap().parse().unwrap();
+            got.push(n);
+            if n == COUNT - 1 {
+                break 'all;
+            }
+        }
+    }
+    putting.join().unwrap();
+    assert!(got.is_sorted_by(|a, b| a < b), "out of order, or twice");
+    let missing = u64::from(COUNT) - got.len() as u64;
+    let unconfirmed = ws.stats().unconfirmed;
+    assert!(
+        missing <= unconfirmed,
+        "{missing} missing, {unconfirmed} told"
+    );
+    assert!(connections > 10, "{connections} connections are no test");
+}
+
+#[test]
+fn a_server_that_goes_away_leaves_the_queue_to_the_next() {
+    let host = Host::new();
+    let ws = options(soon()).connect(host.url()).unwrap();
+    let mut raw = host.accept();
+    ws.wait_ready_timeout(DEADLINE).unwrap();
+    // More than the sockets take: the writer is in the midst of it.
+    let big = "x".repeat(1 << 20);
+    for _ in 0..12 {
+        ws.put_nowait(big.clone()).unwrap();
+    }
+    ws.put_nowait("last").unwrap();
+    raw.close(Some(CloseFrame {
+        code: 1012.into(),
+        reason: "".into(),
+    }))
+    .unwrap();
+    raw.flush().unwrap();
+    let mut got = 0;
+    while let Ok(message) = raw.read() {
+        got += usize::from(message.is_text());
+    }
+    drop(raw);
+    let mut raw = host.accept();
+    loop {
+        match text(&mut raw) {
+            end if end == "last" => break,
+            other => {
+                assert_eq!(other.len(), big.len());
+                got += 1;
+            }
+        }
+    }
+    assert!(got as u64 + ws.stats().unconfirmed >= 12, "{got}");
+    assert!(got <= 12);
+}
+
+#[test]
+fn a_peer_that_falls_silent_is_left_for_another() {
+    let host = Host::new();
+    let mut impatient = options(soon());
+    impatient.ping_interval(20 * MS).ping_timeout(20 * MS);
+    let ws = impatient.connect(host.url()).unwrap();
+    let silent = host.accept();
+    eventually("that it is given up", || {
+        matches!(ws.last_error(), Some(Error::PingTimeout { .. }))
+    });
+    ws.put("there").unwrap();
+    let mut raw = host.accept();
+    assert_eq!(text(&mut raw), "there");
+    drop(silent);
+}
+
+#[test]
+fn headers_are_renewed_for_each_attempt() {
+    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let count = AtomicUsize::new(0);
+    let mut options = options(soon());
+    options.header_with("X-Token", move || {
+        match count.fetch_add(1, Ordering::SeqCst) {
+            1 => Err("no token today".into()),
+            n => Ok(format!("token {n}")),
+        }
+    });
+    let ws = options.connect(server.url()).unwrap();
+    for token in ["token 0", "token 2", "token 3"] {
+        let request = server.next_timeout(DEADLINE).unwrap();
+        assert_eq!(request.headers()["x-token"], token);
+        if token == "token 2" {
+            let last = ws.last_error().unwrap().to_string();
+            assert!(last.contains("no token today"), "{last}");
+        }
+        request.respond(503, "come back").unwrap();
+    }
+}
+
+#[test]
+fn a_function_that_panics_or_says_nonsense_costs_an_attempt() {
+    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let count = AtomicUsize::new(0);
+    let mut options = options(soon());
+    options
+        .header("X-Token", "never seen")
+        .header_with("x-token", move || {
+            match count.fetch_add(1, Ordering::SeqCst) {
+                0 => panic!("on purpose"),
+                1 => Ok("two\r\nlines".into()),
+                _ => Ok("fine".into()),
+            }
+        });
+    let ws = options.connect(server.url()).unwrap();
+    let request = server.next_timeout(DEADLINE).unwrap();
+    let mut tokens = request.headers().get_all("x-token").iter();
+    assert_eq!(tokens.next().unwrap(), "fine");
+    assert!(tokens.next().is_none());
+    assert!(matches!(ws.last_error(), Some(Error::Header { .. })));
+}
+
+#[test]
+fn without_reconnect_a_failing_function_is_the_end() {
+    let ws = Options::new()
+        .header_with("Authorization", || Err("no token".into()))
+        .connect("ws://127.0.0.1:1/")
+        .unwrap();
+    let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    assert!(matches!(error, Error::Header { .. }), "{error}");
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    let setting = |error: Error| match error {
+        Error::InvalidOption { setting, .. } => setting,
+        other => panic!("{other}"),
+    };
+    let hot = Backoff {
+        initial: Duration::ZERO,
+        ..Backoff::default()
+    };
+    let refused = options(hot).connect("ws://localhost/").unwrap_err();
+    assert_eq!(setting(refused), "reconnect");
+    let host = Host::new();
+    let stream = TcpStream::connect(host.0.local_addr().unwrap()).unwrap();
+    let refused = options(soon())
+        .connect_over(stream, host.url())
+        .unwrap_err();
+    assert_eq!(setting(refused), "reconnect");
+    for name in ["no name", "sec-websocket-key"] {
+        let mut options = Options::new();
+        options.header_with(name, || Ok(String::new()));
+        let refused = options.connect("ws://localhost/").unwrap_err();
+        assert_eq!(setting(refused), "header");
+    }
+    let mut twice = Options::new();
+    twice.header_with("authorization", || Ok(String::new()));
+    let refused = twice.connect("ws://me:secret@localhost/").unwrap_err();
+    assert_eq!(setting(refused), "basic_auth");
+    let refused = twice.basic_auth("me", "secret").connect("ws://localhost/");
+    assert_eq!(setting(refused.unwrap_err()), "basic_auth");
+}
+
+#[test]
+fn on_a_server_and_a_pair_it_means_nothing() {
+    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let client = Websocket::connect(server.url()).unwrap();
+    let accepted = options(soon()).accept(server.next_timeout(DEADLINE).unwrap());
+    client.wait_ready_timeout(DEADLINE).unwrap();
+    client.close_with(1001, "").unwrap();
+    accepted.wait_closed_timeout(DEADLINE).unwrap();
+    let (a, b) = options(soon()).pair();
+    a.close_with(1001, "").unwrap();
+    b.wait_closed_timeout(DEADLINE).unwrap();
+}
+
+#[test]
+fn callbacks_may_put_close_and_drop_the_last_handle() {
+    let host = Host::new();
+    let ws = options(soon()).connect(host.url()).unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    {
+        let (ws, connections) = (ws.clone(), connections.clone());
+        let own = ws.downgrade();
+        ws.on_ready(move || {
+            let n = connections.fetch_add(1, Ordering::SeqCst);
+            if let Some(ws) = own.upgrade() {
+                ws.put(json!({"connection": n})).unwrap();
+            }
+        });
+    }
+    let mut raw = host.accept();
+    for n in 0..3 {
+        assert_eq!(text(&mut raw), format!("{{\"connection\":{n}}}"));
+        drop(raw);
+        raw = host.accept();
+    }
+    ws.wait_ready_timeout(DEADLINE).unwrap();
+    let closed = ws.closed_signal().clone();
+    // Owns a handle of its own connection, and is not called before all others are gone.
+    let own = ws.clone();
+    ws.on_disconnect(move |_| drop(own.close()));
+    drop(ws);
+    drop(raw);
+    within(DEADLINE, move || closed.recv().unwrap_err());
+}
+
+#[test]
+fn who_is_in_the_midst_of_a_put_goes_on_with_the_next_connection() {
+    let host = Host::new();
+    let mut small = options(soon());
+    small.send_queue(1000);
+    let ws = small.connect(host.url()).unwrap();
+    drop(host.accept());
+    eventually("the loss", || ws.last_error().is_some());
+    let putting = {
+        let ws = ws.clone();
+        thread::spawn(move || {
+            for n in 0..100u32 {
+                ws.put(n.to_string().repeat(50)).unwrap();
+            }
+            ws.put("done").unwrap();
+        })
+    };
+    let mut raw = host.accept();
+    while text(&mut raw) != "done" {}
+    putting.join().unwrap();
+}
