@@ -453,10 +453,13 @@ fn what_is_missing_after_many_cuts_is_counted_and_nothing_comes_twice() {
     let ws = options(soon()).connect(host.url()).unwrap();
     let putting = {
         let ws = ws.clone();
+        // The last ones may be lost like any other, so there is no last one: it ends with the connection.
         thread::spawn(move || {
-            for n in 0..COUNT {
-                ws.put(format!("{n} {}", "x".repeat((n % 300) as usize)))
-                    .unwrap();
+            for n in 0.. {
+                let put = ws.put(format!("{n} {}", "x".repeat(n % 300)));
+                if put.is_err() {
+                    return;
+                }
                 if n % 100 == 0 {
                     thread::yield_now();
                 }
@@ -465,27 +468,25 @@ fn what_is_missing_after_many_cuts_is_counted_and_nothing_comes_twice() {
     };
     let mut got = Vec::new();
     let mut connections = 0;
-    'all: loop {
+    while got.last().is_none_or(|last| *last < COUNT) {
         let mut raw = host.accept();
         connections += 1;
         // Each lasts for a while; then it is cut off with whatever is on its way.
         for _ in 0..connections * 37 % 500 {
             let n: u32 = text(&mut raw).split(' ').next().unwrap().parse().unwrap();
             got.push(n);
-            if n == COUNT - 1 {
-                break 'all;
-            }
         }
     }
-    putting.join().unwrap();
     assert!(got.is_sorted_by(|a, b| a < b), "out of order, or twice");
-    let missing = u64::from(COUNT) - got.len() as u64;
+    let missing = u64::from(got.last().unwrap() + 1) - got.len() as u64;
     let unconfirmed = ws.stats().unconfirmed;
     assert!(
         missing <= unconfirmed,
         "{missing} missing, {unconfirmed} told"
     );
-    assert!(connections > 10, "{connections} connections are no test");
+    assert!(connections > 5, "{connections} connections are no test");
+    let _ = ws.close();
+    putting.join().unwrap();
 }
 
 #[test]

@@ -1,0 +1,157 @@
+//! Pings that a program sends itself, and what is known of the way to the peer.
+
+mod rig;
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use rig::{
+    DEADLINE, client_and_raw, eventually, masked_frame, pair, pair_with, server_and_bytes, within,
+};
+use rtcbot_websocket::{Error, Options, Server, Websocket};
+use tungstenite::Message as Wire;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Without pings of its own.
+fn quiet() -> Options {
+    Options::new()
+        .ping_interval(None)
+        .close_timeout(DEADLINE)
+        .clone()
+}
+
+fn time_of(answer: &Receiver<Duration>) -> Duration {
+    answer.recv_timeout(DEADLINE).expect("no answer")
+}
+
+#[test]
+fn a_ping_is_answered_and_the_latency_known() {
+    let (client, server) = pair();
+    assert_eq!(client.latency(), None);
+    let before = Instant::now();
+    let first = time_of(&client.ping("one").unwrap());
+    assert!(first > Duration::ZERO && first <= before.elapsed());
+    eventually("the latency", || client.latency().is_some());
+    let latency = client.latency().unwrap();
+    assert_eq!((latency.last, latency.smoothed), (first, first));
+
+    let second = time_of(&client.ping("two").unwrap());
+    let latency = client.latency().unwrap();
+    assert_eq!(latency.last, second);
+    assert_eq!(latency.smoothed, (first * 7 + second) / 8);
+    // It is the client's alone.
+    assert_eq!(server.latency(), None);
+    time_of(&server.ping(vec![0; 125]).unwrap());
+}
+
+#[test]
+fn a_ping_that_is_sent_early_waits_for_the_connection() {
+    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let client = Websocket::connect(server.url()).unwrap();
+    let answer = client.ping("").unwrap();
+    let _peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    time_of(&answer);
+}
+
+#[test]
+fn a_ping_overtakes_what_is_queued() {
+    let (client, mut raw) = client_and_raw(&quiet());
+    // More than the sockets take.
+    let big = vec![0; 1 << 20];
+    for _ in 0..12 {
+        client.put_nowait(big.clone()).unwrap();
+    }
+    let _answer = client.ping("quick").unwrap();
+    let mut before = 0;
+    loop {
+        match raw.read().unwrap() {
+            Wire::Ping(payload) => break assert_eq!(payload, "quick"),
+            _ => before += 1,
+        }
+    }
+    assert!(before < 12, "it came last");
+}
+
+#[test]
+fn one_pong_answers_all_pings_before_it_and_none_behind() {
+    let (server, mut stream) = server_and_bytes(&quiet());
+    let answers = ["a", "b", "c"].map(|payload| server.ping(payload).unwrap());
+    let mut pings = [0; 9];
+    stream.read_exact(&mut pings).unwrap();
+    assert_eq!(&pings, b"\x89\x01a\x89\x01b\x89\x01c");
+    stream.write_all(&masked_frame(0x8a, b"unasked")).unwrap();
+    stream.write_all(&masked_frame(0x8a, b"b")).unwrap();
+    time_of(&answers[0]);
+    time_of(&answers[1]);
+    assert_eq!(answers[2].try_recv(), Err(TryRecvError::Empty));
+    stream.write_all(&masked_frame(0x8a, b"c")).unwrap();
+    time_of(&answers[2]);
+}
+
+#[test]
+fn who_waits_for_an_answer_is_told_when_none_can_come() {
+    let (client, raw) = client_and_raw(&quiet());
+    let answer = client.ping("").unwrap();
+    drop(raw);
+    let none = within(DEADLINE, move || answer.recv_timeout(DEADLINE));
+    assert_eq!(none, Err(RecvTimeoutError::Disconnected));
+    assert!(matches!(client.ping(""), Err(Error::Lost(_))));
+}
+
+#[test]
+fn what_cannot_be_sent_is_refused() {
+    let (client, _raw) = client_and_raw(&quiet());
+    let refused = client.ping(vec![0; 126]).unwrap_err();
+    assert!(matches!(
+        refused,
+        Error::InvalidOption {
+            setting: "ping payload",
+            ..
+        }
+    ));
+    let _answers: Vec<_> = (0..64).map(|_| client.ping("").unwrap()).collect();
+    let refused = client.ping("").unwrap_err();
+    assert!(matches!(refused, Error::TooManyPings { unanswered: 64 }));
+    // They cost the connection nothing.
+    client.put("x").unwrap();
+    assert!(client.is_ready());
+}
+
+#[test]
+fn a_connection_that_was_closed_says_so() {
+    let (client, _server) = pair();
+    client.close_with(4001, "enough").unwrap();
+    match client.ping("") {
+        Err(Error::Closed(close)) => assert_eq!(close.frame.unwrap().code, 4001),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn pings_go_out_by_themselves_and_tell_the_latency() {
+    let often = Options::new().ping_interval(5 * MS).clone();
+    let (client, server) = pair_with(&often, &quiet());
+    eventually("the latency", || client.latency().is_some());
+    // Also while messages are sent all the time.
+    let first = client.latency();
+    eventually("another", || {
+        client.put("busy").unwrap();
+        server.get_timeout(DEADLINE).unwrap();
+        client.latency() != first
+    });
+}
+
+#[test]
+fn pings_of_a_program_and_the_keepalives_own_do_not_get_in_each_others_way() {
+    let mut often = Options::new();
+    often.ping_interval(MS).ping_timeout(DEADLINE);
+    let (client, server) = pair_with(&often, &often);
+    let until = Instant::now() + 500 * MS;
+    while Instant::now() < until {
+        time_of(&client.ping("").unwrap());
+        time_of(&server.ping("").unwrap());
+    }
+    assert!(client.is_ready() && server.is_ready());
+}

@@ -1,0 +1,197 @@
+//! The numbers that a connection keeps of itself.
+
+mod rig;
+
+use std::thread;
+use std::time::Duration;
+
+use rig::{DEADLINE, client_and_raw, eventually, pair_with, within};
+use rtcbot_websocket::{Error, Options, Queue, Websocket};
+
+fn options() -> Options {
+    Options::new().json(false).ping_interval(None).clone()
+}
+
+#[test]
+fn what_one_side_sends_the_other_receives() {
+    let (client, server) = pair_with(&options(), &options());
+    for n in 0..100 {
+        client.put("x".repeat(n * 10)).unwrap();
+        server.put("y").unwrap();
+    }
+    for _ in 0..100 {
+        server.get_timeout(DEADLINE).unwrap();
+        client.get_timeout(DEADLINE).unwrap();
+    }
+    // Counted once they are written, which may be after they have arrived.
+    eventually("the count", || client.stats().messages_out == 100);
+    eventually("the count", || server.stats().messages_out == 100);
+    let (c, s) = (client.stats(), server.stats());
+    assert_eq!((c.messages_in, s.messages_in), (100, 100));
+    // A server's frames have two bytes more than their payload.
+    assert_eq!((s.bytes_out, c.bytes_in), (300, 300));
+    assert_eq!(c.bytes_out, s.bytes_in);
+    assert_eq!((c.dropped, c.reconnects, c.unsent), (0, 0, 0));
+}
+
+#[test]
+fn queues_tell_how_long_they_are() {
+    let (client, raw) = client_and_raw(&options());
+    assert_eq!(client.stats().send_queue, 0);
+    let mut put = 0;
+    while client.put_nowait(vec![0; 100_000]).is_ok() {
+        put += 1;
+    }
+    let stats = client.stats();
+    assert!(
+        stats.send_queue > 100 && stats.send_queue <= put,
+        "{stats:?}"
+    );
+    assert!(stats.send_queue_bytes > 15 << 20 && stats.send_queue_bytes <= 16 << 20);
+    drop(raw);
+    client.wait_closed_timeout(DEADLINE).unwrap_err();
+    let stats = client.stats();
+    // What was written may have arrived; the rest has not been.
+    assert_eq!(stats.unsent + stats.messages_out, put as u64);
+    assert_eq!(stats.unconfirmed, stats.messages_out);
+    assert_eq!((stats.send_queue, stats.send_queue_bytes), (0, 0));
+}
+
+#[test]
+fn the_slowest_consumer_is_told() {
+    let (client, server) = Options::new().pair();
+    let send = |count: u64| {
+        let before = server.stats().messages_in;
+        for n in 0..count {
+            client.put(n).unwrap();
+        }
+        eventually("the messages", || {
+            server.stats().messages_in == before + count
+        });
+    };
+    // Nobody yet.
+    send(7);
+    eventually("what is kept", || server.stats().receive_queue == 7);
+    let quick = server.subscribe();
+    let slow = server.subscribe();
+    for _ in 0..7 {
+        quick.get_timeout(DEADLINE).unwrap();
+    }
+    send(5);
+    for _ in 0..5 {
+        quick.get_timeout(DEADLINE).unwrap();
+    }
+    eventually("the slow one", || server.stats().receive_queue == 5);
+    slow.get_timeout(DEADLINE).unwrap();
+    assert_eq!(server.stats().receive_queue, 4);
+    drop(slow);
+    let (go_on, wait) = crossbeam_channel::bounded::<()>(0);
+    server.subscribe_callback(move |_| {
+        let _ = wait.recv();
+    });
+    send(10);
+    // One is being handled.
+    eventually("the callbacks", || {
+        server.stats().receive_queue == 10 || server.stats().receive_queue == 9
+    });
+    drop(go_on);
+    for _ in 0..10 {
+        quick.get_timeout(DEADLINE).unwrap();
+    }
+    eventually("the end of it", || server.stats().receive_queue == 0);
+}
+
+#[test]
+fn what_a_policy_drops_is_counted() {
+    let (client, server) = Options::new().pair();
+    let latest = server.subscribe_with(Queue::Latest);
+    for n in 0..100 {
+        client.put(n).unwrap();
+    }
+    eventually("the last", || server.stats().messages_in == 100);
+    eventually("the count", || server.stats().dropped == 99);
+    drop(latest);
+}
+
+#[test]
+fn what_a_peer_has_confirmed_is_not_counted_as_perhaps_lost() {
+    let (client, server) = pair_with(&options(), &options());
+    server.subscribe_callback(|_| {});
+    for n in 0..10 {
+        client.put(vec![n]).unwrap();
+    }
+    // The answer comes behind all that was read before it.
+    eventually("that all is written", || client.stats().messages_out == 10);
+    let answer = client.ping("").unwrap();
+    within(DEADLINE, move || answer.recv().unwrap());
+    client.put("not confirmed").unwrap();
+    eventually("that it is written", || client.stats().messages_out == 11);
+    server.close_with(1001, "").unwrap();
+    client.wait_closed_timeout(DEADLINE).unwrap();
+    assert_eq!(client.stats().unconfirmed, 1);
+    // The client closed after all that came.
+    assert_eq!(server.stats().unconfirmed, 0);
+}
+
+#[test]
+fn a_clean_close_of_this_side_confirms_all() {
+    let (client, server) = pair_with(&options(), &options());
+    server.subscribe_callback(|_| {});
+    for n in 0..10 {
+        client.put(vec![n]).unwrap();
+    }
+    client.close().unwrap();
+    let stats = client.stats();
+    assert_eq!(
+        (stats.messages_out, stats.unconfirmed, stats.unsent),
+        (10, 0, 0)
+    );
+}
+
+#[test]
+fn what_a_close_could_not_send_is_counted() {
+    let mut options = options();
+    options.close_timeout(Duration::from_millis(100));
+    let (client, _raw) = client_and_raw(&options);
+    let mut put = 0;
+    while client.put_nowait(vec![0; 100_000]).is_ok() {
+        put += 1;
+    }
+    let Err(Error::CloseTimeout { unsent, .. }) = client.close() else {
+        panic!("it closed in order");
+    };
+    let stats = client.stats();
+    assert_eq!(stats.unsent, unsent as u64);
+    assert_eq!(stats.unsent + stats.messages_out, put);
+}
+
+#[test]
+fn they_can_be_read_all_the_time_while_messages_go_both_ways() {
+    const COUNT: u64 = 50_000;
+    let (a, b) = Websocket::pair();
+    let threads = [(&a, &b), (&b, &a)].map(|(from, to)| {
+        let (from, to) = (from.clone(), to.subscribe());
+        let putting = thread::spawn(move || {
+            for n in 0..COUNT {
+                from.put(n).unwrap();
+            }
+        });
+        let getting = thread::spawn(move || {
+            for _ in 0..COUNT {
+                to.get_timeout(DEADLINE).unwrap();
+            }
+        });
+        [putting, getting]
+    });
+    let mut before = a.stats();
+    while threads.iter().flatten().any(|thread| !thread.is_finished()) {
+        let now = a.stats();
+        assert!(now.messages_in >= before.messages_in && now.bytes_out >= before.bytes_out);
+        assert!(now.messages_in <= COUNT && now.messages_out <= COUNT);
+        before = now;
+    }
+    for thread in threads.into_iter().flatten() {
+        thread.join().unwrap();
+    }
+    assert_eq!(a.stats().messages_in, COUNT);
+}
