@@ -126,6 +126,34 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Staying connected
+//!
+//! With [`Options::reconnect`] a client whose connection is lost makes another, for as long as it takes.
+//! Subscriptions, callbacks and what is queued stay as they are. What had been written to the
+//! connection that was lost may be lost with it; [`stats`](Websocket::stats) counts it.
+//!
+//! ```
+//! # use rtcbot_websocket::{Server, Websocket};
+//! # let mut server = Server::bind("127.0.0.1:0")?;
+//! # let url = server.url();
+//! use rtcbot_websocket::{Backoff, Options};
+//!
+//! let ws = Options::new().reconnect(Backoff::default()).connect(url)?;
+//! ws.on_disconnect(|why| println!("lost: {why}"));
+//! # let robot = Websocket::accept(server.next().unwrap());
+//! # robot.wait_ready()?;
+//! # robot.close_with(1012, "restarting")?;
+//! # ws.put("hello")?;
+//! # let robot = Websocket::accept(server.next().unwrap());
+//! # assert_eq!(robot.get()?, "hello");
+//! assert_eq!(ws.stats().reconnects, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A peer that has vanished without a word is noticed by pings: see
+//! [`Options::ping_interval`] and [`Options::ping_timeout`]. [`ping`](Websocket::ping) sends one when you
+//! want to know, and [`latency`](Websocket::latency) tells how far away the peer is.
+//!
 //! # Serving
 //!
 //! A [`Server`] is an iterator of [`Request`]s, which waits for all clients at once and needs no thread;

@@ -118,6 +118,12 @@ impl Life {
         let Some(inbox) = self.inbox.take() else {
             return;
         };
+        let connections = &shared.received.connections;
+        connections.store(connections.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        log::debug!("{}: ready", shared.name);
+        for f in on_ready {
+            shared.producer.dispatcher().run(move || f.call(()));
+        }
         let keep = options.reconnect.is_some();
         let pen = Pen::new(role, halves.write, inbox, options.json, keep);
         shared.outbox.lay_down(pen);
@@ -128,12 +134,6 @@ impl Life {
                 let pen = shared.outbox.pick_up();
                 return self.take_back(pen.end(&self.shared.outbox));
             }
-        }
-        let connections = &shared.received.connections;
-        connections.store(connections.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        log::debug!("{}: ready", shared.name);
-        for f in on_ready {
-            shared.producer.dispatcher().run(move || f.call(()));
         }
         let incoming = Incoming {
             half: halves.read,

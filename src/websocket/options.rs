@@ -221,7 +221,10 @@ impl Options {
         self
     }
 
-    /// How often the peer is sent a ping; `None` or zero for never. Defaults to 20 seconds.
+    /// How often the peer is sent a ping, whatever else is sent; `None` or zero for never. Defaults to 20 seconds.
+    ///
+    /// A ping keeps an idle connection from being forgotten on the way, and its answer tells that the peer is there, that it has taken
+    /// what was sent before ([`Stats::unconfirmed`](crate::Stats::unconfirmed)), and how far away it is ([`Websocket::latency`]).
     pub fn ping_interval(&mut self, interval: impl Into<Option<Duration>>) -> &mut Self {
         self.ping_interval = interval.into().filter(|interval| !interval.is_zero());
         self
