@@ -240,6 +240,9 @@
 compile_error!("rtcbot-websocket runs on Unix (Linux, macOS, the BSDs)");
 
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod message;
 mod net;
 pub mod pubsub;

@@ -100,7 +100,7 @@ impl Call {
         &self.target.name
     }
 
-    fn request(&self) -> Result<HttpRequest<()>> {
+    pub(crate) fn request(&self) -> Result<HttpRequest<()>> {
         let url = self.target.url.as_str();
         let request = url.into_client_request();
         let mut request = request.map_err(|error| Error::InvalidUrl {

@@ -183,6 +183,12 @@ impl Options {
         Call::new(target, self.request_headers()?, renewed, proxying)
     }
 
+    /// What a call with these settings asks for, without making it.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn request(&self, url: &str) -> Result<http::Request<()>> {
+        self.call(url)?.request()
+    }
+
     /// Completes an incoming connection with these settings. Returns at once; see [`Websocket::accept`].
     pub fn accept(&self, request: Request) -> Websocket {
         Websocket::start_server(request, self.clone())

@@ -1,0 +1,378 @@
+//! A real connection, both threads and all, to a peer that says anything.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::HeaderValue;
+use http::header::{self, HeaderName};
+
+use super::peer::talk;
+use super::replay::{ACCEPT, Hears, Peer, Replay, Script, Then};
+use super::tape::Tape;
+use super::wire::{self, Data, Ending, Meaning};
+use crate::error::{Close, Error, Side};
+use crate::message::Message;
+use crate::net::closing::Role;
+use crate::net::request::Request;
+use crate::pubsub::Queue;
+use crate::websocket::{Options, Websocket};
+
+/// Far longer than anything in here takes: what is not over by then hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long closing may take where it is known that the peer does not answer.
+const MOMENT: Duration = Duration::from_millis(5);
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) message: usize,
+    pub(super) frame: usize,
+}
+
+/// A client that says anything to this crate's server.
+pub fn frames_from_a_client(input: &[u8]) {
+    converse(Role::Server, input);
+}
+
+/// A server that says anything to this crate's client.
+pub fn frames_from_a_server(input: &[u8]) {
+    converse(Role::Client, input);
+}
+
+/// What this side does meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    /// Nothing: it is for the peer to end it.
+    Listen,
+    /// Closes at some time.
+    Close(u16),
+    /// Lets go of its handle at some time.
+    Drop,
+}
+
+/// All that the first bytes of the input decide.
+struct Scene {
+    role: Role,
+    json: bool,
+    limits: Limits,
+    options: Options,
+    /// What is put at once.
+    puts: Vec<Message>,
+    act: Act,
+    says: Vec<u8>,
+    then: Then,
+    hears: Hears,
+}
+
+fn converse(role: Role, input: &[u8]) {
+    let mut tape = Tape::new(input);
+    let bits = tape.byte();
+    let json = bits & 1 == 0;
+    let limits = limits(&mut tape);
+    let then = match tape.byte() {
+        0..220 => Then::End,
+        220..250 => Then::Reset,
+        _ => Then::Silence,
+    };
+    let hears = match tape.byte() {
+        0..230 => Hears::All,
+        230..250 => Hears::GoneAfter(tape.below(200)),
+        _ => Hears::DeafAfter(tape.below(200)),
+    };
+    let gulp = tape.pick(&[usize::MAX, usize::MAX, usize::MAX, 1, 5, 1000]);
+    let act = match tape.byte() {
+        0..230 => Act::Listen,
+        230..250 => Act::Close(tape.pick(&[1000, 1001, 1011, 4000])),
+        _ => Act::Drop,
+    };
+    let piece = tape.pick(&[usize::MAX, 1, 2, 3, 5, 14, 100, 1024, 4096]);
+    let puts = (0..tape.byte() % 4).map(|_| put(&mut tape)).collect();
+    let says = match tape.flag() {
+        true => talk(&mut tape, role, limits),
+        false => tape.rest().to_vec(),
+    };
+
+    let mut options = Options::new();
+    options
+        .json(json)
+        .max_message_size(limits.message)
+        .max_frame_size(limits.frame)
+        .ping_interval(None)
+        .close_timeout(PATIENCE)
+        .linger(PATIENCE)
+        .paused(true);
+    if bits & 2 != 0 {
+        options.read_buffer(1);
+    }
+    let is_stuck = then == Then::Silence || matches!(hears, Hears::DeafAfter(_));
+    if is_stuck {
+        options.close_timeout(MOMENT).linger(MOMENT);
+        // Which of the two is first to end it?
+        if bits & 4 != 0 {
+            options.ping_interval(MOMENT / 2).ping_timeout(MOMENT / 2);
+        }
+    }
+    let scene = Scene {
+        role,
+        json,
+        limits,
+        options,
+        puts,
+        act,
+        then,
+        hears,
+        says,
+    };
+    let script = Script {
+        // So many small pieces as to be slow show nothing new.
+        piece: piece.max(scene.says.len() / 512),
+        interrupted: bits & 8 != 0,
+        then,
+        gulp: gulp.max(scene.puts.iter().map(Message::len).sum::<usize>() / 64),
+        shy: bits & 16 != 0,
+        hears,
+        ..Script::plain(Vec::new())
+    };
+    scene.play(script, bits & 32 != 0);
+}
+
+fn limits(tape: &mut Tape<'_>) -> Limits {
+    const LIMITS: [usize; 9] = [16 << 20, 16 << 20, 16 << 20, 0, 1, 100, 125, 126, 70_000];
+    Limits {
+        message: tape.pick(&LIMITS),
+        frame: tape.pick(&LIMITS),
+    }
+}
+
+fn put(tape: &mut Tape<'_>) -> Message {
+    match tape.byte() % 4 {
+        0 => Message::from(serde_json::json!({"battery": 0.5})),
+        1 => Message::from(tape.text()),
+        2 => Message::from(tape.bytes()),
+        _ => Message::from(vec![
+            7;
+            tape.pick(&[125, 126, 20_000, 65_535, 65_536, 100_000])
+        ]),
+    }
+}
+
+impl Scene {
+    /// Plays it, and looks whether it went as it has to. `early`: what is said comes right behind the
+    /// handshake, in the same piece.
+    fn play(self, script: Script, early: bool) {
+        let (ws, peer) = self.open(script, early);
+        let received = ws.subscribe_with(Queue::Unbounded);
+        let mut accepted = Vec::new();
+        for message in &self.puts {
+            if ws.put_nowait(message.clone()).is_ok() {
+                accepted.push(message.clone());
+            }
+        }
+        ws.resume();
+        let acted = self.act(&ws, &peer);
+        let ws = (self.act != Act::Drop).then_some(ws);
+        let mut messages = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        let reason = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match received.get_timeout(left) {
+                Ok(message) => messages.push(message),
+                Err(Error::Timeout) => panic!("it hangs"),
+                Err(reason) => break reason,
+            }
+        };
+        if let Some(ws) = &ws {
+            let end = ws.wait_closed_timeout(PATIENCE);
+            assert!(!matches!(end, Err(Error::Timeout)), "it hangs");
+            assert!(ws.is_closed());
+        }
+        let meaning = wire::read(&self.says, self.role, self.limits);
+        self.check_messages(&messages, &meaning);
+        self.check_reason(&reason, &meaning, acted, ws.as_ref());
+        self.check_written(&peer, &accepted, &reason, &meaning, acted);
+    }
+
+    fn open(&self, script: Script, early: bool) -> (Websocket, Arc<Peer>) {
+        match self.role {
+            Role::Server => {
+                let (rest, says) = match early {
+                    true => self.says.split_at(self.says.len().min(script.piece)),
+                    false => (&[][..], &self.says[..]),
+                };
+                let says = says.to_vec();
+                let (transport, peer) = Replay::new(Script { says, ..script });
+                let request = Request::from_parts(request_head(), transport, rest);
+                (self.options.accept(request), peer)
+            }
+            Role::Client => {
+                let mut says = format!(
+                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+                     Connection: Upgrade\r\nSec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+                )
+                .into_bytes();
+                let piece = match early {
+                    true => script.piece.max(says.len() + 20),
+                    // A piece that ends where the head does.
+                    false if script.piece > says.len() => says.len(),
+                    false => script.piece,
+                };
+                says.extend_from_slice(&self.says);
+                let (transport, peer) = Replay::new(Script {
+                    says,
+                    piece,
+                    ..script
+                });
+                let ws = self.options.connect_over(transport, "ws://peer/");
+                (ws.expect("a good URL"), peer)
+            }
+        }
+    }
+
+    /// Does what this side does; returns whether it may have been the first to end it.
+    fn act(&self, ws: &Websocket, peer: &Peer) -> bool {
+        match self.act {
+            Act::Listen if self.then == Then::Silence => {
+                // Somebody has to end it. All that was said has been read by now, or is about to be.
+                assert!(
+                    peer.wait_until_all_is_said(Instant::now() + PATIENCE),
+                    "it hangs"
+                );
+                let _ = ws.close();
+                true
+            }
+            Act::Listen => false,
+            Act::Close(code) => {
+                // A client that is not ready yet would give up.
+                let _ = ws.wait_ready_timeout(PATIENCE);
+                let _ = ws.close_with(code, "that is all");
+                true
+            }
+            Act::Drop => {
+                let _ = ws.wait_ready_timeout(PATIENCE);
+                true
+            }
+        }
+    }
+
+    fn is_cooperative(&self) -> bool {
+        self.hears == Hears::All && self.then != Then::Silence
+    }
+
+    fn check_messages(&self, messages: &[Message], meaning: &Meaning) {
+        let expected = meaning.messages.iter().map(|data| match data {
+            Data::Text(text) => Message::from_wire_text(text.as_str().into(), self.json),
+            Data::Binary(bytes) => Message::from(&bytes[..]),
+        });
+        let expected: Vec<_> = expected.collect();
+        assert_eq!(
+            messages.len(),
+            expected.len(),
+            "{messages:?} for {expected:?}"
+        );
+        for (message, expected) in messages.iter().zip(&expected) {
+            assert_eq!(message.to_wire(false), expected.to_wire(false));
+            assert_eq!(message.as_json().is_some(), expected.as_json().is_some());
+            assert!(message.len() <= self.limits.message);
+        }
+    }
+
+    fn check_reason(&self, reason: &Error, meaning: &Meaning, acted: bool, ws: Option<&Websocket>) {
+        let text = reason.to_string();
+        assert!(!text.chars().any(char::is_control), "{text:?}");
+        let excused = match reason {
+            Error::Internal(_) | Error::Thread(_) => false,
+            // The peer did not take what it was sent, or there was nobody to say Close first.
+            Error::Lost(_) | Error::CloseTimeout { .. } | Error::PingTimeout { .. } => {
+                !self.is_cooperative()
+            }
+            Error::Closed(_) => acted,
+            _ => false,
+        };
+        let expected = match &meaning.ending {
+            Ending::Close(frame) => {
+                if let Some(ws) = ws.filter(|_| self.is_cooperative()) {
+                    assert_eq!(ws.received_close(), *frame);
+                }
+                matches!(reason, Error::Closed(Close { by: Side::Peer, frame: by_peer }) if by_peer == frame)
+            }
+            Ending::Violation(deserved) => {
+                matches!(reason, Error::Protocol { code, .. } if code == deserved)
+            }
+            Ending::TooBig => matches!(reason, Error::MessageTooBig { .. }),
+            Ending::Lost => matches!(reason, Error::Lost(_)),
+        };
+        assert!(expected || excused, "{reason:?} for {:?}", meaning.ending);
+    }
+
+    fn check_written(
+        &self,
+        peer: &Peer,
+        accepted: &[Message],
+        reason: &Error,
+        meaning: &Meaning,
+        acted: bool,
+    ) {
+        assert!(!peer.was_written_to_after_the_end());
+        let (head, frames) = peer.heard();
+        assert!(head.ends_with(b"\r\n\r\n"));
+        let written = wire::read_own(&frames, self.role);
+        let accepted: Vec<_> = accepted
+            .iter()
+            .map(|put| on_the_wire(put, self.json))
+            .collect();
+        assert!(
+            accepted.starts_with(&written.messages),
+            "what was put, in its order"
+        );
+        assert!(
+            is_subsequence(&written.pongs, &meaning.pings),
+            "answers to pings"
+        );
+        if !self.is_cooperative() || acted {
+            return;
+        }
+        match &meaning.ending {
+            Ending::Close(frame) => {
+                assert!(matches!(reason, Error::Closed(_)), "{reason:?}");
+                assert!(written.is_whole);
+                let code = frame.as_ref().map(|frame| frame.code);
+                assert_eq!(written.close, Some(code), "its own code is the answer");
+                assert_eq!(written.messages.len(), accepted.len(), "all that was put");
+                // More than this wait for a slow peer only.
+                let kept = written.pongs.len().min(16);
+                assert!(written.pongs.len() >= meaning.pings.len().min(16), "{kept}");
+            }
+            Ending::Violation(code) => assert_eq!(written.close, Some(Some(*code))),
+            Ending::TooBig => assert_eq!(written.close, Some(Some(1009))),
+            Ending::Lost => assert_eq!(written.close, None),
+        }
+    }
+}
+
+fn request_head() -> http::Request<()> {
+    let mut head = http::Request::new(());
+    let known: [(HeaderName, &str); 5] = [
+        (header::HOST, "peer"),
+        (header::UPGRADE, "websocket"),
+        (header::CONNECTION, "Upgrade"),
+        (header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ=="),
+        (header::SEC_WEBSOCKET_VERSION, "13"),
+    ];
+    for (name, value) in known {
+        head.headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    head
+}
+
+fn on_the_wire(message: &Message, json: bool) -> Data {
+    match message.to_wire(json) {
+        tungstenite::Message::Text(text) => Data::Text(text.as_str().to_owned()),
+        other => Data::Binary(other.into_data().to_vec()),
+    }
+}
+
+fn is_subsequence<T: PartialEq>(part: &[T], whole: &[T]) -> bool {
+    let mut whole = whole.iter();
+    part.iter().all(|item| whole.any(|other| other == item))
+}

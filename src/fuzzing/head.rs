@@ -1,0 +1,539 @@
+//! HTTP heads: what a client asks, and what a server answers.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use data_encoding::BASE64;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode, Version};
+use tungstenite::handshake::derive_accept_key;
+
+use super::replay::{ACCEPT, Replay, Script, Then};
+use super::tape::{Tape, edit};
+use crate::error::Error;
+use crate::net::handshake::{
+    self, Failure, MAX_HEAD, MAX_HEADERS, Refusal, Terms, parse_request, too_long,
+};
+use crate::net::incoming::{Entrance, Incoming, Step};
+use crate::net::origin::Origins;
+use crate::net::request::Request;
+use crate::net::response;
+use crate::net::socket::Socket;
+use crate::net::target::Target;
+
+const FAR_AWAY: Duration = Duration::from_secs(3600);
+
+/// A client's request to this crate's server.
+pub fn request_head(input: &[u8]) {
+    let mut tape = Tape::new(input);
+    let bits = tape.byte();
+    let bytes = match bits & 1 {
+        0 => tape.rest().to_vec(),
+        _ => written_request(&mut tape),
+    };
+    let parsed = parse_request(&bytes);
+    check_prefixes(&bytes, &parsed);
+    check_arrival(&bytes, bits, &parsed);
+    if let Ok(Some((head, length))) = parsed {
+        check_answer(&head, bits);
+        look_at(head, &bytes[length..]);
+    }
+}
+
+/// What a request's head is, and how long.
+type Parsed = Result<Option<(http::Request<()>, usize)>, StatusCode>;
+
+/// A head is complete with its last byte, and neither complete nor wrong before.
+fn check_prefixes(bytes: &[u8], parsed: &Parsed) {
+    match parsed {
+        Ok(Some((head, length))) => {
+            assert!(head.headers().len() <= MAX_HEADERS);
+            for end in [length / 2, length - 1] {
+                let part = parse_request(&bytes[..end]);
+                assert!(matches!(part, Ok(None)), "{end} of {length}: {part:?}");
+            }
+            let alone = parse_request(&bytes[..*length]);
+            assert_eq!(alone.unwrap().unwrap().1, *length);
+        }
+        Ok(None) => {
+            let part = parse_request(&bytes[..bytes.len() / 2]);
+            assert!(matches!(part, Ok(None)), "{part:?}");
+        }
+        Err(status) => {
+            assert!(status.is_client_error());
+            let more = parse_request(&[bytes, b"x"].concat());
+            assert!(more.is_err(), "{more:?}");
+        }
+    }
+}
+
+/// The same bytes, on a socket, in pieces.
+fn check_arrival(bytes: &[u8], bits: u8, parsed: &Parsed) {
+    let pieces = match bits >> 1 & 3 {
+        0 => 1,
+        1 => 2,
+        2 => 7,
+        _ => 40,
+    };
+    let unwelcome = (bits & 0xf8 == 0xf8).then_some(StatusCode::SERVICE_UNAVAILABLE);
+    let (here, mut there) = UnixStream::pair().expect("descriptors");
+    let mut incoming = Incoming::new(
+        Socket::from(here),
+        &Entrance::default(),
+        Instant::now() + FAR_AWAY,
+        None,
+        unwelcome,
+    );
+    let mut sent = 0;
+    for piece in bytes.chunks(bytes.len() / pieces + 1) {
+        // Nobody reads at the other end once the request is there.
+        there.write_all(piece).expect("room");
+        sent += piece.len();
+        incoming = match incoming.go_on() {
+            Step::Wait(incoming) => incoming,
+            Step::Ready(request) => {
+                let (_, length) = parsed
+                    .as_ref()
+                    .ok()
+                    .and_then(Option::as_ref)
+                    .expect("a head");
+                assert!(unwelcome.is_none() && *length <= MAX_HEAD);
+                assert!(bytes[*length..sent].starts_with(&request.rest));
+                return;
+            }
+            Step::Gone => panic!("the client is still there"),
+        };
+    }
+    if let (Ok(None), None) = (parsed, unwelcome) {
+        if bytes.len() <= MAX_HEAD {
+            assert!(!incoming.is_unwelcome());
+            // What comes too late is told so.
+            let Step::Wait(refused) = incoming.too_late() else {
+                panic!("the client is still there")
+            };
+            incoming = refused;
+        }
+    }
+    if bytes.is_empty() && unwelcome.is_some() {
+        return;
+    }
+    assert!(incoming.is_unwelcome());
+    drop(incoming);
+    let mut answer = Vec::new();
+    // Closed with bytes unread, it is reset; the answer comes first.
+    let _ = there.read_to_end(&mut answer);
+    let status = refusal_in(&answer);
+    let expected = match parsed {
+        _ if unwelcome.is_some() => StatusCode::SERVICE_UNAVAILABLE,
+        Ok(None) if bytes.len() <= MAX_HEAD => StatusCode::REQUEST_TIMEOUT,
+        // Where a head is both wrong and too long, it is a matter of pieces which is seen first.
+        Err(expected) if bytes.len() <= MAX_HEAD => *expected,
+        _ => match status {
+            StatusCode::BAD_REQUEST => status,
+            _ => too_long(&bytes[..MAX_HEAD]),
+        },
+    };
+    assert_eq!(status, expected);
+}
+
+/// The status of a response that ends the connection.
+fn refusal_in(answer: &[u8]) -> StatusCode {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut head = httparse::Response::new(&mut headers);
+    let parsed = head.parse(answer);
+    let Ok(httparse::Status::Complete(length)) = parsed else {
+        panic!("{parsed:?}: {:?}", answer.escape_ascii().to_string())
+    };
+    let header = |name: &str| {
+        let mut found = head.headers.iter().filter(|header| header.name == name);
+        let value = found.next().map(|header| header.value.to_vec());
+        assert!(found.next().is_none(), "{name} twice");
+        value
+    };
+    assert_eq!(header("connection").as_deref(), Some(&b"close"[..]));
+    let body = (answer.len() - length).to_string();
+    assert_eq!(header("content-length"), Some(body.into_bytes()));
+    let status = StatusCode::from_u16(head.code.unwrap_or_default()).expect("a status");
+    assert!(status.is_client_error() || status.is_server_error());
+    status
+}
+
+/// What a server makes of a request: who is let in has asked as section 4.2.1 says.
+fn check_answer(head: &http::Request<()>, bits: u8) {
+    let mut origins = Origins::default();
+    if bits & 0x10 != 0 {
+        origins.allow("https://robot.example".to_owned());
+    }
+    let subprotocols = ["chat".to_owned(), "superchat".to_owned()];
+    let own = (
+        HeaderName::from_static("x-robot"),
+        HeaderValue::from_static("1"),
+    );
+    let terms = Terms {
+        subprotocols: &subprotocols,
+        origins: &origins,
+        headers: vec![own],
+    };
+    match handshake::answer(head, terms) {
+        Ok(response) => {
+            assert_eq!(response.status(), 101);
+            check_valid(head);
+            let key = &head.headers()[header::SEC_WEBSOCKET_KEY];
+            let accept = &response.headers()[header::SEC_WEBSOCKET_ACCEPT];
+            assert_eq!(
+                accept.as_bytes(),
+                derive_accept_key(key.as_bytes()).as_bytes()
+            );
+            let chosen = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
+            let offered: Vec<_> = handshake::subprotocols(head).collect();
+            let expected = subprotocols
+                .iter()
+                .find(|name| offered.contains(&name.as_str()));
+            assert_eq!(
+                chosen.map(HeaderValue::as_bytes),
+                expected.map(|name| name.as_bytes())
+            );
+            let bytes = handshake::response_head(&response);
+            assert_eq!(lines(&bytes), 2 + response.headers().len());
+            // This crate's own client understands it, but for the key that it did not choose.
+            check_response(Script::plain(bytes));
+        }
+        Err(refusal) => {
+            let Refusal { response, why } = *refusal;
+            assert!(
+                !why.is_empty() && !why.chars().any(char::is_control),
+                "{why:?}"
+            );
+            let bytes = response::to_bytes(response.map(|()| why), &Method::GET);
+            refusal_in(&bytes);
+        }
+    }
+}
+
+fn lines(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte == b'\n').count()
+}
+
+fn check_valid(head: &http::Request<()>) {
+    let headers = head.headers();
+    let all = |name: HeaderName| headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let has = |name: HeaderName, token: &str| {
+        let text: Vec<_> = all(name)
+            .flat_map(|value| value.iter().copied().chain([b',']))
+            .collect();
+        let text = String::from_utf8_lossy(&text).to_lowercase();
+        text.split([',', ' ', '\t']).any(|found| found == token)
+    };
+    assert_eq!(head.method(), Method::GET);
+    assert_eq!(head.version(), Version::HTTP_11);
+    assert_eq!(all(header::HOST).count(), 1);
+    assert!(has(header::UPGRADE, "websocket"));
+    assert!(has(header::CONNECTION, "upgrade"));
+    assert!(has(header::SEC_WEBSOCKET_VERSION, "13"));
+    let keys: Vec<_> = all(header::SEC_WEBSOCKET_KEY).collect();
+    assert_eq!(keys.len(), 1);
+    assert_eq!(BASE64.decode(keys[0]).map(|nonce| nonce.len()), Ok(16));
+    assert_eq!(all(header::TRANSFER_ENCODING).count(), 0);
+    assert!(all(header::CONTENT_LENGTH).all(|length| length == b"0"));
+    assert!(all(header::ORIGIN).count() <= 1);
+}
+
+/// What a program asks a request, none of which it may fail at.
+fn look_at(head: http::Request<()>, rest: &[u8]) {
+    let (transport, _peer) = Replay::new(Script::plain(Vec::new()));
+    let request = Request::from_parts(head, transport, rest);
+    let offered = request.subprotocols().collect::<Vec<_>>();
+    assert!(
+        offered
+            .iter()
+            .all(|name| !name.is_empty() && !name.contains(','))
+    );
+    if let Some(auth) = request.basic_auth() {
+        assert!(!auth.user().contains(':'));
+        assert!(auth.matches(auth.user(), auth.password()));
+    }
+    for text in [
+        request.origin(),
+        request.header("host"),
+        Some(request.path()),
+        request.query(),
+    ] {
+        assert!(!text.unwrap_or_default().contains(['\r', '\n']));
+    }
+    let _ = (request.is_websocket(), format!("{request:?}"));
+}
+
+/// A server's answer to this crate's client.
+pub fn response_head(input: &[u8]) {
+    let mut tape = Tape::new(input);
+    let bits = tape.byte();
+    let says = match bits & 1 {
+        0 => tape.rest().to_vec(),
+        _ => written_response(&mut tape),
+    };
+    let pieces = match bits >> 1 & 3 {
+        0 => 1,
+        1 => 2,
+        2 => 7,
+        _ => 40,
+    };
+    check_response(Script {
+        piece: says.len() / pieces + 1,
+        interrupted: bits & 8 != 0,
+        then: match bits >> 4 & 3 {
+            0 | 1 => Then::End,
+            2 => Then::Reset,
+            // The time is over at once.
+            _ => Then::Silence,
+        },
+        ..Script::plain(says)
+    });
+}
+
+fn check_response(script: Script) {
+    let (says, then) = (script.says.clone(), script.then);
+    let silent = then == Then::Silence;
+    let (transport, peer) = Replay::new(script);
+    let mut halves = transport.halves();
+    let request = asked();
+    let deadline = Instant::now()
+        + if silent {
+            Duration::from_millis(2)
+        } else {
+            FAR_AWAY
+        };
+    let offered = ["chat", "superchat"];
+    match handshake::ask(&mut halves, request, deadline) {
+        Ok((response, rest)) => {
+            let headers = response.headers();
+            assert_eq!(response.status(), 101);
+            assert!(headers.len() <= MAX_HEADERS);
+            assert!(rest.len() < says.len());
+            // It has to be the one that fits the key: that is put in place of the sample.
+            assert!(
+                says.windows(ACCEPT.len())
+                    .any(|part| part == ACCEPT.as_bytes())
+            );
+            assert!(is_word(headers, header::UPGRADE, "websocket"));
+            assert!(is_word(headers, header::CONNECTION, "upgrade"));
+            let mut chosen = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+            let name = chosen.next().map(|name| name.to_str().expect("a token"));
+            assert!(name.is_none_or(|name| offered.contains(&name)));
+            assert!(chosen.next().is_none());
+        }
+        Err(Failure::TimedOut(stage)) => assert!(silent, "{stage}"),
+        Err(Failure::Failed(error)) => {
+            let text = error.to_string();
+            assert!(!text.chars().any(char::is_control), "{text:?}");
+            match error {
+                Error::Refused { response } => {
+                    assert_ne!(response.status(), 101);
+                    assert!(says.len() >= response.body().len());
+                    if let Some(location) = response.headers().get(header::LOCATION) {
+                        check_redirect(&String::from_utf8_lossy(location.as_bytes()));
+                    }
+                }
+                Error::Handshake(_) => {}
+                Error::Lost(_) => assert_eq!(then, Then::Reset),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let (head, more) = peer.heard();
+    assert!(
+        head.ends_with(b"\r\n\r\n") && more.is_empty(),
+        "one request"
+    );
+}
+
+fn asked() -> http::Request<()> {
+    let request = http::Request::builder()
+        .uri("ws://robot.example/drive")
+        .header(header::HOST, "robot.example")
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_VERSION, "13")
+        .header(header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==")
+        .header(header::SEC_WEBSOCKET_PROTOCOL, "chat, superchat");
+    request.body(()).expect("a request")
+}
+
+fn is_word(headers: &HeaderMap, name: HeaderName, word: &str) -> bool {
+    headers.get_all(name).iter().any(|value| {
+        let text = String::from_utf8_lossy(value.as_bytes()).to_lowercase();
+        text.split(',').any(|found| found.trim() == word)
+    })
+}
+
+fn check_redirect(location: &str) {
+    for from in ["ws://robot.example/drive", "ws+unix:/run/robot"] {
+        let from = Target::parse(from).expect("a good URL");
+        match from.redirect(location) {
+            Ok(target) => super::settings::check_target(&target),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(!text.chars().any(char::is_control), "{text:?}");
+            }
+        }
+    }
+}
+
+/// A request with something odd about it.
+fn written_request(tape: &mut Tape<'_>) -> Vec<u8> {
+    const METHODS: [&str; 6] = ["GET", "GET", "GET", "POST", "HEAD", "get"];
+    const TARGETS: [&str; 9] = [
+        "/",
+        "/chat?a=b",
+        "*",
+        "http://robot.example/x",
+        "//",
+        "/%zz?",
+        "/\u{e9}",
+        "",
+        "/a b",
+    ];
+    const VERSIONS: [&str; 6] = [
+        "HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP",
+    ];
+    const USUAL: [&str; 5] = [
+        "Host: robot.example",
+        "Upgrade: websocket",
+        "Connection: keep-alive, Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+    ];
+    const ODD: [&str; 32] = [
+        "Host: robot.example:80",
+        "Host:",
+        "Upgrade: WebSocket, h2c",
+        "Upgrade: h2c",
+        "upgrade:\twebsocket \t",
+        "Connection: close",
+        "Connection: UPGRADE",
+        "Sec-WebSocket-Key: AAAA",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZR==",
+        "Sec-WebSocket-Version: 8",
+        "Sec-WebSocket-Version: 13, 8",
+        "Sec-WebSocket-Protocol: superchat, chat",
+        "Sec-WebSocket-Protocol: ,, chat ,\u{e9}",
+        "Sec-WebSocket-Extensions: permessage-deflate",
+        "Origin: https://robot.example",
+        "Origin: http://robot.example",
+        "Origin: null",
+        "Origin: http://x@robot.example:80/",
+        "Origin: \u{1F916}",
+        "Authorization: Basic QTpi",
+        "Authorization: basic  QTpi",
+        "Authorization: Basic ?",
+        "Content-Length: 0",
+        "Content-Length: 5",
+        "Transfer-Encoding: chunked",
+        "Cookie: a=b; c=\"d\"",
+        ": nothing",
+        " folded",
+        "no colon",
+        "X\0: y",
+        "X: \x01",
+        "",
+    ];
+    let mut head = format!(
+        "{} {} {}",
+        tape.pick(&METHODS),
+        tape.pick(&TARGETS),
+        tape.pick(&VERSIONS)
+    );
+    write_headers(&mut head, tape, &USUAL, &ODD);
+    finish(head, tape)
+}
+
+/// A response with something odd about it.
+fn written_response(tape: &mut Tape<'_>) -> Vec<u8> {
+    const STATUS: [&str; 12] = [
+        "HTTP/1.1 101 Switching Protocols",
+        "HTTP/1.1 101 Switching Protocols",
+        "HTTP/1.1 101",
+        "HTTP/1.0 101 \u{e9}",
+        "HTTP/1.1 301 Moved",
+        "HTTP/1.1 404 Not Found",
+        "HTTP/1.1 100 Continue",
+        "HTTP/1.1 204 No Content",
+        "HTTP/1.1 099 ?",
+        "HTTP/1.1 999 ?",
+        "HTTP/2 101",
+        "ICY 200",
+    ];
+    let accept = format!("Sec-WebSocket-Accept: {ACCEPT}");
+    let usual = ["Upgrade: websocket", "Connection: Upgrade", &accept];
+    const ODD: [&str; 20] = [
+        "Upgrade: WEBSOCKET, x",
+        "Upgrade: h2c",
+        "Connection: keep-alive",
+        "Sec-WebSocket-Accept: AAAA",
+        "Sec-WebSocket-Protocol: chat",
+        "Sec-WebSocket-Protocol: other",
+        "Sec-WebSocket-Protocol: chat, superchat",
+        "Sec-WebSocket-Extensions: permessage-deflate",
+        "Content-Length: 4",
+        "Content-Length: 99999999999999999999",
+        "Content-Length: -1",
+        "Content-Type: text/plain; charset=utf-8",
+        "Location: /elsewhere",
+        "Location: http://user:password@other.example:0/",
+        "Location: ws+unix:/run/docker.sock",
+        "Location: \u{e9}://",
+        "Set-Cookie: a",
+        " folded",
+        "no colon",
+        "",
+    ];
+    let mut head = tape.pick(&STATUS).to_owned();
+    write_headers(&mut head, tape, &usual, &ODD);
+    finish(head, tape)
+}
+
+fn write_headers(head: &mut String, tape: &mut Tape<'_>, usual: &[&str], odd: &[&str]) {
+    let mut line = |text: &str, end: &str| {
+        head.push_str(end);
+        head.push_str(text);
+    };
+    let newline = if tape.one_in(8) { "\n" } else { "\r\n" };
+    for text in usual {
+        match tape.byte() % 16 {
+            0..12 => line(text, newline),
+            12 => {}
+            13 => {
+                line(text, newline);
+                line(text, newline);
+            }
+            14 => line(&text.to_uppercase(), newline),
+            _ => line(tape.pick(odd), newline),
+        }
+    }
+    for _ in 0..tape.byte() % 4 {
+        line(tape.pick(odd), newline);
+    }
+    match tape.byte() {
+        0..245 => {}
+        245..248 => line(&format!("X: {}", "x".repeat(MAX_HEAD)), newline),
+        248..251 => {
+            for _ in 0..MAX_HEADERS - tape.below(8) {
+                line("X: y", newline);
+            }
+        }
+        _ => line(&format!("X: {}", tape.text()), newline),
+    }
+    line("", newline);
+    line("", newline);
+}
+
+fn finish(head: String, tape: &mut Tape<'_>) -> Vec<u8> {
+    let mut bytes = head.into_bytes();
+    // A reason phrase that is Latin-1, as HTTP has it, rather than UTF-8.
+    if tape.one_in(16) {
+        bytes.retain(|byte| *byte != 0xc3);
+    }
+    edit(&mut bytes, tape);
+    bytes.extend_from_slice(tape.bytes());
+    bytes
+}

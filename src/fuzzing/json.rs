@@ -1,0 +1,227 @@
+//! Messages: JSON, what is nearly JSON, and back.
+
+use std::collections::HashMap;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Number, Value};
+use tungstenite::Message as Wire;
+
+use super::tape::{Tape, edit};
+use crate::error::Error;
+use crate::message::Message;
+
+/// Text and bytes that arrive, and what is made of them.
+pub fn json(input: &[u8]) {
+    let mut tape = Tape::new(input);
+    let bits = tape.byte();
+    let bytes = match bits & 1 {
+        0 => tape.rest().to_vec(),
+        _ => written(&mut tape),
+    };
+    // As what it is, with no care for whether it is text.
+    let binary = Message::from(bytes.clone());
+    assert_eq!(binary.as_bytes(), Some(&bytes[..]));
+    assert_eq!(binary.to_wire(true), Wire::Binary(bytes.clone().into()));
+    let read = binary.decode::<Value>();
+    assert_eq!(
+        read.is_ok(),
+        serde_json::from_slice::<Value>(&bytes).is_ok()
+    );
+
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    check_plain(&text);
+    check_json_mode(&text);
+    if let Ok(value) = serde_json::from_str::<Value>(&text) {
+        check_value(value);
+    }
+}
+
+/// With `json(false)`, text is text.
+fn check_plain(text: &str) {
+    let message = Message::from_wire_text(text.into(), false);
+    assert!(message.as_json().is_none());
+    assert_eq!(message.as_str(), Some(text));
+    assert_eq!(sent(&message, false), text);
+    assert_eq!(message.len(), text.len());
+    assert_eq!(message.to_string(), text);
+    assert!(message == text && message == message.clone());
+}
+
+/// In JSON mode, text that is JSON is a value, and goes out as it came.
+fn check_json_mode(text: &str) {
+    let arrived = Message::from_wire_text(text.into(), true);
+    match serde_json::from_str::<Value>(text) {
+        Ok(value) => {
+            assert_eq!(arrived.as_json(), Some(&value));
+            assert_eq!(arrived.as_str(), value.as_str());
+            assert_eq!(sent(&arrived, true), text);
+            assert_eq!(arrived, value);
+        }
+        Err(_) => {
+            assert!(arrived.as_json().is_none());
+            assert_eq!(arrived.as_str(), Some(text));
+        }
+    }
+    assert_eq!(sent(&arrived, false), text);
+    assert_eq!(arrived.len(), text.len());
+    assert_eq!(arrived.to_string(), text);
+    assert_eq!(arrived, arrived.clone());
+
+    // A program's own text goes out in quotes, and is the same text for a peer of this kind.
+    let own = Message::from(text);
+    let quoted = own.quoted();
+    assert_eq!(sent(&quoted, true), sent(&own, true));
+    assert_eq!(quoted.as_str(), Some(text));
+    let there = Message::from_wire_text(sent(&own, true).as_str().into(), true);
+    assert!(there.as_json().is_some());
+    assert_eq!(there.as_str(), Some(text));
+    assert_eq!(there, quoted);
+
+    decode_alike::<Value>(text, &arrived);
+    decode_alike::<()>(text, &arrived);
+    decode_alike::<Option<bool>>(text, &arrived);
+    decode_alike::<i64>(text, &arrived);
+    decode_alike::<String>(text, &arrived);
+    decode_alike::<Vec<String>>(text, &arrived);
+    decode_alike::<(u8, i64)>(text, &arrived);
+    // Where a name is there twice, a value that was parsed has only the last.
+    if let Ok(map) = Message::from(text).decode::<HashMap<String, i64>>() {
+        assert_eq!(arrived.decode::<HashMap<String, i64>>().ok(), Some(map));
+    }
+}
+
+/// Whether a message was parsed on arrival or is parsed now makes no difference.
+fn decode_alike<T: DeserializeOwned + PartialEq + std::fmt::Debug>(text: &str, arrived: &Message) {
+    let now = Message::from(text).decode::<T>();
+    match (now, arrived.decode::<T>()) {
+        (Ok(now), Ok(then)) => assert_eq!(now, then),
+        (Err(Error::Json(_)), Err(Error::Json(_))) => {}
+        (now, then) => panic!("{now:?} and {then:?} for {text:?}"),
+    }
+}
+
+/// A value survives being sent.
+fn check_value(value: Value) {
+    let message = Message::from(value.clone());
+    let typed = Message::json(&value).expect("a value is JSON");
+    assert_eq!(sent(&message, true), sent(&typed, true));
+    assert_eq!(message.len(), sent(&message, false).len());
+    let there = Message::from_wire_text(sent(&message, true).as_str().into(), true);
+    assert!(
+        nearly(there.as_json().expect("JSON"), &value),
+        "{there} for {value}"
+    );
+    assert!(nearly(&typed.decode::<Value>().expect("JSON"), &value));
+}
+
+/// serde_json writes a number exactly, and reads it to the last digit but one.
+fn nearly(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => near_numbers(a, b),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| nearly(a, b))
+        }
+        (Value::Object(a), Value::Object(b)) => near_maps(a, b),
+        _ => a == b,
+    }
+}
+
+fn near_numbers(a: &Number, b: &Number) -> bool {
+    match (a.is_f64(), a.as_f64(), b.as_f64()) {
+        (true, Some(a), Some(b)) => {
+            (a - b).abs() <= f64::EPSILON * 2.0 * a.abs().max(f64::MIN_POSITIVE)
+        }
+        _ => a == b,
+    }
+}
+
+fn near_maps(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
+    let mut names = a.iter();
+    a.len() == b.len() && names.all(|(name, a)| b.get(name).is_some_and(|b| nearly(a, b)))
+}
+
+fn sent(message: &Message, json: bool) -> String {
+    match message.to_wire(json) {
+        Wire::Text(text) => text.as_str().to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// JSON with something odd about it.
+fn written(tape: &mut Tape<'_>) -> Vec<u8> {
+    let mut text = String::new();
+    write_value(&mut text, tape, 0);
+    let mut bytes = text.into_bytes();
+    edit(&mut bytes, tape);
+    bytes
+}
+
+fn write_value(text: &mut String, tape: &mut Tape<'_>, depth: usize) {
+    const NUMBERS: [&str; 16] = [
+        "0",
+        "-0",
+        "1",
+        "-1",
+        "0.1",
+        "1e5",
+        "1E-400",
+        "1e400",
+        "255",
+        "256",
+        "9223372036854775807",
+        "9223372036854775808",
+        "18446744073709551616",
+        "-9223372036854775809",
+        "01",
+        "2.2250738585072011e-308",
+    ];
+    const STRINGS: [&str; 12] = [
+        "\"\"",
+        "\"a\"",
+        "\"\\u0000\"",
+        "\"\\ud83d\\ude00\"",
+        "\"\\ud83d\"",
+        "\"\\ude00\\ud83d\"",
+        "\"\u{1F916}\"",
+        "\"\\x\"",
+        "\"\t\"",
+        "\"\\/\\\"\"",
+        "\"\u{2028}\"",
+        "\"",
+    ];
+    const OTHERS: [&str; 8] = ["null", "true", "false", "NaN", "nul", "//", "", "Infinity"];
+    let few = tape.byte() % 4;
+    match tape.byte() % 8 {
+        0 | 1 => text.push_str(tape.pick(&NUMBERS)),
+        2 | 3 => text.push_str(tape.pick(&STRINGS)),
+        4 => text.push_str(tape.pick(&OTHERS)),
+        5 if depth < 8 => {
+            text.push('[');
+            for i in 0..few {
+                text.push_str(if i > 0 { "," } else { "" });
+                write_value(text, tape, depth + 1);
+            }
+            text.push(']');
+        }
+        6 if depth < 8 => {
+            text.push('{');
+            for i in 0..few {
+                text.push_str(if i > 0 { " , " } else { "\n" });
+                text.push_str(tape.pick(&STRINGS));
+                text.push(':');
+                write_value(text, tape, depth + 1);
+            }
+            text.push('}');
+        }
+        _ => {
+            // As deep as serde_json reads, or a little deeper.
+            let depth = if tape.one_in(4) {
+                tape.within(120..=135)
+            } else {
+                1
+            };
+            text.push_str(&"[".repeat(depth));
+            text.push_str(&"]".repeat(depth));
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What a hostile peer says: conversations that are all right for a while.
+
+use super::frames::Limits;
+use super::tape::Tape;
+use super::wire::{BINARY, CLOSE, CONTINUATION, MAX_CONTROL, PING, PONG, TEXT, push_frame};
+use crate::net::closing::Role;
+
+/// The most that is said, so that one run is quick.
+const ENOUGH: usize = 256 << 10;
+
+pub(super) struct Peer<'a, 'b> {
+    tape: &'a mut Tape<'b>,
+    masks: bool,
+    limits: Limits,
+    said: Vec<u8>,
+}
+
+/// A conversation with an endpoint in this role.
+pub(super) fn talk(tape: &mut Tape<'_>, role: Role, limits: Limits) -> Vec<u8> {
+    let mut peer = Peer {
+        tape,
+        masks: role == Role::Server,
+        limits,
+        said: Vec::new(),
+    };
+    while !peer.tape.is_empty() && peer.said.len() < ENOUGH {
+        peer.say_something();
+    }
+    peer.said
+}
+
+impl Peer<'_, '_> {
+    fn say_something(&mut self) {
+        match self.tape.byte() % 16 {
+            0..=4 => {
+                let (kind, payload) = self.message();
+                self.frame(0x80 | kind, &payload);
+            }
+            5..=8 => self.fragments(),
+            9..=11 => self.control(),
+            12 => self.close(),
+            13 => self.broken_frame(),
+            14 => {
+                let first = self.tape.byte();
+                let payload = self.payload();
+                self.frame(first, &payload);
+            }
+            _ => self.said.extend_from_slice(self.tape.bytes()),
+        }
+    }
+
+    fn frame(&mut self, first: u8, payload: &[u8]) {
+        let mask = self.masks.then(|| [0, 0xa5, 0xff, self.tape.byte()]);
+        push_frame(&mut self.said, first, payload, mask);
+    }
+
+    fn message(&mut self) -> (u8, Vec<u8>) {
+        match self.tape.flag() {
+            true => (TEXT, self.text()),
+            false => (BINARY, self.payload()),
+        }
+    }
+
+    fn fragments(&mut self) {
+        let (kind, payload) = self.message();
+        let mut rest = &payload[..];
+        let mut opcode = kind;
+        for _ in 0..self.tape.below(5) {
+            let (part, more) = rest.split_at(self.tape.below(rest.len() + 1));
+            rest = more;
+            self.frame(opcode, part);
+            opcode = CONTINUATION;
+            if self.tape.one_in(3) {
+                self.control();
+            }
+        }
+        if !self.tape.one_in(8) {
+            self.frame(0x80 | opcode, rest);
+        }
+    }
+
+    fn control(&mut self) {
+        let opcode = self.tape.pick(&[PING, PONG]);
+        let mut payload = self.payload();
+        payload.truncate(MAX_CONTROL);
+        self.frame(0x80 | opcode, &payload);
+    }
+
+    fn close(&mut self) {
+        const CODES: [u16; 12] = [
+            1000, 1001, 1002, 1005, 1006, 1011, 1015, 2999, 3000, 4999, 5000, 0,
+        ];
+        let code = match self.tape.one_in(4) {
+            true => self.tape.u16(),
+            false => self.tape.pick(&CODES),
+        };
+        let mut payload = code.to_be_bytes().to_vec();
+        match self.tape.byte() % 8 {
+            0 => payload.clear(),
+            1 => payload.truncate(1),
+            2..=4 => {}
+            _ => payload.extend(self.text()),
+        }
+        if !self.tape.one_in(8) {
+            payload.truncate(MAX_CONTROL);
+        }
+        self.frame(0x80 | CLOSE, &payload);
+    }
+
+    /// A frame with one thing wrong about its head.
+    fn broken_frame(&mut self) {
+        let (kind, payload) = self.message();
+        let mut frame = Vec::new();
+        let mask = self.masks.then_some([1, 2, 3, 4]);
+        push_frame(&mut frame, 0x80 | kind, &payload, mask);
+        match self.tape.byte() % 6 {
+            0 => frame[0] ^= 1 << (4 + self.tape.byte() % 4),
+            1 => frame[0] = frame[0] & 0xf0 | self.tape.byte() & 0x0f,
+            2 => frame[1] ^= 0x80,
+            3 => frame[1] = frame[1] & 0x80 | self.tape.byte() & 0x7f,
+            4 => {
+                let length =
+                    self.tape
+                        .pick(&[0, 126, 1 << 16, 1 << 24, 1 << 40, 1 << 62, u64::MAX]);
+                frame.truncate(1);
+                frame.push(127 | if self.masks { 0x80 } else { 0 });
+                frame.extend_from_slice(&length.to_be_bytes());
+            }
+            _ => frame.truncate(self.tape.below(frame.len())),
+        }
+        self.said.extend(frame);
+    }
+
+    fn payload(&mut self) -> Vec<u8> {
+        match self.tape.byte() % 4 {
+            0 => Vec::new(),
+            1 | 2 => self.tape.bytes().to_vec(),
+            _ => vec![self.tape.byte(); self.length()],
+        }
+    }
+
+    /// A length at which something changes.
+    fn length(&mut self) -> usize {
+        let limits = [self.limits.message, self.limits.frame];
+        let edges = [
+            1,
+            125,
+            126,
+            1 << 10,
+            4 << 10,
+            16 << 10,
+            1 << 16,
+            limits[0],
+            limits[1],
+        ];
+        let edge = self.tape.pick(&edges).min(1 << 17);
+        (edge + 1).saturating_sub(self.tape.below(3))
+    }
+
+    fn text(&mut self) -> Vec<u8> {
+        const TEXTS: [&[u8]; 16] = [
+            b"",
+            b"{}",
+            b"{\"motor\":1,\"speed\":[0.5,-1e3,null]}",
+            b"\"hello\"",
+            b"hello",
+            b" 1 ",
+            b"1e999",
+            b"[[[[[[[[[[[[]]]]]]]]]]]]",
+            b"{\"a\":\"\\ud83d\\ude00\"}",
+            b"\"\\ud800\"",
+            "κόσμε 😀".as_bytes(),
+            b"\xf0\x9f\x98",
+            b"\xed\xa0\x80",
+            b"\xc0\xaf",
+            b"\xf4\x90\x80\x80",
+            b"\0",
+        ];
+        let mut text = self.tape.pick(&TEXTS).to_vec();
+        if self.tape.one_in(3) {
+            text.extend_from_slice(self.tape.bytes());
+        }
+        text
+    }
+}

@@ -1,0 +1,467 @@
+//! What a user passes as text: URLs, headers, subprotocols, proxies, origins, close frames.
+
+use http::HeaderMap;
+use http::header::{self, HeaderValue};
+use tungstenite::handshake::client::generate_request;
+use tungstenite::protocol::frame::coding::CloseCode;
+use url::{Host, Url};
+
+use super::replay::{Replay, Script};
+use super::tape::Tape;
+use crate::error::{CloseFrame, Error};
+use crate::net::handshake::{self, MAX_HEAD, MAX_HEADERS, Terms, parse_request};
+use crate::net::origin::Origins;
+use crate::net::proxy::Proxy;
+use crate::net::request::Request;
+use crate::net::target::{Place, Target};
+use crate::websocket::Options;
+
+/// A password that must not be found in any text.
+const SECRET: &str = "s3cr3t";
+
+/// Everything that is text in a call of `Options::connect`, and more that is.
+pub fn settings(input: &[u8]) {
+    let mut tape = Tape::new(input);
+    let url = url(&mut tape);
+    match Target::parse(&url) {
+        Ok(target) => {
+            check_target(&target);
+            let location = location(&mut tape);
+            check_redirect(&target, &location);
+        }
+        Err(error) => {
+            assert!(matches!(error, Error::InvalidUrl { .. }), "{error:?}");
+            check_secret(&url, &error.to_string());
+        }
+    }
+    check_proxy(&mut tape);
+    check_origin(&mut tape);
+    check_close(&mut tape);
+    check_call(&url, &mut tape);
+}
+
+/// What holds for whatever can be connected to.
+pub(super) fn check_target(target: &Target) {
+    let url = &target.url;
+    assert_eq!(url.scheme(), if target.encrypted { "wss" } else { "ws" });
+    assert!(url.username().is_empty() && url.password().is_none() && url.fragment().is_none());
+    if let Place::Host(host, port) = &target.place {
+        assert_ne!(*port, 0);
+        assert_eq!(url.host().map(|host| host.to_owned()).as_ref(), Some(host));
+        assert_eq!(target.name, url.as_str());
+        // It is the same when it is read again, but for the user.
+        let again = Target::parse(&target.name).expect("its own name");
+        assert!(again.place == target.place && again.url == *url && again.credentials.is_none());
+    }
+    assert!(target.may_share_secrets_with(target));
+    let credentials = target.credentials.as_ref();
+    assert!(credentials.is_none_or(|known| !known.user.contains(&b':')));
+}
+
+fn check_redirect(from: &Target, location: &str) {
+    let to = match from.redirect(location) {
+        Ok(to) => to,
+        Err(error) => {
+            assert!(matches!(error, Error::Handshake(_)), "{error:?}");
+            return;
+        }
+    };
+    check_target(&to);
+    assert!(to.encrypted || !from.encrypted, "{location:?}");
+    assert!(matches!(to.place, Place::Host(..)), "{location:?}");
+    if from.may_share_secrets_with(&to) {
+        let host = |target: &Target| match &target.place {
+            Place::Host(host, _) => host.clone(),
+            Place::Unix(path) => panic!("{path:?}"),
+        };
+        assert_eq!(host(from), host(&to));
+    }
+}
+
+/// The password is not shown, if it is clear what that is.
+fn check_secret(url: &str, text: &str) {
+    let parsed = Url::parse(url).ok();
+    let password = parsed.as_ref().and_then(Url::password).unwrap_or_default();
+    let elsewhere = url.rsplit('@').next().unwrap_or_default().contains(SECRET);
+    if password.contains(SECRET) && !elsewhere {
+        assert!(!text.contains(SECRET), "{text:?}");
+    }
+}
+
+fn check_proxy(tape: &mut Tape<'_>) {
+    let text = proxy(tape);
+    match Proxy::parse(&text) {
+        Ok(proxy) => {
+            assert_ne!(proxy.port(), 0);
+            let shown = proxy.to_string();
+            if !proxy.host().to_string().contains(SECRET) {
+                assert!(!shown.contains(SECRET) && !format!("{proxy:?}").contains(SECRET));
+            }
+            let again = Proxy::parse(&shown).expect("its own name");
+            assert_eq!(again.to_string(), shown);
+        }
+        Err(Error::InvalidOption { setting, reason }) => {
+            assert_eq!(setting, "proxy");
+            let scheme = text.split(':').next().unwrap_or_default();
+            let shows = reason.contains(SECRET) && !scheme.contains(SECRET);
+            assert!(!shows, "{reason:?}");
+        }
+        Err(other) => panic!("{other:?}"),
+    }
+    let list = no_proxy(tape);
+    let host = Host::parse(tape.pick(&HOSTS)).unwrap_or(Host::Domain("robot".to_owned()));
+    let found = Proxy::from_env(tape.flag(), &host, tape.u16(), |name| match name {
+        "all_proxy" => Some(text.clone()),
+        "no_proxy" => Some(list.clone()),
+        _ => None,
+    });
+    if let Err(error) = found {
+        assert!(matches!(error, Error::InvalidOption { .. }), "{error:?}");
+    }
+}
+
+fn check_origin(tape: &mut Tape<'_>) {
+    let mut origins = Origins::default();
+    for _ in 0..tape.byte() % 3 {
+        origins.allow(origin(tape));
+    }
+    let mut headers = HeaderMap::new();
+    for (name, text) in [
+        (header::HOST, tape.pick(&HOSTS).to_owned()),
+        (header::ORIGIN, origin(tape)),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(name, value);
+        }
+    }
+    let _ = (origins.check(&headers), format!("{origins:?}"));
+    // A page is let in by its own name.
+    if let Some(value) = headers
+        .get(header::ORIGIN)
+        .and_then(|value| value.to_str().ok())
+    {
+        if !value.ends_with('/') {
+            let mut only = Origins::default();
+            only.allow(value.to_owned());
+            assert_eq!(only.check(&headers), Ok(()));
+        }
+    }
+}
+
+fn check_close(tape: &mut Tape<'_>) {
+    let (code, mut reason) = (tape.u16(), tape.text());
+    if tape.one_in(4) {
+        reason = reason.repeat(tape.within(1..=8));
+    }
+    match CloseFrame::checked(code, &reason) {
+        Ok(frame) => {
+            assert!(
+                CloseCode::from(frame.code).is_allowed() || frame.code == 1014,
+                "{code}"
+            );
+            assert!(frame.reason.len() + 2 <= 125);
+        }
+        Err(error) => assert!(matches!(error, Error::InvalidOption { .. }), "{error:?}"),
+    }
+}
+
+/// A call that can be made is a request that this crate's own server understands to the letter.
+fn check_call(url: &str, tape: &mut Tape<'_>) {
+    let mut options = Options::new();
+    let mut names = Vec::new();
+    for _ in 0..tape.byte() % 4 {
+        let (name, value) = (header_name(tape), header_value(tape));
+        names.push(name.to_ascii_lowercase());
+        options.header(name, value);
+    }
+    let mut offered = Vec::new();
+    for _ in 0..tape.byte() % 4 {
+        let name = match tape.flag() {
+            true => tape.text(),
+            false => (tape.pick(&["chat", "superchat", "a b", "a,b", "", "\u{e9}"])).to_owned(),
+        };
+        offered.push(name.clone());
+        options.subprotocol(name);
+    }
+    let user = (tape.one_in(3)).then(|| tape.text());
+    if let Some(user) = &user {
+        options.basic_auth(user.clone(), SECRET);
+    }
+    if tape.one_in(3) {
+        options.origin(origin(tape));
+    }
+    if tape.one_in(3) {
+        options.user_agent(tape.text());
+    }
+    if tape.one_in(3) {
+        options.proxy(proxy(tape));
+    }
+    let shown = format!("{options:?}");
+    let hidden = !format!("{:?}{:?}", names, options.response_headers()).contains(SECRET);
+    let request = match options.request(url) {
+        Ok(request) => request,
+        Err(error) => {
+            let kind = matches!(
+                error,
+                Error::InvalidOption { .. } | Error::InvalidUrl { .. }
+            );
+            assert!(kind, "{error:?}");
+            if let Error::InvalidUrl { .. } = error {
+                check_secret(url, &error.to_string());
+            }
+            return;
+        }
+    };
+    if user.is_some() && hidden {
+        assert!(!shown.contains(&format!("{SECRET}\"")), "{shown}");
+    }
+    let (head, _key) = generate_request(request.clone()).expect("a call that was checked");
+    if head.len() > MAX_HEAD || request.headers().len() > MAX_HEADERS {
+        return;
+    }
+    let (parsed, length) = parse_request(&head).expect("HTTP").expect("all of it");
+    assert_eq!(length, head.len());
+    assert_eq!(parsed.method(), "GET");
+    let (there, here) = (parsed.headers(), request.headers());
+    assert_eq!(there.len(), here.len(), "{there:?} for {here:?}");
+    for name in here.keys() {
+        let values = |headers: &HeaderMap| -> Vec<String> {
+            let all = headers.get_all(name).iter();
+            all.map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned())
+                .collect()
+        };
+        assert_eq!(values(there), values(here), "{name}");
+    }
+    check_answered(parsed, &names, &offered, user.as_deref());
+}
+
+fn check_answered(
+    head: http::Request<()>,
+    names: &[String],
+    offered: &[String],
+    user: Option<&str>,
+) {
+    let mut origins = Origins::default();
+    origins.allow_if(std::sync::Arc::new(|_| true));
+    let terms = Terms {
+        subprotocols: offered,
+        origins: &origins,
+        headers: Vec::new(),
+    };
+    // What a user can add to make it another kind of request.
+    let body = ["content-length", "transfer-encoding", "origin"];
+    if !names.iter().any(|name| body.contains(&name.as_str())) {
+        match handshake::answer(&head, terms) {
+            Ok(response) => {
+                let chosen = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
+                let chosen = chosen.map(HeaderValue::as_bytes);
+                assert_eq!(chosen, offered.first().map(|name| name.as_bytes()));
+            }
+            Err(refusal) => panic!("{}", refusal.why),
+        }
+    }
+    if let Some(user) = user {
+        let (transport, _peer) = Replay::new(Script::plain(Vec::new()));
+        let auth = Request::from_parts(head, transport, []).basic_auth();
+        assert!(auth.expect("a login").matches(user, SECRET));
+    }
+}
+
+const SCHEMES: [&str; 12] = [
+    "ws://",
+    "wss://",
+    "http://",
+    "https://",
+    "ws+unix:",
+    "wss+unix:",
+    "WS://",
+    "ws:",
+    "ftp://",
+    "://",
+    "",
+    "ws:\\",
+];
+const USERS: [&str; 8] = [
+    "",
+    "",
+    "",
+    "me@",
+    "me:s3cr3t@",
+    ":s3cr3t@",
+    "m%3Ae:s3cr3t@",
+    "me:%73s3cr3t%ff@",
+];
+const HOSTS: [&str; 18] = [
+    "robot.example",
+    "localhost",
+    "127.0.0.1",
+    "[::1]",
+    "[::ffff:127.0.0.1]",
+    "[fe80::1%25eth0]",
+    "0x7f.1",
+    "b\u{fc}cher.example",
+    "xn--bcher-kva.example",
+    "ROBOT.EXAMPLE.",
+    "a_b",
+    "%41",
+    "a b",
+    "",
+    ".",
+    "256.256.256.256",
+    "\u{1F916}.example",
+    "a\u{ad}b",
+];
+const PORTS: [&str; 10] = [
+    "", "", "", ":80", ":443", ":8080", ":0", ":65536", ":", ":x",
+];
+const PATHS: [&str; 18] = [
+    "",
+    "/",
+    "/chat",
+    "/chat?a=b#c",
+    "/a b",
+    "/%zz",
+    "/\u{e9}?\u{e9}",
+    "/..//.%2e/",
+    "?q",
+    "#f",
+    "/run/robot.sock",
+    "/run/robot.sock:/chat?a:b",
+    "//run/a%3Ab:",
+    "/a%00b",
+    "\\a",
+    "/a\r\nX: y",
+    "/{}|^`<>\"",
+    "/a@b",
+];
+
+fn url(tape: &mut Tape<'_>) -> String {
+    if tape.one_in(4) {
+        return String::from_utf8_lossy(tape.bytes()).into_owned();
+    }
+    let mut url = String::new();
+    for parts in [&SCHEMES[..], &USERS, &HOSTS, &PORTS, &PATHS] {
+        url.push_str(tape.pick(parts));
+        if tape.one_in(16) {
+            url.push_str(&tape.text());
+        }
+    }
+    url
+}
+
+fn location(tape: &mut Tape<'_>) -> String {
+    match tape.byte() % 4 {
+        0 => tape.pick(&PATHS).to_owned(),
+        1 => format!("//{}{}", tape.pick(&HOSTS), tape.pick(&PORTS)),
+        2 => tape.text(),
+        _ => url(tape),
+    }
+}
+
+fn proxy(tape: &mut Tape<'_>) -> String {
+    const SCHEMES: [&str; 9] = [
+        "http://",
+        "socks5://",
+        "socks5h://",
+        "SOCKS5://",
+        "https://",
+        "socks4://",
+        "socks5:",
+        "http:",
+        "",
+    ];
+    const ENDS: [&str; 5] = ["", "", "/", "/x", "?#"];
+    let mut text = String::new();
+    for parts in [&SCHEMES[..], &USERS, &HOSTS, &PORTS, &ENDS] {
+        text.push_str(tape.pick(parts));
+        if tape.one_in(16) {
+            text.push_str(&tape.text());
+        }
+    }
+    text
+}
+
+fn no_proxy(tape: &mut Tape<'_>) -> String {
+    const ENTRIES: [&str; 14] = [
+        "*",
+        "localhost",
+        ".example",
+        "*.example",
+        "127.0.0.1",
+        "::1",
+        "[::1]:80",
+        "10.0.0.0/8",
+        "::/0",
+        "10.0.0.0/33",
+        "0.0.0.0/0",
+        "robot.example:80",
+        "b\u{fc}cher.example",
+        "/",
+    ];
+    let mut list = String::new();
+    for _ in 0..tape.byte() % 4 {
+        match tape.one_in(3) {
+            true => list.push_str(&tape.text()),
+            false => list.push_str(tape.pick(&ENTRIES)),
+        }
+        list.push(',');
+    }
+    list
+}
+
+fn origin(tape: &mut Tape<'_>) -> String {
+    match tape.byte() % 4 {
+        0 => tape.text(),
+        1 => "null".to_owned(),
+        _ => format!(
+            "{}{}{}",
+            tape.pick(&SCHEMES),
+            tape.pick(&HOSTS),
+            tape.pick(&PORTS)
+        ),
+    }
+}
+
+fn header_name(tape: &mut Tape<'_>) -> String {
+    const NAMES: [&str; 16] = [
+        "X-Robot",
+        "x",
+        "Authorization",
+        "Cookie",
+        "Origin",
+        "User-Agent",
+        "Host",
+        "Upgrade",
+        "Connection",
+        "Sec-WebSocket-Protocol",
+        "sec-websocket-extensions",
+        "Content-Length",
+        "Transfer-Encoding",
+        "a b",
+        "",
+        "\u{e9}",
+    ];
+    match tape.one_in(4) {
+        true => tape.text(),
+        false => tape.pick(&NAMES).to_owned(),
+    }
+}
+
+fn header_value(tape: &mut Tape<'_>) -> String {
+    const VALUES: [&str; 10] = [
+        "1",
+        "",
+        " ",
+        "a\tb",
+        "Bearer x",
+        "a\r\nb: c",
+        "\u{e9}",
+        "\0",
+        "a\u{7f}",
+        "0",
+    ];
+    match tape.one_in(4) {
+        true => tape.text(),
+        false => tape.pick(&VALUES).to_owned(),
+    }
+}
