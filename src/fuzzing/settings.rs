@@ -149,7 +149,7 @@ fn check_origin(tape: &mut Tape<'_>) {
 }
 
 fn check_close(tape: &mut Tape<'_>) {
-    let (code, mut reason) = (tape.u16(), tape.text());
+    let (code, mut reason) = (900 + tape.u16() % 4300, tape.text());
     if tape.one_in(4) {
         reason = reason.repeat(tape.within(1..=8));
     }
