@@ -264,6 +264,23 @@ fn fragments_over_the_limit_are_answered_with_1009() {
 }
 
 #[test]
+fn a_frame_that_fits_no_message_is_refused_before_it_has_come() {
+    // Only its head: a client that says there is a megabyte to come.
+    let head = [0x82, 0xff, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0];
+    let error = violation(&head, 1009);
+    assert!(
+        matches!(
+            error,
+            Error::MessageTooBig {
+                size: 0x10_0000,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
 fn text_that_is_not_utf_8_is_answered_with_1007() {
     let error = violation(&masked_frame(0x81, b"\xff\xfe"), 1007);
     assert!(

@@ -142,7 +142,9 @@ impl Reading {
         if !matches!(opcode, CONTINUATION | TEXT | BINARY | CLOSE | PING | PONG) {
             return Err(BROKEN);
         }
-        if head.length > self.limits.frame as u64 {
+        // One that fits no message is of no use.
+        let longest = self.limits.frame.min(self.limits.message.max(MAX_CONTROL));
+        if head.length > longest as u64 {
             return Err(Ending::TooBig);
         }
         let payload = head.payload(bytes).ok_or(Ending::Lost)?;

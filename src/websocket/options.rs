@@ -254,10 +254,18 @@ impl Options {
     }
 
     /// The longest frame that is received, in bytes; as `max_message_size`, for a message's parts.
-    /// Defaults to 16 MiB.
+    /// A frame's memory is set aside when its length is announced: do not let strangers announce more
+    /// than there is. Defaults to 16 MiB.
     pub fn max_frame_size(&mut self, bytes: usize) -> &mut Self {
         self.max_frame_size = bytes;
         self
+    }
+
+    /// The longest frame that is of any use. One that fits no message is refused by its head, rather
+    /// than when all of it is in memory.
+    pub(crate) fn longest_frame(&self) -> usize {
+        // Control frames are no messages, and have up to 125 bytes (RFC 6455, section 5.5).
+        self.max_frame_size.min(self.max_message_size.max(125))
     }
 
     /// How many bytes may be queued for sending, counting each message's payload and 64 bytes more; past it `put_nowait` says

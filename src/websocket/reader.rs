@@ -52,7 +52,7 @@ pub(crate) fn read(shared: &Shared, opened: Incoming, publisher: &mut Publisher<
     let config = WebSocketConfig::default()
         .read_buffer_size(options.read_buffer)
         .max_message_size(Some(options.max_message_size))
-        .max_frame_size(Some(options.max_frame_size));
+        .max_frame_size(Some(options.longest_frame()));
     // Not `from_partially_read`: the buffer which that makes grows by a few bytes at a time once
     // messages that share it are kept, and each time costs a system call.
     let mut codec = WebSocketContext::new(opened.role, Some(config));
