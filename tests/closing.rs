@@ -3,13 +3,12 @@
 mod rig;
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvError, bounded, unbounded};
+use crossbeam_channel::{bounded, unbounded};
 use rig::{
     DEADLINE, client_and_raw, eventually, is_closed_by_peer, masked_frame, pair, pair_with,
     read_close_code, server_and_bytes, within,
@@ -21,54 +20,6 @@ use rtcbot_websocket::{
 fn frame(code: u16, reason: &str) -> Option<CloseFrame> {
     let reason = reason.to_owned();
     Some(CloseFrame { code, reason })
-}
-
-#[test]
-fn close_from_another_thread_wakes_a_blocked_get_with_the_reason() {
-    let (client, _server) = pair();
-    let getter = client.clone();
-    let getting = thread::spawn(move || getter.get());
-    // Blocked or not yet: both must end.
-    client.close().unwrap();
-    let error = within(DEADLINE, move || getting.join().unwrap()).unwrap_err();
-    match error {
-        Error::Closed(close) => {
-            assert_eq!(close.by, Side::Local);
-            assert_eq!(close.frame, frame(1000, ""));
-        }
-        other => panic!("{other}"),
-    }
-}
-
-#[test]
-fn close_from_another_thread_wakes_a_blocked_put_and_hands_the_message_back() {
-    let options = Options::new()
-        .send_queue(1)
-        .close_timeout(Duration::from_millis(100))
-        .clone();
-    // A peer that never reads.
-    let (client, _raw) = client_and_raw(&options);
-    let putter = client.clone();
-    let putting = thread::spawn(move || {
-        let mut n = 0u64;
-        loop {
-            match putter.put(vec![0; 100_000]) {
-                Ok(()) => n += 1,
-                Err(error) => return (n, error),
-            }
-        }
-    });
-    eventually("the queue is full", || {
-        client.put_nowait(vec![1]).is_err_and(|e| e.is_full())
-    });
-    let closed = client.close();
-    let (_, error) = within(DEADLINE, move || putting.join().unwrap());
-    assert!(matches!(error, PutError::Closed(Message::Binary(bytes)) if bytes.len() == 100_000));
-    // What was accepted and could not be sent is told.
-    assert!(
-        matches!(closed, Err(Error::CloseTimeout { .. })),
-        "{closed:?}"
-    );
 }
 
 #[test]
@@ -181,79 +132,6 @@ fn what_the_peer_closes_upon_is_answered_after_what_is_queued() {
 }
 
 #[test]
-fn close_before_the_connection_is_ready_does_not_wait_for_it() {
-    // Accepts and says nothing.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = Websocket::connect(format!("ws://{}", listener.local_addr().unwrap())).unwrap();
-    let closer = client.clone();
-    within(DEADLINE, move || closer.close()).unwrap();
-    assert!(client.is_closed() && client.error().is_none());
-    assert!(client.get().unwrap_err().is_orderly());
-    assert!(client.wait_ready().is_err());
-}
-
-#[test]
-fn close_at_once_after_connect_ends_whatever_connecting_was_doing() {
-    for n in 0..300 {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let host = if n % 2 == 0 { "localhost" } else { "127.0.0.1" };
-        let client = Websocket::connect(format!("ws://{host}:{port}")).unwrap();
-        for _ in 0..n {
-            std::hint::spin_loop();
-        }
-        within(DEADLINE, move || client.close()).unwrap();
-    }
-}
-
-#[test]
-fn close_returns_with_every_queue_full() {
-    let options = Options::new().receive_queue(Queue::Block(1)).clone();
-    let (client, server) = pair_with(&options, &options);
-    let _unread = (client.subscribe(), server.subscribe());
-    for ws in [&client, &server] {
-        let flood = ws.clone();
-        thread::spawn(move || while flood.put(vec![0; 10_000]).is_ok() {});
-    }
-    for ws in [&client, &server] {
-        eventually("the send queue is full", || {
-            ws.put_nowait(vec![0; 1 << 20]).is_err_and(|e| e.is_full())
-        });
-    }
-    // Neither side can send its Close frame before the other reads: the time-out has the last word.
-    let closing = [client, server].map(|ws| thread::spawn(move || ws.close()));
-    for thread in closing {
-        let _ = within(DEADLINE, move || thread.join().unwrap());
-    }
-}
-
-#[test]
-fn close_takes_effect_though_nobody_reads_what_arrives() {
-    let options = Options::new().receive_queue(Queue::Block(1)).clone();
-    let (client, mut raw) = client_and_raw(&options);
-    let _unread = client.subscribe();
-    for _ in 0..100 {
-        raw.send(tungstenite::Message::text("1")).unwrap();
-    }
-    let pumping = thread::spawn(move || while raw.read().is_ok() {});
-    within(DEADLINE, move || client.close()).unwrap();
-    pumping.join().unwrap();
-}
-
-#[test]
-fn a_peer_that_does_not_answer_is_cut_off_after_the_time_out() {
-    let options = Options::new()
-        .close_timeout(Duration::from_millis(50))
-        .clone();
-    let (client, _raw) = client_and_raw(&options);
-    let error = within(DEADLINE, move || client.close()).unwrap_err();
-    assert!(
-        matches!(error, Error::CloseTimeout { unsent: 0, .. }),
-        "{error}"
-    );
-}
-
-#[test]
 fn messages_that_arrive_while_closing_are_delivered() {
     let (client, mut raw) = client_and_raw(&Options::new());
     let subscription = client.subscribe();
@@ -285,31 +163,6 @@ fn messages_that_arrive_while_closing_are_delivered() {
 }
 
 #[test]
-fn everything_that_waits_is_woken_by_the_end() {
-    let (client, server) = pair();
-    let waits: Vec<Box<dyn FnOnce(Websocket) + Send>> = vec![
-        Box::new(|ws| assert!(ws.get().unwrap_err().is_orderly())),
-        Box::new(|ws| assert!(ws.get_timeout(DEADLINE).unwrap_err().is_orderly())),
-        Box::new(|ws| assert!(ws.subscribe().get().unwrap_err().is_orderly())),
-        Box::new(|ws| assert_eq!(ws.subscribe().iter().count(), 0)),
-        Box::new(|ws| ws.wait_closed().unwrap()),
-        Box::new(|ws| assert!(ws.wait_error().unwrap().is_none())),
-        Box::new(|ws| assert_eq!(ws.closed_signal().recv(), Err(RecvError))),
-    ];
-    let waiting: Vec<_> = waits
-        .into_iter()
-        .map(|wait| {
-            let ws = client.clone();
-            thread::spawn(move || wait(ws))
-        })
-        .collect();
-    server.close().unwrap();
-    for thread in waiting {
-        within(DEADLINE, move || thread.join().unwrap());
-    }
-}
-
-#[test]
 fn dropping_the_last_handle_sends_what_is_queued_and_closes() {
     let (client, server) = pair();
     let subscription = server.subscribe();
@@ -335,96 +188,6 @@ fn dropping_the_last_handle_waits_no_longer_than_linger() {
 }
 
 #[test]
-fn the_last_handle_may_be_dropped_in_a_callback() {
-    let (client, server) = pair();
-    let mut own = Some(client.clone());
-    let (dropped, told) = unbounded();
-    client.subscribe_callback(move |_| {
-        drop(own.take());
-        dropped.send(()).unwrap();
-    });
-    // From here on the callback's is the last.
-    drop(client);
-    assert!(server.is_ready());
-    server.put_nowait(json!(1)).unwrap();
-    told.recv_timeout(DEADLINE).unwrap();
-    server.wait_closed_timeout(DEADLINE).unwrap();
-}
-
-#[test]
-fn a_callback_may_close_and_wait_and_put() {
-    let (client, server) = pair();
-    let own = client.clone();
-    let (sender, told) = unbounded();
-    client.subscribe_callback(move |_| {
-        own.put(json!("bye")).unwrap();
-        own.close().unwrap();
-        own.wait_closed().unwrap();
-        sender.send(own.is_closed()).unwrap();
-    });
-    server.put_nowait(json!(1)).unwrap();
-    assert_eq!(told.recv_timeout(DEADLINE), Ok(true));
-    assert_eq!(server.get_timeout(DEADLINE).unwrap(), "bye");
-}
-
-#[test]
-fn a_callback_may_wait_for_messages_and_for_the_end_whatever_comes_meanwhile() {
-    // More than may wait for a callback: the reader must not wait for one that waits for it.
-    const COUNT: u32 = 5000;
-    for workers in [0, 1, 3] {
-        let (client, server) = pair();
-        let (own, orders) = (client.clone(), client.subscribe_with(Queue::Unbounded));
-        let (sender, told) = unbounded();
-        let wait = move |first: bool| {
-            if first {
-                let got = (0..COUNT).filter(|_| orders.get().is_ok()).count();
-                own.wait_closed().unwrap();
-                sender.send((got, own.is_closed())).unwrap();
-            }
-        };
-        let first = AtomicBool::new(true);
-        let call = move |_| wait(first.swap(false, Ordering::SeqCst));
-        match workers {
-            0 => client.subscribe_callback(call),
-            workers => client.subscribe_concurrent(workers, call),
-        };
-        let putting = thread::spawn(move || {
-            for n in 0..COUNT {
-                server.put(json!(n)).unwrap();
-            }
-            server.close()
-        });
-        let told = told.recv_timeout(DEADLINE).unwrap();
-        assert_eq!(told, (COUNT as usize, true));
-        putting.join().unwrap().unwrap();
-    }
-}
-
-#[test]
-fn a_sink_may_close_and_is_told_that_it_cannot_wait() {
-    struct Closer(
-        Websocket,
-        crossbeam_channel::Sender<rtcbot_websocket::Result<()>>,
-    );
-    impl rtcbot_websocket::Sink<Message> for Closer {
-        fn put_nowait(&self, _: Message) -> Result<(), PutError<Message>> {
-            self.1.send(self.0.close()).unwrap();
-            self.1.send(self.0.wait_closed()).unwrap();
-            Ok(())
-        }
-    }
-    let (client, server) = pair();
-    let (sender, told) = unbounded();
-    client.subscribe_to(Closer(client.clone(), sender));
-    server.put_nowait(json!(1)).unwrap();
-    for _ in 0..2 {
-        let told = told.recv_timeout(DEADLINE).unwrap();
-        assert!(matches!(told, Err(Error::OwnThread)));
-    }
-    client.wait_closed_timeout(DEADLINE).unwrap();
-}
-
-#[test]
 fn a_panic_in_a_callback_or_sink_ends_nothing() {
     struct Bomb;
     impl rtcbot_websocket::Sink<Message> for Bomb {
@@ -446,29 +209,6 @@ fn a_panic_in_a_callback_or_sink_ends_nothing() {
         assert_eq!(subscription.get_timeout(DEADLINE).unwrap(), json!(n));
     }
     client.close().unwrap();
-}
-
-#[test]
-fn a_callback_that_holds_its_own_websocket_is_dropped_at_the_end() {
-    let (client, server) = pair();
-    let alive = Arc::new(());
-    for register in 0..4 {
-        let (own, alive) = (client.clone(), alive.clone());
-        let hold = move || {
-            let _ = (&own, &alive);
-        };
-        match register {
-            0 => drop(client.subscribe_callback(move |_| hold())),
-            1 => drop(client.subscribe_concurrent(3, move |_| hold())),
-            2 => client.on_error(move |_| hold()),
-            _ => client.on_close(hold),
-        }
-    }
-    server.put_nowait(json!(1)).unwrap();
-    server.close().unwrap();
-    eventually("the callbacks are dropped", || {
-        Arc::strong_count(&alive) == 1
-    });
 }
 
 #[test]

@@ -287,18 +287,6 @@ fn an_error_is_told_to_those_who_asked_before_and_after() {
 }
 
 #[test]
-fn waiting_for_an_error_ends_with_an_orderly_close() {
-    let (client, server) = pair();
-    let waiter = {
-        let client = client.clone();
-        thread::spawn(move || client.wait_error())
-    };
-    server.close().unwrap();
-    let waited = within(DEADLINE, move || waiter.join().unwrap());
-    assert!(waited.unwrap().is_none());
-}
-
-#[test]
 fn json_can_be_turned_off() {
     let options = Options::new().json(false).clone();
     let (client, server) = pair_with(&options, &options);
@@ -308,14 +296,6 @@ fn json_can_be_turned_off() {
     );
     client.put_nowait(json!({"a": 1})).unwrap();
     assert!(matches!(server.get_timeout(DEADLINE), Ok(Message::Text(text)) if text == "{\"a\":1}"));
-}
-
-#[test]
-fn binary_messages_arrive() {
-    let (client, server) = pair();
-    client.put_nowait(vec![0u8, 255, 3]).unwrap();
-    let message = server.get_timeout(DEADLINE).unwrap();
-    assert_eq!(message.as_bytes(), Some(&[0u8, 255, 3][..]));
 }
 
 /// RTCBot's `tests/test_websocket.py`.

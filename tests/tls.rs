@@ -5,12 +5,11 @@ mod rig;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rig::tls::{pki, pki_for};
-use rig::{DEADLINE, UPGRADE, eventually, url, within};
+use rig::{DEADLINE, UPGRADE, eventually, url};
 use rtcbot_websocket::native_tls::{Identity, Protocol, TlsAcceptor, TlsConnector};
 use rtcbot_websocket::{Error, Options, Queue, Request, Server, Websocket, http, json};
 
@@ -233,82 +232,6 @@ fn a_server_that_is_silent_in_the_tls_handshake_is_waited_for_no_longer_than_all
     );
 }
 
-#[test]
-fn closing_in_the_tls_handshake_returns_at_once() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("wss://{}/", listener.local_addr().unwrap());
-    let ws = Options::new()
-        .connect_timeout(Duration::from_secs(3600))
-        .close_timeout(Duration::from_secs(3600))
-        .connect(url)
-        .unwrap();
-    let (mut stream, _) = listener.accept().unwrap();
-    stream.read_exact(&mut [0]).unwrap();
-    within(DEADLINE, move || ws.close()).unwrap();
-}
-
-#[test]
-fn a_put_goes_out_while_nothing_comes_in() {
-    let pki = pki();
-    let (client, server) = pki.pair(|_| {});
-    for n in 0..100 {
-        // The reader of each side waits for something to read all the while.
-        client.put_nowait(n).unwrap();
-        assert_eq!(server.get_timeout(DEADLINE).unwrap(), json!(n));
-    }
-    for n in 0..100 {
-        server.put_nowait(n).unwrap();
-        assert_eq!(client.get_timeout(DEADLINE).unwrap(), json!(n));
-    }
-}
-
-#[test]
-fn both_directions_flooded_at_once_all_arrives_in_order() {
-    const COUNT: u32 = 300_000;
-    const SIZE: usize = 256;
-
-    let (client, server) = pki().pair(|options| {
-        options.json(false);
-    });
-    let sending = |ws: &Websocket| {
-        let ws = ws.clone();
-        thread::spawn(move || {
-            for n in 0..COUNT {
-                let mut payload = vec![n as u8; SIZE];
-                payload[..4].copy_from_slice(&n.to_be_bytes());
-                ws.put(payload).unwrap();
-            }
-        })
-    };
-    let receiving = |ws: &Websocket, pauses: bool| {
-        let subscription = ws.subscribe();
-        thread::spawn(move || {
-            for n in 0..COUNT {
-                if pauses && n % 100_000 == 50_000 {
-                    // Its queue fills, and then the peer's buffers.
-                    thread::sleep(Duration::from_millis(300));
-                }
-                let message = subscription.get_timeout(3 * DEADLINE).unwrap();
-                let payload = message.as_bytes().unwrap();
-                assert_eq!(payload.len(), SIZE);
-                assert_eq!(payload[..4], n.to_be_bytes());
-                assert!(payload[4..].iter().all(|byte| *byte == n as u8));
-            }
-        })
-    };
-    let threads = [
-        receiving(&client, false),
-        receiving(&server, true),
-        sending(&client),
-        sending(&server),
-    ];
-    for thread in threads {
-        thread.join().unwrap();
-    }
-    client.close().unwrap();
-    server.wait_closed_timeout(DEADLINE).unwrap();
-}
-
 /// Passes bytes on in small pieces, so that no TLS record arrives in one.
 fn crumble(mut from: TcpStream, mut to: TcpStream, mut seed: u64) {
     let mut piece = [0; 700];
@@ -353,26 +276,6 @@ fn records_that_arrive_in_pieces_are_put_together() {
         assert_eq!(answer.as_bytes(), Some(&vec![size as u8; size][..]));
     }
     client.close().unwrap();
-}
-
-#[test]
-fn a_peer_that_takes_nothing_is_found_and_ends_what_waits_for_it() {
-    let pki = pki();
-    let mut server = pki.server();
-    // It neither reads nor writes any more.
-    let (_stream, request) = raw_client(&pki, &mut server, UPGRADE.as_bytes());
-    let ws = Options::new()
-        .ping_interval(Duration::from_millis(100))
-        .ping_timeout(Duration::from_millis(100))
-        .send_queue(1 << 20)
-        .accept(request);
-    let putting = ws.clone();
-    within(
-        DEADLINE,
-        move || while putting.put(vec![0u8; 10_000]).is_ok() {},
-    );
-    let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
-    assert!(matches!(error, Error::PingTimeout { .. }), "{error}");
 }
 
 /// The TLS handshake needs the server to be waiting for requests.
@@ -627,25 +530,4 @@ fn a_wss_url_over_a_stream_that_is_not_encrypted_is_refused() {
     let error = error.unwrap_err();
     assert!(matches!(error, Error::InvalidUrl { .. }), "{error}");
     assert!(error.to_string().contains("not encrypted"), "{error}");
-}
-
-#[test]
-fn closing_takes_no_time_out_many_times_in_a_row() {
-    let pki = Arc::new(pki());
-    within(10 * DEADLINE, move || {
-        let mut server = pki.server();
-        let options = pki.options();
-        for n in 0..200 {
-            let (client, peer) = rig::pair_over(&mut server, &options, &options);
-            let (one, other) = if n % 2 == 0 {
-                (client, peer)
-            } else {
-                (peer, client)
-            };
-            let start = Instant::now();
-            one.close().unwrap();
-            other.wait_closed_timeout(DEADLINE).unwrap();
-            assert!(start.elapsed() < DEADLINE / 2, "it took the time-out");
-        }
-    });
 }

@@ -87,7 +87,11 @@ pub(crate) fn addresses(
     match host {
         Host::Ipv4(ip) => Ok(vec![SocketAddr::new(IpAddr::V4(*ip), port)]),
         Host::Ipv6(ip) => Ok(vec![SocketAddr::new(IpAddr::V6(*ip), port)]),
-        Host::Domain(name) => resolve(name, port, deadline, cancel),
+        Host::Domain(name) => {
+            let place = (name.clone(), port);
+            let look_up = move || Ok(place.to_socket_addrs()?.collect());
+            resolve(name, look_up, deadline, cancel)
+        }
     }
 }
 
@@ -128,18 +132,14 @@ pub(crate) fn connect_unix(
 /// When it is no longer waited for, that thread ends with the look-up.
 fn resolve(
     name: &str,
-    port: u16,
+    look_up: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
     deadline: Instant,
     cancel: &Cancel,
 ) -> Result<Vec<SocketAddr>, Failure> {
     let (sender, found) = bounded(1);
-    let host = name.to_owned();
     thread::Builder::new()
         .name("ws-resolve".into())
-        .spawn(move || {
-            let addresses = (host.as_str(), port).to_socket_addrs();
-            let _ = sender.send(addresses.map(Iterator::collect::<Vec<_>>));
-        })
+        .spawn(move || drop(sender.send(look_up())))
         .map_err(|error| Error::Thread(Arc::new(error)))?;
 
     let left = deadline.saturating_duration_since(Instant::now());
@@ -323,6 +323,26 @@ mod tests {
             mixed,
             parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"])
         );
+    }
+
+    // IXWebSocket 151, the part of it that a program can see only where the network's name server is slow.
+    #[test]
+    fn a_look_up_that_is_under_way_is_given_up_at_once() {
+        let cancel = Cancel::new().unwrap();
+        let (begun, under_way) = bounded(0);
+        let (_never, answer) = bounded::<()>(0);
+        let look_up = move || {
+            begun.send(()).unwrap();
+            let _ = answer.recv();
+            Ok(Vec::new())
+        };
+        let resolved = thread::scope(|scope| {
+            let resolving = scope.spawn(|| resolve("robot.local", look_up, soon(), &cancel));
+            under_way.recv().unwrap();
+            cancel.cut();
+            resolving.join().unwrap()
+        });
+        assert!(matches!(resolved, Err(Failure::Failed(Error::Lost(_)))));
     }
 
     #[test]

@@ -3,9 +3,11 @@
 
 #[cfg(feature = "native-tls")]
 pub mod tls;
+pub mod wire;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -146,6 +148,85 @@ pub fn threads_named(prefix: &str) -> usize {
         .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
         .filter(|name| name.starts_with(prefix))
         .count()
+}
+
+/// Waits until `count` threads of this process with this name wait for something. Elsewhere than on
+/// Linux nothing tells: there they may only be about to.
+#[track_caller]
+pub fn eventually_asleep(name: &str, count: usize) {
+    if cfg!(target_os = "linux") {
+        eventually("all are asleep", || {
+            let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+            let asleep = tasks.filter(|task| {
+                let stat = task.as_ref().unwrap().path().join("stat");
+                let stat = std::fs::read_to_string(stat).unwrap_or_default();
+                stat.contains(&format!(" ({name}) S "))
+            });
+            asleep.count() == count
+        });
+    }
+}
+
+/// How many bytes of memory this process has at the moment. Linux only.
+pub fn resident() -> usize {
+    status("VmRSS:")
+}
+
+/// The most that it has had. Linux only.
+pub fn most_resident() -> usize {
+    status("VmHWM:")
+}
+
+fn status(line: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix(line)).unwrap();
+    let kib = line.trim().strip_suffix(" kB").unwrap();
+    kib.parse::<usize>().unwrap() << 10
+}
+
+/// Runs `body` in a process of its own, by way of the test of this name, which calls this; for what
+/// counts what a process has, while other tests run beside it.
+#[track_caller]
+pub fn alone(test: &str, body: impl FnOnce()) {
+    const ALONE: &str = "RTCBOT_WEBSOCKET_ALONE";
+    if std::env::var_os(ALONE).is_some_and(|name| name == test) {
+        return body();
+    }
+    again(test, (ALONE, test));
+}
+
+/// Runs the test of this name in a process of its own with this in its environment, and sees it end well.
+#[track_caller]
+pub fn again(test: &str, (name, value): (&str, &str)) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(name, value)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let telling = thread::spawn(move || {
+        let mut told = String::new();
+        let _ = stderr.read_to_string(&mut told);
+        told
+    });
+    let start = Instant::now();
+    let ended = loop {
+        match child.try_wait().unwrap() {
+            None if start.elapsed() < 4 * DEADLINE => thread::sleep(Duration::from_millis(10)),
+            ended => break ended,
+        }
+    };
+    if ended.is_none() {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let told = telling.join().unwrap();
+    match ended {
+        None => panic!("the process does not end; it said:\n{told}"),
+        Some(status) => assert!(status.success(), "{status}; it said:\n{told}"),
+    }
 }
 
 pub fn is_closed_by_peer(error: &Error) -> bool {

@@ -1,0 +1,162 @@
+//! The same test over `ws` and over `wss`.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::ops::{Deref, DerefMut};
+
+use rtcbot_websocket::{Options, Server, Websocket};
+
+use super::DEADLINE;
+#[cfg(feature = "native-tls")]
+use super::tls::{Pki, pki};
+#[cfg(feature = "native-tls")]
+use rtcbot_websocket::native_tls::TlsAcceptor;
+
+/// What connections are made over.
+pub enum Wire {
+    Ws,
+    #[cfg(feature = "native-tls")]
+    Wss(Box<Tls>),
+}
+
+/// What is made once, since it takes its time.
+#[cfg(feature = "native-tls")]
+pub struct Tls {
+    pki: Pki,
+    /// Clones of it share what they have read of the system's certificates.
+    options: Options,
+    acceptor: TlsAcceptor,
+}
+
+/// Runs `test` over each.
+pub fn over_each(test: impl Fn(&Wire)) {
+    let wires = [
+        Wire::Ws,
+        #[cfg(feature = "native-tls")]
+        Wire::wss(),
+    ];
+    for wire in wires {
+        // Shown when it fails.
+        eprintln!("over {wire}");
+        test(&wire);
+    }
+}
+
+impl fmt::Display for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Wire::Ws => "ws",
+            #[cfg(feature = "native-tls")]
+            Wire::Wss(_) => "wss",
+        })
+    }
+}
+
+impl Wire {
+    #[cfg(feature = "native-tls")]
+    fn wss() -> Self {
+        let pki = pki();
+        Wire::Wss(Box::new(Tls {
+            options: pki.options(),
+            acceptor: TlsAcceptor::new(pki.identity.clone()).unwrap(),
+            pki,
+        }))
+    }
+
+    /// For clients and servers that trust each other. A loaded machine may need longer to close than a
+    /// user would wait.
+    pub fn options(&self) -> Options {
+        match self {
+            Wire::Ws => Options::new().close_timeout(DEADLINE).clone(),
+            #[cfg(feature = "native-tls")]
+            Wire::Wss(tls) => tls.options.clone(),
+        }
+    }
+
+    pub fn server(&self) -> Server {
+        match self {
+            Wire::Ws => Server::bind("127.0.0.1:0").unwrap(),
+            #[cfg(feature = "native-tls")]
+            Wire::Wss(tls) => tls.pki.server(),
+        }
+    }
+
+    /// A client and the server's end of the same connection, both ready.
+    pub fn pair(&self, change: impl Fn(&mut Options)) -> (Websocket, Websocket) {
+        let mut options = self.options();
+        change(&mut options);
+        super::pair_over(&mut self.server(), &options, &options)
+    }
+
+    /// A raw server that has yet to accept anything, and its URL.
+    pub fn listen(&self) -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("{self}://{}/", listener.local_addr().unwrap());
+        (listener, url)
+    }
+
+    /// Accepts the next client, and carries out the TLS handshake if there is one. Beside it, what is below.
+    pub fn accept_bytes(&self, listener: &TcpListener) -> (Box<dyn Stream>, TcpStream) {
+        let (socket, _) = listener.accept().unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket.set_nodelay(true).unwrap();
+        let stream = socket.try_clone().unwrap();
+        let stream: Box<dyn Stream> = match self {
+            Wire::Ws => Box::new(stream),
+            #[cfg(feature = "native-tls")]
+            Wire::Wss(tls) => Box::new(tls.acceptor.accept(stream).unwrap()),
+        };
+        (stream, socket)
+    }
+
+    /// Carries out a raw server's handshakes with the next client.
+    pub fn accept(&self, listener: &TcpListener) -> Raw {
+        let (stream, socket) = self.accept_bytes(listener);
+        let codec = tungstenite::accept(stream).unwrap();
+        Raw { codec, socket }
+    }
+
+    /// A client of this crate and a raw server.
+    pub fn client_and_raw(&self, change: impl Fn(&mut Options)) -> (Websocket, Raw) {
+        let mut options = self.options();
+        change(&mut options);
+        let (listener, url) = self.listen();
+        let client = options.connect(url).unwrap();
+        let raw = self.accept(&listener);
+        client.wait_ready_timeout(DEADLINE).unwrap();
+        (client, raw)
+    }
+}
+
+pub trait Stream: Read + Write + Send {}
+
+impl<S: Read + Write + Send> Stream for S {}
+
+/// A blocking tungstenite server: it reads when it is told to, and so answers nothing by itself.
+pub struct Raw {
+    codec: tungstenite::WebSocket<Box<dyn Stream>>,
+    /// What is below, TLS or not.
+    pub socket: TcpStream,
+}
+
+impl Raw {
+    /// Reads, and answers what asks for an answer, until the end.
+    pub fn pump(mut self) {
+        while self.codec.read().is_ok() {}
+    }
+}
+
+impl Deref for Raw {
+    type Target = tungstenite::WebSocket<Box<dyn Stream>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.codec
+    }
+}
+
+impl DerefMut for Raw {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.codec
+    }
+}
