@@ -496,6 +496,41 @@ fn main_that_returns(url: &str) {
     while ws.put_nowait(vec![0; 1 << 20]).is_ok() {}
 }
 
+// daydreamlive/DEMON 295: the peer stops reading, sending holds the lock, the ping waits for it, and nobody
+// notices for 13 minutes.
+#[test]
+fn a_peer_that_accepts_no_bytes_is_reported_within_ping_interval_and_ping_timeout() {
+    over_each(|wire| {
+        let (interval, timeout) = (Duration::from_millis(100), Duration::from_millis(150));
+        let bound = interval + timeout + Duration::from_millis(100);
+        let found_after = |_| {
+            let (client, _raw) = wire.client_and_raw(|options| {
+                options
+                    .ping_interval(interval)
+                    .ping_timeout(timeout)
+                    .send_queue(1 << 20);
+            });
+            let putting = thread::spawn({
+                let client = client.clone();
+                move || {
+                    let mut last = Instant::now();
+                    while client.put(vec![0; 100_000]).is_ok() {
+                        last = Instant::now();
+                    }
+                    last
+                }
+            });
+            let error = client.wait_error_timeout(DEADLINE).unwrap().unwrap();
+            let found = Instant::now();
+            assert!(matches!(error, Error::PingTimeout { .. }), "{error}");
+            found - putting.join().unwrap()
+        };
+        // A busy machine may be late, but not each time.
+        let in_time = (0..10).map(found_after).any(|time| time < bound);
+        assert!(in_time, "not once in {bound:?}");
+    });
+}
+
 /// Closes what is connecting and has come as far as `reached` says, which would take an hour more.
 fn close_while_connecting(wire: &Wire, url: &str, reached: impl FnOnce()) {
     let ws = wire

@@ -7,9 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-#[cfg(feature = "native-tls")]
-use rustix::event::PollFlags;
-use rustix::event::{PollFd, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, set_tcp_nodelay};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
@@ -132,7 +130,10 @@ impl Transport for Socket {
         rustix::io::ioctl_fionbio(&*self, false)?;
         Ok(Halves {
             read: Box::new(SocketRead(self.fd.clone())),
-            write: Box::new(SocketWrite(self.fd.clone())),
+            write: Box::new(SocketWrite {
+                fd: self.fd.clone(),
+                timeout: None,
+            }),
             cut: Arc::new(*self),
         })
     }
@@ -195,11 +196,31 @@ impl ReadHalf for SocketRead {
     }
 }
 
-struct SocketWrite(Arc<OwnedFd>);
+struct SocketWrite {
+    fd: Arc<OwnedFd>,
+    timeout: Option<Duration>,
+}
 
 impl Write for SocketWrite {
+    /// Waits only while nothing at all is taken. (The system's own time-out would be waited for twice: by a
+    /// call that has sent a part of its bytes, too, and then once more by the next one.)
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(send(&self.0, bytes, SendFlags::NOSIGNAL)?)
+        match self.try_write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            other => return other,
+        }
+        let deadline = self
+            .timeout
+            .and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            wait_for(&mut [PollFd::new(&self.fd, PollFlags::OUT)], deadline)?;
+            match self.try_write(bytes) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock
+                        && deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
+                other => return other,
+            }
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -209,17 +230,17 @@ impl Write for SocketWrite {
 
 impl WriteHalf for SocketWrite {
     fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = timeout.map(at_least_a_moment);
-        Ok(set_socket_timeout(&self.0, Timeout::Send, timeout)?)
+        self.timeout = timeout;
+        Ok(())
     }
 
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        Ok(send(&self.0, bytes, flags)?)
+        Ok(send(&self.fd, bytes, flags)?)
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        Ok(shutdown(&self.0, Shutdown::Write)?)
+        Ok(shutdown(&self.fd, Shutdown::Write)?)
     }
 }
 
