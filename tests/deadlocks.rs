@@ -450,6 +450,27 @@ fn a_clean_close_takes_under_100_ms_a_thousand_times_in_a_row() {
     });
 }
 
+// The answer may arrive before the writer has noted that what it answers is written.
+#[test]
+fn a_server_that_answers_and_keeps_the_stream_open_is_waited_for_a_moment_only() {
+    over_each(|wire| {
+        let closing: Vec<_> = (0..30)
+            .map(|_| {
+                let (client, mut raw) = wire.client_and_raw(|options| {
+                    options.close_timeout(HOUR);
+                });
+                let closing = thread::spawn(move || client.close());
+                assert!(raw.read().unwrap().is_close());
+                let _ = raw.flush();
+                (closing, raw)
+            })
+            .collect();
+        for (thread, _open) in closing {
+            within(DEADLINE, move || thread.join().unwrap()).unwrap();
+        }
+    });
+}
+
 // websockets 1455: a live connection keeps the process from exiting.
 #[test]
 fn returning_from_main_ends_the_process() {

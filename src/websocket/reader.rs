@@ -157,7 +157,7 @@ fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
             };
             let deadline = shared.lifecycle.set_deadline(deadline_after(wait));
             shared.on(Event::Peer(frame));
-            discard(&mut *half, deadline);
+            discard(shared, &mut *half, deadline);
         }
         Ending::Violation(code, error) => {
             log::debug!("{}: {error}", shared.name);
@@ -174,7 +174,7 @@ fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
             }));
             // Closing the socket with bytes unread would reset the connection, and the peer might
             // not see why.
-            discard(&mut *half, deadline);
+            discard(shared, &mut *half, deadline);
         }
         Ending::Lost(error) => {
             shared.lifecycle.set_deadline(deadline_after(timeout));
@@ -192,16 +192,19 @@ fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
 }
 
 /// Reads and forgets until the end of the stream, for which the peer may be waiting.
-fn discard(half: &mut dyn ReadHalf, deadline: Instant) {
+fn discard(shared: &Shared, half: &mut dyn ReadHalf, deadline: Instant) {
     let mut bytes = [0; 4096];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left == Duration::ZERO || half.set_timeout(Some(left)).is_err() {
+        let timeout = Some(left.min(LAST_WAIT));
+        if left == Duration::ZERO || half.set_timeout(timeout).is_err() {
             return;
         }
         match half.read(&mut bytes) {
             Ok(1..) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // The peer waits for the rest. (Or has it, and the writer is about to say so.)
+            Err(error) if is_timeout(&error) && !shared.lifecycle.has_written_close() => {}
             Ok(0) | Err(_) => return,
         }
     }
