@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 
 use rtcbot_websocket::{Options, Server, Websocket};
 
-use super::DEADLINE;
+use super::{DEADLINE, within};
 #[cfg(feature = "native-tls")]
 use super::tls::{Pki, pki};
 #[cfg(feature = "native-tls")]
@@ -29,8 +29,9 @@ pub struct Tls {
     acceptor: TlsAcceptor,
 }
 
-/// Runs `test` over each.
-pub fn over_each(test: impl Fn(&Wire)) {
+/// Runs `test` over each; panics if it does not return.
+#[track_caller]
+pub fn over_each(test: impl Fn(&Wire) + Copy + Send + 'static) {
     let wires = [
         Wire::Ws,
         #[cfg(feature = "native-tls")]
@@ -39,7 +40,7 @@ pub fn over_each(test: impl Fn(&Wire)) {
     for wire in wires {
         // Shown when it fails.
         eprintln!("over {wire}");
-        test(&wire);
+        within(5 * DEADLINE, move || test(&wire));
     }
 }
 
