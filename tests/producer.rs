@@ -281,6 +281,36 @@ fn a_callback_that_was_removed_is_not_called_again() {
 }
 
 #[test]
+fn a_callback_that_is_removed_after_the_end_is_not_called_for_what_still_waits() {
+    type Remove = fn(&Producer<u32>, rtcbot_websocket::SubscriptionId) -> bool;
+    let one_by_one: Remove = |producer, id| producer.unsubscribe(id);
+    let all: Remove = |producer, _| {
+        producer.unsubscribe_all();
+        true
+    };
+    for (concurrent, remove) in [(false, one_by_one), (true, one_by_one), (false, all)] {
+        let (mut publisher, producer) = Producer::new();
+        let (called, calls) = unbounded();
+        let (go_on, going_on) = bounded::<()>(0);
+        let call = move |n| {
+            called.send(n).unwrap();
+            let _ = going_on.recv();
+        };
+        let id = match concurrent {
+            true => producer.subscribe_concurrent(1, call),
+            false => producer.subscribe_callback(call),
+        };
+        (0..3).for_each(|n| publisher.put(n));
+        assert_eq!(calls.recv_timeout(DEADLINE), Ok(0));
+        drop(publisher);
+        assert!(remove(&producer, id));
+        drop(go_on);
+        let over = Err(RecvTimeoutError::Disconnected);
+        assert_eq!(calls.recv_timeout(DEADLINE), over);
+    }
+}
+
+#[test]
 fn a_slow_callback_pauses_the_publisher_and_misses_nothing() {
     let (mut publisher, producer) = Producer::new();
     let sum = Arc::new(Mutex::new(0u64));

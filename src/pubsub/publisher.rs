@@ -207,7 +207,12 @@ impl<T: Clone + Send + 'static> Drop for Publisher<T> {
             let mut state = self.roster.state.lock();
             state.ended = true;
             self.roster.changed();
-            std::mem::replace(&mut state.entries, Arc::new([]))
+            let entries = std::mem::replace(&mut state.entries, Arc::new([]));
+            let sinks = entries.iter().filter(|entry| entry.outlet.is_sink());
+            state.last = sinks
+                .map(|entry| (entry.id, entry.removed.clone()))
+                .collect();
+            entries
         };
         drop(entries);
         self.roster.dispatcher.end();

@@ -45,6 +45,9 @@ pub(super) struct State<T> {
     /// Whether anything has ever subscribed: from then on, nothing is kept.
     pub(super) attached: bool,
     pub(super) ended: bool,
+    /// The sinks that were there at the end, callbacks among them: what waits for these is still called,
+    /// unless they are removed.
+    pub(super) last: Vec<(SubscriptionId, Arc<AtomicBool>)>,
     /// Until when the publisher waits for full queues; `None` is for ever.
     pub(super) patience: Option<Instant>,
     /// The relay threads, which may outlive the publisher.
@@ -99,6 +102,10 @@ impl<T> Outlet<T> {
             Outlet::Sink(_) => 0,
         }
     }
+
+    pub(super) fn is_sink(&self) -> bool {
+        matches!(self, Outlet::Sink(_))
+    }
 }
 
 impl<T: Send + 'static> Roster<T> {
@@ -112,6 +119,7 @@ impl<T: Send + 'static> Roster<T> {
                 early_weight: 0,
                 attached: false,
                 ended: false,
+                last: Vec::new(),
                 patience: None,
                 relays: Vec::new(),
             }),
@@ -145,37 +153,47 @@ impl<T> Roster<T> {
     }
 
     pub(super) fn remove(&self, id: SubscriptionId) -> bool {
-        let (entry, relay, _old) = {
+        let (entry, last, relay, _old) = {
             let mut state = self.state.lock();
+            let last = state.last.iter().position(|(last, _)| *last == id);
+            let last = last.map(|index| state.last.swap_remove(index));
             let relay = state.relays.iter().position(|relay| relay.id == id);
             let relay = relay.map(|index| state.relays.swap_remove(index));
             let entry = state.entries.iter().find(|entry| entry.id == id).cloned();
             let rest = state.entries.iter().filter(|entry| entry.id != id);
             let rest = rest.cloned().collect();
             self.changed();
-            (entry, relay, std::mem::replace(&mut state.entries, rest))
+            let old = std::mem::replace(&mut state.entries, rest);
+            (entry, last, relay, old)
         };
         if let Some(entry) = &entry {
             entry.removed.store(true, Ordering::Release);
+        }
+        if let Some((_, removed)) = &last {
+            removed.store(true, Ordering::Release);
         }
         if let Some(relay) = &relay {
             relay.removed.store(true, Ordering::Release);
             relay.look();
         }
         self.nudge();
-        entry.is_some() || relay.is_some()
+        entry.is_some() || last.is_some() || relay.is_some()
     }
 
     /// Removes everything.
     pub(super) fn clear(&self) {
-        let (entries, relays) = {
+        let (entries, last, relays) = {
             let mut state = self.state.lock();
             self.changed();
             let entries = std::mem::replace(&mut state.entries, Arc::new([]));
-            (entries, std::mem::take(&mut state.relays))
+            let last = std::mem::take(&mut state.last);
+            (entries, last, std::mem::take(&mut state.relays))
         };
         for entry in entries.iter() {
             entry.removed.store(true, Ordering::Release);
+        }
+        for (_, removed) in &last {
+            removed.store(true, Ordering::Release);
         }
         for relay in &relays {
             relay.removed.store(true, Ordering::Release);
