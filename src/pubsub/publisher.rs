@@ -28,6 +28,9 @@ pub struct Publisher<T: Clone + Send + 'static> {
     seen: u64,
     /// Those that were full, with the item they have yet to get.
     blocked: VecDeque<(Arc<Entry<T>>, T)>,
+    /// Those that were full when there was no patience left: they get nothing more, so that what they got
+    /// has an end and no gaps.
+    cut_short: Vec<SubscriptionId>,
     gone: Vec<SubscriptionId>,
 }
 
@@ -38,6 +41,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             snapshot: None,
             seen: 0,
             blocked: VecDeque::new(),
+            cut_short: Vec::new(),
             gone: Vec::new(),
         }
     }
@@ -58,6 +62,9 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     pub(crate) fn put_in_batch(&mut self, item: T) {
         if self.roster.paused.load(Ordering::Relaxed) {
             self.wait_until_resumed();
+        }
+        if !self.cut_short.is_empty() && !is_over(self.roster.state.lock().patience) {
+            self.cut_short.clear();
         }
         let Some(entries) = self.refresh() else {
             return self.keep(item);
@@ -97,6 +104,9 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     }
 
     fn offer(&mut self, entry: &Arc<Entry<T>>, item: T) {
+        if self.cut_short.contains(&entry.id) {
+            return entry.count_dropped(&self.roster.dropped);
+        }
         match entry.put_nowait(item, &self.roster.dropped) {
             Ok(()) => {}
             Err(PutError::Full(item)) => self.blocked.push_back((entry.clone(), item)),
@@ -163,19 +173,14 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                     break;
                 }
                 let until = self.roster.state.lock().patience;
-                let over = until.is_some_and(|until| Instant::now() >= until);
+                let over = is_over(until);
                 // A forgotten subscription is found more easily by who is told of it.
                 let warn_at = (!entry.has_warned()).then(|| start + LONG);
                 let wait_until = [until, warn_at].into_iter().flatten().min();
                 let patience = Patience::new(&self.roster.nudge.1, wait_until);
-                let put = if over {
-                    entry.put_nowait(item, &self.roster.dropped)
-                } else {
-                    entry.put(item, &patience)
-                };
-                item = match put {
+                item = match entry.put(item, &patience) {
                     Ok(()) => break,
-                    Err(PutError::Full(item)) if patience.used() => {
+                    Err(PutError::Full(item)) if patience.used() && !over => {
                         if start.elapsed() >= LONG {
                             entry.warn_that_it_is_full();
                         }
@@ -183,6 +188,10 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                     }
                     Err(PutError::Full(_)) => {
                         entry.count_dropped(&self.roster.dropped);
+                        // Who does not wait is used to gaps.
+                        if patience.used() {
+                            self.cut_short.push(entry.id);
+                        }
                         break;
                     }
                     Err(PutError::Closed(_)) => {
@@ -196,6 +205,11 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             }
         }
     }
+}
+
+/// Whether there is no patience left.
+pub(super) fn is_over(patience: Option<Instant>) -> bool {
+    patience.is_some_and(|until| Instant::now() >= until)
 }
 
 impl<T: Clone + Send + 'static> Drop for Publisher<T> {
@@ -222,5 +236,48 @@ impl<T: Clone + Send + 'static> Drop for Publisher<T> {
 impl<T: Clone + Send + 'static> fmt::Debug for Publisher<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publisher").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Producer, Queue};
+    use super::*;
+
+    #[test]
+    fn who_was_full_when_there_was_no_patience_left_gets_no_more_and_so_has_no_gap() {
+        let (mut publisher, producer) = Producer::new();
+        let slow = producer.subscribe_with(Queue::Block(1));
+        let fast = producer.subscribe_with(Queue::Block(3));
+        publisher.put(0);
+        producer.hurry(Instant::now());
+        publisher.put(1);
+        assert_eq!(slow.try_get().unwrap(), 0);
+        publisher.put(2);
+        drop(publisher);
+        assert_eq!(slow.iter().count(), 0);
+        assert!(fast.iter().eq([0, 1, 2]));
+        assert_eq!(producer.dropped(), 2);
+    }
+
+    #[test]
+    fn a_sink_that_does_not_wait_goes_on_after_a_gap() {
+        use crate::pubsub::Sink;
+        use crossbeam_channel::bounded;
+        struct Lossy(crossbeam_channel::Sender<u8>);
+        impl Sink<u8> for Lossy {
+            fn put_nowait(&self, item: u8) -> Result<(), PutError<u8>> {
+                self.0.put_nowait(item)
+            }
+        }
+        let (sender, receiver) = bounded(1);
+        let (mut publisher, producer) = Producer::new();
+        producer.subscribe_to(Lossy(sender));
+        producer.hurry(Instant::now());
+        publisher.put(0);
+        publisher.put(1);
+        assert_eq!(receiver.try_recv(), Ok(0));
+        publisher.put(2);
+        assert_eq!(receiver.try_recv(), Ok(2));
     }
 }

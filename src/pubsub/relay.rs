@@ -9,6 +9,7 @@ use std::{io, thread};
 use crossbeam_channel::Receiver;
 
 use super::dispatch::guarded;
+use super::publisher::is_over;
 use super::roster::{Relay, Roster};
 use super::sink::{Patience, Sink};
 use crate::error::PutError;
@@ -27,8 +28,9 @@ pub(super) fn start<T: Send + 'static>(
     thread::Builder::new()
         .name("ws-relay".into())
         .spawn(move || {
+            let mut cut_short = false;
             for item in &items {
-                if !hand_over(&roster, &relay, item, &sink) {
+                if !hand_over(&roster, &relay, item, &sink, &mut cut_short) {
                     break;
                 }
             }
@@ -44,6 +46,7 @@ fn hand_over<T: Send + 'static>(
     relay: &Relay,
     mut item: T,
     sink: &impl Sink<T>,
+    cut_short: &mut bool,
 ) -> bool {
     loop {
         if relay.removed.load(Ordering::Acquire) {
@@ -54,20 +57,26 @@ fn hand_over<T: Send + 'static>(
             Some(roster) => roster.state.lock().patience,
             None => Some(Instant::now()),
         };
-        let over = until.is_some_and(|until| Instant::now() >= until);
+        let over = is_over(until);
+        *cut_short &= over;
+        if *cut_short {
+            return true;
+        }
         let patience = Patience::new(&relay.wake.1, until);
         let mut back = None;
         guarded(|| {
             back = match sink.put_nowait(item) {
-                Err(PutError::Full(item)) if !over => sink.put(item, &patience).err(),
+                Err(PutError::Full(item)) => sink.put(item, &patience).err(),
                 other => other.err(),
             }
         });
         item = match back {
             None => return true,
-            Some(PutError::Full(item)) if patience.used() => item,
+            Some(PutError::Full(item)) if patience.used() && !over => item,
             Some(PutError::Full(_)) => {
-                log::warn!("a sink is full and the stream goes on: a message for it is dropped");
+                log::warn!("a sink is full and the stream goes on: messages for it are dropped");
+                // As for a publisher: what was handed over has an end and no gaps.
+                *cut_short = patience.used();
                 return true;
             }
             Some(PutError::Closed(_)) => return false,
