@@ -1,0 +1,288 @@
+//! What the two sides of a connection are going to do, drawn from a seed.
+
+use std::time::Duration;
+
+use rtcbot_websocket::{Options, Queue};
+
+use crate::faulty::{Dice, Trouble};
+
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub trouble: Trouble,
+    /// The client's and the server's.
+    pub sides: [Side; 2],
+    /// When the connection breaks, if nobody ends it.
+    pub breaks: Option<Duration>,
+    pub json: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Side {
+    pub connect_timeout: Duration,
+    pub close_timeout: Duration,
+    pub linger: Duration,
+    /// Interval and time-out.
+    pub pings: Option<(Duration, Duration)>,
+    pub send_queue: usize,
+    pub read_buffer: usize,
+    /// Whether all consumers are there before the first message is handed out.
+    pub paused: bool,
+    pub putters: Vec<Putter>,
+    pub source: Option<Feeder>,
+    pub consumers: Vec<Consumer>,
+    pub waiters: Vec<Waiter>,
+    pub ending: Ending,
+}
+
+/// A thread that puts.
+#[derive(Debug, Clone)]
+pub struct Putter {
+    pub seed: u64,
+    pub messages: u32,
+    pub largest: u64,
+    pub ways: Ways,
+    pub naps: Naps,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Ways {
+    Put,
+    PutNowait,
+    PutTimeout,
+    Mixed,
+}
+
+/// So many times in a hundred, for up to so many milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Naps(pub u64, pub u64);
+
+/// A thread that fills a channel, which is the source.
+#[derive(Debug, Clone)]
+pub struct Feeder {
+    pub seed: u64,
+    pub messages: u32,
+    pub largest: u64,
+    /// `None` is without a bound.
+    pub capacity: Option<usize>,
+    pub naps: Naps,
+}
+
+#[derive(Debug, Clone)]
+pub struct Consumer {
+    pub seed: u64,
+    pub kind: Kind,
+    pub naps: Naps,
+    /// Once, after so many messages, for so long.
+    pub stop: Option<(u32, Duration)>,
+    /// After so many messages it has had enough.
+    pub leaves: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// The default subscription, whose queue is `Block` of this.
+    Get(usize),
+    GetTimeout(usize),
+    Subscription(Queue),
+    /// Subscribed and never taken from.
+    Forgotten,
+    Callback,
+    /// A callback that answers.
+    Echo,
+    Concurrent(usize),
+    /// A channel of this capacity.
+    Channel(usize),
+}
+
+impl Consumer {
+    /// Whether it gets all there is, for as long as this side does not close.
+    pub fn loses_nothing(&self) -> bool {
+        !matches!(
+            self.kind,
+            Kind::Subscription(Queue::Latest | Queue::DropOldest(_)) | Kind::Forgotten
+        )
+    }
+
+    /// Whether it needs no room.
+    pub fn is_never_full(&self) -> bool {
+        self.kind == Kind::Subscription(Queue::Unbounded)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Waiter {
+    Ready,
+    Error,
+    Closed,
+    ClosedTimeout,
+    Signal,
+}
+
+#[derive(Debug, Clone)]
+pub enum Ending {
+    /// So many threads close after this time.
+    Close(Duration, usize),
+    /// In a callback for the message that is the so-manieth; if that does not come, after this time.
+    CloseInCallback(u32, Duration),
+    /// In the callback for being ready; if that does not come, after this time.
+    CloseOnReady(Duration),
+    /// When all putters are done.
+    CloseWhenDone,
+    /// Nobody has a handle once all threads are done with theirs.
+    Drop,
+    /// Something else ends it.
+    Leave,
+}
+
+impl Ending {
+    /// Whether it comes whatever the connection does.
+    fn is_certain(&self) -> bool {
+        !matches!(self, Ending::CloseWhenDone | Ending::Drop | Ending::Leave)
+    }
+}
+
+impl Plan {
+    pub fn draw(seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
+        let trouble = Trouble::draw(dice.roll());
+        let mut sides = [0, 1].map(|n| Side::draw(&mut dice, &trouble, n));
+        let silent = trouble.may_fall_silent();
+        for side in &mut sides {
+            let certain = side.ending.is_certain();
+            // As the documentation says: without pings, a peer that has fallen silent is waited for as
+            // long as it is silent,
+            if silent && !certain {
+                side.pings.get_or_insert_with(|| pings(&mut dice));
+            }
+            // and while a queue is full that nobody takes from, nothing is read.
+            if !certain {
+                side.consumers
+                    .retain(|consumer| consumer.kind != Kind::Forgotten);
+            }
+        }
+        let ends = |side: &Side| !matches!(side.ending, Ending::Leave);
+        let breaks = (!sides.iter().any(ends)).then(|| dice.millis(20, 600));
+        Plan {
+            trouble,
+            sides,
+            breaks,
+            json: dice.chance(50),
+        }
+    }
+}
+
+fn pings(dice: &mut Dice) -> (Duration, Duration) {
+    (dice.millis(20, 100), dice.millis(50, 200))
+}
+
+impl Side {
+    fn draw(dice: &mut Dice, trouble: &Trouble, n: usize) -> Self {
+        // So that a scenario moves no more than it can in a moment.
+        let lane = &trouble.lanes[n];
+        let (messages, largest) = match lane.grain.min(lane.capacity as u64) {
+            0..=100 => (20, 60),
+            101..=1000 => (60, 2_000),
+            _ => (150, 30_000),
+        };
+        let ending = match dice.between(0, 9) {
+            0..=1 => Ending::Close(dice.millis(1, 200), dice.pick(&[1, 1, 2, 3])),
+            2..=3 => Ending::CloseInCallback(dice.about(messages) as u32, dice.millis(50, 300)),
+            4 => Ending::CloseOnReady(dice.millis(50, 300)),
+            5..=6 => Ending::CloseWhenDone,
+            7 => Ending::Drop,
+            _ => Ending::Leave,
+        };
+        let keeps_handles = !matches!(ending, Ending::Drop);
+        let naps = |dice: &mut Dice| match dice.between(0, 3) {
+            0 => Naps(10, 2),
+            1 => Naps(2, 10),
+            _ => Naps(0, 1),
+        };
+        let putters = (0..dice.pick(&[0, 1, 1, 2, 3])).map(|_| Putter {
+            seed: dice.roll(),
+            messages: dice.between(1, messages) as u32,
+            largest: dice.about(largest).max(8),
+            ways: dice.pick(&[Ways::Put, Ways::PutNowait, Ways::PutTimeout, Ways::Mixed]),
+            naps: naps(dice),
+        });
+        let putters = putters.collect();
+        let source = dice.chance(30).then(|| Feeder {
+            seed: dice.roll(),
+            messages: dice.about(messages) as u32,
+            largest: dice.about(largest).max(8),
+            capacity: dice.pick(&[None, Some(1), Some(10)]),
+            naps: naps(dice),
+        });
+        let paused = dice.chance(70);
+        let room = |dice: &mut Dice| dice.pick(&[1, 2, 16, 1024]);
+        let mut default_is_taken = false;
+        let consumers = (0..dice.pick(&[1, 1, 2, 3])).map(|_| {
+            let kind = match dice.between(0, 11) {
+                0..=1 if keeps_handles && !std::mem::replace(&mut default_is_taken, true) => {
+                    let room = room(dice);
+                    dice.pick(&[Kind::Get(room), Kind::GetTimeout(room)])
+                }
+                0..=4 => Kind::Subscription(Queue::Block(room(dice))),
+                5 => Kind::Subscription(Queue::Unbounded),
+                6 => Kind::Subscription(Queue::DropOldest(room(dice))),
+                7 => Kind::Callback,
+                8 => Kind::Echo,
+                9 => Kind::Concurrent(dice.pick(&[1, 2, 4])),
+                10 => Kind::Channel(room(dice)),
+                _ => Kind::Forgotten,
+            };
+            let stop = dice.chance(20);
+            Consumer {
+                seed: dice.roll(),
+                kind,
+                naps: naps(dice),
+                stop: stop.then(|| (dice.about(20) as u32, dice.millis(10, 250))),
+                leaves: dice.chance(10).then(|| dice.about(50) as u32),
+            }
+        });
+        let consumers = consumers.collect();
+        let waiters = (0..dice.between(0, 2)).map(|_| match keeps_handles {
+            true => dice.pick(&[
+                Waiter::Ready,
+                Waiter::Error,
+                Waiter::Closed,
+                Waiter::ClosedTimeout,
+            ]),
+            false => Waiter::Signal,
+        });
+        Side {
+            waiters: waiters.collect(),
+            connect_timeout: dice.millis(200, 600),
+            close_timeout: dice.millis(100, 500),
+            linger: dice.millis(20, 300),
+            pings: dice.chance(60).then(|| pings(dice)),
+            send_queue: dice.pick(&[1, 1000, 50_000, 16 << 20]),
+            read_buffer: dice.pick(&[1 << 10, 16 << 10]),
+            paused,
+            putters,
+            source,
+            consumers,
+            ending,
+        }
+    }
+
+    pub fn options(&self, json: bool) -> Options {
+        let mut options = Options::new();
+        options
+            .json(json)
+            .connect_timeout(self.connect_timeout)
+            .close_timeout(self.close_timeout)
+            .linger(self.linger)
+            .ping_interval(self.pings.map(|(interval, _)| interval))
+            .ping_timeout(self.pings.map(|(_, timeout)| timeout))
+            .send_queue(self.send_queue)
+            .read_buffer(self.read_buffer)
+            .paused(self.paused);
+        for consumer in &self.consumers {
+            if let Kind::Get(room) | Kind::GetTimeout(room) = consumer.kind {
+                options.receive_queue(Queue::Block(room));
+            }
+        }
+        options
+    }
+}
