@@ -1,0 +1,415 @@
+//! Many connections, each echoing once a second: how many are answered, how fast, what each costs, and
+//! where it stops.
+//!
+//! Run it with `cargo run --release --example many [N] [--seconds S] [--subscribe]`: 5000 connections for
+//! 10 seconds unless told otherwise. With `--subscribe`, the server keeps a subscription to each
+//! connection as well, as a program does that waits in `get`. It ends by itself, and fails unless all
+//! was answered and all ended in order.
+//!
+//! This process is the server, which sends everything back. It runs itself once more for the clients,
+//! so that the memory it measures is that of one side. The clients have one thread that puts, evenly
+//! over the second, and a sink that notes what arrives.
+
+use std::env;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Lines, Write};
+use std::process::{self, Child, ChildStdout, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rtcbot_websocket::{
+    Message, Options, PutError, Request, Server, ServerHandle, Sink, Subscription, Value,
+    Websocket, crossbeam_channel as channel, json,
+};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// How many connections are being made at a time.
+const AT_A_TIME: usize = 100;
+
+/// How long a step may take beyond what it takes anyway, on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the first argument is in the process of the clients; the server's URL and the plan follow.
+const CLIENTS: &str = "--clients-of";
+
+fn main() -> ExitCode {
+    log::set_max_level(log::LevelFilter::Warn);
+    let _ = log::set_logger(&Complaints);
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments[..] {
+        [CLIENTS, url, ref plan @ ..] => Plan::read(plan).and_then(|plan| clients(url, plan)),
+        _ => Plan::read(&arguments).and_then(|plan| serve(&plan)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("many: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Plan {
+    connections: usize,
+    seconds: usize,
+    subscribe: bool,
+}
+
+impl Plan {
+    fn read(arguments: &[&str]) -> Result<Plan> {
+        let mut plan = Plan {
+            connections: 5000,
+            seconds: 10,
+            subscribe: false,
+        };
+        let mut arguments = arguments.iter();
+        while let Some(&argument) = arguments.next() {
+            match argument {
+                "--subscribe" => plan.subscribe = true,
+                "--seconds" => {
+                    let seconds = arguments.next().ok_or("--seconds of what?")?;
+                    // A subscription that nobody takes from holds a message for each second.
+                    plan.seconds = seconds.parse::<usize>()?.clamp(1, 1000);
+                }
+                connections => {
+                    let usage = "usage: many [N] [--seconds S] [--subscribe]";
+                    plan.connections = connections.parse().map_err(|_| usage)?;
+                }
+            }
+        }
+        plan.connections = plan.connections.max(1);
+        Ok(plan)
+    }
+
+    /// How many messages there are, of all connections together.
+    fn messages(&self) -> usize {
+        self.connections * self.seconds
+    }
+
+    /// When a message is to be sent. The first of each connection come first, then all the second ones.
+    fn due(&self, number: usize) -> Duration {
+        Duration::from_secs(1).mul_f64(number as f64 / self.connections as f64)
+    }
+}
+
+// The server.
+
+fn serve(plan: &Plan) -> Result<()> {
+    end_after(4 * PATIENCE + Duration::from_secs(plan.seconds as u64));
+    let server = Server::bind("127.0.0.1:0")?.handshake_timeout(PATIENCE);
+    let (url, handle) = (server.url().to_owned(), server.handle());
+    let (accepted, connections) = channel::unbounded();
+    let accepting = thread::spawn(move || {
+        for request in server {
+            let _ = accepted.send(echo(request));
+        }
+    });
+    let before = Usage::now();
+
+    let mut clients = Clients::start(&url, plan)?;
+    let made = clients.hear("made")?.as_u64().unwrap_or_default() as usize;
+    let mut subscriptions = Vec::new();
+    for _ in 0..made {
+        let ws: Websocket = connections.recv_timeout(PATIENCE)?;
+        // One that failed is missed when it comes to the answers.
+        let _ = ws.wait_ready_timeout(PATIENCE);
+        if plan.subscribe {
+            subscriptions.push(ws.subscribe());
+        }
+    }
+    println!("{made} connections");
+    println!("idle, server side: {}", before.since(made));
+    if made < plan.connections {
+        end(&handle, clients, subscriptions)?;
+        return Err(format!("stopped after {made} of {} connections", plan.connections).into());
+    }
+
+    clients.tell("go")?;
+    let report = clients.hear("report")?;
+    println!("echoing, server side: {}", before.since(made));
+    println!(
+        "echoing, client side: {}",
+        report["usage"].as_str().unwrap_or_default()
+    );
+    let (answered, all) = (report["answered"].as_u64(), plan.messages());
+    println!("answered: {} of {all}", report["answered"]);
+    let (p50, p99, max) = (&report["p50"], &report["p99"], &report["max"]);
+    println!("took: p50 {p50} ms, p99 {p99} ms, max {max} ms");
+    end(&handle, clients, subscriptions)?;
+    accepting.join().map_err(|_| "the server panicked")?;
+    match answered == Some(all as u64) {
+        true => Ok(()),
+        false => Err("not all was answered".into()),
+    }
+}
+
+/// Sends everything back. The connection feeds itself, and needs no handle here.
+fn echo(request: Request) -> Websocket {
+    let ws = Options::new().connect_timeout(PATIENCE).accept(request);
+    ws.subscribe_to(ws.clone());
+    ws
+}
+
+/// Closes all connections, and looks whether all of them closed in order.
+fn end(
+    handle: &ServerHandle,
+    mut clients: Clients,
+    subscriptions: Vec<Subscription<Message>>,
+) -> Result<()> {
+    handle.shutdown(PATIENCE)?;
+    drop(subscriptions);
+    let in_order = clients.hear("closed")?;
+    println!("all closed in order: {in_order}");
+    let status = clients.process.wait()?;
+    match in_order == true && status.success() {
+        true => Ok(()),
+        false => Err("not all connections ended in order".into()),
+    }
+}
+
+/// The process that has the clients.
+struct Clients {
+    process: Child,
+    says: Lines<BufReader<ChildStdout>>,
+}
+
+impl Clients {
+    fn start(url: &str, plan: &Plan) -> io::Result<Clients> {
+        let mut process = Command::new(env::current_exe()?)
+            .args([CLIENTS, url, &plan.connections.to_string()])
+            .args(["--seconds", &plan.seconds.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let says = process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let says = BufReader::new(says).lines();
+        Ok(Clients { process, says })
+    }
+
+    fn tell(&mut self, word: &str) -> io::Result<()> {
+        let input = self.process.stdin.as_mut();
+        writeln!(input.ok_or(io::ErrorKind::BrokenPipe)?, "{word}")
+    }
+
+    /// Waits for what the clients have to say of this.
+    fn hear(&mut self, of: &str) -> Result<Value> {
+        let line = self.says.next().ok_or("the clients have ended")??;
+        let mut said: Value = serde_json::from_str(&line)?;
+        match said.get_mut(of) {
+            Some(value) => Ok(value.take()),
+            None => Err(format!("the clients say: {line}").into()),
+        }
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        // It has ended by itself, unless something went wrong.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+// The clients.
+
+fn clients(url: &str, plan: Plan) -> Result<()> {
+    end_after(4 * PATIENCE + Duration::from_secs(plan.seconds as u64));
+    let before = Usage::now();
+    let arrivals = Arc::new(Arrivals {
+        plan,
+        start: OnceLock::new(),
+        took: Mutex::default(),
+    });
+    let connections = connect(url, &arrivals)?;
+    say(&json!({"made": connections.len()}))?;
+    if connections.len() == arrivals.plan.connections {
+        wait_for("go")?;
+        send(&connections, &arrivals);
+        let usage = before.since(connections.len());
+        say(&json!({"report": arrivals.report(&usage)}))?;
+    }
+    let mut in_order = true;
+    for ws in connections {
+        in_order &= ws.wait_closed_timeout(2 * PATIENCE).is_ok();
+    }
+    say(&json!({"closed": in_order}))
+}
+
+fn say(what: &Value) -> Result<()> {
+    println!("{what}");
+    Ok(io::stdout().flush()?)
+}
+
+fn wait_for(word: &str) -> Result<()> {
+    match io::stdin().lock().lines().next() {
+        Some(Ok(heard)) if heard == word => Ok(()),
+        _ => Err("the server has ended".into()),
+    }
+}
+
+/// Makes all connections, or as many as can be had.
+fn connect(url: &str, arrivals: &Arc<Arrivals>) -> Result<Vec<Websocket>> {
+    let all = arrivals.plan.connections;
+    let options = Options::new().connect_timeout(PATIENCE).clone();
+    let mut connections = Vec::with_capacity(all);
+    let mut ready = 0;
+    while ready < all {
+        if connections.len() < all.min(ready + AT_A_TIME) {
+            let ws = options.connect(url)?;
+            ws.subscribe_to(Arrival {
+                next: AtomicUsize::new(connections.len()),
+                arrivals: arrivals.clone(),
+            });
+            connections.push(ws);
+        } else if let Err(error) = connections[ready].wait_ready() {
+            eprintln!("many: connection {}: {error}", ready + 1);
+            // Those behind it may come about, or not.
+            connections.retain(|ws| ws.wait_ready().is_ok());
+            break;
+        } else {
+            ready += 1;
+        }
+    }
+    Ok(connections)
+}
+
+/// Sends each message when it is due, and waits for the answers.
+fn send(connections: &[Websocket], arrivals: &Arrivals) {
+    let (plan, start) = (&arrivals.plan, Instant::now());
+    let _ = arrivals.start.set(start);
+    for number in 0..plan.messages() {
+        let due = start + plan.due(number);
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        if let Err(error) = connections[number % connections.len()].put_nowait(number) {
+            eprintln!("many: message {number}: {error}");
+        }
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while arrivals.count() < plan.messages() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What the answers tell.
+struct Arrivals {
+    plan: Plan,
+    start: OnceLock<Instant>,
+    /// From the moment a message was due to that of its answer, so that it counts when this side is late.
+    took: Mutex<Vec<Duration>>,
+}
+
+impl Arrivals {
+    fn count(&self) -> usize {
+        self.took.lock().map_or(0, |took| took.len())
+    }
+
+    fn note(&self, number: usize) {
+        let start = self.start.get().copied().unwrap_or_else(Instant::now);
+        let took = start.elapsed().saturating_sub(self.plan.due(number));
+        if let Ok(mut all) = self.took.lock() {
+            all.push(took);
+        }
+    }
+
+    fn report(&self, usage: &str) -> Value {
+        let mut took = match self.took.lock() {
+            Ok(took) => took.clone(),
+            Err(_) => Vec::new(),
+        };
+        took.sort_unstable();
+        let millis = |per_cent: usize| {
+            let index = took.len() * per_cent / 100;
+            let took = took.get(index.min(took.len().saturating_sub(1)));
+            took.map(|took| took.as_micros() as f64 / 1000.0)
+        };
+        json!({
+            "answered": took.len(), "p50": millis(50), "p99": millis(99), "max": millis(100),
+            "usage": usage,
+        })
+    }
+}
+
+/// Where the answers to one connection arrive: on its reader thread.
+struct Arrival {
+    /// The message that is to be answered next.
+    next: AtomicUsize,
+    arrivals: Arc<Arrivals>,
+}
+
+impl Sink<Message> for Arrival {
+    fn put_nowait(&self, message: Message) -> std::result::Result<(), PutError<Message>> {
+        let connections = self.arrivals.plan.connections;
+        let expected = self.next.fetch_add(connections, Ordering::Relaxed);
+        match message.decode::<usize>() {
+            Ok(number) if number == expected => self.arrivals.note(number),
+            _ => eprintln!("many: {message} arrived in place of {expected}"),
+        }
+        Ok(())
+    }
+}
+
+// What both sides need.
+
+/// What this process uses.
+#[derive(Clone, Copy)]
+struct Usage {
+    /// In KiB; `None` where there is no /proc to tell it.
+    memory: Option<f64>,
+    threads: Option<f64>,
+}
+
+impl Usage {
+    fn now() -> Usage {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let figure = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().next()?.parse().ok()
+        };
+        Usage {
+            memory: figure("VmRSS:"),
+            threads: figure("Threads:"),
+        }
+    }
+
+    /// What is used now, and what of it is for each of so many connections.
+    fn since(self, connections: usize) -> String {
+        let now = Usage::now();
+        match (now.memory, self.memory, now.threads) {
+            (Some(now), Some(before), Some(threads)) => {
+                let each = (now - before) / connections.max(1) as f64;
+                let mib = now / 1024.0;
+                format!("{each:.1} KiB resident per connection ({mib:.0} MiB), {threads} threads")
+            }
+            _ => "memory and threads are not known here".to_owned(),
+        }
+    }
+}
+
+/// Whatever hangs: this process ends.
+fn end_after(limit: Duration) {
+    thread::spawn(move || {
+        thread::sleep(limit);
+        eprintln!("many: still not done after {limit:?}");
+        process::exit(1);
+    });
+}
+
+/// Shows what the library complains of: a server has nobody else to tell.
+struct Complaints;
+
+impl log::Log for Complaints {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        // In one piece: the other process writes here, too.
+        eprint!("{}", format!("{}: {}\n", record.level(), record.args()));
+    }
+
+    fn flush(&self) {}
+}
