@@ -185,7 +185,8 @@ pub enum Error {
     #[error("JSON: {0}")]
     Json(Arc<serde_json::Error>),
 
-    /// The operating system refused to start a thread.
+    /// The operating system refused to start a thread. The text says which limit is reached, as far as
+    /// that can be known, and how much is used of it.
     #[error("cannot start a thread: {0}")]
     Thread(Arc<io::Error>),
 

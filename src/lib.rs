@@ -243,10 +243,12 @@ mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod limits;
 mod message;
 mod net;
 pub mod pubsub;
 mod server;
+mod thread;
 mod websocket;
 
 pub use bytes::Bytes;

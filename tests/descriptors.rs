@@ -5,6 +5,7 @@ mod rig;
 
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
@@ -27,9 +28,28 @@ fn a_server_that_runs_out_of_descriptors_pauses_and_recovers() {
     assert!(text.contains("1 passed"), "{text}");
 }
 
+/// What was logged.
+static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Log;
+
+impl log::Log for Log {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        LOGGED.lock().unwrap().push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
 #[test]
 #[ignore = "run by the test above, with few descriptors"]
 fn among_few_descriptors() {
+    log::set_logger(&Log).unwrap();
+    log::set_max_level(log::LevelFilter::Error);
     let server = Server::bind("127.0.0.1:0").unwrap();
     let address = server.local_addr().unwrap();
     let url = server.url().to_owned();
@@ -44,6 +64,16 @@ fn among_few_descriptors() {
     }
     assert!(taken.len() > 5);
     assert!(server.next_timeout(Duration::from_millis(300)).is_none());
+    // Both sides say what is wanting.
+    let why = "this process has all 50 descriptors that RLIMIT_NOFILE allows (ulimit -n)";
+    let logged = LOGGED.lock().unwrap().join("\n");
+    assert!(
+        logged.contains("no connections are accepted") && logged.contains(why),
+        "{logged}"
+    );
+    let refused = Websocket::connect(&url).unwrap();
+    let error = refused.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    assert!(error.to_string().ends_with(why), "{error}");
     // What is there works on.
     client.put_nowait(1).unwrap();
     assert_eq!(peer.get_timeout(DEADLINE).unwrap(), json!(1));

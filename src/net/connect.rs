@@ -7,7 +7,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
@@ -21,6 +20,8 @@ use super::handshake::Failure;
 use super::socket::wait_for;
 use super::transport::Cut;
 use crate::error::{Error, Result};
+use crate::limits::of_descriptors;
+use crate::thread::spawn;
 
 /// How long one attempt has before the next address is tried beside it (RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -41,7 +42,7 @@ pub(crate) struct Cancel {
 impl Cancel {
     pub(crate) fn new() -> io::Result<Arc<Self>> {
         let (alive, cancelled) = bounded(0);
-        let (waker, woken) = UnixStream::pair()?;
+        let (waker, woken) = UnixStream::pair().map_err(of_descriptors)?;
         Ok(Arc::new(Cancel {
             alive: Mutex::new(Some(alive)),
             cancelled,
@@ -137,9 +138,7 @@ fn resolve(
     cancel: &Cancel,
 ) -> Result<Vec<SocketAddr>, Failure> {
     let (sender, found) = bounded(1);
-    thread::Builder::new()
-        .name("ws-resolve".into())
-        .spawn(move || drop(sender.send(look_up())))
+    spawn("ws-resolve", move || drop(sender.send(look_up())))
         .map_err(|error| Error::Thread(Arc::new(error)))?;
 
     let left = deadline.saturating_duration_since(Instant::now());
@@ -249,7 +248,8 @@ fn start(address: &SocketAddr) -> io::Result<TcpStream> {
 
 /// A socket that does not wait.
 pub(crate) fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
-    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    let socket = rustix::net::socket(family, SocketType::STREAM, None);
+    let socket = socket.map_err(|error| of_descriptors(error.into()))?;
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&socket, true)?;
     Ok(socket)

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderValue};
@@ -11,6 +10,7 @@ use http::{Method, Response, StatusCode};
 use super::handshake::response_head;
 use super::transport::{Halves, ReadHalf, Transport, WriteHalf, is_timeout};
 use crate::error::{Error, Result};
+use crate::thread::spawn;
 
 /// How long a client may take nothing of a response.
 const STALLED: Duration = Duration::from_secs(10);
@@ -61,16 +61,13 @@ pub(crate) fn send(
         let _ = halves.write.finish();
         return Ok(());
     }
-    thread::Builder::new()
-        .name("ws-respond".into())
-        .spawn(move || {
-            if let Err(error) = send_rest(&mut halves, &bytes[sent..]) {
-                log::debug!("a response was not sent to its end: {error}");
-            }
-            drop(ticket);
-        })
-        .map(drop)
-        .map_err(|error| Error::Thread(Arc::new(error)))
+    spawn("ws-respond", move || {
+        if let Err(error) = send_rest(&mut halves, &bytes[sent..]) {
+            log::debug!("a response was not sent to its end: {error}");
+        }
+        drop(ticket);
+    })
+    .map_err(|error| Error::Thread(Arc::new(error)))
 }
 
 /// What can be sent without waiting.

@@ -12,6 +12,7 @@ use super::limit::Limit;
 use super::sink::{Patience, Sink};
 use super::subscription::SubscriptionId;
 use crate::error::PutError;
+use crate::thread::spawn;
 
 /// A thread that is started by the first callback and ends when the producer has ended and nothing
 /// is left to call. It owns the callbacks, so that none runs under a lock.
@@ -130,9 +131,7 @@ impl<T: Send + 'static> Dispatcher<T> {
 
     fn start(&self) {
         let shared = self.shared.clone();
-        let spawned = thread::Builder::new()
-            .name("ws-dispatch".into())
-            .spawn(move || dispatch(&shared));
+        let spawned = spawn("ws-dispatch", move || dispatch(&shared));
         if let Err(error) = spawned {
             // The next job tries again; until then they wait.
             log::error!("cannot start the dispatch thread, callbacks are delayed: {error}");

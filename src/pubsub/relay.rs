@@ -1,10 +1,10 @@
 //! Feeds a sink that was too full for what came early.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
-use std::{io, thread};
 
 use crossbeam_channel::Receiver;
 
@@ -13,6 +13,7 @@ use super::publisher::is_over;
 use super::roster::{Relay, Roster};
 use super::sink::{Patience, Sink};
 use crate::error::PutError;
+use crate::thread::spawn;
 
 /// Starts a thread that hands what comes out of `items` over to `sink`.
 ///
@@ -25,19 +26,16 @@ pub(super) fn start<T: Send + 'static>(
     items: Receiver<T>,
     sink: impl Sink<T>,
 ) -> io::Result<()> {
-    thread::Builder::new()
-        .name("ws-relay".into())
-        .spawn(move || {
-            let mut cut_short = false;
-            for item in &items {
-                if !hand_over(&roster, &relay, item, &sink, &mut cut_short) {
-                    break;
-                }
+    spawn("ws-relay", move || {
+        let mut cut_short = false;
+        for item in &items {
+            if !hand_over(&roster, &relay, item, &sink, &mut cut_short) {
+                break;
             }
-            // In this order: who waits for the sink to be dropped finds no thread left.
-            drop(sink);
-        })
-        .map(drop)
+        }
+        // In this order: who waits for the sink to be dropped finds no thread left.
+        drop(sink);
+    })
 }
 
 /// `false` when nothing more is to be handed over.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -10,6 +9,7 @@ use super::dispatch::guarded;
 use super::limit::Limit;
 use super::sink::{Patience, Sink};
 use crate::error::PutError;
+use crate::thread::spawn;
 
 /// Calls a function with each item, on up to `max` threads. A thread is started when an item finds
 /// none free; all end when this is dropped and what is queued has been handled.
@@ -57,9 +57,7 @@ impl<T: Send + 'static> Workers<T> {
         }
         self.started.store(started + 1, Ordering::Relaxed);
         let team = self.team.clone();
-        let spawned = thread::Builder::new()
-            .name("ws-worker".into())
-            .spawn(move || work(&team));
+        let spawned = spawn("ws-worker", move || work(&team));
         if let Err(error) = spawned {
             log::error!(
                 "cannot start a callback's worker thread, the next message tries again: {error}"

@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::listener::Listener;
 use crate::error::{Error, Result};
+use crate::limits::of_descriptors;
 use crate::message::Message;
 use crate::websocket::registry::Registry;
 use crate::websocket::{Websocket, deadline_after};
@@ -57,7 +58,7 @@ struct Running {
 
 impl Control {
     pub(super) fn new(listener: Listener) -> io::Result<Arc<Self>> {
-        let (waker, woken) = UnixStream::pair()?;
+        let (waker, woken) = UnixStream::pair().map_err(of_descriptors)?;
         Ok(Arc::new(Control {
             registry: Registry::new(),
             state: Mutex::new(State {

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix};
 
 use super::BACKLOG;
+use crate::limits::of_descriptors;
 use crate::net::connect::socket;
 use crate::net::socket::Socket;
 
@@ -35,7 +36,7 @@ impl Listener {
     /// Listens on a path. A file that a server left there which is no more is replaced.
     pub(crate) fn unix(path: &Path) -> io::Result<Self> {
         let lock = lock_folder_of(path);
-        let listener = match UnixListener::bind(path) {
+        let listener = match UnixListener::bind(path).map_err(of_descriptors) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_over(path) => {
                 fs::remove_file(path)?;
                 UnixListener::bind(path)?

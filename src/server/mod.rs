@@ -24,12 +24,14 @@ pub use self::handle::ServerHandle;
 use self::handle::{Borrowed, Control};
 use self::listener::Listener;
 use crate::error::Result;
+use crate::limits::of_descriptors;
 use crate::message::Message;
 use crate::net::incoming::{Entrance, Incoming, Step};
 use crate::net::request::Request;
 use crate::net::socket::{Socket, wait_for};
 #[cfg(feature = "native-tls")]
 use crate::net::tls;
+use crate::thread::spawn;
 use crate::websocket::{Websocket, deadline_after};
 
 /// How long a client may take until its request's head has come, unless the server says otherwise.
@@ -113,7 +115,7 @@ impl Server {
     ///
     /// What the operating system says, for example that the address is in use.
     pub fn bind(address: impl ToSocketAddrs) -> io::Result<Server> {
-        let listener = TcpListener::bind(address)?;
+        let listener = TcpListener::bind(address).map_err(of_descriptors)?;
         rustix::net::listen(&listener, BACKLOG)?;
         Self::from_listener(listener)
     }
@@ -296,16 +298,14 @@ impl Server {
             let (handler, running) = (handler.clone(), self.control.handler());
             let request = Arc::new(Mutex::new(Some(request)));
             let taken = request.clone();
-            let spawned = thread::Builder::new()
-                .name("ws-serve".into())
-                .spawn(move || {
-                    running.is_here();
-                    let request = taken.lock().take();
-                    if let Some(request) = request {
-                        handler(request);
-                    }
-                    drop(running);
-                });
+            let spawned = spawn("ws-serve", move || {
+                running.is_here();
+                let request = taken.lock().take();
+                if let Some(request) = request {
+                    handler(request);
+                }
+                drop(running);
+            });
             if let Err(error) = spawned {
                 log::error!("{}: cannot start a thread: {error}", self.url);
                 let request = request.lock().take();
@@ -435,6 +435,7 @@ impl Server {
                     | io::ErrorKind::Interrupted => {}
                     _ => {
                         if !std::mem::replace(&mut self.complained, true) {
+                            let error = of_descriptors(error);
                             log::error!("{}: no connections are accepted: {error}", self.url);
                         }
                         self.paused_until = Some(Instant::now() + NO_DESCRIPTORS);

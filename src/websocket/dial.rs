@@ -15,6 +15,7 @@ use super::open::{facts, given_up};
 use super::options::{deadline_after, is_secret};
 use super::shared::Shared;
 use crate::error::{Error, Result};
+use crate::limits::of_descriptors;
 use crate::net::basic_auth::authorization;
 use crate::net::connect::{Cancel, addresses, connect, connect_unix};
 use crate::net::handshake::{self, Failure};
@@ -272,7 +273,8 @@ fn through(
     };
     stream.set_nonblocking(false).map_err(Error::lost)?;
     // So that closing ends the talk with the proxy.
-    let clone = stream.try_clone().map_err(Error::lost)?;
+    let clone = stream.try_clone().map_err(of_descriptors);
+    let clone = clone.map_err(Error::lost)?;
     if !shared.lifecycle.install(Arc::new(Socket::from(clone))) {
         return Err(given_up().into());
     }

@@ -1,11 +1,11 @@
 //! The reader thread: one connection after the other, from the first attempt to the end of the last.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tungstenite::protocol::Role as WireRole;
 
 use super::options::deadline_after;
@@ -20,6 +20,7 @@ use crate::message::Message;
 use crate::net::closing::Event;
 use crate::net::transport::Halves;
 use crate::pubsub::{Inbox, Publisher};
+use crate::thread::spawn;
 
 /// A connection after its handshake.
 pub(crate) struct Opened {
@@ -30,6 +31,9 @@ pub(crate) struct Opened {
     pub(crate) role: WireRole,
 }
 
+/// Makes a connection.
+type Open = dyn FnMut(&Shared) -> Result<Opened, Error> + Send;
+
 /// Starts the thread. `open` is run on it and makes a connection; again for each, where it reconnects.
 pub(crate) fn start(
     shared: Arc<Shared>,
@@ -37,7 +41,7 @@ pub(crate) fn start(
     permit: Option<Arc<Permit>>,
     open: impl FnMut(&Shared) -> Result<Opened, Error> + Send + 'static,
 ) {
-    let mut life = Life {
+    let life = Life {
         shared: shared.clone(),
         publisher: Some(ends.publisher),
         inbox: Some(ends.inbox),
@@ -45,15 +49,24 @@ pub(crate) fn start(
         gone: 0,
         permit,
     };
-    let spawned = thread::Builder::new()
-        .name("ws-read".into())
-        .spawn(move || {
-            let _ = life.shared.reader_thread.set(thread::current().id());
+    let open: Box<Open> = Box::new(open);
+    // Out here, so that it is still there when no thread takes it; and all that is on that thread's
+    // stack from beginning to end is a pointer.
+    let start = Arc::new(Mutex::new(Some((life, open))));
+    let taken = start.clone();
+    let spawned = spawn("ws-read", move || {
+        let start = taken.lock().take();
+        drop(taken);
+        if let Some((life, open)) = start {
             life.live(open);
-        });
-    // Where it was not spawned, the closure has been dropped, and with it the life: it is closed.
+        }
+    });
     if let Err(error) = spawned {
         log::error!("{}: cannot start a thread: {error}", shared.name);
+        shared.lifecycle.fail(Error::Thread(Arc::new(error)));
+        // It is closed with its life; not under the lock.
+        let start = start.lock().take();
+        drop(start);
     }
 }
 
@@ -72,8 +85,9 @@ struct Life {
 
 impl Life {
     /// The thread's main loop.
-    fn live(&mut self, mut open: impl FnMut(&Shared) -> Result<Opened, Error>) {
+    fn live(mut self, mut open: Box<Open>) {
         let shared = self.shared.clone();
+        let _ = shared.reader_thread.set(thread::current().id());
         let mut schedule = shared.options.reconnect.map(Schedule::new);
         loop {
             match open(&shared) {
@@ -211,9 +225,6 @@ impl Drop for Life {
         if thread::panicking() {
             let text = "the reader thread panicked".to_owned();
             shared.lifecycle.fail(Error::Internal(text));
-        } else if shared.reader_thread.get().is_none() {
-            let error = io::Error::other("the reader thread was not started");
-            shared.lifecycle.fail(Error::Thread(Arc::new(error)));
         }
         self.end();
         if let Some(permit) = &self.permit {

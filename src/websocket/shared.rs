@@ -15,6 +15,7 @@ use crate::error::{Close, CloseFrame, Error, Side};
 use crate::message::Message;
 use crate::net::closing::{Event, Role};
 use crate::pubsub::{Inbox, Producer, Publisher};
+use crate::thread::spawn;
 
 pub(crate) struct Shared {
     pub(crate) options: Options,
@@ -147,14 +148,13 @@ impl Shared {
             return;
         }
         let shared = self.clone();
-        let spawned = thread::Builder::new()
-            .name("ws-linger".into())
-            .spawn(move || {
-                if !shared.lifecycle.wait_announced() {
-                    shared.time_out();
-                }
-            });
-        if spawned.is_err() {
+        let spawned = spawn("ws-linger", move || {
+            if !shared.lifecycle.wait_announced() {
+                shared.time_out();
+            }
+        });
+        if let Err(error) = spawned {
+            log::error!("{}: cannot start a thread to close: {error}", self.name);
             self.time_out();
         }
     }

@@ -7,19 +7,18 @@ use std::thread::{self, JoinHandle};
 use super::pen::{Leftover, Pen, Progress, Wait};
 use super::shared::Shared;
 use crate::net::closing::Event;
+use crate::thread::spawn_to_join;
 
 /// Starts the thread, which picks up the pen, and leaves at its end what it has not sent.
 pub(crate) fn start(shared: &Arc<Shared>) -> io::Result<JoinHandle<Leftover>> {
     let shared = shared.clone();
-    thread::Builder::new()
-        .name("ws-write".into())
-        .spawn(move || {
-            *shared.writer_thread.lock() = Some(thread::current().id());
-            let pen = write_until_the_end(&shared);
-            let leftover = pen.end(&shared.outbox);
-            see_to_the_end(&shared);
-            leftover
-        })
+    spawn_to_join("ws-write", move || {
+        *shared.writer_thread.lock() = Some(thread::current().id());
+        let pen = write_until_the_end(&shared);
+        let leftover = pen.end(&shared.outbox);
+        see_to_the_end(&shared);
+        leftover
+    })
 }
 
 /// The thread's main loop.

@@ -7,9 +7,9 @@ use std::ops::{Deref, DerefMut};
 
 use rtcbot_websocket::{Options, Server, Websocket};
 
-use super::{DEADLINE, within};
 #[cfg(feature = "native-tls")]
 use super::tls::{Pki, pki};
+use super::{DEADLINE, within};
 #[cfg(feature = "native-tls")]
 use rtcbot_websocket::native_tls::TlsAcceptor;
 

@@ -1,0 +1,393 @@
+//! Which limit of the system keeps a thread or a socket from being made, in words that a user can act on.
+//!
+//! What the system says of it is "Resource temporarily unavailable" for half a dozen different limits. Here
+//! they are looked up, with what is used of each, as far as the system tells: Linux does.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+
+/// How long what was found holds: to look takes milliseconds, and where one thread cannot be started, many
+/// others cannot.
+const KEPT: Duration = Duration::from_secs(1);
+
+/// Something that there is only so much of.
+#[derive(Debug, Clone)]
+pub(crate) struct Limit {
+    /// Who has used so much of it.
+    pub(crate) who: String,
+    pub(crate) what: Unit,
+    pub(crate) used: u64,
+    pub(crate) max: u64,
+    pub(crate) name: &'static str,
+    /// What it is set with.
+    pub(crate) set_with: &'static str,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Unit {
+    Threads,
+    Maps,
+    /// MiB of address space.
+    Space,
+    /// MiB of memory that was promised.
+    Memory,
+}
+
+impl Unit {
+    /// How much of it one thread takes.
+    pub(crate) fn of_a_thread(self) -> u64 {
+        match self {
+            Unit::Threads => 1,
+            // Its stack and its stack for signals, and the guards of both.
+            Unit::Maps => 4,
+            // A stack has 2 MiB, and there is a little more.
+            Unit::Space | Unit::Memory => 3,
+        }
+    }
+}
+
+impl Limit {
+    /// Whether it is why there is no further thread; give or take those that have ended since.
+    fn is_reached(&self) -> bool {
+        self.used + self.what.of_a_thread() + self.max / 32 > self.max
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.what {
+            Unit::Threads => "threads",
+            Unit::Maps => "memory maps",
+            Unit::Space => "MiB of address space",
+            Unit::Memory => "MiB of memory promised",
+        };
+        let Limit { who, used, max, .. } = self;
+        let (name, set_with) = (self.name, self.set_with);
+        write!(
+            f,
+            "{who} has {used} {what}, of the {max} that {name} allows ({set_with})"
+        )
+    }
+}
+
+/// The error of a thread that could not be started, with the limit that is reached.
+pub(crate) fn of_threads(error: io::Error) -> io::Error {
+    /// Held while the limits are looked up, so that this is done once.
+    static LATEST: Mutex<Option<(Instant, String)>> = Mutex::new(None);
+
+    if !matches!(
+        Errno::from_io_error(&error),
+        Some(Errno::AGAIN | Errno::NOMEM)
+    ) {
+        return error;
+    }
+    let mut latest = LATEST.lock();
+    let (_, text) = match latest.take() {
+        Some(found) if found.0.elapsed() < KEPT => latest.insert(found),
+        _ => latest.insert((Instant::now(), describe(&thread_limits()))),
+    };
+    with(error, text)
+}
+
+/// The error of a descriptor that could not be had, with the limit that is reached.
+pub(crate) fn of_descriptors(error: io::Error) -> io::Error {
+    match Errno::from_io_error(&error) {
+        Some(Errno::MFILE) => {
+            // Not counted: for that, a descriptor is needed.
+            let all = match getrlimit(Resource::Nofile).current {
+                Some(max) => format!("all {max} descriptors"),
+                None => "all the descriptors".to_owned(),
+            };
+            let text = format!("this process has {all} that RLIMIT_NOFILE allows (ulimit -n)");
+            with(error, &text)
+        }
+        Some(Errno::NFILE) => with(
+            error,
+            "this system has all the files open that fs.file-max allows (sysctl)",
+        ),
+        Some(Errno::NOBUFS | Errno::NOMEM) => with(
+            error,
+            "the system is out of memory, or its control group is (memory.max)",
+        ),
+        _ => error,
+    }
+}
+
+fn with(error: io::Error, text: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{error}: {text}"))
+}
+
+/// Those that are reached; if there is none that is known to be, all.
+fn describe(limits: &[Limit]) -> String {
+    let list = |limits: &mut dyn Iterator<Item = &Limit>| {
+        limits.map(Limit::to_string).collect::<Vec<_>>().join("; ")
+    };
+    let reached = list(&mut limits.iter().filter(|limit| limit.is_reached()));
+    match (reached.is_empty(), limits.is_empty()) {
+        (false, _) => reached,
+        (true, false) => format!("no limit seems to be reached: {}", list(&mut limits.iter())),
+        (true, true) => "a limit on threads or memory is reached (ulimit -u, ulimit -v)".to_owned(),
+    }
+}
+
+/// All that can keep a thread from being started, as far as it can be known here.
+fn thread_limits() -> Vec<Limit> {
+    let limit = |who: &str, what, used: Option<u64>, max: Option<u64>, name, set_with| {
+        let (who, used, max) = (who.to_owned(), used?, max?);
+        Some(Limit {
+            who,
+            what,
+            used,
+            max,
+            name,
+            set_with,
+        })
+    };
+    let (process, user, system) = ("this process", "this user", "this system");
+    let mib = |kib: u64| kib >> 10;
+
+    let running = threads_of_the_system();
+    let max = number("/proc/sys/kernel/threads-max");
+    let all = limit(
+        system,
+        Unit::Threads,
+        running,
+        max,
+        "kernel.threads-max",
+        "sysctl",
+    );
+    let max = number("/proc/sys/kernel/pid_max");
+    let ids = limit(
+        system,
+        Unit::Threads,
+        running,
+        max,
+        "kernel.pid_max",
+        "sysctl",
+    );
+
+    let max = getrlimit(Resource::Nproc).current;
+    // Root may have more.
+    let id = field("/proc/self/status", "Uid:").filter(|id| *id != 0 && max.is_some());
+    let own = limit(
+        user,
+        Unit::Threads,
+        id.map(threads_of),
+        max,
+        "RLIMIT_NPROC",
+        "ulimit -u",
+    );
+
+    let used = field("/proc/self/status", "VmSize:").map(mib);
+    let max = getrlimit(Resource::As).current.map(|bytes| bytes >> 20);
+    let space = limit(process, Unit::Space, used, max, "RLIMIT_AS", "ulimit -v");
+
+    let strict = number("/proc/sys/vm/overcommit_memory") == Some(2);
+    let used = field("/proc/meminfo", "Committed_AS:")
+        .filter(|_| strict)
+        .map(mib);
+    let max = field("/proc/meminfo", "CommitLimit:").map(mib);
+    let (name, set_with) = ("vm.overcommit_memory=2", "sysctl vm.overcommit_ratio");
+    let memory = limit(system, Unit::Memory, used, max, name, set_with);
+
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let groups = pids_of(&groups, Path::new("/sys/fs/cgroup"));
+    [maps(), all, ids, own, space, memory]
+        .into_iter()
+        .flatten()
+        .chain(groups)
+        .collect()
+}
+
+/// The memory maps of this process, and how many it may have. They are counted, which takes 25 ms for 65 000.
+pub(crate) fn maps() -> Option<Limit> {
+    let max = number("/proc/sys/vm/max_map_count")?;
+    let mut file = fs::File::open("/proc/self/maps").ok()?;
+    let mut chunk = [0; 4096];
+    let mut used = 0;
+    loop {
+        match file.read(&mut chunk).ok()? {
+            0 => break,
+            n => used += chunk[..n].iter().filter(|byte| **byte == b'\n').count() as u64,
+        }
+    }
+    Some(Limit {
+        who: "this process".to_owned(),
+        what: Unit::Maps,
+        used,
+        max,
+        name: "vm.max_map_count",
+        set_with: "sysctl; a thread takes 4",
+    })
+}
+
+fn threads_of_the_system() -> Option<u64> {
+    // "0.00 0.01 0.05 1/123 4567": of 123 threads, one is running.
+    let load = fs::read_to_string("/proc/loadavg").ok()?;
+    load.split_whitespace()
+        .nth(3)?
+        .split_once('/')?
+        .1
+        .parse()
+        .ok()
+}
+
+fn threads_of(user: u64) -> u64 {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let statuses = processes.filter_map(|process| {
+        let status = fs::read_to_string(process.path().join("status")).ok()?;
+        (field_in(&status, "Uid:")? == user).then_some(field_in(&status, "Threads:")?)
+    });
+    statuses.sum()
+}
+
+/// The limits on threads of the control groups that this process is in, from its own group up. `list` is
+/// its /proc/self/cgroup.
+fn pids_of(list: &str, root: &Path) -> Vec<Limit> {
+    let mut limits = Vec::new();
+    for line in list.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next(), parts.next(), parts.next().unwrap_or("/"));
+        let folder = match controllers {
+            Some("") => root.to_owned(),
+            Some("pids") => root.join("pids"),
+            _ => continue,
+        };
+        for group in Path::new(path).ancestors() {
+            let folder = folder.join(group.strip_prefix("/").unwrap_or(group));
+            let used = number(folder.join("pids.current"));
+            if let (Some(used), Some(max)) = (used, number(folder.join("pids.max"))) {
+                limits.push(Limit {
+                    who: format!("the control group {}", group.display()),
+                    what: Unit::Threads,
+                    used,
+                    max,
+                    name: "its pids.max",
+                    set_with: "TasksMax in systemd",
+                });
+            }
+        }
+    }
+    limits
+}
+
+/// A file's only number.
+fn number(path: impl AsRef<Path>) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The first number behind a name.
+fn field(path: &str, name: &str) -> Option<u64> {
+    field_in(&fs::read_to_string(path).ok()?, name)
+}
+
+fn field_in(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(used: u64, max: u64, name: &'static str) -> Limit {
+        Limit {
+            who: "this system".into(),
+            what: Unit::Threads,
+            used,
+            max,
+            name,
+            set_with: "sysctl",
+        }
+    }
+
+    #[test]
+    fn limits_that_are_reached_are_told_and_the_others_are_not() {
+        let limits = [
+            limit(32_700, 32_768, "kernel.pid_max"),
+            limit(32_700, 192_729, "kernel.threads-max"),
+            limit(50, 50, "its pids.max"),
+        ];
+        assert_eq!(
+            describe(&limits),
+            "this system has 32700 threads, of the 32768 that kernel.pid_max allows (sysctl); \
+             this system has 50 threads, of the 50 that its pids.max allows (sysctl)"
+        );
+    }
+
+    #[test]
+    fn when_no_limit_is_known_to_be_reached_all_are_told() {
+        let text = describe(&[limit(10, 50, "a"), limit(10, 60, "b")]);
+        assert!(text.starts_with("no limit seems to be reached: "), "{text}");
+        assert!(text.contains("50 that a allows") && text.contains("60 that b allows"));
+        assert!(describe(&[]).contains("ulimit -u"));
+    }
+
+    #[test]
+    fn an_error_keeps_its_kind_and_its_text() {
+        for (errno, word) in [
+            (Errno::MFILE, "RLIMIT_NOFILE"),
+            (Errno::NFILE, "fs.file-max"),
+            (Errno::NOBUFS, "memory"),
+        ] {
+            let before = io::Error::from(errno);
+            let after = of_descriptors(io::Error::from(errno));
+            assert_eq!(after.kind(), before.kind());
+            let text = after.to_string();
+            assert!(
+                text.starts_with(&format!("{before}: ")) && text.contains(word),
+                "{text}"
+            );
+        }
+        let refused = of_descriptors(Errno::CONNREFUSED.into());
+        assert_eq!(Errno::from_io_error(&refused), Some(Errno::CONNREFUSED));
+        let invalid = of_threads(Errno::INVAL.into());
+        assert_eq!(Errno::from_io_error(&invalid), Some(Errno::INVAL));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn linux_tells_its_limits() {
+        let limits = thread_limits();
+        for name in ["vm.max_map_count", "kernel.threads-max", "kernel.pid_max"] {
+            let found = limits.iter().find(|limit| limit.name.starts_with(name));
+            let limit = found.unwrap_or_else(|| panic!("{name}: {limits:?}"));
+            assert!((1..=limit.max).contains(&limit.used), "{limit:?}");
+        }
+    }
+
+    #[test]
+    fn a_control_group_and_those_above_it_have_limits() {
+        let root = std::env::temp_dir().join(format!("cgroups-of-{}", std::process::id()));
+        for (folder, used, max) in [
+            ("a/b", "7\n", "8\n"),
+            ("a", "9\n", "max\n"),
+            ("", "20\n", "30\n"),
+            ("pids/c", "1\n", "2\n"),
+        ] {
+            let folder = root.join(folder);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("pids.current"), used).unwrap();
+            fs::write(folder.join("pids.max"), max).unwrap();
+        }
+        let found = |list: &str| {
+            let limits = pids_of(list, &root);
+            let limits = limits.iter();
+            limits
+                .map(|limit| (limit.used, limit.max))
+                .collect::<Vec<_>>()
+        };
+        // Version 2, and version 1, where each controller has a tree of its own.
+        assert_eq!(found("0::/a/b\n"), [(7, 8), (20, 30)]);
+        assert_eq!(found("9:cpu:/a/b\n8:pids:/c\n"), [(1, 2)]);
+        assert_eq!(found("0::/elsewhere\n"), [(20, 30)]);
+        fs::remove_dir_all(&root).unwrap();
+    }
+}
