@@ -124,7 +124,10 @@ fn serve(plan: &Plan) -> Result<()> {
     println!("{made} connections");
     println!("idle, server side: {}", before.since(made));
     if made < plan.connections {
-        end(&handle, clients, subscriptions)?;
+        // What cannot be had may be missed in closing, too.
+        if let Err(error) = end(&handle, clients, subscriptions) {
+            eprintln!("many: {error}");
+        }
         return Err(format!("stopped after {made} of {} connections", plan.connections).into());
     }
 
@@ -408,7 +411,8 @@ impl log::Log for Complaints {
 
     fn log(&self, record: &log::Record<'_>) {
         // In one piece: the other process writes here, too.
-        eprint!("{}", format!("{}: {}\n", record.level(), record.args()));
+        let line = format!("{}: {}\n", record.level(), record.args());
+        eprint!("{line}");
     }
 
     fn flush(&self) {}

@@ -58,7 +58,8 @@ pub(crate) fn read(shared: &Shared, opened: Incoming, publisher: &mut Publisher<
     let mut codec = WebSocketContext::new(opened.role, Some(config));
     let mut stream = Stream {
         rest: io::Cursor::new(opened.rest),
-        batch: Vec::with_capacity(BATCH),
+        // It grows to BATCH where there is a use for that.
+        batch: Vec::new(),
         half: opened.half,
         publisher,
         keepalive: Keepalive::new(options.ping_interval, options.ping_timeout),
