@@ -44,10 +44,10 @@ pub(crate) enum Progress {
 /// What can write: there is one for each connection.
 pub(crate) struct Pen {
     codec: WebSocketContext,
+    role: WireRole,
     out: Out,
     inbox: Inbox<Message>,
     json: bool,
-    masked: bool,
     last_write: Option<Instant>,
     close: Option<closing::Send>,
     close_encoded: bool,
@@ -106,11 +106,9 @@ impl Pen {
         json: bool,
         keep: bool,
     ) -> Box<Self> {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(0)
-            .write_buffer_size(WRITE_BUFFER);
         Box::new(Pen {
-            codec: WebSocketContext::new(role, Some(config)),
+            codec: writing_codec(role),
+            role,
             out: Out {
                 half,
                 wait: Wait::Yes,
@@ -118,7 +116,6 @@ impl Pen {
             },
             inbox,
             json,
-            masked: role == WireRole::Client,
             last_write: None,
             close: None,
             close_encoded: false,
@@ -217,7 +214,7 @@ impl Pen {
             };
             let wire = message.to_wire(self.json);
             self.messages += 1;
-            let end = self.bytes + frame_length(wire.len(), self.masked);
+            let end = self.bytes + frame_length(wire.len(), self.role);
             self.unwritten.ends.push_back(end);
             if let Some(messages) = &mut self.unwritten.messages {
                 messages.push_back(message);
@@ -230,7 +227,7 @@ impl Pen {
 
     /// Encodes a frame, and writes it if much has come together. An error of the socket leaves it encoded.
     fn encode(&mut self, message: tungstenite::Message) -> tungstenite::Result<()> {
-        self.bytes += frame_length(message.len(), self.masked);
+        self.bytes += frame_length(message.len(), self.role);
         self.codec.write(&mut self.out, message)
     }
 
@@ -266,7 +263,7 @@ impl Pen {
             });
             self.last_word = !close.after_the_queue;
             let body = frame.as_ref().map_or(0, |frame| 2 + frame.reason.len());
-            self.bytes += frame_length(body, self.masked);
+            self.bytes += frame_length(body, self.role);
             self.codec.close(&mut self.out, frame)?;
         }
         self.flush(outbox)?;
@@ -283,6 +280,9 @@ impl Pen {
         debug_assert_eq!(self.bytes, self.out.written);
         if std::mem::take(&mut self.ping_encoded) {
             outbox.pings_are_written();
+            // Its buffer is as long as the longest message was. That is seldom needed again soon, and
+            // pings are seldom enough to give it back.
+            self.codec = writing_codec(self.role);
         }
         Ok(())
     }
@@ -301,14 +301,25 @@ impl Pen {
     }
 }
 
+/// A codec that has nothing to write yet. It is not told what is read.
+fn writing_codec(role: WireRole) -> WebSocketContext {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(0)
+        .write_buffer_size(WRITE_BUFFER);
+    WebSocketContext::new(role, Some(config))
+}
+
 /// How long a frame is (RFC 6455, section 5.2).
-fn frame_length(payload: usize, masked: bool) -> u64 {
+fn frame_length(payload: usize, sender: WireRole) -> u64 {
     let extended = match payload {
         0..126 => 0,
         126..=0xffff => 2,
         _ => 8,
     };
-    let mask = if masked { 4 } else { 0 };
+    let mask = match sender {
+        WireRole::Client => 4,
+        WireRole::Server => 0,
+    };
     2 + extended + mask + payload as u64
 }
 
@@ -472,7 +483,7 @@ mod tests {
         let sizes = |n: usize| [100, 200, 70_000][n % 3];
         let ends: Vec<usize> = (0..COUNT)
             .scan(0, |end, n| {
-                *end += frame_length(sizes(n), true) as usize;
+                *end += frame_length(sizes(n), WireRole::Client) as usize;
                 Some(*end)
             })
             .collect();
