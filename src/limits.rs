@@ -176,14 +176,8 @@ fn thread_limits() -> Vec<Limit> {
     let max = getrlimit(Resource::Nproc).current;
     // Root may have more.
     let id = field("/proc/self/status", "Uid:").filter(|id| *id != 0 && max.is_some());
-    let own = limit(
-        user,
-        Unit::Threads,
-        id.map(threads_of),
-        max,
-        "RLIMIT_NPROC",
-        "ulimit -u",
-    );
+    let used = id.map(|id| threads_of(id, Path::new("/proc")));
+    let own = limit(user, Unit::Threads, used, max, "RLIMIT_NPROC", "ulimit -u");
 
     let used = field("/proc/self/status", "VmSize:").map(mib);
     let max = getrlimit(Resource::As).current.map(|bytes| bytes >> 20);
@@ -239,9 +233,11 @@ fn threads_of_the_system() -> Option<u64> {
         .ok()
 }
 
-fn threads_of(user: u64) -> u64 {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+fn threads_of(user: u64, processes: &Path) -> u64 {
+    let processes = fs::read_dir(processes).into_iter().flatten().flatten();
     let statuses = processes.filter_map(|process| {
+        // Not "self", which has been counted.
+        process.file_name().to_str()?.parse::<u32>().ok()?;
         let status = fs::read_to_string(process.path().join("status")).ok()?;
         (field_in(&status, "Uid:")? == user).then_some(field_in(&status, "Threads:")?)
     });
@@ -361,6 +357,18 @@ mod tests {
             let limit = found.unwrap_or_else(|| panic!("{name}: {limits:?}"));
             assert!((1..=limit.max).contains(&limit.used), "{limit:?}");
         }
+    }
+
+    #[test]
+    fn the_threads_of_a_user_are_counted_once() {
+        let root = std::env::temp_dir().join(format!("processes-of-{}", std::process::id()));
+        for (process, user, threads) in [("1", 0, 5), ("20", 7, 2), ("31", 7, 3), ("self", 7, 3)] {
+            let status = format!("Name:\tx\nUid:\t{user}\t0\t0\t0\nThreads:\t{threads}\n");
+            fs::create_dir_all(root.join(process)).unwrap();
+            fs::write(root.join(process).join("status"), status).unwrap();
+        }
+        assert_eq!(threads_of(7, &root), 5);
+        fs::remove_dir_all(&root).unwrap();
     }
 
     #[test]
