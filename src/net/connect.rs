@@ -281,6 +281,7 @@ fn list(addresses: &[SocketAddr]) -> String {
 mod tests {
     use super::*;
     use std::net::TcpListener;
+    use std::thread;
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(10)
