@@ -15,7 +15,7 @@ use crossbeam_channel::{RecvError, bounded, unbounded};
 use rig::wire::{Raw, Wire, over_each};
 use rig::{DEADLINE, alone, eventually, eventually_asleep, is_closed_by_peer, within};
 use rtcbot_websocket::{
-    Error, Message, Options, PutError, Queue, Side, Sink, Subscription, Websocket, json,
+    Backoff, Error, Message, Options, PutError, Queue, Side, Sink, Subscription, Websocket, json,
 };
 
 /// What waits for so long waits for ever, as far as a test can tell.
@@ -635,6 +635,65 @@ fn close_at_once_after_connect_ends_whatever_connecting_was_doing() {
         }
         within(DEADLINE, move || client.close()).unwrap();
     }
+}
+
+// IXWebSocket 151: `stop()` waits for the next attempt to connect.
+#[test]
+fn close_between_two_attempts_returns_at_once_and_wakes_who_waits() {
+    over_each(|wire| {
+        for n in 0..100 {
+            let (listener, url) = wire.listen();
+            let hour = Backoff {
+                initial: HOUR,
+                max: HOUR,
+                jitter: 0.0,
+                ..Backoff::default()
+            };
+            let ws = wire.options().reconnect(hour).connect(url).unwrap();
+            drop(wire.accept(&listener));
+            eventually("the loss", || ws.last_error().is_some());
+            let getting = thread::spawn({
+                let ws = ws.clone();
+                move || ws.get()
+            });
+            match n % 2 {
+                0 => within(DEADLINE, move || ws.close()).unwrap(),
+                _ => {
+                    // By another thread, while this one has no handle left.
+                    let closed = ws.closed_signal().clone();
+                    thread::spawn(move || ws.close());
+                    within(DEADLINE, move || closed.recv()).unwrap_err();
+                }
+            }
+            let end = within(DEADLINE, move || getting.join().unwrap());
+            assert!(matches!(end, Err(Error::Closed(_))), "{end:?}");
+        }
+    });
+}
+
+// websocket-client 974: it reconnects only once.
+#[test]
+fn it_reconnects_as_often_as_it_is_cut_off() {
+    over_each(|wire| {
+        let (listener, url) = wire.listen();
+        let soon = Backoff {
+            initial: Duration::from_millis(1),
+            max: Duration::from_millis(20),
+            ..Backoff::default()
+        };
+        let mut options = wire.options();
+        let ws = options.json(false).reconnect(soon).connect(url).unwrap();
+        for n in 0..100u32 {
+            let mut raw = wire.accept(&listener);
+            ws.put(n.to_string()).unwrap();
+            assert_eq!(raw.read().unwrap().to_text().unwrap(), n.to_string());
+            raw.send(n.to_string().into()).unwrap();
+            assert_eq!(ws.get_timeout(DEADLINE).unwrap(), *n.to_string());
+        }
+        let _last = wire.accept(&listener);
+        eventually("the last", || ws.stats().reconnects == 100);
+        ws.wait_ready_timeout(DEADLINE).unwrap();
+    });
 }
 
 /// What may be called back.

@@ -121,24 +121,6 @@ fn ending(serve: impl FnOnce(Host) + Send + 'static) -> Error {
     error.unwrap_or_else(|| ws.end_reason().unwrap())
 }
 
-// websocket-client 974: it reconnected only once.
-#[test]
-fn it_reconnects_as_often_as_it_is_cut_off() {
-    let host = Host::new();
-    let ws = options(soon()).connect(host.url()).unwrap();
-    for n in 0..200u32 {
-        let mut raw = host.accept();
-        ws.put(n.to_string()).unwrap();
-        assert_eq!(text(&mut raw), n.to_string());
-        raw.send(n.to_string().into()).unwrap();
-        let got = ws.get_timeout(DEADLINE).unwrap();
-        assert_eq!(got, *n.to_string());
-    }
-    let _last = host.accept();
-    eventually("the last", || ws.stats().reconnects == 200);
-    ws.wait_ready_timeout(DEADLINE).unwrap();
-}
-
 #[test]
 fn a_server_that_is_not_there_yet_is_waited_for() {
     let address = Host::new().0.local_addr().unwrap();
@@ -328,39 +310,6 @@ fn a_certificate_that_is_not_trusted_ends_it_and_a_tls_handshake_that_is_cut_off
     assert!(matches!(error, Error::Lost(_)), "{error}");
     assert!(!cut_off.is_closed());
     ws.close().unwrap();
-}
-
-// IXWebSocket 151: `stop()` waited for the next attempt.
-#[test]
-fn closing_between_two_attempts_returns_at_once_and_wakes_who_waits() {
-    for n in 0..300 {
-        let host = Host::new();
-        let ws = options(never()).connect(host.url()).unwrap();
-        drop(host.accept());
-        eventually("the loss", || ws.last_error().is_some());
-        let getting = {
-            let ws = ws.clone();
-            thread::spawn(move || ws.get())
-        };
-        let closed = ws.closed_signal().clone();
-        match n % 3 {
-            0 => ws.close().unwrap(),
-            1 => {
-                let closing = ws.clone();
-                // It is called at once: it has been ready.
-                ws.on_close(|| {});
-                thread::spawn(move || closing.close().unwrap());
-            }
-            // By its last handle, but for the one that waits.
-            _ => {
-                ws.close_with(4001, "enough").unwrap();
-                drop(ws);
-            }
-        }
-        let end = within(DEADLINE, move || closed.recv());
-        assert!(end.is_err());
-        assert!(matches!(getting.join().unwrap(), Err(Error::Closed(_))));
-    }
 }
 
 #[test]
