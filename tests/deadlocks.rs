@@ -152,7 +152,7 @@ fn both_directions_flooded_at_once_all_arrives_though_a_peer_stops_reading_for_a
                 false => (server, client),
             };
             let (to_one, to_other) = (one.subscribe(), other.subscribe());
-            let (held_up, is_held_up) = bounded(1);
+            let is_held_up = AtomicBool::new(false);
             let (go_on, may_go_on) = bounded(1);
             let (got_all, has_got_all) = bounded(1);
             thread::scope(|scope| {
@@ -165,8 +165,9 @@ fn both_directions_flooded_at_once_all_arrives_though_a_peer_stops_reading_for_a
                     // As much as it takes, however much the system's buffers hold.
                     for n in (0..).take_while(|n| *n < COUNT || has_got_all.is_empty()) {
                         if let Err(PutError::Full(message)) = other.put_nowait(message(n)) {
-                            let _ = held_up.try_send(());
+                            is_held_up.store(true, Ordering::SeqCst);
                             other.put(message).unwrap();
+                            is_held_up.store(false, Ordering::SeqCst);
                         }
                     }
                     other.close().unwrap();
@@ -177,8 +178,14 @@ fn both_directions_flooded_at_once_all_arrives_though_a_peer_stops_reading_for_a
                 });
                 expect(&to_one, 0..COUNT / 5);
                 // Till the other can send nothing, and has all the same received everything.
-                let _ = is_held_up.try_recv();
-                is_held_up.recv_timeout(DEADLINE).unwrap();
+                let mut since = (0, Instant::now());
+                eventually("that the other is held up for good", || {
+                    let sent = other.stats().messages_out;
+                    if !is_held_up.load(Ordering::SeqCst) || sent != since.0 {
+                        since = (sent, Instant::now());
+                    }
+                    since.1.elapsed() > Duration::from_millis(100)
+                });
                 go_on.send(()).unwrap();
                 eventually("the other has got all", || !has_got_all.is_empty());
                 let mut rest = COUNT / 5..;

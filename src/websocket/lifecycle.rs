@@ -118,7 +118,9 @@ impl Lifecycle {
         let state = self.state.lock();
         match &state.end {
             Some(end) => Some(end.reason.clone()),
-            None if state.farewell => Some(Error::Closed(state.connection.closed())),
+            None if state.farewell || (state.phase == Phase::Closing && !self.reconnects) => {
+                Some(Error::Closed(state.connection.closed()))
+            }
             None => None,
         }
     }

@@ -280,9 +280,14 @@ impl Pen {
         debug_assert_eq!(self.bytes, self.out.written);
         if std::mem::take(&mut self.ping_encoded) {
             outbox.pings_are_written();
-            // Its buffer is as long as the longest message was. That is seldom needed again soon, and
-            // pings are seldom enough to give it back.
+            // Its buffer is as long as the longest message was, and the lists below as the longest burst. That is
+            // seldom needed again soon, and pings are seldom enough to give it back.
             self.codec = writing_codec(self.role);
+            self.note_what_is_written(outbox);
+            self.unwritten.ends.shrink_to_fit();
+            if let Some(messages) = &mut self.unwritten.messages {
+                messages.shrink_to_fit();
+            }
         }
         Ok(())
     }
