@@ -60,8 +60,9 @@ fn whatever_happens_both_ends_end_and_what_arrives_is_what_was_sent() {
                         return;
                     }
                     let seed = only.unwrap_or(number);
+                    let begun = Instant::now();
                     match scenario(seed) {
-                        Ok(outcome) => sums.lock().add(&outcome),
+                        Ok(outcome) => sums.lock().add(seed, begun.elapsed(), &outcome),
                         Err(wrong) => drop(failure.lock().get_or_insert((seed, wrong))),
                     }
                 }
@@ -83,10 +84,12 @@ fn whatever_happens_both_ends_end_and_what_arrives_is_what_was_sent() {
 #[derive(Debug, Default)]
 struct Sums {
     scenarios: u64,
+    slowest: (Duration, u64),
     both_in_order: u64,
     one_in_order: u64,
     none_in_order: u64,
     never_ready: u64,
+    calm: u64,
     messages: usize,
     /// Consumers that had to have all, and did.
     complete: usize,
@@ -94,7 +97,8 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, outcome: &Outcome) {
+    fn add(&mut self, seed: u64, time: Duration, outcome: &Outcome) {
+        self.slowest = self.slowest.max((time, seed));
         self.scenarios += 1;
         let in_order = outcome.sides.iter().filter(|side| side.in_order()).count();
         match in_order {
@@ -103,6 +107,7 @@ impl Sums {
             _ => self.none_in_order += 1,
         }
         self.never_ready += u64::from(!outcome.sides.iter().all(|side| side.ready > 0));
+        self.calm += u64::from(outcome.calm);
         self.messages += outcome.messages;
         self.complete += outcome.complete;
         for side in &outcome.sides {
@@ -139,6 +144,7 @@ impl Seen {
 #[derive(Default)]
 struct Outcome {
     sides: [Seen; 2],
+    calm: bool,
     messages: usize,
     complete: usize,
 }
@@ -147,14 +153,14 @@ struct Outcome {
 fn scenario(seed: u64) -> Result<Outcome, String> {
     let plan = Plan::draw(seed);
     let until = Instant::now() + DEADLINE;
-    let (book, told) = Book::open(plan.json);
     let (client, server, observer) = faulty::pair(&plan.trouble);
+    let (book, told) = Book::open(plan.json, observer.clone());
     let ws = plan.sides[0]
         .options(plan.json)
         .connect_over(client, "ws://robot/");
     play::start(ws.unwrap(), 0, &plan.sides[0], &book);
     // Where no request arrives, there is only a client.
-    if let Ok(request) = request_over(server) {
+    if let Ok(request) = request_over(server, plan.sides[0].connect_timeout) {
         let ws = plan.sides[1].options(plan.json).accept(request);
         play::start(ws, 1, &plan.sides[1], &book);
     }
@@ -184,8 +190,8 @@ fn scenario(seed: u64) -> Result<Outcome, String> {
     }
 }
 
-fn request_over(mut server: Faulty) -> io::Result<Request> {
-    let until = Instant::now() + Duration::from_millis(600);
+fn request_over(mut server: Faulty, patience: Duration) -> io::Result<Request> {
+    let until = Instant::now() + patience;
     let mut text = Vec::new();
     while !text.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -217,7 +223,10 @@ fn facts_until(told: &Receiver<Fact>, until: Instant) -> Result<Vec<Fact>, ()> {
 }
 
 fn check(plan: &Plan, facts: Vec<Fact>, wrong: &mut Vec<String>) -> Outcome {
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome {
+        calm: plan.calm,
+        ..Outcome::default()
+    };
     for fact in facts {
         see(plan, &mut outcome.sides, fact, wrong);
     }
@@ -241,6 +250,10 @@ fn check(plan: &Plan, facts: Vec<Fact>, wrong: &mut Vec<String>) -> Outcome {
                 "side {n}: on_error {failed} times, and {reasons:?}"
             ));
         }
+    }
+    // A client that is closed before it is ready is gone as far as its server is concerned.
+    if plan.calm && outcome.sides[0].ready > 0 && !outcome.sides.iter().all(Seen::in_order) {
+        wrong.push("it failed, though nothing was wrong".to_owned());
     }
     for (n, side) in outcome.sides.iter().enumerate() {
         let accepted = &outcome.sides[1 - n].accepted;

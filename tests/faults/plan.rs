@@ -13,6 +13,8 @@ pub struct Plan {
     pub sides: [Side; 2],
     /// When the connection breaks, if nobody ends it.
     pub breaks: Option<Duration>,
+    /// Whether there is no reason to fail, and all the time in the world.
+    pub calm: bool,
     pub json: bool,
 }
 
@@ -118,7 +120,7 @@ pub enum Waiter {
     Signal,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub enum Ending {
     /// So many threads close after this time.
     Close(Duration, usize),
@@ -130,14 +132,15 @@ pub enum Ending {
     CloseWhenDone,
     /// Nobody has a handle once all threads are done with theirs.
     Drop,
+    /// As `Drop`, but the callback for being ready has one, too, and drops it.
+    DropOnReady,
     /// Something else ends it.
     Leave,
 }
 
 impl Ending {
-    /// Whether it comes whatever the connection does.
-    fn is_certain(&self) -> bool {
-        !matches!(self, Ending::CloseWhenDone | Ending::Drop | Ending::Leave)
+    pub fn drops(&self) -> bool {
+        matches!(self, Ending::Drop | Ending::DropOnReady)
     }
 }
 
@@ -148,7 +151,7 @@ impl Plan {
         let mut sides = [0, 1].map(|n| Side::draw(&mut dice, &trouble, n));
         let silent = trouble.may_fall_silent();
         for side in &mut sides {
-            let certain = side.ending.is_certain();
+            let certain = side.ends_for_certain();
             // As the documentation says: without pings, a peer that has fallen silent is waited for as
             // long as it is silent,
             if silent && !certain {
@@ -162,10 +165,15 @@ impl Plan {
         }
         let ends = |side: &Side| !matches!(side.ending, Ending::Leave);
         let breaks = (!sides.iter().any(ends)).then(|| dice.millis(20, 600));
+        let calm = trouble.is_harmless() && breaks.is_none() && dice.chance(60);
+        if calm {
+            sides.iter_mut().for_each(Side::calm_down);
+        }
         Plan {
             trouble,
             sides,
             breaks,
+            calm,
             json: dice.chance(50),
         }
     }
@@ -175,7 +183,30 @@ fn pings(dice: &mut Dice) -> (Duration, Duration) {
     (dice.millis(20, 100), dice.millis(50, 200))
 }
 
+/// Longer than anything takes, however busy the machine is.
+const LONG: Duration = Duration::from_secs(30);
+
 impl Side {
+    /// Whether it ends whatever the connection does.
+    fn ends_for_certain(&self) -> bool {
+        // Who puts may have to wait, and has a handle meanwhile.
+        let waits = |consumer: &Consumer| consumer.kind == Kind::Echo;
+        let waits = self.consumers.iter().any(waits);
+        let may_wait = waits || self.source.is_some() || !self.putters.is_empty();
+        match self.ending {
+            Ending::Close(..) | Ending::CloseInCallback(..) | Ending::CloseOnReady(_) => true,
+            Ending::Drop | Ending::DropOnReady => !may_wait,
+            Ending::CloseWhenDone | Ending::Leave => false,
+        }
+    }
+
+    fn calm_down(&mut self) {
+        (self.connect_timeout, self.close_timeout, self.linger) = (LONG, LONG, LONG);
+        self.pings = self.pings.map(|(interval, _)| (interval, LONG));
+        self.consumers
+            .retain(|consumer| consumer.kind != Kind::Forgotten);
+    }
+
     fn draw(dice: &mut Dice, trouble: &Trouble, n: usize) -> Self {
         // So that a scenario moves no more than it can in a moment.
         let lane = &trouble.lanes[n];
@@ -189,10 +220,10 @@ impl Side {
             2..=3 => Ending::CloseInCallback(dice.about(messages) as u32, dice.millis(50, 300)),
             4 => Ending::CloseOnReady(dice.millis(50, 300)),
             5..=6 => Ending::CloseWhenDone,
-            7 => Ending::Drop,
+            7 => dice.pick(&[Ending::Drop, Ending::DropOnReady]),
             _ => Ending::Leave,
         };
-        let keeps_handles = !matches!(ending, Ending::Drop);
+        let keeps_handles = !ending.drops();
         let naps = |dice: &mut Dice| match dice.between(0, 3) {
             0 => Naps(10, 2),
             1 => Naps(2, 10),

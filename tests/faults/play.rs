@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rtcbot_websocket::{Error, Message, PutError, Queue, Subscription, WeakWebsocket, Websocket};
 use rtcbot_websocket::{json, pubsub};
 
-use crate::faulty::Dice;
+use crate::faulty::{Dice, Observer};
 use crate::plan::{Consumer, Ending, Feeder, Kind, Naps, Putter, Side, Waiter, Ways};
 
 /// What happened, told by whom it happened to.
@@ -67,17 +67,19 @@ pub const ECHO: u8 = 101;
 #[derive(Clone)]
 pub struct Book {
     facts: Sender<Fact>,
+    observer: Observer,
     at_work: Arc<Mutex<BTreeSet<(usize, String)>>>,
     json: bool,
 }
 
 impl Book {
     /// The facts end when nobody is at work any more.
-    pub fn open(json: bool) -> (Self, Receiver<Fact>) {
+    pub fn open(json: bool, observer: Observer) -> (Self, Receiver<Fact>) {
         let (facts, told) = unbounded();
         let at_work = Arc::default();
         let book = Book {
             facts,
+            observer,
             at_work,
             json,
         };
@@ -256,9 +258,11 @@ pub fn start(ws: Websocket, side: usize, plan: &Side, book: &Book) {
         let actor = book.actor(side, format!("waiter, {waiter:?}"));
         wait(&ws, waiter, actor);
     }
-    // Where nobody closes, this may be the last handle.
-    if matches!(plan.ending, Ending::Drop) {
+    if plan.ending.drops() {
         book.note(Fact::Closes { side });
+        // This may be the last handle, and wait.
+        let actor = book.actor(side, "last handle");
+        thread::spawn(move || drop((ws, actor)));
     }
 }
 
@@ -318,6 +322,10 @@ fn close_as_planned(
                 let _ = done.recv();
                 actor.close(&ws, 0);
             });
+        }
+        Ending::DropOnReady => {
+            let mut own = Some(ws.clone());
+            ws.on_ready(move || drop((own.take(), &actor)));
         }
         Ending::Drop => {}
         // Somebody has to have a handle.
@@ -588,7 +596,12 @@ fn feed(ws: Websocket, plan: &Feeder, actor: &Actor) {
 fn wait(ws: &Websocket, waiter: Waiter, actor: Actor) {
     let signal = ws.closed_signal().clone();
     if let Waiter::Signal = waiter {
-        thread::spawn(move || drop((signal.recv(), actor)));
+        thread::spawn(move || {
+            let _ = signal.recv();
+            if actor.book.observer.halves(actor.side) > 0 {
+                actor.wrong("told before both threads were done");
+            }
+        });
         return;
     }
     let ws = ws.clone();
@@ -610,6 +623,9 @@ fn wait(ws: &Websocket, waiter: Waiter, actor: Actor) {
         match ended {
             Ok(ended) => actor.ended("waiter", ended.err().as_ref()),
             Err(error) => actor.wrong(error),
+        }
+        if actor.book.observer.halves(actor.side) > 0 {
+            actor.wrong("told before both threads were done");
         }
         let same = |reason: Error| reason.is_orderly() == ws.error().is_none();
         if !ws.is_closed() || ws.is_ready() || !ws.end_reason().is_some_and(same) {

@@ -202,6 +202,12 @@ impl Trouble {
         let silent = |lane: &Faults| matches!(lane.stall, Some((_, None)));
         self.lanes.iter().any(silent)
     }
+
+    /// Whether all arrives, however late and in whatever pieces.
+    pub fn is_harmless(&self) -> bool {
+        let whole = |lane: &Faults| lane.reset.is_none() && lane.end.is_none();
+        self.lanes.iter().all(whole) && !self.may_fall_silent()
+    }
 }
 
 /// A piece that is being written.
@@ -322,6 +328,8 @@ struct State {
     cut: [bool; 2],
     /// Ends of which a part is left.
     left: usize,
+    /// For each end, the halves that are left.
+    halves: [usize; 2],
 }
 
 impl State {
@@ -536,6 +544,7 @@ pub struct Faulty {
 }
 
 /// Looks at the connection from outside.
+#[derive(Clone)]
 pub struct Observer(Arc<Link>);
 
 /// Two ends, the first of which is the client's.
@@ -547,6 +556,7 @@ pub fn pair(trouble: &Trouble) -> (Faulty, Faulty, Observer) {
             reset: false,
             cut: [false; 2],
             left: 2,
+            halves: [0; 2],
         }),
         changed: [Condvar::new(), Condvar::new()],
         gone: Condvar::new(),
@@ -579,6 +589,11 @@ impl Observer {
         true
     }
 
+    /// How many halves of this end somebody still has.
+    pub fn halves(&self, side: usize) -> usize {
+        self.0.state.lock().halves[side]
+    }
+
     /// What was wrong with the bytes that were written, in either direction.
     pub fn wrong_on_the_wire(&self) -> Vec<String> {
         let state = self.0.state.lock();
@@ -601,6 +616,8 @@ impl Faulty {
 
 impl Transport for Faulty {
     fn split(self: Box<Self>) -> io::Result<Halves> {
+        let End { link, side, .. } = &*self.end;
+        link.change(|state| state.halves[*side] = 2);
         Ok(Halves {
             read: Box::new(FaultyRead {
                 end: self.end.clone(),
@@ -651,9 +668,12 @@ impl Drop for FaultyRead {
             side,
             manners,
         } = &*self.end;
-        if manners.by_halves {
-            link.change(|state| state.abandon(*side));
-        }
+        link.change(|state| {
+            state.halves[*side] -= 1;
+            if manners.by_halves {
+                state.abandon(*side);
+            }
+        });
     }
 }
 
@@ -735,9 +755,15 @@ impl WriteHalf for FaultyWrite {
 
 impl Drop for FaultyWrite {
     fn drop(&mut self) {
-        if self.end.manners.by_halves {
-            let _ = self.finish();
-        }
+        let End {
+            link,
+            side,
+            manners,
+        } = &*self.end;
+        link.change(|state| {
+            state.halves[*side] -= 1;
+            state.lanes[*side].finished |= manners.by_halves;
+        });
     }
 }
 
