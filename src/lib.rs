@@ -272,3 +272,8 @@ pub use websocket::{Backoff, Latency, Options, Stats, WeakWebsocket, Websocket};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// As above.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/scaling.md")]
+struct Scaling;
