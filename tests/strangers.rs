@@ -240,6 +240,21 @@ fn serving(
 }
 
 #[test]
+fn a_client_that_is_ready_gets_what_is_broadcast() {
+    let (url, handle, serving) = serving(|request| {
+        let _ = Websocket::accept(request).wait_closed();
+    });
+    for _ in 0..200 {
+        let client = Websocket::connect(&url).unwrap();
+        client.wait_ready_timeout(DEADLINE).unwrap();
+        handle.broadcast("hello");
+        assert_eq!(client.get_timeout(DEADLINE).unwrap(), "hello");
+    }
+    handle.shutdown(DEADLINE).unwrap();
+    serving.join().unwrap();
+}
+
+#[test]
 fn serve_runs_a_handler_for_each_and_a_panic_ends_nothing_else() {
     let (url, handle, serving) = serving(|request| {
         let panics = request.path() == "/panic";

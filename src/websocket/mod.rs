@@ -212,13 +212,14 @@ impl Websocket {
         let permit = ticket.and_then(|ticket| ticket.downcast::<Permit>().ok());
         let desk = permit.as_ref().map(|permit| permit.desk());
         let permit = permit.map(|permit| Arc::new(*permit));
+        let ws = Self::new(shared.clone());
+        // Before the client can know that it is connected: from then on, it expects what is broadcast.
+        if let Some(desk) = desk {
+            desk.make_known(&shared, ws.downgrade());
+        }
         let given = permit.clone();
         let open = once(move |shared: &Shared| open::as_server(shared, request, permit));
-        life::start(shared.clone(), ends, given, open);
-        let ws = Self::new(shared);
-        if let Some(desk) = desk {
-            desk.make_known(&ws.handle.shared, ws.downgrade());
-        }
+        life::start(shared, ends, given, open);
         ws
     }
 
