@@ -415,8 +415,10 @@ impl<T> fmt::Debug for PutError<T> {
 impl<T> fmt::Display for PutError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            PutError::Full(_) => "the queue is full",
-            PutError::Closed(_) => "nothing is taken any more: it is closed",
+            PutError::Full(_) => "not taken: the queue is full",
+            PutError::Closed(_) => {
+                "not taken: it is closing or has ended (`end_reason` of a Websocket says why)"
+            }
         })
     }
 }

@@ -150,7 +150,24 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A peer that has vanished without a word is noticed by pings: see
+//! What is queued while there is no connection is sent when there is one again. A robot would get all the orders of
+//! the last minute at once; where only the newest counts, let the `Websocket` read from a queue that
+//! keeps only that:
+//!
+//! ```
+//! # use rtcbot_websocket::{Message, Websocket, json};
+//! # let (ws, robot) = Websocket::pair();
+//! use rtcbot_websocket::{Queue, pubsub::Producer};
+//!
+//! let (mut orders, producer) = Producer::<Message>::new();
+//! ws.put_subscription(producer.subscribe_with(Queue::Latest));
+//! // Fifty times a second: it takes the place of one that has not been sent yet.
+//! orders.put(json!({"speed": 0.5}).into());
+//! # assert_eq!(robot.get()?, json!({"speed": 0.5}));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A peer that has vanished without a word is noticed by pings, by default after 40 seconds at the latest: see
 //! [`Options::ping_interval`] and [`Options::ping_timeout`]. [`ping`](Websocket::ping) sends one when you
 //! want to know, and [`latency`](Websocket::latency) tells how far away the peer is.
 //!
@@ -221,6 +238,12 @@
 //! Any method may be called in any callback; the connection's other callbacks wait meanwhile. When a thread puts a small message into an idle
 //! connection, it writes it to the socket itself, as far as that does not block, which saves waking
 //! the writer. Returning from `main` ends the process, whatever is connected.
+//!
+//! # Logging
+//!
+//! Through the crate `log`: what is lost and when it is tried again at `info`, opening and closing at `debug`, full
+//! subscriptions and dropped messages at `warn`. tungstenite logs too; keep its target, `tungstenite`,
+//! below `trace`, which has every message in it, and every header of the handshake.
 //!
 //! # Testing
 //!

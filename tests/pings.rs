@@ -3,6 +3,7 @@
 mod rig;
 
 use std::io::{Read, Write};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
@@ -98,6 +99,36 @@ fn who_waits_for_an_answer_is_told_when_none_can_come() {
     let none = within(DEADLINE, move || answer.recv_timeout(DEADLINE));
     assert_eq!(none, Err(RecvTimeoutError::Disconnected));
     assert!(matches!(client.ping(""), Err(Error::Lost(_))));
+}
+
+#[test]
+fn no_ping_waits_for_ever_however_it_meets_the_end() {
+    for _ in 0..200 {
+        let (client, server) = quiet().pair();
+        let pinging: Vec<_> = (0..3)
+            .map(|_| {
+                let client = client.clone();
+                thread::spawn(move || {
+                    let mut last = None;
+                    loop {
+                        match client.ping("") {
+                            Ok(answer) => last = Some(answer),
+                            Err(Error::TooManyPings { .. }) => {}
+                            Err(_) => return last,
+                        }
+                    }
+                })
+            })
+            .collect();
+        server.close().unwrap();
+        client.wait_closed_timeout(DEADLINE).unwrap();
+        for pinging in pinging {
+            if let Some(answer) = pinging.join().unwrap() {
+                let answer = answer.recv_timeout(DEADLINE);
+                assert_ne!(answer, Err(RecvTimeoutError::Timeout));
+            }
+        }
+    }
 }
 
 #[test]

@@ -138,16 +138,16 @@ fn what_is_put_while_there_is_no_connection_is_sent_on_the_next_in_order() {
     let host = Host::new();
     let ws = options(soon()).connect(host.url()).unwrap();
     drop(host.accept());
+    // The next attempt waits for the host.
+    eventually("the loss", || ws.last_error().is_some());
     for n in 0..1000 {
         ws.put_nowait(n.to_string()).unwrap();
     }
-    // Some may have been written to the connection that was lost, and those are the first.
     let mut raw = host.accept();
-    let first: u32 = text(&mut raw).parse().unwrap();
-    for n in first + 1..1000 {
+    for n in 0..1000 {
         assert_eq!(text(&mut raw), n.to_string());
     }
-    assert!(u64::from(first) <= ws.stats().unconfirmed);
+    assert_eq!(ws.stats().unconfirmed, 0);
 }
 
 #[test]
@@ -473,6 +473,70 @@ fn a_server_that_goes_away_leaves_the_queue_to_the_next() {
     }
     assert!(got as u64 + ws.stats().unconfirmed >= 12, "{got}");
     assert!(got <= 12);
+}
+
+#[test]
+fn a_server_that_closes_for_good_is_not_come_back_to_whatever_was_queued() {
+    for code in [1000, 1008, 4001] {
+        let host = Host::new();
+        let ws = options(soon()).connect(host.url()).unwrap();
+        let mut raw = host.accept();
+        ws.wait_ready_timeout(DEADLINE).unwrap();
+        for _ in 0..12 {
+            ws.put_nowait(vec![0; 1 << 20]).unwrap();
+        }
+        let (reason, code) = ("".into(), code.into());
+        raw.close(Some(CloseFrame { code, reason })).unwrap();
+        raw.flush().unwrap();
+        eventually("the Close frame", || ws.received_close().is_some());
+        // It takes nothing of what is queued.
+        drop(raw);
+        ws.wait_closed_timeout(DEADLINE).unwrap_err();
+        let stats = ws.stats();
+        assert_eq!(
+            (stats.reconnects, stats.unsent + stats.unconfirmed),
+            (0, 12)
+        );
+    }
+}
+
+#[test]
+fn a_value_of_the_programs_that_is_dropped_may_use_the_websocket() {
+    struct Nosy(rtcbot_websocket::WeakWebsocket);
+    impl Drop for Nosy {
+        fn drop(&mut self) {
+            let _ = self.0.upgrade().map(|ws| ws.is_ready());
+        }
+    }
+    impl std::fmt::Debug for Nosy {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Nosy")
+        }
+    }
+    impl std::fmt::Display for Nosy {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("no token")
+        }
+    }
+    impl std::error::Error for Nosy {}
+
+    let (give, take) = crossbeam_channel::bounded(1);
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let mut options = options(soon());
+    let counted = attempts.clone();
+    options.header_with("X-Token", move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let own: rtcbot_websocket::WeakWebsocket = take.recv_timeout(DEADLINE)?;
+        Err(Nosy(own).into())
+    });
+    let ws = options.connect("ws://127.0.0.1:1/").unwrap();
+    for n in 1..10 {
+        give.send_timeout(ws.downgrade(), DEADLINE).unwrap();
+        eventually("an attempt", || attempts.load(Ordering::SeqCst) >= n);
+    }
+    let asked = ws.clone();
+    assert!(!within(DEADLINE, move || asked.is_ready()));
+    drop(give);
 }
 
 #[test]

@@ -108,7 +108,13 @@ pub(crate) fn connect_unix(
             error: Arc::new(error),
         })
     };
-    let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
+    // A path that is too long will be so the next time.
+    let address = SocketAddrUnix::new(path).map_err(|error| {
+        Failure::Failed(Error::InvalidUrl {
+            url: format!("ws+unix:{}", path.display()),
+            reason: io::Error::from(error).to_string(),
+        })
+    })?;
     let socket = socket(AddressFamily::UNIX).map_err(failed)?;
     loop {
         if cancel.is_cancelled() {

@@ -58,6 +58,7 @@ fn hand_over<T: Send + 'static>(
         let over = is_over(until);
         *cut_short &= over;
         if *cut_short {
+            count_dropped(roster);
             return true;
         }
         let patience = Patience::new(&relay.wake.1, until);
@@ -75,10 +76,17 @@ fn hand_over<T: Send + 'static>(
                 log::warn!("a sink is full and the stream goes on: messages for it are dropped");
                 // As for a publisher: what was handed over has an end and no gaps.
                 *cut_short = patience.used();
+                count_dropped(roster);
                 return true;
             }
             Some(PutError::Closed(_)) => return false,
         };
+    }
+}
+
+fn count_dropped<T>(roster: &Weak<Roster<T>>) {
+    if let Some(roster) = roster.upgrade() {
+        roster.dropped.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Connection {
     closing: Closing,
     /// Who sent the first Close frame.
     closed_by: Option<Side>,
+    /// When the peer's Close frame came, this side's was the only thing left to be written.
+    answered: bool,
     /// Why it failed, if that is certain whatever else happens.
     failure: Option<Error>,
     /// What the operating system said first; a failure unless the closing handshake was complete.
@@ -49,6 +51,7 @@ impl Connection {
             deadline: None,
             closing: Closing::new(role),
             closed_by: None,
+            answered: false,
             failure: None,
             lost: None,
             cut: None,
@@ -76,10 +79,17 @@ impl Connection {
         }
     }
 
+    /// The peer's Close frame, if it was the first.
+    pub(super) fn peers_close(&self) -> Option<Close> {
+        let close = self.closed();
+        (close.by == Side::Peer).then_some(close)
+    }
+
     /// Says how to end what the reader is about to wait in. `false` when it has been ended already.
-    pub(super) fn install(&mut self, cut: Arc<dyn Cut>) -> bool {
-        self.cut = Some(cut);
-        !self.was_cut
+    /// Also returns the one before.
+    pub(super) fn install(&mut self, cut: Arc<dyn Cut>) -> (bool, Option<Arc<dyn Cut>>) {
+        let old = self.cut.replace(cut);
+        (!self.was_cut, old)
     }
 
     /// Tells the closing handshake; returns what is to be done, and how to cut.
@@ -102,8 +112,8 @@ impl Connection {
     }
 
     /// Nothing is left to be cut.
-    pub(super) fn forget_cut(&mut self) {
-        self.cut = None;
+    pub(super) fn forget_cut(&mut self) -> Option<Arc<dyn Cut>> {
+        self.cut.take()
     }
 
     /// Closing has to be over by then. An earlier time that was set before stays; returns what holds.
@@ -116,23 +126,26 @@ impl Connection {
         deadline
     }
 
-    /// It has failed, for a reason that counts whatever else happens. The first one does.
-    pub(super) fn fail(&mut self, error: Error) {
-        self.failure.get_or_insert(error);
+    /// It has failed, for a reason that counts whatever else happens. The first one does; another is
+    /// handed back, as by the following two.
+    pub(super) fn fail(&mut self, error: Error) -> Option<Error> {
+        keep_first(&mut self.failure, error)
     }
 
     /// The operating system reported an error, or the end of the stream; which is no news once this
     /// side has cut the connection.
-    pub(super) fn lose(&mut self, error: Error) {
-        if !self.was_cut {
-            self.lost.get_or_insert(error);
+    pub(super) fn lose(&mut self, error: Error) -> Option<Error> {
+        match self.was_cut {
+            true => Some(error),
+            false => keep_first(&mut self.lost, error),
         }
     }
 
     /// It did not come about: a failure, unless it was given up.
-    pub(super) fn fail_to_open(&mut self, error: Error) {
-        if !self.was_cut {
-            self.fail(error);
+    pub(super) fn fail_to_open(&mut self, error: Error) -> Option<Error> {
+        match self.was_cut {
+            true => Some(error),
+            false => self.fail(error),
         }
     }
 
@@ -154,7 +167,16 @@ impl Connection {
     /// Whether the peer has taken all that was written before this side's Close frame: its own came
     /// after that one.
     pub(super) fn confirms_all(&self) -> bool {
-        self.closed_by == Some(Side::Local) && self.closing.is_clean()
+        // Frames may have crossed: then the peer's has a code of its own, as a rule.
+        let code = |frame: Option<&Option<CloseFrame>>| Some(frame?.as_ref()?.code);
+        let echoed = code(self.closing.sent()) == code(self.closing.received());
+        let local = self.closed_by == Some(Side::Local);
+        local && self.answered && echoed && self.closing.is_clean()
+    }
+
+    /// The peer's Close frame may be an answer.
+    pub(super) fn is_answered(&mut self) {
+        self.answered = true;
     }
 
     /// How it ended, with `unsent` messages that were accepted and not written.
@@ -193,6 +215,16 @@ impl Connection {
         End {
             reason: Error::Closed(reason),
             failed: false,
+        }
+    }
+}
+
+fn keep_first(kept: &mut Option<Error>, error: Error) -> Option<Error> {
+    match kept {
+        Some(_) => Some(error),
+        None => {
+            *kept = Some(error);
+            None
         }
     }
 }

@@ -130,7 +130,10 @@ impl Call {
             let value = catch_unwind(AssertUnwindSafe(|| source()));
             let value = value.unwrap_or_else(|_| Err("the function panicked".into()));
             let value = value.map_err(failed)?;
-            let mut value = HeaderValue::from_str(&value).map_err(|error| failed(error.into()))?;
+            let value = HeaderValue::from_str(&value);
+            let nonsense =
+                "what the function returned is not allowed in HTTP (a line break at its end?)";
+            let mut value = value.map_err(|_| failed(nonsense.into()))?;
             value.set_sensitive(is_secret(name));
             request.headers_mut().insert(name.clone(), value);
         }

@@ -213,6 +213,8 @@ impl Life {
         shared.outbox.consumer().close();
         match self.unsent() {
             0 => shared.cut(),
+            // That is no failure by itself: what was not sent is told.
+            _ if reason.is_orderly() => {}
             _ => shared.lifecycle.fail_to_open(reason),
         }
         false

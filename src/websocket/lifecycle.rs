@@ -211,7 +211,8 @@ impl Lifecycle {
     /// Says how to end what the reader is about to wait in. `false` when it has been ended already.
     #[must_use]
     pub(crate) fn install(&self, cut: Arc<dyn Cut>) -> bool {
-        self.change(|state| state.connection.install(cut))
+        let (installed, _old) = self.change(|state| state.connection.install(cut));
+        installed
     }
 
     /// The handshake is done and the writer about to run. `None` when the connection was cut
@@ -232,6 +233,11 @@ impl Lifecycle {
                 false => std::mem::take(&mut state.listeners.on_ready),
             })
         })
+    }
+
+    /// The peer's Close frame comes after all messages were written.
+    pub(crate) fn is_answered(&self) {
+        self.change(|state| state.connection.is_answered());
     }
 
     /// Tells the closing handshake; returns what is to be done, and how to cut.
@@ -262,13 +268,13 @@ impl Lifecycle {
 
     /// The connection has failed, for a reason that counts whatever else happens. The first one does.
     pub(crate) fn fail(&self, error: Error) {
-        self.change(|state| state.connection.fail(error));
+        let _not_under_the_lock = self.change(|state| state.connection.fail(error));
     }
 
     /// The operating system reported an error, or the end of the stream; which is no news once this
     /// side has cut the connection.
     pub(crate) fn lose(&self, error: Error) {
-        self.change(|state| state.connection.lose(error));
+        let _not_under_the_lock = self.change(|state| state.connection.lose(error));
     }
 
     /// Closing took too long: a failure, unless all that matters has been said or it has failed already.
@@ -289,7 +295,7 @@ impl Lifecycle {
 
     /// The connection did not come about: a failure, unless it was given up.
     pub(crate) fn fail_to_open(&self, error: Error) {
-        self.change(|state| state.connection.fail_to_open(error));
+        let _not_under_the_lock = self.change(|state| state.connection.fail_to_open(error));
     }
 
     /// Cuts the connection, whatever its state.
@@ -312,32 +318,48 @@ impl Lifecycle {
     pub(crate) fn begin_anew(
         &self,
         unsent: usize,
-        heals: impl FnOnce(&Error) -> bool,
+        heals: impl Fn(&Error) -> bool,
     ) -> Option<(Error, Vec<Arc<Listener<Error>>>)> {
-        self.change(|state| {
-            let reason = state.connection.judge(unsent).reason;
+        let (anew, old) = self.change(|state| {
+            let mut reason = state.connection.judge(unsent).reason;
             if state.farewell || !heals(&reason) {
-                return None;
+                return (None, None);
+            }
+            // Whatever became of the queue then: what a peer closes with says whether to come back.
+            if let Some(close) = state.connection.peers_close() {
+                reason = Error::Closed(close);
+                if !heals(&reason) {
+                    return (None, None);
+                }
             }
             let was_ready = state.connection.was_ready;
             state.phase = Phase::Connecting;
-            state.connection = Connection::new(state.connection.role());
-            state.last_error = Some(reason.clone());
+            let next = Connection::new(state.connection.role());
+            let old = std::mem::replace(&mut state.connection, next);
+            let error = state.last_error.replace(reason.clone());
             let told = match was_ready {
                 true => state.listeners.on_disconnect.clone(),
                 false => Vec::new(),
             };
-            Some((reason, told))
-        })
+            (Some((reason, told)), Some((old, error)))
+        });
+        // There may be the user's errors in it: not under the lock.
+        drop(old);
+        anew
     }
 
     /// The end, for those who look; [`announce`](Self::announce) tells those who wait.
     pub(crate) fn set_closed(&self, unsent: usize) -> End {
-        let mut state = self.state.lock();
-        let end = state.connection.judge(unsent);
-        state.end = Some(end.clone());
-        state.phase = Phase::Closed;
-        state.connection.forget_cut();
+        let (end, _not_under_the_lock) = {
+            let mut state = self.state.lock();
+            let end = state.connection.judge(unsent);
+            state.end = Some(end.clone());
+            state.phase = Phase::Closed;
+            let old = end
+                .error()
+                .and_then(|error| state.last_error.replace(error));
+            (end, (state.connection.forget_cut(), old))
+        };
         end
     }
 

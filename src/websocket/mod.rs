@@ -463,15 +463,18 @@ impl Websocket {
         Some(self.shared().lifecycle.end()?.reason)
     }
 
-    /// Why there is no connection: why the last one was lost or the last attempt to connect failed,
-    /// where another [follows](Options::reconnect). It stays when that one is ready. `None` while nothing was
-    /// lost.
+    /// What went wrong last: why the last connection was lost or the last attempt to connect failed,
+    /// also where another [follows](Options::reconnect). It stays when that one is ready. `None` while nothing
+    /// went wrong.
+    ///
+    /// For good and for any reason: [`end_reason`](Self::end_reason). For good and a failure:
+    /// [`error`](Self::error). For now: this.
     pub fn last_error(&self) -> Option<Error> {
         self.shared().lifecycle.last_error()
     }
 
-    /// Calls `f` on the dispatch thread when the connection is ready; at once, if it is, or has been.
-    /// With [`Options::reconnect`], again for each connection.
+    /// Calls `f` on the dispatch thread when the connection is ready; at once, if it is, or if it has ended and
+    /// was ready before. With [`Options::reconnect`], again for each connection.
     #[doc(alias = "onReady")]
     pub fn on_ready(&self, mut f: impl FnMut() + Send + 'static) {
         let f = Arc::new(Listener::new(move |()| f()));
@@ -481,7 +484,22 @@ impl Websocket {
     }
 
     /// Calls `f` on the dispatch thread each time that a connection is lost and another is
-    /// [to follow](Options::reconnect), with the reason. What fails without ever having been ready is
+    /// [to follow](Options::reconnect), with the reason. What may be lost with it, `stats` has counted:
+    ///
+    /// ```no_run
+    /// # let ws = rtcbot_websocket::Websocket::connect("ws://x")?;
+    /// let (socket, mut before) = (ws.downgrade(), 0);
+    /// ws.on_disconnect(move |why| {
+    ///     if let Some(ws) = socket.upgrade() {
+    ///         let all = ws.stats().unconfirmed;
+    ///         println!("lost: {why}; and with it up to {} messages", all - before);
+    ///         before = all;
+    ///     }
+    /// });
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
+    ///
+    /// What fails without ever having been ready is
     /// told by [`last_error`](Self::last_error), and the end by [`on_error`](Self::on_error) and
     /// [`on_close`](Self::on_close).
     pub fn on_disconnect(&self, f: impl FnMut(Error) + Send + 'static) {
@@ -513,7 +531,8 @@ impl Websocket {
     }
 
     /// Waits until the connection is ready, or has been: RTCBot's `await ws.onReady()`. Bounded by
-    /// [`connect_timeout`](Options::connect_timeout); with [`Options::reconnect`], by nothing.
+    /// [`connect_timeout`](Options::connect_timeout). With [`Options::reconnect`], by nothing, and it is the present
+    /// connection that counts; [`last_error`](Self::last_error) tells why there is none yet.
     ///
     /// # Errors
     ///
@@ -615,15 +634,18 @@ impl Websocket {
     ///
     /// From then on puts fail, a source is let go of with what is in it, and messages that find a
     /// subscription's queue full are dropped rather than waited for. Messages that are queued for
-    /// sending while the connection is not ready yet are still sent, if it becomes ready in time;
-    /// without any, a client's attempt to connect is given up at once.
+    /// sending while a connection is being made are still sent, if it becomes ready in time;
+    /// without any, a client's attempt to connect is given up at once. Between two attempts
+    /// ([`Options::reconnect`]) it does not try again: then what is queued is not sent, which the error and
+    /// [`stats().unsent`](crate::Stats::unsent) tell.
     ///
     /// # Errors
     ///
     /// Why the connection failed, if it has, now or before: [`Error::CloseTimeout`] when the peer
     /// did not take what was queued, or did not answer, in time; it says how many messages were not sent.
     /// [`Error::OwnThread`] when called from a [`Sink`]: closing has begun, and goes on without it.
-    /// [`Error::Timeout`] when a [`Sink`] does not return, a second after the connection was cut.
+    /// [`Error::Timeout`] when a [`Sink`], or the function of [`Options::header_with`], does not return, a second
+    /// after the connection was cut.
     ///
     /// A second call does nothing but wait for the same end.
     pub fn close(&self) -> Result<()> {
@@ -703,13 +725,19 @@ impl Websocket {
     /// gets the time that the answer took, or is disconnected if none comes before the connection ends.
     ///
     /// Never waits. What keeps the connection alive is [`Options::ping_interval`]; this is for who
-    /// wants to know now.
+    /// wants to know now. While a connection is being made it goes out on that, timed from then on; if the attempt
+    /// fails, the channel is disconnected.
+    ///
+    /// A pong is told from another by its payload, and answers the pings before it as well. A peer
+    /// may answer only the latest of several, so give each a payload of its own: with equal ones, an answer that is left
+    /// out is made up for by the next, and they all seem late from then on.
     ///
     /// ```
     /// # use rtcbot_websocket::Websocket;
     /// # use std::time::Duration;
     /// # let (ws, _peer) = Websocket::pair();
-    /// let answer = ws.ping("are you there?")?;
+    /// # let n = 1;
+    /// let answer = ws.ping(format!("ping {n}"))?;
     /// match answer.recv_timeout(Duration::from_secs(1)) {
     ///     Ok(time) => println!("there and back in {time:?}"),
     ///     Err(_) => println!("no answer"),
@@ -735,7 +763,11 @@ impl Websocket {
         }
         let (asker, answer) = bounded(1);
         match shared.outbox.ping_for(payload, asker) {
-            true => Ok(answer),
+            // At the end what waits is forgotten; not what has come after that.
+            true => match shared.lifecycle.end() {
+                Some(end) => Err(end.reason),
+                None => Ok(answer),
+            },
             false => Err(Error::TooManyPings {
                 unanswered: MAX_UNANSWERED,
             }),
@@ -744,7 +776,8 @@ impl Websocket {
 
     /// How long the way to the peer and back takes, by the pings that were answered on this
     /// connection: those of [`Options::ping_interval`] and those of [`ping`](Self::ping). `None`
-    /// before the first answer.
+    /// before the first answer, by default 20 seconds after it is ready (`ping` asks at once), and when it
+    /// has been lost or has ended.
     pub fn latency(&self) -> Option<Latency> {
         self.shared().outbox.latency()
     }

@@ -108,8 +108,8 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidUrl`] for a URL, and [`Error::InvalidOption`] for a header, subprotocol, proxy
-    /// or root certificate, that cannot work. Whatever the network says comes later, to
+    /// [`Error::InvalidUrl`] for a URL, and [`Error::InvalidOption`] for a header, subprotocol, proxy,
+    /// back-off or root certificate, that cannot work. Whatever the network says comes later, to
     /// `wait_ready`, `get`, `error` and the like.
     pub fn connect(&self, url: impl AsRef<str>) -> Result<Websocket> {
         Ok(Websocket::start_client(
@@ -241,6 +241,10 @@ impl Options {
     /// comes is a sign of life; the pong may be behind it. Only time that is spent reading counts: a
     /// subscription that is full, and so pauses reading, is not held against the peer. (A peer may
     /// hold it against this side: no ping is answered meanwhile.) Defaults to 20 seconds.
+    ///
+    /// So a peer that vanishes without a word is noticed after `ping_interval` and `ping_timeout` at the latest: 40
+    /// seconds by default. For a robot that is being driven, half a second and one and a half are better. Without
+    /// pings, it is not noticed as long as nothing is sent.
     pub fn ping_timeout(&mut self, timeout: impl Into<Option<Duration>>) -> &mut Self {
         self.ping_timeout = timeout.into().filter(|timeout| !timeout.is_zero());
         self
@@ -313,7 +317,9 @@ impl Options {
     ///
     /// The function is called on the reader thread, before the time of
     /// [`connect_timeout`](Self::connect_timeout) begins. Nobody can end it: while it takes its time, `close` may have
-    /// to return without it. When it fails, the attempt has failed, with [`Error::Header`].
+    /// to return without it. When it fails, the attempt has failed, with [`Error::Header`]. A server that answers
+    /// 401 or 403 ends the `Websocket`, also with [`reconnect`](Self::reconnect): return a token that holds for a
+    /// while yet.
     ///
     /// ```no_run
     /// use rtcbot_websocket::{Backoff, Options};
@@ -346,11 +352,15 @@ impl Options {
     /// * What may pass, [`Error::is_transient`] lists: a server that cannot be reached, a connection
     ///   that is lost, a server that is going away. Anything else ends the `Websocket`, with that
     ///   error: a 401, a certificate that is not trusted, a close with 1000.
-    /// * It is tried again for as long as it takes. To give up after a time, [`close`](Websocket::close).
+    /// * It is tried again for as long as it takes. To give up after a time, [`close`](Websocket::close). The waits grow
+    ///   up to [`Backoff::max`], 10 seconds; for a robot on a bad link, one second is better.
     /// * Subscriptions, callbacks, the source and what is queued for sending survive, and all can be
     ///   used meanwhile; `get` waits. [`on_ready`](Websocket::on_ready) is called for each connection,
     ///   [`on_disconnect`](Websocket::on_disconnect) tells when one is lost and why, and
     ///   [`last_error`](Websocket::last_error) why there is none now.
+    /// * **What is queued meanwhile is sent when there is a connection**, before anything that `on_ready` puts. A
+    ///   robot would get all the orders of the last minute at once: where only the newest counts, let the
+    ///   `Websocket` read them from a [`Queue::Latest`], as the [front page](crate#staying-connected) does.
     /// * **What had been written to a connection that is lost may have been lost with it.** Nobody can
     ///   tell whether the peer took it, and nothing is sent twice.
     ///   [`stats().unconfirmed`](crate::Stats::unconfirmed) counts it. What has not been written is

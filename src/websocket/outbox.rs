@@ -47,6 +47,8 @@ struct Control {
     pongs: VecDeque<Bytes>,
     pings: Pings,
     close: Option<closing::Send>,
+    /// The Close frame is about to be written, and all before it has been.
+    begun_to_close: bool,
     stop: bool,
 }
 
@@ -63,6 +65,8 @@ pub(super) struct Work {
 pub(crate) struct Sent {
     pub(crate) messages: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    /// Encoded on the present connection, and not written.
+    pub(crate) encoded: AtomicU64,
     pub(crate) unconfirmed: AtomicU64,
     pub(crate) unsent: AtomicU64,
 }
@@ -137,7 +141,8 @@ impl Outbox {
 
     /// Sends a program's ping, unless too many are without an answer; returns whether.
     pub(crate) fn ping_for(&self, payload: Bytes, asker: Sender<Duration>) -> bool {
-        let asked = self.control(|control| control.pings.ask_for(payload, asker));
+        // The program's own, which is not dropped under the lock.
+        let asked = self.control(|control| control.pings.ask_for(payload.clone(), asker));
         self.kick(true);
         asked
     }
@@ -174,6 +179,11 @@ impl Outbox {
     pub(crate) fn close_connection(&self, send: closing::Send) {
         self.control(|control| control.close = Some(send));
         self.consumer.wake();
+    }
+
+    /// Whether this side's Close frame may have reached the peer.
+    pub(crate) fn has_begun_to_close(&self) -> bool {
+        self.control.lock().begun_to_close
     }
 
     /// Lets the writer end without another word.
@@ -238,8 +248,17 @@ impl Outbox {
         self.pending.load(Ordering::SeqCst)
     }
 
+    pub(super) fn begins_to_close(&self) {
+        self.control.lock().begun_to_close = true;
+    }
+
     pub(super) fn pings_are_written(&self) {
         self.control.lock().pings.written();
+    }
+
+    /// How many messages are encoded and not written.
+    pub(super) fn count_encoded(&self, messages: usize) {
+        self.sent.encoded.store(messages as u64, Ordering::Relaxed);
     }
 
     pub(super) fn count_written(&self, messages: u64, bytes: u64) {
@@ -258,11 +277,17 @@ impl Outbox {
         } else {
             None
         };
-        let Some(mut pen) = pen else {
+        let Some(pen) = pen else {
             return self.consumer.wake();
         };
-        let done = !pen.is_warm() && matches!(pen.write(self, Wait::No), Ok(Progress::Drained));
-        let wanted = self.lay_down(pen);
+        let mut borrowed = Borrowed {
+            outbox: self,
+            pen: Some(pen),
+        };
+        let done = borrowed.pen.as_mut().is_some_and(|pen| {
+            !pen.is_warm() && matches!(pen.write(self, Wait::No), Ok(Progress::Drained))
+        });
+        let wanted = borrowed.lay_down();
         // Who put something while the pen was here has left it to this thread.
         if wanted || !done || !self.consumer.is_empty() || self.has_control() {
             self.consumer.wake();
@@ -297,6 +322,29 @@ impl Outbox {
             }
             // Who has it wakes us when it is laid down.
             self.consumer.wait_for_wake();
+        }
+    }
+}
+
+/// The pen in the hands of a thread that has put something. It is laid down even if the transport panics:
+/// the writer cannot end without it.
+struct Borrowed<'a> {
+    outbox: &'a Outbox,
+    pen: Option<Box<Pen>>,
+}
+
+impl Borrowed<'_> {
+    fn lay_down(&mut self) -> bool {
+        let pen = self.pen.take();
+        pen.is_some_and(|pen| self.outbox.lay_down(pen))
+    }
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        if self.pen.is_some() {
+            self.lay_down();
+            self.outbox.consumer.wake();
         }
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct Pen {
     /// Nothing was sent before the Close frame that was asked for before it.
     last_word: bool,
     stopped: bool,
+    /// A write has begun and not returned: if another begins, the transport has panicked in it.
+    writing: bool,
     /// There is a ping among what is encoded and not written.
     ping_encoded: bool,
     /// How many messages, and how many bytes of frames, were encoded.
@@ -121,6 +123,7 @@ impl Pen {
             close_encoded: false,
             last_word: false,
             stopped: false,
+            writing: false,
             ping_encoded: false,
             messages: 0,
             bytes: 0,
@@ -141,6 +144,9 @@ impl Pen {
     ///
     /// An error is final: the stream may have ended within a frame.
     pub(crate) fn write(&mut self, outbox: &Outbox, wait: Wait) -> tungstenite::Result<Progress> {
+        if std::mem::replace(&mut self.writing, true) {
+            return Err(io::Error::other("the transport panicked").into());
+        }
         self.out.wait = wait;
         let progress = match self.write_all(outbox) {
             // What did not fit is in the codec's buffer.
@@ -149,6 +155,7 @@ impl Pen {
         };
         self.last_write = Some(Instant::now());
         self.note_what_is_written(outbox);
+        self.writing = false;
         progress
     }
 
@@ -244,6 +251,7 @@ impl Pen {
                 messages.pop_front();
             }
         }
+        outbox.count_encoded(self.unwritten.ends.len());
         let written = (self.written(), self.out.written);
         outbox.count_written(written.0 - self.told.0, written.1 - self.told.1);
         self.told = written;
@@ -255,6 +263,11 @@ impl Pen {
     }
 
     fn write_close(&mut self, outbox: &Outbox) -> tungstenite::Result<()> {
+        if self.close.is_some() {
+            // First all before it, so that an answer to it is known from a frame that crosses it.
+            self.flush(outbox)?;
+            outbox.begins_to_close();
+        }
         if let Some(close) = self.close.take() {
             self.close_encoded = true;
             let frame = close.frame.map(|frame| WireCloseFrame {
@@ -295,6 +308,7 @@ impl Pen {
     /// The connection has ended.
     pub(crate) fn end(mut self, outbox: &Outbox) -> Leftover {
         self.note_what_is_written(outbox);
+        outbox.count_encoded(0);
         let written = self.written();
         let unwritten = self.unwritten.messages.unwrap_or_default();
         Leftover {

@@ -40,6 +40,8 @@ pub(super) struct Answered {
     pub(super) own: bool,
     /// Who is to be told how long it took.
     pub(super) askers: Vec<(Sender<Duration>, Duration)>,
+    /// The program's, and so to be dropped when no lock is held.
+    payloads: Vec<Bytes>,
 }
 
 impl Answered {
@@ -139,6 +141,7 @@ impl Pings {
         for ping in self.under_way.drain(..=index) {
             last = ping.since.elapsed();
             self.confirmed = ping.after;
+            answered.payloads.push(ping.payload);
             match ping.asker {
                 Some(asker) => answered.askers.push((asker, last)),
                 None => answered.own = true,

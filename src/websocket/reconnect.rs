@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 ///
 /// The first wait is `initial`, each further one `factor` times as long, up to `max`. Of each wait, a
 /// random part of up to `jitter` is left out, so that the clients of a server that restarts do not
-/// all come back at the same moment. After a connection that lasted for at least `max` the waits
-/// begin with `initial` again.
+/// all come back at the same moment. After a connection that lasted longer than the wait that would
+/// follow it, the waits begin with `initial` again.
 ///
 /// ```
 /// use rtcbot_websocket::Backoff;
@@ -81,7 +81,7 @@ impl Schedule {
 
     /// A connection has ended that was ready for so long.
     pub(super) fn lasted(&mut self, time: Duration) {
-        if time >= self.backoff.max {
+        if time >= self.next {
             self.next = self.backoff.initial;
         }
     }
@@ -144,9 +144,9 @@ mod tests {
     fn only_a_connection_that_lasted_begins_the_waits_anew() {
         let mut schedule = Schedule::new(backoff());
         schedule.wait(0.0);
-        schedule.lasted(999 * MS);
+        schedule.lasted(299 * MS);
         assert_eq!(schedule.wait(0.0), 300 * MS);
-        schedule.lasted(1000 * MS);
+        schedule.lasted(900 * MS);
         assert_eq!(schedule.wait(0.0), 100 * MS);
     }
 

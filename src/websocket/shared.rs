@@ -104,6 +104,9 @@ impl Shared {
             })),
             _ => None,
         };
+        if peers.is_some() && self.outbox.has_begun_to_close() {
+            self.lifecycle.is_answered();
+        }
         let (mut todo, cut) = self.lifecycle.handle(event);
         if let Some(mut send) = todo.send.take() {
             if peers.is_some_and(|reason| self.is_followed(&reason)) {

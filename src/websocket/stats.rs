@@ -22,7 +22,8 @@ pub struct Stats {
     pub bytes_in: u64,
     /// Bytes that were written, counted in the same way.
     pub bytes_out: u64,
-    /// Messages that were put, or taken from a source, and are not written yet.
+    /// Messages that were put, or taken from a source, and are not written yet; give or take some that the
+    /// writer has in its hands (128 at most).
     pub send_queue: usize,
     /// How much of [`Options::send_queue`](crate::Options::send_queue) is in use: bytes of payload, and
     /// 64 for each message.
@@ -36,6 +37,9 @@ pub struct Stats {
     pub dropped: u64,
     /// Messages that had been written when a connection ended and that the peer may not have taken: no
     /// pong has come for a ping behind them, and the closing handshake of this side was not completed.
+    ///
+    /// It is an upper bound, over all connections, as close as [`ping_interval`](crate::Options::ping_interval)
+    /// is short. When [`on_disconnect`](crate::Websocket::on_disconnect) is called, that connection is counted.
     pub unconfirmed: u64,
     /// Messages that were accepted and never written, since the connection ended for good. 0 until then.
     pub unsent: u64,
@@ -55,7 +59,7 @@ impl Stats {
             messages_out: read(&sent.messages),
             bytes_in: read(&received.bytes),
             bytes_out: read(&sent.bytes),
-            send_queue,
+            send_queue: send_queue + usize::try_from(read(&sent.encoded)).unwrap_or(usize::MAX),
             send_queue_bytes,
             receive_queue: shared.producer.backlog(),
             dropped: shared.producer.dropped(),
