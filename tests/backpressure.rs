@@ -1,0 +1,582 @@
+//! Who is too slow holds back who is too fast: memory stays within the settings, and what was accepted arrives.
+//! Each in a process of its own, since it measures that.
+#![cfg(target_os = "linux")]
+
+mod rig;
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{bounded, unbounded};
+use parking_lot::Mutex;
+use rig::wire::{Raw, Wire, over_each};
+use rig::{DEADLINE, alone, eventually, most_resident, resident, within};
+use rtcbot_websocket::{Message, PutError, Queue, Subscription, SubscriptionId, Websocket};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// What the threads, the codecs, TLS and the allocator take beside what the settings say.
+const ALLOWANCE: usize = 8 * MIB;
+
+/// How long most messages are here, and how many of them would be too many.
+const LENGTH: usize = 32 * KIB;
+const MOST: u32 = 8000;
+
+/// A message that tells its number.
+fn numbered(n: u32) -> Vec<u8> {
+    n.to_be_bytes().repeat(LENGTH / 4)
+}
+
+fn number(message: &Message) -> u32 {
+    let bytes = message.as_bytes().unwrap();
+    u32::from_be_bytes(bytes[..4].try_into().unwrap())
+}
+
+/// Waits until something that counts stands still. That it only seems to, on a busy machine, breaks no test.
+fn eventually_still(count: impl Fn() -> u32) -> u32 {
+    let mut last = None;
+    eventually("nothing moves any more", || {
+        let before = last.replace(count());
+        thread::sleep(Duration::from_millis(100));
+        before == last
+    });
+    last.unwrap_or_default()
+}
+
+/// A limit for the memory that this process takes from the first of its limits on.
+struct Limit {
+    before: usize,
+    bytes: usize,
+}
+
+impl Limit {
+    fn of(bytes: usize) -> Self {
+        static BEFORE: OnceLock<usize> = OnceLock::new();
+        Limit {
+            before: *BEFORE.get_or_init(resident),
+            bytes: bytes + ALLOWANCE,
+        }
+    }
+
+    #[track_caller]
+    fn check(&self) {
+        let taken = most_resident().saturating_sub(self.before);
+        assert!(
+            taken < self.bytes,
+            "{} KiB, not {}",
+            taken / KIB,
+            self.bytes / KIB
+        );
+    }
+}
+
+/// The number of a flood's last message.
+const END: u32 = u32::MAX;
+
+/// Somebody who sends as fast as possible, on a thread of its own, until told to stop.
+struct Flood<P> {
+    sent: Arc<AtomicU32>,
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<P>,
+}
+
+impl<P: Send + 'static> Flood<P> {
+    fn start(mut peer: P, send: fn(&mut P, Vec<u8>)) -> Self {
+        let (sent, stop) = (Arc::<AtomicU32>::default(), Arc::<AtomicBool>::default());
+        let (counter, stopped) = (sent.clone(), stop.clone());
+        let thread = thread::spawn(move || {
+            for n in 0..MOST {
+                if stopped.load(Ordering::SeqCst) {
+                    break;
+                }
+                send(&mut peer, numbered(n));
+                counter.store(n + 1, Ordering::SeqCst);
+            }
+            send(&mut peer, numbered(END));
+            peer
+        });
+        Flood { sent, stop, thread }
+    }
+
+    fn sent(&self) -> u32 {
+        self.sent.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it has to wait.
+    #[track_caller]
+    fn is_held_back(&self) {
+        let sent = eventually_still(|| self.sent());
+        assert!(sent < MOST, "nothing holds it back");
+    }
+
+    /// Nothing does so.
+    #[track_caller]
+    fn goes_on(&self) {
+        eventually("much has been sent", || self.sent() > MOST / 3);
+    }
+
+    /// Lets it end with what it is sending.
+    fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// How many there were before the last.
+    fn over(self) -> (u32, P) {
+        self.stop();
+        let peer = within(2 * DEADLINE, move || self.thread.join().unwrap());
+        (self.sent.load(Ordering::SeqCst), peer)
+    }
+}
+
+/// As many as there are up to the last, each in its place.
+#[track_caller]
+fn count_to_the_end(mut next: impl FnMut() -> u32) -> u32 {
+    for n in 0.. {
+        match next() {
+            END => return n,
+            number => assert_eq!(number, n),
+        }
+    }
+    unreachable!()
+}
+
+#[track_caller]
+fn take_all(messages: &Subscription<Message>) -> u32 {
+    let count = count_to_the_end(|| number(&messages.get_timeout(DEADLINE).unwrap()));
+    assert!(messages.is_empty());
+    count
+}
+
+fn read_all(raw: &mut Raw) -> u32 {
+    count_to_the_end(|| number(&raw.read().unwrap().into_data().into()))
+}
+
+fn flood(raw: Raw) -> Flood<Raw> {
+    Flood::start(raw, |raw, bytes| raw.send(bytes.into()).unwrap())
+}
+
+/// A test of this name over each wire, in a process of its own.
+fn alone_over_each(test: &str, body: fn(&Wire)) {
+    alone(test, || over_each(body));
+}
+
+#[test]
+fn a_full_queue_that_blocks_holds_the_peer_back_and_loses_nothing() {
+    let test = "a_full_queue_that_blocks_holds_the_peer_back_and_loses_nothing";
+    alone_over_each(test, |wire| {
+        let (client, raw) = wire.client_and_raw(|_| {});
+        let messages = client.subscribe_with(Queue::Block(64));
+        let limit = Limit::of(64 * LENGTH);
+        let flood = flood(raw);
+        flood.is_held_back();
+        assert_eq!(messages.len(), 64);
+        flood.stop();
+        let count = take_all(&messages);
+        assert_eq!(flood.over().0, count);
+        limit.check();
+    });
+}
+
+#[test]
+fn a_queue_that_drops_takes_no_more_than_it_holds_and_keeps_the_newest() {
+    let test = "a_queue_that_drops_takes_no_more_than_it_holds_and_keeps_the_newest";
+    alone_over_each(test, |wire| {
+        for (queue, kept) in [(Queue::DropOldest(64), 64), (Queue::Latest, 1)] {
+            let (client, raw) = wire.client_and_raw(|_| {});
+            let messages = client.subscribe_with(queue);
+            let limit = Limit::of(64 * LENGTH);
+            let flood = flood(raw);
+            flood.goes_on();
+            let (count, raw) = flood.over();
+            drop(raw);
+            client.wait_error_timeout(DEADLINE).unwrap();
+            let rest: Vec<_> = messages.iter().map(|message| number(&message)).collect();
+            assert!(rest.into_iter().eq((count - kept + 1..count).chain([END])));
+            limit.check();
+        }
+    });
+}
+
+#[test]
+fn a_queue_without_limit_keeps_everything() {
+    let test = "a_queue_without_limit_keeps_everything";
+    alone_over_each(test, |wire| {
+        let (client, raw) = wire.client_and_raw(|_| {});
+        let messages = client.subscribe_with(Queue::Unbounded);
+        Limit::of(0);
+        let flood = flood(raw);
+        flood.goes_on();
+        let (count, raw) = flood.over();
+        drop(raw);
+        client.wait_error_timeout(DEADLINE).unwrap();
+        assert_eq!(take_all(&messages), count);
+        Limit::of(count as usize * LENGTH).check();
+    });
+}
+
+#[test]
+fn what_comes_before_anybody_has_subscribed_is_kept_within_its_limit() {
+    let test = "what_comes_before_anybody_has_subscribed_is_kept_within_its_limit";
+    alone_over_each(test, |wire| {
+        let (client, raw) = wire.client_and_raw(|_| {});
+        let limit = Limit::of(4 * MIB);
+        let flood = flood(raw);
+        flood.goes_on();
+        let (count, raw) = flood.over();
+        drop(raw);
+        client.wait_error_timeout(DEADLINE).unwrap();
+        let rest: Vec<_> = client.subscribe().iter().map(|m| number(&m)).collect();
+        assert!(rest.len() * LENGTH > 3 * MIB);
+        let first = count + 1 - rest.len() as u32;
+        assert!(rest.into_iter().eq((first..count).chain([END])));
+        limit.check();
+    });
+}
+
+#[test]
+fn a_paused_connection_holds_the_peer_back_and_loses_nothing() {
+    let test = "a_paused_connection_holds_the_peer_back_and_loses_nothing";
+    alone_over_each(test, |wire| {
+        let (client, raw) = wire.client_and_raw(|options| {
+            options.paused(true);
+        });
+        let messages = client.subscribe_with(Queue::Block(64));
+        let limit = Limit::of(64 * LENGTH);
+        let flood = flood(raw);
+        flood.is_held_back();
+        assert!(messages.is_empty());
+        flood.stop();
+        client.resume();
+        let count = take_all(&messages);
+        assert_eq!(flood.over().0, count);
+        limit.check();
+    });
+}
+
+#[test]
+fn a_callback_that_is_too_slow_holds_the_peer_back_and_misses_nothing() {
+    let test = "a_callback_that_is_too_slow_holds_the_peer_back_and_misses_nothing";
+    alone_over_each(test, |wire| {
+        for workers in [0, 4] {
+            let (client, raw) = wire.client_and_raw(|_| {});
+            let (called, calls) = unbounded();
+            let (go, gate) = bounded::<()>(0);
+            let call = move |message| {
+                let _ = gate.recv();
+                called.send(number(&message)).unwrap();
+            };
+            // This many may wait.
+            let limit = Limit::of(1024 * LENGTH);
+            match workers {
+                0 => client.subscribe_callback(call),
+                workers => client.subscribe_concurrent(workers, call),
+            };
+            let flood = flood(raw);
+            flood.is_held_back();
+            drop(go);
+            let (count, _raw) = flood.over();
+            let mut calls = calls.iter().take(count as usize + 1).collect::<Vec<_>>();
+            if workers > 0 {
+                // They end in any order.
+                calls.sort_unstable();
+            }
+            assert!(calls.into_iter().eq((0..count).chain([END])));
+            limit.check();
+        }
+    });
+}
+
+#[test]
+fn a_full_channel_holds_the_peer_back_and_misses_nothing() {
+    let test = "a_full_channel_holds_the_peer_back_and_misses_nothing";
+    alone_over_each(test, |wire| {
+        let (client, raw) = wire.client_and_raw(|_| {});
+        let (sender, messages) = bounded(64);
+        client.subscribe_to(sender);
+        let limit = Limit::of(64 * LENGTH);
+        let flood = flood(raw);
+        flood.is_held_back();
+        assert_eq!(messages.len(), 64);
+        flood.stop();
+        let count = take_all(&messages.into());
+        assert_eq!(flood.over().0, count);
+        limit.check();
+    });
+}
+
+#[test]
+fn what_is_piped_into_a_stalled_connection_holds_its_sender_back_and_loses_nothing() {
+    let test = "what_is_piped_into_a_stalled_connection_holds_its_sender_back_and_loses_nothing";
+    alone_over_each(test, |wire| {
+        for as_source in [false, true] {
+            let (from, flooding) = wire.client_and_raw(|_| {});
+            let (to, mut stalled) = wire.client_and_raw(|options| {
+                options.send_queue(MIB);
+            });
+            let limit = Limit::of(MIB + 64 * LENGTH);
+            if as_source {
+                to.put_subscription(from.subscribe_with(Queue::Block(64)));
+            } else {
+                from.subscribe_to(to.clone());
+            }
+            let flood = flood(flooding);
+            flood.is_held_back();
+            flood.stop();
+            let count = read_all(&mut stalled);
+            assert_eq!(flood.over().0, count);
+            limit.check();
+        }
+    });
+}
+
+#[test]
+fn pings_of_a_peer_that_takes_no_pong_take_no_memory() {
+    const COUNT: u32 = 150_000;
+    let test = "pings_of_a_peer_that_takes_no_pong_take_no_memory";
+    alone_over_each(test, |wire| {
+        let (client, mut raw) = wire.client_and_raw(|options| {
+            options.send_queue(MIB);
+        });
+        let moment = Duration::from_millis(100);
+        // So that no pong gets out.
+        while client.put_timeout(vec![0; MIB], moment).is_ok() {}
+        let limit = Limit::of(MIB);
+        for n in 0..COUNT {
+            let payload = n.to_be_bytes().repeat(30);
+            raw.write(tungstenite::Message::Ping(payload.into()))
+                .unwrap();
+        }
+        raw.send("the end of the pings".into()).unwrap();
+        client.get_timeout(DEADLINE).unwrap();
+        limit.check();
+        // The newest are answered all the same, in their order.
+        let reading = thread::spawn(move || {
+            let mut pongs = Vec::new();
+            while let Ok(message) = raw.read() {
+                if let tungstenite::Message::Pong(payload) = message {
+                    pongs.push(number(&payload.into()));
+                }
+            }
+            pongs
+        });
+        client.close().unwrap();
+        let pongs = reading.join().unwrap();
+        assert_eq!(pongs.last(), Some(&(COUNT - 1)));
+        assert!(pongs.is_sorted());
+    });
+}
+
+#[test]
+fn a_peer_that_stops_reading_makes_put_nowait_say_full_and_gets_all_that_was_accepted() {
+    let test = "a_peer_that_stops_reading_makes_put_nowait_say_full_and_gets_all_that_was_accepted";
+    alone_over_each(test, |wire| {
+        let (client, mut raw) = wire.client_and_raw(|options| {
+            options.send_queue(4 * MIB);
+        });
+        let limit = Limit::of(4 * MIB);
+        let accepted = Cell::new(0);
+        eventually_still(|| {
+            while accepted.get() < MOST {
+                let message = Message::from(numbered(accepted.get()));
+                if let Err(refused) = client.put_nowait(message.clone()) {
+                    assert_eq!(refused, PutError::Full(message));
+                    break;
+                }
+                accepted.set(accepted.get() + 1);
+            }
+            accepted.get()
+        });
+        let accepted = accepted.get();
+        assert!(accepted < MOST, "it never said that it is full");
+        assert!(accepted as usize * LENGTH > 4 * MIB - 2 * LENGTH);
+        limit.check();
+        let reading = thread::spawn(move || {
+            for n in 0..accepted {
+                assert_eq!(number(&raw.read().unwrap().into_data().into()), n);
+            }
+            assert!(raw.read().unwrap().is_close());
+            raw.pump();
+        });
+        client.close().unwrap();
+        reading.join().unwrap();
+        limit.check();
+    });
+}
+
+#[test]
+fn puts_that_wait_for_a_peer_that_stops_reading_are_all_sent_once_and_in_order() {
+    let test = "puts_that_wait_for_a_peer_that_stops_reading_are_all_sent_once_and_in_order";
+    alone_over_each(test, |wire| {
+        let (client, mut raw) = wire.client_and_raw(|options| {
+            options.send_queue(MIB);
+        });
+        let limit = Limit::of(MIB);
+        let floods: [_; 4] = std::array::from_fn(|who| {
+            Flood::start((client.clone(), who as u8), |(client, who), mut bytes| {
+                bytes[4] = *who;
+                client.put(bytes).unwrap();
+            })
+        });
+        for flood in &floods {
+            flood.is_held_back();
+            flood.stop();
+        }
+        let mut counts = [0; 4];
+        let mut ended = 0;
+        while ended < 4 {
+            let message = raw.read().unwrap().into_data();
+            let count = &mut counts[message[4] as usize];
+            match number(&message.into()) {
+                END => ended += 1,
+                n => {
+                    assert_eq!(n, *count);
+                    *count += 1;
+                }
+            }
+        }
+        assert_eq!(floods.map(|flood| flood.over().0), counts);
+        limit.check();
+    });
+}
+
+#[test]
+fn a_source_is_not_read_while_the_peer_takes_nothing_and_loses_nothing() {
+    let test = "a_source_is_not_read_while_the_peer_takes_nothing_and_loses_nothing";
+    alone_over_each(test, |wire| {
+        let (client, mut raw) = wire.client_and_raw(|_| {});
+        let (sender, source) = bounded::<Message>(64);
+        client.put_subscription(source);
+        let limit = Limit::of(64 * LENGTH);
+        let flood = Flood::start(sender, |sender, bytes| sender.send(bytes.into()).unwrap());
+        flood.is_held_back();
+        flood.stop();
+        let count = read_all(&mut raw);
+        assert_eq!(flood.over().0, count);
+        limit.check();
+    });
+}
+
+#[test]
+fn everything_at_once_stays_within_its_limits_and_gets_what_it_is_to_get() {
+    let test = "everything_at_once_stays_within_its_limits_and_gets_what_it_is_to_get";
+    alone_over_each(test, |wire| {
+        // A peer that floods and does not read, all of which is to go back to it; and beside that a queue of each
+        // kind and slow callbacks of both kinds.
+        let (client, server) = wire.pair(|options| {
+            options.send_queue(MIB).receive_queue(Queue::Block(64));
+        });
+        let limit = Limit::of(2 * MIB + (1024 + 3 * 64) * LENGTH);
+        let (go, gate) = bounded::<()>(0);
+        let (called, calls) = unbounded();
+        let call = |concurrent: bool| {
+            let (gate, called) = (gate.clone(), called.clone());
+            move |message| {
+                let _ = gate.recv();
+                called.send((concurrent, number(&message))).unwrap();
+            }
+        };
+        client.subscribe_callback(call(false));
+        client.subscribe_concurrent(1, call(true));
+        drop(called);
+        client.subscribe_to(client.clone());
+        let block = client.subscribe();
+        let oldest = client.subscribe_with(Queue::DropOldest(64));
+        let latest = client.subscribe_with(Queue::Latest);
+        let echoes = server.subscribe();
+
+        let flood = Flood::start(server, |server, bytes| server.put(bytes).unwrap());
+        flood.is_held_back();
+        let taking = thread::spawn(move || take_all(&block));
+        flood.is_held_back();
+        drop(go);
+        flood.is_held_back();
+        flood.stop();
+        let count = take_all(&echoes);
+        assert_eq!(within(DEADLINE, move || taking.join().unwrap()), count);
+        let (sent, server) = flood.over();
+        assert_eq!(sent, count);
+        client.close().unwrap();
+        drop(server);
+        let numbers = |messages: Subscription<Message>| messages.into_iter().map(|m| number(&m));
+        assert!(numbers(oldest).eq((count - 63..count).chain([END])));
+        assert!(numbers(latest).eq([END]));
+        client.unsubscribe_all();
+        let (concurrent, in_order): (Vec<_>, Vec<_>) = calls.iter().partition(|call| call.0);
+        for calls in [concurrent, in_order] {
+            let numbers = calls.into_iter().map(|call| call.1);
+            assert!(numbers.eq((0..count).chain([END])));
+        }
+        limit.check();
+    });
+}
+
+/// Keeps the warnings.
+struct Warnings(Mutex<Vec<String>>);
+
+impl log::Log for Warnings {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.lock().push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+static WARNINGS: Warnings = Warnings(Mutex::new(Vec::new()));
+
+#[test]
+fn what_has_been_full_for_a_second_is_warned_of_once() {
+    alone("what_has_been_full_for_a_second_is_warned_of_once", || {
+        log::set_logger(&WARNINGS).unwrap();
+        log::set_max_level(log::LevelFilter::Warn);
+        let about = |id: SubscriptionId| {
+            let warnings = WARNINGS.0.lock();
+            let name = format!("{id:?} has been full for a second");
+            warnings.iter().filter(|text| text.contains(&name)).count()
+        };
+        let (go, gate) = bounded::<()>(0);
+        let forgotten: Vec<(Websocket, Websocket, SubscriptionId)> = (0..4)
+            .map(|kind| {
+                let (client, server) = rig::pair();
+                let gate = gate.clone();
+                let id = match kind {
+                    0 => {
+                        let unread = client.subscribe();
+                        let id = *unread.as_ref();
+                        std::mem::forget(unread);
+                        id
+                    }
+                    1 => {
+                        let (sender, untaken) = bounded(1);
+                        std::mem::forget(untaken);
+                        client.subscribe_to(sender)
+                    }
+                    2 => client.subscribe_callback(move |_| gate.recv().unwrap_or_default()),
+                    _ => client.subscribe_concurrent(1, move |_| gate.recv().unwrap_or_default()),
+                };
+                for n in 0..1100 {
+                    server.put(n).unwrap();
+                }
+                (client, server, id)
+            })
+            .collect();
+        for (_, _, id) in &forgotten {
+            eventually("a warning", || about(*id) > 0);
+        }
+        // Full for another while.
+        thread::sleep(Duration::from_millis(1500));
+        for (_, _, id) in &forgotten {
+            assert_eq!(about(*id), 1);
+        }
+        drop(go);
+    });
+}
