@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, never};
 use rig::{DEADLINE, eventually, threads_named};
-use rtcbot_websocket::{Backoff, Options, Server, ServerHandle, Stats, Websocket};
+use rtcbot_websocket::{Backoff, Error, Options, Server, ServerHandle, Stats, Websocket};
 
 const CLIENTS: u64 = 24;
 const MS: Duration = Duration::from_millis(1);
@@ -223,7 +223,7 @@ fn client(n: u64, url: &str, options: &Options, tally: &Tally) {
                         pause(Duration::from_millis(dice.roll(1000)));
                     }
                 }
-                Err(error) if matches!(error, rtcbot_websocket::Error::Timeout) => {}
+                Err(Error::Timeout) => {}
                 Err(_) => break,
             }
         }

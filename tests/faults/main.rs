@@ -10,6 +10,8 @@
 //! | `RTCBOT_SEED` | only this one, `RTCBOT_SEEDS` times (once by default) |
 #![cfg(target_os = "linux")]
 
+#[path = "../rig/dice.rs"]
+mod dice;
 #[path = "../rig/faulty.rs"]
 mod faulty;
 mod plan;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use rtcbot_websocket::{Options, Queue};
 
-use crate::faulty::{Dice, Trouble};
+use crate::dice::Dice;
+use crate::faulty::Trouble;
 
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -267,7 +268,12 @@ impl Side {
                 seed: dice.roll(),
                 kind,
                 naps: naps(dice),
-                stop: stop.then(|| (dice.about(20) as u32, dice.millis(10, 250))),
+                stop: stop.then(|| {
+                    (
+                        dice.about(20) as u32,
+                        Duration::from_millis(dice.about(900)),
+                    )
+                }),
                 leaves: dice.chance(10).then(|| dice.about(50) as u32),
             }
         });

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use rtcbot_websocket::{Error, Message, PutError, Queue, Subscription, WeakWebsocket, Websocket};
 use rtcbot_websocket::{json, pubsub};
 
-use crate::faulty::{Dice, Observer};
+use crate::dice::Dice;
+use crate::faulty::Observer;
 use crate::plan::{Consumer, Ending, Feeder, Kind, Naps, Putter, Side, Waiter, Ways};
 
 /// What happened, told by whom it happened to.
