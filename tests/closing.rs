@@ -586,3 +586,46 @@ fn a_close_that_is_given_up_before_its_time_says_when() {
         other => panic!("{other}"),
     }
 }
+
+#[test]
+fn an_end_in_order_is_told_only_to_who_got_all_before_it() {
+    // Whoever cannot write any more reads on for as long as closing may take, and then drops what a slow
+    // reader has had no room for. The peer's Close frame, which comes after that, is not the end of all
+    // that was said, then.
+    const MESSAGES: u8 = 20;
+    let options = Options::new()
+        .close_timeout(Duration::from_millis(20))
+        .receive_queue(Queue::Block(1))
+        .clone();
+    // Two threads come to the end of that time together: each time, either may be the first.
+    let trying = [(); 8].map(|()| {
+        let options = options.clone();
+        thread::spawn(move || {
+            for _ in 0..20 {
+                let (server, mut stream) = server_and_bytes(&options);
+                let slow = server.subscribe();
+                let mut bytes = Vec::new();
+                for n in 0..MESSAGES {
+                    bytes.extend(masked_frame(0x82, &[n]));
+                    // To be answered, which fails once the stream is gone.
+                    bytes.extend(masked_frame(0x89, b"ping"));
+                }
+                bytes.extend(masked_frame(0x88, &1000u16.to_be_bytes()));
+                stream.write_all(&bytes).unwrap();
+                drop(stream);
+                let mut got = 0;
+                let reason = loop {
+                    match slow.get_timeout(DEADLINE) {
+                        Ok(_) => got += 1,
+                        Err(reason) => break reason,
+                    }
+                    thread::sleep(Duration::from_millis(7));
+                };
+                assert!(got == MESSAGES || !reason.is_orderly(), "{got}: {reason}");
+            }
+        })
+    });
+    for thread in trying {
+        within(DEADLINE, move || thread.join().unwrap());
+    }
+}

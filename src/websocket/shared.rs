@@ -173,6 +173,11 @@ impl Shared {
     pub(crate) fn time_out(&self) {
         self.lifecycle.time_out();
         self.on(Event::Timeout);
+        // Not before: a Close frame that comes after something was dropped does not make an end in order. (And
+        // where another connection may follow, full queues are waited for until this program closes.)
+        if self.options.reconnect.is_none() {
+            self.producer.hurry(Instant::now());
+        }
         self.cut();
     }
 
@@ -209,11 +214,11 @@ impl Shared {
         let error = Error::lost(error);
         let followed = self.is_followed(&error);
         self.lifecycle.lose(error);
+        // Who is to have what the peer has sent has until then to take it.
         let deadline = deadline_after(self.options.close_timeout);
-        let deadline = self.lifecycle.set_deadline(deadline);
-        // Where another connection follows, it takes what is put now, and full queues can be waited for.
+        self.lifecycle.set_deadline(deadline);
+        // Where another connection follows, it takes what is put now.
         if !followed {
-            self.producer.hurry(deadline);
             self.outbox.consumer().close();
         }
         self.on(Event::WriteFailed);
