@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
 use rig::{DEADLINE, eventually, read_head, within};
-use rtcbot_websocket::{Backoff, Error, Message, Options, Server, Side, Websocket, json};
+use rtcbot_websocket::{Backoff, Error, Message, Options, Queue, Server, Side, Websocket, json};
 use tungstenite::protocol::CloseFrame;
 
 const MS: Duration = Duration::from_millis(1);
@@ -537,6 +537,36 @@ fn a_value_of_the_programs_that_is_dropped_may_use_the_websocket() {
     let asked = ws.clone();
     assert!(!within(DEADLINE, move || asked.is_ready()));
     drop(give);
+}
+
+#[test]
+fn a_slow_consumer_gets_all_of_a_connection_that_is_lost_and_then_the_next() {
+    let host = Host::new();
+    let mut quick = options(soon());
+    quick.close_timeout(20 * MS);
+    let ws = quick.connect(host.url()).unwrap();
+    let slow = ws.subscribe_with(Queue::Block(1));
+    let mut raw = host.accept();
+    for n in 0..10 {
+        raw.send(n.to_string().into()).unwrap();
+    }
+    eventually("that reading pauses", || ws.stats().messages_in == 10);
+    drop(raw);
+    // Nothing can be written either, which is found out by writing. Nor may that, in all the time that
+    // closing may take, cost the consumer anything.
+    for _ in 0..20 {
+        ws.put("into the void").unwrap();
+        let nothing = crossbeam_channel::never::<()>();
+        let _ = nothing.recv_timeout(5 * MS);
+    }
+    for n in 0..10 {
+        let got = slow.get_timeout(DEADLINE).unwrap();
+        assert_eq!(got, *n.to_string());
+    }
+    let mut raw = host.accept();
+    raw.send("next".into()).unwrap();
+    assert_eq!(slow.get_timeout(DEADLINE).unwrap(), "next");
+    assert_eq!(ws.stats().dropped, 0);
 }
 
 #[test]
