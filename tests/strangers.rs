@@ -702,6 +702,7 @@ fn who_is_refused_is_not_waited_for_by_a_shutdown() {
     let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
     // Its answer goes on for a while, for its body may yet come.
+    eventually("its thread", || rig::threads_named("ws-respond") > 0);
     server.shutdown(DEADLINE).unwrap();
     assert!(rig::threads_named("ws-respond") > 0, "it was over by then");
 }
