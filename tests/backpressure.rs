@@ -117,7 +117,7 @@ impl<P: Send + 'static> Flood<P> {
     /// Nothing does so.
     #[track_caller]
     fn goes_on(&self) {
-        eventually("much has been sent", || self.sent() > MOST / 3);
+        eventually("much has been sent", || self.sent() > MOST / 8);
     }
 
     /// Lets it end with what it is sending.
@@ -174,7 +174,7 @@ fn a_full_queue_that_blocks_holds_the_peer_back_and_loses_nothing() {
         let limit = Limit::of(64 * LENGTH);
         let flood = flood(raw);
         flood.is_held_back();
-        assert_eq!(messages.len(), 64);
+        eventually("it is full", || messages.len() == 64);
         flood.stop();
         let count = take_all(&messages);
         assert_eq!(flood.over().0, count);
@@ -299,7 +299,7 @@ fn a_full_channel_holds_the_peer_back_and_misses_nothing() {
         let limit = Limit::of(64 * LENGTH);
         let flood = flood(raw);
         flood.is_held_back();
-        assert_eq!(messages.len(), 64);
+        eventually("it is full", || messages.len() == 64);
         flood.stop();
         let count = take_all(&messages.into());
         assert_eq!(flood.over().0, count);
@@ -334,7 +334,7 @@ fn what_is_piped_into_a_stalled_connection_holds_its_sender_back_and_loses_nothi
 
 #[test]
 fn pings_of_a_peer_that_takes_no_pong_take_no_memory() {
-    const COUNT: u32 = 150_000;
+    const COUNT: u32 = 60_000;
     let test = "pings_of_a_peer_that_takes_no_pong_take_no_memory";
     alone_over_each(test, |wire| {
         let (client, mut raw) = wire.client_and_raw(|options| {

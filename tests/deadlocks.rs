@@ -521,7 +521,7 @@ fn returning_from_main_ends_the_process() {
                         while matches!(raw.socket.read(&mut [0; 1 << 16]), Ok(1..)) {}
                     }
                 });
-                rig::again(TEST, (URL, &url));
+                rig::again(TEST, (URL, &url), 3 * DEADLINE);
             });
         }),
     }

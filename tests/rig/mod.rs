@@ -192,12 +192,13 @@ pub fn alone(test: &str, body: impl FnOnce()) {
     if std::env::var_os(ALONE).is_some_and(|name| name == test) {
         return body();
     }
-    again(test, (ALONE, test));
+    again(test, (ALONE, test), 12 * DEADLINE);
 }
 
-/// Runs the test of this name in a process of its own with this in its environment, and sees it end well.
+/// Runs the test of this name in a process of its own with this in its environment, and sees it end well, and in
+/// time.
 #[track_caller]
-pub fn again(test: &str, (name, value): (&str, &str)) {
+pub fn again(test: &str, (name, value): (&str, &str), limit: Duration) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture"])
         .env(name, value)
@@ -214,7 +215,7 @@ pub fn again(test: &str, (name, value): (&str, &str)) {
     let start = Instant::now();
     let ended = loop {
         match child.try_wait().unwrap() {
-            None if start.elapsed() < 4 * DEADLINE => thread::sleep(Duration::from_millis(10)),
+            None if start.elapsed() < limit => thread::sleep(Duration::from_millis(10)),
             ended => break ended,
         }
     };

@@ -65,14 +65,16 @@ impl Wire {
         }))
     }
 
-    /// For clients and servers that trust each other. A loaded machine may need longer to close than a
-    /// user would wait.
+    /// For clients and servers that trust each other. A loaded machine may need longer to connect and to
+    /// close than a user would wait.
     pub fn options(&self) -> Options {
-        match self {
-            Wire::Ws => Options::new().close_timeout(DEADLINE).clone(),
+        let mut options = match self {
+            Wire::Ws => Options::new(),
             #[cfg(feature = "native-tls")]
             Wire::Wss(tls) => tls.options.clone(),
-        }
+        };
+        options.connect_timeout(DEADLINE).close_timeout(DEADLINE);
+        options
     }
 
     pub fn server(&self) -> Server {
