@@ -202,6 +202,8 @@ pub fn again(test: &str, (name, value): (&str, &str), limit: Duration) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture"])
         .env(name, value)
+        // In glibc, so that what one thread has given back is there for the others.
+        .env("MALLOC_ARENA_MAX", "1")
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
