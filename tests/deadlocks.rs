@@ -87,7 +87,7 @@ fn a_put_goes_out_while_nothing_comes_in() {
     });
 }
 
-// ewebsock, its own TODO: what is sent waits for a read's time-out of 10 ms.
+// ewebsock, as its options say themselves: what is sent waits for a read's time-out of 10 ms.
 #[test]
 #[cfg(target_os = "linux")]
 fn an_idle_connection_makes_no_system_call_between_pings() {
