@@ -100,6 +100,8 @@ fn an_idle_connection_makes_no_system_call_between_pings() {
                 client.put_subscription(source);
                 client.subscribe_callback(|_| {});
                 client.subscribe_concurrent(1, |_| {});
+                // With callbacks there, what comes before the first `get` is theirs alone.
+                assert!(matches!(client.try_get(), Err(Error::Empty)));
                 server.subscribe_to(server.clone());
                 client.put_nowait(json!("all is running")).unwrap();
                 client.put_subscription(unbounded::<Message>().1);
