@@ -108,13 +108,8 @@ pub(crate) fn connect_unix(
             error: Arc::new(error),
         })
     };
-    // A path that is too long will be so the next time.
-    let address = SocketAddrUnix::new(path).map_err(|error| {
-        Failure::Failed(Error::InvalidUrl {
-            url: format!("ws+unix:{}", path.display()),
-            reason: io::Error::from(error).to_string(),
-        })
-    })?;
+    // A path that has no address was refused with its URL.
+    let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
     let socket = socket(AddressFamily::UNIX).map_err(failed)?;
     loop {
         if cancel.is_cancelled() {

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
+use rustix::net::SocketAddrUnix;
 use url::{Host, Url};
 
 use super::credentials::Credentials;
@@ -111,6 +112,12 @@ impl Target {
         if path.contains(&0) {
             return Err(invalid("the path of a Unix socket has no zero byte in it"));
         }
+        let path = PathBuf::from(OsString::from_vec(path));
+        if SocketAddrUnix::new(&path).is_err() {
+            return Err(invalid(
+                "the path of a Unix socket is longer than the system allows, which is about 100 bytes",
+            ));
+        }
         if !resource.starts_with('/') {
             return Err(invalid(
                 "what stands behind the socket's path and a colon begins with a slash",
@@ -123,7 +130,7 @@ impl Target {
             check_tls(text)?;
         }
         Ok(Target {
-            place: Place::Unix(PathBuf::from(OsString::from_vec(path))),
+            place: Place::Unix(path),
             encrypted,
             url,
             credentials: None,
@@ -202,6 +209,7 @@ mod tests {
 
     #[test]
     fn urls_that_cannot_work_are_refused_with_the_reason() {
+        let long = format!("ws+unix:/run/{}", "x".repeat(200));
         for (url, word) in [
             ("ws://", "host"),
             ("//x", "scheme"),
@@ -220,6 +228,7 @@ mod tests {
             ("ws+unix:relative", "slash"),
             ("ws+unix://me:secret@/tmp/x", "password"),
             ("ws+unix:/run/a%00b", "zero"),
+            (long.as_str(), "longer"),
             ("ws+unix:/run/a:b", "slash"),
         ] {
             let error = Target::parse(url).err().unwrap().to_string();
