@@ -421,7 +421,7 @@ fn a_server_may_accept_and_close_at_once_and_the_client_sees_why() {
 
 #[test]
 fn a_long_message_on_its_way_in_is_a_sign_of_life() {
-    let tick = Duration::from_millis(100);
+    let tick = Duration::from_millis(300);
     let options = Options::new()
         .ping_interval(tick)
         .ping_timeout(tick)
@@ -436,7 +436,7 @@ fn a_long_message_on_its_way_in_is_a_sign_of_life() {
         // Sixty pieces, six ping time-outs long.
         for piece in bytes.chunks(10_000) {
             stream.write_all(piece).unwrap();
-            let _ = pace.recv_timeout(Duration::from_millis(10));
+            let _ = pace.recv_timeout(Duration::from_millis(30));
         }
         stream
     });

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use rig::{
     DEADLINE, client_and_raw, eventually, masked_frame, pair, pair_with, server_and_bytes, within,
@@ -185,4 +186,42 @@ fn pings_of_a_program_and_the_keepalives_own_do_not_get_in_each_others_way() {
         time_of(&server.ping("").unwrap());
     }
     assert!(client.is_ready() && server.is_ready());
+}
+
+/// A payload that looks at its connection when it is dropped.
+struct Looks(Websocket);
+
+impl AsRef<[u8]> for Looks {
+    fn as_ref(&self) -> &[u8] {
+        b"looks"
+    }
+}
+
+impl Drop for Looks {
+    fn drop(&mut self) {
+        // Each asks for a lock.
+        let _ = (self.0.latency(), self.0.is_closed(), self.0.stats());
+    }
+}
+
+#[test]
+fn a_payload_is_dropped_where_it_may_call_its_connection() {
+    within(DEADLINE, || {
+        let ping = |ws: &Websocket| ws.ping(Bytes::from_owner(Looks(ws.clone())));
+        // Answered; then one too many; then those that never are.
+        let (client, server) = pair_with(&quiet(), &quiet());
+        time_of(&ping(&client).unwrap());
+        server.close().unwrap();
+        assert!(ping(&client).is_err());
+
+        let (client, raw) = client_and_raw(&quiet());
+        let answers: Vec<_> = (0..64).map(|_| ping(&client).unwrap()).collect();
+        assert!(matches!(ping(&client), Err(Error::TooManyPings { .. })));
+        drop(raw);
+        client.wait_error_timeout(DEADLINE).unwrap();
+        for answer in answers {
+            let end = answer.recv_timeout(DEADLINE).unwrap_err();
+            assert_eq!(end, RecvTimeoutError::Disconnected);
+        }
+    });
 }

@@ -353,3 +353,61 @@ impl Drop for Borrowed<'_> {
 fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::transport::WriteHalf;
+    use std::io::{self, Write};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::thread;
+    use tungstenite::protocol::Role;
+
+    struct Panics;
+
+    impl Write for Panics {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            panic!("on purpose")
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl WriteHalf for Panics {
+        fn set_timeout(&mut self, _: Option<Duration>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.write(bytes)
+        }
+
+        fn finish(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_transport_that_panics_under_a_put_does_not_keep_the_pen_from_the_writer() {
+        let (outbox, inbox) = Outbox::new(1 << 20);
+        outbox.lay_down(Pen::new(
+            Role::Client,
+            Box::new(Panics),
+            inbox,
+            false,
+            false,
+        ));
+        catch_unwind(AssertUnwindSafe(|| outbox.pong("x".into()))).unwrap_err();
+        let (written, result) = crossbeam_channel::bounded(1);
+        thread::spawn(move || {
+            outbox.consumer.wait_for_wake();
+            let mut pen = outbox.pick_up();
+            written.send(pen.write(&outbox, Wait::Yes)).unwrap();
+        });
+        let result = result.recv_timeout(Duration::from_secs(20));
+        let error = result.expect("the writer waits for the pen").unwrap_err();
+        assert!(error.to_string().contains("panicked"), "{error}");
+    }
+}
