@@ -741,8 +741,13 @@ enum Callback {
     Concurrent,
     /// Not a callback: it is called on the reader thread.
     Sink,
+    /// For a client that reconnects.
+    OnDisconnect,
+    /// The function of `header_with`, which is called on the reader thread, too.
+    Header,
 }
 
+/// Those that any client may have.
 const CALLBACKS: [Callback; 6] = [
     Callback::OnReady,
     Callback::OnError,
@@ -778,14 +783,18 @@ impl Callback {
             Callback::Message => drop(ws.subscribe_callback(move |_| call())),
             Callback::Concurrent => drop(ws.subscribe_concurrent(2, move |_| call())),
             Callback::Sink => drop(ws.subscribe_to(OnReaderThread(call))),
+            Callback::OnDisconnect => ws.on_disconnect(move |_| call()),
+            Callback::Header => panic!("is not registered but a setting"),
         }
     }
 
     /// Makes it be called, and reads for as long as there is something.
     fn provoke(self, mut raw: Raw) {
         match self {
-            Callback::OnReady => {}
-            Callback::OnError => drop(raw.socket.shutdown(Shutdown::Both)),
+            Callback::OnReady | Callback::Header => {}
+            Callback::OnError | Callback::OnDisconnect => {
+                drop(raw.socket.shutdown(Shutdown::Both));
+            }
             Callback::OnClose => raw.close(None).unwrap(),
             Callback::Message | Callback::Concurrent | Callback::Sink => {
                 raw.send(tungstenite::Message::text("1")).unwrap();
@@ -841,10 +850,15 @@ fn call_everything(ws: &Websocket, callback: Callback) {
     ws.on_ready(|| {});
     ws.on_error(|_| {});
     ws.on_close(|| {});
+    ws.on_disconnect(|_| {});
     let _ = (ws.is_ready(), ws.is_closed(), ws.error(), ws.end_reason());
+    let _ = (ws.last_error(), ws.latency(), ws.stats(), ws.ping("ping"));
     let _ = (ws.name(), ws.peer_addr(), ws.local_addr(), ws.subprotocol());
     let _ = (ws.request(), ws.response(), format!("{ws:?}"));
-    let _ = (ws.wait_ready(), ws.wait_ready_timeout(HOUR));
+    if callback != Callback::OnDisconnect {
+        // It is not ready, and is not to be for an hour.
+        let _ = (ws.wait_ready(), ws.wait_ready_timeout(HOUR));
+    }
     let _ = ws.closed_signal().recv_timeout(moment);
     let _ = (
         ws.wait_closed_timeout(moment),
@@ -857,7 +871,7 @@ fn call_everything(ws: &Websocket, callback: Callback) {
         ws.wait_error().map(drop),
     ];
     let _ = (ws.sent_close(), ws.received_close());
-    if callback == Callback::Sink {
+    if matches!(callback, Callback::Sink | Callback::Header) {
         // It cannot wait for the thread that it is called on, and so for the end.
         for closed in closed {
             assert!(matches!(closed, Err(Error::OwnThread)), "{closed:?}");
@@ -884,6 +898,68 @@ fn the_last_handle_may_be_dropped_in_any_callback() {
             });
             callback.provoke(wire.accept(&listener));
             assert_eq!(done.recv_timeout(DEADLINE), Ok(true), "{callback:?}");
+        }
+    });
+}
+
+#[test]
+fn any_method_may_be_called_when_a_connection_is_lost() {
+    over_each(|wire| {
+        let callback = Callback::OnDisconnect;
+        for calls in [true, false] {
+            let (listener, url) = wire.listen();
+            let later = Backoff {
+                initial: HOUR,
+                max: HOUR,
+                ..Backoff::default()
+            };
+            let mut options = wire.options();
+            options.close_timeout(HOUR).linger(HOUR).reconnect(later);
+            let client = options.connect(url).unwrap();
+            let end = client.closed_signal().clone();
+            let (sender, done) = bounded(1);
+            callback.register(client, move |ws| {
+                if calls {
+                    call_everything(&ws, callback);
+                }
+                // It is the last one.
+                drop(ws);
+                sender.send(()).unwrap();
+            });
+            callback.provoke(wire.accept(&listener));
+            assert_eq!(done.recv_timeout(DEADLINE), Ok(()));
+            assert_eq!(end.recv_timeout(DEADLINE), disconnected());
+        }
+    });
+}
+
+#[test]
+fn any_method_may_be_called_from_the_function_for_a_header() {
+    over_each(|wire| {
+        for calls in [true, false] {
+            let (listener, url) = wire.listen();
+            let (give, given) = bounded::<Websocket>(1);
+            let (sender, done) = bounded(1);
+            let mut options = wire.options();
+            options.close_timeout(HOUR).linger(HOUR);
+            options.header_with("X-Test", move || {
+                let ws = given.recv_timeout(DEADLINE)?;
+                if calls {
+                    call_everything(&ws, Callback::Header);
+                }
+                drop(ws);
+                sender.send(()).unwrap();
+                Ok("test".to_owned())
+            });
+            let client = options.connect(url).unwrap();
+            let end = client.closed_signal().clone();
+            give.send(client).unwrap();
+            assert_eq!(done.recv_timeout(DEADLINE), Ok(()));
+            if calls {
+                // There was something to be sent; without, it is given up.
+                Callback::Header.provoke(wire.accept(&listener));
+            }
+            assert_eq!(end.recv_timeout(DEADLINE), disconnected());
         }
     });
 }
