@@ -528,3 +528,28 @@ fn early_items_that_a_closed_sink_leaves_to_nobody_are_counted() {
     producer.subscribe_to(Late(producer.clone(), Mutex::default()));
     assert_eq!(producer.dropped(), 2);
 }
+
+#[test]
+fn a_callback_that_came_after_the_end_for_what_was_kept_can_be_removed() {
+    for workers in [0, 1] {
+        let (mut publisher, producer) = Producer::new();
+        (0..10).for_each(|n| publisher.put(n));
+        drop(publisher);
+        let (called, calls) = unbounded();
+        let (go_on, gate) = bounded::<()>(0);
+        let call = move |n| {
+            called.send(n).unwrap();
+            let _ = gate.recv();
+        };
+        let id = match workers {
+            0 => producer.subscribe_callback(call),
+            workers => producer.subscribe_concurrent(workers, call),
+        };
+        assert_eq!(calls.recv_timeout(DEADLINE), Ok(0));
+        assert!(producer.unsubscribe(id));
+        drop(go_on);
+        // The callback is dropped with what it sends to.
+        let end = calls.recv_timeout(DEADLINE);
+        assert_eq!(end, Err(RecvTimeoutError::Disconnected));
+    }
+}

@@ -215,7 +215,12 @@ impl<T: Clone + Send + 'static> Producer<T> {
         sink: Box<dyn Sink<T>>,
     ) -> SubscriptionId {
         let mut state = self.roster.state.lock();
-        for item in state.take_early() {
+        let early = state.take_early();
+        if state.ended && !early.is_empty() {
+            // It is no entry, and is called all the same, unless it is removed.
+            state.last.push((id, removed.clone()));
+        }
+        for item in early {
             if sink.put_nowait(item).is_err() {
                 self.roster.dropped.fetch_add(1, Ordering::Relaxed);
             }
