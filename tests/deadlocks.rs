@@ -8,7 +8,7 @@ use std::io::Read;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -461,9 +461,11 @@ fn a_clean_close_takes_under_100_ms_a_thousand_times_in_a_row() {
     over_each(|wire| {
         // The shortest of the time-outs that have a part in it. (After others, closing fails.)
         let time_out = Duration::from_millis(900);
+        let pauses = Pauses::watch();
         let mut server = wire.server();
         let options = wire.options();
         let mut times = Vec::new();
+        let mut slow = 0;
         for n in 0..1000 {
             let (client, peer) = rig::pair_over(&mut server, &options, &options);
             let (closer, other) = if n % 2 == 0 {
@@ -471,17 +473,54 @@ fn a_clean_close_takes_under_100_ms_a_thousand_times_in_a_row() {
             } else {
                 (peer, client)
             };
+            pauses.forget();
             let start = Instant::now();
             within(2 * DEADLINE, move || closer.close()).unwrap();
             other.wait_closed_timeout(DEADLINE).unwrap();
-            times.push(start.elapsed());
-            // A busy machine may well pause for so long, but not again and again.
-            let slow = times.iter().filter(|time| **time > time_out).count();
+            let time = start.elapsed();
+            times.push(time);
+            // A busy machine takes its time; but then it does so with whoever else is to run.
+            slow += usize::from(time > time_out && pauses.longest() < time_out / 10);
             assert!(slow < 3, "{slow} of {} took a time-out", n + 1);
         }
         let median = median(times);
         assert!(median < Duration::from_millis(100), "{median:?}");
     });
+}
+
+/// How long a thread has to wait on this machine until it runs.
+struct Pauses {
+    longest: Arc<AtomicU64>,
+}
+
+impl Pauses {
+    const TICK: Duration = Duration::from_millis(10);
+
+    /// Watches until it is dropped.
+    fn watch() -> Self {
+        let longest = Arc::new(AtomicU64::new(0));
+        let noted = Arc::downgrade(&longest);
+        thread::spawn(move || {
+            loop {
+                let start = Instant::now();
+                thread::sleep(Self::TICK);
+                let late = start.elapsed() - Self::TICK;
+                let Some(longest) = noted.upgrade() else {
+                    return;
+                };
+                longest.fetch_max(late.as_micros() as u64, Ordering::Relaxed);
+            }
+        });
+        Pauses { longest }
+    }
+
+    fn forget(&self) {
+        self.longest.store(0, Ordering::Relaxed);
+    }
+
+    fn longest(&self) -> Duration {
+        Duration::from_micros(self.longest.load(Ordering::Relaxed))
+    }
 }
 
 // The answer may arrive before the writer has noted that what it answers is written.
