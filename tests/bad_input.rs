@@ -7,7 +7,9 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use rig::{DEADLINE, UPGRADE, client_and_raw, masked_frame, read_close_code, server_and_bytes};
+use rig::{
+    DEADLINE, UPGRADE, client_and_raw, masked_frame, own_address, read_close_code, server_and_bytes,
+};
 use rtcbot_websocket::{Error, Message, Options, Server, Websocket, json};
 
 fn connect_error(url: &str) -> String {
@@ -92,7 +94,7 @@ fn a_name_that_does_not_resolve() {
 
 #[test]
 fn a_port_that_refuses() {
-    let address = TcpListener::bind("127.0.0.1:0")
+    let address = TcpListener::bind((own_address(), 0))
         .unwrap()
         .local_addr()
         .unwrap();

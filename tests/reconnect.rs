@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
-use rig::{DEADLINE, eventually, read_head, within};
+use rig::{DEADLINE, eventually, own_address, read_head, within};
 use rtcbot_websocket::{Backoff, Error, Message, Options, Queue, Server, Side, Websocket, json};
 use tungstenite::protocol::CloseFrame;
 
@@ -50,7 +50,7 @@ struct Host(TcpListener);
 
 impl Host {
     fn new() -> Self {
-        Host(TcpListener::bind("127.0.0.1:0").unwrap())
+        Host(TcpListener::bind((own_address(), 0)).unwrap())
     }
 
     fn url(&self) -> String {
@@ -587,7 +587,7 @@ fn a_peer_that_falls_silent_is_left_for_another() {
 
 #[test]
 fn headers_are_renewed_for_each_attempt() {
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((own_address(), 0)).unwrap();
     let count = AtomicUsize::new(0);
     let mut options = options(soon());
     options.header_with("X-Token", move || {
@@ -610,7 +610,7 @@ fn headers_are_renewed_for_each_attempt() {
 
 #[test]
 fn a_function_that_panics_or_says_nonsense_costs_an_attempt() {
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((own_address(), 0)).unwrap();
     let count = AtomicUsize::new(0);
     let mut options = options(soon());
     options
@@ -674,7 +674,7 @@ fn settings_that_make_no_sense_are_refused() {
 
 #[test]
 fn on_a_server_and_a_pair_it_means_nothing() {
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((own_address(), 0)).unwrap();
     let client = Websocket::connect(server.url()).unwrap();
     let accepted = options(soon()).accept(server.next_timeout(DEADLINE).unwrap());
     client.wait_ready_timeout(DEADLINE).unwrap();

@@ -6,7 +6,7 @@ pub mod tls;
 pub mod wire;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -75,6 +75,16 @@ pub fn url(server: &Server) -> String {
         Some(_) => format!("{}/", server.url()),
         None => server.url().to_owned(),
     }
+}
+
+/// An address for servers to which clients come back when they are gone: on it, no other process of
+/// these tests is found instead, to whom the system has given the port meanwhile.
+pub fn own_address() -> IpAddr {
+    if cfg!(target_os = "linux") {
+        let [.., a, b, c] = std::process::id().to_be_bytes();
+        return IpAddr::from([127, 64 | a, b, c]);
+    }
+    IpAddr::from([127, 0, 0, 1])
 }
 
 /// A client of this crate and a raw tungstenite server.
