@@ -21,6 +21,8 @@ fn socket_path() -> PathBuf {
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("rtcbot-{}-{number}", std::process::id());
     let folder = std::env::temp_dir().join(name);
+    // Another process may have had this number before, and left one.
+    let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
     folder.join("a socket: x")
 }
