@@ -14,8 +14,8 @@ use super::subscription::SubscriptionId;
 use crate::error::PutError;
 use crate::thread::spawn;
 
-/// A thread that is started by the first callback and ends when the producer has ended and nothing
-/// is left to call. It owns the callbacks, so that none runs under a lock.
+/// A thread that is started by the first callback and ends when the producer has ended, all that fed
+/// callbacks is gone, and nothing is left to call. It owns the callbacks, so that none runs under a lock.
 pub(crate) struct Dispatcher<T> {
     shared: Arc<Shared<T>>,
 }
@@ -35,6 +35,8 @@ struct State<T> {
     running: bool,
     thread: Option<ThreadId>,
     ended: bool,
+    /// How many sinks there are: as long as there is one, it may yet have items for its callback.
+    sinks: usize,
 }
 
 enum Job<T> {
@@ -67,6 +69,7 @@ impl<T: Send + 'static> Dispatcher<T> {
                     running: false,
                     thread: None,
                     ended: false,
+                    sinks: 0,
                 }),
                 work: Condvar::new(),
                 limit: Limit::new(),
@@ -79,7 +82,7 @@ impl<T: Send + 'static> Dispatcher<T> {
         self.post(Job::Run(Box::new(f)));
     }
 
-    /// Lets the thread end once nothing is left to call. What is posted later is still called.
+    /// Lets the thread end once no sink and nothing to call is left. What is posted later is still called.
     pub(crate) fn end(&self) {
         self.shared.state.lock().ended = true;
         self.shared.work.notify_one();
@@ -102,6 +105,7 @@ impl<T: Send + 'static> Dispatcher<T> {
         removed: Arc<AtomicBool>,
         call: impl FnMut(T) + Send + 'static,
     ) -> CallbackSink<T> {
+        self.shared.state.lock().sinks += 1;
         self.post(Job::Add(
             id,
             Callback {
@@ -189,7 +193,7 @@ fn next_job<T>(
             state.items -= usize::from(matches!(job, Job::Call(..)));
             return Some(job);
         }
-        if state.ended {
+        if state.ended && state.sinks == 0 {
             if !callbacks.is_empty() {
                 // What a callback owns may end up anywhere when it is dropped, in here even.
                 drop(state);
@@ -246,7 +250,8 @@ impl<T: Send + 'static> Sink<T> for CallbackSink<T> {
 impl<T: Send + 'static> Drop for CallbackSink<T> {
     fn drop(&mut self) {
         let mut state = self.dispatcher.shared.state.lock();
-        // A thread that has ended has dropped its callbacks.
+        state.sinks -= 1;
+        // Where there is no thread, since none could be started, it is dropped when one ends.
         if state.running {
             state.jobs.push_back(Job::Remove(self.id));
             drop(state);
@@ -259,7 +264,7 @@ impl<T: Send + 'static> Drop for CallbackSink<T> {
 mod tests {
     use super::*;
     use crossbeam_channel::unbounded;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -283,8 +288,27 @@ mod tests {
             let _ = &s;
         });
         dispatcher.end();
+        drop(sink);
         let closed = crossbeam_channel::RecvTimeoutError::Disconnected;
         assert_eq!(r.recv_timeout(DEADLINE), Err(closed));
-        drop(sink);
+        while dispatcher.shared.state.lock().running {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_callback_that_comes_after_the_end_is_there_as_long_as_its_sink() {
+        let dispatcher = Dispatcher::new();
+        dispatcher.end();
+        let (s, r) = unbounded();
+        let id = SubscriptionId::next();
+        let sink = dispatcher.callback(id, Arc::default(), move |n| s.send(n).unwrap());
+        // The thread has nothing to do for a while.
+        let pause = Instant::now() + Duration::from_millis(100);
+        while dispatcher.shared.state.lock().running && Instant::now() < pause {
+            thread::yield_now();
+        }
+        sink.put_nowait(1).unwrap();
+        assert_eq!(r.recv_timeout(DEADLINE), Ok(1));
     }
 }
