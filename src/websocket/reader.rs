@@ -140,7 +140,8 @@ fn ending(error: tungstenite::Error) -> Ending {
 }
 
 /// Closes from the reader's side: says what happened, and reads on until the peer ends the stream,
-/// the writer cuts it, or it takes too long.
+/// the writer cuts it, or it takes too long. (In this order: on a busy machine, this thread may have to wait for
+/// longer than the peer may take, and then what has happened is not to be taken for a time-out.)
 fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) {
     let timeout = shared.options.close_timeout;
     match ending {
@@ -156,8 +157,8 @@ fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
             } else {
                 timeout
             };
-            let deadline = shared.lifecycle.set_deadline(deadline_after(wait));
             shared.on(Event::Peer(frame));
+            let deadline = shared.lifecycle.set_deadline(deadline_after(wait));
             discard(shared, &mut *half, deadline);
         }
         Ending::Violation(code, error) => {
@@ -166,20 +167,20 @@ fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
                 Error::Protocol { reason, .. } => reason.clone(),
                 error => error.to_string(),
             };
-            let wait = deadline_after(timeout.min(LAST_WAIT));
-            let deadline = shared.lifecycle.set_deadline(wait);
             shared.lifecycle.fail(error);
             shared.on(Event::Violation(CloseFrame {
                 code,
                 reason: shortened(reason),
             }));
+            let wait = deadline_after(timeout.min(LAST_WAIT));
+            let deadline = shared.lifecycle.set_deadline(wait);
             // Closing the socket with bytes unread would reset the connection, and the peer might
             // not see why.
             discard(shared, &mut *half, deadline);
         }
         Ending::Lost(error) => {
-            shared.lifecycle.set_deadline(deadline_after(timeout));
             shared.lifecycle.lose(Error::lost(error));
+            shared.lifecycle.set_deadline(deadline_after(timeout));
         }
         Ending::Dead(error) => {
             shared.lifecycle.fail(error);
