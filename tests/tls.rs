@@ -499,6 +499,7 @@ fn streams_that_were_made_elsewhere_are_used_on_both_sides() {
         .unwrap();
     let server = accepting.join().unwrap();
     client.wait_ready_timeout(DEADLINE).unwrap();
+    server.wait_ready_timeout(DEADLINE).unwrap();
     assert_eq!(client.peer_addr(), Some(address));
     assert_eq!(server.request().unwrap().uri().path(), "/made/elsewhere");
 
