@@ -105,7 +105,7 @@ fn close_sends_what_is_queued() {
 
 #[test]
 fn what_was_put_before_the_connection_is_ready_is_sent_even_if_it_is_closed_meanwhile() {
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
     let client = Websocket::connect(rig::url(&server)).unwrap();
     client.put_nowait(json!("early")).unwrap();
     let closing = {
@@ -409,7 +409,7 @@ fn a_peer_that_closes_and_does_not_read_costs_one_time_out_and_is_named_so() {
 
 #[test]
 fn a_server_may_accept_and_close_at_once_and_the_client_sees_why() {
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
     for _ in 0..200 {
         let client = Websocket::connect(rig::url(&server)).unwrap();
         let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());

@@ -651,7 +651,7 @@ fn close_while_connecting(wire: &Wire, url: &str, reached: impl FnOnce()) {
 #[test]
 #[cfg(target_os = "linux")]
 fn close_during_the_tcp_connection_returns_at_once() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
     let address = listener.local_addr().unwrap();
     // The smallest backlog: one is taken, and the others' SYN goes unanswered.
     rustix::net::listen(&listener, 0).unwrap();

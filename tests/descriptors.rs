@@ -50,7 +50,7 @@ impl log::Log for Log {
 fn among_few_descriptors() {
     log::set_logger(&Log).unwrap();
     log::set_max_level(log::LevelFilter::Error);
-    let server = Server::bind("127.0.0.1:0").unwrap();
+    let server = Server::bind((rig::own_address(), 0)).unwrap();
     let address = server.local_addr().unwrap();
     let url = server.url().to_owned();
     let client = Websocket::connect(&url).unwrap();

@@ -13,7 +13,7 @@ use rtcbot_websocket::{Error, Options, Request, Server, Websocket};
 
 /// What the server is asked by a client with these options.
 fn request_of(options: &Options) -> Request {
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
     let ws = options.connect(server.url()).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
     // It is not answered, so there is nothing to wait for.
@@ -59,7 +59,7 @@ fn settings_that_http_has_no_words_for_are_refused() {
 
 #[test]
 fn user_and_password_of_the_url_are_sent_and_checked() {
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
     let address = server.local_addr().unwrap();
     let client = Websocket::connect(format!("ws://op:a%40b%3Ac@{address}/x")).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
@@ -121,7 +121,7 @@ fn secrets_are_not_shown() {
     assert!(!error.to_string().contains("hunter2"), "{error}");
     asked.join().unwrap();
 
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
     let ws = options.connect(server.url()).unwrap();
     let _peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     ws.wait_ready_timeout(DEADLINE).unwrap();
@@ -132,7 +132,7 @@ fn secrets_are_not_shown() {
 
 /// Answers one request after the other; hands out what was asked.
 fn answering(answers: Vec<String>) -> (String, thread::JoinHandle<Vec<String>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
     let asked = thread::spawn(move || {
         let mut asked = Vec::new();
@@ -166,7 +166,7 @@ fn a_redirect_is_refused_unless_redirects_are_allowed() {
 
 #[test]
 fn redirects_are_followed_as_far_as_allowed_and_secrets_stay_with_their_host() {
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
     let last = redirect(307, &format!("{}/end", server.url().replace("ws", "http")));
     let first = answering(vec![redirect(301, "/second?x=y"), last]);
     let url = first.0.replace("ws://", "ws://me:secret@");
@@ -224,7 +224,7 @@ fn a_redirect_that_leads_nowhere_is_an_error_that_says_where() {
 fn a_redirect_never_leaves_encryption() {
     let pki = rig::tls::pki();
     let mut server = pki.server();
-    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+    let plain = TcpListener::bind((rig::own_address(), 0)).unwrap();
     let to = format!("ws://{}/", plain.local_addr().unwrap());
     let ws = pki
         .options()
@@ -246,7 +246,7 @@ fn a_redirect_never_leaves_encryption() {
 
 /// What a server with these options answers to a request.
 fn answer_to(request: &str, options: &Options) -> String {
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
     let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
@@ -397,7 +397,7 @@ fn a_servers_headers_are_in_its_response() {
 
 #[test]
 fn a_header_that_a_server_cannot_send_is_its_own_fault() {
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
     let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     stream.write_all(UPGRADE.as_bytes()).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();

@@ -117,7 +117,7 @@ fn server(pki: &Pki, listener: &TcpListener) -> (TcpStream, Sealer) {
 #[test]
 fn a_server_that_asks_to_begin_anew_and_falls_silent_does_not_hold_up_closing() {
     let pki = pki();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let ws = pki
         .options()

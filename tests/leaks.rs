@@ -110,7 +110,7 @@ fn reset_by_the_client(place: &mut Place) {
 
 /// By a server that ends the connection with something unread.
 fn reset_by_the_server(place: &mut Place) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let client = place.options.connect(url).unwrap();
     let (stream, _) = listener.accept().unwrap();
@@ -206,7 +206,10 @@ fn place(encrypted: bool) -> Place {
             let pki = rig::tls::pki();
             (pki.server(), pki.options())
         }
-        _ => (Server::bind("127.0.0.1:0").unwrap(), Options::new()),
+        _ => (
+            Server::bind((rig::own_address(), 0)).unwrap(),
+            Options::new(),
+        ),
     };
     // A loaded machine may need longer than a user would wait.
     options.close_timeout(DEADLINE).linger(DEADLINE);

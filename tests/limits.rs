@@ -90,8 +90,10 @@ fn assert_ended(mut stream: impl Read) {
 #[test]
 #[ignore = "run by the test above, with little address space"]
 fn among_few_threads() {
-    let mut server = Server::bind("127.0.0.1:0").unwrap().max_connections(1);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((rig::own_address(), 0))
+        .unwrap()
+        .max_connections(1);
+    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
 
     // There is no room for one stack, which takes 2 MiB.

@@ -50,7 +50,7 @@ fn a_ping_is_answered_and_the_latency_known() {
 
 #[test]
 fn a_ping_that_is_sent_early_waits_for_the_connection() {
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
     let client = Websocket::connect(server.url()).unwrap();
     let answer = client.ping("").unwrap();
     let _peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());

@@ -122,7 +122,7 @@ fn pongs_go_out_while_messages_are_put() {
 
 #[test]
 fn on_ready_is_called_exactly_once_however_late_it_is_registered() {
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
     for n in 0..500 {
         let client = Websocket::connect(rig::url(&server)).unwrap();
         let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());

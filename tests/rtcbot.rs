@@ -229,7 +229,7 @@ fn a_source_that_ends_is_let_go_of() {
 
 #[test]
 fn ready_closed_and_error_tell_where_the_connection_is() {
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
     let client = Websocket::connect(rig::url(&server)).unwrap();
     assert!(!client.is_ready() && !client.is_closed() && client.error().is_none());
     let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
@@ -242,7 +242,7 @@ fn ready_closed_and_error_tell_where_the_connection_is() {
 
 #[test]
 fn events_are_told_to_those_who_asked_before_and_after() {
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
     let client = Websocket::connect(rig::url(&server)).unwrap();
     let (sender, events) = unbounded();
     let tell = |what: &'static str| {
@@ -268,7 +268,7 @@ fn events_are_told_to_those_who_asked_before_and_after() {
 #[test]
 fn an_error_is_told_to_those_who_asked_before_and_after() {
     // Bound and dropped: nobody listens there.
-    let url = rig::url(&Server::bind("127.0.0.1:0").unwrap());
+    let url = rig::url(&Server::bind((rig::own_address(), 0)).unwrap());
     let client = Websocket::connect(url).unwrap();
     let (sender, events) = unbounded();
     let (before, closed) = (sender.clone(), sender.clone());
@@ -301,7 +301,7 @@ fn json_can_be_turned_off() {
 /// RTCBot's `tests/test_websocket.py`.
 #[test]
 fn rtcbots_own_scenario() {
-    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
     let url = rig::url(&server);
     let (closed, closes) = unbounded();
 

@@ -14,7 +14,7 @@ use rig::{DEADLINE, UPGRADE, eventually, pair_over, read_head, within};
 use rtcbot_websocket::{Error, Options, Queue, Server, ServerHandle, Side, Websocket, http, json};
 
 fn server() -> Server {
-    Server::bind("127.0.0.1:0").unwrap()
+    Server::bind((rig::own_address(), 0)).unwrap()
 }
 
 fn stream_to(server: &Server) -> TcpStream {

@@ -37,7 +37,7 @@ fn serving(server: Server) -> String {
 fn messages_go_both_ways_and_the_request_says_that_it_is_encrypted() {
     let pki = pki();
     let mut server = pki.server();
-    assert!(server.url().starts_with("wss://127.0.0.1:"));
+    assert!(server.url().starts_with("wss://127."));
     let client = pki.options().connect(server.url()).unwrap();
     client.put_nowait(json!({"a": 1})).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
@@ -55,7 +55,7 @@ fn messages_go_both_ways_and_the_request_says_that_it_is_encrypted() {
 #[test]
 fn a_host_name_is_verified_as_well_as_an_address() {
     let pki = pki_for(&["localhost"]);
-    let server = pki.server();
+    let server = Server::bind_tls("127.0.0.1:0", pki.identity.clone()).unwrap();
     let port = server.local_addr().unwrap().port();
     let _ = serving(server);
     let ws = pki
@@ -149,7 +149,7 @@ fn a_ready_made_connector_is_used() {
 #[test]
 fn a_client_shows_who_it_is_to_a_server_that_asks() {
     let pki = pki();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let sessions = [
         pki.rustls_for_known_clients(),
@@ -188,7 +188,7 @@ fn a_key_that_does_not_belong_to_the_certificate_is_found_at_once() {
     // Some TLS libraries find it here, others need a handshake.
     let bound = identity
         .map_err(std::io::Error::other)
-        .and_then(|identity| Server::bind_tls("127.0.0.1:0", identity));
+        .and_then(|identity| Server::bind_tls((rig::own_address(), 0), identity));
     assert!(bound.is_err());
 }
 
@@ -200,7 +200,9 @@ fn an_old_protocol_is_refused() {
         .max_protocol_version(Some(Protocol::Tlsv12))
         .build()
         .unwrap();
-    let server = Server::bind("127.0.0.1:0").unwrap().tls_acceptor(acceptor);
+    let server = Server::bind((rig::own_address(), 0))
+        .unwrap()
+        .tls_acceptor(acceptor);
     let url = serving(server);
     let mut options = pki.options();
     let error = refusal(options.min_tls_version(Protocol::Tlsv13), &url);
@@ -214,7 +216,7 @@ fn an_old_protocol_is_refused() {
 
 #[test]
 fn a_server_that_speaks_no_tls_is_an_error() {
-    let server = Server::bind("127.0.0.1:0").unwrap();
+    let server = Server::bind((rig::own_address(), 0)).unwrap();
     let url = serving(server).replace("ws:", "wss:");
     let error = refusal(&Options::new(), &url);
     assert!(matches!(error, Error::Tls { .. }), "{error}");
@@ -222,7 +224,7 @@ fn a_server_that_speaks_no_tls_is_an_error() {
 
 #[test]
 fn a_server_that_is_silent_in_the_tls_handshake_is_waited_for_no_longer_than_allowed() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let limit = Duration::from_millis(50);
     let error = refusal(Options::new().connect_timeout(limit), &url);
@@ -252,7 +254,7 @@ fn crumble(mut from: TcpStream, mut to: TcpStream, mut seed: u64) {
 fn records_that_arrive_in_pieces_are_put_together() {
     let pki = pki();
     let mut server = pki.server();
-    let relay = TcpListener::bind("127.0.0.1:0").unwrap();
+    let relay = TcpListener::bind((rig::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", relay.local_addr().unwrap());
     let to = server.local_addr().unwrap();
     thread::spawn(move || {
@@ -393,7 +395,7 @@ fn a_client_that_is_slow_in_the_tls_handshake_is_let_go_of() {
 #[test]
 fn a_blocking_server_on_native_tls_is_a_peer_like_any_other() {
     let pki = pki();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let acceptor = TlsAcceptor::new(pki.identity.clone()).unwrap();
     let server = thread::spawn(move || {
@@ -420,7 +422,7 @@ fn a_blocking_server_on_native_tls_is_a_peer_like_any_other() {
 fn keys_that_are_changed_under_load_cost_nothing() {
     const COUNT: u32 = 30_000;
     let pki = pki();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let session = pki.rustls();
     let server = thread::spawn(move || {
@@ -464,7 +466,7 @@ fn keys_that_are_changed_under_load_cost_nothing() {
 #[test]
 fn streams_that_were_made_elsewhere_are_used_on_both_sides() {
     let pki = pki();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let acceptor = TlsAcceptor::new(pki.identity.clone()).unwrap();
     let accepting = thread::spawn(move || {
@@ -525,7 +527,7 @@ fn streams_that_were_made_elsewhere_are_used_on_both_sides() {
 
 #[test]
 fn a_wss_url_over_a_stream_that_is_not_encrypted_is_refused() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let error = Options::new().connect_over(stream, "wss://localhost/");
     let error = error.unwrap_err();

@@ -54,7 +54,11 @@ pub fn pair() -> (Websocket, Websocket) {
 }
 
 pub fn pair_with(client: &Options, server: &Options) -> (Websocket, Websocket) {
-    pair_over(&mut Server::bind("127.0.0.1:0").unwrap(), client, server)
+    pair_over(
+        &mut Server::bind((own_address(), 0)).unwrap(),
+        client,
+        server,
+    )
 }
 
 pub fn pair_over(
@@ -77,8 +81,8 @@ pub fn url(server: &Server) -> String {
     }
 }
 
-/// An address for servers to which clients come back when they are gone: on it, no other process of
-/// these tests is found instead, to whom the system has given the port meanwhile.
+/// An address for servers: a client that comes back to one that is gone finds no other process of
+/// these tests there, to which the system has given the port meanwhile.
 pub fn own_address() -> IpAddr {
     if cfg!(target_os = "linux") {
         let [.., a, b, c] = std::process::id().to_be_bytes();
@@ -89,7 +93,7 @@ pub fn own_address() -> IpAddr {
 
 /// A client of this crate and a raw tungstenite server.
 pub fn client_and_raw(options: &Options) -> (Websocket, tungstenite::WebSocket<TcpStream>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind((own_address(), 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let client = options.connect(format!("ws://{address}/")).unwrap();
     let (stream, _) = listener.accept().unwrap();
@@ -101,7 +105,7 @@ pub fn client_and_raw(options: &Options) -> (Websocket, tungstenite::WebSocket<T
 
 /// A server's end of this crate and a TCP stream on which the client's handshake is done.
 pub fn server_and_bytes(options: &Options) -> (Websocket, TcpStream) {
-    let mut listener = Server::bind("127.0.0.1:0").unwrap();
+    let mut listener = Server::bind((own_address(), 0)).unwrap();
     let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(UPGRADE.as_bytes()).unwrap();

@@ -47,12 +47,12 @@ pub fn pki_for(names: &[&str]) -> Pki {
 }
 
 pub fn pki() -> Pki {
-    pki_for(&["localhost", "127.0.0.1"])
+    pki_for(&["localhost", "127.0.0.1", &super::own_address().to_string()])
 }
 
 impl Pki {
     pub fn server(&self) -> Server {
-        Server::bind_tls("127.0.0.1:0", self.identity.clone()).unwrap()
+        Server::bind_tls((super::own_address(), 0), self.identity.clone()).unwrap()
     }
 
     /// Options that trust this authority.

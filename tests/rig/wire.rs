@@ -79,7 +79,7 @@ impl Wire {
 
     pub fn server(&self) -> Server {
         match self {
-            Wire::Ws => Server::bind("127.0.0.1:0").unwrap(),
+            Wire::Ws => Server::bind((super::own_address(), 0)).unwrap(),
             #[cfg(feature = "native-tls")]
             Wire::Wss(tls) => tls.pki.server(),
         }
@@ -94,7 +94,7 @@ impl Wire {
 
     /// A raw server that has yet to accept anything, and its URL.
     pub fn listen(&self) -> (TcpListener, String) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind((super::own_address(), 0)).unwrap();
         let url = format!("{self}://{}/", listener.local_addr().unwrap());
         (listener, url)
     }
