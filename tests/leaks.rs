@@ -289,27 +289,35 @@ fn connections_of_one_kind() {
     let mut place = place(*encrypted);
     let before = (descriptors(), threads_named("ws-"));
     assert_eq!(before.1, 0);
-    let mut play_a_round = || {
-        let start = resident();
-        for _ in 0..round() {
-            life(&mut place);
-        }
+    let nothing_is_left = |place: &mut Place| {
         eventually("that nothing is left", || {
             // What was given up or has sent nothing may yet have to be noticed.
             drop(place.server.next_timeout(Duration::from_millis(1)));
             (descriptors(), threads_named("ws-")) == before
         });
+    };
+    let mut play_a_round = |one_by_one: bool| {
+        let start = resident();
+        for _ in 0..round() {
+            life(&mut place);
+            if one_by_one {
+                nothing_is_left(&mut place);
+            }
+        }
+        nothing_is_left(&mut place);
         resident() - start
     };
-    let mut play_all_rounds = || {
-        play_a_round();
+    let mut play_all_rounds = |one_by_one: bool| {
+        play_a_round(one_by_one);
         take_up_what_is_free();
-        play_a_round();
-        let grown = [(); ROUNDS - WARM_UP].map(|()| play_a_round());
+        play_a_round(one_by_one);
+        let grown = [(); ROUNDS - WARM_UP].map(|()| play_a_round(one_by_one));
         println!("{grown:?} KiB in rounds of {}", round());
         grown.iter().sum::<i64>()
     };
     // A leak of 1 KiB is twice this, and shows each time; a heap that happens to be divided anew does not.
     let most = (round() * (ROUNDS - WARM_UP)) as i64 / 2;
-    assert!((0..4).any(|_| play_all_rounds() < most));
+    // On a busy machine, the threads of many connections may be about to end at the same time, and never as
+    // many as the time before: then one connection is waited for before the next is made.
+    assert!((0..6).any(|n| play_all_rounds(n > 1) < most));
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::{Deref, DerefMut};
+use std::thread;
 
 use rtcbot_websocket::{Options, Server, Websocket};
 
@@ -29,19 +30,36 @@ pub struct Tls {
     acceptor: TlsAcceptor,
 }
 
-/// Runs `test` over each; panics if it does not return.
-#[track_caller]
-pub fn over_each(test: impl Fn(&Wire) + Copy + Send + 'static) {
-    let wires = [
+fn each() -> Vec<Wire> {
+    vec![
         Wire::Ws,
         #[cfg(feature = "native-tls")]
         Wire::wss(),
-    ];
-    for wire in wires {
+    ]
+}
+
+/// Runs `test` over each; panics if it does not return.
+#[track_caller]
+pub fn over_each(test: impl Fn(&Wire) + Copy + Send + 'static) {
+    for wire in each() {
         // Shown when it fails.
         eprintln!("over {wire}");
         within(5 * DEADLINE, move || test(&wire));
     }
+}
+
+/// As [`over_each`], for a test that takes its time: over all at the same time.
+#[track_caller]
+pub fn over_each_at_once(test: impl Fn(&Wire) + Copy + Send + 'static) {
+    within(5 * DEADLINE, move || {
+        let running = each().into_iter().map(|wire| {
+            let name = wire.to_string();
+            (name, thread::spawn(move || test(&wire)))
+        });
+        for (name, running) in running.collect::<Vec<_>>() {
+            assert!(running.join().is_ok(), "over {name}");
+        }
+    });
 }
 
 impl fmt::Display for Wire {
