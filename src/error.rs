@@ -176,8 +176,9 @@ pub enum Error {
     #[error("no message is waiting")]
     Empty,
 
-    /// The call waits for the connection's end, and was made on the very thread that has to end it
-    /// (from within a [`Sink`](crate::Sink)). What it asked for has been started.
+    /// The call waits for the connection's end, or for a message, and was made on the very thread that has to
+    /// bring it (from within a [`Sink`](crate::Sink), or the function of
+    /// [`Options::header_with`](crate::Options::header_with)). What it asked for has been started.
     #[error("this call cannot wait on the connection's own thread")]
     OwnThread,
 

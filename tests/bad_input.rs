@@ -112,7 +112,7 @@ fn client_of(
     end: bool,
     options: &Options,
 ) -> (Websocket, thread::JoinHandle<()>) {
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
@@ -341,7 +341,7 @@ fn text_that_is_not_json_arrives_as_text() {
 
 #[test]
 fn one_bad_connection_does_not_disturb_another() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((own_address(), 0)).unwrap();
     let good = Websocket::connect(rig::url(&server)).unwrap();
     let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     let mut bad = TcpStream::connect(server.local_addr().unwrap()).unwrap();
@@ -371,7 +371,7 @@ fn close_codes_that_may_not_be_sent_are_refused_and_nothing_happens() {
 
 #[test]
 fn a_request_that_is_no_websocket_is_refused_by_accept() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((own_address(), 0)).unwrap();
     for (request, status) in [
         ("GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "426 "),
         (UPGRADE.replace("GET", "POST"), "405 "),

@@ -548,6 +548,28 @@ fn ping_times_of_zero_turn_pings_off() {
 }
 
 #[test]
+fn a_callback_that_was_not_needed_may_panic_when_it_is_dropped() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("when dropped, on purpose");
+        }
+    }
+    let (client, server) = pair();
+    let (sender, closed) = bounded(1);
+    let (one, two, three) = (Bomb, Bomb, Bomb);
+    client.on_error(move |_| drop_nothing(&one));
+    client.on_disconnect(move |_| drop_nothing(&two));
+    client.on_close(move || sender.send(drop_nothing(&three)).unwrap());
+    server.close().unwrap();
+    assert_eq!(closed.recv_timeout(DEADLINE), Ok(()));
+    assert!(client.wait_error_timeout(DEADLINE).unwrap().is_none());
+}
+
+/// So that a closure owns it.
+fn drop_nothing<T>(_: &T) {}
+
+#[test]
 fn closing_with_every_message_takes_one_thread_and_not_one_each() {
     struct Closer(
         rtcbot_websocket::WeakWebsocket,

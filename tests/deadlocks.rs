@@ -911,7 +911,10 @@ fn call_everything(ws: &Websocket, callback: Callback) {
     ];
     let _ = (ws.sent_close(), ws.received_close());
     if matches!(callback, Callback::Sink | Callback::Header) {
-        // It cannot wait for the thread that it is called on, and so for the end.
+        // It cannot wait for the thread that it is called on, and so for the end, or for a message.
+        while ws.try_get().is_ok() {}
+        assert!(matches!(ws.get(), Err(Error::OwnThread)));
+        assert!(matches!(ws.get_timeout(HOUR), Err(Error::OwnThread)));
         for closed in closed {
             assert!(matches!(closed, Err(Error::OwnThread)), "{closed:?}");
         }

@@ -630,6 +630,76 @@ fn a_function_that_panics_or_says_nonsense_costs_an_attempt() {
 }
 
 #[test]
+fn what_a_function_panics_with_may_panic_when_it_is_dropped() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("when dropped, on purpose");
+        }
+    }
+    let mut server = Server::bind((own_address(), 0)).unwrap();
+    let count = AtomicUsize::new(0);
+    let mut options = options(soon());
+    options.header_with("X-Token", move || {
+        if count.fetch_add(1, Ordering::SeqCst) == 0 {
+            std::panic::panic_any(Bomb);
+        }
+        Ok("fine".into())
+    });
+    let ws = options.connect(server.url()).unwrap();
+    let request = server.next_timeout(DEADLINE).unwrap();
+    assert_eq!(request.headers()["x-token"], "fine");
+    assert!(matches!(ws.last_error(), Some(Error::Header { .. })));
+}
+
+#[test]
+fn a_function_that_owns_its_websocket_is_let_go_of_at_the_end() {
+    let mut server = Server::bind((own_address(), 0)).unwrap();
+    let (give, take) = crossbeam_channel::bounded::<Websocket>(1);
+    let alive = Arc::new(());
+    let (held, own) = (alive.clone(), std::sync::OnceLock::new());
+    let mut options = Options::new();
+    options.header_with("X-Token", move || {
+        let ws = own.get_or_init(|| take.recv().unwrap());
+        Ok(format!("{} {}", ws.name().len(), Arc::strong_count(&held)))
+    });
+    let ws = options.connect(server.url()).unwrap();
+    drop(options);
+    give.send(ws.clone()).unwrap();
+    let _peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    let weak = ws.downgrade();
+    ws.close().unwrap();
+    drop(ws);
+    eventually("the function is dropped", || Arc::strong_count(&alive) == 1);
+    assert!(weak.upgrade().is_none());
+}
+
+#[test]
+fn waits_grow_however_long_a_server_takes_to_hang_up() {
+    let host = Host::new();
+    let growing = Backoff {
+        initial: 240 * MS,
+        max: DEADLINE,
+        factor: 4.0,
+        jitter: 0.0,
+    };
+    let _ws = options(growing).connect(host.url()).unwrap();
+    let refuse = || {
+        let mut raw = host.accept();
+        let (reason, code) = ("".into(), 1013.into());
+        let refused = Instant::now();
+        raw.close(Some(CloseFrame { code, reason })).unwrap();
+        (raw, refused)
+    };
+    // They stay open, so that the client waits a second for each to end.
+    let _first = refuse();
+    let (_second, refused) = refuse();
+    let _third = host.accept();
+    // That second, and 960 milliseconds.
+    assert!(refused.elapsed() >= 1900 * MS, "{:?}", refused.elapsed());
+}
+
+#[test]
 fn without_reconnect_a_failing_function_is_the_end() {
     let ws = Options::new()
         .header_with("Authorization", || Err("no token".into()))

@@ -36,6 +36,7 @@ mod subscription;
 mod workers;
 
 pub use consumer::{Consumer, Source};
+pub(crate) use dispatch::guarded;
 pub use inbox::Inbox;
 pub use producer::Producer;
 pub use publisher::Publisher;

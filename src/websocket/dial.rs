@@ -1,6 +1,5 @@
 //! Makes a client's connection, on the reader thread: from its URL to its handshake.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,6 +22,7 @@ use crate::net::proxy::Proxy;
 use crate::net::socket::Socket;
 use crate::net::target::{Place, Target};
 use crate::net::transport::Transport;
+use crate::pubsub::guarded;
 
 /// All that a client's handshake says.
 #[derive(Clone)]
@@ -126,9 +126,8 @@ impl Call {
                 name: name.to_string(),
                 error: error.into(),
             };
-            // The user's code: a panic in it must not end the reader thread.
-            let value = catch_unwind(AssertUnwindSafe(|| source()));
-            let value = value.unwrap_or_else(|_| Err("the function panicked".into()));
+            let mut value = Err("the function panicked".into());
+            guarded(|| value = source());
             let value = value.map_err(failed)?;
             let value = HeaderValue::from_str(&value);
             let nonsense =

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tungstenite::protocol::Role as WireRole;
 
+use super::lifecycle::Listeners;
 use super::options::deadline_after;
 use super::pen::{Leftover, Pen};
 use super::reader::{self, Incoming};
@@ -92,10 +93,9 @@ impl Life {
         loop {
             match open(&shared) {
                 Ok(opened) => {
-                    let ready = Instant::now();
-                    self.use_connection(opened);
+                    let lasted = self.use_connection(opened).unwrap_or_default();
                     if let Some(schedule) = &mut schedule {
-                        schedule.lasted(ready.elapsed());
+                        schedule.lasted(lasted);
                     }
                 }
                 Err(error) => shared.lifecycle.fail_to_open(error),
@@ -110,7 +110,8 @@ impl Life {
         }
     }
 
-    fn use_connection(&mut self, opened: Opened) {
+    /// Returns for how long it could be used; `None` when it could not be.
+    fn use_connection(&mut self, opened: Opened) -> Option<Duration> {
         let shared = &self.shared;
         let Opened {
             mut halves,
@@ -123,17 +124,16 @@ impl Life {
         if let (Some(interval), Some(timeout)) = (options.ping_interval, options.ping_timeout) {
             let time = interval.saturating_add(timeout);
             if let Err(error) = halves.write.set_timeout(Some(time)) {
-                return shared.lifecycle.fail(Error::lost(error));
+                shared.lifecycle.fail(Error::lost(error));
+                return None;
             }
         }
-        let Some(on_ready) = shared.lifecycle.set_ready() else {
-            return;
-        };
-        let Some(inbox) = self.inbox.take() else {
-            return;
-        };
+        // Before anybody can know that it is ready.
         let connections = &shared.received.connections;
         connections.store(connections.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let on_ready = shared.lifecycle.set_ready()?;
+        let ready = Instant::now();
+        let inbox = self.inbox.take()?;
         log::debug!("{}: ready", shared.name);
         for f in on_ready {
             shared.producer.dispatcher().run(move || f.call(()));
@@ -146,7 +146,8 @@ impl Life {
             Err(error) => {
                 shared.lifecycle.fail(Error::Thread(Arc::new(error)));
                 let pen = shared.outbox.pick_up();
-                return self.take_back(pen.end(&self.shared.outbox));
+                self.take_back(pen.end(&self.shared.outbox));
+                return None;
             }
         }
         let incoming = Incoming {
@@ -154,9 +155,8 @@ impl Life {
             rest,
             role,
         };
-        if let Some(publisher) = &mut self.publisher {
-            reader::read(shared, incoming, publisher);
-        }
+        let ended = reader::read(shared, incoming, self.publisher.as_mut()?);
+        Some(ended.saturating_duration_since(ready))
     }
 
     /// Ends the writer, and takes back what it has not sent.
@@ -253,15 +253,28 @@ impl Life {
         if let Some(publisher) = self.publisher.take() {
             publisher.end(end.reason.clone());
         }
-        let listeners = shared.lifecycle.announce();
+        let Listeners {
+            on_ready,
+            on_disconnect,
+            on_error,
+            on_close,
+        } = shared.lifecycle.announce();
         let dispatcher = shared.producer.dispatcher();
-        for f in listeners.on_error {
-            if let Some(error) = end.error() {
-                dispatcher.run(move || f.call(error));
+        // Those that are not called are dropped there, too: that is the user's code as well.
+        for f in on_error {
+            match end.error() {
+                Some(error) => dispatcher.run(move || f.call(error)),
+                None => dispatcher.run(move || drop(f)),
             }
         }
-        for f in listeners.on_close {
+        for f in on_close {
             dispatcher.run(move || f.call(()));
+        }
+        for f in on_ready {
+            dispatcher.run(move || drop(f));
+        }
+        for f in on_disconnect {
+            dispatcher.run(move || drop(f));
         }
     }
 }

@@ -187,7 +187,8 @@ impl Websocket {
         )
     }
 
-    fn start_client(call: Call, options: Options) -> Websocket {
+    fn start_client(call: Call, mut options: Options) -> Websocket {
+        options.forget_renewed_headers();
         let (shared, ends) = Shared::new(call.name().to_owned(), Role::Client, options);
         life::start(shared.clone(), ends, None, move |shared| {
             dial::as_client(shared, call.clone())
@@ -195,7 +196,8 @@ impl Websocket {
         Self::new(shared)
     }
 
-    fn start_over(transport: Box<dyn Transport>, call: Call, options: Options) -> Websocket {
+    fn start_over(transport: Box<dyn Transport>, call: Call, mut options: Options) -> Websocket {
+        options.forget_renewed_headers();
         let (shared, ends) = Shared::new(call.name().to_owned(), Role::Client, options);
         let open = once(move |shared: &Shared| dial::over(shared, transport, &call));
         life::start(shared.clone(), ends, None, open);
@@ -279,9 +281,22 @@ impl Websocket {
     ///
     /// After the end, once everything queued has been taken: the reason it ended, which is
     /// [`Error::Closed`] after an orderly closing. [`Error::Unsubscribed`] when another thread calls
-    /// [`unsubscribe_default`](Self::unsubscribe_default) meanwhile.
+    /// [`unsubscribe_default`](Self::unsubscribe_default) meanwhile. [`Error::OwnThread`] when it is called
+    /// from a [`Sink`] or the function of [`Options::header_with`] and no message is there: none would come
+    /// while it waits.
     pub fn get(&self) -> Result<Message> {
-        self.shared().producer.get()
+        match self.shared().is_reader_thread() {
+            true => self.get_on_the_reader_thread(),
+            false => self.shared().producer.get(),
+        }
+    }
+
+    /// Nothing would come while it waits.
+    fn get_on_the_reader_thread(&self) -> Result<Message> {
+        self.try_get().map_err(|error| match error {
+            Error::Empty => Error::OwnThread,
+            other => other,
+        })
     }
 
     /// As [`get`](Self::get), waiting for at most `timeout`.
@@ -290,7 +305,10 @@ impl Websocket {
     ///
     /// [`Error::Timeout`] when the time is over, else as [`get`](Self::get).
     pub fn get_timeout(&self, timeout: Duration) -> Result<Message> {
-        self.shared().producer.get_timeout(timeout)
+        match self.shared().is_reader_thread() {
+            true => self.get_on_the_reader_thread(),
+            false => self.shared().producer.get_timeout(timeout),
+        }
     }
 
     /// As [`get`](Self::get), never waiting.

@@ -160,6 +160,11 @@ impl Options {
         Ok(Websocket::start_over(transport, call, self.clone()))
     }
 
+    /// They are the call's. What a function owns may be the `Websocket` that keeps these settings.
+    pub(crate) fn forget_renewed_headers(&mut self) {
+        self.renewed_headers.clear();
+    }
+
     pub(crate) fn without_reconnect(&self) -> Options {
         Options {
             reconnect: None,
@@ -319,7 +324,8 @@ impl Options {
     /// [`connect_timeout`](Self::connect_timeout) begins. Nobody can end it: while it takes its time, `close` may have
     /// to return without it. When it fails, the attempt has failed, with [`Error::Header`]. A server that answers
     /// 401 or 403 ends the `Websocket`, also with [`reconnect`](Self::reconnect): return a token that holds for a
-    /// while yet.
+    /// while yet. It is called by reference (`Fn`): what it counts is an atomic. One that owns its own `Websocket` keeps
+    /// that open until either side closes it: give it a [`downgrade`](Websocket::downgrade)d one.
     ///
     /// ```no_run
     /// use rtcbot_websocket::{Backoff, Options};

@@ -206,7 +206,10 @@ impl Outbox {
             let unconfirmed = leftover.written().saturating_sub(confirmed);
             add(&self.sent.unconfirmed, unconfirmed);
         }
-        leftover.put_back()
+        let back = leftover.put_back();
+        // Not before: they wait all the while.
+        self.count_encoded(0);
+        back
     }
 
     /// Forgets what was for the connection that has ended alone.
@@ -219,6 +222,7 @@ impl Outbox {
     /// There is no other connection: so many messages are never sent.
     pub(crate) fn end(&self, unsent: usize) {
         self.forget_connection();
+        self.count_encoded(0);
         add(&self.sent.unsent, unsent as u64);
     }
 

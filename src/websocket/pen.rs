@@ -308,7 +308,6 @@ impl Pen {
     /// The connection has ended.
     pub(crate) fn end(mut self, outbox: &Outbox) -> Leftover {
         self.note_what_is_written(outbox);
-        outbox.count_encoded(0);
         let written = self.written();
         let unwritten = self.unwritten.messages.unwrap_or_default();
         Leftover {

@@ -46,8 +46,13 @@ enum Ending {
     Dead(Error),
 }
 
-/// Reads what comes over a connection and hands it out, until it ends.
-pub(crate) fn read(shared: &Shared, opened: Incoming, publisher: &mut Publisher<Message>) {
+/// Reads what comes over a connection and hands it out, until it ends. Returns when it was that no more
+/// messages could come: closing takes its time after that.
+pub(crate) fn read(
+    shared: &Shared,
+    opened: Incoming,
+    publisher: &mut Publisher<Message>,
+) -> Instant {
     let options = &shared.options;
     let config = WebSocketConfig::default()
         .read_buffer_size(options.read_buffer)
@@ -66,9 +71,11 @@ pub(crate) fn read(shared: &Shared, opened: Incoming, publisher: &mut Publisher<
         received: &shared.received,
     };
     let ending = read_until_the_end(shared, &mut codec, &mut stream);
+    let ended = Instant::now();
     stream.hand_out();
     drop(codec);
     see_to_the_end(shared, stream.half, ending);
+    ended
 }
 
 /// The main loop.

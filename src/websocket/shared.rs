@@ -86,8 +86,12 @@ impl Shared {
 
     /// Whether the caller is one of the two threads that a wait would wait for.
     pub(crate) fn is_own_thread(&self) -> bool {
-        let current = thread::current().id();
-        self.reader_thread.get() == Some(&current) || *self.writer_thread.lock() == Some(current)
+        self.is_reader_thread() || *self.writer_thread.lock() == Some(thread::current().id())
+    }
+
+    /// Whether the caller is the thread that messages come from.
+    pub(crate) fn is_reader_thread(&self) -> bool {
+        self.reader_thread.get() == Some(&thread::current().id())
     }
 
     /// Whether a connection that ends for this reason is followed by another, unless this program closes.
