@@ -560,7 +560,10 @@ fn a_callback_that_was_not_needed_may_panic_when_it_is_dropped() {
     let (one, two, three) = (Bomb, Bomb, Bomb);
     client.on_error(move |_| drop_nothing(&one));
     client.on_disconnect(move |_| drop_nothing(&two));
-    client.on_close(move || sender.send(drop_nothing(&three)).unwrap());
+    client.on_close(move || {
+        drop_nothing(&three);
+        sender.send(()).unwrap();
+    });
     server.close().unwrap();
     assert_eq!(closed.recv_timeout(DEADLINE), Ok(()));
     assert!(client.wait_error_timeout(DEADLINE).unwrap().is_none());
