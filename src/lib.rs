@@ -89,7 +89,7 @@
 //! * [`put_nowait`](Websocket::put_nowait) never waits; when 16 MiB are queued it hands the message back.
 //! * [`put`](Websocket::put) and [`put_timeout`](Websocket::put_timeout) wait for room.
 //! * [`put_subscription`](Websocket::put_subscription) sends everything that a channel or a
-//!   subscription yields, until something else is put.
+//!   subscription yields, until anything else is put.
 //! * A `Websocket` is a [`Sink`], too, so an echo is one line:
 //!
 //! ```
@@ -228,11 +228,11 @@
 //!
 //! | thread | there is one | does | runs your code |
 //! | --- | --- | --- | --- |
-//! | `ws-read` | per connection | connects, reads, decodes, hands messages out | a [`Sink`] of your own |
-//! | `ws-write` | per connection | sends what is queued, pongs, the Close frame | no |
-//! | `ws-dispatch` | per connection with callbacks | | callbacks, one after the other |
-//! | `ws-worker` | up to `workers` per `subscribe_concurrent` | | that callback |
-//! | `ws-serve` | per request, with [`Server::serve`] | | your handler |
+//! | `ws-read` | per connection | connects, reads, decodes, hands messages out | a [`Sink`] of your own, functions that [`Options`] were given |
+//! | `ws-write` | per connection | sends what is queued, pongs, the Close frame | a [`Transport`] of your own |
+//! | `ws-dispatch` | per connection with callbacks | calls them, one after the other | callbacks |
+//! | `ws-worker` | up to `workers` per `subscribe_concurrent` | calls it | that callback |
+//! | `ws-serve` | per request, with [`Server::serve`] | calls the handler | your handler |
 //! | `ws-linger`, `ws-relay`, `ws-resolve`, `ws-respond` | now and then | see to a close that nobody can wait for; feed a sink that was full at first; look up a name; send a page to a client that is slow to take it | a [`Sink`] of your own |
 //!
 //! Any method may be called in any callback; the connection's other callbacks wait meanwhile. When a thread puts a small message into an idle

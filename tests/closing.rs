@@ -268,6 +268,31 @@ fn a_peer_that_sends_and_never_reads_is_given_up_though_its_messages_wait_to_go_
 }
 
 #[test]
+fn a_peer_that_sends_and_never_reads_is_given_up_though_a_sink_waits_for_room() {
+    struct Back(rtcbot_websocket::WeakWebsocket);
+    impl rtcbot_websocket::Sink<Message> for Back {
+        fn put_nowait(&self, message: Message) -> Result<(), rtcbot_websocket::PutError<Message>> {
+            self.0.upgrade().unwrap().put(message)
+        }
+    }
+    let tick = Duration::from_millis(50);
+    let options = Options::new()
+        .ping_interval(tick)
+        .ping_timeout(tick)
+        .send_queue(64 << 10)
+        .clone();
+    let (server, mut stream) = server_and_bytes(&options);
+    server.subscribe_to(Back(server.downgrade()));
+    let flooding = thread::spawn(move || {
+        let frame = masked_frame(0x82, &[0; 125]).repeat(1000);
+        while stream.write_all(&frame).is_ok() {}
+    });
+    let error = server.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    assert!(matches!(error, Error::PingTimeout { .. }), "{error}");
+    within(DEADLINE, move || flooding.join().unwrap());
+}
+
+#[test]
 fn a_peer_that_is_slow_to_answer_the_close_frame_is_not_missed_for_its_pong() {
     let tick = Duration::from_millis(20);
     let options = Options::new()
@@ -567,6 +592,31 @@ fn a_callback_that_was_not_needed_may_panic_when_it_is_dropped() {
     server.close().unwrap();
     assert_eq!(closed.recv_timeout(DEADLINE), Ok(()));
     assert!(client.wait_error_timeout(DEADLINE).unwrap().is_none());
+}
+
+#[test]
+fn a_sink_may_panic_when_it_is_dropped() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("when dropped, on purpose");
+        }
+    }
+    impl rtcbot_websocket::Sink<Message> for Bomb {
+        fn put_nowait(&self, _: Message) -> Result<(), rtcbot_websocket::PutError<Message>> {
+            Ok(())
+        }
+    }
+    let (client, server) = pair();
+    client.subscribe_to(Bomb);
+    client.subscribe_to(Bomb);
+    let bomb = Bomb;
+    client.subscribe_concurrent(1, move |_| drop_nothing(&bomb));
+    let (sender, closed) = bounded(1);
+    client.on_close(move || sender.send(()).unwrap());
+    server.close().unwrap();
+    assert!(client.wait_error_timeout(DEADLINE).unwrap().is_none());
+    assert_eq!(closed.recv_timeout(DEADLINE), Ok(()));
 }
 
 /// So that a closure owns it.

@@ -554,3 +554,34 @@ fn a_callback_that_comes_after_the_end_gets_what_was_kept_until_it_is_removed() 
         assert_eq!(end, Err(RecvTimeoutError::Disconnected));
     }
 }
+
+#[test]
+fn a_queue_may_be_as_long_as_there_is() {
+    for queue in [Queue::Block(usize::MAX), Queue::DropOldest(usize::MAX)] {
+        let (mut publisher, producer) = Producer::new();
+        publisher.put(0);
+        let all = producer.subscribe_with(queue);
+        publisher.put(1);
+        drop(publisher);
+        assert!(all.iter().eq([0, 1]));
+        assert_eq!(producer.dropped(), 0);
+    }
+}
+
+#[test]
+fn items_that_came_early_and_are_left_out_may_use_the_producer_when_they_are_dropped() {
+    #[derive(Clone)]
+    struct Item(Producer<Item>);
+    impl Drop for Item {
+        fn drop(&mut self) {
+            self.0.unsubscribe_all();
+        }
+    }
+    let (mut publisher, producer) = Producer::new();
+    publisher.put(Item(producer.clone()));
+    publisher.put(Item(producer.clone()));
+    within(DEADLINE, move || {
+        drop(producer.subscribe_with(Queue::Latest));
+        drop(publisher);
+    });
+}

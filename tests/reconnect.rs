@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
 use rig::{DEADLINE, eventually, own_address, read_head, within};
-use rtcbot_websocket::{Backoff, Error, Message, Options, Queue, Server, Side, Websocket, json};
+use rtcbot_websocket::{
+    Backoff, Error, Message, Options, Patience, PutError, Queue, Server, Side, Websocket, json,
+};
 use tungstenite::protocol::CloseFrame;
 
 const MS: Duration = Duration::from_millis(1);
@@ -539,9 +541,9 @@ fn a_value_of_the_programs_that_is_dropped_may_use_the_websocket() {
 }
 
 #[test]
-fn a_slow_consumer_gets_all_of_a_connection_that_is_lost_and_then_the_next() {
+fn a_slow_consumer_gets_all_of_a_connection_that_is_lost_while_there_is_no_other() {
     let host = Host::new();
-    let mut quick = options(soon());
+    let mut quick = options(never());
     quick.close_timeout(20 * MS);
     let ws = quick.connect(host.url()).unwrap();
     let slow = ws.subscribe_with(Queue::Block(1));
@@ -562,9 +564,6 @@ fn a_slow_consumer_gets_all_of_a_connection_that_is_lost_and_then_the_next() {
         let got = slow.get_timeout(DEADLINE).unwrap();
         assert_eq!(got, *n.to_string());
     }
-    let mut raw = host.accept();
-    raw.send("next".into()).unwrap();
-    assert_eq!(slow.get_timeout(DEADLINE).unwrap(), "next");
     assert_eq!(ws.stats().dropped, 0);
 }
 
@@ -805,4 +804,253 @@ fn who_is_in_the_midst_of_a_put_goes_on_with_the_next_connection() {
     let mut raw = host.accept();
     while text(&mut raw) != "done" {}
     putting.join().unwrap();
+}
+
+/// A message with a number, long enough to fill what is between two sockets with not too many of them.
+fn numbered(n: u32) -> Message {
+    let mut bytes = vec![0; 1024];
+    bytes[..4].copy_from_slice(&n.to_be_bytes());
+    bytes.into()
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    u32::from_be_bytes(bytes[..4].try_into().unwrap())
+}
+
+/// Sends numbered messages and reads nothing, until nothing more can be sent.
+fn flood(raw: &mut Raw) {
+    raw.get_ref().set_write_timeout(Some(500 * MS)).unwrap();
+    let mut n = 0;
+    while let Message::Binary(bytes) = numbered(n) {
+        if raw.send(tungstenite::Message::Binary(bytes)).is_err() {
+            break;
+        }
+        n += 1;
+    }
+}
+
+/// Who makes room for the reader waits for room in the send queue, which only the next connection makes.
+#[track_caller]
+fn what_waits_to_go_back_does_not_keep_a_client_from_the_next_connection(
+    send_back: impl Fn(&Websocket),
+) {
+    let host = Host::new();
+    let mut options = options(soon());
+    options.send_queue(64 << 10).close_timeout(20 * MS);
+    let ws = options.connect(host.url()).unwrap();
+    send_back(&ws);
+    let mut raw = host.accept();
+    flood(&mut raw);
+    drop(raw);
+    let mut raw = host.accept();
+    raw.send("the last".into()).unwrap();
+    let mut numbers = Vec::new();
+    loop {
+        match raw.read().unwrap() {
+            tungstenite::Message::Binary(bytes) => numbers.push(number(&bytes)),
+            tungstenite::Message::Text(text) if text == "the last" => break,
+            _ => {}
+        }
+    }
+    // All that came over the first connection and was not sent before, once and in order.
+    let came = u32::try_from(ws.stats().messages_in).unwrap() - 1;
+    let first = numbers[0];
+    assert!(first < came);
+    assert!(numbers.iter().copied().eq(first..came), "{first}..{came}");
+    assert_eq!(ws.stats().dropped, 0);
+    drop(raw);
+    within(DEADLINE, move || drop(ws));
+}
+
+#[test]
+fn a_pipe_back_does_not_keep_a_client_from_the_next_connection() {
+    what_waits_to_go_back_does_not_keep_a_client_from_the_next_connection(|ws| {
+        ws.subscribe_to(ws.clone());
+    });
+}
+
+#[test]
+fn a_pipe_back_does_not_keep_a_client_from_the_next_connection_when_the_peer_falls_silent() {
+    let host = Host::new();
+    let mut options = options(soon());
+    options.send_queue(64 << 10);
+    options.ping_interval(50 * MS).ping_timeout(50 * MS);
+    let ws = options.connect(host.url()).unwrap();
+    ws.subscribe_to(ws.clone());
+    let mut raw = host.accept();
+    flood(&mut raw);
+    let mut next = host.accept();
+    assert!(matches!(
+        next.read().unwrap(),
+        tungstenite::Message::Binary(_)
+    ));
+    drop((raw, next));
+    within(DEADLINE, move || drop(ws));
+}
+
+#[test]
+fn a_sink_that_sends_back_does_not_keep_a_client_from_the_next_connection() {
+    struct Back(rtcbot_websocket::WeakWebsocket);
+    impl rtcbot_websocket::Sink<Message> for Back {
+        fn put_nowait(&self, message: Message) -> Result<(), PutError<Message>> {
+            self.0.upgrade().unwrap().put(message)
+        }
+
+        fn put(&self, message: Message, patience: &Patience<'_>) -> Result<(), PutError<Message>> {
+            self.0.upgrade().unwrap().put(message).inspect_err(|_| {
+                patience.wait(rtcbot_websocket::crossbeam_channel::Select::new());
+            })
+        }
+    }
+    what_waits_to_go_back_does_not_keep_a_client_from_the_next_connection(|ws| {
+        ws.subscribe_to(Back(ws.downgrade()));
+    });
+}
+
+#[test]
+fn a_thread_that_sends_back_does_not_keep_a_client_from_the_next_connection() {
+    what_waits_to_go_back_does_not_keep_a_client_from_the_next_connection(|ws| {
+        let ws = ws.clone();
+        thread::spawn(move || while ws.get().is_ok_and(|message| ws.put(message).is_ok()) {});
+    });
+}
+
+#[test]
+fn a_callback_that_sends_back_does_not_keep_a_client_from_the_next_connection() {
+    what_waits_to_go_back_does_not_keep_a_client_from_the_next_connection(|ws| {
+        let back = ws.clone();
+        ws.subscribe_callback(move |message| drop(back.put(message)));
+    });
+}
+
+#[test]
+fn what_a_slow_consumer_has_yet_to_take_comes_before_what_the_next_connection_brings() {
+    let host = Host::new();
+    let mut options = options(soon());
+    // Not all is read at once: some is left in the socket.
+    options.close_timeout(20 * MS).read_buffer(4096);
+    let ws = options.connect(host.url()).unwrap();
+    let slow = ws.subscribe_with(Queue::Block(1));
+    let mut raw = host.accept();
+    for n in 0..60 {
+        let Message::Binary(bytes) = numbered(n) else {
+            unreachable!()
+        };
+        raw.send(tungstenite::Message::Binary(bytes)).unwrap();
+    }
+    eventually("that reading pauses", || ws.stats().messages_in > 0);
+    drop(raw);
+    eventually("that what is written is refused", || {
+        let _ = ws.put_nowait("into the void");
+        ws.last_error().is_some()
+    });
+    let mut raw = host.accept();
+    raw.send("next".into()).unwrap();
+    eventually("another connection", || ws.stats().reconnects == 1);
+    for n in 0..60 {
+        let got = slow.get_timeout(DEADLINE).unwrap();
+        assert_eq!(number(got.as_bytes().unwrap()), n);
+    }
+    assert_eq!(slow.get_timeout(DEADLINE).unwrap(), "next");
+    assert_eq!(ws.stats().dropped, 0);
+}
+
+/// A client whose slow consumer has taken nothing of the 10 messages that came when its connection was lost.
+fn behind(
+    host: &Host,
+    backoff: Backoff,
+    close_timeout: Duration,
+) -> (Websocket, rtcbot_websocket::Subscription<Message>) {
+    let mut options = options(backoff);
+    options.close_timeout(close_timeout);
+    let ws = options.connect(host.url()).unwrap();
+    let slow = ws.subscribe_with(Queue::Block(1));
+    let mut raw = host.accept();
+    for n in 0..10 {
+        raw.send(n.to_string().into()).unwrap();
+    }
+    eventually("that reading pauses", || ws.stats().messages_in == 10);
+    drop(raw);
+    (ws, slow)
+}
+
+#[test]
+fn what_a_slow_consumer_has_yet_to_take_outlives_a_client_that_is_turned_away() {
+    let host = Host::new();
+    let (ws, slow) = behind(&host, soon(), Duration::from_secs(3));
+    let (answered, answer) = unbounded();
+    let serving = thread::spawn(move || {
+        host.answer("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
+        answered.send(()).unwrap();
+    });
+    eventually("that the client is turned away", || {
+        let _ = ws.put_nowait("into the void");
+        answer.try_recv().is_ok()
+    });
+    for n in 0..10 {
+        assert_eq!(slow.get_timeout(DEADLINE).unwrap(), *n.to_string());
+    }
+    let error = slow.get_timeout(DEADLINE).unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    assert_eq!(ws.stats().dropped, 0);
+    serving.join().unwrap();
+}
+
+#[test]
+fn a_close_between_two_connections_does_not_wait_for_a_slow_consumer() {
+    let host = Host::new();
+    let (ws, slow) = behind(&host, never(), 20 * MS);
+    eventually("that it is lost", || {
+        let _ = ws.put_nowait("into the void");
+        ws.last_error().is_some()
+    });
+    let closed = ws.clone();
+    let _ = within(DEADLINE, move || closed.close());
+    let taken = slow.iter().count() as u64;
+    let stats = ws.stats();
+    assert_eq!((stats.messages_in, stats.dropped), (10, 10 - taken));
+}
+
+#[test]
+fn a_client_that_has_been_paused_is_connected_again() {
+    let host = Host::new();
+    let mut options = options(soon());
+    options.paused(true).close_timeout(20 * MS);
+    let ws = options.connect(host.url()).unwrap();
+    let mut raw = host.accept();
+    for n in 0..10 {
+        raw.send(n.to_string().into()).unwrap();
+    }
+    eventually("that reading pauses", || ws.stats().messages_in > 0);
+    drop(raw);
+    eventually("that it is lost", || {
+        let _ = ws.put_nowait("into the void");
+        ws.last_error().is_some()
+    });
+    let mut raw = host.accept();
+    raw.send("next".into()).unwrap();
+    let got = ws.subscribe();
+    ws.resume();
+    for n in 0..10 {
+        assert_eq!(got.get_timeout(DEADLINE).unwrap(), *n.to_string());
+    }
+    assert_eq!(got.get_timeout(DEADLINE).unwrap(), "next");
+}
+
+#[test]
+fn a_put_in_the_function_for_a_header_does_not_wait_for_room() {
+    let (give, take) = crossbeam_channel::bounded::<Websocket>(1);
+    let (told, result) = unbounded();
+    let mut options = options(soon());
+    options.send_queue(100).header_with("X-Token", move || {
+        let ws = take.recv_timeout(DEADLINE)?;
+        told.send(ws.put(vec![0; 90]).is_err_and(|error| error.is_full()))?;
+        Ok("token".to_owned())
+    });
+    let ws = options.connect("ws://127.0.0.1:1/").unwrap();
+    ws.put_nowait(vec![0; 90]).unwrap();
+    give.send(ws.clone()).unwrap();
+    assert_eq!(result.recv_timeout(DEADLINE), Ok(true));
+    drop(give);
+    let _ = within(DEADLINE, move || ws.close());
 }

@@ -248,3 +248,33 @@ fn they_can_be_read_all_the_time_while_messages_go_both_ways() {
     }
     assert_eq!(a.stats().messages_in, COUNT);
 }
+
+#[test]
+fn what_came_early_and_a_short_queue_has_no_place_for_is_counted() {
+    let (a, b) = Options::new().pair();
+    for n in 0..10 {
+        a.put(n).unwrap();
+    }
+    eventually("that all has come", || b.stats().receive_queue == 10);
+    let newest = b.subscribe_with(Queue::Latest);
+    assert_eq!(
+        newest.get_timeout(DEADLINE).unwrap(),
+        rtcbot_websocket::json!(9)
+    );
+    assert_eq!(b.stats().dropped, 9);
+}
+
+#[test]
+fn what_waits_for_a_concurrent_callback_is_told() {
+    let (a, b) = Options::new().pair();
+    let (go, gate) = crossbeam_channel::unbounded::<()>();
+    b.subscribe_concurrent(1, move |_| {
+        let _ = gate.recv();
+    });
+    for n in 0..10 {
+        a.put(n).unwrap();
+    }
+    eventually("that nine wait", || b.stats().receive_queue == 9);
+    drop(go);
+    eventually("that none waits", || b.stats().receive_queue == 0);
+}

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
@@ -347,6 +347,60 @@ fn a_transport_of_a_users_own_is_used_on_both_sides() {
     goes_both_ways(&client, &server);
     client.close().unwrap();
     server.wait_closed_timeout(DEADLINE).unwrap();
+}
+
+/// Panics when it is written to, once that is set.
+struct Mine(Pipes, Arc<AtomicBool>);
+struct MineOut(Out, Arc<AtomicBool>);
+
+impl Transport for Mine {
+    fn split(self: Box<Self>) -> io::Result<Halves> {
+        let out = MineOut(Out(self.0.1.try_clone()?), self.1);
+        let halves = Box::new(self.0).split()?;
+        Ok(Halves {
+            write: Box::new(out),
+            ..halves
+        })
+    }
+}
+
+impl Write for MineOut {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        assert!(!self.1.load(Ordering::SeqCst), "on purpose");
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl WriteHalf for MineOut {
+    fn set_timeout(&mut self, _: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.0.finish()
+    }
+}
+
+#[test]
+fn a_transport_that_panics_on_the_writer_thread_ends_the_connection() {
+    let (one, mut other) = pipes();
+    let panics = Arc::new(AtomicBool::new(false));
+    // The peer does not see it by the stream's end.
+    let kept = one.1.try_clone().unwrap();
+    let one = Mine(one, panics.clone());
+    let client = Options::new().connect_over(one, "ws://x/").unwrap();
+    let head = head_of(&mut other.0);
+    let server = Websocket::accept(Request::from_parts(head, other, []));
+    goes_both_ways(&client, &server);
+    panics.store(true, Ordering::SeqCst);
+    client.put(1).unwrap();
+    let error = client.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    assert!(matches!(error, Error::Internal(_)), "{error}");
+    drop((kept, server));
 }
 
 /// It takes nothing, and says so in the one way that is easily taken for progress.

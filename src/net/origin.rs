@@ -6,6 +6,8 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap};
 use url::Url;
 
+use crate::pubsub::guarded;
+
 /// The pages that a server accepts. A request without an `Origin` comes from no page.
 #[derive(Clone, Default)]
 pub(crate) struct Origins {
@@ -43,7 +45,9 @@ impl Origins {
             Rule::Exactly(allowed) => same_text(allowed, &origin),
             Rule::If(f) => {
                 functions += 1;
-                f(&origin)
+                let mut welcome = false;
+                guarded(|| welcome = f(&origin));
+                welcome
             }
         });
         let own = || host.is_some_and(|host| is_same_host(&origin, host));
@@ -149,6 +153,13 @@ mod tests {
             assert_eq!(found, welcome, "{origin}");
         }
         assert!(origins.check(&headers("robot", &[])).is_ok());
+    }
+
+    #[test]
+    fn a_function_that_panics_allows_nothing() {
+        let mut origins = Origins::default();
+        origins.allow_if(Arc::new(|_| panic!("on purpose")));
+        assert!(origins.check(&headers("robot", &["http://robot"])).is_err());
     }
 
     #[test]

@@ -197,8 +197,26 @@ pub trait Cut: Send + Sync {
 
 /// Whether a read or write failed for lack of time or room, and may be tried again.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    )
+    match error.kind() {
+        io::ErrorKind::WouldBlock => true,
+        // `ETIMEDOUT` is what becomes of a connection whose peer answers no segment: a socket's own time-out is
+        // `EAGAIN`.
+        io::ErrorKind::TimedOut => error.raw_os_error().is_none(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_the_system_has_given_up_is_not_tried_again() {
+        let lost: io::Error = rustix::io::Errno::TIMEDOUT.into();
+        assert_eq!(lost.kind(), io::ErrorKind::TimedOut);
+        assert!(!is_timeout(&lost));
+        let slow: io::Error = rustix::io::Errno::AGAIN.into();
+        assert!(is_timeout(&slow));
+        assert!(is_timeout(&io::ErrorKind::TimedOut.into()));
+    }
 }

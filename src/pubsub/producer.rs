@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Receiver;
+
 use super::dispatch::Dispatcher;
-use super::publisher::Publisher;
+use super::publisher::{Publisher, is_over};
 use super::relay::{self, Offered};
 use super::roster::{Entry, Outlet, Relay, Roster, open_queue, open_relay};
-use super::sink::Sink;
+use super::sink::{Patience, Sink};
 use super::subscription::{Queue, Subscription, SubscriptionId};
 use super::workers::Workers;
 use crate::error::Result;
@@ -51,14 +53,19 @@ impl<T: Clone + Send + 'static> Producer<T> {
     pub fn subscribe_with(&self, queue: Queue) -> Subscription<T> {
         let id = SubscriptionId::next();
         let removed = Arc::<AtomicBool>::default();
-        let (items, drop_later) = {
+        let (items, left_out, drop_later) = {
             let mut state = self.roster.state.lock();
-            let early = state.take_early();
-            let (outlet, items) = open_queue(queue, early);
+            let mut early = state.take_early();
+            let (outlet, items) = open_queue(queue, &mut early);
             let entry = Entry::new(id, outlet, removed.clone());
-            (items, self.roster.insert(&mut state, entry))
+            (items, early, self.roster.insert(&mut state, entry))
         };
         drop(drop_later);
+        if !left_out.is_empty() {
+            let count = left_out.len() as u64;
+            self.roster.dropped.fetch_add(count, Ordering::Relaxed);
+        }
+        drop(left_out);
         let roster = Arc::downgrade(&self.roster);
         Subscription::new(id, items, self.roster.end.clone(), removed, move |id| {
             if let Some(roster) = roster.upgrade() {
@@ -77,7 +84,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
                 let mut state = self.roster.state.lock();
                 let early = state.take_early();
                 if early.is_empty() {
-                    let entry = Entry::new(id, Outlet::Sink(Box::new(sink)), removed);
+                    let entry = Entry::new(id, Outlet::sink(sink, None), removed);
                     let drop_later = self.roster.insert(&mut state, entry);
                     drop(state);
                     drop(drop_later);
@@ -115,7 +122,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
         let id = SubscriptionId::next();
         let removed = Arc::<AtomicBool>::default();
         let sink = self.roster.dispatcher.callback(id, removed.clone(), f);
-        self.attach(id, removed, sink)
+        self.attach(id, removed, sink, None)
     }
 
     /// Calls `f` with every item from now on, on up to `workers` threads at once, so that a slow
@@ -131,7 +138,8 @@ impl<T: Clone + Send + 'static> Producer<T> {
         let id = SubscriptionId::next();
         let removed = Arc::<AtomicBool>::default();
         let sink = Workers::new(workers, removed.clone(), f);
-        self.attach(id, removed, sink)
+        let queue = sink.queue();
+        self.attach(id, removed, sink, Some(queue))
     }
 
     /// Removes a subscription, sink or callback, so that it gets nothing more. What a subscription
@@ -198,21 +206,14 @@ impl<T: Clone + Send + 'static> Producer<T> {
         default.get_or_insert_with(|| self.subscribe()).clone()
     }
 
+    /// Attaches a sink of this crate's own, which takes all that came early without waiting. Where its items
+    /// wait, if that is known here, is `queue`.
     fn attach(
         &self,
         id: SubscriptionId,
         removed: Arc<AtomicBool>,
         sink: impl Sink<T>,
-    ) -> SubscriptionId {
-        self.attach_boxed(id, removed, Box::new(sink))
-    }
-
-    /// Attaches a sink of this crate's own, which takes all that came early without waiting.
-    fn attach_boxed(
-        &self,
-        id: SubscriptionId,
-        removed: Arc<AtomicBool>,
-        sink: Box<dyn Sink<T>>,
+        queue: Option<Receiver<T>>,
     ) -> SubscriptionId {
         let mut state = self.roster.state.lock();
         let early = state.take_early();
@@ -225,7 +226,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
                 self.roster.dropped.fetch_add(1, Ordering::Relaxed);
             }
         }
-        let entry = Entry::new(id, Outlet::Sink(sink), removed);
+        let entry = Entry::new(id, Outlet::sink(sink, queue), removed);
         let drop_later = self.roster.insert(&mut state, entry);
         drop(state);
         drop(drop_later);
@@ -290,6 +291,25 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// that was set before stays.
     pub(crate) fn hurry(&self, until: Instant) {
         self.roster.hurry(until);
+    }
+
+    /// Ends the publisher's wait for full queues, and any other until `aside` is taken back: it keeps
+    /// what it could not hand over, and all that follows, for its [`catch_up`](Publisher::catch_up).
+    pub(crate) fn set_aside(&self, aside: bool) {
+        self.roster.set_aside(aside);
+    }
+
+    /// Whether the publisher is to wait no longer.
+    pub(crate) fn must_go_on(&self) -> bool {
+        let (patience, aside) = self.roster.patience();
+        aside || is_over(patience)
+    }
+
+    /// To wait with on the publisher's thread, until then or until the publisher has to look.
+    pub(crate) fn patience(&self, until: Option<Instant>) -> Patience<'_> {
+        let (patience, _) = self.roster.patience();
+        let until = [patience, until].into_iter().flatten().min();
+        Patience::new(&self.roster.nudge.1, until)
     }
 }
 

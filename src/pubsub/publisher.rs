@@ -16,6 +16,9 @@ const EARLY_ITEMS: usize = 1024;
 /// How much they may weigh together (for a `Websocket`: bytes of payload).
 const EARLY_WEIGHT: usize = 4 << 20;
 
+/// How much may be kept for those who were full when the publisher had to go on.
+const LAG_WEIGHT: usize = 4 << 20;
+
 /// How long a subscription may be full before that is logged.
 const LONG: Duration = Duration::from_secs(1);
 
@@ -28,6 +31,11 @@ pub struct Publisher<T: Clone + Send + 'static> {
     seen: u64,
     /// Those that were full, with the item they have yet to get.
     blocked: VecDeque<(Arc<Entry<T>>, T)>,
+    /// Behind those: what came while there was no time to wait for them, and what it weighs.
+    later: VecDeque<T>,
+    later_weight: usize,
+    /// When to stop catching up, whoever is still full.
+    limit: Option<Instant>,
     /// Those that were full when there was no patience left: they get nothing more, so that what they got
     /// has an end and no gaps.
     cut_short: Vec<SubscriptionId>,
@@ -41,6 +49,9 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             snapshot: None,
             seen: 0,
             blocked: VecDeque::new(),
+            later: VecDeque::new(),
+            later_weight: 0,
+            limit: None,
             cut_short: Vec::new(),
             gone: Vec::new(),
         }
@@ -60,9 +71,16 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 
     /// As [`put`](Self::put), for a publisher that calls [`rest`](Self::rest) before it waits for its own input.
     pub(crate) fn put_in_batch(&mut self, item: T) {
-        if self.roster.paused.load(Ordering::Relaxed) {
-            self.wait_until_resumed();
+        if self.lags() {
+            return self.keep_for_later(item);
         }
+        if self.roster.paused.load(Ordering::Relaxed) && !self.wait_until_resumed() {
+            return self.keep_for_later(item);
+        }
+        self.hand_out(item);
+    }
+
+    fn hand_out(&mut self, item: T) {
         if !self.cut_short.is_empty() && !is_over(self.roster.state.lock().patience) {
             self.cut_short.clear();
         }
@@ -78,6 +96,10 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         if !self.blocked.is_empty() {
             self.wait_for_the_full();
         }
+        self.remove_the_gone();
+    }
+
+    fn remove_the_gone(&mut self) {
         for id in self.gone.drain(..) {
             self.roster.remove(id);
         }
@@ -86,6 +108,58 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     /// Lets go of the subscribers, so that who is removed meanwhile is dropped at once.
     pub(crate) fn rest(&mut self) {
         self.snapshot = None;
+    }
+
+    /// Whether something has been put that not all have got, since the publisher was
+    /// [set aside](super::Producer::set_aside).
+    pub(crate) fn lags(&self) -> bool {
+        !self.blocked.is_empty() || !self.later.is_empty()
+    }
+
+    /// Whether as much is kept as may be.
+    pub(crate) fn lags_too_much(&self) -> bool {
+        self.later_weight >= LAG_WEIGHT
+    }
+
+    /// Hands out what has been kept, in order, waiting as for any item; `false` when the publisher was set
+    /// aside again before that was all.
+    pub(crate) fn catch_up(&mut self) -> bool {
+        self.wait_for_the_full();
+        self.remove_the_gone();
+        while self.blocked.is_empty() && !self.later.is_empty() {
+            if self.roster.paused.load(Ordering::Relaxed) && !self.wait_until_resumed() {
+                break;
+            }
+            let Some(item) = self.later.pop_front() else {
+                break;
+            };
+            self.later_weight -= (self.roster.weigh)(&item);
+            self.hand_out(item);
+        }
+        self.rest();
+        !self.lags()
+    }
+
+    /// As [`catch_up`](Self::catch_up), for no longer than until then.
+    pub(crate) fn catch_up_until(&mut self, limit: Instant) {
+        self.limit = Some(limit);
+        self.catch_up();
+        self.limit = None;
+    }
+
+    fn look(&self) -> Look {
+        let (patience, aside) = self.roster.patience();
+        let over = is_over(patience);
+        Look {
+            over,
+            aside: !over && (aside || is_over(self.limit)),
+            until: [patience, self.limit].into_iter().flatten().min(),
+        }
+    }
+
+    fn keep_for_later(&mut self, item: T) {
+        self.later_weight += (self.roster.weigh)(&item);
+        self.later.push_back(item);
     }
 
     /// The entries as they are now, taken out of `self.snapshot`; `None` when there are none.
@@ -122,7 +196,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         if !state.entries.is_empty() {
             // Somebody has just subscribed.
             drop(state);
-            return self.put_in_batch(item);
+            return self.hand_out(item);
         }
         if state.attached {
             return;
@@ -150,20 +224,25 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         }
     }
 
-    fn wait_until_resumed(&mut self) {
+    /// Returns whether to go on with the item: not when the publisher is set aside.
+    fn wait_until_resumed(&mut self) -> bool {
         self.rest();
         while self.roster.paused.load(Ordering::SeqCst) {
-            let until = self.roster.state.lock().patience;
+            let look = self.look();
+            if look.over || look.aside {
+                return look.over;
+            }
             let nudge = &self.roster.nudge.1;
-            match until {
+            match look.until {
                 None => drop(nudge.recv()),
-                Some(until) if Instant::now() >= until => return,
                 Some(until) => drop(nudge.recv_deadline(until)),
             }
         }
+        true
     }
 
-    /// Hands the item over to those who were full, waiting for each as long as there is patience.
+    /// Hands the item over to those who were full, waiting for each as long as there is patience, and the
+    /// publisher is not set aside.
     fn wait_for_the_full(&mut self) {
         self.rest();
         while let Some((entry, mut item)) = self.blocked.pop_front() {
@@ -172,8 +251,11 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                 if entry.removed.load(Ordering::Acquire) {
                     break;
                 }
-                let until = self.roster.state.lock().patience;
-                let over = is_over(until);
+                let Look { over, aside, until } = self.look();
+                if aside {
+                    self.blocked.push_front((entry, item));
+                    return;
+                }
                 // A forgotten subscription is found more easily by who is told of it.
                 let warn_at = (!entry.has_warned()).then(|| start + LONG);
                 let wait_until = [until, warn_at].into_iter().flatten().min();
@@ -205,6 +287,15 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             }
         }
     }
+}
+
+/// What a publisher that waits finds when it looks up.
+struct Look {
+    /// There is no patience left.
+    over: bool,
+    /// It has something else to do.
+    aside: bool,
+    until: Option<Instant>,
 }
 
 /// Whether there is no patience left.
@@ -279,5 +370,50 @@ mod tests {
         assert_eq!(receiver.try_recv(), Ok(0));
         publisher.put(2);
         assert_eq!(receiver.try_recv(), Ok(2));
+    }
+
+    #[test]
+    fn a_publisher_that_is_set_aside_keeps_what_is_full_and_hands_it_out_in_order() {
+        let (mut publisher, producer) = Producer::new();
+        let slow = producer.subscribe_with(Queue::Block(1));
+        let fast = producer.subscribe_with(Queue::Unbounded);
+        producer.set_aside(true);
+        (0..5).for_each(|n| publisher.put_in_batch(n));
+        assert!(publisher.lags());
+        assert!(!publisher.catch_up());
+        // Who has room is not ahead by more than the item that the other waits for.
+        assert_eq!(fast.len(), 2);
+        assert_eq!(slow.try_get().unwrap(), 0);
+        producer.set_aside(false);
+        publisher.catch_up_until(Instant::now() + Duration::from_millis(1));
+        assert!(publisher.lags());
+        assert_eq!(slow.try_get().unwrap(), 1);
+        let taking = std::thread::spawn(move || slow.iter().collect::<Vec<_>>());
+        assert!(publisher.catch_up());
+        assert!(!publisher.lags());
+        publisher.put(5);
+        drop(publisher);
+        assert_eq!(taking.join().unwrap(), [2, 3, 4, 5]);
+        assert!(fast.iter().eq(0..6));
+        assert_eq!(producer.dropped(), 0);
+    }
+
+    #[test]
+    fn setting_a_publisher_aside_ends_its_wait() {
+        let (mut publisher, producer) = Producer::new();
+        let slow = producer.subscribe_with(Queue::Block(1));
+        publisher.put(0);
+        let (done, waited) = crossbeam_channel::bounded(1);
+        std::thread::spawn(move || {
+            publisher.put(1);
+            done.send(publisher).unwrap();
+        });
+        producer.set_aside(true);
+        let deadline = Duration::from_secs(20);
+        let publisher = waited.recv_timeout(deadline).expect("the publisher waits");
+        assert!(publisher.lags());
+        drop(slow);
+        let mut publisher = publisher;
+        assert!(publisher.catch_up());
     }
 }

@@ -50,6 +50,8 @@ pub(super) struct State<T> {
     pub(super) last: Vec<(SubscriptionId, Arc<AtomicBool>)>,
     /// Until when the publisher waits for full queues; `None` is for ever.
     pub(super) patience: Option<Instant>,
+    /// The publisher has something else to do, and keeps what it would have to wait with.
+    pub(super) aside: bool,
     /// The relay threads, which may outlive the publisher.
     pub(super) relays: Vec<Arc<Relay>>,
 }
@@ -89,17 +91,36 @@ pub(super) enum Outlet<T> {
     Queue(Sender<T>),
     /// The receiver is for making room.
     Ring(Sender<T>, Receiver<T>),
-    Sink(Box<dyn Sink<T>>),
+    Sink(Attached<T>),
     /// As `Queue`; a thread takes from it for a sink that was full when it subscribed.
     Relay(Sender<T>),
 }
 
+/// A sink, which is the user's code also when it is dropped: a panic in that is logged and ends nothing.
+pub(super) struct Attached<T> {
+    sink: Option<Box<dyn Sink<T>>>,
+    /// Where its items wait, if that is known.
+    queue: Option<Receiver<T>>,
+}
+
+impl<T> Drop for Attached<T> {
+    fn drop(&mut self) {
+        let sink = self.sink.take();
+        guarded(|| drop(sink));
+    }
+}
+
 impl<T> Outlet<T> {
-    /// How many items wait in it; a sink does not say.
+    pub(super) fn sink(sink: impl Sink<T>, queue: Option<Receiver<T>>) -> Self {
+        let sink = Some(Box::new(sink) as Box<dyn Sink<T>>);
+        Outlet::Sink(Attached { sink, queue })
+    }
+
+    /// How many items wait in it; a user's sink does not say.
     pub(super) fn len(&self) -> usize {
         match self {
             Outlet::Queue(sender) | Outlet::Ring(sender, _) | Outlet::Relay(sender) => sender.len(),
-            Outlet::Sink(_) => 0,
+            Outlet::Sink(attached) => attached.queue.as_ref().map_or(0, Receiver::len),
         }
     }
 
@@ -121,6 +142,7 @@ impl<T: Send + 'static> Roster<T> {
                 ended: false,
                 last: Vec::new(),
                 patience: None,
+                aside: false,
                 relays: Vec::new(),
             }),
             default: Mutex::new(None),
@@ -216,6 +238,18 @@ impl<T> Roster<T> {
         self.nudge();
     }
 
+    /// See [`Producer::set_aside`](super::Producer::set_aside).
+    pub(super) fn set_aside(&self, aside: bool) {
+        self.state.lock().aside = aside;
+        self.nudge();
+    }
+
+    /// Until when the publisher may wait, and whether it is set aside.
+    pub(super) fn patience(&self) -> (Option<Instant>, bool) {
+        let state = self.state.lock();
+        (state.patience, state.aside)
+    }
+
     /// To be called with the lock held.
     pub(super) fn changed(&self) {
         self.version.fetch_add(1, Ordering::Release);
@@ -250,9 +284,13 @@ impl<T> State<T> {
     }
 }
 
-/// A channel for `queue` that holds what came early.
-pub(super) fn open_queue<T>(queue: Queue, early: VecDeque<T>) -> (Outlet<T>, Receiver<T>) {
+/// A queue with room for more items than this is one without a limit: their places are not all made at once.
+const NO_LIMIT: usize = 1 << 28;
+
+/// A channel for `queue` that holds what came early. Takes from that what is kept, and leaves the rest.
+pub(super) fn open_queue<T>(queue: Queue, early: &mut VecDeque<T>) -> (Outlet<T>, Receiver<T>) {
     let (sender, receiver) = match queue {
+        Queue::Block(NO_LIMIT..) | Queue::DropOldest(NO_LIMIT..) => unbounded(),
         // Early items are not dropped for the sake of a short queue: it starts out longer.
         // And never without capacity: then two sides that only look, as publisher and inbox do, would
         // not see each other.
@@ -266,7 +304,7 @@ pub(super) fn open_queue<T>(queue: Queue, early: VecDeque<T>) -> (Outlet<T>, Rec
         Some(capacity) if ring => early.len().saturating_sub(capacity),
         _ => 0,
     };
-    for item in early.into_iter().skip(skip) {
+    for item in early.drain(skip..) {
         // There is room, and nobody else has the channel yet.
         let _ = sender.try_send(item);
     }
@@ -337,9 +375,11 @@ impl<T: Send + 'static> Entry<T> {
                 }
                 Ok(())
             }
-            Outlet::Sink(sink) => {
+            Outlet::Sink(Attached { sink, .. }) => {
                 let mut result = Ok(());
-                guarded(|| result = sink.put_nowait(item));
+                if let Some(sink) = sink {
+                    guarded(|| result = sink.put_nowait(item));
+                }
                 result
             }
         }
@@ -350,9 +390,11 @@ impl<T: Send + 'static> Entry<T> {
             Outlet::Queue(sender) | Outlet::Relay(sender) => sender.put(item, patience),
             // Never full.
             Outlet::Ring(..) => Err(PutError::Full(item)),
-            Outlet::Sink(sink) => {
+            Outlet::Sink(Attached { sink, .. }) => {
                 let mut result = Ok(());
-                guarded(|| result = sink.put(item, patience));
+                if let Some(sink) = sink {
+                    guarded(|| result = sink.put(item, patience));
+                }
                 result
             }
         }

@@ -15,9 +15,10 @@ use crate::error::{Error, Result};
 pub enum Queue {
     /// When this many items wait, the producer pauses until one is taken. For a
     /// [`Websocket`](crate::Websocket) that means: reading pauses, TCP holds the peer back, nothing
-    /// is lost. 0 counts as 1.
+    /// is lost. 0 counts as 1. The places of a queue are made at once, 48 bytes each for a `Websocket`'s; one of
+    /// more than 2^28 has no limit instead.
     Block(usize),
-    /// When this many items wait, the oldest is dropped for the newest. 0 counts as 1.
+    /// When this many items wait, the oldest is dropped for the newest. 0 counts as 1; places as above.
     DropOldest(usize),
     /// Only the newest item is kept: RTCBot's `MostRecentSubscription`, for control loops.
     Latest,

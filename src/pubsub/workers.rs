@@ -50,6 +50,11 @@ impl<T: Send + 'static> Workers<T> {
         }
     }
 
+    /// Where items wait for a thread.
+    pub(crate) fn queue(&self) -> Receiver<T> {
+        self.team.items.clone()
+    }
+
     fn start_one_if_all_are_busy(&self) {
         let started = self.started.load(Ordering::Relaxed);
         if started >= self.max || self.team.unfinished.load(Ordering::SeqCst) <= started {

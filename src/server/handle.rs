@@ -257,7 +257,8 @@ impl ServerHandle {
     /// # Errors
     ///
     /// [`Error::Timeout`] when a handler, or a [`Sink`](crate::Sink) of a connection, has not
-    /// returned by then. Connections that did not close in time have been cut all the same.
+    /// returned by then. Connections that did not close in time have been cut, also where this is `Ok`: each one's
+    /// [`error`](Websocket::error) tells, for which [`connections`](Self::connections) is asked before.
     pub fn shutdown(&self, timeout: Duration) -> Result<()> {
         let mut deadline = deadline_after(timeout);
         let control = &self.control;

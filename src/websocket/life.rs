@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::message::Message;
 use crate::net::closing::Event;
 use crate::net::transport::Halves;
-use crate::pubsub::{Inbox, Publisher};
+use crate::pubsub::{Inbox, Publisher, guarded};
 use crate::thread::spawn;
 
 /// A connection after its handshake.
@@ -87,6 +87,12 @@ struct Life {
 impl Life {
     /// The thread's main loop.
     fn live(mut self, mut open: Box<Open>) {
+        self.go_through_connections(&mut open);
+        // The user's code may be in it.
+        guarded(|| drop(open));
+    }
+
+    fn go_through_connections(&mut self, open: &mut Open) {
         let shared = self.shared.clone();
         let _ = shared.reader_thread.set(thread::current().id());
         let mut schedule = shared.options.reconnect.map(Schedule::new);
@@ -131,7 +137,11 @@ impl Life {
         // Before anybody can know that it is ready.
         let connections = &shared.received.connections;
         connections.store(connections.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        let on_ready = shared.lifecycle.set_ready()?;
+        let Some(on_ready) = shared.lifecycle.set_ready() else {
+            let others = connections.load(Ordering::Relaxed) - 1;
+            connections.store(others, Ordering::Relaxed);
+            return None;
+        };
         let ready = Instant::now();
         let inbox = self.inbox.take()?;
         log::debug!("{}: ready", shared.name);
@@ -200,13 +210,20 @@ impl Life {
         let Some((reason, told)) = shared.lifecycle.begin_anew(self.unsent(), is_followed) else {
             return false;
         };
+        // The writer, which sets it aside, has ended.
+        shared.producer.set_aside(false);
         let wait = schedule.wait(chance());
         log::info!("{}: {reason}; trying again in {wait:.1?}", shared.name);
         for f in told {
             let reason = reason.clone();
             shared.producer.dispatcher().run(move || f.call(reason));
         }
-        if shared.lifecycle.wait_to_try_again(deadline_after(wait)) {
+        let until = deadline_after(wait);
+        if let Some(publisher) = &mut self.publisher {
+            // Meanwhile; `close` cuts it short.
+            publisher.catch_up_until(until);
+        }
+        if shared.lifecycle.wait_to_try_again(until) {
             return true;
         }
         // This program closes. Where nothing was to be sent, that is no failure.
@@ -236,16 +253,31 @@ impl Drop for Life {
 }
 
 impl Life {
+    /// Who has yet to take what an earlier connection brought has as long for it as closing may take.
+    fn hand_out_what_is_left(&mut self) {
+        let Some(publisher) = &mut self.publisher else {
+            return;
+        };
+        if publisher.lags() {
+            let producer = &self.shared.producer;
+            producer.set_aside(false);
+            producer.hurry(deadline_after(self.shared.options.close_timeout));
+            publisher.catch_up();
+        }
+    }
+
     /// Ends everything.
     fn end(&mut self) {
         let shared = self.shared.clone();
         // From here on nothing is accepted, and so nothing that is accepted is missing from the count.
         shared.outbox.consumer().close();
         self.end_connection();
+        self.hand_out_what_is_left();
         let unsent = self.unsent();
         let end = shared.lifecycle.set_closed(unsent);
         shared.outbox.end(unsent);
-        drop(self.inbox.take());
+        let inbox = self.inbox.take();
+        guarded(|| drop(inbox));
         match &end.reason {
             Error::Closed(close) => log::debug!("{}: closed {close}", shared.name),
             error => log::debug!("{}: {error}", shared.name),

@@ -53,7 +53,7 @@ use crate::pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId,
 /// A WebSocket connection: RTCBot's `Websocket`, on two threads.
 ///
 /// Every method may be called on any thread, at any time, and from any callback. Clones are handles
-/// to the same connection, and equal. Dropping the last one closes it: what is queued is sent, for at
+/// to the same connection, and equal. Dropping the last one closes it, and waits for that: what is queued is sent, for at
 /// most [`linger`](Options::linger), and the peer is told code 1000, or 1011 in a panic. A callback that owns a handle to its own connection, or a list of
 /// all connections that does, keeps it open until either side closes it; what should not takes a
 /// [`downgrade`](Self::downgrade)d one.
@@ -282,8 +282,8 @@ impl Websocket {
     /// After the end, once everything queued has been taken: the reason it ended, which is
     /// [`Error::Closed`] after an orderly closing. [`Error::Unsubscribed`] when another thread calls
     /// [`unsubscribe_default`](Self::unsubscribe_default) meanwhile. [`Error::OwnThread`] when it is called
-    /// from a [`Sink`] or the function of [`Options::header_with`] and no message is there: none would come
-    /// while it waits.
+    /// on the connection's own thread (from a [`Sink`], or a function that the [`Options`] were given) and no
+    /// message is there: none would come while it waits.
     pub fn get(&self) -> Result<Message> {
         match self.shared().is_reader_thread() {
             true => self.get_on_the_reader_thread(),
@@ -341,7 +341,8 @@ impl Websocket {
     /// Calls `f` with every message from now on, in order, on the dispatch thread.
     ///
     /// All of a connection's callbacks share that thread, so a slow one delays the others; a panic
-    /// is logged and ends nothing. When 1024 messages wait for callbacks, reading pauses.
+    /// is logged and ends nothing. When 1024 messages wait for callbacks (all of them together), reading pauses;
+    /// not while a callback itself waits for a message, in `get` for example.
     pub fn subscribe_callback(&self, f: impl FnMut(Message) + Send + 'static) -> SubscriptionId {
         self.shared().producer.subscribe_callback(f)
     }
@@ -384,8 +385,8 @@ impl Websocket {
 
 /// Sending.
 impl Websocket {
-    /// Queues a message for sending; never waits, whatever the network does. Stops an active source,
-    /// as in RTCBot.
+    /// Queues a message for sending; never waits, whatever the network does. Stops an active source
+    /// ([`put_subscription`](Self::put_subscription)), as in RTCBot.
     ///
     /// ```no_run
     /// # let ws = rtcbot_websocket::Websocket::connect("ws://x")?;
@@ -394,7 +395,7 @@ impl Websocket {
     /// match ws.put_nowait(json!({"speed": 1})) {
     ///     Ok(()) => {}
     ///     Err(PutError::Full(order)) => println!("the network is too slow for {order}"),
-    ///     Err(PutError::Closed(order)) => println!("not sent: {order}, {:?}", ws.end_reason()),
+    ///     Err(PutError::Closed(order)) => println!("closing, or closed: {order} is not sent"),
     /// }
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
@@ -413,8 +414,10 @@ impl Websocket {
     ///
     /// [`PutError::Closed`], with the message, when the connection is closing or has ended, also
     /// when that happens during the wait.
+    /// [`PutError::Full`] on the connection's own thread (in a [`Sink`], or a function that the [`Options`] were
+    /// given) while there is no connection, since that is what makes room.
     pub fn put(&self, data: impl Into<Message>) -> Result<(), PutError<Message>> {
-        self.shared().outbox.put_deadline(data.into(), None)
+        self.put_deadline(data.into(), None)
     }
 
     /// As [`put`](Self::put), waiting for at most `timeout`.
@@ -427,8 +430,18 @@ impl Websocket {
         data: impl Into<Message>,
         timeout: Duration,
     ) -> Result<(), PutError<Message>> {
-        let deadline = Instant::now().checked_add(timeout);
-        self.shared().outbox.put_deadline(data.into(), deadline)
+        self.put_deadline(data.into(), Instant::now().checked_add(timeout))
+    }
+
+    fn put_deadline(
+        &self,
+        message: Message,
+        deadline: Option<Instant>,
+    ) -> Result<(), PutError<Message>> {
+        match self.shared().is_reader_thread() {
+            true => self.shared().put_on_the_reader_thread(message, deadline),
+            false => self.shared().outbox.put_deadline(message, deadline),
+        }
     }
 
     /// Sends everything that `source` yields from now on, in place of the source so far: a
@@ -440,6 +453,34 @@ impl Websocket {
     /// with what is in it, when either side closes the connection. (To send on all that another
     /// connection received, closing included, use [`subscribe_to`](Self::subscribe_to) there.) Once
     /// the connection is closing, a source is not taken; returns whether it was.
+    ///
+    /// **Whatever is put stops the source**, as in RTCBot: by any handle, by a pipe into this `Websocket`, by
+    /// [`broadcast`](crate::ServerHandle::broadcast). It is let go of, and what goes into it from then on goes
+    /// nowhere. Who greets each connection before the orders puts the source again behind the greeting:
+    ///
+    /// ```
+    /// # use rtcbot_websocket::{Message, Queue, Websocket, json, pubsub::Producer};
+    /// # let (ws, robot) = Websocket::pair();
+    /// let (mut orders, producer) = Producer::<Message>::new();
+    /// let newest = producer.subscribe_with(Queue::Latest);
+    /// let socket = ws.downgrade();
+    /// ws.on_ready(move || {
+    ///     if let Some(ws) = socket.upgrade() {
+    ///         let _ = ws.put_nowait("hello");
+    ///         ws.put_subscription(&newest);
+    ///     }
+    /// });
+    /// # assert_eq!(robot.get()?, "hello");
+    /// # orders.put(json!({"speed": 0.5}).into());
+    /// # assert_eq!(robot.get()?, json!({"speed": 0.5}));
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
+    ///
+    /// With a [`Queue::Latest`] as here, the newest order is taken whenever the network takes one. It cannot overtake
+    /// those that lie in the sockets' buffers already, and one that was being written when a connection was lost
+    /// is sent first on the [next](Options::reconnect): a robot that must not act on an old order looks at a
+    /// time that is in it. The very last order is better put: a source that is let go of by a close may
+    /// still have it.
     #[doc(alias = "putSubscription")]
     pub fn put_subscription(&self, source: impl Into<Source<Message>>) -> bool {
         self.shared().outbox.consumer().put_subscription(source)
@@ -539,7 +580,8 @@ impl Websocket {
     }
 
     /// Calls `f` on the dispatch thread when the connection has ended, in order or not, after the
-    /// callbacks for all messages; at once, if it has.
+    /// callbacks for all messages (those of [`subscribe_concurrent`](Self::subscribe_concurrent) may yet run); at
+    /// once, if it has.
     #[doc(alias = "onClose")]
     pub fn on_close(&self, mut f: impl FnMut() + Send + 'static) {
         let f = Arc::new(Listener::new(move |()| f()));
@@ -554,7 +596,8 @@ impl Websocket {
     ///
     /// # Errors
     ///
-    /// Why it ended without ever being ready; [`Error::OwnThread`] when called from a [`Sink`].
+    /// Why it ended without ever being ready; [`Error::OwnThread`] when called on the connection's own thread: from
+    /// a [`Sink`], or a function that the [`Options`] were given.
     pub fn wait_ready(&self) -> Result<()> {
         self.wait_ready_until(None)
     }
@@ -583,7 +626,7 @@ impl Websocket {
     ///
     /// # Errors
     ///
-    /// [`Error::OwnThread`] when called from a [`Sink`].
+    /// [`Error::OwnThread`], as for [`wait_ready`](Self::wait_ready).
     pub fn wait_error(&self) -> Result<Option<Error>> {
         Ok(self.wait_closed_until(None)?.error())
     }
@@ -602,7 +645,7 @@ impl Websocket {
     ///
     /// # Errors
     ///
-    /// Why it failed, if it has; [`Error::OwnThread`] when called from a [`Sink`].
+    /// Why it failed, if it has; [`Error::OwnThread`], as for [`wait_ready`](Self::wait_ready).
     pub fn wait_closed(&self) -> Result<()> {
         self.wait_closed_until(None)?.error().map_or(Ok(()), Err)
     }
@@ -657,11 +700,16 @@ impl Websocket {
     /// ([`Options::reconnect`]) it does not try again: then what is queued is not sent, which the error and
     /// [`stats().unsent`](crate::Stats::unsent) tell.
     ///
+    /// `Ok` says that all was written, and that the connection was closed in order; that the peer has taken all,
+    /// `Ok` and a [`stats().unconfirmed`](crate::Stats::unconfirmed) of 0. (Its `Websocket`, that is: what its program
+    /// makes of it, only an answer tells.) What was received can still be taken, and callbacks for it
+    /// may yet run: [`on_close`](Self::on_close) comes after them.
+    ///
     /// # Errors
     ///
     /// Why the connection failed, if it has, now or before: [`Error::CloseTimeout`] when the peer
     /// did not take what was queued, or did not answer, in time; it says how many messages were not sent.
-    /// [`Error::OwnThread`] when called from a [`Sink`]: closing has begun, and goes on without it.
+    /// [`Error::OwnThread`], as for [`wait_ready`](Self::wait_ready): closing has begun, and goes on without it.
     /// [`Error::Timeout`] when a [`Sink`], or the function of [`Options::header_with`], does not return, a second
     /// after the connection was cut.
     ///
@@ -800,7 +848,7 @@ impl Websocket {
         self.shared().outbox.latency()
     }
 
-    /// What has gone through this `Websocket`, and what waits in it. Takes two or three short locks:
+    /// What has gone through this `Websocket`, and what waits in it. Takes a few short locks:
     /// cheap enough to be called a thousand times a second.
     ///
     /// ```

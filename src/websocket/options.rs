@@ -33,6 +33,10 @@ use crate::pubsub::Queue;
 ///     .connect_timeout(Duration::from_secs(3))
 ///     .receive_queue(Queue::Latest)
 ///     .connect("ws://robot.local:8080/ws")?;
+///
+/// let mut plain = Options::new(); // to keep
+/// plain.json(false);
+/// let other = plain.connect("ws://other.local:8080/ws")?;
 /// # Ok::<(), rtcbot_websocket::Error>(())
 /// ```
 #[derive(Clone)]
@@ -371,7 +375,8 @@ impl Options {
     ///   tell whether the peer took it, and nothing is sent twice.
     ///   [`stats().unconfirmed`](crate::Stats::unconfirmed) counts it. What has not been written is
     ///   sent on the next connection.
-    /// * What the peer sends while there is no connection is the peer's to keep.
+    /// * What the peer sends while there is no connection is the peer's to keep. What a slow consumer has yet to
+    ///   take of a connection that is lost it gets before what the next one brings.
     ///
     /// Only for URLs: on servers it means nothing.
     ///

@@ -70,6 +70,8 @@ pub(crate) fn read(
         keepalive: Keepalive::new(options.ping_interval, options.ping_timeout),
         received: &shared.received,
     };
+    // What the last connection brought comes first.
+    stream.publisher.catch_up();
     let ending = read_until_the_end(shared, &mut codec, &mut stream);
     let ended = Instant::now();
     stream.hand_out();
@@ -269,6 +271,10 @@ impl Read for Stream<'_> {
         }
         self.hand_out();
         self.publisher.rest();
+        if self.publisher.lags_too_much() {
+            // Then the connection has been cut.
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         loop {
             match self.keepalive.watch(&mut *self.half, buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -125,13 +125,17 @@ impl Registry {
         missed
     }
 
-    /// From now on, whatever is accepted is closed at once.
+    /// From now on, whatever is accepted is closed at once. The caller is to [`cut`](Self::cut) what has not
+    /// ended by the deadline.
     pub(crate) fn close(&self, deadline: Instant) {
         self.state.lock().closing = true;
         // All begin before any is waited for.
         for (_, shared) in self.all() {
             shared.begin_close(going_away(), deadline);
-            shared.see_that_it_closes();
+            // The others are waited for.
+            if shared.is_own_thread() {
+                shared.see_that_it_closes();
+            }
         }
     }
 

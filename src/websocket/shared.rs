@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::lifecycle::{Lifecycle, Phase};
 use super::options::{Options, deadline_after};
 use super::outbox::Outbox;
-use crate::error::{Close, CloseFrame, Error, Side};
+use crate::error::{Close, CloseFrame, Error, PutError, Side};
 use crate::message::Message;
 use crate::net::closing::{Event, Role};
 use crate::pubsub::{Inbox, Producer, Publisher};
@@ -94,6 +94,27 @@ impl Shared {
         self.reader_thread.get() == Some(&thread::current().id())
     }
 
+    /// Waits for room as long as there is a connection to make it: this is the thread that makes the next.
+    pub(crate) fn put_on_the_reader_thread(
+        &self,
+        mut message: Message,
+        deadline: Option<Instant>,
+    ) -> Result<(), PutError<Message>> {
+        loop {
+            let over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let nobody = self.lifecycle.phase() == Phase::Connecting;
+            if over || nobody || self.producer.must_go_on() {
+                return self.outbox.put_nowait(message);
+            }
+            // Ended by room, `close`, the deadline, or when the publisher must go on.
+            let patience = self.producer.patience(deadline);
+            match self.outbox.put_patiently(message, &patience) {
+                Err(PutError::Full(back)) => message = back,
+                other => return other,
+            }
+        }
+    }
+
     /// Whether a connection that ends for this reason is followed by another, unless this program closes.
     pub(crate) fn is_followed(&self, reason: &Error) -> bool {
         self.options.reconnect.is_some() && reason.is_transient()
@@ -162,7 +183,10 @@ impl Shared {
         });
         if let Err(error) = spawned {
             log::error!("{}: cannot start a thread to close: {error}", self.name);
-            self.time_out();
+            // The writer sees to it as well, unless the peer keeps it from that; then the pings' time-out does.
+            if self.options.ping_interval.is_none() || self.options.ping_timeout.is_none() {
+                self.time_out();
+            }
         }
     }
 
@@ -177,12 +201,21 @@ impl Shared {
     pub(crate) fn time_out(&self) {
         self.lifecycle.time_out();
         self.on(Event::Timeout);
-        // Not before: a Close frame that comes after something was dropped does not make an end in order. (And
-        // where another connection may follow, full queues are waited for until this program closes.)
+        // Not before: a Close frame that comes after something was dropped does not make an end in order.
         if self.options.reconnect.is_none() {
             self.producer.hurry(Instant::now());
         }
         self.cut();
+        self.free_the_reader();
+    }
+
+    /// Where another connection may follow, nothing is dropped for want of room until this program closes. But
+    /// the reader must not wait for it between the two: who has to make room may itself be waiting for the
+    /// send queue, which only the next connection makes shorter.
+    fn free_the_reader(&self) {
+        if self.options.reconnect.is_some() {
+            self.producer.set_aside(true);
+        }
     }
 
     /// The peer takes nothing, not even a ping. The reader may not notice: it may itself be waiting for
@@ -199,6 +232,7 @@ impl Shared {
         self.lifecycle.fail(error);
         self.on(Event::Timeout);
         self.cut();
+        self.free_the_reader();
     }
 
     /// Ends whatever the reader and the writer wait for.

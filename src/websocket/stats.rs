@@ -29,7 +29,8 @@ pub struct Stats {
     /// 64 for each message.
     pub send_queue_bytes: usize,
     /// How many messages the slowest consumer has yet to take: those in the longest queue of a
-    /// subscription, those that wait for callbacks, or before anything has subscribed, those that are kept.
+    /// subscription, those that wait for callbacks (once for each), or before anything has subscribed, those that
+    /// are kept. 0 after the end.
     pub receive_queue: usize,
     /// Messages that came in and were dropped: by the policy of a queue, for a sink that was full and does
     /// not wait, since too many came before anything had subscribed, or during [`close`](crate::Websocket::close).

@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use super::pen::{Leftover, Pen, Progress, Wait};
 use super::shared::Shared;
+use crate::error::Error;
 use crate::net::closing::Event;
 use crate::thread::spawn_to_join;
 
@@ -14,11 +15,25 @@ pub(crate) fn start(shared: &Arc<Shared>) -> io::Result<JoinHandle<Leftover>> {
     let shared = shared.clone();
     spawn_to_join("ws-write", move || {
         *shared.writer_thread.lock() = Some(thread::current().id());
+        let _alarm = Alarm(&shared);
         let pen = write_until_the_end(&shared);
         let leftover = pen.end(&shared.outbox);
         see_to_the_end(&shared);
         leftover
     })
+}
+
+/// Ends the connection should the thread panic, in a transport of the user's: the reader would not notice.
+struct Alarm<'a>(&'a Shared);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let text = "the writer thread panicked".to_owned();
+            self.0.lifecycle.fail(Error::Internal(text));
+            self.0.time_out();
+        }
+    }
 }
 
 /// The thread's main loop.
