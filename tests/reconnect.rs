@@ -543,16 +543,7 @@ fn a_value_of_the_programs_that_is_dropped_may_use_the_websocket() {
 #[test]
 fn a_slow_consumer_gets_all_of_a_connection_that_is_lost_while_there_is_no_other() {
     let host = Host::new();
-    let mut quick = options(never());
-    quick.close_timeout(20 * MS);
-    let ws = quick.connect(host.url()).unwrap();
-    let slow = ws.subscribe_with(Queue::Block(1));
-    let mut raw = host.accept();
-    for n in 0..10 {
-        raw.send(n.to_string().into()).unwrap();
-    }
-    eventually("that reading pauses", || ws.stats().messages_in == 10);
-    drop(raw);
+    let (ws, slow) = behind(&host, never(), 20 * MS);
     // Nothing can be written either, which is found out by writing. Nor may that, in all the time that
     // closing may take, cost the consumer anything.
     for _ in 0..20 {
@@ -966,9 +957,11 @@ fn behind(
     let ws = options.connect(host.url()).unwrap();
     let slow = ws.subscribe_with(Queue::Block(1));
     let mut raw = host.accept();
+    // In one piece, which is read as one: from message to message, reading would wait for the consumer.
     for n in 0..10 {
-        raw.send(n.to_string().into()).unwrap();
+        raw.write(n.to_string().into()).unwrap();
     }
+    raw.flush().unwrap();
     eventually("that reading pauses", || ws.stats().messages_in == 10);
     drop(raw);
     (ws, slow)
