@@ -327,6 +327,26 @@ fn dropping_the_last_handle_between_two_attempts_ends_it_at_once() {
 }
 
 #[test]
+fn closing_with_nothing_to_send_is_no_failure_at_any_moment_of_an_attempt() {
+    // Nobody listens there.
+    let url = format!("ws://{}:1/", own_address());
+    let again_and_again = Backoff {
+        initial: Duration::from_micros(1),
+        max: Duration::from_micros(1),
+        ..Backoff::default()
+    };
+    let options = options(again_and_again);
+    for n in 0..5000 {
+        let ws = options.connect(&url).unwrap();
+        let moment = Instant::now() + Duration::from_micros(n % 500);
+        while Instant::now() < moment {
+            thread::yield_now();
+        }
+        ws.close().unwrap();
+    }
+}
+
+#[test]
 fn what_cannot_be_sent_any_more_is_told_by_close() {
     let host = Host::new();
     let ws = options(never()).connect(host.url()).unwrap();

@@ -149,6 +149,15 @@ impl Connection {
         }
     }
 
+    /// It has failed, and nobody wants it any more: then, if it did not even come about, that is no
+    /// failure; unless `unsent` messages wait for it. Returns the error that is forgotten.
+    pub(super) fn give_up(&mut self, unsent: usize) -> Option<Error> {
+        match self.was_ready || unsent > 0 {
+            true => None,
+            false => self.failure.take(),
+        }
+    }
+
     /// Closing took too long: a failure, unless all that matters has been said or it has failed already.
     pub(super) fn time_out(&mut self) {
         if self.was_cut || self.lost.is_some() || self.closing.is_clean() {

@@ -322,8 +322,13 @@ impl Lifecycle {
     ) -> Option<(Error, Vec<Arc<Listener<Error>>>)> {
         let (anew, old) = self.change(|state| {
             let mut reason = state.connection.judge(unsent).reason;
-            if state.farewell || !heals(&reason) {
+            if !heals(&reason) {
                 return (None, None);
+            }
+            if state.farewell {
+                // An attempt that fails when this program has just closed is one that it gives up, as
+                // it is a moment before and a moment after.
+                return (None, Some((None, state.connection.give_up(unsent))));
             }
             // Whatever became of the queue then: what a peer closes with says whether to come back.
             if let Some(close) = state.connection.peers_close() {
@@ -341,7 +346,7 @@ impl Lifecycle {
                 true => state.listeners.on_disconnect.clone(),
                 false => Vec::new(),
             };
-            (Some((reason, told)), Some((old, error)))
+            (Some((reason, told)), Some((Some(old), error)))
         });
         // There may be the user's errors in it: not under the lock.
         drop(old);
