@@ -705,3 +705,24 @@ fn an_end_in_order_is_told_only_to_who_got_all_before_it() {
         within(DEADLINE, move || thread.join().unwrap());
     }
 }
+
+#[test]
+fn who_leaves_while_the_connection_closes_is_let_go_of_at_once() {
+    let options = Options::new().close_timeout(20 * DEADLINE).clone();
+    let (client, mut raw) = client_and_raw(&options);
+    let (subscription, kept) = (client.subscribe(), client.subscribe());
+    // More than the peer, which reads nothing, lets it write: its Close frame has to wait.
+    client.put(vec![0; 15 << 20]).unwrap();
+    raw.write("last".into()).unwrap();
+    raw.close(None).unwrap();
+    eventually("the peer's Close frame", || {
+        client.received_close().is_some() || !client.is_ready()
+    });
+    assert_eq!(kept.get_timeout(DEADLINE).unwrap(), "last");
+    assert!(client.unsubscribe(&subscription));
+    assert_eq!(subscription.get_timeout(DEADLINE).unwrap(), "last");
+    let gone = subscription.get_timeout(DEADLINE).unwrap_err();
+    assert!(matches!(gone, Error::Unsubscribed), "{gone}");
+    assert!(!client.is_closed());
+    drop(raw);
+}

@@ -585,3 +585,40 @@ fn items_that_came_early_and_are_left_out_may_use_the_producer_when_they_are_dro
         drop(publisher);
     });
 }
+
+#[test]
+fn the_first_get_holds_no_lock_when_it_drops_what_is_left_out() {
+    #[derive(Clone)]
+    struct Item(Producer<Item>);
+    impl Drop for Item {
+        fn drop(&mut self) {
+            let _ = self.0.try_get().map(std::mem::forget);
+        }
+    }
+    let (mut publisher, producer) = Producer::with_queue(Queue::Latest);
+    for _ in 0..3 {
+        publisher.put(Item(producer.clone()));
+    }
+    let asked = producer.clone();
+    within(DEADLINE, move || {
+        drop(asked.try_get().map(std::mem::forget))
+    });
+    assert_eq!(producer.dropped(), 2);
+    drop(publisher);
+}
+
+#[test]
+fn who_was_removed_while_it_was_full_finds_no_room_for_more() {
+    for _ in 0..300 {
+        let (mut publisher, producer) = Producer::new();
+        let full = producer.subscribe_with(Queue::Block(1));
+        let other = producer.subscribe();
+        let publishing = thread::spawn(move || (0..3).for_each(|n| publisher.put(n)));
+        // It is waited for, or is about to be: the other has got its second item.
+        eventually("that it is full", || other.len() == 2);
+        assert!(producer.unsubscribe(&full));
+        assert_eq!(full.iter().count(), 1);
+        within(DEADLINE, move || publishing.join().unwrap());
+        assert!(other.iter().eq(0..3));
+    }
+}

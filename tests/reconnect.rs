@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use rig::{DEADLINE, eventually, own_address, read_head, within};
 use rtcbot_websocket::{
     Backoff, Error, Message, Options, Patience, PutError, Queue, Server, Side, Websocket, json,
@@ -563,7 +563,7 @@ fn a_value_of_the_programs_that_is_dropped_may_use_the_websocket() {
 #[test]
 fn a_slow_consumer_gets_all_of_a_connection_that_is_lost_while_there_is_no_other() {
     let host = Host::new();
-    let (ws, slow) = behind(&host, never(), 20 * MS);
+    let (ws, slow) = behind(&host, options(never()).close_timeout(20 * MS));
     // Nothing can be written either, which is found out by writing. Nor may that, in all the time that
     // closing may take, cost the consumer anything.
     for _ in 0..20 {
@@ -981,13 +981,7 @@ fn what_a_slow_consumer_has_yet_to_take_comes_before_what_the_next_connection_br
 }
 
 /// A client whose slow consumer has taken nothing of the 10 messages that came when its connection was lost.
-fn behind(
-    host: &Host,
-    backoff: Backoff,
-    close_timeout: Duration,
-) -> (Websocket, rtcbot_websocket::Subscription<Message>) {
-    let mut options = options(backoff);
-    options.close_timeout(close_timeout);
+fn behind(host: &Host, options: &Options) -> (Websocket, rtcbot_websocket::Subscription<Message>) {
     let ws = options.connect(host.url()).unwrap();
     let slow = ws.subscribe_with(Queue::Block(1));
     let mut raw = host.accept();
@@ -1004,7 +998,7 @@ fn behind(
 #[test]
 fn what_a_slow_consumer_has_yet_to_take_outlives_a_client_that_is_turned_away() {
     let host = Host::new();
-    let (ws, slow) = behind(&host, soon(), Duration::from_secs(3));
+    let (ws, slow) = behind(&host, options(soon()).close_timeout(Duration::from_secs(3)));
     let (answered, answer) = unbounded();
     let serving = thread::spawn(move || {
         host.answer("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
@@ -1014,6 +1008,10 @@ fn what_a_slow_consumer_has_yet_to_take_outlives_a_client_that_is_turned_away() 
         let _ = ws.put_nowait("into the void");
         answer.try_recv().is_ok()
     });
+    // Who asks is told at once, and not when that has taken what there is.
+    eventually("the end", || ws.is_closed());
+    assert!(matches!(ws.error(), Some(Error::Refused { .. })));
+    assert_eq!(ws.stats().receive_queue, 10);
     for n in 0..10 {
         assert_eq!(slow.get_timeout(DEADLINE).unwrap(), *n.to_string());
     }
@@ -1024,9 +1022,142 @@ fn what_a_slow_consumer_has_yet_to_take_outlives_a_client_that_is_turned_away() 
 }
 
 #[test]
+fn what_is_removed_before_the_next_connection_is_let_go_of_at_once() {
+    type Old = (
+        Websocket,
+        rtcbot_websocket::Subscription<Message>,
+        thread::JoinHandle<usize>,
+    );
+    let host = Host::new();
+    let (give, take) = crossbeam_channel::bounded::<Old>(1);
+    let (told, result) = unbounded();
+    let (go, gate) = unbounded::<()>();
+    let mut options = options(soon());
+    // Each session has a consumer of its own, and the last one's is to be done before the next begins.
+    options
+        .close_timeout(20 * MS)
+        .header_with("X-Session", move || {
+            if let Ok((ws, slow, taking)) = take.try_recv() {
+                assert!(ws.unsubscribe(&slow));
+                drop(slow);
+                go.send(())?;
+                told.send(within(DEADLINE, move || taking.join().unwrap()))?;
+            }
+            Ok("session".to_owned())
+        });
+    let (ws, slow) = behind(&host, &options);
+    let own = slow.clone();
+    let taking = thread::spawn(move || {
+        let _ = gate.recv_timeout(DEADLINE);
+        own.iter().count()
+    });
+    give.send((ws.clone(), slow, taking)).unwrap();
+    eventually("that it is lost", || {
+        let _ = ws.put_nowait("into the void");
+        ws.last_error().is_some()
+    });
+    assert_eq!(result.recv_timeout(2 * DEADLINE), Ok(1));
+    let mut raw = host.accept();
+    let next = ws.subscribe();
+    raw.send("next".into()).unwrap();
+    // Behind what the other has left.
+    while next.get_timeout(DEADLINE).unwrap() != "next" {}
+}
+
+#[test]
+fn a_pipe_that_is_removed_during_an_attempt_does_not_keep_the_client() {
+    let host = Host::new();
+    let mut options = options(soon());
+    options.send_queue(64 << 10).close_timeout(20 * MS);
+    options.connect_timeout(HOUR).linger(20 * MS);
+    let ws = options.connect(host.url()).unwrap();
+    let pipe = ws.subscribe_to(ws.clone());
+    let mut raw = host.accept();
+    flood(&mut raw);
+    drop(raw);
+    let _never_answered = host.stream();
+    assert!(ws.unsubscribe(pipe));
+    let closed = ws.closed_signal().clone();
+    drop(ws);
+    let end = closed.recv_timeout(DEADLINE);
+    assert_eq!(end, Err(RecvTimeoutError::Disconnected));
+}
+
+#[test]
+fn what_is_more_than_may_be_kept_for_a_slow_consumer_is_counted() {
+    const ROUNDS: u32 = 130;
+    const EACH: u32 = 12;
+    const SIZE: usize = 4096;
+    let host = Host::new();
+    let mut options = options(Backoff {
+        initial: MS,
+        max: MS,
+        ..Backoff::default()
+    });
+    options.close_timeout(20 * MS);
+    let ws = options.connect(host.url()).unwrap();
+    let slow = ws.subscribe_with(Queue::Block(1));
+    let (stop, stopped) = unbounded::<()>();
+    let void = ws.clone();
+    let putting = thread::spawn(move || {
+        // By which it finds that a connection is lost.
+        while stopped.recv_timeout(MS) == Err(RecvTimeoutError::Timeout) {
+            let _ = void.put_nowait("into the void");
+        }
+    });
+    for round in 0..ROUNDS {
+        let mut raw = host.accept();
+        for n in 0..EACH {
+            let mut bytes = vec![0; SIZE];
+            bytes[..4].copy_from_slice(&round.to_be_bytes());
+            bytes[4..8].copy_from_slice(&n.to_be_bytes());
+            raw.write(tungstenite::Message::Binary(bytes.into()))
+                .unwrap();
+        }
+        raw.flush().unwrap();
+        let all = u64::from((round + 1) * EACH);
+        if round == 0 {
+            eventually("some", || ws.stats().messages_in > 0);
+        }
+        drop(raw);
+        eventually("all", || ws.stats().messages_in == all);
+    }
+    let all = u64::from(ROUNDS * EACH);
+    let kept = ws.stats().receive_queue as u64;
+    assert!(kept < all && kept * SIZE as u64 <= 5 << 20, "{kept}");
+    let mut raw = host.accept();
+    raw.send("the last".into()).unwrap();
+    let mut taken = 0;
+    let mut last = None;
+    loop {
+        let message = slow.get_timeout(DEADLINE).unwrap();
+        let Some(bytes) = message.as_bytes() else {
+            break;
+        };
+        let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+        let (round, n) = (number(0), number(4));
+        // Of each connection, all up to some point.
+        match last {
+            Some((before, m)) if before == round => assert_eq!(n, m + 1),
+            Some((before, _)) => assert!(before < round && n == 0),
+            None => assert_eq!((round, n), (0, 0)),
+        }
+        last = Some((round, n));
+        taken += 1;
+    }
+    let stats = ws.stats();
+    assert_eq!((stats.messages_in, stats.dropped), (all + 1, all - taken));
+    assert_eq!(stats.receive_queue, 0);
+    assert!(taken >= kept);
+    stop.send(()).unwrap();
+    putting.join().unwrap();
+    let _ = within(DEADLINE, move || ws.close());
+}
+
+#[test]
 fn a_close_between_two_connections_does_not_wait_for_a_slow_consumer() {
     let host = Host::new();
-    let (ws, slow) = behind(&host, never(), 20 * MS);
+    let (ws, slow) = behind(&host, options(never()).close_timeout(20 * MS));
     eventually("that it is lost", || {
         let _ = ws.put_nowait("into the void");
         ws.last_error().is_some()

@@ -51,6 +51,12 @@ impl<T: Clone + Send + 'static> Producer<T> {
 
     /// A new subscription with a queue of your choice.
     pub fn subscribe_with(&self, queue: Queue) -> Subscription<T> {
+        let (subscription, _drop_later) = self.new_subscription(queue);
+        subscription
+    }
+
+    /// Also returns what has to be dropped where no lock is held.
+    fn new_subscription(&self, queue: Queue) -> (Subscription<T>, impl Sized + use<T>) {
         let id = SubscriptionId::next();
         let removed = Arc::<AtomicBool>::default();
         let (items, left_out, drop_later) = {
@@ -60,18 +66,18 @@ impl<T: Clone + Send + 'static> Producer<T> {
             let entry = Entry::new(id, outlet, removed.clone());
             (items, early, self.roster.insert(&mut state, entry))
         };
-        drop(drop_later);
         if !left_out.is_empty() {
             let count = left_out.len() as u64;
             self.roster.dropped.fetch_add(count, Ordering::Relaxed);
         }
-        drop(left_out);
         let roster = Arc::downgrade(&self.roster);
-        Subscription::new(id, items, self.roster.end.clone(), removed, move |id| {
-            if let Some(roster) = roster.upgrade() {
-                roster.remove(id);
-            }
-        })
+        let subscription =
+            Subscription::new(id, items, self.roster.end.clone(), removed, move |id| {
+                if let Some(roster) = roster.upgrade() {
+                    roster.remove(id);
+                }
+            });
+        (subscription, (left_out, drop_later))
     }
 
     /// Feeds `sink` every item from now on, until [`unsubscribe`](Self::unsubscribe) or until it
@@ -142,8 +148,9 @@ impl<T: Clone + Send + 'static> Producer<T> {
         self.attach(id, removed, sink, Some(queue))
     }
 
-    /// Removes a subscription, sink or callback, so that it gets nothing more. What a subscription
-    /// has in its queue can still be taken; then it says [`Error::Unsubscribed`](crate::Error::Unsubscribed).
+    /// Removes a subscription, sink or callback, so that it gets nothing more; an item that is being handed
+    /// over at this moment may still come. What a subscription has in its queue can still be taken; then it
+    /// says [`Error::Unsubscribed`](crate::Error::Unsubscribed).
     ///
     /// Returns whether it was there.
     pub fn unsubscribe(&self, which: impl AsRef<SubscriptionId>) -> bool {
@@ -203,7 +210,14 @@ impl<T: Clone + Send + 'static> Producer<T> {
 
     fn default_subscription(&self) -> Subscription<T> {
         let mut default = self.roster.default.lock();
-        default.get_or_insert_with(|| self.subscribe()).clone()
+        if let Some(subscription) = &*default {
+            return subscription.clone();
+        }
+        let (subscription, drop_later) = self.new_subscription(self.roster.queue);
+        *default = Some(subscription.clone());
+        drop(default);
+        drop(drop_later);
+        subscription
     }
 
     /// Attaches a sink of this crate's own, which takes all that came early without waiting. Where its items
@@ -263,14 +277,15 @@ impl<T: Clone + Send + 'static> Producer<T> {
     // What a `Websocket` needs beyond the public part.
 
     /// How many items wait for the slowest: in the longest queue, for callbacks, or for the first to
-    /// subscribe.
+    /// subscribe; and behind those.
     pub(crate) fn backlog(&self) -> usize {
         let queued = {
             let state = self.roster.state.lock();
             let queues = state.entries.iter().map(|entry| entry.outlet.len());
             queues.chain([state.early.len()]).max().unwrap_or_default()
         };
-        queued.max(self.roster.dispatcher.waiting())
+        let kept = self.roster.kept.load(Ordering::Relaxed);
+        queued.max(self.roster.dispatcher.waiting()) + kept
     }
 
     pub(crate) fn dispatcher(&self) -> &Dispatcher<T> {

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::roster::{Entries, Entry, Roster};
@@ -16,7 +16,7 @@ const EARLY_ITEMS: usize = 1024;
 /// How much they may weigh together (for a `Websocket`: bytes of payload).
 const EARLY_WEIGHT: usize = 4 << 20;
 
-/// How much may be kept for those who were full when the publisher had to go on.
+/// How much may be kept for those who were full when the publisher had to go on; what comes then is dropped.
 const LAG_WEIGHT: usize = 4 << 20;
 
 /// How long a subscription may be full before that is logged.
@@ -29,8 +29,9 @@ pub struct Publisher<T: Clone + Send + 'static> {
     /// [`rest`](Publisher::rest)): an entry that was removed has to be dropped, for its queue to disconnect.
     snapshot: Option<Entries<T>>,
     seen: u64,
-    /// Those that were full, with the item they have yet to get.
-    blocked: VecDeque<(Arc<Entry<T>>, T)>,
+    /// Those that were full, with the item they have yet to get. It may be long before the owner catches up:
+    /// like the snapshot, this must not keep alive what is removed.
+    blocked: VecDeque<(Weak<Entry<T>>, T)>,
     /// Behind those: what came while there was no time to wait for them, and what it weighs.
     later: VecDeque<T>,
     later_weight: usize,
@@ -116,11 +117,6 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         !self.blocked.is_empty() || !self.later.is_empty()
     }
 
-    /// Whether as much is kept as may be.
-    pub(crate) fn lags_too_much(&self) -> bool {
-        self.later_weight >= LAG_WEIGHT
-    }
-
     /// Hands out what has been kept, in order, waiting as for any item; `false` when the publisher was set
     /// aside again before that was all.
     pub(crate) fn catch_up(&mut self) -> bool {
@@ -135,8 +131,10 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             };
             self.later_weight -= (self.roster.weigh)(&item);
             self.hand_out(item);
+            self.tell_what_is_kept();
         }
         self.rest();
+        self.tell_what_is_kept();
         !self.lags()
     }
 
@@ -158,8 +156,18 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     }
 
     fn keep_for_later(&mut self, item: T) {
+        if self.later_weight >= LAG_WEIGHT {
+            // And so is all that follows until some of it has been handed out.
+            return self.roster.count_too_late();
+        }
         self.later_weight += (self.roster.weigh)(&item);
         self.later.push_back(item);
+        self.tell_what_is_kept();
+    }
+
+    fn tell_what_is_kept(&self) {
+        let kept = self.later.len() + usize::from(!self.blocked.is_empty());
+        self.roster.kept.store(kept, Ordering::Relaxed);
     }
 
     /// The entries as they are now, taken out of `self.snapshot`; `None` when there are none.
@@ -183,7 +191,9 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         }
         match entry.put_nowait(item, &self.roster.dropped) {
             Ok(()) => {}
-            Err(PutError::Full(item)) => self.blocked.push_back((entry.clone(), item)),
+            Err(PutError::Full(item)) => {
+                self.blocked.push_back((Arc::downgrade(entry), item));
+            }
             Err(PutError::Closed(_)) => self.gone.push(entry.id),
         }
     }
@@ -245,7 +255,10 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     /// publisher is not set aside.
     fn wait_for_the_full(&mut self) {
         self.rest();
-        while let Some((entry, mut item)) = self.blocked.pop_front() {
+        while let Some((full, mut item)) = self.blocked.pop_front() {
+            let Some(entry) = full.upgrade() else {
+                continue;
+            };
             let start = Instant::now();
             loop {
                 if entry.removed.load(Ordering::Acquire) {
@@ -253,7 +266,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                 }
                 let Look { over, aside, until } = self.look();
                 if aside {
-                    self.blocked.push_front((entry, item));
+                    self.blocked.push_front((full, item));
                     return;
                 }
                 // A forgotten subscription is found more easily by who is told of it.
@@ -281,9 +294,6 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                         break;
                     }
                 };
-                // Who was removed during the wait must not be kept alive by the next.
-                self.blocked
-                    .retain(|(entry, _)| !entry.removed.load(Ordering::Acquire));
             }
         }
     }
@@ -306,7 +316,16 @@ pub(super) fn is_over(patience: Option<Instant>) -> bool {
 impl<T: Clone + Send + 'static> Drop for Publisher<T> {
     fn drop(&mut self) {
         self.snapshot = None;
-        self.blocked.clear();
+        // Nothing, unless the owner ends without having caught up.
+        for (full, _) in self.blocked.drain(..) {
+            if let Some(entry) = full.upgrade() {
+                entry.count_dropped(&self.roster.dropped);
+            }
+        }
+        for _ in self.later.drain(..) {
+            self.roster.count_too_late();
+        }
+        self.tell_what_is_kept();
         let _ = self.roster.end.set(Error::Ended);
         let entries = {
             let mut state = self.roster.state.lock();

@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+use crossbeam_channel::{Receiver, Select, Sender, TrySendError, bounded, unbounded};
 use parking_lot::Mutex;
 
 use super::dispatch::{Dispatcher, guarded};
@@ -36,6 +36,8 @@ pub(super) struct Roster<T> {
     pub(super) queue: Queue,
     pub(super) weigh: fn(&T) -> usize,
     pub(super) dropped: AtomicU64,
+    /// How many items the publisher keeps for those who were full when it was set aside.
+    pub(super) kept: AtomicUsize,
 }
 
 pub(super) struct State<T> {
@@ -152,6 +154,7 @@ impl<T: Send + 'static> Roster<T> {
             queue,
             weigh,
             dropped: AtomicU64::new(0),
+            kept: AtomicUsize::new(0),
         })
     }
 }
@@ -248,6 +251,19 @@ impl<T> Roster<T> {
     pub(super) fn patience(&self) -> (Option<Instant>, bool) {
         let state = self.state.lock();
         (state.patience, state.aside)
+    }
+
+    /// Counts an item that all who have subscribed lose, since too much is kept for them already.
+    pub(super) fn count_too_late(&self) {
+        let entries = self.state.lock().entries.len();
+        let before = self
+            .dropped
+            .fetch_add(entries.max(1) as u64, Ordering::Relaxed);
+        if before == 0 {
+            log::warn!(
+                "more than may be kept has come for consumers that are too slow: messages are dropped"
+            );
+        }
     }
 
     /// To be called with the lock held.
@@ -387,7 +403,16 @@ impl<T: Send + 'static> Entry<T> {
 
     pub(super) fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {
         match &self.outlet {
-            Outlet::Queue(sender) | Outlet::Relay(sender) => sender.put(item, patience),
+            Outlet::Queue(sender) | Outlet::Relay(sender) => {
+                let mut select = Select::new();
+                select.send(sender);
+                patience.wait(select);
+                // Who has been told that it is removed does not find room for more than it had.
+                if self.removed.load(Ordering::Acquire) {
+                    return Err(PutError::Closed(item));
+                }
+                sender.put_nowait(item)
+            }
             // Never full.
             Outlet::Ring(..) => Err(PutError::Full(item)),
             Outlet::Sink(Attached { sink, .. }) => {

@@ -272,10 +272,10 @@ impl Life {
         // From here on nothing is accepted, and so nothing that is accepted is missing from the count.
         shared.outbox.consumer().close();
         self.end_connection();
-        self.hand_out_what_is_left();
         let unsent = self.unsent();
         let end = shared.lifecycle.set_closed(unsent);
         shared.outbox.end(unsent);
+        self.hand_out_what_is_left();
         let inbox = self.inbox.take();
         guarded(|| drop(inbox));
         match &end.reason {

@@ -359,8 +359,8 @@ impl Websocket {
         self.shared().producer.subscribe_concurrent(workers, f)
     }
 
-    /// Removes a subscription, sink or callback, so that it gets nothing more. Returns whether it
-    /// was there. Dropping a [`Subscription`] does the same.
+    /// Removes a subscription, sink or callback, so that it gets nothing more; a message that is being handed
+    /// over at this moment may still come. Returns whether it was there. Dropping a [`Subscription`] does the same.
     pub fn unsubscribe(&self, which: impl AsRef<SubscriptionId>) -> bool {
         self.shared().producer.unsubscribe(which)
     }
@@ -506,7 +506,9 @@ impl Websocket {
         self.shared().lifecycle.phase() == Phase::Ready
     }
 
-    /// Whether the connection has ended, in order or by an error; both its threads are done.
+    /// Whether the connection has ended, in order or by an error. (Messages that it brought may yet be on
+    /// their way to a slow consumer: [`wait_closed`](Self::wait_closed) and [`on_close`](Self::on_close) wait for
+    /// that as well, for at most [`close_timeout`](Options::close_timeout).)
     #[doc(alias = "closed")]
     pub fn is_closed(&self) -> bool {
         self.shared().lifecycle.phase() == Phase::Closed
@@ -533,7 +535,8 @@ impl Websocket {
     }
 
     /// Calls `f` on the dispatch thread when the connection is ready; at once, if it is, or if it has ended and
-    /// was ready before. With [`Options::reconnect`], again for each connection.
+    /// was ready before. With [`Options::reconnect`], again for each connection; callbacks and subscriptions that
+    /// are behind may then have messages of the last one before them.
     #[doc(alias = "onReady")]
     pub fn on_ready(&self, mut f: impl FnMut() + Send + 'static) {
         let f = Arc::new(Listener::new(move |()| f()));
@@ -543,7 +546,8 @@ impl Websocket {
     }
 
     /// Calls `f` on the dispatch thread each time that a connection is lost and another is
-    /// [to follow](Options::reconnect), with the reason. What may be lost with it, `stats` has counted:
+    /// [to follow](Options::reconnect), with the reason. Messages that it brought may come after this call. What
+    /// may be lost with it, `stats` has counted:
     ///
     /// ```no_run
     /// # let ws = rtcbot_websocket::Websocket::connect("ws://x")?;
@@ -797,6 +801,9 @@ impl Websocket {
     /// A pong is told from another by its payload, and answers the pings before it as well. A peer
     /// may answer only the latest of several, so give each a payload of its own: with equal ones, an answer that is left
     /// out is made up for by the next, and they all seem late from then on.
+    ///
+    /// A pong is read as messages are: while a full subscription, or a callback that does not return, holds reading
+    /// up, none is. So wait with a time limit, in a callback above all.
     ///
     /// ```
     /// # use rtcbot_websocket::Websocket;

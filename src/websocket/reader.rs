@@ -75,6 +75,8 @@ pub(crate) fn read(
     let ending = read_until_the_end(shared, &mut codec, &mut stream);
     let ended = Instant::now();
     stream.hand_out();
+    // Closing takes its time: nobody who leaves meanwhile is to be kept.
+    stream.publisher.rest();
     drop(codec);
     see_to_the_end(shared, stream.half, ending);
     ended
@@ -271,10 +273,6 @@ impl Read for Stream<'_> {
         }
         self.hand_out();
         self.publisher.rest();
-        if self.publisher.lags_too_much() {
-            // Then the connection has been cut.
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        }
         loop {
             match self.keepalive.watch(&mut *self.half, buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
