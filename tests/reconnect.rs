@@ -863,12 +863,14 @@ fn what_waits_to_go_back_does_not_keep_a_client_from_the_next_connection(
             _ => {}
         }
     }
-    // All that came over the first connection and was not sent before, once and in order.
-    let came = u32::try_from(ws.stats().messages_in).unwrap() - 1;
+    // All that came over the first connection and was not sent before, once and in order; but for the
+    // last, if there was more than is kept.
+    let stats = ws.stats();
+    let kept = u32::try_from(stats.messages_in - 1 - stats.dropped).unwrap();
     let first = numbers[0];
-    assert!(first < came);
-    assert!(numbers.iter().copied().eq(first..came), "{first}..{came}");
-    assert_eq!(ws.stats().dropped, 0);
+    assert!(first < kept);
+    let right = numbers.iter().copied().eq(first..kept);
+    assert!(right, "{first}..{kept}: {numbers:?}");
     drop(raw);
     within(DEADLINE, move || drop(ws));
 }
@@ -1085,7 +1087,7 @@ fn a_pipe_that_is_removed_during_an_attempt_does_not_keep_the_client() {
 
 #[test]
 fn what_is_more_than_may_be_kept_for_a_slow_consumer_is_counted() {
-    const ROUNDS: u32 = 130;
+    const ROUNDS: u32 = 360;
     const EACH: u32 = 12;
     const SIZE: usize = 4096;
     let host = Host::new();
@@ -1094,7 +1096,7 @@ fn what_is_more_than_may_be_kept_for_a_slow_consumer_is_counted() {
         max: MS,
         ..Backoff::default()
     });
-    options.close_timeout(20 * MS);
+    options.close_timeout(2 * MS);
     let ws = options.connect(host.url()).unwrap();
     let slow = ws.subscribe_with(Queue::Block(1));
     let (stop, stopped) = unbounded::<()>();
@@ -1124,7 +1126,7 @@ fn what_is_more_than_may_be_kept_for_a_slow_consumer_is_counted() {
     }
     let all = u64::from(ROUNDS * EACH);
     let kept = ws.stats().receive_queue as u64;
-    assert!(kept < all && kept * SIZE as u64 <= 5 << 20, "{kept}");
+    assert!(kept < all && kept * SIZE as u64 <= 17 << 20, "{kept}");
     let mut raw = host.accept();
     raw.send("the last".into()).unwrap();
     let mut taken = 0;

@@ -17,7 +17,8 @@ const EARLY_ITEMS: usize = 1024;
 const EARLY_WEIGHT: usize = 4 << 20;
 
 /// How much may be kept for those who were full when the publisher had to go on; what comes then is dropped.
-const LAG_WEIGHT: usize = 4 << 20;
+/// More than a system leaves in its buffers when it cuts one connection.
+const LAG_WEIGHT: usize = 16 << 20;
 
 /// How long a subscription may be full before that is logged.
 const LONG: Duration = Duration::from_secs(1);

@@ -376,7 +376,7 @@ impl Options {
     ///   [`stats().unconfirmed`](crate::Stats::unconfirmed) counts it. What has not been written is
     ///   sent on the next connection.
     /// * What the peer sends while there is no connection is the peer's to keep. What a slow consumer has yet to
-    ///   take of a connection that is lost it gets before what the next one brings, up to 4 MiB;
+    ///   take of a connection that is lost it gets before what the next one brings, up to 16 MiB;
     ///   what is more is dropped, and [counted](crate::Stats::dropped).
     ///
     /// Only for URLs: on servers it means nothing.
