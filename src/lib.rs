@@ -168,8 +168,9 @@
 //! ```
 //!
 //! A peer that has vanished without a word is noticed by pings, by default after 40 seconds at the latest, as
-//! long as messages are taken: see [`Options::ping_interval`] and [`Options::ping_timeout`]. [`ping`](Websocket::ping) sends one when you
-//! want to know, and [`latency`](Websocket::latency) tells how far away the peer is.
+//! long as messages are taken: see [`Options::ping_interval`] and [`Options::ping_timeout`].
+//! [`ping`](Websocket::ping) sends one when you want to know, and [`latency`](Websocket::latency) tells how far
+//! away the peer is.
 //!
 //! # Serving
 //!
