@@ -335,6 +335,11 @@ impl CloseFrame {
         }
     }
 
+    /// Whether an endpoint may send this code (section 7.4, and the codes registered since).
+    pub(crate) fn may_be_sent(code: u16) -> bool {
+        matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+    }
+
     /// A frame that this side may send.
     ///
     /// # Errors
@@ -346,7 +351,7 @@ impl CloseFrame {
             setting: "close frame",
             reason,
         };
-        if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        if !Self::may_be_sent(code) {
             return Err(invalid(format!(
                 "RFC 6455 does not let an endpoint send code {code}"
             )));

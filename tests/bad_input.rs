@@ -397,3 +397,52 @@ fn a_request_that_is_no_websocket_is_refused_by_accept() {
         assert!(matches!(failure(&ws), Error::Handshake(_)));
     }
 }
+
+/// Close codes that RFC 6455, section 7.4, lets nobody send.
+const FORBIDDEN_CODES: [u16; 9] = [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000];
+
+#[test]
+fn a_close_frame_with_a_code_that_nobody_may_send_is_a_broken_protocol() {
+    let check = |ws: &Websocket, code: u16| {
+        let error = ws.wait_error_timeout(DEADLINE).unwrap();
+        let error = error.unwrap_or_else(|| panic!("{code} is taken for an orderly end"));
+        assert!(
+            matches!(&error, Error::Protocol { code: 1002, reason } if reason.contains(&code.to_string())),
+            "{code}: {error}"
+        );
+        assert!(!error.is_orderly());
+        assert_eq!(ws.received_close(), None);
+        assert_eq!(ws.get().unwrap_err().to_string(), error.to_string());
+    };
+    for code in FORBIDDEN_CODES {
+        let payload = code.to_be_bytes();
+        let (server, mut stream) = server_and_bytes(&Options::new());
+        stream.write_all(&masked_frame(0x88, &payload)).unwrap();
+        assert_eq!(read_close_code(&mut stream), 1002, "{code}");
+        drop(stream);
+        check(&server, code);
+
+        let (client, mut raw) = client_and_raw(&Options::new());
+        let stream = raw.get_mut();
+        stream
+            .write_all(&[0x88, 2, payload[0], payload[1]])
+            .unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        check(&client, code);
+    }
+}
+
+#[test]
+fn a_close_frame_with_any_code_that_may_be_sent_is_an_orderly_end() {
+    for code in [
+        1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999,
+    ] {
+        let (server, mut stream) = server_and_bytes(&Options::new());
+        let payload = [&u16::to_be_bytes(code)[..], b"so be it"].concat();
+        stream.write_all(&masked_frame(0x88, &payload)).unwrap();
+        assert_eq!(read_close_code(&mut stream), code);
+        server.wait_closed_timeout(DEADLINE).unwrap();
+        let received = server.received_close().unwrap();
+        assert_eq!((received.code, &*received.reason), (code, "so be it"));
+    }
+}

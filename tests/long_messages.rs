@@ -1,46 +1,98 @@
-//! What a long message takes is given back. One test, for it looks at the memory of the whole process.
+//! What memory a long message takes, and when it is given back. Each test in a process of its own, for
+//! it looks at the memory of the whole process.
 #![cfg(target_os = "linux")]
 
 mod rig;
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
-use rig::{eventually, server_and_bytes};
-use rtcbot_websocket::Options;
+use rig::{DEADLINE, alone, eventually, reserved, resident, server_and_bytes};
+use rtcbot_websocket::{Options, Websocket};
 
 const LONG: usize = 16 << 20;
 
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: usize = line
-        .unwrap()
-        .split_whitespace()
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
-    kib << 10
+/// Nothing is sent and nothing is waited for but what a test asks for.
+fn quiet() -> Options {
+    let mut options = Options::new();
+    options.ping_interval(None).linger(Duration::ZERO);
+    options
+}
+
+/// The head of a client's binary frame of this length.
+fn head(length: usize) -> Vec<u8> {
+    let mut head = vec![0x82, 0xff];
+    head.extend((length as u64).to_be_bytes());
+    head.extend([0; 4]);
+    head
+}
+
+fn send_long_message(stream: &mut TcpStream, ws: &Websocket) {
+    stream.write_all(&head(LONG)).unwrap();
+    let chunk = vec![0; 64 << 10];
+    for _ in 0..LONG / chunk.len() {
+        stream.write_all(&chunk).unwrap();
+    }
+    assert_eq!(ws.get_timeout(DEADLINE).unwrap().len(), LONG);
+}
+
+#[test]
+fn a_frames_head_reserves_no_memory_for_what_it_announces() {
+    alone(
+        "a_frames_head_reserves_no_memory_for_what_it_announces",
+        || {
+            const CONNECTIONS: usize = 50;
+            let mut all: Vec<_> = (0..CONNECTIONS)
+                .map(|_| server_and_bytes(&quiet()))
+                .collect();
+            let before = reserved();
+            let bytes = [head(LONG), vec![0; 1000]].concat();
+            for (_, stream) in &mut all {
+                stream.write_all(&bytes).unwrap();
+            }
+            for (ws, _) in &all {
+                eventually("what came has been read", || {
+                    ws.stats().bytes_in == bytes.len() as u64
+                });
+            }
+            let grown = reserved().saturating_sub(before);
+            assert!(grown < CONNECTIONS << 20, "{grown} bytes");
+        },
+    );
+}
+
+#[test]
+fn a_connection_that_is_idle_again_keeps_no_buffer_as_long_as_what_it_received() {
+    alone(
+        "a_connection_that_is_idle_again_keeps_no_buffer_as_long_as_what_it_received",
+        || {
+            let (ws, mut stream) = server_and_bytes(&quiet());
+            let before = resident();
+            send_long_message(&mut stream, &ws);
+            eventually("that memory is given back", || {
+                resident() < before + LONG / 4
+            });
+        },
+    );
 }
 
 #[test]
 fn a_connection_that_is_idle_again_keeps_no_buffer_as_long_as_what_it_sent() {
-    let options = Options::new()
-        .ping_interval(Duration::from_millis(50))
-        .ping_timeout(None)
-        .clone();
-    let (ws, mut peer) = server_and_bytes(&options);
-    let before = resident();
-    ws.put(vec![0; LONG]).unwrap();
-    let mut chunk = vec![0; 64 << 10];
-    let mut left = LONG;
-    while left > 0 {
-        left = left.saturating_sub(peer.read(&mut chunk).unwrap());
-    }
-    eventually("that memory is given back", || {
-        // The pings are not to wait for the peer.
-        assert!(peer.read(&mut chunk).unwrap() > 0);
-        resident() < before + LONG / 4
-    });
+    alone(
+        "a_connection_that_is_idle_again_keeps_no_buffer_as_long_as_what_it_sent",
+        || {
+            let (ws, mut peer) = server_and_bytes(&quiet());
+            let before = resident();
+            ws.put(vec![0; LONG]).unwrap();
+            let mut chunk = vec![0; 64 << 10];
+            let mut left = LONG + 10;
+            while left > 0 {
+                left -= peer.read(&mut chunk).unwrap();
+            }
+            eventually("that memory is given back", || {
+                resident() < before + LONG / 4
+            });
+        },
+    );
 }

@@ -14,6 +14,9 @@ pub(super) const PONG: u8 = 10;
 /// The longest payload of a control frame.
 pub(super) const MAX_CONTROL: usize = 125;
 
+/// The length of the parts that a long frame is looked at in.
+const PART: usize = 65_536;
+
 #[derive(Debug, Clone, Copy)]
 struct Head {
     first: u8,
@@ -65,13 +68,14 @@ impl Head {
     }
 
     fn payload(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let length = usize::try_from(self.length).ok()?;
-        let payload = bytes.get(self.size..)?.get(..length)?;
-        let unmasked = payload
-            .iter()
-            .enumerate()
-            .map(|(i, b)| b ^ self.mask[i % 4]);
-        Some(unmasked.collect())
+        self.part(bytes, 0, usize::try_from(self.length).ok()?)
+    }
+
+    /// So many bytes of the payload, from this position on.
+    fn part(&self, bytes: &[u8], position: usize, length: usize) -> Option<Vec<u8>> {
+        let part = bytes.get(self.size + position..)?.get(..length)?;
+        let unmasked = part.iter().zip(position..);
+        Some(unmasked.map(|(b, i)| b ^ self.mask[i % 4]).collect())
     }
 }
 
@@ -147,23 +151,48 @@ impl Reading {
         if head.length > longest as u64 {
             return Err(Ending::TooBig);
         }
-        let payload = head.payload(bytes).ok_or(Ending::Lost)?;
-        let size = head.size + payload.len();
-        // Section 5.1: clients mask, servers do not; section 5.2: no extension, no reserved bits.
-        if head.masked != (self.role == Role::Server) || head.first & 0x70 != 0 {
-            return Err(BROKEN);
+        let length = usize::try_from(head.length).map_err(|_| Ending::TooBig)?;
+        if opcode == CLOSE {
+            // Its head is enough to refuse it.
+            self.check(&head, length)?;
         }
-        match opcode {
-            // Section 5.5.
-            CLOSE | PING | PONG if !head.is_final() || payload.len() > MAX_CONTROL => {
-                return Err(BROKEN);
+        // A long frame is looked at in parts, as if it were a message in fragments.
+        let mut position = 0;
+        let mut first = head.first;
+        loop {
+            let part = PART.min(length - position);
+            let payload = head.part(bytes, position, part).ok_or(Ending::Lost)?;
+            position += part;
+            let is_last = position == length;
+            let is_final = is_last && head.is_final();
+            first = first & 0x7f | if is_final { 0x80 } else { 0 };
+            self.whole(&Head { first, ..head }, payload)?;
+            if is_last {
+                return Ok(head.size + length);
             }
+            first = CONTINUATION;
+        }
+    }
+
+    /// Sections 5.1 (clients mask, servers do not), 5.2 (no extension, no reserved bits) and 5.5.
+    fn check(&self, head: &Head, length: usize) -> Result<(), Ending> {
+        let wrong = head.masked != (self.role == Role::Server) || head.first & 0x70 != 0;
+        let is_control = head.opcode() >= CLOSE;
+        match wrong || is_control && (!head.is_final() || length > MAX_CONTROL) {
+            true => Err(BROKEN),
+            false => Ok(()),
+        }
+    }
+
+    fn whole(&mut self, head: &Head, payload: Vec<u8>) -> Result<(), Ending> {
+        self.check(head, payload.len())?;
+        match head.opcode() {
             CLOSE => return Err(close(&payload)),
             PING => self.pings.push(payload),
             PONG => {}
-            _ => self.data(opcode, payload, head.is_final())?,
+            opcode => self.data(opcode, payload, head.is_final())?,
         }
-        Ok(size)
+        Ok(())
     }
 
     fn data(&mut self, opcode: u8, payload: Vec<u8>, is_final: bool) -> Result<(), Ending> {
@@ -207,12 +236,8 @@ fn close(payload: &[u8]) -> Ending {
         return NOT_UTF_8;
     };
     match code {
-        1000..=1003 | 1007..=1013 | 3000..=4999 => Ending::Close(Some(CloseFrame { code, reason })),
-        // What the codec makes of a code that must not be sent.
-        _ => Ending::Close(Some(CloseFrame {
-            code: 1002,
-            reason: "Protocol violation".to_owned(),
-        })),
+        1000..=1003 | 1007..=1014 | 3000..=4999 => Ending::Close(Some(CloseFrame { code, reason })),
+        _ => BROKEN,
     }
 }
 

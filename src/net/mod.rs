@@ -4,6 +4,7 @@ pub(crate) mod basic_auth;
 pub(crate) mod closing;
 pub(crate) mod connect;
 pub(crate) mod credentials;
+pub(crate) mod frames;
 pub(crate) mod handshake;
 pub(crate) mod incoming;
 pub(crate) mod memory;

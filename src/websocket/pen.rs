@@ -58,6 +58,8 @@ pub(crate) struct Pen {
     writing: bool,
     /// There is a ping among what is encoded and not written.
     ping_encoded: bool,
+    /// A message has made the codec's buffer longer than it is otherwise.
+    has_grown: bool,
     /// How many messages, and how many bytes of frames, were encoded.
     messages: u64,
     bytes: u64,
@@ -125,6 +127,7 @@ impl Pen {
             stopped: false,
             writing: false,
             ping_encoded: false,
+            has_grown: false,
             messages: 0,
             bytes: 0,
             unwritten: Unwritten {
@@ -235,6 +238,7 @@ impl Pen {
     /// Encodes a frame, and writes it if much has come together. An error of the socket leaves it encoded.
     fn encode(&mut self, message: tungstenite::Message) -> tungstenite::Result<()> {
         self.bytes += frame_length(message.len(), self.role);
+        self.has_grown |= message.len() > WRITE_BUFFER;
         self.codec.write(&mut self.out, message)
     }
 
@@ -291,11 +295,14 @@ impl Pen {
     fn flush(&mut self, outbox: &Outbox) -> tungstenite::Result<()> {
         self.codec.flush(&mut self.out)?;
         debug_assert_eq!(self.bytes, self.out.written);
+        if std::mem::take(&mut self.has_grown) {
+            // Its buffer is as long as the longest message was.
+            self.codec = writing_codec(self.role);
+        }
         if std::mem::take(&mut self.ping_encoded) {
             outbox.pings_are_written();
-            // Its buffer is as long as the longest message was, and the lists below as the longest burst. That is
-            // seldom needed again soon, and pings are seldom enough to give it back.
-            self.codec = writing_codec(self.role);
+            // These are as long as the longest burst was. That is seldom needed again soon, and pings are
+            // seldom enough to give it back.
             self.note_what_is_written(outbox);
             self.unwritten.ends.shrink_to_fit();
             if let Some(messages) = &mut self.unwritten.messages {

@@ -15,6 +15,7 @@ use super::shared::{Received, Shared};
 use crate::error::{CloseFrame, Error};
 use crate::message::Message;
 use crate::net::closing::Event;
+use crate::net::frames::{End, FrameReader};
 use crate::net::transport::{ReadHalf, is_timeout};
 use crate::pubsub::Publisher;
 
@@ -57,28 +58,33 @@ pub(crate) fn read(
     let config = WebSocketConfig::default()
         .read_buffer_size(options.read_buffer)
         .max_message_size(Some(options.max_message_size))
-        .max_frame_size(Some(options.longest_frame()));
+        // `FrameReader` has looked at that.
+        .max_frame_size(None);
     // Not `from_partially_read`: the buffer which that makes grows by a few bytes at a time once
     // messages that share it are kept, and each time costs a system call.
     let mut codec = WebSocketContext::new(opened.role, Some(config));
     let mut stream = Stream {
-        rest: io::Cursor::new(opened.rest),
-        // It grows to BATCH where there is a use for that.
-        batch: Vec::new(),
-        half: opened.half,
-        publisher,
-        keepalive: Keepalive::new(options.ping_interval, options.ping_timeout),
-        received: &shared.received,
+        frames: FrameReader::new(opened.role, options.longest_frame()),
+        source: Source {
+            rest: io::Cursor::new(opened.rest),
+            // It grows to BATCH where there is a use for that.
+            batch: Vec::new(),
+            half: opened.half,
+            publisher,
+            keepalive: Keepalive::new(options.ping_interval, options.ping_timeout),
+            received: &shared.received,
+        },
     };
     // What the last connection brought comes first.
-    stream.publisher.catch_up();
+    stream.source.publisher.catch_up();
     let ending = read_until_the_end(shared, &mut codec, &mut stream);
     let ended = Instant::now();
-    stream.hand_out();
-    // Closing takes its time: nobody who leaves meanwhile is to be kept.
-    stream.publisher.rest();
     drop(codec);
-    see_to_the_end(shared, stream.half, ending);
+    let mut source = stream.source;
+    source.hand_out();
+    // Closing takes its time: nobody who leaves meanwhile is to be kept.
+    source.publisher.rest();
+    see_to_the_end(shared, source.half, ending);
     ended
 }
 
@@ -92,31 +98,28 @@ fn read_until_the_end(
     let json = shared.options.json;
     loop {
         match codec.read(stream) {
-            Ok(Wire::Text(text)) => stream.take(Message::from_wire_text(text, json)),
-            Ok(Wire::Binary(bytes)) => stream.take(Message::Binary(bytes)),
+            Ok(Wire::Text(text)) => stream.source.take(Message::from_wire_text(text, json)),
+            Ok(Wire::Binary(bytes)) => stream.source.take(Message::Binary(bytes)),
             Ok(Wire::Ping(payload)) => shared.outbox.pong(payload),
             Ok(Wire::Pong(payload)) => {
                 if shared.outbox.answered(&payload) {
-                    stream.keepalive.answered();
+                    stream.source.keepalive.answered();
                 }
             }
-            Ok(Wire::Close(frame)) => {
-                return Ending::Peer(frame.map(|frame| CloseFrame {
-                    code: frame.code.into(),
-                    reason: frame.reason.as_str().to_owned(),
-                }));
-            }
-            // Not read: raw frames are only ever written.
-            Ok(Wire::Frame(_)) => {}
+            // Not read: a Close frame does not reach the codec, and raw frames are only ever written.
+            Ok(Wire::Close(_) | Wire::Frame(_)) => {}
             Err(tungstenite::Error::Io(error)) if is_timeout(&error) => {}
             Err(error) => return ending(error),
         }
-        match stream.keepalive.alarm(|| shared.outbox.ping_written()) {
+        let Source {
+            keepalive, half, ..
+        } = &mut stream.source;
+        match keepalive.alarm(|| shared.outbox.ping_written()) {
             None => {}
             // No ping follows a Close frame, and the peer may be slow to answer that: how slow, the
             // closing's own deadline says.
             Some(_) if shared.lifecycle.phase() == Phase::Closing => {
-                if let Err(error) = stream.keepalive.stop(&mut *stream.half) {
+                if let Err(error) = keepalive.stop(&mut **half) {
                     return Ending::Lost(error);
                 }
             }
@@ -129,21 +132,23 @@ fn read_until_the_end(
 fn ending(error: tungstenite::Error) -> Ending {
     use tungstenite::Error as Wire;
     let violation = |code, reason| Ending::Violation(code, Error::Protocol { code, reason });
+    let too_big = |size, limit| Ending::Violation(1009, Error::MessageTooBig { size, limit });
     match error {
-        Wire::Io(error) => Ending::Lost(error),
+        Wire::Io(error) => match End::of(error) {
+            Ok(End::Close(frame)) => Ending::Peer(frame),
+            Ok(End::BadClose(code, reason)) => violation(code, reason),
+            Ok(End::TooLong(size, limit)) => {
+                too_big(usize::try_from(size).unwrap_or(usize::MAX), limit)
+            }
+            Err(error) => Ending::Lost(error),
+        },
         Wire::Protocol(ProtocolError::ResetWithoutClosingHandshake)
         | Wire::ConnectionClosed
         | Wire::AlreadyClosed => Ending::Lost(io::Error::new(
             io::ErrorKind::UnexpectedEof,
             "the peer ended the stream without a Close frame",
         )),
-        Wire::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
-            let error = Error::MessageTooBig {
-                size,
-                limit: max_size,
-            };
-            Ending::Violation(1009, error)
-        }
+        Wire::Capacity(CapacityError::MessageTooLong { size, max_size }) => too_big(size, max_size),
         Wire::Utf8(_) => violation(1007, "text that is not UTF-8".to_owned()),
         Wire::Protocol(error) => violation(1002, error.to_string()),
         other => violation(1002, other.to_string()),
@@ -236,6 +241,12 @@ fn shortened(mut reason: String) -> String {
 /// The codec's stream: reads, and has nothing to write, since the writer thread answers pings and
 /// Close frames.
 struct Stream<'a> {
+    frames: FrameReader,
+    source: Source<'a>,
+}
+
+/// Where the bytes come from, and what has become of those before them.
+struct Source<'a> {
     /// What was read with the handshake, and comes first.
     rest: io::Cursor<Vec<u8>>,
     /// Decoded and not handed out yet: never kept while waiting for the socket.
@@ -246,7 +257,7 @@ struct Stream<'a> {
     received: &'a Received,
 }
 
-impl Stream<'_> {
+impl Source<'_> {
     fn take(&mut self, message: Message) {
         self.batch.push(message);
         if self.batch.len() == BATCH {
@@ -260,9 +271,8 @@ impl Stream<'_> {
             self.publisher.put_in_batch(message);
         }
     }
-}
 
-impl Read for Stream<'_> {
+    /// Hands out what has been decoded before it waits.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.rest.read(buffer)? {
             0 => {}
@@ -283,6 +293,12 @@ impl Read for Stream<'_> {
                 }
             }
         }
+    }
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.frames.read(buffer, |buffer| self.source.read(buffer))
     }
 }
 

@@ -186,6 +186,11 @@ pub fn resident() -> usize {
     status("VmRSS:")
 }
 
+/// How many bytes of address space this process has at the moment. Linux only.
+pub fn reserved() -> usize {
+    status("VmSize:")
+}
+
 /// The most that it has had. Linux only.
 pub fn most_resident() -> usize {
     status("VmHWM:")
