@@ -138,7 +138,8 @@ pub enum Error {
         after: Duration,
     },
 
-    /// The closing handshake was not over within `close_timeout`; the connection was cut.
+    /// The closing handshake was not over within `close_timeout`, and no Close frame of the peer had
+    /// come by then; the connection was cut.
     #[error(
         "the connection was cut: closing took longer than {after:?}, {unsent} messages were not sent"
     )]
@@ -149,7 +150,9 @@ pub enum Error {
         unsent: usize,
     },
 
-    /// The connection was closed in an orderly way; there is nothing more to come.
+    /// The connection was closed with a Close frame. Nothing more will come. This is an
+    /// [orderly](Self::is_orderly) end unless messages of this side were not sent: see
+    /// [`Close::unsent`].
     #[error("the connection is closed: {0}")]
     Closed(Close),
 
@@ -266,14 +269,21 @@ impl Error {
             Error::Closed(Close {
                 by: Side::Peer,
                 frame: Some(frame),
+                ..
             }) => matches!(frame.code, 1001 | 1011..=1014),
             _ => false,
         }
     }
 
-    /// Whether this is the orderly end of a connection rather than a failure.
+    /// Whether this is the orderly end of a connection rather than a failure:
+    /// [`Closed`](Self::Closed), with every accepted message sent.
     pub fn is_orderly(&self) -> bool {
-        matches!(self, Error::Closed(_))
+        matches!(self, Error::Closed(close) if close.unsent == 0)
+    }
+
+    /// The error, unless it is an orderly end.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        (!self.is_orderly()).then(|| self.clone())
     }
 }
 
@@ -295,6 +305,9 @@ pub struct Close {
     /// What that frame said; `None` when no code was given, or when the connection was closed
     /// before it was ready.
     pub frame: Option<CloseFrame>,
+    /// How many messages of this side had been accepted and were not sent, since the peer had closed
+    /// and did not take them.
+    pub unsent: usize,
 }
 
 impl fmt::Display for Close {
@@ -303,9 +316,12 @@ impl fmt::Display for Close {
             Side::Local => "by this side",
             Side::Peer => "by the peer",
         })?;
-        match &self.frame {
-            Some(frame) => write!(f, " with {frame}"),
-            None => Ok(()),
+        if let Some(frame) = &self.frame {
+            write!(f, " with {frame}")?;
+        }
+        match self.unsent {
+            0 => Ok(()),
+            unsent => write!(f, "; {unsent} messages were not sent"),
         }
     }
 }
@@ -468,7 +484,8 @@ mod tests {
         let closed = |by, code: Option<u16>| {
             let reason = String::new();
             let frame = code.map(|code| CloseFrame { code, reason });
-            Error::Closed(Close { by, frame }).is_transient()
+            let unsent = 0;
+            Error::Closed(Close { by, frame, unsent }).is_transient()
         };
         for code in [1001, 1011, 1012, 1013, 1014] {
             assert!(closed(Side::Peer, Some(code)), "{code}");

@@ -2,6 +2,7 @@
 
 mod rig;
 
+use rig::wire::{Raw, over_each};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -418,7 +419,7 @@ fn close_tells_how_much_was_not_sent_and_how_long_it_took() {
 }
 
 #[test]
-fn a_peer_that_closes_and_does_not_read_costs_one_time_out_and_is_named_so() {
+fn a_peer_that_closes_and_does_not_read_costs_one_time_out_and_its_close_is_told() {
     let options = Options::new()
         .close_timeout(Duration::from_millis(300))
         .clone();
@@ -426,10 +427,11 @@ fn a_peer_that_closes_and_does_not_read_costs_one_time_out_and_is_named_so() {
     server.put(vec![0; 15 << 20]).unwrap();
     stream.write_all(&masked_frame(0x88, b"\x03\xe8")).unwrap();
     let error = server.wait_error_timeout(DEADLINE).unwrap().unwrap();
-    assert!(
-        matches!(error, Error::CloseTimeout { unsent: 1, .. }),
-        "{error}"
-    );
+    let Error::Closed(close) = error else {
+        panic!("{error}")
+    };
+    assert_eq!((close.by, close.unsent), (Side::Peer, 1));
+    assert_eq!(close.frame, frame(1000, ""));
 }
 
 #[test]
@@ -725,4 +727,108 @@ fn who_leaves_while_the_connection_closes_is_let_go_of_at_once() {
     assert!(matches!(gone, Error::Unsubscribed), "{gone}");
     assert!(!client.is_closed());
     drop(raw);
+}
+
+/// How a peer hangs up with what this side has sent unread.
+#[derive(Debug, Clone, Copy)]
+enum HangUp {
+    /// It resets the connection.
+    Reset,
+    /// It ends its stream, and never reads.
+    End,
+}
+
+impl HangUp {
+    /// Says "battery low" first.
+    fn after_close(self, mut raw: Raw, code: u16) -> Option<Raw> {
+        let reason = "battery low".into();
+        let code = code.into();
+        raw.close(Some(tungstenite::protocol::CloseFrame { code, reason }))
+            .unwrap();
+        match self {
+            HangUp::Reset => None,
+            HangUp::End => {
+                raw.socket.shutdown(std::net::Shutdown::Write).unwrap();
+                Some(raw)
+            }
+        }
+    }
+}
+
+// websockets 877, ws 1172, WebSocket-Node 137
+#[test]
+fn the_peers_close_frame_is_the_one_truth_about_the_end_though_messages_were_not_sent() {
+    over_each(|wire| {
+        for hang_up in [HangUp::Reset, HangUp::End].repeat(10) {
+            for reconnect in [false, true] {
+                let (client, raw) = wire.client_and_raw(|options| {
+                    options.close_timeout(Duration::from_millis(50));
+                    if reconnect {
+                        options.reconnect(rtcbot_websocket::Backoff::default());
+                    }
+                });
+                let (told, errors) = bounded(1);
+                client.on_error(move |error| told.send(error).unwrap());
+                while client.put_nowait(vec![0; 100_000]).is_ok() {}
+                let _raw = hang_up.after_close(raw, 4001);
+                let check = |error: Error| {
+                    let Error::Closed(close) = &error else {
+                        panic!("{hang_up:?}: {error}")
+                    };
+                    assert_eq!(close.by, Side::Peer);
+                    assert_eq!(close.frame, frame(4001, "battery low"));
+                    assert_eq!(close.unsent as u64, client.stats().unsent);
+                    assert!(close.unsent > 0);
+                    assert!(!error.is_orderly() && !error.is_transient());
+                    let text = format!(
+                        "the connection is closed: by the peer with 4001 \"battery low\"; \
+                         {} messages were not sent",
+                        close.unsent
+                    );
+                    assert_eq!(error.to_string(), text);
+                };
+                check(client.wait_closed_timeout(DEADLINE).unwrap_err());
+                check(client.close().unwrap_err());
+                check(client.get().unwrap_err());
+                check(client.error().unwrap());
+                check(client.end_reason().unwrap());
+                check(client.last_error().unwrap());
+                check(client.wait_error().unwrap().unwrap());
+                check(errors.recv_timeout(DEADLINE).unwrap());
+                assert_eq!(client.received_close(), frame(4001, "battery low"));
+                assert_eq!(client.stats().reconnects, 0);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_client_that_reconnects_obeys_the_peers_close_frame_though_messages_were_not_sent() {
+    over_each(|wire| {
+        for hang_up in [HangUp::Reset, HangUp::End].repeat(3) {
+            let mut options = wire.options();
+            options
+                .close_timeout(Duration::from_millis(50))
+                .linger(Duration::ZERO)
+                .reconnect(rtcbot_websocket::Backoff::default());
+            let (listener, url) = wire.listen();
+            let client = options.connect(url).unwrap();
+            let raw = wire.accept(&listener);
+            client.wait_ready_timeout(DEADLINE).unwrap();
+            let (told, reasons) = unbounded();
+            client.on_disconnect(move |reason| told.send(reason).unwrap());
+            while client.put_nowait(vec![0; 100_000]).is_ok() {}
+            let _old = hang_up.after_close(raw, 1012);
+            let mut raw = wire.accept(&listener);
+            match reasons.recv_timeout(DEADLINE).unwrap() {
+                Error::Closed(close) => {
+                    assert_eq!(close.frame, frame(1012, "battery low"));
+                    // They are sent on this connection.
+                    assert_eq!(close.unsent, 0);
+                }
+                other => panic!("{hang_up:?}: {other}"),
+            }
+            assert_eq!(raw.read().unwrap().len(), 100_000);
+        }
+    });
 }

@@ -293,7 +293,7 @@ impl Scene {
                 if let Some(ws) = ws.filter(|_| self.is_cooperative()) {
                     assert_eq!(ws.received_close(), *frame);
                 }
-                matches!(reason, Error::Closed(Close { by: Side::Peer, frame: by_peer }) if by_peer == frame)
+                matches!(reason, Error::Closed(Close { by: Side::Peer, frame: by_peer, .. }) if by_peer == frame)
             }
             Ending::Violation(deserved) => {
                 matches!(reason, Error::Protocol { code, .. } if code == deserved)

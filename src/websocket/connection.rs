@@ -27,21 +27,6 @@ pub(super) struct Connection {
     cut: Option<Arc<dyn Cut>>,
 }
 
-/// How a connection ended.
-#[derive(Debug, Clone)]
-pub(crate) struct End {
-    /// What whoever wants more of it is told.
-    pub(crate) reason: Error,
-    /// Whether that is a failure rather than an orderly end.
-    pub(crate) failed: bool,
-}
-
-impl End {
-    pub(crate) fn error(&self) -> Option<Error> {
-        self.failed.then(|| self.reason.clone())
-    }
-}
-
 impl Connection {
     pub(super) fn new(role: Role) -> Self {
         Connection {
@@ -68,21 +53,21 @@ impl Connection {
 
     /// How a Close frame from either side would be reported.
     pub(super) fn closed(&self) -> Close {
-        let by = self.closed_by.unwrap_or(Side::Local);
+        let (sent, received) = (self.closing.sent(), self.closing.received());
+        let by = match self.closed_by {
+            // The peer has not seen a frame that was not written, and closed by itself.
+            _ if received.is_some() && !self.closing.has_written() => Side::Peer,
+            by => by.unwrap_or(Side::Local),
+        };
         let frame = match by {
-            Side::Local => self.closing.sent(),
-            Side::Peer => self.closing.received(),
+            Side::Local => sent,
+            Side::Peer => received,
         };
         Close {
             by,
             frame: frame.cloned().flatten(),
+            unsent: 0,
         }
-    }
-
-    /// The peer's Close frame, if it was the first.
-    pub(super) fn peers_close(&self) -> Option<Close> {
-        let close = self.closed();
-        (close.by == Side::Peer).then_some(close)
     }
 
     /// Says how to end what the reader is about to wait in. `false` when it has been ended already.
@@ -126,10 +111,14 @@ impl Connection {
         deadline
     }
 
-    /// It has failed, for a reason that counts whatever else happens. The first one does; another is
-    /// handed back, as by the following two.
+    /// It has failed. The first reason counts; another is handed back, as by the following two. So
+    /// is one that comes after the peer's Close frame, which says how the connection was closed
+    /// (RFC 6455, section 7.1.5).
     pub(super) fn fail(&mut self, error: Error) -> Option<Error> {
-        keep_first(&mut self.failure, error)
+        match self.closing.received() {
+            Some(_) => Some(error),
+            None => keep_first(&mut self.failure, error),
+        }
     }
 
     /// The operating system reported an error, or the end of the stream; which is no news once this
@@ -168,7 +157,7 @@ impl Connection {
         let over = deadline.min(Instant::now());
         self.fail(Error::CloseTimeout {
             after: rounded(over.saturating_duration_since(begun)),
-            // Told by `judge`.
+            // Told by `end`.
             unsent: 0,
         });
     }
@@ -188,43 +177,38 @@ impl Connection {
         self.answered = true;
     }
 
-    /// How it ended, with `unsent` messages that were accepted and not written.
-    pub(super) fn judge(&self, unsent: usize) -> End {
-        let failed = |reason| End {
-            reason,
-            failed: true,
-        };
+    /// How it ended, with `unsent` messages that were accepted and not written: the one value that
+    /// everybody is told.
+    pub(super) fn end(&self, unsent: usize) -> Error {
         match &self.failure {
             Some(Error::CloseTimeout { after, .. }) => {
                 let after = *after;
-                return failed(Error::CloseTimeout { after, unsent });
+                return Error::CloseTimeout { after, unsent };
             }
-            Some(failure) => return failed(failure.clone()),
+            Some(failure) => return failure.clone(),
             None => {}
         }
-        // An answer that could not be sent to a peer that has closed costs nobody anything.
-        let orderly = self.closing.received().is_some() && unsent == 0;
-        let given_up = !self.was_ready && self.was_cut && unsent == 0;
-        if !orderly && !given_up {
-            return failed(self.lost.clone().unwrap_or_else(|| {
-                let text = match unsent {
-                    0 => "it was cut".to_owned(),
-                    _ => format!("it ended before {unsent} messages were sent"),
-                };
-                Error::lost(io::Error::new(io::ErrorKind::UnexpectedEof, text))
-            }));
+        if self.closing.received().is_some() {
+            return Error::Closed(Close {
+                unsent,
+                ..self.closed()
+            });
         }
-        let reason = match orderly {
-            true => self.closed(),
-            false => Close {
+        if !self.was_ready && self.was_cut && unsent == 0 {
+            // It was given up.
+            return Error::Closed(Close {
                 by: self.closed_by.unwrap_or(Side::Local),
                 frame: None,
-            },
-        };
-        End {
-            reason: Error::Closed(reason),
-            failed: false,
+                unsent,
+            });
         }
+        self.lost.clone().unwrap_or_else(|| {
+            let text = match unsent {
+                0 => "it was cut".to_owned(),
+                _ => format!("it ended before {unsent} messages were sent"),
+            };
+            Error::lost(io::Error::new(io::ErrorKind::UnexpectedEof, text))
+        })
     }
 }
 

@@ -278,12 +278,12 @@ impl Life {
         self.hand_out_what_is_left();
         let inbox = self.inbox.take();
         guarded(|| drop(inbox));
-        match &end.reason {
+        match &end {
             Error::Closed(close) => log::debug!("{}: closed {close}", shared.name),
             error => log::debug!("{}: {error}", shared.name),
         }
         if let Some(publisher) = self.publisher.take() {
-            publisher.end(end.reason.clone());
+            publisher.end(end.clone());
         }
         let Listeners {
             on_ready,
@@ -294,7 +294,7 @@ impl Life {
         let dispatcher = shared.producer.dispatcher();
         // Those that are not called are dropped there, too: that is the user's code as well.
         for f in on_error {
-            match end.error() {
+            match end.failure() {
                 Some(error) => dispatcher.run(move || f.call(error)),
                 None => dispatcher.run(move || drop(f)),
             }

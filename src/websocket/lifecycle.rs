@@ -7,7 +7,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
-use super::connection::{Connection, End, frame};
+use super::connection::{Connection, frame};
 use super::listener::Listener;
 use crate::error::{CloseFrame, Error};
 use crate::net::closing::{Event, Role, Todo};
@@ -45,7 +45,7 @@ struct State {
     /// Why the last connection was lost, or the last attempt failed.
     last_error: Option<Error>,
     /// Why it ended; set once, with `Phase::Closed`.
-    end: Option<End>,
+    end: Option<Error>,
     /// Whether those who wait may be told: everything else has ended, too.
     announced: bool,
     alive: Option<Sender<Infallible>>,
@@ -88,7 +88,7 @@ impl Lifecycle {
         self.state.lock().phase
     }
 
-    pub(crate) fn end(&self) -> Option<End> {
+    pub(crate) fn end(&self) -> Option<Error> {
         self.state.lock().end.clone()
     }
 
@@ -117,7 +117,7 @@ impl Lifecycle {
     pub(crate) fn why_closed(&self) -> Option<Error> {
         let state = self.state.lock();
         match &state.end {
-            Some(end) => Some(end.reason.clone()),
+            Some(end) => Some(end.clone()),
             None if state.farewell || (state.phase == Phase::Closing && !self.reconnects) => {
                 Some(Error::Closed(state.connection.closed()))
             }
@@ -128,7 +128,7 @@ impl Lifecycle {
     // Waiting. `None` when the deadline comes first.
 
     /// Until it is ready, or has been, or closed without: then with the end.
-    pub(crate) fn wait_ready(&self, deadline: Option<Instant>) -> Option<Result<(), End>> {
+    pub(crate) fn wait_ready(&self, deadline: Option<Instant>) -> Option<Result<(), Error>> {
         self.wait(deadline, |state| match &state.end {
             _ if state.connection.was_ready => Some(Ok(())),
             Some(end) => state.announced.then(|| Err(end.clone())),
@@ -136,7 +136,7 @@ impl Lifecycle {
         })
     }
 
-    pub(crate) fn wait_closed(&self, deadline: Option<Instant>) -> Option<End> {
+    pub(crate) fn wait_closed(&self, deadline: Option<Instant>) -> Option<Error> {
         self.wait(deadline, |state| {
             state.end.as_ref().filter(|_| state.announced).cloned()
         })
@@ -321,7 +321,11 @@ impl Lifecycle {
         heals: impl Fn(&Error) -> bool,
     ) -> Option<(Error, Vec<Arc<Listener<Error>>>)> {
         let (anew, old) = self.change(|state| {
-            let mut reason = state.connection.judge(unsent).reason;
+            let mut reason = state.connection.end(unsent);
+            if let Error::Closed(close) = &mut reason {
+                // They are for the next connection.
+                close.unsent = 0;
+            }
             if !heals(&reason) {
                 return (None, None);
             }
@@ -329,13 +333,6 @@ impl Lifecycle {
                 // An attempt that fails when this program has just closed is one that it gives up, as
                 // it is a moment before and a moment after.
                 return (None, Some((None, state.connection.give_up(unsent))));
-            }
-            // Whatever became of the queue then: what a peer closes with says whether to come back.
-            if let Some(close) = state.connection.peers_close() {
-                reason = Error::Closed(close);
-                if !heals(&reason) {
-                    return (None, None);
-                }
             }
             let was_ready = state.connection.was_ready;
             state.phase = Phase::Connecting;
@@ -354,14 +351,14 @@ impl Lifecycle {
     }
 
     /// The end, for those who look; [`announce`](Self::announce) tells those who wait.
-    pub(crate) fn set_closed(&self, unsent: usize) -> End {
+    pub(crate) fn set_closed(&self, unsent: usize) -> Error {
         let (end, _not_under_the_lock) = {
             let mut state = self.state.lock();
-            let end = state.connection.judge(unsent);
+            let end = state.connection.end(unsent);
             state.end = Some(end.clone());
             state.phase = Phase::Closed;
             let old = end
-                .error()
+                .failure()
                 .and_then(|error| state.last_error.replace(error));
             (end, (state.connection.forget_cut(), old))
         };
@@ -404,7 +401,7 @@ impl Lifecycle {
             state.listeners.on_error.push(f.clone());
             return None;
         }
-        state.end.as_ref()?.error()
+        state.end.as_ref()?.failure()
     }
 
     pub(crate) fn on_close(&self, f: &Arc<Listener<()>>) -> bool {

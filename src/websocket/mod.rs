@@ -30,7 +30,6 @@ use crossbeam_channel::{Receiver, bounded};
 use http::header;
 use tungstenite::protocol::Role as WireRole;
 
-use self::connection::End;
 use self::dial::Call;
 use self::lifecycle::Phase;
 use self::listener::Listener;
@@ -516,12 +515,12 @@ impl Websocket {
 
     /// Why the connection failed; `None` while it has not, and after an orderly closing.
     pub fn error(&self) -> Option<Error> {
-        self.shared().lifecycle.end()?.error()
+        self.shared().lifecycle.end()?.failure()
     }
 
     /// Why the connection has ended, in order or not; `None` while it has not.
     pub fn end_reason(&self) -> Option<Error> {
-        Some(self.shared().lifecycle.end()?.reason)
+        self.shared().lifecycle.end()
     }
 
     /// What went wrong last: why the last connection was lost or the last attempt to connect failed,
@@ -620,7 +619,7 @@ impl Websocket {
         let deadline = self.unless_own_thread(deadline);
         match waiting(|| lifecycle.wait_ready(deadline)) {
             Some(Ok(())) => Ok(()),
-            Some(Err(end)) => Err(end.reason),
+            Some(Err(end)) => Err(end),
             None => Err(self.not_yet()),
         }
     }
@@ -632,7 +631,7 @@ impl Websocket {
     ///
     /// [`Error::OwnThread`], as for [`wait_ready`](Self::wait_ready).
     pub fn wait_error(&self) -> Result<Option<Error>> {
-        Ok(self.wait_closed_until(None)?.error())
+        Ok(self.wait_closed_until(None)?.failure())
     }
 
     /// As [`wait_error`](Self::wait_error), for at most `timeout`.
@@ -642,7 +641,7 @@ impl Websocket {
     /// [`Error::Timeout`] when the time is over, else as [`wait_error`](Self::wait_error).
     pub fn wait_error_timeout(&self, timeout: Duration) -> Result<Option<Error>> {
         let deadline = Instant::now().checked_add(timeout);
-        Ok(self.wait_closed_until(deadline)?.error())
+        Ok(self.wait_closed_until(deadline)?.failure())
     }
 
     /// Waits until the connection has ended: RTCBot's `await ws`. Does not close it.
@@ -651,7 +650,7 @@ impl Websocket {
     ///
     /// Why it failed, if it has; [`Error::OwnThread`], as for [`wait_ready`](Self::wait_ready).
     pub fn wait_closed(&self) -> Result<()> {
-        self.wait_closed_until(None)?.error().map_or(Ok(()), Err)
+        self.wait_closed_until(None)?.failure().map_or(Ok(()), Err)
     }
 
     /// As [`wait_closed`](Self::wait_closed), for at most `timeout`.
@@ -662,11 +661,11 @@ impl Websocket {
     pub fn wait_closed_timeout(&self, timeout: Duration) -> Result<()> {
         let deadline = Instant::now().checked_add(timeout);
         self.wait_closed_until(deadline)?
-            .error()
+            .failure()
             .map_or(Ok(()), Err)
     }
 
-    fn wait_closed_until(&self, deadline: Option<Instant>) -> Result<End> {
+    fn wait_closed_until(&self, deadline: Option<Instant>) -> Result<Error> {
         let lifecycle = &self.shared().lifecycle;
         let deadline = self.unless_own_thread(deadline);
         let end = waiting(|| lifecycle.wait_closed(deadline));
@@ -713,6 +712,7 @@ impl Websocket {
     ///
     /// Why the connection failed, if it has, now or before: [`Error::CloseTimeout`] when the peer
     /// did not take what was queued, or did not answer, in time; it says how many messages were not sent.
+    /// [`Error::Closed`] when the peer closed and did not take what was queued; it says how many, too.
     /// [`Error::OwnThread`], as for [`wait_ready`](Self::wait_ready): closing has begun, and goes on without it.
     /// [`Error::Timeout`] when a [`Sink`], or the function of [`Options::header_with`], does not return, a second
     /// after the connection was cut.
@@ -746,7 +746,7 @@ impl Websocket {
             }
             other => other?,
         };
-        end.error().map_or(Ok(()), Err)
+        end.failure().map_or(Ok(()), Err)
     }
 }
 
@@ -838,7 +838,7 @@ impl Websocket {
         match shared.outbox.ping_for(payload, asker) {
             // At the end what waits is forgotten; not what has come after that.
             true => match shared.lifecycle.end() {
-                Some(end) => Err(end.reason),
+                Some(end) => Err(end),
                 None => Ok(answer),
             },
             false => Err(Error::TooManyPings {

@@ -126,6 +126,7 @@ impl Shared {
             Event::Peer(frame) => Some(Error::Closed(Close {
                 by: Side::Peer,
                 frame: frame.clone(),
+                unsent: 0,
             })),
             _ => None,
         };
