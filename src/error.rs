@@ -87,10 +87,12 @@ pub enum Error {
         stage: &'static str,
     },
 
-    /// The server answered the handshake with an HTTP status other than 101.
-    #[error("the server refused the WebSocket: it answered {}{}", .response.status(), first_line(.response))]
+    /// The server answered the handshake with an HTTP status other than 101. The text shows what a body says that is
+    /// plain text, JSON or of no type.
+    #[error("the server refused the WebSocket: it answered {}{}", .response.status(), said(.response))]
     Refused {
-        /// The status, headers and as much of the body as came with them.
+        /// The status, the headers and the body: at most 64 KiB, and what came of it before the server was silent for
+        /// a second. A chunked body is put together. (The body of a redirect that is followed is not read.)
         response: Arc<http::Response<Bytes>>,
     },
 
@@ -212,20 +214,36 @@ fn tls_reason(error: &(dyn std::error::Error + Send + Sync)) -> String {
     }
 }
 
-/// What a plain text says first, which is often the reason.
-fn first_line(response: &http::Response<Bytes>) -> String {
-    let kind = response.headers().get(http::header::CONTENT_TYPE);
-    if !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain")) {
+/// What a body says first, which is often the reason. A page says it somewhere in its middle.
+fn said(response: &http::Response<Bytes>) -> String {
+    let headers = response.headers();
+    if headers.contains_key(http::header::CONTENT_ENCODING) {
         return String::new();
     }
     let text = String::from_utf8_lossy(response.body());
-    match text.lines().next() {
-        None => String::new(),
-        Some(line) => {
-            let line: String = line.chars().take(200).collect();
-            format!(" ({line:?})")
+    let kind = headers.get(http::header::CONTENT_TYPE);
+    let kind = kind.map(|kind| String::from_utf8_lossy(kind.as_bytes()).to_ascii_lowercase());
+    let kind = kind
+        .as_deref()
+        .map(|kind| kind.split(';').next().unwrap_or_default().trim());
+    let said = match kind {
+        Some("text/plain") => first_line(&text),
+        Some(kind) if kind == "application/json" || kind.ends_with("+json") => {
+            text.split_whitespace().collect::<Vec<_>>().join(" ")
         }
+        None if !text.trim_start().starts_with('<') => first_line(&text),
+        _ => String::new(),
+    };
+    match said.is_empty() {
+        true => said,
+        false => format!(" ({:?})", said.chars().take(200).collect::<String>()),
     }
+}
+
+fn first_line(text: &str) -> String {
+    let mut lines = text.lines().map(str::trim);
+    let line = lines.find(|line| !line.is_empty());
+    line.unwrap_or_default().to_owned()
 }
 
 impl From<serde_json::Error> for Error {

@@ -130,6 +130,136 @@ fn secrets_are_not_shown() {
     assert!(!format!("{request:?}").contains("hunter2"));
 }
 
+#[test]
+fn a_query_may_be_a_secret() {
+    let secret = "t0k3n";
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let url = format!("{}/drive?token={secret}#{secret}", server.url());
+    let client = Websocket::connect(&url).unwrap();
+    let request = server.next_timeout(DEADLINE).unwrap();
+    assert_eq!(request.query(), Some("token=t0k3n"));
+    let mut shown = vec![format!("{request:?}")];
+    let peer = Websocket::accept(request);
+    client.wait_ready_timeout(DEADLINE).unwrap();
+    assert_eq!(client.name(), format!("{}/drive?...", server.url()));
+    assert_eq!(client.request().unwrap().uri().query(), Some("token=t0k3n"));
+    shown.push(format!("{client:?} {peer:?}"));
+    client.close().unwrap();
+    drop(server);
+
+    for bad in [
+        format!("ws://robot:x/?{secret}"),
+        format!("ws://robot:0/?{secret}"),
+        format!("ws://robot:0/?{secret}@x"),
+        format!("ftp://robot/#{secret}"),
+        format!("robot/?{secret}"),
+        format!("ws+unix:robot:/?{secret}"),
+    ] {
+        let error = Websocket::connect(&bad).unwrap_err();
+        shown.push(format!("{error} {error:?}"));
+    }
+    for answer in [
+        redirect(302, &format!("ftp://x/?{secret}")),
+        redirect(302, &format!("ws://x:0/?{secret}")),
+        "HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        "HTTP/1.1 101 No\r\n\r\n".to_owned(),
+        "no".to_owned(),
+    ] {
+        let (url, asked) = answering(vec![answer]);
+        let mut options = Options::new();
+        let ws = options
+            .max_redirects(1)
+            .connect(format!("{url}/?{secret}"))
+            .unwrap();
+        let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
+        shown.push(format!("{error} {error:?} {ws:?}"));
+        asked.join().unwrap();
+    }
+    // Nobody listens any more.
+    let ws = Options::new()
+        .connect_timeout(std::time::Duration::ZERO)
+        .connect(&url)
+        .unwrap();
+    let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
+    shown.push(format!("{error} {error:?}"));
+    for text in shown {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
+#[test]
+fn what_may_be_a_secret_is_in_no_debug_of_a_head() {
+    let headers = [
+        "Authorization: Basic t0k3n",
+        "Proxy-Authorization: Basic t0k3n",
+        "Cookie: session=t0k3n",
+        "Sec-WebSocket-Protocol: robot, t0k3n",
+    ];
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    let request = with_header(&headers.join("\r\n"));
+    stream.write_all(request.as_bytes()).unwrap();
+    let request = server.next_timeout(DEADLINE).unwrap();
+    assert_eq!(request.header("authorization"), Some("Basic t0k3n"));
+    let mut shown = vec![format!("{request:?} {:?}", request.headers())];
+    let ws = Options::new()
+        .header("Set-Cookie", "session=t0k3n")
+        .header("X-Api-Key", "t0k3n")
+        .subprotocol("t0k3n")
+        .accept(request);
+    ws.wait_ready_timeout(DEADLINE).unwrap();
+    shown.push(format!("{:?} {:?}", ws.request(), ws.response()));
+    drop(stream);
+
+    // A head that was read elsewhere.
+    let head = rtcbot_websocket::http::Request::builder()
+        .header("Authorization", "t0k3n")
+        .body(())
+        .unwrap();
+    let stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    let request = Request::from_parts(head, stream, []);
+    shown.push(format!("{request:?} {:?}", request.headers()));
+
+    let (url, asked) = answering(vec![
+        "HTTP/1.1 401 No\r\nSet-Cookie: a=t0k3n\r\nContent-Length: 0\r\n\r\n".to_owned(),
+    ]);
+    let ws = Options::new().connect(url).unwrap();
+    let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
+    let Error::Refused { response } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(response.headers()["set-cookie"], "a=t0k3n");
+    shown.push(format!("{error} {error:?}"));
+    asked.join().unwrap();
+
+    let client = Options::new()
+        .header("X-Api-Key", "t0k3n")
+        .header_with("X-Renewed", || Ok("t0k3n".to_owned()))
+        .subprotocol("t0k3n")
+        .connect(server.url())
+        .unwrap();
+    let _peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    client.wait_ready_timeout(DEADLINE).unwrap();
+    shown.push(format!("{:?}", client.request()));
+
+    for error in [
+        Options::new()
+            .subprotocol("a")
+            .subprotocol("t0k3n, b")
+            .connect("ws://x"),
+        Options::new().user_agent("t0k3n\n").connect("ws://x"),
+        Options::new().origin("t0k3n\n").connect("ws://x"),
+        Options::new().header("X", "t0k3n\n").connect("ws://x"),
+    ] {
+        let error = error.unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
+        shown.push(format!("{error} {error:?}"));
+    }
+    for text in shown {
+        assert!(!text.contains("t0k3n"), "{text}");
+    }
+}
+
 /// Answers one request after the other; hands out what was asked.
 fn answering(answers: Vec<String>) -> (String, thread::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
@@ -173,7 +303,10 @@ fn redirects_are_followed_as_far_as_allowed_and_secrets_stay_with_their_host() {
     let mut options = Options::new();
     options
         .header("Cookie", "session=1")
-        .header("X-Token", "kept")
+        .header("X-Token", "secret")
+        .header_with("X-Renewed", || Ok("secret".to_owned()))
+        .user_agent("robot/2")
+        .origin("https://robot.example")
         .subprotocol("v1")
         .max_redirects(2);
     let client = options.connect(url).unwrap();
@@ -184,15 +317,24 @@ fn redirects_are_followed_as_far_as_allowed_and_secrets_stay_with_their_host() {
     for head in &asked {
         assert!(head.contains("authorization: basic"), "{head}");
         assert!(head.contains("cookie: session=1"), "{head}");
+        assert!(head.contains("x-token: secret"), "{head}");
+        assert!(head.contains("x-renewed: secret"), "{head}");
     }
     // Another port is another server.
     assert_eq!(request.path(), "/end");
     assert_eq!(request.header("authorization"), None);
     assert_eq!(request.header("cookie"), None);
-    assert_eq!(request.header("x-token"), Some("kept"));
+    assert_eq!(request.header("x-token"), None);
+    assert_eq!(request.header("x-renewed"), None);
+    // What the settings say about the client goes along, and what it wants to speak.
+    assert_eq!(request.header("user-agent"), Some("robot/2"));
+    assert_eq!(request.origin(), Some("https://robot.example"));
     assert_eq!(request.subprotocols().collect::<Vec<_>>(), ["v1"]);
-    let _peer = Websocket::accept(request);
+    let peer = Options::new()
+        .allow_origin("https://robot.example")
+        .accept(request);
     client.wait_ready_timeout(DEADLINE).unwrap();
+    drop(peer);
 }
 
 #[test]
@@ -339,6 +481,266 @@ fn each_fault_of_a_request_has_its_status() {
             "{request}{head}"
         );
         assert!(head.contains(header), "{request}{head}");
+    }
+}
+
+/// What a server of this crate makes of a request: whether it is for a WebSocket, and the status that `accept`
+/// answers.
+fn made_of(request: &str) -> (bool, u16) {
+    let latin_1: Vec<u8> = request.chars().map(|c| u8::try_from(c).unwrap()).collect();
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(&latin_1).unwrap();
+    let Some(request) = server.next_timeout(DEADLINE) else {
+        panic!("no request: {request}");
+    };
+    let is_websocket = request.is_websocket();
+    let _ws = Websocket::accept(request);
+    let head = read_head(&mut stream);
+    drop(stream);
+    let status = head.strip_prefix("HTTP/1.1 ").unwrap()[..3].parse();
+    (is_websocket, status.unwrap())
+}
+
+fn with(old: &str, new: &str) -> String {
+    assert!(UPGRADE.contains(old));
+    UPGRADE.replace(old, new)
+}
+
+fn with_header(header: &str) -> String {
+    with("Host: ", &format!("{header}\r\nHost: "))
+}
+
+const CONNECTION: &str = "Connection: Upgrade";
+const WEBSOCKET: &str = "Upgrade: websocket";
+const VERSION: &str = "Sec-WebSocket-Version: 13";
+
+// F1: RFC 9110, sections 5.2, 5.3 and 5.6.1.
+#[test]
+fn a_list_may_stand_on_several_lines_with_any_blanks_between_its_elements() {
+    for request in [
+        with(CONNECTION, "Connection: keep-alive\r\nConnection: Upgrade"),
+        with(CONNECTION, "Connection: Upgrade\r\nConnection: keep-alive"),
+        with(CONNECTION, "Connection: keep-alive,\tUpgrade"),
+        with(CONNECTION, "Connection: keep-alive\t,Upgrade"),
+        with(CONNECTION, "connection:upgrade\t"),
+        with(CONNECTION, "Connection: ,, Upgrade ,"),
+        with(CONNECTION, "Connection:\r\nConnection: Upgrade"),
+        with(CONNECTION, "Connection: \u{e9}, Upgrade"),
+        with(WEBSOCKET, "Upgrade: , WebSocket\t,"),
+        with(WEBSOCKET, "Upgrade:\r\nUpgrade: websocket"),
+        with(WEBSOCKET, "Upgrade: websocket\r\nUpgrade: websocket"),
+        with(VERSION, "Sec-WebSocket-Version:\t13\t,"),
+        with(
+            VERSION,
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 13",
+        ),
+        with_header("Sec-WebSocket-Extensions: a\r\nSec-WebSocket-Extensions:\tb; c=\"d,\""),
+    ] {
+        assert_eq!(made_of(&request), (true, 101), "{request}");
+    }
+    let mut options = Options::new();
+    options.subprotocol("c");
+    for offers in [
+        "Sec-WebSocket-Protocol: a\r\nSec-WebSocket-Protocol: b,\tc",
+        "Sec-WebSocket-Protocol: \u{e9},c",
+    ] {
+        let head = answer_to(&with_header(offers), &options);
+        assert!(head.contains("sec-websocket-protocol: c\r\n"), "{head}");
+    }
+}
+
+#[test]
+fn what_is_websocket_denies_accept_refuses() {
+    for (request, made) in [
+        (UPGRADE.to_owned(), (true, 101)),
+        // As in aiohttp and in Python's websockets, it is one protocol or another.
+        (with(WEBSOCKET, "Upgrade: websocket, h2c"), (false, 426)),
+        (
+            with(WEBSOCKET, "Upgrade: h2c\r\nUpgrade: websocket"),
+            (false, 426),
+        ),
+        (with(WEBSOCKET, "Upgrade: websocket/13"), (false, 426)),
+        (with(WEBSOCKET, "Upgrade: h2c"), (false, 426)),
+        (with(WEBSOCKET, "Upgrade: web socket"), (false, 426)),
+        (with(WEBSOCKET, "Upgrade:"), (false, 426)),
+        (with("Upgrade: websocket\r\n", ""), (false, 426)),
+        (with("Connection: Upgrade\r\n", ""), (false, 426)),
+        (with(CONNECTION, "Connection: close"), (false, 426)),
+        (
+            with(CONNECTION, "Connection: keep-alive Upgrade"),
+            (false, 426),
+        ),
+        (with(CONNECTION, "Connection: \"Upgrade\""), (false, 426)),
+        (with("HTTP/1.1", "HTTP/1.0"), (false, 400)),
+        // These ask for one, badly.
+        (with("GET", "POST"), (true, 405)),
+        (with(VERSION, "Sec-WebSocket-Version: 8"), (true, 426)),
+        (with(VERSION, "Sec-WebSocket-Version: 8, 13"), (true, 426)),
+        (with(VERSION, "Sec-WebSocket-Version: 013"), (true, 426)),
+        (with("Sec-WebSocket-Key", "X"), (true, 400)),
+    ] {
+        assert_eq!(made_of(&request), made, "{request}");
+    }
+}
+
+// F2: 16 bytes have four bits to spare in Base64 (RFC 6455, section 4.1, has an example with some).
+#[test]
+fn a_key_may_end_in_bits_that_mean_nothing() {
+    let key = "dGhlIHNhbXBsZSBub25jZQ==";
+    for last in "QRSTUVWXYZabcdef".chars() {
+        let other = format!("dGhlIHNhbXBsZSBub25jZ{last}==");
+        assert_eq!(made_of(&with(key, &other)), (true, 101), "{other}");
+    }
+    let rfc = with(key, "AQIDBAUGBwgJCgsMDQ4PEC==");
+    let head = answer_to(&rfc, &Options::new());
+    // What is proved is what was sent, not what it says.
+    let accept = tungstenite::handshake::derive_accept_key(b"AQIDBAUGBwgJCgsMDQ4PEC==");
+    assert!(head.contains(&accept), "{head}");
+    for other in [
+        "",
+        "dGhlIHNhbXBsZSBub25jZQ",
+        "dGhlIHNhbXBsZSBub25jZQ=",
+        "dGhlIHNhbXBsZSBub25jZQ===",
+        "dGhlIHNhbXBs ZSBub25jZQ==",
+        "____________________-w==",
+        "AQIDBAUGBwgJCgsMDQ4P",
+        "AQIDBAUGBwgJCgsMDQ4PEBE=",
+        "dGhlIHNhbXBsZSBub25jZQ==, AQIDBAUGBwgJCgsMDQ4PEC==",
+        "dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ] {
+        assert_eq!(made_of(&with(key, other)), (true, 400), "{other:?}");
+    }
+    let blanks = with(key, "\t dGhlIHNhbXBsZSBub25jZQ== \t");
+    assert_eq!(made_of(&blanks), (true, 101));
+}
+
+#[test]
+fn a_login_may_end_in_bits_that_mean_nothing() {
+    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut auth = |value: &str| {
+        let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        let request = with_header(&format!("Authorization: {value}"));
+        stream.write_all(request.as_bytes()).unwrap();
+        server.next_timeout(DEADLINE).unwrap().basic_auth()
+    };
+    assert!(auth("Basic QTpiYw==").unwrap().matches("A", "bc"));
+    assert!(auth("basic  QTpiYx==").unwrap().matches("A", "bc"));
+    assert!(auth("Basic QTpiYw").is_none());
+}
+
+// RFC 9110, sections 7.8 and 10.1.1.
+#[test]
+fn a_client_that_expects_100_is_told_it_before_the_101() {
+    let (mut server, mut stream) = server_and_stream();
+    stream
+        .write_all(with_header("Expect: 100-Continue").as_bytes())
+        .unwrap();
+    let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    assert_eq!(read_head(&mut stream), "HTTP/1.1 100 Continue\r\n\r\n");
+    assert!(read_head(&mut stream).starts_with("HTTP/1.1 101 "));
+    ws.wait_ready_timeout(DEADLINE).unwrap();
+    drop(stream);
+    for (header, made) in [
+        ("Expect:", (true, 101)),
+        ("Expect: tea", (true, 417)),
+        ("Expect: 100-continue, tea", (true, 417)),
+        // It is refused before its body is asked for.
+        ("Expect: 100-continue\r\nContent-Length: 5", (true, 413)),
+    ] {
+        assert_eq!(made_of(&with_header(header)), made, "{header}");
+    }
+}
+
+fn server_and_stream() -> (Server, TcpStream) {
+    let server = Server::bind((rig::own_address(), 0)).unwrap();
+    let stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    (server, stream)
+}
+
+// RFC 9112, section 3.2.
+#[test]
+fn a_request_is_for_a_path_on_one_host() {
+    let at = |target: &str| with("GET /chat", &format!("GET {target}"));
+    let host = |host: &str| with("Host: localhost", host);
+    for (request, status) in [
+        (at("/"), 101),
+        (at("//a?b"), 101),
+        (at("http://localhost/chat"), 101),
+        (at("ws://localhost"), 101),
+        (at("*"), 400),
+        (at("localhost:80"), 400),
+        (at("chat"), 400),
+        (host("Host:"), 101),
+        (host("Host: LOCALHOST.:80"), 101),
+        (host("Host: [::1]:80"), 101),
+        (host("Host: [fe80::1%25eth0]:80"), 101),
+        (host("Host: a_b:"), 101),
+        (host("Host: a b"), 400),
+        (host("Host: user@localhost"), 400),
+        (host("Host: localhost/chat"), 400),
+        (host("Host: localhost, other"), 400),
+        (host("Host: localhost:http"), 400),
+        (host("Host: [::1"), 400),
+        (host("Host: ::1"), 400),
+        (host("Host: b\u{fc}cher"), 400),
+        (host("Host: localhost\r\nHost: localhost"), 400),
+    ] {
+        assert_eq!(made_of(&request), (true, status), "{request}");
+    }
+}
+
+// RFC 9112, section 6.3.
+#[test]
+fn a_body_of_no_length_is_none_and_a_length_that_is_none_is_a_fault() {
+    for (header, status) in [
+        ("Content-Length: 0", 101),
+        ("Content-Length: 00, 0\r\nContent-Length: 0", 101),
+        ("Content-Length: 1", 413),
+        ("Content-Length: 99999999999999999999", 413),
+        ("Content-Length: 0\r\nTransfer-Encoding: chunked", 413),
+        ("Content-Length: 0\r\nContent-Length: 1", 400),
+        ("Content-Length: +0", 400),
+        ("Content-Length: -1", 400),
+        ("Content-Length:", 400),
+        ("Content-Length: 0x0", 400),
+    ] {
+        assert_eq!(made_of(&with_header(header)), (true, status), "{header}");
+    }
+}
+
+#[test]
+#[cfg(feature = "native-tls")]
+fn a_server_with_tls_wants_its_own_pages_to_come_over_tls() {
+    let pki = rig::tls::pki();
+    let mut server = pki.server();
+    let address = server.local_addr().unwrap();
+    let mut from = |origin: &str, server_options: &Options| {
+        let client = pki.options().origin(origin).connect(url(&server)).unwrap();
+        let _peer = server_options.accept(server.next_timeout(DEADLINE).unwrap());
+        client.wait_ready_timeout(DEADLINE).map(drop)
+    };
+    let default = Options::new();
+    from(&format!("https://{address}"), &default).unwrap();
+    let plain = format!("http://{address}");
+    let error = from(&plain, &default).unwrap_err();
+    assert!(
+        matches!(&error, Error::Refused { response } if response.status() == 403),
+        "{error}"
+    );
+    from(&plain, Options::new().allow_origin(&plain)).unwrap();
+}
+
+// RFC 9112, section 3.2.2.
+#[test]
+fn a_host_in_the_target_is_where_a_page_may_connect_to() {
+    for (target, status) in [("http://robot/chat", "101"), ("http://other/chat", "403")] {
+        let request = with("GET /chat", &format!("GET {target}"));
+        let request = request.replace("Host: localhost", "Host: robot\r\nOrigin: http://robot");
+        let head = answer_to(&request, &Options::new());
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
     }
 }
 

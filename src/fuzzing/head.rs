@@ -4,7 +4,6 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use data_encoding::BASE64;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Version};
 use tungstenite::handshake::derive_accept_key;
@@ -12,9 +11,9 @@ use tungstenite::handshake::derive_accept_key;
 use super::replay::{ACCEPT, Replay, Script, Then};
 use super::tape::{Tape, edit};
 use crate::error::Error;
-use crate::net::handshake::{
-    self, Failure, MAX_HEAD, MAX_HEADERS, Refusal, Terms, parse_request, too_long,
-};
+use crate::net::handshake::client::{self, redirects_to};
+use crate::net::handshake::server::{self, Refusal, Terms, parse_request, too_long};
+use crate::net::handshake::{Failure, MAX_HEAD, MAX_HEADERS, subprotocols};
 use crate::net::incoming::{Entrance, Incoming, Step};
 use crate::net::origin::Origins;
 use crate::net::request::Request;
@@ -165,20 +164,23 @@ fn check_answer(head: &http::Request<()>, bits: u8) {
     if bits & 0x10 != 0 {
         origins.allow("https://robot.example".to_owned());
     }
-    let subprotocols = ["chat".to_owned(), "superchat".to_owned()];
+    let supported = ["chat".to_owned(), "superchat".to_owned()];
     let own = (
         HeaderName::from_static("x-robot"),
         HeaderValue::from_static("1"),
     );
     let terms = Terms {
-        subprotocols: &subprotocols,
+        subprotocols: &supported,
         origins: &origins,
+        encrypted: bits & 0x20 != 0,
         headers: vec![own],
     };
-    match handshake::answer(head, terms) {
+    let wanted = server::wants_websocket(head);
+    match server::answer(head, terms) {
         Ok(response) => {
             assert_eq!(response.status(), 101);
-            check_valid(head);
+            assert!(wanted);
+            check_valid(head, bits & 0x20 != 0);
             let key = &head.headers()[header::SEC_WEBSOCKET_KEY];
             let accept = &response.headers()[header::SEC_WEBSOCKET_ACCEPT];
             assert_eq!(
@@ -186,21 +188,33 @@ fn check_answer(head: &http::Request<()>, bits: u8) {
                 derive_accept_key(key.as_bytes()).as_bytes()
             );
             let chosen = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
-            let offered: Vec<_> = handshake::subprotocols(head).collect();
-            let expected = subprotocols
+            let offered: Vec<_> = subprotocols(head.headers()).collect();
+            let expected = supported
                 .iter()
                 .find(|name| offered.contains(&name.as_str()));
             assert_eq!(
                 chosen.map(HeaderValue::as_bytes),
                 expected.map(|name| name.as_bytes())
             );
-            let bytes = handshake::response_head(&response);
-            assert_eq!(lines(&bytes), 2 + response.headers().len());
+            let bytes = server::acceptance(head, &response);
+            let continues = bytes.starts_with(b"HTTP/1.1 100 Continue\r\n\r\n");
+            let expects = list(head.headers(), header::EXPECT);
+            assert_eq!(continues, !expects.is_empty());
+            assert!(expects.iter().all(|what| what == "100-continue"));
+            let heads = 1 + usize::from(continues);
+            assert_eq!(lines(&bytes), 2 * heads + response.headers().len());
             // This crate's own client understands it, but for the key that it did not choose.
             check_response(Script::plain(bytes));
         }
         Err(refusal) => {
             let Refusal { response, why } = *refusal;
+            let asked_for = [StatusCode::METHOD_NOT_ALLOWED, StatusCode::BAD_REQUEST];
+            let status = response.status();
+            // Who does not ask for a WebSocket is told so, unless it is not even a GET in HTTP/1.1.
+            assert!(
+                wanted || status == 426 || asked_for.contains(&status),
+                "{status}"
+            );
             assert!(
                 !why.is_empty() && !why.chars().any(char::is_control),
                 "{why:?}"
@@ -215,28 +229,62 @@ fn lines(bytes: &[u8]) -> usize {
     bytes.iter().filter(|byte| **byte == b'\n').count()
 }
 
-fn check_valid(head: &http::Request<()>) {
+/// The elements of a list, in lower case.
+fn list(headers: &HeaderMap, name: HeaderName) -> Vec<String> {
+    let lines = headers.get_all(name).iter();
+    let lines: Vec<_> = lines
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).to_lowercase())
+        .collect();
+    let all = lines.join(",");
+    let all = all
+        .split(',')
+        .map(|element| element.trim_matches([' ', '\t']));
+    all.filter(|element| !element.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn check_valid(head: &http::Request<()>, encrypted: bool) {
     let headers = head.headers();
     let all = |name: HeaderName| headers.get_all(name).iter().map(HeaderValue::as_bytes);
-    let has = |name: HeaderName, token: &str| {
-        let text: Vec<_> = all(name)
-            .flat_map(|value| value.iter().copied().chain([b',']))
-            .collect();
-        let text = String::from_utf8_lossy(&text).to_lowercase();
-        text.split([',', ' ', '\t']).any(|found| found == token)
+    let only = |name: HeaderName, token: &str| {
+        let found = list(headers, name);
+        !found.is_empty() && found.iter().all(|found| found == token)
     };
     assert_eq!(head.method(), Method::GET);
     assert_eq!(head.version(), Version::HTTP_11);
     assert_eq!(all(header::HOST).count(), 1);
-    assert!(has(header::UPGRADE, "websocket"));
-    assert!(has(header::CONNECTION, "upgrade"));
-    assert!(has(header::SEC_WEBSOCKET_VERSION, "13"));
+    let host = String::from_utf8_lossy(&headers[header::HOST].as_bytes().to_vec()).into_owned();
+    assert!(
+        !host.contains([' ', '\t', '/', '?', '#', '@', '\\', '"']),
+        "{host}"
+    );
+    assert!(head.uri().path().starts_with('/'));
+    assert!(only(header::UPGRADE, "websocket"));
+    assert!(list(headers, header::CONNECTION).contains(&"upgrade".to_owned()));
+    assert!(only(header::SEC_WEBSOCKET_VERSION, "13"));
     let keys: Vec<_> = all(header::SEC_WEBSOCKET_KEY).collect();
     assert_eq!(keys.len(), 1);
-    assert_eq!(BASE64.decode(keys[0]).map(|nonce| nonce.len()), Ok(16));
+    // 16 bytes are 22 characters and two that fill up; of the last one, four bits do not count.
+    let (characters, end) = keys[0].split_at(22);
+    let is_character = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
+    assert!(characters.iter().all(is_character) && end == b"==");
     assert_eq!(all(header::TRANSFER_ENCODING).count(), 0);
-    assert!(all(header::CONTENT_LENGTH).all(|length| length == b"0"));
+    let lengths = list(headers, header::CONTENT_LENGTH);
+    assert!(
+        lengths
+            .iter()
+            .all(|length| length.trim_matches('0').is_empty())
+    );
     assert!(all(header::ORIGIN).count() <= 1);
+    if let (true, Some(origin)) = (encrypted, headers.get(header::ORIGIN)) {
+        assert!(
+            origin
+                .as_bytes()
+                .to_ascii_lowercase()
+                .starts_with(b"https:")
+        );
+    }
 }
 
 /// What a program asks a request, none of which it may fail at.
@@ -297,6 +345,7 @@ fn check_response(script: Script) {
     let (transport, peer) = Replay::new(script);
     let mut halves = transport.halves();
     let request = asked();
+    let follows = says.len() % 2 == 1;
     let deadline = Instant::now()
         + if silent {
             Duration::from_millis(2)
@@ -304,7 +353,7 @@ fn check_response(script: Script) {
             FAR_AWAY
         };
     let offered = ["chat", "superchat"];
-    match handshake::ask(&mut halves, request, deadline) {
+    match client::ask(&mut halves, &request, follows, deadline) {
         Ok((response, rest)) => {
             let headers = response.headers();
             assert_eq!(response.status(), 101);
@@ -315,12 +364,13 @@ fn check_response(script: Script) {
                 says.windows(ACCEPT.len())
                     .any(|part| part == ACCEPT.as_bytes())
             );
-            assert!(is_word(headers, header::UPGRADE, "websocket"));
-            assert!(is_word(headers, header::CONNECTION, "upgrade"));
-            let mut chosen = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
-            let name = chosen.next().map(|name| name.to_str().expect("a token"));
-            assert!(name.is_none_or(|name| offered.contains(&name)));
-            assert!(chosen.next().is_none());
+            let upgrades = list(headers, header::UPGRADE);
+            assert!(!upgrades.is_empty() && upgrades.iter().all(|name| name == "websocket"));
+            assert!(list(headers, header::CONNECTION).contains(&"upgrade".to_owned()));
+            let chosen = list(headers, header::SEC_WEBSOCKET_PROTOCOL);
+            assert!(chosen.len() <= 1);
+            assert!(chosen.iter().all(|name| offered.contains(&name.as_str())));
+            assert!(list(headers, header::SEC_WEBSOCKET_EXTENSIONS).is_empty());
         }
         Err(Failure::TimedOut(stage)) => assert!(silent, "{stage}"),
         Err(Failure::Failed(error)) => {
@@ -328,10 +378,14 @@ fn check_response(script: Script) {
             assert!(!text.chars().any(char::is_control), "{text:?}");
             match error {
                 Error::Refused { response } => {
-                    assert_ne!(response.status(), 101);
-                    assert!(says.len() >= response.body().len());
-                    if let Some(location) = response.headers().get(header::LOCATION) {
-                        check_redirect(&String::from_utf8_lossy(location.as_bytes()));
+                    let status = response.status().as_u16();
+                    assert!(status >= 200);
+                    let body = response.body();
+                    assert!(body.len() <= says.len());
+                    assert!(body.is_empty() || !matches!(status, 204 | 205 | 304));
+                    if let Some(location) = redirects_to(&response) {
+                        assert!(body.is_empty() || !follows);
+                        check_redirect(location);
                     }
                 }
                 Error::Handshake(_) => {}
@@ -360,13 +414,6 @@ fn asked() -> http::Request<()> {
     request.body(()).expect("a request")
 }
 
-fn is_word(headers: &HeaderMap, name: HeaderName, word: &str) -> bool {
-    headers.get_all(name).iter().any(|value| {
-        let text = String::from_utf8_lossy(value.as_bytes()).to_lowercase();
-        text.split(',').any(|found| found.trim() == word)
-    })
-}
-
 fn check_redirect(location: &str) {
     for from in ["ws://robot.example/drive", "ws+unix:/run/robot"] {
         let from = Target::parse(from).expect("a good URL");
@@ -383,10 +430,13 @@ fn check_redirect(location: &str) {
 /// A request with something odd about it.
 fn written_request(tape: &mut Tape<'_>) -> Vec<u8> {
     const METHODS: [&str; 6] = ["GET", "GET", "GET", "POST", "HEAD", "get"];
-    const TARGETS: [&str; 9] = [
+    const TARGETS: [&str; 12] = [
         "/",
         "/chat?a=b",
         "*",
+        "robot.example:80",
+        "x",
+        "ws://other.example",
         "http://robot.example/x",
         "//",
         "/%zz?",
@@ -404,9 +454,21 @@ fn written_request(tape: &mut Tape<'_>) -> Vec<u8> {
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
         "Sec-WebSocket-Version: 13",
     ];
-    const ODD: [&str; 32] = [
+    const ODD: [&str; 44] = [
         "Host: robot.example:80",
         "Host:",
+        "Host: a b",
+        "Host: x@robot.example/",
+        "Host: [fe80::1%25eth0]:80",
+        "Expect: 100-continue",
+        "Expect: tea",
+        "Upgrade: ,websocket,",
+        "Upgrade: websocket/13",
+        "Connection: keep-alive,\tUpgrade",
+        "Sec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEC==",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ",
+        "Content-Length: 0, 00",
+        "Content-Length: +0",
         "Upgrade: WebSocket, h2c",
         "Upgrade: h2c",
         "upgrade:\twebsocket \t",
@@ -450,7 +512,7 @@ fn written_request(tape: &mut Tape<'_>) -> Vec<u8> {
 
 /// A response with something odd about it.
 fn written_response(tape: &mut Tape<'_>) -> Vec<u8> {
-    const STATUS: [&str; 12] = [
+    const STATUS: [&str; 14] = [
         "HTTP/1.1 101 Switching Protocols",
         "HTTP/1.1 101 Switching Protocols",
         "HTTP/1.1 101",
@@ -458,6 +520,8 @@ fn written_response(tape: &mut Tape<'_>) -> Vec<u8> {
         "HTTP/1.1 301 Moved",
         "HTTP/1.1 404 Not Found",
         "HTTP/1.1 100 Continue",
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 101 Switching Protocols",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Wait\r\n\r\nHTTP/1.1 302 Found",
         "HTTP/1.1 204 No Content",
         "HTTP/1.1 099 ?",
         "HTTP/1.1 999 ?",
@@ -466,8 +530,15 @@ fn written_response(tape: &mut Tape<'_>) -> Vec<u8> {
     ];
     let accept = format!("Sec-WebSocket-Accept: {ACCEPT}");
     let usual = ["Upgrade: websocket", "Connection: Upgrade", &accept];
-    const ODD: [&str; 20] = [
+    const ODD: [&str; 27] = [
         "Upgrade: WEBSOCKET, x",
+        "Upgrade:\r\n websocket",
+        "Connection: keep-alive\r\nConnection: upgrade",
+        "Sec-WebSocket-Extensions:",
+        "Sec-WebSocket-Protocol: ,",
+        "Transfer-Encoding: gzip, chunked",
+        "Content-Length: 4\r\nContent-Length: 5",
+        "Transfer-Encoding: chunked\r\n\r\n4;x\r\ngone\r\n0\r\n",
         "Upgrade: h2c",
         "Connection: keep-alive",
         "Sec-WebSocket-Accept: AAAA",

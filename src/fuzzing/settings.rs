@@ -1,15 +1,16 @@
 //! What a user passes as text: URLs, headers, subprotocols, proxies, origins, close frames.
 
-use http::HeaderMap;
 use http::header::{self, HeaderValue};
-use tungstenite::handshake::client::generate_request;
+use http::{HeaderMap, Request as HttpRequest};
 use tungstenite::protocol::frame::coding::CloseCode;
 use url::{Host, Url};
 
 use super::replay::{Replay, Script};
 use super::tape::Tape;
 use crate::error::{CloseFrame, Error};
-use crate::net::handshake::{self, MAX_HEAD, MAX_HEADERS, Terms, parse_request};
+use crate::net::handshake::client::request_head;
+use crate::net::handshake::server::{self, Terms, parse_request};
+use crate::net::handshake::{MAX_HEAD, MAX_HEADERS};
 use crate::net::origin::Origins;
 use crate::net::proxy::Proxy;
 use crate::net::request::Request;
@@ -45,14 +46,18 @@ pub(super) fn check_target(target: &Target) {
     let url = &target.url;
     assert_eq!(url.scheme(), if target.encrypted { "wss" } else { "ws" });
     assert!(url.username().is_empty() && url.password().is_none() && url.fragment().is_none());
-    if let Place::Host(host, port) = &target.place {
-        assert_ne!(*port, 0);
-        assert_eq!(url.host().map(|host| host.to_owned()).as_ref(), Some(host));
-        assert_eq!(target.name, url.as_str());
-        // It is the same when it is read again, but for the user.
+    if let Place::Host(endpoint) = &target.place {
+        assert_ne!(endpoint.port, 0);
+        let host = url.host().map(|host| host.to_owned());
+        assert_eq!(host.as_ref(), Some(&endpoint.host));
+        assert!(endpoint.zone.is_none() || matches!(endpoint.host, Host::Ipv6(_)));
+        // It leads to the same place when it is read again, without the user and the query.
         let again = Target::parse(&target.name).expect("its own name");
-        assert!(again.place == target.place && again.url == *url && again.credentials.is_none());
+        assert!(again.place == target.place && again.credentials.is_none());
+        assert_eq!(again.url.path(), url.path());
     }
+    let (_, query) = target.name.split_once('?').unwrap_or_default();
+    assert!(matches!(query, "" | "..."), "{query}");
     assert!(target.may_share_secrets_with(target));
     let credentials = target.credentials.as_ref();
     assert!(credentials.is_none_or(|known| !known.user.contains(&b':')));
@@ -71,7 +76,7 @@ fn check_redirect(from: &Target, location: &str) {
     assert!(matches!(to.place, Place::Host(..)), "{location:?}");
     if from.may_share_secrets_with(&to) {
         let host = |target: &Target| match &target.place {
-            Place::Host(host, _) => host.clone(),
+            Place::Host(endpoint) => (endpoint.host.clone(), endpoint.zone.clone()),
             Place::Unix(path) => panic!("{path:?}"),
         };
         assert_eq!(host(from), host(&to));
@@ -91,12 +96,13 @@ fn check_proxy(tape: &mut Tape<'_>) {
     let text = proxy(tape);
     match Proxy::parse(&text) {
         Ok(proxy) => {
-            assert_ne!(proxy.port(), 0);
+            assert_ne!(proxy.endpoint().port, 0);
             let shown = proxy.to_string();
-            if !proxy.host().to_string().contains(SECRET) {
+            if !proxy.endpoint().to_string().contains(SECRET) {
                 assert!(!shown.contains(SECRET) && !format!("{proxy:?}").contains(SECRET));
             }
             let again = Proxy::parse(&shown).expect("its own name");
+            assert_eq!(again.endpoint(), proxy.endpoint());
             assert_eq!(again.to_string(), shown);
         }
         Err(Error::InvalidOption { setting, reason }) => {
@@ -124,7 +130,8 @@ fn check_origin(tape: &mut Tape<'_>) {
     for _ in 0..tape.byte() % 3 {
         origins.allow(origin(tape));
     }
-    let mut headers = HeaderMap::new();
+    let mut request = HttpRequest::new(());
+    let headers = request.headers_mut();
     for (name, text) in [
         (header::HOST, tape.pick(&HOSTS).to_owned()),
         (header::ORIGIN, origin(tape)),
@@ -133,16 +140,18 @@ fn check_origin(tape: &mut Tape<'_>) {
             headers.insert(name, value);
         }
     }
-    let _ = (origins.check(&headers), format!("{origins:?}"));
+    let encrypted = tape.flag();
+    let _ = (origins.check(&request, encrypted), format!("{origins:?}"));
     // A page is let in by its own name.
-    if let Some(value) = headers
+    if let Some(value) = request
+        .headers()
         .get(header::ORIGIN)
         .and_then(|value| value.to_str().ok())
     {
         if !value.ends_with('/') {
             let mut only = Origins::default();
             only.allow(value.to_owned());
-            assert_eq!(only.check(&headers), Ok(()));
+            assert_eq!(only.check(&request, encrypted), Ok(()));
         }
     }
 }
@@ -214,7 +223,7 @@ fn check_call(url: &str, tape: &mut Tape<'_>) {
     if user.is_some() && hidden {
         assert!(!shown.contains(&format!("{SECRET}\"")), "{shown}");
     }
-    let (head, _key) = generate_request(request.clone()).expect("a call that was checked");
+    let head = request_head(&request);
     if head.len() > MAX_HEAD || request.headers().len() > MAX_HEADERS {
         return;
     }
@@ -245,12 +254,13 @@ fn check_answered(
     let terms = Terms {
         subprotocols: offered,
         origins: &origins,
+        encrypted: false,
         headers: Vec::new(),
     };
     // What a user can add to make it another kind of request.
-    let body = ["content-length", "transfer-encoding", "origin"];
+    let body = ["content-length", "transfer-encoding", "origin", "expect"];
     if !names.iter().any(|name| body.contains(&name.as_str())) {
-        match handshake::answer(&head, terms) {
+        match server::answer(&head, terms) {
             Ok(response) => {
                 let chosen = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
                 let chosen = chosen.map(HeaderValue::as_bytes);
@@ -290,13 +300,17 @@ const USERS: [&str; 8] = [
     "m%3Ae:s3cr3t@",
     "me:%73s3cr3t%ff@",
 ];
-const HOSTS: [&str; 18] = [
+const HOSTS: [&str; 22] = [
     "robot.example",
     "localhost",
     "127.0.0.1",
     "[::1]",
     "[::ffff:127.0.0.1]",
     "[fe80::1%25eth0]",
+    "[fe80::1%eth0]",
+    "[fe80::1%2]",
+    "[fe80::1%25%20]",
+    "[fe80::1%]",
     "0x7f.1",
     "b\u{fc}cher.example",
     "xn--bcher-kva.example",
@@ -422,7 +436,7 @@ fn origin(tape: &mut Tape<'_>) -> String {
 }
 
 fn header_name(tape: &mut Tape<'_>) -> String {
-    const NAMES: [&str; 16] = [
+    const NAMES: [&str; 17] = [
         "X-Robot",
         "x",
         "Authorization",
@@ -436,6 +450,7 @@ fn header_name(tape: &mut Tape<'_>) -> String {
         "sec-websocket-extensions",
         "Content-Length",
         "Transfer-Encoding",
+        "Expect",
         "a b",
         "",
         "\u{e9}",

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use data_encoding::BASE64;
 use http::header::HeaderValue;
 use subtle::ConstantTimeEq;
 
 use super::credentials::Credentials;
+use super::handshake::server::LENIENT_BASE64;
 
 /// The user and password that a client sent: see [`Request::basic_auth`](crate::Request::basic_auth).
 #[derive(Clone)]
@@ -40,7 +40,7 @@ impl BasicAuth {
         if !scheme.eq_ignore_ascii_case("basic") {
             return None;
         }
-        let decoded = BASE64.decode(encoded.trim().as_bytes()).ok()?;
+        let decoded = LENIENT_BASE64.decode(encoded.trim().as_bytes()).ok()?;
         let text = String::from_utf8(decoded).ok()?;
         let (user, password) = text.split_once(':')?;
         Some(BasicAuth {
@@ -96,11 +96,22 @@ mod tests {
             "Basic YQ==",
             "Bearer QTpi",
             "Basic /zph",
+            "Basic QTpiYw",
+            "Basic QTpi Yw==",
         ] {
             let value = HeaderValue::from_static(text);
             assert!(BasicAuth::parse(&value).is_none(), "{text}");
         }
-        let value = HeaderValue::from_static("basic QTpi");
-        assert!(BasicAuth::parse(&value).unwrap().matches("A", "b"));
+        for (text, password) in [
+            ("basic QTpi", "b"),
+            ("BASIC   QTpi", "b"),
+            ("Basic QTpiYw==", "bc"),
+            // The last character has bits to spare.
+            ("Basic QTpiYx==", "bc"),
+        ] {
+            let value = HeaderValue::from_static(text);
+            let auth = BasicAuth::parse(&value).unwrap();
+            assert!(auth.matches("A", password), "{text}");
+        }
     }
 }

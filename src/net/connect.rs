@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -17,6 +17,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, sockopt::socket_err
 use url::Host;
 
 use super::handshake::Failure;
+use super::host::Endpoint;
 use super::socket::wait_for;
 use super::transport::Cut;
 use crate::error::{Error, Result};
@@ -69,26 +70,36 @@ fn cancelled() -> Failure {
 
 /// Connects to a host: to the first of its addresses that answers, within the deadline.
 pub(crate) fn connect(
-    host: &Host<String>,
-    port: u16,
+    endpoint: &Endpoint,
     deadline: Instant,
     cancel: &Cancel,
 ) -> Result<TcpStream, Failure> {
-    let addresses = addresses(host, port, deadline, cancel)?;
+    let addresses = addresses(endpoint, deadline, cancel)?;
     race(&interleave(addresses), deadline, cancel)
 }
 
 /// A host's addresses, in the order in which the system's resolver prefers them.
 pub(crate) fn addresses(
-    host: &Host<String>,
-    port: u16,
+    endpoint: &Endpoint,
     deadline: Instant,
     cancel: &Cancel,
 ) -> Result<Vec<SocketAddr>, Failure> {
-    match host {
-        Host::Ipv4(ip) => Ok(vec![SocketAddr::new(IpAddr::V4(*ip), port)]),
-        Host::Ipv6(ip) => Ok(vec![SocketAddr::new(IpAddr::V6(*ip), port)]),
-        Host::Domain(name) => {
+    let port = endpoint.port;
+    match (&endpoint.host, &endpoint.zone) {
+        (Host::Ipv4(ip), _) => Ok(vec![SocketAddr::new(IpAddr::V4(*ip), port)]),
+        (Host::Ipv6(ip), None) => Ok(vec![SocketAddr::new(IpAddr::V6(*ip), port)]),
+        (Host::Ipv6(ip), Some(zone)) => {
+            // The system's resolver knows the interfaces' names and numbers (RFC 4007, section 11).
+            let place = (format!("{ip}%{zone}"), port);
+            let name = place.0.clone();
+            let unknown = format!("this machine has no network interface {zone:?}");
+            let look_up = move || match place.to_socket_addrs() {
+                Ok(addresses) => Ok(addresses.collect()),
+                Err(_) => Err(io::Error::new(io::ErrorKind::NotFound, unknown)),
+            };
+            resolve(&name, look_up, deadline, cancel)
+        }
+        (Host::Domain(name), _) => {
             let place = (name.clone(), port);
             let look_up = move || Ok(place.to_socket_addrs()?.collect());
             resolve(name, look_up, deadline, cancel)
@@ -243,8 +254,19 @@ fn start(address: &SocketAddr) -> io::Result<TcpStream> {
     let socket = socket(family)?;
     match rustix::net::connect(&socket, address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(TcpStream::from(socket)),
+        Err(Errno::INVAL) if needs_zone(address) => {
+            let text = "a link-local address needs the name of a network interface, as in \
+                        [fe80::1%25eth0]";
+            Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+        }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether nothing says which of the machine's networks the address is in.
+fn needs_zone(address: &SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(v6) if v6.scope_id() == 0
+        && Ipv6Addr::is_unicast_link_local(v6.ip()))
 }
 
 /// A socket that does not wait.
@@ -354,7 +376,11 @@ mod tests {
         cancel.cut();
         let silent = "127.0.0.1:9".parse().unwrap();
         assert!(race(&[silent], soon(), &cancel).is_err());
-        let host = Host::Domain("localhost".to_owned());
-        assert!(connect(&host, 9, soon(), &cancel).is_err());
+        let endpoint = Endpoint {
+            host: Host::Domain("localhost".to_owned()),
+            zone: None,
+            port: 9,
+        };
+        assert!(connect(&endpoint, soon(), &cancel).is_err());
     }
 }

@@ -9,7 +9,8 @@ use http::header::{self, HeaderValue};
 use http::{Method, StatusCode};
 use rustix::event::PollFlags;
 
-use super::handshake::{MAX_HEAD, parse_request, plain, too_long};
+use super::handshake::MAX_HEAD;
+use super::handshake::server::{parse_request, plain, too_long};
 use super::request::Request;
 use super::response;
 use super::socket::Socket;

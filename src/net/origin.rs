@@ -3,9 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap};
+use http::Request;
+use http::header;
 use url::Url;
 
+use super::host::without_zone;
 use crate::pubsub::guarded;
 
 /// The pages that a server accepts. A request without an `Origin` comes from no page.
@@ -30,16 +32,21 @@ impl Origins {
         self.allowed.push(Rule::If(f));
     }
 
-    /// Whether a request with these headers is welcome; if not, what it says its origin is.
-    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), String> {
+    /// Whether a request is welcome, which came over TLS or not; if not, what it says its origin is.
+    pub(crate) fn check(&self, request: &Request<()>, encrypted: bool) -> Result<(), String> {
+        let headers = request.headers();
         let mut origins = headers.get_all(header::ORIGIN).iter();
         let Some(value) = origins.next() else {
             return Ok(());
         };
         let origin = String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let host = headers
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok());
+        // RFC 9112, section 3.2.2: a host in the request's target counts, and Host does not.
+        let host = match request.uri().authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => headers
+                .get(header::HOST)
+                .and_then(|host| host.to_str().ok()),
+        };
         let mut functions = 0;
         let named = self.allowed.iter().any(|rule| match rule {
             Rule::Exactly(allowed) => same_text(allowed, &origin),
@@ -50,7 +57,7 @@ impl Origins {
                 welcome
             }
         });
-        let own = || host.is_some_and(|host| is_same_host(&origin, host));
+        let own = || host.is_some_and(|host| is_same_host(&origin, host, encrypted));
         let welcome = named || (functions == 0 && own());
         match welcome && origins.next().is_none() {
             true => Ok(()),
@@ -64,19 +71,33 @@ fn same_text(allowed: &str, origin: &str) -> bool {
     allowed.eq_ignore_ascii_case(origin)
 }
 
-/// Whether the page came from the host and port that it now connects to.
-fn is_same_host(origin: &str, host: &str) -> bool {
-    let Ok(page) = Url::parse(origin) else {
+/// Whether the page came from the host and port that it now connects to. To a server with TLS, a page without
+/// is another's: whoever is on the way may have made it. A server without may have a proxy in front that has it.
+fn is_same_host(origin: &str, host: &str, encrypted: bool) -> bool {
+    let Ok(page) = parse(origin) else {
         return false;
     };
     // Read with the page's scheme, so that a port which that implies may be left out.
-    let Ok(here) = Url::parse(&format!("{}://{host}/", page.scheme())) else {
+    let Ok(here) = parse(&format!("{}://{host}/", page.scheme())) else {
         return false;
     };
-    matches!(page.scheme(), "http" | "https")
+    let schemes = if encrypted {
+        &["https"][..]
+    } else {
+        &["http", "https"]
+    };
+    schemes.contains(&page.scheme())
         && page.host() == here.host()
         && page.port_or_known_default() == here.port_or_known_default()
         && here.username().is_empty()
+}
+
+/// Zones do not count: each machine has its own.
+fn parse(url: &str) -> Result<Url, url::ParseError> {
+    match without_zone(url) {
+        Some((url, _)) => Url::parse(&url),
+        None => Url::parse(url),
+    }
 }
 
 impl fmt::Debug for Origins {
@@ -95,15 +116,17 @@ impl fmt::Debug for Origins {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::header::HeaderValue;
 
-    fn headers(host: &str, origins: &[&str]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
+    fn request(host: &str, origins: &[&str]) -> Request<()> {
+        let mut request = Request::get("/").header(header::HOST, host);
         for origin in origins {
-            headers.append(header::ORIGIN, HeaderValue::from_str(origin).unwrap());
+            request = request.header(header::ORIGIN, *origin);
         }
-        headers
+        request.body(()).unwrap()
+    }
+
+    fn welcome(origins: &Origins, host: &str, from: &[&str]) -> bool {
+        origins.check(&request(host, from), false).is_ok()
     }
 
     #[test]
@@ -123,23 +146,29 @@ mod tests {
             ("robot", "file://robot", false),
             ("robot", "", false),
             ("x@robot", "http://robot", false),
+            // The same host, written in another way.
+            ("[::FFFF:192.0.2.1]:80", "http://[::ffff:c000:201]", true),
+            ("xn--bcher-kva", "http://b\u{fc}cher", true),
+            ("b%C3%BCcher", "http://xn--bcher-kva", true),
+            ("[fe80::1]:8080", "http://[fe80::1%25eth0]:8080", true),
+            ("[fe80::1%25eth0]:8080", "http://[fe80::1]:8080", true),
+            ("[fe80::1%eth0]:8080", "http://[fe80::1%wlan0]:8080", true),
+            // To a browser, these are two.
+            ("robot", "http://robot.", false),
+            ("[::ffff:192.0.2.1]", "http://192.0.2.1", false),
         ] {
-            let found = origins.check(&headers(host, &[origin])).is_ok();
+            let found = self::welcome(&origins, host, &[origin]);
             assert_eq!(found, welcome, "{origin} at {host}");
         }
-        assert!(origins.check(&headers("robot", &[])).is_ok());
+        assert!(self::welcome(&origins, "robot", &[]));
     }
 
     #[test]
     fn a_function_decides_about_the_servers_own_pages_too() {
         let mut origins = Origins::default();
         origins.allow("https://one.example/".into());
-        assert!(origins.check(&headers("robot", &["http://robot"])).is_ok());
-        assert!(
-            origins
-                .check(&headers("robot", &["http://two.example"]))
-                .is_err()
-        );
+        assert!(welcome(&origins, "robot", &["http://robot"]));
+        assert!(!welcome(&origins, "robot", &["http://two.example"]));
         origins.allow_if(Arc::new(|origin| origin.ends_with(".two.example")));
         for (origin, welcome) in [
             ("https://one.example", true),
@@ -149,25 +178,48 @@ mod tests {
             ("http://one.example", false),
             ("http://robot", false),
         ] {
-            let found = origins.check(&headers("robot", &[origin])).is_ok();
+            let found = self::welcome(&origins, "robot", &[origin]);
             assert_eq!(found, welcome, "{origin}");
         }
-        assert!(origins.check(&headers("robot", &[])).is_ok());
+        assert!(welcome(&origins, "robot", &[]));
     }
 
     #[test]
     fn a_function_that_panics_allows_nothing() {
         let mut origins = Origins::default();
         origins.allow_if(Arc::new(|_| panic!("on purpose")));
-        assert!(origins.check(&headers("robot", &["http://robot"])).is_err());
+        assert!(!welcome(&origins, "robot", &["http://robot"]));
     }
 
     #[test]
     fn two_origins_are_one_too_many() {
         let mut origins = Origins::default();
-        let two = headers("robot", &["http://robot", "http://robot"]);
-        assert!(origins.check(&two).is_err());
+        let two = ["http://robot", "http://robot"];
+        assert!(!welcome(&origins, "robot", &two));
         origins.allow_if(Arc::new(|_| true));
-        assert!(origins.check(&two).is_err());
+        assert!(!welcome(&origins, "robot", &two));
+    }
+
+    #[test]
+    fn a_server_with_tls_wants_pages_with_tls() {
+        let mut origins = Origins::default();
+        let from = |origin| request("robot", &[origin]);
+        assert!(origins.check(&from("https://robot"), true).is_ok());
+        assert!(origins.check(&from("http://robot"), true).is_err());
+        assert!(origins.check(&from("http://robot:443"), true).is_err());
+        origins.allow("http://robot".into());
+        assert!(origins.check(&from("http://robot"), true).is_ok());
+    }
+
+    #[test]
+    fn a_host_in_the_target_counts_in_place_of_the_header() {
+        let origins = Origins::default();
+        let at = |target: &str| {
+            let mut request = request("robot", &["http://robot"]);
+            *request.uri_mut() = target.parse().unwrap();
+            origins.check(&request, false).is_ok()
+        };
+        assert!(at("http://robot/x"));
+        assert!(!at("http://other/x"));
     }
 }

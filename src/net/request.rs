@@ -8,7 +8,9 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response};
 
 use super::basic_auth::BasicAuth;
-use super::handshake::{has_body, subprotocols, wants_websocket};
+use super::handshake::fields::mark_secrets;
+use super::handshake::server::{has_body, wants_websocket};
+use super::handshake::subprotocols;
 use super::response;
 use super::transport::Transport;
 use crate::error::{Error, Result};
@@ -53,10 +55,11 @@ impl Request {
     /// A request whose head was read elsewhere, for example by an HTTP server that hands over its
     /// connection: the head, the connection, and what was read of it beyond the head.
     pub fn from_parts(
-        head: http::Request<()>,
+        mut head: http::Request<()>,
         transport: impl Transport,
         rest: impl Into<Vec<u8>>,
     ) -> Self {
+        mark_secrets(head.headers_mut());
         Request {
             head,
             transport: Box::new(transport),
@@ -97,7 +100,7 @@ impl Request {
 
     /// The subprotocols that the client offers, most wanted first.
     pub fn subprotocols(&self) -> impl Iterator<Item = &str> {
-        subprotocols(&self.head)
+        subprotocols(self.headers())
     }
 
     /// The user and password of an `Authorization: Basic` header (RFC 7617); `None` if there is none
@@ -116,8 +119,14 @@ impl Request {
         self.transport.is_encrypted()
     }
 
-    /// Whether the client asks for a WebSocket (an `Upgrade: websocket` header). If not, answer it
-    /// with [`respond`](Self::respond).
+    /// Whether the client asks for a WebSocket: the request is HTTP/1.1, its `Upgrade` header names
+    /// `websocket` and no other protocol, and `Connection` has `Upgrade` among its elements. Each may
+    /// stand on several lines. If not, answer it with [`respond`](Self::respond):
+    /// [`accept`](crate::Websocket::accept) refuses every request for which this is `false`. What else
+    /// is wrong with a request, `accept` tells the client.
+    ///
+    /// `Upgrade: websocket, h2c` and `Upgrade: websocket/13` are not for a WebSocket, as in aiohttp
+    /// and in Python's websockets.
     pub fn is_websocket(&self) -> bool {
         wants_websocket(&self.head)
     }
@@ -174,7 +183,8 @@ impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
             .field("method", self.method())
-            .field("uri", self.head.uri())
+            // Without the query, in which there may be a token.
+            .field("path", &self.path())
             .field("peer_addr", &self.peer_addr())
             .finish_non_exhaustive()
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
 
-use super::handshake::response_head;
+use super::handshake::server::response_head;
 use super::transport::{Halves, ReadHalf, Transport, WriteHalf, is_timeout};
 use crate::error::{Error, Result};
 use crate::thread::spawn;

@@ -1,14 +1,16 @@
 //! Where a URL leads, and what is asked for there.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
 use rustix::net::SocketAddrUnix;
-use url::{Host, Url};
+use url::{Position, Url};
 
 use super::credentials::Credentials;
+use super::host::{Endpoint, with_zone, without_zone};
 use crate::error::{Error, Result};
 
 /// A URL that can work, taken apart.
@@ -16,16 +18,17 @@ use crate::error::{Error, Result};
 pub(crate) struct Target {
     pub(crate) place: Place,
     pub(crate) encrypted: bool,
-    /// What the handshake asks for: a `ws` or `wss` URL without user, password and fragment.
+    /// What the handshake asks for: a `ws` or `wss` URL without user, password, zone and fragment.
     pub(crate) url: Url,
     pub(crate) credentials: Option<Credentials>,
-    /// The URL for the log and for errors, without user and password.
+    /// The URL for the log and for errors, without user and password, and without the text of the query, in
+    /// which there may be a token.
     pub(crate) name: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
-    Host(Host<String>, u16),
+    Host(Endpoint),
     Unix(PathBuf),
 }
 
@@ -39,16 +42,19 @@ impl Target {
     }
 
     fn host(text: &str) -> Result<Target> {
-        // Before it is known where a password might stand, nothing of the URL is repeated.
-        let shown = text.rsplit('@').next().unwrap_or_default();
+        let shown = shown(text);
         let unclear = |reason: String| Error::InvalidUrl {
-            url: shown.to_owned(),
+            url: shown.clone(),
             reason,
         };
         if !text.contains("://") {
             return Err(unclear(format!("it has no scheme: write ws://{shown}")));
         }
-        let mut url = Url::parse(text).map_err(|error| unclear(error.to_string()))?;
+        let (text, zone) = match without_zone(text) {
+            Some((rest, zone)) => (Cow::Owned(rest), Some(zone)),
+            None => (Cow::Borrowed(text), None),
+        };
+        let mut url = Url::parse(&text).map_err(|error| unclear(error.to_string()))?;
         let credentials = Credentials::of(&url);
         let scheme = match url.scheme() {
             "ws" | "http" => "ws",
@@ -64,7 +70,8 @@ impl Target {
             && url.set_username("").is_ok()
             && url.set_password(None).is_ok();
         url.set_fragment(None);
-        let invalid = |reason: &str| invalid(url.as_str(), reason);
+        let name = name(&url, zone.as_deref());
+        let invalid = |reason: &str| invalid(&name, reason);
         let (Some(host), Some(port), true) = (url.host(), url.port_or_known_default(), stripped)
         else {
             return Err(invalid("it names no host"));
@@ -80,12 +87,13 @@ impl Target {
         }
         let encrypted = scheme == "wss";
         if encrypted {
-            check_tls(url.as_str())?;
+            check_tls(&name)?;
         }
+        let host = host.to_owned();
         Ok(Target {
-            place: Place::Host(host.to_owned(), port),
+            place: Place::Host(Endpoint { host, zone, port }),
             encrypted,
-            name: url.to_string(),
+            name,
             url,
             credentials,
         })
@@ -95,8 +103,8 @@ impl Target {
     /// an empty authority (`ws+unix:///path`). A colon in the socket's path is written `%3A`.
     fn unix(text: &str, encrypted: bool, rest: &str) -> Result<Target> {
         // Somebody may think that there is a place for a password.
-        let shown = text.rsplit('@').next().unwrap_or_default();
-        let invalid = |reason: &str| invalid(shown, reason);
+        let shown = shown(text);
+        let invalid = |reason: &str| invalid(&shown, reason);
         let rest = rest.split('#').next().unwrap_or_default();
         let (path, resource) = rest.split_once(':').unwrap_or((rest, "/"));
         let path = path.strip_prefix("//").unwrap_or(path);
@@ -127,14 +135,14 @@ impl Target {
         let url = Url::parse(&format!("{scheme}://localhost{resource}"));
         let url = url.map_err(|error| invalid(&error.to_string()))?;
         if encrypted {
-            check_tls(text)?;
+            check_tls(&shown)?;
         }
         Ok(Target {
             place: Place::Unix(path),
             encrypted,
             url,
             credentials: None,
-            name: text.to_owned(),
+            name: without_query(text),
         })
     }
 
@@ -146,7 +154,7 @@ impl Target {
     pub(crate) fn redirect(&self, location: &str) -> Result<Target> {
         let refused = |why: &str| {
             let name = &self.name;
-            let shown = location.rsplit('@').next().unwrap_or_default();
+            let shown = shown(location);
             Err(Error::Handshake(format!(
                 "{name} redirects to {shown:?}, which is not followed: {why}"
             )))
@@ -160,26 +168,74 @@ impl Target {
         match Target::parse(url.as_str()) {
             Ok(next) if self.encrypted && !next.encrypted => refused("it would not be encrypted"),
             Ok(next) if matches!(next.place, Place::Unix(_)) => refused("it is a Unix socket"),
-            Ok(next) => Ok(next),
+            Ok(next) => Ok(self.in_the_same_zone(next)),
             Err(error) => refused(&error.to_string()),
         }
+    }
+
+    /// A server does not know by which interface it is reached: its own address stays in its zone.
+    fn in_the_same_zone(&self, mut next: Target) -> Target {
+        if let (Place::Host(here), Place::Host(there)) = (&self.place, &mut next.place) {
+            if here.host == there.host && there.zone.is_none() {
+                there.zone = here.zone.clone();
+                next.name = name(&next.url, there.zone.as_deref());
+            }
+        }
+        next
     }
 
     /// Whether what is meant for this target may be told to the other: the same host and port, or the
     /// same host with encryption on top, each on the usual port.
     pub(crate) fn may_share_secrets_with(&self, other: &Target) -> bool {
-        let (Place::Host(host, port), Place::Host(other_host, other_port)) =
-            (&self.place, &other.place)
-        else {
+        let (Place::Host(from), Place::Host(to)) = (&self.place, &other.place) else {
             return self.place == other.place;
         };
-        let upgraded = (*port, *other_port) == (80, 443) && other.encrypted;
-        host == other_host && (port == other_port || upgraded)
+        let upgraded = (from.port, to.port) == (80, 443) && other.encrypted;
+        (&from.host, &from.zone) == (&to.host, &to.zone) && (from.port == to.port || upgraded)
     }
 }
 
 fn is(scheme: &str, name: &str) -> bool {
     scheme.eq_ignore_ascii_case(name)
+}
+
+/// As much of a text that is meant to be a URL as can be shown: not what may be a user and a password, or a query.
+fn shown(text: &str) -> String {
+    let (start, rest) = text.split_at(text.find(['?', '#']).unwrap_or(text.len()));
+    match start.rsplit_once('@') {
+        Some((_, host)) => without_query(&format!("{host}{rest}")),
+        // This may be the beginning of a password that is not written as it must be in a URL.
+        None if rest.contains('@') => match start.split_once("://") {
+            Some((scheme, _)) => format!("{scheme}://..."),
+            None => "...".to_owned(),
+        },
+        None => without_query(text),
+    }
+}
+
+/// Tells that there was a query, and not what was in it. A fragment is not shown at all.
+fn without_query(text: &str) -> String {
+    let text = text.split('#').next().unwrap_or_default();
+    match text.split_once('?') {
+        Some((rest, query)) if !query.is_empty() => format!("{rest}?..."),
+        _ => text.to_owned(),
+    }
+}
+
+/// The name of a URL that has neither user nor password.
+fn name(url: &Url, zone: Option<&str>) -> String {
+    let name = match (zone, url.host_str()) {
+        (Some(zone), Some(host)) => {
+            let host = with_zone(host, zone);
+            format!(
+                "{}{host}{}",
+                &url[..Position::BeforeHost],
+                &url[Position::AfterHost..]
+            )
+        }
+        _ => url.to_string(),
+    };
+    without_query(&name)
 }
 
 fn invalid(url: &str, reason: &str) -> Error {
@@ -230,8 +286,22 @@ mod tests {
             ("ws+unix:/run/a%00b", "zero"),
             (long.as_str(), "longer"),
             ("ws+unix:/run/a:b", "slash"),
+            ("ws://x:y/?token=secret", "port"),
+            ("ws://x:0/?token=secret", "port"),
+            ("ws://x:0/?token=secret@z", "port"),
+            ("ws://me:p?secret@x", "port"),
+            ("ws://me:p#secret@x", "port"),
+            ("x/?token=secret", "scheme"),
+            ("ftp://x/#secret", "scheme"),
+            ("ws+unix:x:/?token=secret", "slash"),
+            ("ws://[fe80::1%]/", "IPv6"),
+            ("ws://[fe80::1%25%ff]/", "IPv6"),
+            ("ws://127.0.0.1%25eth0/", "domain"),
         ] {
-            let error = Target::parse(url).err().unwrap().to_string();
+            let Err(error) = Target::parse(url) else {
+                panic!("{url}");
+            };
+            let error = error.to_string();
             assert!(error.contains(word), "{url}: {error}");
             assert!(!error.contains("secret"), "{error}");
         }
@@ -242,10 +312,66 @@ mod tests {
         assert_eq!(parse("http://x/a#b").url.as_str(), "ws://x/a");
         let v6 = parse("ws://[::1]:80");
         assert_eq!(v6.url.as_str(), "ws://[::1]/");
-        assert_eq!(
-            v6.place,
-            Place::Host(Host::Ipv6("::1".parse().unwrap()), 80)
-        );
+        assert_eq!(v6.place, place("[::1]", None, 80));
+    }
+
+    fn place(host: &str, zone: Option<&str>, port: u16) -> Place {
+        Place::Host(Endpoint {
+            host: url::Host::parse(host).unwrap(),
+            zone: zone.map(str::to_owned),
+            port,
+        })
+    }
+
+    #[test]
+    fn a_link_local_address_has_a_zone_which_the_server_is_not_told() {
+        for url in [
+            "ws://[fe80::1%25eth0]:8080/a?b",
+            "ws://[fe80::1%eth0]:8080/a?b",
+            "http://[FE80:0::1%eth0]:8080/a?b",
+        ] {
+            let target = parse(url);
+            assert_eq!(
+                target.place,
+                place("[fe80::1]", Some("eth0"), 8080),
+                "{url}"
+            );
+            assert_eq!(target.url.as_str(), "ws://[fe80::1]:8080/a?b");
+            assert_eq!(target.name, "ws://[fe80::1%25eth0]:8080/a?...");
+            assert_eq!(parse(&target.name).place, target.place);
+            let second = target.redirect("/b").unwrap();
+            assert_eq!(second.place, target.place);
+            assert_eq!(second.name, "ws://[fe80::1%25eth0]:8080/b");
+            assert!(target.may_share_secrets_with(&second));
+            let same = target.redirect("http://[fe80::1]:8080/c").unwrap();
+            assert_eq!(same.place, target.place);
+            assert!(!target.may_share_secrets_with(&parse("ws://[fe80::1%wlan0]:8080/")));
+        }
+    }
+
+    #[test]
+    fn a_query_is_asked_for_and_not_shown() {
+        for (url, name) in [
+            ("ws://x/a?token=secret", "ws://x/a?..."),
+            ("ws://x/a?token=secret#secret", "ws://x/a?..."),
+            ("ws://x?token=a@b", "ws://x/?..."),
+            ("ws://x/a?", "ws://x/a?"),
+            ("ws+unix:/run/a:/b?token=secret", "ws+unix:/run/a:/b?..."),
+        ] {
+            let target = parse(url);
+            assert_eq!(target.name, name);
+            let query = target.url.query().unwrap_or_default();
+            assert!(url.contains(query), "{query}");
+            if let Place::Host(_) = target.place {
+                let error = target
+                    .redirect("ftp://x/?secret")
+                    .err()
+                    .unwrap()
+                    .to_string();
+                assert!(error.contains("ftp://x/?..."), "{error}");
+                assert!(!error.contains("secret"), "{error}");
+            }
+        }
     }
 
     #[test]
@@ -253,7 +379,7 @@ mod tests {
     fn https_is_read_as_wss() {
         let target = parse("https://x/a");
         assert_eq!(target.url.as_str(), "wss://x/a");
-        assert_eq!(target.place, Place::Host(Host::Domain("x".into()), 443));
+        assert_eq!(target.place, place("x", None, 443));
         assert!(target.encrypted);
     }
 

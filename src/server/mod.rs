@@ -26,6 +26,7 @@ use self::listener::Listener;
 use crate::error::Result;
 use crate::limits::of_descriptors;
 use crate::message::Message;
+use crate::net::host::Endpoint;
 use crate::net::incoming::{Entrance, Incoming, Step};
 use crate::net::request::Request;
 use crate::net::socket::{Socket, wait_for};
@@ -186,7 +187,7 @@ impl Server {
         listener.prepare()?;
         let local_addr = listener.local_addr();
         let url = match (local_addr, listener.path()) {
-            (Some(address), _) => format!("ws://{address}"),
+            (Some(address), _) => format!("ws://{}", Endpoint::from(address)),
             (None, Some(path)) => unix_url(&path),
             (None, None) => "ws+unix:".to_owned(),
         };

@@ -5,19 +5,21 @@ use std::time::Instant;
 
 use http::Request as HttpRequest;
 use http::header::{self, HeaderName, HeaderValue};
-use tungstenite::client::IntoClientRequest;
 use tungstenite::protocol::Role as WireRole;
 use url::Host;
 
 use super::life::Opened;
 use super::open::{facts, given_up};
-use super::options::{deadline_after, is_secret};
+use super::options::deadline_after;
 use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::limits::of_descriptors;
 use crate::net::basic_auth::authorization;
 use crate::net::connect::{Cancel, addresses, connect, connect_unix};
-use crate::net::handshake::{self, Failure};
+use crate::net::handshake::Failure;
+use crate::net::handshake::client::{self, redirects_to};
+use crate::net::handshake::fields::mark_secrets;
+use crate::net::host::Endpoint;
 use crate::net::proxy::Proxy;
 use crate::net::socket::Socket;
 use crate::net::target::{Place, Target};
@@ -48,12 +50,13 @@ pub(crate) enum Proxying {
 }
 
 impl Proxying {
-    fn proxy(&self, encrypted: bool, host: &Host<String>, port: u16) -> Result<Option<Proxy>> {
+    fn proxy(&self, encrypted: bool, endpoint: &Endpoint) -> Result<Option<Proxy>> {
         match self {
             Proxying::Direct => Ok(None),
             Proxying::Through(proxy) => Ok(Some(proxy.clone())),
             Proxying::Environment => {
-                Proxy::from_env(encrypted, host, port, |name| std::env::var(name).ok())
+                let Endpoint { host, port, .. } = endpoint;
+                Proxy::from_env(encrypted, host, *port, |name| std::env::var(name).ok())
             }
         }
     }
@@ -102,11 +105,10 @@ impl Call {
     }
 
     pub(crate) fn request(&self) -> Result<HttpRequest<()>> {
-        let url = self.target.url.as_str();
-        let request = url.into_client_request();
-        let mut request = request.map_err(|error| Error::InvalidUrl {
+        let request = client::request(&self.target.url);
+        let mut request = request.map_err(|reason| Error::InvalidUrl {
             url: self.target.name.clone(),
-            reason: error.to_string(),
+            reason,
         })?;
         let headers = request.headers_mut();
         for (name, value) in &self.headers {
@@ -115,6 +117,7 @@ impl Call {
         if let Some(value) = self.target.credentials.as_ref().and_then(authorization) {
             headers.insert(header::AUTHORIZATION, value);
         }
+        mark_secrets(headers);
         Ok(request)
     }
 
@@ -133,20 +136,17 @@ impl Call {
             let nonsense =
                 "what the function returned is not allowed in HTTP (a line break at its end?)";
             let mut value = value.map_err(|_| failed(nonsense.into()))?;
-            value.set_sensitive(is_secret(name));
+            value.set_sensitive(true);
             request.headers_mut().insert(name.clone(), value);
         }
         Ok(request)
     }
 
-    /// The call that a refusal leads to, if it is a redirect. What is secret stays with the host
-    /// that it is for.
+    /// The call that a refusal leads to, if it is a redirect. On another host or port nothing is told but what
+    /// the settings say about this client and the WebSocket that it wants: a header of the program's own may be a
+    /// secret, whatever its name is.
     fn redirected(&self, response: &http::Response<bytes::Bytes>) -> Option<Result<Call>> {
-        if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-            return None;
-        }
-        let location = response.headers().get(header::LOCATION)?.to_str().ok()?;
-        let mut target = match self.target.redirect(location) {
+        let mut target = match self.target.redirect(redirects_to(response)?) {
             Ok(target) => target,
             Err(error) => return Some(Err(error)),
         };
@@ -156,8 +156,15 @@ impl Call {
             let credentials = target.credentials.take();
             target.credentials = credentials.or_else(|| self.target.credentials.clone());
         } else {
-            headers.retain(|(name, _)| !is_secret(name));
-            renewed.retain(|(name, _)| !is_secret(name));
+            headers.retain(|(name, _)| {
+                [
+                    header::ORIGIN,
+                    header::SEC_WEBSOCKET_PROTOCOL,
+                    header::USER_AGENT,
+                ]
+                .contains(name)
+            });
+            renewed.clear();
         }
         Some(Ok(Call {
             target,
@@ -174,7 +181,7 @@ pub(crate) fn as_client(shared: &Shared, mut call: Call) -> Result<Opened> {
     let deadline = deadline_after(shared.options.connect_timeout);
     let mut redirects = shared.options.max_redirects;
     loop {
-        let error = match dial(shared, &call, request, deadline) {
+        let error = match dial(shared, &call, request, redirects > 0, deadline) {
             Ok(opened) => return Ok(opened),
             Err(failure) => in_time(shared, failure),
         };
@@ -196,7 +203,7 @@ pub(crate) fn as_client(shared: &Shared, mut call: Call) -> Result<Opened> {
 pub(crate) fn over(shared: &Shared, transport: Box<dyn Transport>, call: &Call) -> Result<Opened> {
     let request = call.renewed_request()?;
     let deadline = deadline_after(shared.options.connect_timeout);
-    ask(shared, transport, request, deadline).map_err(|failure| in_time(shared, failure))
+    ask(shared, transport, request, false, deadline).map_err(|failure| in_time(shared, failure))
 }
 
 fn in_time(shared: &Shared, failure: Failure) -> Error {
@@ -214,6 +221,7 @@ fn dial(
     shared: &Shared,
     call: &Call,
     request: HttpRequest<()>,
+    follows_redirects: bool,
     deadline: Instant,
 ) -> Result<Opened, Failure> {
     let cancel = Cancel::new().map_err(|error| Error::Connect {
@@ -228,7 +236,7 @@ fn dial(
         return Err(given_up().into());
     }
     let transport = encrypt(shared, &call.target, socket, deadline)?;
-    ask(shared, transport, request, deadline)
+    ask(shared, transport, request, follows_redirects, deadline)
 }
 
 /// A connection to the host itself, whatever is in between.
@@ -238,34 +246,40 @@ fn reach(
     deadline: Instant,
     cancel: &Cancel,
 ) -> Result<Socket, Failure> {
-    let (host, port) = match &call.target.place {
+    let endpoint = match &call.target.place {
         Place::Unix(path) => return Ok(connect_unix(path, deadline, cancel)?.into()),
-        Place::Host(host, port) => (host, *port),
+        Place::Host(endpoint) => endpoint,
     };
-    match call.proxying.proxy(call.target.encrypted, host, port)? {
-        None => Ok(connect(host, port, deadline, cancel)?.into()),
-        Some(proxy) => through(shared, &proxy, host, port, deadline, cancel),
+    match call.proxying.proxy(call.target.encrypted, endpoint)? {
+        None => Ok(connect(endpoint, deadline, cancel)?.into()),
+        Some(proxy) => through(shared, &proxy, endpoint, deadline, cancel),
     }
 }
 
 fn through(
     shared: &Shared,
     proxy: &Proxy,
-    host: &Host<String>,
-    port: u16,
+    endpoint: &Endpoint,
     deadline: Instant,
     cancel: &Cancel,
 ) -> Result<Socket, Failure> {
-    let stream =
-        connect(proxy.host(), proxy.port(), deadline, cancel).map_err(|failure| match failure {
-            Failure::Failed(error @ (Error::Connect { .. } | Error::Resolve { .. })) => {
-                proxy.failed(error.to_string(), true)
-            }
-            other => other,
-        })?;
+    let Endpoint { host, zone, port } = endpoint;
+    if let Some(zone) = zone {
+        let reason = format!(
+            "the network interface {zone:?} is this machine's, and a proxy cannot be told it: \
+             connect to this address without a proxy"
+        );
+        return Err(proxy.failed(reason, false));
+    }
+    let stream = connect(proxy.endpoint(), deadline, cancel).map_err(|failure| match failure {
+        Failure::Failed(error @ (Error::Connect { .. } | Error::Resolve { .. })) => {
+            proxy.failed(error.to_string(), true)
+        }
+        other => other,
+    })?;
     let resolved = match host {
         Host::Domain(_) if !proxy.resolves_names() => {
-            let addresses = addresses(host, port, deadline, cancel)?;
+            let addresses = addresses(endpoint, deadline, cancel)?;
             addresses.first().map(|address| match address.ip() {
                 std::net::IpAddr::V4(ip) => Host::Ipv4(ip),
                 std::net::IpAddr::V6(ip) => Host::Ipv6(ip),
@@ -280,7 +294,7 @@ fn through(
     if !shared.lifecycle.install(Arc::new(Socket::from(clone))) {
         return Err(given_up().into());
     }
-    proxy.tunnel(&stream, resolved.as_ref().unwrap_or(host), port, deadline)?;
+    proxy.tunnel(&stream, resolved.as_ref().unwrap_or(host), *port, deadline)?;
     Ok(stream.into())
 }
 
@@ -295,10 +309,12 @@ fn encrypt(
         return Ok(Box::new(socket));
     }
     let host = match &target.place {
-        Place::Host(Host::Domain(name), _) => name.clone(),
-        Place::Host(Host::Ipv4(ip), _) => ip.to_string(),
-        Place::Host(Host::Ipv6(ip), _) => ip.to_string(),
         Place::Unix(_) => "localhost".to_owned(),
+        Place::Host(endpoint) => match &endpoint.host {
+            Host::Domain(name) => name.clone(),
+            Host::Ipv4(ip) => ip.to_string(),
+            Host::Ipv6(ip) => ip.to_string(),
+        },
     };
     let connector = shared.options.trust.connector(&host)?;
     let tls = crate::net::tls::connect(&connector, &host, socket, deadline)?;
@@ -321,6 +337,7 @@ fn ask(
     shared: &Shared,
     mut transport: Box<dyn Transport>,
     request: HttpRequest<()>,
+    follows_redirects: bool,
     deadline: Instant,
 ) -> Result<Opened, Failure> {
     transport
@@ -331,7 +348,7 @@ fn ask(
     if !shared.lifecycle.install(halves.cut.clone()) {
         return Err(given_up().into());
     }
-    let (response, rest) = handshake::ask(&mut halves, request.clone(), deadline)?;
+    let (response, rest) = client::ask(&mut halves, &request, follows_redirects, deadline)?;
     Ok(Opened {
         facts: facts(addresses, request, response),
         halves,

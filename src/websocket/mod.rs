@@ -27,7 +27,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
-use http::header;
 use tungstenite::protocol::Role as WireRole;
 
 use self::dial::Call;
@@ -44,6 +43,7 @@ pub use self::stats::Stats;
 use crate::error::{CloseFrame, Error, PutError, Result};
 use crate::message::Message;
 use crate::net::closing::Role;
+use crate::net::handshake::subprotocols;
 use crate::net::memory;
 use crate::net::request::Request;
 use crate::net::transport::Transport;
@@ -783,8 +783,7 @@ impl Websocket {
     /// The subprotocol that the server chose, if any.
     pub fn subprotocol(&self) -> Option<String> {
         let response = self.response()?;
-        let name = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL)?;
-        name.to_str().ok().map(str::to_owned)
+        subprotocols(response.headers()).next().map(str::to_owned)
     }
 
     fn facts(&self) -> Option<Facts> {

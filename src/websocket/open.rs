@@ -11,7 +11,7 @@ use super::life::Opened;
 use super::registry::Permit;
 use super::shared::{Facts, Shared};
 use crate::error::{Error, Result};
-use crate::net::handshake::{self, Refusal, Terms, has_body};
+use crate::net::handshake::server::{self, Refusal, Terms, has_body};
 use crate::net::request::Request;
 use crate::net::response;
 use crate::net::transport::{Halves, Transport};
@@ -31,7 +31,7 @@ pub(crate) fn as_server(
     let headers = match options.response_headers() {
         Ok(headers) => headers,
         Err(error) => {
-            let response = handshake::plain(StatusCode::INTERNAL_SERVER_ERROR);
+            let response = server::plain(StatusCode::INTERNAL_SERVER_ERROR);
             refuse(response, String::new(), transport, &head, permit)?;
             return Err(error);
         }
@@ -39,9 +39,10 @@ pub(crate) fn as_server(
     let terms = Terms {
         subprotocols: &options.subprotocols,
         origins: &options.origins,
+        encrypted: transport.is_encrypted(),
         headers,
     };
-    let response = match handshake::answer(&head, terms) {
+    let response = match server::answer(&head, terms) {
         Ok(response) => response,
         Err(refusal) => {
             let Refusal { response, why } = *refusal;
@@ -57,7 +58,7 @@ pub(crate) fn as_server(
     if !shared.lifecycle.install(halves.cut.clone()) {
         return Err(given_up());
     }
-    let bytes = handshake::response_head(&response);
+    let bytes = server::acceptance(&head, &response);
     let write = &mut *halves.write;
     let timeout = Some(shared.options.connect_timeout);
     let written = write

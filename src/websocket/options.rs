@@ -509,9 +509,9 @@ impl Options {
         }
         let mut set = |setting, name: HeaderName, value: &str| {
             let parsed = HeaderValue::from_str(value);
-            let parsed = parsed.map_err(|error| Error::InvalidOption {
+            let parsed = parsed.map_err(|_| Error::InvalidOption {
                 setting,
-                reason: format!("{value:?}: {error}"),
+                reason: "it has a character that HTTP does not allow in a header".into(),
             })?;
             if headers.iter().all(|(given, _)| *given != name) {
                 headers.push((name, parsed));
@@ -525,11 +525,12 @@ impl Options {
             set("user_agent", header::USER_AGENT, &self.user_agent)?;
         }
         if !self.subprotocols.is_empty() {
-            for name in &self.subprotocols {
-                // The tokens of HTTP, which header names are made of too.
+            for (index, name) in self.subprotocols.iter().enumerate() {
+                // The tokens of HTTP, which header names are made of too. Which one it is, and not its
+                // text: that may be a secret.
                 HeaderName::from_bytes(name.as_bytes()).map_err(|_| Error::InvalidOption {
                     setting: "subprotocol",
-                    reason: format!("{name:?} is not an HTTP token"),
+                    reason: format!("number {} is not an HTTP token", index + 1),
                 })?;
             }
             let all = self.subprotocols.join(", ");
@@ -556,7 +557,8 @@ impl Options {
             let parsed = checked_name(name)?;
             let value = HeaderValue::from_str(value);
             let mut value = value.map_err(|error| bad_header(name, error.to_string()))?;
-            value.set_sensitive(is_secret(&parsed));
+            // Nobody but the program knows which of its headers are secrets.
+            value.set_sensitive(true);
             headers.push((parsed, value));
         }
         Ok(headers)
@@ -619,17 +621,6 @@ impl Options {
 pub(crate) fn deadline_after(timeout: Duration) -> Instant {
     const AN_AGE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     Instant::now() + timeout.min(AN_AGE)
-}
-
-/// Whether a header is for nobody but the host that it is sent to.
-pub(crate) fn is_secret(name: &HeaderName) -> bool {
-    [
-        header::AUTHORIZATION,
-        header::COOKIE,
-        header::PROXY_AUTHORIZATION,
-        header::SET_COOKIE,
-    ]
-    .contains(name)
 }
 
 /// Without what may be secret: of headers only the names, of a proxy only that there is one.

@@ -4,27 +4,35 @@ use url::Host;
 
 use super::line::Line;
 use crate::net::credentials::Credentials;
-use crate::net::handshake::{Failure, MAX_HEAD, MAX_HEADERS};
+use crate::net::handshake::response::{Head, MAX_INTERIM, parse_head};
+use crate::net::handshake::{Failure, MAX_HEAD};
 
 impl Line<'_> {
     /// Asks for a tunnel and reads the answer to the end of its head.
     pub(super) fn connect(&self, host: &Host<String>, port: u16) -> Result<(), Failure> {
         self.send(self.connect_request(host, port).as_bytes())?;
+        let mut interim = 0;
         let answer = loop {
             let answer = self.read_answer()?;
-            // Section 15.2: any number of interim responses may come first. Nobody asked for a 101.
-            if answer.status == 101 || !(100..200).contains(&answer.status) {
+            if !answer.is_interim() {
                 break answer;
+            }
+            interim += answer.length;
+            if interim > MAX_INTERIM {
+                return Err(self.failed(format!(
+                    "it sends more than {MAX_INTERIM} bytes of interim responses"
+                )));
             }
         };
         // After a 2xx the target's bytes follow the head, whatever Content-Length says.
-        if (200..300).contains(&answer.status) {
+        let status = answer.response.status();
+        if status.is_success() {
             return Ok(());
         }
-        let said = format!("{} {}", answer.status, answer.reason);
+        let said = format!("{} {}", status.as_str(), answer.reason);
         let said = said.trim_end();
         let refused = format!("it refused to connect to {host}:{port}: {said}");
-        Err(match (answer.status, &self.proxy.credentials) {
+        Err(match (status.as_u16(), &self.proxy.credentials) {
             (407, None) => self.failed(format!("it wants a user and a password ({said})")),
             (407, Some(_)) => self.failed(format!(
                 "it does not accept this user and password ({said})"
@@ -48,12 +56,12 @@ impl Line<'_> {
 
     /// Reads a head and nothing behind it. Bytes are looked at first, and only then taken: all, as
     /// long as the head has no end, and then as many as belong to it.
-    fn read_answer(&self) -> Result<Answer, Failure> {
+    fn read_answer(&self) -> Result<Head, Failure> {
         let mut head = vec![0; MAX_HEAD];
         let mut taken = 0;
         while taken < head.len() {
             let seen = taken + self.receive(|stream| stream.peek(&mut head[taken..]))?;
-            let answer = parse_answer(&head[..seen])
+            let answer = parse_head(&head[..seen])
                 .map_err(|error| self.failed(format!("its answer is not HTTP: {error}")))?;
             let end = answer.as_ref().map_or(seen, |answer| answer.length);
             self.fill(&mut head[taken..end])?;
@@ -66,33 +74,13 @@ impl Line<'_> {
     }
 }
 
-/// The head of an answer to CONNECT.
-struct Answer {
-    status: u16,
-    reason: String,
-    length: usize,
-}
-
-/// `None` when there is more to come.
-fn parse_answer(bytes: &[u8]) -> Result<Option<Answer>, httparse::Error> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut head = httparse::Response::new(&mut headers);
-    Ok(match head.parse(bytes)? {
-        httparse::Status::Partial => None,
-        httparse::Status::Complete(length) => Some(Answer {
-            status: head.code.unwrap_or_default(),
-            reason: head.reason.unwrap_or_default().to_owned(),
-            length,
-        }),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
 
     use super::super::testing::{ESTABLISHED, ask, connect_request, play};
     use super::*;
+    use crate::net::handshake::MAX_HEADERS;
 
     /// Plays a proxy without a login that answers CONNECT so.
     fn answering(

@@ -1,5 +1,6 @@
 //! The environment: which proxy its variables name for a target, and `no_proxy`'s exceptions.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 
 use url::Host;
@@ -61,6 +62,7 @@ fn lists(list: &str, host: &Host<String>, port: u16) -> bool {
 
 /// Whether one entry of such a list is for the target. One that cannot be understood is for none.
 fn covers(entry: &str, host: &Host<String>, port: u16) -> bool {
+    let entry = &*without_zone(entry);
     if let Some((network, length)) = entry.split_once('/') {
         return address(host).is_some_and(|ip| in_block(ip, network, length));
     }
@@ -69,6 +71,17 @@ fn covers(entry: &str, host: &Host<String>, port: u16) -> bool {
         return false;
     }
     name == "*" || covers_host(name, host)
+}
+
+/// A link-local address is covered in whatever zone it is.
+fn without_zone(entry: &str) -> Cow<'_, str> {
+    match entry.split_once('%') {
+        Some((start, rest)) if start.trim_start_matches('[').parse::<Ipv6Addr>().is_ok() => {
+            let end = rest.find(']').map_or("", |at| &rest[at..]);
+            Cow::Owned(format!("{start}{end}"))
+        }
+        _ => Cow::Borrowed(entry),
+    }
 }
 
 /// An entry's host and port. An IPv6 address without brackets has no port.

@@ -7,6 +7,7 @@ mod socks;
 #[cfg(test)]
 mod testing;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::TcpStream;
 use std::time::Instant;
@@ -16,14 +17,14 @@ use url::{Host, Url};
 use self::line::Line;
 use super::credentials::Credentials;
 use super::handshake::Failure;
+use super::host::{Endpoint, without_zone};
 use crate::error::{Error, Result};
 
 /// A proxy, as its URL says.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Proxy {
     scheme: Scheme,
-    host: Host<String>,
-    port: u16,
+    endpoint: Endpoint,
     credentials: Option<Credentials>,
 }
 
@@ -59,12 +60,8 @@ impl Proxy {
         })
     }
 
-    pub(crate) fn host(&self) -> &Host<String> {
-        &self.host
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.port
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Whether the proxy looks the target's name up itself.
@@ -99,7 +96,7 @@ impl fmt::Display for Proxy {
             Scheme::Socks5 => "socks5",
             Scheme::Socks5h => "socks5h",
         };
-        write!(f, "{scheme}://{}:{}", self.host, self.port)
+        write!(f, "{scheme}://{}", self.endpoint)
     }
 }
 
@@ -117,7 +114,11 @@ fn read_url(text: &str) -> Result<Proxy, String> {
     if !text.contains("://") {
         return Err("it has no scheme: write http://, socks5:// or socks5h:// before it".into());
     }
-    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    let (text, zone) = match without_zone(text) {
+        Some((rest, zone)) => (Cow::Owned(rest), Some(zone)),
+        None => (Cow::Borrowed(text), None),
+    };
+    let url = Url::parse(&text).map_err(|error| error.to_string())?;
     let scheme = match url.scheme() {
         "http" => Scheme::Http,
         "socks5" => Scheme::Socks5,
@@ -148,8 +149,7 @@ fn read_url(text: &str) -> Result<Proxy, String> {
     };
     Ok(Proxy {
         scheme,
-        host,
-        port,
+        endpoint: Endpoint { host, zone, port },
         credentials: credentials(&url, scheme)?,
     })
 }
@@ -209,10 +209,13 @@ mod tests {
     fn an_address_in_a_url_is_an_address_for_each_scheme() {
         for scheme in ["http", "socks5", "socks5h"] {
             let proxy = Proxy::parse(&format!("{scheme}://127.0.0.1:7")).unwrap();
-            assert_eq!(proxy.host(), &host("127.0.0.1"));
-            assert_eq!(proxy.port(), 7);
+            assert_eq!(proxy.endpoint().host, host("127.0.0.1"));
+            assert_eq!(proxy.endpoint().port, 7);
             let proxy = Proxy::parse(&format!("{scheme}://[::1]:7")).unwrap();
-            assert_eq!(proxy.host(), &host("[::1]"));
+            assert_eq!(proxy.endpoint().host, host("[::1]"));
+            let proxy = Proxy::parse(&format!("{scheme}://[fe80::1%25eth0]:7")).unwrap();
+            assert_eq!(proxy.endpoint().host, host("[fe80::1]"));
+            assert_eq!(proxy.endpoint().zone.as_deref(), Some("eth0"));
         }
     }
 

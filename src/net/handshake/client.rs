@@ -1,0 +1,207 @@
+//! The client's side: what it asks for, and what it makes of the answer (RFC 6455, section 4.1).
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode, Uri};
+use tungstenite::handshake::client::generate_key;
+use tungstenite::handshake::derive_accept_key;
+use url::{Position, Url};
+
+use super::fields::elements;
+use super::response::{read_body, read_head};
+use super::{Failure, subprotocols, switches};
+use crate::error::{Error, Result};
+use crate::net::transport::{Halves, WriteHalf, is_timeout};
+
+/// The request for the WebSocket at a `ws` or `wss` URL, with a key of its own.
+///
+/// # Errors
+///
+/// What HTTP has no words for.
+pub(crate) fn request(url: &Url) -> Result<Request<()>, String> {
+    let uri: Uri = url.as_str().parse().map_err(|error| format!("{error}"))?;
+    // RFC 9110, section 7.2: first, and as the URL has it, with the port unless that is the usual one.
+    let host = &url[Position::BeforeHost..Position::AfterPort];
+    Request::get(uri)
+        .header(header::HOST, host)
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_VERSION, "13")
+        .header(header::SEC_WEBSOCKET_KEY, generate_key())
+        .body(())
+        .map_err(|error| error.to_string())
+}
+
+/// A request's head as HTTP writes it.
+pub(crate) fn request_head(request: &Request<()>) -> Vec<u8> {
+    let target = request.uri().path_and_query();
+    let target = target.map_or("/", |target| target.as_str());
+    let mut head = format!("{} {target} HTTP/1.1\r\n", request.method()).into_bytes();
+    for (name, value) in request.headers() {
+        head.extend_from_slice(capitalised(name).as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+/// A header's name as people write it. Case does not matter in HTTP, but to some servers it does.
+fn capitalised(name: &HeaderName) -> String {
+    let words = name.as_str().split('-').map(|word| match word {
+        "websocket" => "WebSocket".to_owned(),
+        _ => {
+            let (first, rest) = word.split_at(word.len().min(1));
+            first.to_ascii_uppercase() + rest
+        }
+    });
+    words.collect::<Vec<_>>().join("-")
+}
+
+/// Asks the server for a WebSocket. Returns its response and what it sent right behind that. The body of a
+/// refusal is read, unless it is a redirect and those are followed.
+pub(crate) fn ask(
+    halves: &mut Halves,
+    request: &Request<()>,
+    follows_redirects: bool,
+    deadline: Instant,
+) -> Result<(Response<()>, Vec<u8>), Failure> {
+    write_in_time(&mut *halves.write, &request_head(request), deadline)?;
+    let read = &mut *halves.read;
+    let (response, rest) = read_head(read, deadline)?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let body = match follows_redirects && redirects_to(&response).is_some() {
+            true => Vec::new(),
+            false => read_body(read, &response, rest, deadline),
+        };
+        let response = response.map(|()| Bytes::from(body));
+        return Err(Failure::Failed(Error::Refused {
+            response: response.into(),
+        }));
+    }
+    verify(response.headers(), request.headers())
+        .map_err(|why| Error::Handshake(format!("the server's response {why}")))?;
+    read.set_timeout(None).map_err(Error::lost)?;
+    // RFC 9112, section 6.3: a 101 ends with its head, whatever Content-Length says.
+    Ok((response, rest))
+}
+
+fn write_in_time(
+    write: &mut dyn WriteHalf,
+    bytes: &[u8],
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let written = write
+        .set_timeout(Some(left))
+        .and_then(|()| write.write_all(bytes))
+        .and_then(|()| write.flush())
+        .and_then(|()| write.set_timeout(None));
+    written.map_err(|error| match is_timeout(&error) {
+        true => Failure::TimedOut("the server to take the handshake request"),
+        false => Error::lost(error).into(),
+    })
+}
+
+/// What section 4.1 asks of a response with status 101: what is wrong with it, if not.
+fn verify(response: &HeaderMap, request: &HeaderMap) -> Result<(), String> {
+    // Items 2 and 3.
+    switches(response).map_err(|missing| format!("is without {missing}"))?;
+    // Item 4. Who sends it twice may do so if both fit.
+    let key = request.get(header::SEC_WEBSOCKET_KEY);
+    let expected = derive_accept_key(key.map_or(b"", HeaderValue::as_bytes));
+    let mut accepts = response
+        .get_all(header::SEC_WEBSOCKET_ACCEPT)
+        .iter()
+        .peekable();
+    if accepts.peek().is_none() || !accepts.all(|accept| accept.as_bytes() == expected.as_bytes()) {
+        return Err("has no Sec-WebSocket-Accept that fits the key it was sent".into());
+    }
+    // Item 5.
+    if elements(response, &header::SEC_WEBSOCKET_EXTENSIONS)
+        .next()
+        .is_some()
+    {
+        return Err("chooses an extension, and none was offered".into());
+    }
+    // Item 6, and section 4.2.2, item 5: one at the most.
+    let mut chosen = elements(response, &header::SEC_WEBSOCKET_PROTOCOL);
+    let Some(name) = chosen.next() else {
+        return Ok(());
+    };
+    if chosen.next().is_some() {
+        return Err("chooses more than one subprotocol".into());
+    }
+    match subprotocols(request).any(|offered| offered.as_bytes() == name) {
+        true => Ok(()),
+        false => Err("chooses a subprotocol that was not offered".into()),
+    }
+}
+
+/// Where a response that is a redirect leads (RFC 9110, sections 10.2.2 and 15.4).
+pub(crate) fn redirects_to<T>(response: &Response<T>) -> Option<&str> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    let mut locations = response.headers().get_all(header::LOCATION).iter();
+    let location = locations.next()?;
+    // There is one. Where there are several, nobody can say which is meant.
+    if locations.any(|other| other != location) {
+        return None;
+    }
+    std::str::from_utf8(location.as_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::response::parse_head;
+    use super::*;
+
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+    fn verified(lines: &str, key: &'static str, offered: &'static str) -> Result<(), String> {
+        let head = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+             Connection: keep-alive, Upgrade\r\n{lines}\r\n"
+        );
+        let parsed = parse_head(head.as_bytes()).unwrap().unwrap();
+        assert_eq!(parsed.length, head.len());
+        let mut request = HeaderMap::new();
+        request.insert(header::SEC_WEBSOCKET_KEY, HeaderValue::from_static(key));
+        let offered = HeaderValue::from_static(offered);
+        request.insert(header::SEC_WEBSOCKET_PROTOCOL, offered);
+        verify(parsed.response.headers(), &request)
+    }
+
+    #[test]
+    fn the_rfcs_own_example_is_accepted() {
+        let accept = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+        assert_eq!(verified(accept, KEY, ""), Ok(()));
+        assert!(verified(accept, "AAAAAAAAAAAAAAAAAAAAAA==", "").is_err());
+        assert!(verified("", KEY, "").is_err());
+    }
+
+    #[test]
+    fn a_subprotocol_must_have_been_offered() {
+        let chosen = "Sec-WebSocket-Protocol: chat\r\n\
+                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+        assert!(verified(chosen, KEY, "").is_err());
+        assert!(verified(chosen, KEY, "superchat").is_err());
+        assert_eq!(verified(chosen, KEY, "superchat, chat"), Ok(()));
+    }
+
+    #[test]
+    fn names_are_written_as_people_write_them() {
+        for (name, written) in [
+            ("host", "Host"),
+            ("sec-websocket-key", "Sec-WebSocket-Key"),
+            ("x-api-key", "X-Api-Key"),
+            ("x--1", "X--1"),
+        ] {
+            assert_eq!(capitalised(&HeaderName::from_static(name)), written);
+        }
+    }
+}

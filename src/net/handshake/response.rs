@@ -1,0 +1,332 @@
+//! Reading an HTTP response: what may come before it, its head and its body.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use http::header;
+use http::{Response, StatusCode, Version};
+use httparse::{ParserConfig, Status, parse_chunk_size};
+
+use super::fields::{content_length, elements, header_map};
+use super::{Failure, MAX_HEAD, MAX_HEADERS};
+use crate::error::Error;
+use crate::net::transport::{ReadHalf, is_timeout};
+
+/// How many bytes of interim responses are read in all.
+pub(crate) const MAX_INTERIM: usize = 64 << 10;
+/// How many bytes of a body are read.
+const MAX_BODY: usize = 64 << 10;
+/// How long the next part of a body is waited for.
+const BODY_SILENCE: Duration = Duration::from_secs(1);
+
+/// The head of a response.
+pub(crate) struct Head {
+    pub(crate) response: Response<()>,
+    /// Empty where there is none, or where it is not ASCII.
+    pub(crate) reason: String,
+    pub(crate) length: usize,
+}
+
+impl Head {
+    /// Whether another response follows. RFC 9110, section 15.2: any number of interim responses may come
+    /// before the final one, asked for or not. A 101 is the last thing that is said in HTTP.
+    pub(crate) fn is_interim(&self) -> bool {
+        let status = self.response.status();
+        status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+    }
+}
+
+/// Reads a response's head, if all of it is there; `None` when there is more to come.
+///
+/// # Errors
+///
+/// Why it is no HTTP.
+pub(crate) fn parse_head(bytes: &[u8]) -> Result<Option<Head>, String> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut head = httparse::Response::new(&mut headers);
+    let mut config = ParserConfig::default();
+    // RFC 9112, section 5.2.
+    config.allow_obsolete_multiline_headers_in_responses(true);
+    let length = match config.parse_response(&mut head, bytes) {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let mut response = Response::new(());
+    let status = StatusCode::from_u16(head.code.unwrap_or_default());
+    *response.status_mut() = status.map_err(|error| error.to_string())?;
+    if head.version == Some(0) {
+        *response.version_mut() = Version::HTTP_10;
+    }
+    *response.headers_mut() = header_map(head.headers).map_err(|error| error.to_string())?;
+    Ok(Some(Head {
+        response,
+        reason: head.reason.unwrap_or_default().to_owned(),
+        length,
+    }))
+}
+
+/// Reads up to the final response's head. Returns it, and what came right behind it.
+pub(super) fn read_head(
+    read: &mut dyn ReadHalf,
+    deadline: Instant,
+) -> Result<(Response<()>, Vec<u8>), Failure> {
+    let mut buffer = Vec::new();
+    let mut interim = 0;
+    loop {
+        let head = parse_head(&buffer)
+            .map_err(|why| Error::Handshake(format!("the server's response is not HTTP: {why}")))?;
+        match head {
+            Some(head) if head.length <= MAX_HEAD => {
+                buffer.drain(..head.length);
+                if !head.is_interim() {
+                    return Ok((head.response, buffer));
+                }
+                interim += head.length;
+                if interim > MAX_INTERIM {
+                    let text = format!(
+                        "the server sends more than {MAX_INTERIM} bytes of interim responses"
+                    );
+                    return Err(Error::Handshake(text).into());
+                }
+            }
+            None if buffer.len() <= MAX_HEAD => read_on(read, &mut buffer, deadline)?,
+            _ => {
+                let text =
+                    format!("the head of the server's response is longer than {MAX_HEAD} bytes");
+                return Err(Error::Handshake(text).into());
+            }
+        }
+    }
+}
+
+/// Waits for more of a head.
+fn read_on(
+    read: &mut dyn ReadHalf,
+    buffer: &mut Vec<u8>,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    match read_more(read, buffer, deadline) {
+        Ok(0) => {
+            let text = match buffer.len() {
+                0 => "the server ended the connection without a response",
+                _ => "the server ended the connection within its response",
+            };
+            let error = io::Error::new(io::ErrorKind::UnexpectedEof, text);
+            Err(Error::lost(error).into())
+        }
+        Ok(_) => Ok(()),
+        Err(error) if is_timeout(&error) => {
+            Err(Failure::TimedOut("the server's handshake response"))
+        }
+        Err(error) => Err(Error::lost(error).into()),
+    }
+}
+
+/// Reads what comes next, unless the time is over.
+fn read_more(
+    read: &mut dyn ReadHalf,
+    buffer: &mut Vec<u8>,
+    deadline: Instant,
+) -> io::Result<usize> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left == Duration::ZERO {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    read.set_timeout(Some(left))?;
+    let mut chunk = [0; 4096];
+    loop {
+        match read.read(&mut chunk) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+            Ok(n) => {
+                buffer.extend_from_slice(&chunk[..n]);
+                return Ok(n);
+            }
+        }
+    }
+}
+
+/// Where a body ends (RFC 9112, section 6.3).
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// After so many bytes.
+    Length(usize),
+    LastChunk,
+    /// With the stream.
+    Stream,
+}
+
+impl End {
+    fn of(response: &Response<()>) -> Self {
+        let headers = response.headers();
+        // RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5: these have no body, whatever their headers say.
+        if matches!(response.status().as_u16(), 204 | 205 | 304) {
+            return End::Length(0);
+        }
+        // RFC 9112, section 6.1: Transfer-Encoding counts, and Content-Length does not, where both are.
+        if headers.contains_key(header::TRANSFER_ENCODING) {
+            let last = elements(headers, &header::TRANSFER_ENCODING).last();
+            return match last.is_some_and(|last| last.eq_ignore_ascii_case(b"chunked")) {
+                true => End::LastChunk,
+                false => End::Stream,
+            };
+        }
+        match content_length(headers) {
+            Ok(Some(length)) => End::Length(usize::try_from(length).unwrap_or(usize::MAX)),
+            Ok(None) => End::Stream,
+            // Section 6.3, item 5: what follows is not to be taken for the body.
+            Err(_) => End::Length(0),
+        }
+    }
+}
+
+/// Reads a response's body, of which `bytes` are there already: [`MAX_BODY`] bytes at the most, and
+/// whatever has come when the next part does not come in time. The response counts without it as well.
+pub(super) fn read_body(
+    read: &mut dyn ReadHalf,
+    response: &Response<()>,
+    mut bytes: Vec<u8>,
+    deadline: Instant,
+) -> Vec<u8> {
+    let end = End::of(response);
+    let mut chunk = 0;
+    let mut is_over = |bytes: &[u8]| match end {
+        _ if bytes.len() >= MAX_BODY => true,
+        End::Length(length) => bytes.len() >= length,
+        End::LastChunk => skip_chunks(bytes, &mut chunk),
+        End::Stream => false,
+    };
+    while !is_over(&bytes) {
+        let deadline = deadline.min(Instant::now() + BODY_SILENCE);
+        match read_more(read, &mut bytes, deadline) {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    bytes.truncate(MAX_BODY);
+    match end {
+        End::Length(length) => bytes.truncate(length),
+        End::LastChunk => bytes = without_chunks(&bytes),
+        End::Stream => {}
+    }
+    bytes
+}
+
+/// One chunk (RFC 9112, section 7.1).
+enum Chunk {
+    /// Where its data begins, and where they end.
+    Data(usize, usize),
+    /// The last one, or nothing of the kind.
+    End,
+    /// Its first line has yet to come.
+    Partial,
+}
+
+impl Chunk {
+    /// The one that begins at `start`.
+    fn at(bytes: &[u8], start: usize) -> Self {
+        match parse_chunk_size(bytes.get(start..).unwrap_or_default()) {
+            Ok(Status::Complete((_, 0))) | Err(_) => Chunk::End,
+            Ok(Status::Complete((line, size))) => {
+                let data = start + line;
+                let size = usize::try_from(size).unwrap_or(usize::MAX);
+                Chunk::Data(data, data.saturating_add(size))
+            }
+            Ok(Status::Partial) => Chunk::Partial,
+        }
+    }
+}
+
+/// Moves on to the first chunk that has not come in full; whether that is the last one. The trailers behind that
+/// are not waited for.
+fn skip_chunks(bytes: &[u8], start: &mut usize) -> bool {
+    loop {
+        match Chunk::at(bytes, *start) {
+            // A line break follows the data.
+            Chunk::Data(_, end) if end < bytes.len() - 1 => *start = end + 2,
+            Chunk::End => return true,
+            Chunk::Data(..) | Chunk::Partial => return false,
+        }
+    }
+}
+
+/// The chunks' data.
+fn without_chunks(bytes: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    let mut start = 0;
+    while let Chunk::Data(data, end) = Chunk::at(bytes, start) {
+        body.extend_from_slice(&bytes[data..end.min(bytes.len())]);
+        start = end.saturating_add(2);
+    }
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    /// Has said all that it will, and knows whether it was asked for more.
+    struct Silent(bool);
+
+    impl Read for Silent {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            self.0 = true;
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    }
+
+    impl ReadHalf for Silent {
+        fn set_timeout(&mut self, _: Option<Duration>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_more_is_waited_for_than_a_body_can_have() {
+        let long = "x".repeat(MAX_BODY);
+        for (status, headers, came, waits) in [
+            (404, "", "gone", true),
+            (404, "", long.as_str(), false),
+            (404, "Content-Length: 5\r\n", "gone", true),
+            (404, "Content-Length: 4\r\n", "gone", false),
+            (404, "Content-Length: 0\r\n", "", false),
+            (
+                404,
+                "Content-Length: 99999999999999999999\r\n",
+                &long,
+                false,
+            ),
+            (404, "Content-Length: x\r\n", "gone", false),
+            (404, "Transfer-Encoding: chunked\r\n", "4\r\ngone", true),
+            (404, "Transfer-Encoding: chunked\r\n", "4\r\ngone\r\n", true),
+            (
+                404,
+                "Transfer-Encoding: chunked\r\n",
+                "4\r\ngone\r\n0\r\n",
+                false,
+            ),
+            (404, "Transfer-Encoding: chunked\r\n", "x", false),
+            (204, "", "", false),
+            (205, "", "", false),
+            (304, "Content-Length: 5\r\n", "", false),
+        ] {
+            let head = format!("HTTP/1.1 {status} Whatever\r\n{headers}\r\n");
+            let head = parse_head(head.as_bytes()).unwrap().unwrap();
+            let mut read = Silent(false);
+            let deadline = Instant::now() + Duration::from_secs(3600);
+            read_body(&mut read, &head.response, came.into(), deadline);
+            assert_eq!(read.0, waits, "{status} {headers}{}", came.len());
+        }
+    }
+
+    #[test]
+    fn a_folded_value_is_one_line() {
+        let head = "HTTP/1.1 200 OK\r\nA: b \r\n \t c\n d\r\nE:\r\n f\r\n\r\n";
+        let head = parse_head(head.as_bytes()).unwrap().unwrap();
+        assert_eq!(head.response.headers()["a"], "b c d");
+        assert_eq!(head.response.headers()["e"], "f");
+    }
+}

@@ -1,0 +1,316 @@
+//! The server's side: what it is asked for, and how it answers (RFC 6455, section 4.2).
+
+use std::sync::LazyLock;
+
+use data_encoding::{BASE64, Encoding};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
+use tungstenite::handshake::derive_accept_key;
+
+use super::fields::{content_length, elements, has_only, header_map, mark_secrets};
+use super::{MAX_HEADERS, subprotocols, switches};
+use crate::net::host::is_host_and_port;
+use crate::net::origin::Origins;
+
+/// Base64 as everybody reads it: the last character may have bits that mean nothing (RFC 4648, section 3.5,
+/// lets a reader refuse them; RFC 6455, section 4.1, has an example with some).
+pub(crate) static LENIENT_BASE64: LazyLock<Encoding> = LazyLock::new(|| {
+    let mut specification = BASE64.specification();
+    specification.check_trailing_bits = false;
+    // It is a specification already without the change, which cannot contradict the rest of it.
+    specification.encoding().unwrap_or(BASE64)
+});
+
+/// A request's head and its length; `None` when there is more to come.
+pub(crate) fn parse_request(bytes: &[u8]) -> Result<Option<(Request<()>, usize)>, StatusCode> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut head = httparse::Request::new(&mut headers);
+    let length = match head.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        }
+        Err(_) => return Err(StatusCode::BAD_REQUEST),
+    };
+    let bad = |_| StatusCode::BAD_REQUEST;
+    let mut request = Request::new(());
+    *request.method_mut() = head
+        .method
+        .unwrap_or_default()
+        .parse()
+        .map_err(|_| StatusCode::BAD_REQUEST)?;
+    *request.uri_mut() = head
+        .path
+        .unwrap_or_default()
+        .parse()
+        .map_err(|_| StatusCode::BAD_REQUEST)?;
+    *request.version_mut() = match head.version {
+        Some(0) => Version::HTTP_10,
+        _ => Version::HTTP_11,
+    };
+    *request.headers_mut() = header_map(head.headers).map_err(bad)?;
+    Ok(Some((request, length)))
+}
+
+/// The status for a head that is longer than [`MAX_HEAD`](super::MAX_HEAD): it is the request line that is too
+/// long, or the headers.
+pub(crate) fn too_long(bytes: &[u8]) -> StatusCode {
+    match bytes.contains(&b'\n') {
+        false => StatusCode::URI_TOO_LONG,
+        true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    }
+}
+
+/// Whether a request asks for a WebSocket at all, well or badly. [`answer`] refuses every other one.
+pub(crate) fn wants_websocket(request: &Request<()>) -> bool {
+    check_upgrade(request).is_ok()
+}
+
+/// Whether a request asks to switch to the WebSocket protocol (section 4.2.1, items 1, 3 and 4).
+fn check_upgrade(request: &Request<()>) -> Result<(), Box<Refusal>> {
+    // RFC 9110, section 7.8: an Upgrade in HTTP/1.0 is ignored.
+    if request.version() < Version::HTTP_11 {
+        return Err(bad("a WebSocket needs HTTP/1.1"));
+    }
+    switches(request.headers()).map_err(|missing| upgrade_required(format!("it needs {missing}")))
+}
+
+/// A request that is refused, and what its sender is told.
+pub(crate) struct Refusal {
+    pub(crate) response: Response<()>,
+    /// What is wrong with the request.
+    pub(crate) why: String,
+}
+
+fn refusal(status: StatusCode, why: impl Into<String>) -> Box<Refusal> {
+    Box::new(Refusal {
+        response: plain(status),
+        why: why.into(),
+    })
+}
+
+fn bad(why: &str) -> Box<Refusal> {
+    refusal(StatusCode::BAD_REQUEST, why)
+}
+
+/// RFC 9110, section 15.5.22: says what to upgrade to. RFC 6455, section 4.4: and to which version.
+fn upgrade_required(why: impl Into<String>) -> Box<Refusal> {
+    let mut refusal = refusal(StatusCode::UPGRADE_REQUIRED, why);
+    let headers = refusal.response.headers_mut();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    let version = HeaderValue::from_static("13");
+    headers.insert(header::SEC_WEBSOCKET_VERSION, version);
+    refusal
+}
+
+/// What a server asks of a request, and adds to its response.
+pub(crate) struct Terms<'a> {
+    /// The subprotocols it speaks, most wanted first.
+    pub(crate) subprotocols: &'a [String],
+    pub(crate) origins: &'a Origins,
+    /// Whether the request came over TLS.
+    pub(crate) encrypted: bool,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// The response that completes the handshake (section 4.2.2), with the first of the server's subprotocols that
+/// the client offers; or the refusal.
+pub(crate) fn answer(
+    request: &Request<()>,
+    terms: Terms<'_>,
+) -> Result<Response<()>, Box<Refusal>> {
+    check_method(request)?;
+    check_upgrade(request)?;
+    check_version(request)?;
+    check_target(request)?;
+    let accept = accept(request)?;
+    check_body(request)?;
+    check_expectation(request)?;
+    terms
+        .origins
+        .check(request, terms.encrypted)
+        .map_err(|origin| {
+            let why = format!("pages from {origin:?} may not connect here");
+            refusal(StatusCode::FORBIDDEN, why)
+        })?;
+
+    let mut response = plain(StatusCode::SWITCHING_PROTOCOLS);
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    let offered: Vec<_> = subprotocols(request.headers()).collect();
+    let mut supported = terms.subprotocols.iter();
+    let chosen = supported.find(|name| offered.contains(&name.as_str()));
+    if let Some(name) = chosen.and_then(|name| HeaderValue::from_str(name).ok()) {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
+    }
+    for (name, value) in terms.headers {
+        headers.append(name, value);
+    }
+    mark_secrets(headers);
+    Ok(response)
+}
+
+/// Section 4.2.1, item 1.
+fn check_method(request: &Request<()>) -> Result<(), Box<Refusal>> {
+    if request.method() == Method::GET {
+        return Ok(());
+    }
+    let mut refusal = refusal(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "a WebSocket is asked for with GET",
+    );
+    let get = HeaderValue::from_static("GET");
+    refusal.response.headers_mut().insert(header::ALLOW, get);
+    Err(refusal)
+}
+
+/// Section 4.2.1, item 6. It is no list in a request (section 11.3.5).
+fn check_version(request: &Request<()>) -> Result<(), Box<Refusal>> {
+    match has_only(request.headers(), &header::SEC_WEBSOCKET_VERSION, "13") {
+        true => Ok(()),
+        false => Err(upgrade_required(
+            "it needs the header \"Sec-WebSocket-Version: 13\"",
+        )),
+    }
+}
+
+/// Section 4.2.1, items 1 and 2.
+fn check_target(request: &Request<()>) -> Result<(), Box<Refusal>> {
+    // RFC 9112, section 3.2: a GET names a path, with or without a scheme and a host before it. `*` is for
+    // OPTIONS, a host and a port alone for CONNECT.
+    if !request.uri().path().starts_with('/') {
+        return Err(bad("a WebSocket is at a path"));
+    }
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if is_host_and_port(host.as_bytes()) => Ok(()),
+        (Some(_), None) => Err(bad("its Host header names no host")),
+        _ => Err(bad("it needs one Host header")),
+    }
+}
+
+/// Section 4.2.1, item 5, and section 4.2.2, item 5: what proves that the key was read.
+fn accept(request: &Request<()>) -> Result<HeaderValue, Box<Refusal>> {
+    let refused = || bad("it needs one Sec-WebSocket-Key of 16 bytes in Base64");
+    let keys = request.headers().get_all(header::SEC_WEBSOCKET_KEY);
+    let mut keys = keys.iter().map(HeaderValue::as_bytes);
+    let (Some(key), None) = (keys.next(), keys.next()) else {
+        return Err(refused());
+    };
+    let key = key.trim_ascii();
+    let nonce = LENIENT_BASE64.decode(key).map_err(|_| refused())?;
+    if nonce.len() != 16 {
+        return Err(refused());
+    }
+    HeaderValue::try_from(derive_accept_key(key)).map_err(|_| refused())
+}
+
+/// What follows the head is the WebSocket's.
+fn check_body(request: &Request<()>) -> Result<(), Box<Refusal>> {
+    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    // RFC 9112, section 6.3, item 5.
+    if !chunked && content_length(request.headers()).is_err() {
+        return Err(bad("its Content-Length is no length"));
+    }
+    match has_body(request) {
+        true => Err(refusal(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "a request for a WebSocket has no body",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Whether a body follows the head, or may follow.
+pub(crate) fn has_body(request: &Request<()>) -> bool {
+    let headers = request.headers();
+    headers.contains_key(header::TRANSFER_ENCODING)
+        || !matches!(content_length(headers), Ok(None | Some(0)))
+}
+
+/// RFC 9110, section 10.1.1. Like aiohttp, 417 for what is not known.
+fn check_expectation(request: &Request<()>) -> Result<(), Box<Refusal>> {
+    let none = elements(request.headers(), &header::EXPECT)
+        .next()
+        .is_none();
+    match none || expects_continue(request) {
+        true => Ok(()),
+        false => Err(refusal(
+            StatusCode::EXPECTATION_FAILED,
+            "it expects something other than \"100-continue\"",
+        )),
+    }
+}
+
+fn expects_continue(request: &Request<()>) -> bool {
+    has_only(request.headers(), &header::EXPECT, "100-continue")
+}
+
+/// What a client is sent whose request is accepted with this response. RFC 9110, section 7.8: a 100 comes before
+/// the 101 where the client expects one.
+pub(crate) fn acceptance(request: &Request<()>, response: &Response<()>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if expects_continue(request) {
+        bytes = response_head(&plain(StatusCode::CONTINUE));
+    }
+    bytes.extend(response_head(response));
+    bytes
+}
+
+/// A response of which nothing is known but its status.
+pub(crate) fn plain(status: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    response
+}
+
+/// A response's head as HTTP writes it.
+pub(crate) fn response_head<T>(response: &Response<T>) -> Vec<u8> {
+    let status = response.status();
+    let reason = status.canonical_reason().unwrap_or("");
+    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
+    for (name, value) in response.headers() {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_is_cut_off_is_incomplete_at_every_byte() {
+        let head = b"GET /a?b HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\
+                     Upgrade: WebSocket\r\n\r\n";
+        for end in 0..head.len() {
+            assert!(parse_request(&head[..end]).unwrap().is_none(), "{end}");
+        }
+        let (request, length) = parse_request(head).unwrap().unwrap();
+        assert_eq!(length, head.len());
+        assert_eq!(request.uri().query(), Some("b"));
+        assert!(wants_websocket(&request));
+    }
+
+    #[test]
+    fn what_is_no_http_is_a_bad_request() {
+        assert_eq!(parse_request(b"\x16\x03\x01\x02\x00").unwrap_err(), 400);
+        let many = "X: y\r\n".repeat(MAX_HEADERS + 1);
+        let head = format!("GET / HTTP/1.1\r\n{many}\r\n");
+        assert_eq!(parse_request(head.as_bytes()).unwrap_err(), 431);
+    }
+
+    #[test]
+    fn base64_may_end_in_bits_that_mean_nothing() {
+        assert_eq!(LENIENT_BASE64.decode(b"QR=="), Ok(b"A".to_vec()));
+        assert!(LENIENT_BASE64.decode(b"QQ").is_err());
+        assert!(LENIENT_BASE64.decode(b"Q Q==").is_err());
+    }
+}

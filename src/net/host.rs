@@ -1,0 +1,208 @@
+//! Hosts, as URLs and HTTP write them, and the zone of a link-local address.
+
+use std::fmt;
+use std::net::{Ipv6Addr, SocketAddr};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use url::Host;
+
+/// A host and a port to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    pub(crate) host: Host<String>,
+    /// The network interface that leads to a link-local address, by name or number. It means nothing on another
+    /// machine.
+    pub(crate) zone: Option<String>,
+    pub(crate) port: u16,
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        let (host, scope) = match address {
+            SocketAddr::V4(v4) => (Host::Ipv4(*v4.ip()), 0),
+            SocketAddr::V6(v6) => (Host::Ipv6(*v6.ip()), v6.scope_id()),
+        };
+        Endpoint {
+            host,
+            zone: (scope != 0).then(|| scope.to_string()),
+            port: address.port(),
+        }
+    }
+}
+
+/// RFC 6874, section 2: what a zone may be written with as it is.
+const NOT_IN_A_ZONE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Endpoint { host, zone, port } = self;
+        let host = host.to_string();
+        match zone {
+            None => write!(f, "{host}:{port}"),
+            Some(zone) => write!(f, "{}:{port}", with_zone(&host, zone)),
+        }
+    }
+}
+
+/// A host with its zone, as RFC 6874 writes it: `[fe80::1%25eth0]`.
+pub(crate) fn with_zone(host: &str, zone: &str) -> String {
+    let zone = utf8_percent_encode(zone, NOT_IN_A_ZONE);
+    format!("{}%25{zone}]", host.trim_end_matches(']'))
+}
+
+/// Takes the zone out of a URL, which no library reads that follows the URL standard: what is left, and the zone.
+///
+/// It is written `[fe80::1%25eth0]` (RFC 6874, section 2), or `[fe80::1%eth0]`, as everywhere else (RFC 4007,
+/// section 11.2). Where both could be meant, it is the first.
+pub(crate) fn without_zone(url: &str) -> Option<(String, String)> {
+    let start = url.find("://")? + "://".len();
+    let end = url[start..].find(['/', '\\', '?', '#']);
+    let end = end.map_or(url.len(), |at| start + at);
+    let start = url[start..end]
+        .rfind('@')
+        .map_or(start, |at| start + at + 1);
+    let host = url[start..end].strip_prefix('[')?;
+    let (address, zone) = host.split_once(']')?.0.split_once('%')?;
+    let rest = start + 1 + address.len() + 1 + zone.len();
+    let zone = match zone.strip_prefix("25") {
+        Some(encoded) if !encoded.is_empty() => {
+            percent_decode_str(encoded).decode_utf8().ok()?.into_owned()
+        }
+        _ if zone.is_empty() => return None,
+        _ => zone.to_owned(),
+    };
+    let end_of_address = start + 1 + address.len();
+    Some((format!("{}{}", &url[..end_of_address], &url[rest..]), zone))
+}
+
+/// Whether this is what a `Host` header has: a host, and perhaps a port (RFC 9110, section 7.2; RFC 3986, section
+/// 3.2). It may be empty. A zone is none of the other machine's business, but some clients send it.
+pub(crate) fn is_host_and_port(value: &[u8]) -> bool {
+    let Ok(value) = std::str::from_utf8(value) else {
+        return false;
+    };
+    let (is_host, port) = match value.strip_prefix('[') {
+        Some(rest) => {
+            let Some((address, port)) = rest.split_once(']') else {
+                return false;
+            };
+            let address = address.split('%').next().unwrap_or_default();
+            (address.parse::<Ipv6Addr>().is_ok(), port)
+        }
+        None => {
+            let end = value.find(':').unwrap_or(value.len());
+            (is_name(&value[..end]), &value[end..])
+        }
+    };
+    let is_port = match port.strip_prefix(':') {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_digit()),
+        None => port.is_empty(),
+    };
+    is_host && is_port
+}
+
+/// RFC 3986, section 3.2.2.
+fn is_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    while let Some(byte) = bytes.next() {
+        let good = match byte {
+            b'%' => {
+                let mut hex = || bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit());
+                hex() && hex()
+            }
+            _ => byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte),
+        };
+        if !good {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zone_is_taken_out_of_a_url_and_put_back() {
+        for (url, rest, zone) in [
+            ("ws://[fe80::1%25eth0]:80/a", "ws://[fe80::1]:80/a", "eth0"),
+            ("ws://[fe80::1%eth0]", "ws://[fe80::1]", "eth0"),
+            ("ws://[fe80::1%1]/", "ws://[fe80::1]/", "1"),
+            ("ws://[fe80::1%251]/", "ws://[fe80::1]/", "1"),
+            ("ws://[fe80::1%25]/", "ws://[fe80::1]/", "25"),
+            ("ws://[fe80::1%2525]/", "ws://[fe80::1]/", "25"),
+            ("ws://[fe80::1%25a%2Fb]/", "ws://[fe80::1]/", "a/b"),
+            (
+                "ws://u:p@[fe80::1%eth0.7]:1?q",
+                "ws://u:p@[fe80::1]:1?q",
+                "eth0.7",
+            ),
+        ] {
+            let (without, found) = without_zone(url).unwrap();
+            assert_eq!((without.as_str(), found.as_str()), (rest, zone), "{url}");
+            let again = format!("ws://{}/", with_zone("[fe80::1]", zone));
+            let again = without_zone(&again).unwrap();
+            assert_eq!(again, ("ws://[fe80::1]/".to_owned(), zone.to_owned()));
+        }
+        for url in [
+            "",
+            "ws://x/",
+            "ws://[::1]/",
+            "ws://[fe80::1%]/",
+            "ws://x/[fe80::1%25eth0]",
+            "ws://[fe80::1%25eth0@x/",
+            "ws://[fe80::1%25%ff]/",
+            "[fe80::1%25eth0]",
+        ] {
+            assert_eq!(without_zone(url), None, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_host_header_names_a_host_and_perhaps_a_port() {
+        for host in [
+            "",
+            "robot",
+            "ROBOT.example.:80",
+            "a_b",
+            "robot:",
+            "xn--bcher-kva",
+            "b%C3%BCcher",
+            "192.0.2.1:8080",
+            "[::1]",
+            "[::FFFF:192.0.2.1]:80",
+            "[fe80::1%25eth0]:80",
+            "[fe80::1%eth0]",
+        ] {
+            assert!(is_host_and_port(host.as_bytes()), "{host}");
+        }
+        for host in [
+            "a b",
+            "robot/x",
+            "robot?x",
+            "user@robot",
+            "http://robot",
+            "robot:x",
+            "robot:80:80",
+            "::1",
+            "[::1",
+            "[::1]80",
+            "[robot]",
+            "[]",
+            "a%2",
+            "a%zz",
+            "a\tb",
+            "robot, other",
+            "\"robot\"",
+            "b\u{fc}cher",
+        ] {
+            assert!(!is_host_and_port(host.as_bytes()), "{host}");
+        }
+        assert!(!is_host_and_port(b"\xff"));
+    }
+}
