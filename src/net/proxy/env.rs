@@ -163,6 +163,21 @@ mod tests {
     }
 
     #[test]
+    fn a_link_local_address_is_excepted_in_whatever_zone_it_is() {
+        for entry in [
+            "fe80::1",
+            "[fe80::1]:80",
+            "fe80::1%eth0",
+            "[fe80::1%eth0]",
+            "[fe80::1%25eth0]:80",
+            "fe80::/10",
+        ] {
+            assert!(covers(entry, &host("[fe80::1]"), 80), "{entry}");
+            assert!(!covers(entry, &host("[2001:db8::1]"), 80), "{entry}");
+        }
+    }
+
+    #[test]
     fn each_scheme_has_its_variables_in_their_order() {
         let all = [
             ("ALL_PROXY", "a"),
