@@ -36,10 +36,11 @@ pub enum Error {
         reason: String,
     },
 
-    /// The host's name could not be resolved to an address.
+    /// The host's name could not be resolved to an address; or the network interface that a link-local address is
+    /// written with does not exist.
     #[error("cannot resolve {host:?}: {error}")]
     Resolve {
-        /// The name that was looked up.
+        /// The name that was looked up, or the address with the interface.
         host: String,
         /// What the resolver said.
         error: Arc<io::Error>,

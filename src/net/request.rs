@@ -78,12 +78,13 @@ impl Request {
         self.head.uri().path()
     }
 
-    /// What stands behind the `?`, undecoded.
+    /// What stands behind the `?`, undecoded. The request's `Debug` leaves it out, since tokens are put there.
     pub fn query(&self) -> Option<&str> {
         self.head.uri().query()
     }
 
-    /// All headers.
+    /// All headers. The values of those that may hold a secret (`Authorization`, `Proxy-Authorization`, `Cookie`,
+    /// `Sec-WebSocket-Protocol`) are left out of their `Debug`.
     pub fn headers(&self) -> &HeaderMap {
         self.head.headers()
     }
@@ -93,7 +94,8 @@ impl Request {
         self.headers().get(name)?.to_str().ok()
     }
 
-    /// The page that a browser says it connects for, such as `https://robot.example`.
+    /// The page that a browser says it connects for, such as `https://robot.example`. Which pages may connect,
+    /// [`Options::allow_origin`](crate::Options::allow_origin) says.
     pub fn origin(&self) -> Option<&str> {
         self.header(header::ORIGIN.as_str())
     }
@@ -104,7 +106,7 @@ impl Request {
     }
 
     /// The user and password of an `Authorization: Basic` header (RFC 7617); `None` if there is none
-    /// or it is malformed. To ask for one, answer 401 with a `WWW-Authenticate` header.
+    /// or it is malformed. Its Base64 is padded, and may end in bits that mean nothing. To ask for one, answer 401 with a `WWW-Authenticate` header.
     pub fn basic_auth(&self) -> Option<BasicAuth> {
         BasicAuth::parse(self.headers().get(header::AUTHORIZATION)?)
     }
@@ -153,8 +155,9 @@ impl Request {
     /// is set, and `Content-Type` to `text/plain; charset=utf-8` if there is none; to a `HEAD` request,
     /// only the head is sent. (What a request has in its body is not read: this is for pages.)
     ///
-    /// Does not wait: what the client does not take at once is sent by a thread, for as long as the
-    /// client takes something at least every 10 seconds and is not slower than 16 KiB a second.
+    /// Does not wait: what the client does not take at once is copied and sent by a thread, for as long as the
+    /// client takes something at least every 10 seconds and is not slower than 16 KiB a second. Sockets take
+    /// some hundred kilobytes at once; a server of large files belongs in front of this one.
     ///
     /// # Errors
     ///
@@ -174,8 +177,9 @@ impl Request {
             let headers = response.headers_mut();
             headers.entry(header::CONTENT_TYPE).or_insert(text);
         }
-        let bytes = response::to_bytes(response, self.method());
-        response::send(self.transport, bytes, more_to_read, self.ticket)
+        let (head, body) = response::to_parts(response, self.method());
+        let body = body.as_ref().map_or(&[][..], AsRef::as_ref);
+        response::send(self.transport, head, body, more_to_read, self.ticket)
     }
 }
 

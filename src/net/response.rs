@@ -22,8 +22,14 @@ const SLOWEST: usize = 16 << 10;
 const MAX_UNREAD: usize = 64 << 10;
 const UNREAD_WAIT: Duration = Duration::from_secs(2);
 
-/// The bytes of a response to a request with this method; the last on its connection.
-pub(crate) fn to_bytes(mut response: Response<impl AsRef<[u8]>>, method: &Method) -> Vec<u8> {
+/// How much of a body is sent in one piece with its head.
+const WITH_HEAD: usize = 16 << 10;
+
+/// The head of a response to a request with this method, the last on its connection, and the body that follows.
+pub(crate) fn to_parts<B: AsRef<[u8]>>(
+    mut response: Response<B>,
+    method: &Method,
+) -> (Vec<u8>, Option<B>) {
     let without_body = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
     let has_body = !without_body.contains(&response.status());
     let length = response.body().as_ref().len();
@@ -34,14 +40,21 @@ pub(crate) fn to_bytes(mut response: Response<impl AsRef<[u8]>>, method: &Method
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    let mut bytes = response_head(&response);
-    if has_body && *method != Method::HEAD {
-        bytes.extend_from_slice(response.body().as_ref());
+    let head = response_head(&response);
+    let has_body = has_body && *method != Method::HEAD;
+    (head, has_body.then(|| response.into_body()))
+}
+
+/// As [`to_parts`], in one piece.
+pub(crate) fn to_bytes(response: Response<impl AsRef<[u8]>>, method: &Method) -> Vec<u8> {
+    let (mut bytes, body) = to_parts(response, method);
+    if let Some(body) = body {
+        bytes.extend_from_slice(body.as_ref());
     }
     bytes
 }
 
-/// Sends a response and ends the connection. What does not go at once is sent by a thread, which is
+/// Sends a response and ends the connection. What does not go at once is copied and sent by a thread, which is
 /// also needed when there is more to be read: to close a socket with bytes unread would reset the
 /// connection, and the response might be lost. `ticket` is dropped at the end.
 ///
@@ -50,19 +63,28 @@ pub(crate) fn to_bytes(mut response: Response<impl AsRef<[u8]>>, method: &Method
 /// [`Error::Lost`] when the client is gone.
 pub(crate) fn send(
     transport: Box<dyn Transport>,
-    bytes: Vec<u8>,
+    mut bytes: Vec<u8>,
+    body: &[u8],
     more_to_read: bool,
     ticket: impl Send + 'static,
 ) -> Result<()> {
     let mut halves = transport.split().map_err(Error::lost)?;
+    let (first, body) = body.split_at(body.len().min(WITH_HEAD));
+    bytes.extend_from_slice(first);
     let sent = send_now(&mut *halves.write, &bytes).map_err(Error::lost)?;
-    if sent == bytes.len() && !more_to_read && halves.write.try_flush().is_ok() {
+    bytes.drain(..sent);
+    let sent = match bytes.is_empty() {
+        true => send_now(&mut *halves.write, body).map_err(Error::lost)?,
+        false => 0,
+    };
+    bytes.extend_from_slice(&body[sent..]);
+    if bytes.is_empty() && !more_to_read && halves.write.try_flush().is_ok() {
         // A client that has what it wanted may have gone already.
         let _ = halves.write.finish();
         return Ok(());
     }
     spawn("ws-respond", move || {
-        if let Err(error) = send_rest(&mut halves, &bytes[sent..]) {
+        if let Err(error) = send_rest(&mut halves, &bytes) {
             log::debug!("a response was not sent to its end: {error}");
         }
         drop(ticket);

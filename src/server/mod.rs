@@ -85,9 +85,17 @@ const TOLD: usize = 256;
 /// | HTTP on a TLS port | 400, without TLS |
 /// | more connections than [`max_connections`](Self::max_connections) | 503 |
 ///
-/// A request that is not a proper one for a WebSocket, [`Websocket::accept`] answers: 426 without an upgrade
-/// to version 13, 405 for another method than `GET`, 413 for one with a body, 403 for a page that
-/// [may not connect](crate::Options::allow_origin), 400 for what is malformed.
+/// A request that is not a proper one for a WebSocket, [`Websocket::accept`] answers:
+///
+/// | request | answer |
+/// | --- | --- |
+/// | another method than `GET` | 405 |
+/// | no `Connection: Upgrade`; no `Upgrade: websocket`, or one that names another protocol beside it | 426 |
+/// | another `Sec-WebSocket-Version` than 13 | 426 |
+/// | HTTP/1.0; `GET *`; a `Host` that is none, or not one; a `Sec-WebSocket-Key` that is not 16 bytes in Base64; a `Content-Length` that is no length | 400 |
+/// | a body | 413 |
+/// | an `Expect` other than `100-continue` (which is answered 100 before the 101) | 417 |
+/// | a page that [may not connect](crate::Options::allow_origin) | 403 |
 ///
 /// When the system has no descriptor left, accepting pauses, which is logged, until there is one.
 ///
@@ -247,7 +255,9 @@ impl Server {
         self.local_addr
     }
 
-    /// The URL that a client on this machine connects to, such as `ws://127.0.0.1:8080`.
+    /// The URL that a client on this machine connects to, such as `ws://127.0.0.1:8080`. One for a link-local
+    /// address has its zone as a number, such as `ws://[fe80::1%252]:8080` for network interface 2; another machine
+    /// has other numbers.
     pub fn url(&self) -> &str {
         &self.url
     }

@@ -127,6 +127,12 @@ impl Websocket {
     /// | `ws+unix:/path/of/socket[:/path?query]` | over a Unix socket, written as the npm package `ws` does; a colon in the socket's path is `%3A` |
     /// | `wss+unix:…` | over TLS over a Unix socket; the certificate is for `localhost` |
     ///
+    /// A link-local address needs the name or number of the network interface that leads to it:
+    /// `ws://[fe80::1%25eth0]:8080/`, as RFC 6874 writes it, or `ws://[fe80::1%eth0]:8080/`. (`%251` is
+    /// number 1.) The server is not told it, and the certificate for `wss` is for the address alone. No
+    /// proxy can be told it either: through one, such an address is an [`Error::Proxy`]. An interface that does not exist
+    /// is an [`Error::Resolve`], after which a client that [reconnects](Options::reconnect) tries again.
+    ///
     /// A user and password in the URL (`wss://user:password@host/`) are sent as Basic authentication.
     ///
     /// Returns at once. Name look-up, TCP connection and handshakes are done by the reader thread
@@ -144,8 +150,8 @@ impl Websocket {
     /// Completes an incoming connection: RTCBot's `Websocket(request)`.
     ///
     /// Returns at once; the reader thread answers the handshake. If the request is not one for a
-    /// WebSocket, the client gets the HTTP status that says so, and this `Websocket` has failed with
-    /// [`Error::Handshake`]. For other settings than the defaults, see [`Options`].
+    /// WebSocket, the client gets the HTTP status that says so (see [`Server`](crate::Server#strangers)), and this
+    /// `Websocket` has failed with [`Error::Handshake`]. For other settings than the defaults, see [`Options`].
     ///
     /// To refuse a client, answer the request with [`Request::respond`], or accept it and
     /// [`close_with`](Self::close_with) a code; that waits for the client's answer, so an accept loop
@@ -752,7 +758,9 @@ impl Websocket {
 
 /// What is known about the connection.
 impl Websocket {
-    /// The URL that was connected to, or for an accepted connection, where it comes from.
+    /// The URL that was connected to, or for an accepted connection, where it comes from. It is what logs and
+    /// errors say: without the URL's user and password, fragment, and the text of its query, in which there may be a
+    /// token (`ws://robot.local/drive?...`).
     pub fn name(&self) -> &str {
         &self.shared().name
     }
@@ -770,12 +778,15 @@ impl Websocket {
 
     /// The head of the handshake request: on a server the client's, on a client its own. `None`
     /// before the connection is ready.
+    ///
+    /// Its `Debug` leaves out the values of headers that may hold a secret, and on a client of those that the program
+    /// gave; it shows the query.
     pub fn request(&self) -> Option<Arc<http::Request<()>>> {
         Some(self.facts()?.request)
     }
 
     /// The head of the handshake response: on a client the server's, on a server its own. `None`
-    /// before the connection is ready.
+    /// before the connection is ready. As [`request`](Self::request), its `Debug` shows no secrets.
     pub fn response(&self) -> Option<Arc<http::Response<()>>> {
         Some(self.facts()?.response)
     }

@@ -87,7 +87,7 @@ fn refuse(
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     let bytes = response::to_bytes(response, head.method());
-    response::send(transport, bytes, has_body(head), permit)
+    response::send(transport, bytes, &[], has_body(head), permit)
 }
 
 /// One end of a connection in memory, which needs no handshake.
