@@ -21,7 +21,7 @@ pub enum Error {
     /// is none of `ws`, `wss`, `http`, `https`. Returned by `connect` itself; correct the URL.
     #[error("invalid URL {url:?}: {reason}")]
     InvalidUrl {
-        /// The URL as it was given.
+        /// The URL as it was given, without what may be a user and a password, and without the text of its query.
         url: String,
         /// What is wrong with it.
         reason: String,

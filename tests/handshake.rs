@@ -419,6 +419,11 @@ fn each_fault_of_a_request_has_its_status() {
             "upgrade: websocket",
         ),
         (
+            instead_of("Upgrade: websocket\r\n", ""),
+            426,
+            "connection: close, Upgrade\r\n",
+        ),
+        (
             instead_of("Connection: Upgrade\r\n", ""),
             426,
             "upgrade: websocket",
@@ -676,6 +681,8 @@ fn a_request_is_for_a_path_on_one_host() {
         (host("Host:"), 101),
         (host("Host: LOCALHOST.:80"), 101),
         (host("Host: [::1]:80"), 101),
+        // Python's aiohttp and websockets say this.
+        (host("Host: [fe80::1%eth0]:80"), 101),
         (host("Host: [fe80::1%25eth0]:80"), 101),
         (host("Host: a_b:"), 101),
         (host("Host: a b"), 400),

@@ -55,7 +55,8 @@ fn a_unix_socket_is_served_and_connected_to() {
     assert_eq!(request.peer_addr(), None);
     let peer = Websocket::accept(request);
     goes_both_ways(&client, &peer);
-    assert_eq!(client.name(), url);
+    // The query may be a secret.
+    assert_eq!(client.name(), url.replace("?a=b", "?..."));
     assert_eq!(client.peer_addr(), None);
     client.close().unwrap();
     peer.wait_closed_timeout(DEADLINE).unwrap();

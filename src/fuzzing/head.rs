@@ -150,7 +150,11 @@ fn refusal_in(answer: &[u8]) -> StatusCode {
         assert!(found.next().is_none(), "{name} twice");
         value
     };
-    assert_eq!(header("connection").as_deref(), Some(&b"close"[..]));
+    let connection = match header("upgrade") {
+        Some(_) => &b"close, Upgrade"[..],
+        None => b"close",
+    };
+    assert_eq!(header("connection").as_deref(), Some(connection));
     let body = (answer.len() - length).to_string();
     assert_eq!(header("content-length"), Some(body.into_bytes()));
     let status = StatusCode::from_u16(head.code.unwrap_or_default()).expect("a status");

@@ -255,8 +255,7 @@ fn start(address: &SocketAddr) -> io::Result<TcpStream> {
     match rustix::net::connect(&socket, address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(TcpStream::from(socket)),
         Err(Errno::INVAL) if needs_zone(address) => {
-            let text = "a link-local address needs the name of a network interface, as in \
-                        [fe80::1%25eth0]";
+            let text = "a link-local address needs its network interface, as in [fe80::1%eth0]";
             Err(io::Error::new(io::ErrorKind::InvalidInput, text))
         }
         Err(error) => Err(error.into()),

@@ -48,10 +48,13 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A host with its zone, as RFC 6874 writes it: `[fe80::1%25eth0]`.
+/// A host with its zone: `[fe80::1%eth0]`, which Python's aiohttp and websockets read as well; as RFC 6874 writes
+/// it only where that could be read as another zone.
 pub(crate) fn with_zone(host: &str, zone: &str) -> String {
-    let zone = utf8_percent_encode(zone, NOT_IN_A_ZONE);
-    format!("{}%25{zone}]", host.trim_end_matches(']'))
+    let encoded = utf8_percent_encode(zone, NOT_IN_A_ZONE).to_string();
+    let is_unclear = encoded != zone || (zone.starts_with("25") && zone != "25");
+    let percent = if is_unclear { "%25" } else { "%" };
+    format!("{}{percent}{encoded}]", host.trim_end_matches(']'))
 }
 
 /// Takes the zone out of a URL, which no library reads that follows the URL standard: what is left, and the zone.
@@ -136,6 +139,7 @@ mod tests {
             ("ws://[fe80::1%251]/", "ws://[fe80::1]/", "1"),
             ("ws://[fe80::1%25]/", "ws://[fe80::1]/", "25"),
             ("ws://[fe80::1%2525]/", "ws://[fe80::1]/", "25"),
+            ("ws://[fe80::1%25251]/", "ws://[fe80::1]/", "251"),
             ("ws://[fe80::1%25a%2Fb]/", "ws://[fe80::1]/", "a/b"),
             (
                 "ws://u:p@[fe80::1%eth0.7]:1?q",

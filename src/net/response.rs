@@ -39,7 +39,12 @@ pub(crate) fn to_parts<B: AsRef<[u8]>>(
     if has_body {
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    // RFC 9110, section 7.8: who names a protocol to upgrade to says so here, too.
+    let connection = match headers.contains_key(header::UPGRADE) {
+        true => "close, Upgrade",
+        false => "close",
+    };
+    headers.insert(header::CONNECTION, HeaderValue::from_static(connection));
     let head = response_head(&response);
     let has_body = has_body && *method != Method::HEAD;
     (head, has_body.then(|| response.into_body()))

@@ -337,11 +337,11 @@ mod tests {
                 "{url}"
             );
             assert_eq!(target.url.as_str(), "ws://[fe80::1]:8080/a?b");
-            assert_eq!(target.name, "ws://[fe80::1%25eth0]:8080/a?...");
+            assert_eq!(target.name, "ws://[fe80::1%eth0]:8080/a?...");
             assert_eq!(parse(&target.name).place, target.place);
             let second = target.redirect("/b").unwrap();
             assert_eq!(second.place, target.place);
-            assert_eq!(second.name, "ws://[fe80::1%25eth0]:8080/b");
+            assert_eq!(second.name, "ws://[fe80::1%eth0]:8080/b");
             assert!(target.may_share_secrets_with(&second));
             let same = target.redirect("http://[fe80::1]:8080/c").unwrap();
             assert_eq!(same.place, target.place);

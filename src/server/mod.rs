@@ -256,8 +256,8 @@ impl Server {
     }
 
     /// The URL that a client on this machine connects to, such as `ws://127.0.0.1:8080`. One for a link-local
-    /// address has its zone as a number, such as `ws://[fe80::1%252]:8080` for network interface 2; another machine
-    /// has other numbers.
+    /// address has the number of the network interface in it, such as `ws://[fe80::1%2]:8080`; another machine has
+    /// other numbers.
     pub fn url(&self) -> &str {
         &self.url
     }

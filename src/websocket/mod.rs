@@ -128,8 +128,8 @@ impl Websocket {
     /// | `wss+unix:…` | over TLS over a Unix socket; the certificate is for `localhost` |
     ///
     /// A link-local address needs the name or number of the network interface that leads to it:
-    /// `ws://[fe80::1%25eth0]:8080/`, as RFC 6874 writes it, or `ws://[fe80::1%eth0]:8080/`. (`%251` is
-    /// number 1.) The server is not told it, and the certificate for `wss` is for the address alone. No
+    /// `ws://[fe80::1%eth0]:8080/`, or `ws://[fe80::1%25eth0]:8080/`, as RFC 6874 writes it. (`%251` is
+    /// number 1, as there.) The server is not told it, and the certificate for `wss` is for the address alone. No
     /// proxy can be told it either: through one, such an address is an [`Error::Proxy`]. An interface that does not exist
     /// is an [`Error::Resolve`], after which a client that [reconnects](Options::reconnect) tries again.
     ///

@@ -134,6 +134,15 @@ mod tests {
     }
 
     #[test]
+    fn interim_responses_without_end_are_an_error() {
+        let endless = "HTTP/1.1 102 Processing\r\n\r\n".repeat(3000);
+        let reason = ask("http://proxy:7", "example.com", answering(endless)).reason();
+        assert!(reason.contains("interim"), "{reason}");
+        let folded = "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\nsaid";
+        ask("http://proxy:7", "example.com", answering(folded)).leads_to_target(b"said");
+    }
+
+    #[test]
     fn a_refusal_of_connect_says_why() {
         for (answer, said) in [
             ("403 Forbidden\r\n\r\n", "403 Forbidden"),
