@@ -718,6 +718,42 @@ fn a_body_of_no_length_is_none_and_a_length_that_is_none_is_a_fault() {
     }
 }
 
+// RFC 9112, sections 2.2, 2.3, 5.1 and 5.2.
+#[test]
+fn a_head_that_could_be_read_in_two_ways_is_no_request() {
+    for request in [
+        with_header("X: a\r\n b"),
+        with_header(" X: a"),
+        with_header("X : a"),
+        with_header("X\t: a"),
+        with_header(": a"),
+        with_header("X"),
+        with_header("X: a\rY: b"),
+        with_header("X: a\0"),
+        with(" HTTP/1.1", ""),
+        with(" HTTP/1.1", " HTTP/1.1 x"),
+        with(" HTTP/1.1", " HTTP/2.0"),
+        with("GET /chat", "GET  /chat"),
+        with("GET /chat", "GET /ch at"),
+        with("GET /chat", "G(T /chat"),
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
+    ] {
+        let (mut server, mut stream) = server_and_stream();
+        stream.write_all(request.as_bytes()).unwrap();
+        let reading = thread::spawn(move || read_head(&mut stream));
+        while !reading.is_finished() {
+            let request = server.next_timeout(std::time::Duration::from_millis(5));
+            assert!(request.is_none(), "{request:?}");
+        }
+        let head = reading.join().unwrap();
+        assert!(head.starts_with("HTTP/1.1 400 "), "{request}{head}");
+    }
+    // Empty lines may come first, and lines may end without CR.
+    for request in [format!("\r\n\r\n{UPGRADE}"), UPGRADE.replace('\r', "")] {
+        assert_eq!(made_of(&request), (true, 101), "{request}");
+    }
+}
+
 #[test]
 #[cfg(feature = "native-tls")]
 fn a_server_with_tls_wants_its_own_pages_to_come_over_tls() {

@@ -506,6 +506,41 @@ fn tls_goes_through_a_proxy() {
 }
 
 #[test]
+#[cfg(feature = "native-tls")]
+fn each_form_of_a_host_is_the_one_that_its_certificate_is_for() {
+    let pki = rig::tls::pki_for(&["robot.example", "xn--bcher-kva.example", "192.0.2.1"]);
+    let mut server = pki.server();
+    for (host, named) in [
+        ("robot.example", "robot.example"),
+        ("ROBOT.Example", "robot.example"),
+        ("r%6Fbot.example", "robot.example"),
+        // A dot at the end says that the name is complete, and is no part of it.
+        ("robot.example.", "robot.example."),
+        ("b\u{fc}cher.example", "xn--bcher-kva.example"),
+        ("0xc0.0.513", "192.0.2.1"),
+    ] {
+        let (address, asked) = proxy(&server);
+        let client = pki
+            .options()
+            .proxy(format!("http://{address}"))
+            .connect(format!("wss://{host}/"))
+            .unwrap();
+        let request = server.next_timeout(DEADLINE);
+        let Some(request) = request else {
+            panic!("{host}: {:?}", client.error());
+        };
+        assert_eq!(request.header("host"), Some(named));
+        let _peer = Websocket::accept(request);
+        client.wait_ready_timeout(DEADLINE).unwrap();
+        let asked = asked.join().unwrap();
+        assert!(
+            asked.starts_with(&format!("CONNECT {named}:443 ")),
+            "{asked}"
+        );
+    }
+}
+
+#[test]
 fn a_proxy_that_refuses_or_is_not_there_is_an_error_without_the_password() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -311,7 +311,8 @@ fn encrypt(
     let host = match &target.place {
         Place::Unix(_) => "localhost".to_owned(),
         Place::Host(endpoint) => match &endpoint.host {
-            Host::Domain(name) => name.clone(),
+            // RFC 6066, section 3: a name is sent without the dot that may end it. Certificates have none.
+            Host::Domain(name) => name.strip_suffix('.').unwrap_or(name).to_owned(),
             Host::Ipv4(ip) => ip.to_string(),
             Host::Ipv6(ip) => ip.to_string(),
         },
