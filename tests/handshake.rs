@@ -4,12 +4,13 @@ mod rig;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::thread;
 
 #[cfg(feature = "native-tls")]
 use rig::url;
 use rig::{DEADLINE, UPGRADE, read_head, server_and_bytes};
-use rtcbot_websocket::{Error, Options, Request, Server, Websocket};
+use rtcbot_websocket::{Backoff, Error, Options, Request, Server, Websocket};
 
 /// What the server is asked by a client with these options.
 fn request_of(options: &Options) -> Request {
@@ -185,6 +186,61 @@ fn a_query_may_be_a_secret() {
     for text in shown {
         assert!(!text.contains(secret), "{text}");
     }
+}
+
+/// What was logged.
+static LOGGED: Mutex<String> = Mutex::new(String::new());
+
+struct Log;
+
+impl log::Log for Log {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let mut logged = LOGGED.lock().unwrap();
+        logged.push_str(&format!("{}\n", record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn no_secret_is_logged() {
+    // Beside it, other tests would log what they do.
+    rig::alone("no_secret_is_logged", || {
+        log::set_logger(&Log).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+        let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+        let url = format!("{}/drive?token=t0k3n", server.url());
+        let client = Options::new()
+            .basic_auth("me", "t0k3n")
+            .header("X-Api-Key", "t0k3n")
+            .subprotocol("t0k3n")
+            .max_redirects(1)
+            .reconnect(Backoff::default())
+            .connect(&url)
+            .unwrap();
+        let request = server.next_timeout(DEADLINE).unwrap();
+        request.respond(503, "later").unwrap();
+        let request = server.next_timeout(DEADLINE).unwrap();
+        let response = rtcbot_websocket::http::Response::builder()
+            .status(302)
+            .header("Location", &url)
+            .body("")
+            .unwrap();
+        request.respond_with(response).unwrap();
+        let request = server.next_timeout(DEADLINE).unwrap();
+        let peer = Websocket::accept(request);
+        client.wait_ready_timeout(DEADLINE).unwrap();
+        client.close().unwrap();
+        peer.wait_closed_timeout(DEADLINE).unwrap();
+        let logged = LOGGED.lock().unwrap();
+        assert!(logged.contains("trying again"), "{logged}");
+        assert!(logged.contains("redirected to"), "{logged}");
+        assert!(!logged.contains("t0k3n"), "{logged}");
+    });
 }
 
 #[test]

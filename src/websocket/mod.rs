@@ -139,6 +139,10 @@ impl Websocket {
     /// within [`connect_timeout`](Options::connect_timeout); meanwhile everything can be used. For
     /// other settings than the defaults, see [`Options`].
     ///
+    /// The server's answer may be written in every way that HTTP/1.1 has for it: interim responses (1xx) before it are
+    /// skipped, up to 64 KiB of them, and lines that are folded are put together. A redirect is
+    /// [not followed by default](Options::max_redirects).
+    ///
     /// # Errors
     ///
     /// [`Error::InvalidUrl`] for a URL that cannot work. What goes wrong later, `get`, `wait_ready`
