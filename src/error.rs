@@ -21,7 +21,8 @@ pub enum Error {
     /// is none of `ws`, `wss`, `http`, `https`. Returned by `connect` itself; correct the URL.
     #[error("invalid URL {url:?}: {reason}")]
     InvalidUrl {
-        /// The URL as it was given, without what may be a user and a password, and without the text of its query.
+        /// The URL as it was given, without what may be a user and a password, and without the text
+        /// of its query.
         url: String,
         /// What is wrong with it.
         reason: String,
@@ -36,8 +37,8 @@ pub enum Error {
         reason: String,
     },
 
-    /// The host's name could not be resolved to an address; or the network interface that a link-local address is
-    /// written with does not exist.
+    /// The host's name could not be resolved to an address; or the network interface that a
+    /// link-local address is written with does not exist.
     #[error("cannot resolve {host:?}: {error}")]
     Resolve {
         /// The name that was looked up, or the address with the interface.
@@ -88,12 +89,13 @@ pub enum Error {
         stage: &'static str,
     },
 
-    /// The server answered the handshake with an HTTP status other than 101. The text shows what a body says that is
-    /// plain text, JSON or of no type.
+    /// The server answered the handshake with an HTTP status other than 101. The text shows what a
+    /// body says that is plain text, JSON or of no type.
     #[error("the server refused the WebSocket: it answered {}{}", .response.status(), said(.response))]
     Refused {
-        /// The status, the headers and the body: at most 64 KiB, and what came of it before the server was silent for
-        /// a second. A chunked body is put together. (The body of a redirect that is followed is not read.)
+        /// The status, the headers and the body: at most 64 KiB, and what came of it before the
+        /// server was silent for a second. A chunked body is put together. (The body of a redirect
+        /// that is followed is not read.)
         response: Arc<http::Response<Bytes>>,
     },
 

@@ -545,8 +545,8 @@ fn each_fault_of_a_request_has_its_status() {
     }
 }
 
-/// What a server of this crate makes of a request: whether it is for a WebSocket, and the status that `accept`
-/// answers.
+/// What a server of this crate makes of a request: whether it is for a WebSocket, and the status
+/// that `accept` answers.
 fn made_of(request: &str) -> (bool, u16) {
     let latin_1: Vec<u8> = request.chars().map(|c| u8::try_from(c).unwrap()).collect();
     let mut server = Server::bind((rig::own_address(), 0)).unwrap();

@@ -1,5 +1,5 @@
-//! Link-local addresses: a robot on a cable without DHCP has no other. The same one may be on each of a machine's
-//! networks, so that a URL names the network's interface as well (F4; RFC 6874).
+//! Link-local addresses: a robot on a cable without DHCP has no other. The same one may be on each
+//! of a machine's networks, so that a URL names the network's interface as well (F4; RFC 6874).
 
 mod rig;
 
@@ -17,8 +17,8 @@ const ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// The number of the loopback interface: it is the first that a network namespace has.
 const LOOPBACK: u32 = 1;
 
-/// Runs the test of this name, which calls this, once more in a network namespace of its own, where `fe80::1` is
-/// an address of the loopback interface.
+/// Runs the test of this name, which calls this, once more in a network namespace of its own, where
+/// `fe80::1` is an address of the loopback interface.
 #[track_caller]
 fn in_a_network_of_its_own(test: &str, body: impl FnOnce()) {
     const INSIDE: &str = "RTCBOT_WEBSOCKET_NAMESPACE";

@@ -1,4 +1,5 @@
-//! HTTP as a client: all that may come before, around and after the answer to a request for a WebSocket.
+//! HTTP as a client: all that may come before, around and after the answer to a request for a
+//! WebSocket.
 
 mod rig;
 

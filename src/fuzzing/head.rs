@@ -258,7 +258,7 @@ fn check_valid(head: &http::Request<()>, encrypted: bool) {
     assert_eq!(head.method(), Method::GET);
     assert_eq!(head.version(), Version::HTTP_11);
     assert_eq!(all(header::HOST).count(), 1);
-    let host = String::from_utf8_lossy(&headers[header::HOST].as_bytes().to_vec()).into_owned();
+    let host = String::from_utf8_lossy(headers[header::HOST].as_bytes());
     assert!(
         !host.contains([' ', '\t', '/', '?', '#', '@', '\\', '"']),
         "{host}"

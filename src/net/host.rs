@@ -10,8 +10,8 @@ use url::Host;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     pub(crate) host: Host<String>,
-    /// The network interface that leads to a link-local address, by name or number. It means nothing on another
-    /// machine.
+    /// The network interface that leads to a link-local address, by name or number. It means
+    /// nothing on another machine.
     pub(crate) zone: Option<String>,
     pub(crate) port: u16,
 }
@@ -48,8 +48,8 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A host with its zone: `[fe80::1%eth0]`, which Python's aiohttp and websockets read as well; as RFC 6874 writes
-/// it only where that could be read as another zone.
+/// A host with its zone: `[fe80::1%eth0]`, which Python's aiohttp and websockets read as well; as
+/// RFC 6874 writes it only where that could be read as another zone.
 pub(crate) fn with_zone(host: &str, zone: &str) -> String {
     let encoded = utf8_percent_encode(zone, NOT_IN_A_ZONE).to_string();
     let is_unclear = encoded != zone || (zone.starts_with("25") && zone != "25");
@@ -57,10 +57,11 @@ pub(crate) fn with_zone(host: &str, zone: &str) -> String {
     format!("{}{percent}{encoded}]", host.trim_end_matches(']'))
 }
 
-/// Takes the zone out of a URL, which no library reads that follows the URL standard: what is left, and the zone.
+/// Takes the zone out of a URL, which no library reads that follows the URL standard: what is left,
+/// and the zone.
 ///
-/// It is written `[fe80::1%25eth0]` (RFC 6874, section 2), or `[fe80::1%eth0]`, as everywhere else (RFC 4007,
-/// section 11.2). Where both could be meant, it is the first.
+/// It is written `[fe80::1%25eth0]` (RFC 6874, section 2), or `[fe80::1%eth0]`, as everywhere else
+/// (RFC 4007, section 11.2). Where both could be meant, it is the first.
 pub(crate) fn without_zone(url: &str) -> Option<(String, String)> {
     let start = url.find("://")? + "://".len();
     let end = url[start..].find(['/', '\\', '?', '#']);
@@ -82,8 +83,9 @@ pub(crate) fn without_zone(url: &str) -> Option<(String, String)> {
     Some((format!("{}{}", &url[..end_of_address], &url[rest..]), zone))
 }
 
-/// Whether this is what a `Host` header has: a host, and perhaps a port (RFC 9110, section 7.2; RFC 3986, section
-/// 3.2). It may be empty. A zone is none of the other machine's business, but some clients send it.
+/// Whether this is what a `Host` header has: a host, and perhaps a port (RFC 9110, section 7.2; RFC
+/// 3986, section 3.2). It may be empty. A zone is none of the other machine's business, but some
+/// clients send it.
 pub(crate) fn is_host_and_port(value: &[u8]) -> bool {
     let Ok(value) = std::str::from_utf8(value) else {
         return false;

@@ -32,7 +32,8 @@ impl Origins {
         self.allowed.push(Rule::If(f));
     }
 
-    /// Whether a request is welcome, which came over TLS or not; if not, what it says its origin is.
+    /// Whether a request is welcome, which came over TLS or not; if not, what it says its origin
+    /// is.
     pub(crate) fn check(&self, request: &Request<()>, encrypted: bool) -> Result<(), String> {
         let headers = request.headers();
         let mut origins = headers.get_all(header::ORIGIN).iter();
@@ -71,8 +72,9 @@ fn same_text(allowed: &str, origin: &str) -> bool {
     allowed.eq_ignore_ascii_case(origin)
 }
 
-/// Whether the page came from the host and port that it now connects to. To a server with TLS, a page without
-/// is another's: whoever is on the way may have made it. A server without may have a proxy in front that has it.
+/// Whether the page came from the host and port that it now connects to. To a server with TLS, a
+/// page without is another's: whoever is on the way may have made it. A server without may have a
+/// proxy in front that has it.
 fn is_same_host(origin: &str, host: &str, encrypted: bool) -> bool {
     let Ok(page) = parse(origin) else {
         return false;

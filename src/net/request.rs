@@ -78,12 +78,14 @@ impl Request {
         self.head.uri().path()
     }
 
-    /// What stands behind the `?`, undecoded. The request's `Debug` leaves it out, since tokens are put there.
+    /// What stands behind the `?`, undecoded. The request's `Debug` leaves it out, since tokens are
+    /// put there.
     pub fn query(&self) -> Option<&str> {
         self.head.uri().query()
     }
 
-    /// All headers. The values of those that may hold a secret (`Authorization`, `Proxy-Authorization`, `Cookie`,
+    /// All headers. The values of those that may hold a secret (`Authorization`,
+    /// `Proxy-Authorization`, `Cookie`,
     /// `Sec-WebSocket-Protocol`) are left out of their `Debug`.
     pub fn headers(&self) -> &HeaderMap {
         self.head.headers()
@@ -94,8 +96,8 @@ impl Request {
         self.headers().get(name)?.to_str().ok()
     }
 
-    /// The page that a browser says it connects for, such as `https://robot.example`. Which pages may connect,
-    /// [`Options::allow_origin`](crate::Options::allow_origin) says.
+    /// The page that a browser says it connects for, such as `https://robot.example`. Which pages
+    /// may connect, [`Options::allow_origin`](crate::Options::allow_origin) says.
     pub fn origin(&self) -> Option<&str> {
         self.header(header::ORIGIN.as_str())
     }
@@ -105,8 +107,9 @@ impl Request {
         subprotocols(self.headers())
     }
 
-    /// The user and password of an `Authorization: Basic` header (RFC 7617); `None` if there is none
-    /// or it is malformed. Its Base64 is padded, and may end in bits that mean nothing. To ask for one, answer 401 with a `WWW-Authenticate` header.
+    /// The user and password of an `Authorization: Basic` header (RFC 7617); `None` if there is
+    /// none or it is malformed. Its Base64 is padded, and may end in bits that mean nothing. To ask
+    /// for one, answer 401 with a `WWW-Authenticate` header.
     pub fn basic_auth(&self) -> Option<BasicAuth> {
         BasicAuth::parse(self.headers().get(header::AUTHORIZATION)?)
     }
@@ -124,8 +127,8 @@ impl Request {
     /// Whether the client asks for a WebSocket: the request is HTTP/1.1, its `Upgrade` header names
     /// `websocket` and no other protocol, and `Connection` has `Upgrade` among its elements. Each may
     /// stand on several lines. If not, answer it with [`respond`](Self::respond):
-    /// [`accept`](crate::Websocket::accept) refuses every request for which this is `false`. What else
-    /// is wrong with a request, `accept` tells the client.
+    /// [`accept`](crate::Websocket::accept) refuses every request for which this is `false`. What
+    /// else is wrong with a request, `accept` tells the client.
     ///
     /// `Upgrade: websocket, h2c` and `Upgrade: websocket/13` are not for a WebSocket, as in aiohttp
     /// and in Python's websockets.
@@ -155,9 +158,10 @@ impl Request {
     /// is set, and `Content-Type` to `text/plain; charset=utf-8` if there is none; to a `HEAD` request,
     /// only the head is sent. (What a request has in its body is not read: this is for pages.)
     ///
-    /// Does not wait: what the client does not take at once is copied and sent by a thread, for as long as the
-    /// client takes something at least every 10 seconds and is not slower than 16 KiB a second. Sockets take
-    /// some hundred kilobytes at once; a server of large files belongs in front of this one.
+    /// Does not wait: what the client does not take at once is copied and sent by a thread, for as
+    /// long as the client takes something at least every 10 seconds and is not slower than 16 KiB a
+    /// second. Sockets take some hundred kilobytes at once; a server of large files belongs in
+    /// front of this one.
     ///
     /// # Errors
     ///

@@ -25,7 +25,8 @@ const UNREAD_WAIT: Duration = Duration::from_secs(2);
 /// How much of a body is sent in one piece with its head.
 const WITH_HEAD: usize = 16 << 10;
 
-/// The head of a response to a request with this method, the last on its connection, and the body that follows.
+/// The head of a response to a request with this method, the last on its connection, and the body
+/// that follows.
 pub(crate) fn to_parts<B: AsRef<[u8]>>(
     mut response: Response<B>,
     method: &Method,
@@ -59,9 +60,9 @@ pub(crate) fn to_bytes(response: Response<impl AsRef<[u8]>>, method: &Method) ->
     bytes
 }
 
-/// Sends a response and ends the connection. What does not go at once is copied and sent by a thread, which is
-/// also needed when there is more to be read: to close a socket with bytes unread would reset the
-/// connection, and the response might be lost. `ticket` is dropped at the end.
+/// Sends a response and ends the connection. What does not go at once is copied and sent by a
+/// thread, which is also needed when there is more to be read: to close a socket with bytes unread
+/// would reset the connection, and the response might be lost. `ticket` is dropped at the end.
 ///
 /// # Errors
 ///

@@ -21,8 +21,8 @@ pub(crate) struct Target {
     /// What the handshake asks for: a `ws` or `wss` URL without user, password, zone and fragment.
     pub(crate) url: Url,
     pub(crate) credentials: Option<Credentials>,
-    /// The URL for the log and for errors, without user and password, and without the text of the query, in
-    /// which there may be a token.
+    /// The URL for the log and for errors, without user and password, and without the text of the
+    /// query, in which there may be a token.
     pub(crate) name: String,
 }
 
@@ -199,7 +199,8 @@ fn is(scheme: &str, name: &str) -> bool {
     scheme.eq_ignore_ascii_case(name)
 }
 
-/// As much of a text that is meant to be a URL as can be shown: not what may be a user and a password, or a query.
+/// As much of a text that is meant to be a URL as can be shown: not what may be a user and a
+/// password, or a query.
 fn shown(text: &str) -> String {
     let (start, rest) = text.split_at(text.find(['?', '#']).unwrap_or(text.len()));
     match start.rsplit_once('@') {

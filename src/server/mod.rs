@@ -255,9 +255,9 @@ impl Server {
         self.local_addr
     }
 
-    /// The URL that a client on this machine connects to, such as `ws://127.0.0.1:8080`. One for a link-local
-    /// address has the number of the network interface in it, such as `ws://[fe80::1%2]:8080`; another machine has
-    /// other numbers.
+    /// The URL that a client on this machine connects to, such as `ws://127.0.0.1:8080`. One for a
+    /// link-local address has the number of the network interface in it, such as
+    /// `ws://[fe80::1%2]:8080`; another machine has other numbers.
     pub fn url(&self) -> &str {
         &self.url
     }

@@ -142,9 +142,9 @@ impl Call {
         Ok(request)
     }
 
-    /// The call that a refusal leads to, if it is a redirect. On another host or port nothing is told but what
-    /// the settings say about this client and the WebSocket that it wants: a header of the program's own may be a
-    /// secret, whatever its name is.
+    /// The call that a refusal leads to, if it is a redirect. On another host or port nothing is
+    /// told but what the settings say about this client and the WebSocket that it wants: a header
+    /// of the program's own may be a secret, whatever its name is.
     fn redirected(&self, response: &http::Response<bytes::Bytes>) -> Option<Result<Call>> {
         let mut target = match self.target.redirect(redirects_to(response)?) {
             Ok(target) => target,
@@ -311,7 +311,8 @@ fn encrypt(
     let host = match &target.place {
         Place::Unix(_) => "localhost".to_owned(),
         Place::Host(endpoint) => match &endpoint.host {
-            // RFC 6066, section 3: a name is sent without the dot that may end it. Certificates have none.
+            // RFC 6066, section 3: a name is sent without the dot that may end it. Certificates
+            // have none.
             Host::Domain(name) => name.strip_suffix('.').unwrap_or(name).to_owned(),
             Host::Ipv4(ip) => ip.to_string(),
             Host::Ipv6(ip) => ip.to_string(),

@@ -129,9 +129,10 @@ impl Websocket {
     ///
     /// A link-local address needs the name or number of the network interface that leads to it:
     /// `ws://[fe80::1%eth0]:8080/`, or `ws://[fe80::1%25eth0]:8080/`, as RFC 6874 writes it. (`%251` is
-    /// number 1, as there.) The server is not told it, and the certificate for `wss` is for the address alone. No
-    /// proxy can be told it either: through one, such an address is an [`Error::Proxy`]. An interface that does not exist
-    /// is an [`Error::Resolve`], after which a client that [reconnects](Options::reconnect) tries again.
+    /// number 1, as there.) The server is not told it, and the certificate for `wss` is for the
+    /// address alone. No proxy can be told it either: through one, such an address is an
+    /// [`Error::Proxy`]. An interface that does not exist is an [`Error::Resolve`], after which a
+    /// client that [reconnects](Options::reconnect) tries again.
     ///
     /// A user and password in the URL (`wss://user:password@host/`) are sent as Basic authentication.
     ///
@@ -139,9 +140,9 @@ impl Websocket {
     /// within [`connect_timeout`](Options::connect_timeout); meanwhile everything can be used. For
     /// other settings than the defaults, see [`Options`].
     ///
-    /// The server's answer may be written in every way that HTTP/1.1 has for it: interim responses (1xx) before it are
-    /// skipped, up to 64 KiB of them, and lines that are folded are put together. A redirect is
-    /// [not followed by default](Options::max_redirects).
+    /// The server's answer may be written in every way that HTTP/1.1 has for it: interim responses
+    /// (1xx) before it are skipped, up to 64 KiB of them, and lines that are folded are put
+    /// together. A redirect is [not followed by default](Options::max_redirects).
     ///
     /// # Errors
     ///
@@ -154,7 +155,8 @@ impl Websocket {
     /// Completes an incoming connection: RTCBot's `Websocket(request)`.
     ///
     /// Returns at once; the reader thread answers the handshake. If the request is not one for a
-    /// WebSocket, the client gets the HTTP status that says so (see [`Server`](crate::Server#strangers)), and this
+    /// WebSocket, the client gets the HTTP status that says so (see
+    /// [`Server`](crate::Server#strangers)), and this
     /// `Websocket` has failed with [`Error::Handshake`]. For other settings than the defaults, see [`Options`].
     ///
     /// To refuse a client, answer the request with [`Request::respond`], or accept it and
@@ -762,9 +764,9 @@ impl Websocket {
 
 /// What is known about the connection.
 impl Websocket {
-    /// The URL that was connected to, or for an accepted connection, where it comes from. It is what logs and
-    /// errors say: without the URL's user and password, fragment, and the text of its query, in which there may be a
-    /// token (`ws://robot.local/drive?...`).
+    /// The URL that was connected to, or for an accepted connection, where it comes from. It is
+    /// what logs and errors say: without the URL's user and password, fragment, and the text of its
+    /// query, in which there may be a token (`ws://robot.local/drive?...`).
     pub fn name(&self) -> &str {
         &self.shared().name
     }
@@ -783,8 +785,8 @@ impl Websocket {
     /// The head of the handshake request: on a server the client's, on a client its own. `None`
     /// before the connection is ready.
     ///
-    /// Its `Debug` leaves out the values of headers that may hold a secret, and on a client of those that the program
-    /// gave; it shows the query.
+    /// Its `Debug` leaves out the values of headers that may hold a secret, and on a client of
+    /// those that the program gave; it shows the query.
     pub fn request(&self) -> Option<Arc<http::Request<()>>> {
         Some(self.facts()?.request)
     }

@@ -314,17 +314,18 @@ impl Options {
         self
     }
 
-    /// A header for the handshake, beside those of the handshake itself: on a client for the request,
-    /// on a server for the response. Given twice, a name is sent twice. Its value is in no `Debug`, and is not sent
-    /// to [where another host redirects](Self::max_redirects). Defaults to none.
+    /// A header for the handshake, beside those of the handshake itself: on a client for the
+    /// request, on a server for the response. Given twice, a name is sent twice. Its value is in no
+    /// `Debug`, and is not sent to [where another host redirects](Self::max_redirects). Defaults to
+    /// none.
     pub fn header(&mut self, name: impl Into<String>, value: impl Into<String>) -> &mut Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    /// A header for a client's handshake whose value a function gives, anew for each attempt to connect:
-    /// for tokens that expire. It takes the place of one of the same name. As with [`header`](Self::header), its value
-    /// stays with the URL's host.
+    /// A header for a client's handshake whose value a function gives, anew for each attempt to
+    /// connect: for tokens that expire. It takes the place of one of the same name. As with
+    /// [`header`](Self::header), its value stays with the URL's host.
     ///
     /// The function is called on the reader thread, before the time of
     /// [`connect_timeout`](Self::connect_timeout) begins. Nobody can end it: while it takes its time, `close` may have
@@ -433,13 +434,14 @@ impl Options {
         self
     }
 
-    /// How many redirects (status 301, 302, 303, 307, 308) a client follows. Defaults to 0: a redirect is
-    /// [`Error::Refused`], as one without a `Location` or with several different ones always is.
+    /// How many redirects (status 301, 302, 303, 307, 308) a client follows. Defaults to 0: a
+    /// redirect is [`Error::Refused`], as one without a `Location` or with several different ones
+    /// always is.
     ///
-    /// One that leads from `wss` to `ws` is not followed. On another host or port, the server is told nothing but what
-    /// the settings [`subprotocol`](Self::subprotocol), [`origin`](Self::origin) and [`user_agent`](Self::user_agent)
-    /// say: all other headers and the URL's user and password are left out. (A token among the subprotocols goes
-    /// along.)
+    /// One that leads from `wss` to `ws` is not followed. On another host or port, the server is
+    /// told nothing but what the settings [`subprotocol`](Self::subprotocol),
+    /// [`origin`](Self::origin) and [`user_agent`](Self::user_agent) say: all other headers and the
+    /// URL's user and password are left out. (A token among the subprotocols goes along.)
     pub fn max_redirects(&mut self, redirects: usize) -> &mut Self {
         self.max_redirects = redirects;
         self
@@ -455,8 +457,9 @@ impl Options {
 
     /// Whether a client asks the environment for a proxy, if [`proxy`](Self::proxy) gives none:
     /// `http_proxy` for `ws` URLs, `https_proxy` or `HTTPS_PROXY` for `wss`, `all_proxy` or `ALL_PROXY`
-    /// for both, unless `no_proxy` or `NO_PROXY` lists the server. (Not `HTTP_PROXY`, which in a CGI
-    /// program is a request's header.) A [link-local address](Websocket::connect) is reached directly if
+    /// for both, unless `no_proxy` or `NO_PROXY` lists the server. (Not `HTTP_PROXY`, which in a
+    /// CGI program is a request's header.) A [link-local address](Websocket::connect) is reached
+    /// directly if
     /// `no_proxy` lists it, with or without its network interface, and not at all through a proxy.
     /// Defaults to `false`.
     pub fn proxy_from_env(&mut self, look: bool) -> &mut Self {
@@ -467,12 +470,12 @@ impl Options {
     /// A further site whose pages may connect to this server, as browsers say in the `Origin` header: for
     /// example `https://robot.example`, or `https://robot.example:8443`. May be given more than once.
     ///
-    /// Browsers let every page connect to every WebSocket, with the user's cookies, so it is the server
-    /// that must look whose page it is. By default only pages from the server itself may connect: the
-    /// origin's host and port are those of the request's `Host` header. On a server with TLS, the page must
-    /// have come over `https`, too; one without may have a proxy in front that has TLS, and takes both.
-    /// Others are answered 403.
-    /// Programs that are no browsers need not send an origin; then it is not looked at.
+    /// Browsers let every page connect to every WebSocket, with the user's cookies, so it is the
+    /// server that must look whose page it is. By default only pages from the server itself may
+    /// connect: the origin's host and port are those of the request's `Host` header. On a server
+    /// with TLS, the page must have come over `https`, too; one without may have a proxy in front
+    /// that has TLS, and takes both. Others are answered 403. Programs that are no browsers need
+    /// not send an origin; then it is not looked at.
     ///
     /// Whoever owns a name can have it lead to any address, also to one that only the user's browser
     /// reaches (DNS rebinding); the default does not tell such a page from the server's own. A server on
@@ -535,8 +538,8 @@ impl Options {
         }
         if !self.subprotocols.is_empty() {
             for (index, name) in self.subprotocols.iter().enumerate() {
-                // The tokens of HTTP, which header names are made of too. Which one it is, and not its
-                // text: that may be a secret.
+                // The tokens of HTTP, which header names are made of too. Which one it is, and not
+                // its text: that may be a secret.
                 HeaderName::from_bytes(name.as_bytes()).map_err(|_| Error::InvalidOption {
                     setting: "subprotocol",
                     reason: format!("number {} is not an HTTP token", index + 1),
@@ -574,10 +577,11 @@ impl Options {
     }
 }
 
-/// TLS, for clients, with the feature `native-tls`; a server's is set where it [listens](crate::Server::bind_tls). By default the
-/// server's certificate has to be for the URL's host, and signed by one that the system trusts. It names the host
-/// among its alternative names; a certificate without those is accepted where the TLS library (as OpenSSL does) takes
-/// its common name for the host.
+/// TLS, for clients, with the feature `native-tls`; a server's is set where it
+/// [listens](crate::Server::bind_tls). By default the server's certificate has to be for the URL's
+/// host, and signed by one that the system trusts. It names the host among its alternative names; a
+/// certificate without those is accepted where the TLS library (as OpenSSL does) takes its common
+/// name for the host.
 #[cfg(feature = "native-tls")]
 impl Options {
     /// One or more certificates that are trusted beside the system's, in PEM. May be given more than once.

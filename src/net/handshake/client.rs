@@ -22,7 +22,8 @@ use crate::net::transport::{Halves, WriteHalf, is_timeout};
 /// What HTTP has no words for.
 pub(crate) fn request(url: &Url) -> Result<Request<()>, String> {
     let uri: Uri = url.as_str().parse().map_err(|error| format!("{error}"))?;
-    // RFC 9110, section 7.2: first, and as the URL has it, with the port unless that is the usual one.
+    // RFC 9110, section 7.2: first, and as the URL has it, with the port unless that is the usual
+    // one.
     let host = &url[Position::BeforeHost..Position::AfterPort];
     Request::get(uri)
         .header(header::HOST, host)
@@ -61,8 +62,8 @@ fn capitalised(name: &HeaderName) -> String {
     words.collect::<Vec<_>>().join("-")
 }
 
-/// Asks the server for a WebSocket. Returns its response and what it sent right behind that. The body of a
-/// refusal is read, unless it is a redirect and those are followed.
+/// Asks the server for a WebSocket. Returns its response and what it sent right behind that. The
+/// body of a refusal is read, unless it is a redirect and those are followed.
 pub(crate) fn ask(
     halves: &mut Halves,
     request: &Request<()>,

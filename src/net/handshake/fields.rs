@@ -15,8 +15,8 @@ pub(super) fn header_map(raw: &[httparse::Header<'_>]) -> Result<HeaderMap, http
     Ok(map)
 }
 
-/// RFC 9112, section 5.2: a user agent replaces each line break within a value, and the blanks around
-/// it, with a blank. (A request with such a value is refused: the parser does not take it.)
+/// RFC 9112, section 5.2: a user agent replaces each line break within a value, and the blanks
+/// around it, with a blank. (A request with such a value is refused: the parser does not take it.)
 fn unfolded(value: &[u8]) -> Cow<'_, [u8]> {
     if !value.contains(&b'\n') {
         return Cow::Borrowed(value);
@@ -26,8 +26,8 @@ fn unfolded(value: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(lines.join(&b' '))
 }
 
-/// Whether a header's value may be a secret by the meaning that RFCs give it: a login, a session. Tokens
-/// are put into the subprotocols where there is no other place for them.
+/// Whether a header's value may be a secret by the meaning that RFCs give it: a login, a session.
+/// Tokens are put into the subprotocols where there is no other place for them.
 fn is_secret(name: &HeaderName) -> bool {
     [
         header::AUTHORIZATION,
@@ -48,8 +48,9 @@ pub(crate) fn mark_secrets(headers: &mut HeaderMap) {
     }
 }
 
-/// The elements of a list-valued header (RFC 9110, section 5.6.1): all lines of that name are one list
-/// (section 5.2), commas and optional blanks separate its elements, and empty elements do not count.
+/// The elements of a list-valued header (RFC 9110, section 5.6.1): all lines of that name are one
+/// list (section 5.2), commas and optional blanks separate its elements, and empty elements do not
+/// count.
 ///
 /// For lists of tokens, in which no comma can stand between quotes.
 pub(super) fn elements<'a>(
@@ -78,8 +79,8 @@ pub(super) fn has_only(headers: &HeaderMap, name: &HeaderName, token: &str) -> b
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Invalid;
 
-/// How long a body is said to be. RFC 9112, section 6.3: the same length may be said several times. One
-/// that is too large for a number is as large as a number can be.
+/// How long a body is said to be. RFC 9112, section 6.3: the same length may be said several times.
+/// One that is too large for a number is as large as a number can be.
 pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Invalid> {
     let mut length = None;
     let values = headers.get_all(header::CONTENT_LENGTH).into_iter();

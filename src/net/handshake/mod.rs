@@ -30,12 +30,13 @@ impl From<Error> for Failure {
     }
 }
 
-/// Whether a message switches to the WebSocket protocol and to nothing else: what is missing, if not.
+/// Whether a message switches to the WebSocket protocol and to nothing else: what is missing, if
+/// not.
 ///
-/// RFC 9110, section 7.8, lets `Upgrade` list several protocols. RFC 6455, section 4.1, has the client
-/// fail when a response names another one beside `websocket`. A request that does is refused as well, as
-/// aiohttp and Python's websockets refuse it. `websocket/13` is another protocol: RFC 6455 defines no
-/// version here.
+/// RFC 9110, section 7.8, lets `Upgrade` list several protocols. RFC 6455, section 4.1, has the
+/// client fail when a response names another one beside `websocket`. A request that does is refused
+/// as well, as aiohttp and Python's websockets refuse it. `websocket/13` is another protocol: RFC
+/// 6455 defines no version here.
 fn switches(headers: &HeaderMap) -> Result<(), &'static str> {
     if !has_only(headers, &header::UPGRADE, "websocket") {
         return Err("the header \"Upgrade: websocket\"");

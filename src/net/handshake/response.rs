@@ -28,8 +28,9 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// Whether another response follows. RFC 9110, section 15.2: any number of interim responses may come
-    /// before the final one, asked for or not. A 101 is the last thing that is said in HTTP.
+    /// Whether another response follows. RFC 9110, section 15.2: any number of interim responses
+    /// may come before the final one, asked for or not. A 101 is the last thing that is said in
+    /// HTTP.
     pub(crate) fn is_interim(&self) -> bool {
         let status = self.response.status();
         status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
@@ -160,11 +161,13 @@ enum End {
 impl End {
     fn of(response: &Response<()>) -> Self {
         let headers = response.headers();
-        // RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5: these have no body, whatever their headers say.
+        // RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5: these have no body, whatever their headers
+        // say.
         if matches!(response.status().as_u16(), 204 | 205 | 304) {
             return End::Length(0);
         }
-        // RFC 9112, section 6.1: Transfer-Encoding counts, and Content-Length does not, where both are.
+        // RFC 9112, section 6.1: Transfer-Encoding counts, and Content-Length does not, where both
+        // are.
         if headers.contains_key(header::TRANSFER_ENCODING) {
             let last = elements(headers, &header::TRANSFER_ENCODING).last();
             return match last.is_some_and(|last| last.eq_ignore_ascii_case(b"chunked")) {
@@ -182,7 +185,8 @@ impl End {
 }
 
 /// Reads a response's body, of which `bytes` are there already: [`MAX_BODY`] bytes at the most, and
-/// whatever has come when the next part does not come in time. The response counts without it as well.
+/// whatever has come when the next part does not come in time. The response counts without it as
+/// well.
 pub(super) fn read_body(
     read: &mut dyn ReadHalf,
     response: &Response<()>,
@@ -238,8 +242,8 @@ impl Chunk {
     }
 }
 
-/// Moves on to the first chunk that has not come in full; whether that is the last one. The trailers behind that
-/// are not waited for.
+/// Moves on to the first chunk that has not come in full; whether that is the last one. The
+/// trailers behind that are not waited for.
 fn skip_chunks(bytes: &[u8], start: &mut usize) -> bool {
     loop {
         match Chunk::at(bytes, *start) {

@@ -12,8 +12,8 @@ use super::{MAX_HEADERS, subprotocols, switches};
 use crate::net::host::is_host_and_port;
 use crate::net::origin::Origins;
 
-/// Base64 as everybody reads it: the last character may have bits that mean nothing (RFC 4648, section 3.5,
-/// lets a reader refuse them; RFC 6455, section 4.1, has an example with some).
+/// Base64 as everybody reads it: the last character may have bits that mean nothing (RFC 4648,
+/// section 3.5, lets a reader refuse them; RFC 6455, section 4.1, has an example with some).
 pub(crate) static LENIENT_BASE64: LazyLock<Encoding> = LazyLock::new(|| {
     let mut specification = BASE64.specification();
     specification.check_trailing_bits = false;
@@ -53,8 +53,8 @@ pub(crate) fn parse_request(bytes: &[u8]) -> Result<Option<(Request<()>, usize)>
     Ok(Some((request, length)))
 }
 
-/// The status for a head that is longer than [`MAX_HEAD`](super::MAX_HEAD): it is the request line that is too
-/// long, or the headers.
+/// The status for a head that is longer than [`MAX_HEAD`](super::MAX_HEAD): it is the request line
+/// that is too long, or the headers.
 pub(crate) fn too_long(bytes: &[u8]) -> StatusCode {
     match bytes.contains(&b'\n') {
         false => StatusCode::URI_TOO_LONG,
@@ -62,7 +62,8 @@ pub(crate) fn too_long(bytes: &[u8]) -> StatusCode {
     }
 }
 
-/// Whether a request asks for a WebSocket at all, well or badly. [`answer`] refuses every other one.
+/// Whether a request asks for a WebSocket at all, well or badly. [`answer`] refuses every other
+/// one.
 pub(crate) fn wants_websocket(request: &Request<()>) -> bool {
     check_upgrade(request).is_ok()
 }
@@ -114,8 +115,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// The response that completes the handshake (section 4.2.2), with the first of the server's subprotocols that
-/// the client offers; or the refusal.
+/// The response that completes the handshake (section 4.2.2), with the first of the server's
+/// subprotocols that the client offers; or the refusal.
 pub(crate) fn answer(
     request: &Request<()>,
     terms: Terms<'_>,
@@ -179,8 +180,8 @@ fn check_version(request: &Request<()>) -> Result<(), Box<Refusal>> {
 
 /// Section 4.2.1, items 1 and 2.
 fn check_target(request: &Request<()>) -> Result<(), Box<Refusal>> {
-    // RFC 9112, section 3.2: a GET names a path, with or without a scheme and a host before it. `*` is for
-    // OPTIONS, a host and a port alone for CONNECT.
+    // RFC 9112, section 3.2: a GET names a path, with or without a scheme and a host before it. `*`
+    // is for OPTIONS, a host and a port alone for CONNECT.
     if !request.uri().path().starts_with('/') {
         return Err(bad("a WebSocket is at a path"));
     }
@@ -249,8 +250,8 @@ fn expects_continue(request: &Request<()>) -> bool {
     has_only(request.headers(), &header::EXPECT, "100-continue")
 }
 
-/// What a client is sent whose request is accepted with this response. RFC 9110, section 7.8: a 100 comes before
-/// the 101 where the client expects one.
+/// What a client is sent whose request is accepted with this response. RFC 9110, section 7.8: a 100
+/// comes before the 101 where the client expects one.
 pub(crate) fn acceptance(request: &Request<()>, response: &Response<()>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if expects_continue(request) {
