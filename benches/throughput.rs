@@ -3,6 +3,9 @@
 //! `cargo bench --bench throughput`. Machines differ and are shared: compare the lines of one run
 //! with each other, never with those of another.
 
+// What `criterion_group!` makes has none.
+#![allow(missing_docs)]
+
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
