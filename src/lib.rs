@@ -263,6 +263,7 @@
 #[cfg(not(unix))]
 compile_error!("rtcbot-websocket runs on Unix (Linux, macOS, the BSDs)");
 
+mod capacity;
 mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -1,4 +1,5 @@
-//! Which limit of the system keeps a thread or a socket from being made, in words that a user can act on.
+//! The limits of the system on threads and descriptors, and which of them keeps a thread or a socket from being
+//! made, in words that a user can act on.
 //!
 //! What the system says of it is "Resource temporarily unavailable" for half a dozen different limits. Here
 //! they are looked up, with what is used of each, as far as the system tells: Linux does.
@@ -38,6 +39,7 @@ pub(crate) enum Unit {
     Space,
     /// MiB of memory that was promised.
     Memory,
+    Descriptors,
 }
 
 impl Unit {
@@ -49,6 +51,7 @@ impl Unit {
             Unit::Maps => 4,
             // A stack has 2 MiB, and there is a little more.
             Unit::Space | Unit::Memory => 3,
+            Unit::Descriptors => 0,
         }
     }
 }
@@ -67,6 +70,7 @@ impl fmt::Display for Limit {
             Unit::Maps => "memory maps",
             Unit::Space => "MiB of address space",
             Unit::Memory => "MiB of memory promised",
+            Unit::Descriptors => "descriptors",
         };
         let Limit { who, used, max, .. } = self;
         let (name, set_with) = (self.name, self.set_with);
@@ -120,6 +124,14 @@ pub(crate) fn of_descriptors(error: io::Error) -> io::Error {
     }
 }
 
+/// Whether it would be another matter if a descriptor or a little memory were given back.
+pub(crate) fn is_want_of_descriptors(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+    )
+}
+
 fn with(error: io::Error, text: &str) -> io::Error {
     io::Error::new(error.kind(), format!("{error}: {text}"))
 }
@@ -135,6 +147,26 @@ fn describe(limits: &[Limit]) -> String {
         (true, false) => format!("no limit seems to be reached: {}", list(&mut limits.iter())),
         (true, true) => "a limit on threads or memory is reached (ulimit -u, ulimit -v)".to_owned(),
     }
+}
+
+/// All that can keep a connection from being made, as far as it can be known here.
+pub(crate) fn all() -> Vec<Limit> {
+    let mut limits = thread_limits();
+    limits.extend(descriptors());
+    limits
+}
+
+fn descriptors() -> Option<Limit> {
+    let max = getrlimit(Resource::Nofile).current?;
+    Some(Limit {
+        who: "this process".to_owned(),
+        what: Unit::Descriptors,
+        // Where they are not listed, there are few: the standard streams and a server.
+        used: fs::read_dir("/dev/fd").map_or(0, |list| list.count() as u64),
+        max,
+        name: "RLIMIT_NOFILE",
+        set_with: "ulimit -n",
+    })
 }
 
 /// All that can keep a thread from being started, as far as it can be known here.
@@ -357,6 +389,17 @@ mod tests {
             let limit = found.unwrap_or_else(|| panic!("{name}: {limits:?}"));
             assert!((1..=limit.max).contains(&limit.used), "{limit:?}");
         }
+    }
+
+    #[test]
+    fn descriptors_are_counted() {
+        let limit = descriptors().unwrap();
+        assert!((3..limit.max).contains(&limit.used), "{limit:?}");
+        let text = limit.to_string();
+        assert!(
+            text.ends_with("that RLIMIT_NOFILE allows (ulimit -n)"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -75,14 +75,12 @@ fn check_arrival(bytes: &[u8], bits: u8, parsed: &Parsed) {
         2 => 7,
         _ => 40,
     };
-    let unwelcome = (bits & 0xf8 == 0xf8).then_some(StatusCode::SERVICE_UNAVAILABLE);
+    let full = bits & 0xf8 == 0xf8;
     let (here, mut there) = UnixStream::pair().expect("descriptors");
     let mut incoming = Incoming::new(
         Socket::from(here),
         &Entrance::default(),
         Instant::now() + FAR_AWAY,
-        None,
-        unwelcome,
     );
     let mut sent = 0;
     for piece in bytes.chunks(bytes.len() / pieces + 1) {
@@ -91,40 +89,42 @@ fn check_arrival(bytes: &[u8], bits: u8, parsed: &Parsed) {
         sent += piece.len();
         incoming = match incoming.go_on() {
             Step::Wait(incoming) => incoming,
-            Step::Ready(request) => {
+            Step::Complete(complete) if full => {
+                let Step::Wait(refused) = complete.refuse(StatusCode::SERVICE_UNAVAILABLE) else {
+                    panic!("the client is still there")
+                };
+                refused
+            }
+            Step::Complete(complete) => {
+                let request = complete.let_in(Box::new(()));
                 let (_, length) = parsed
                     .as_ref()
                     .ok()
                     .and_then(Option::as_ref)
                     .expect("a head");
-                assert!(unwelcome.is_none() && *length <= MAX_HEAD);
+                assert!(*length <= MAX_HEAD);
                 assert!(bytes[*length..sent].starts_with(&request.rest));
                 return;
             }
             Step::Gone => panic!("the client is still there"),
         };
     }
-    if let (Ok(None), None) = (parsed, unwelcome) {
-        if bytes.len() <= MAX_HEAD {
-            assert!(!incoming.is_unwelcome());
-            // What comes too late is told so.
-            let Step::Wait(refused) = incoming.too_late() else {
-                panic!("the client is still there")
-            };
-            incoming = refused;
-        }
+    if matches!(parsed, Ok(None)) && bytes.len() <= MAX_HEAD {
+        assert!(!incoming.is_refused());
+        // What comes too late is told so.
+        let Step::Wait(refused) = incoming.too_late() else {
+            panic!("the client is still there")
+        };
+        incoming = refused;
     }
-    if bytes.is_empty() && unwelcome.is_some() {
-        return;
-    }
-    assert!(incoming.is_unwelcome());
+    assert!(incoming.is_refused());
     drop(incoming);
     let mut answer = Vec::new();
     // Closed with bytes unread, it is reset; the answer comes first.
     let _ = there.read_to_end(&mut answer);
     let status = refusal_in(&answer);
     let expected = match parsed {
-        _ if unwelcome.is_some() => StatusCode::SERVICE_UNAVAILABLE,
+        Ok(Some((_, length))) if full && *length <= MAX_HEAD => StatusCode::SERVICE_UNAVAILABLE,
         Ok(None) if bytes.len() <= MAX_HEAD => StatusCode::REQUEST_TIMEOUT,
         // Where a head is both wrong and too long, it is a matter of pieces which is seen first.
         Err(expected) if bytes.len() <= MAX_HEAD => *expected,

@@ -17,6 +17,7 @@ use super::socket::Socket;
 #[cfg(feature = "native-tls")]
 use super::tls::{Accepting, Tls, Wire};
 use super::transport::Transport;
+use crate::capacity::{Taken, WAITING};
 
 /// How long, and for how many bytes, a client that was refused is listened to. To close a socket with
 /// bytes unread would reset the connection, and the client might not see why.
@@ -41,9 +42,7 @@ pub(crate) struct Incoming {
 struct Visitor {
     socket: Socket,
     deadline: Instant,
-    /// Why it will be refused, whatever it asks for.
-    unwelcome: Option<StatusCode>,
-    ticket: Option<Box<dyn Any + Send>>,
+    _waiting: Taken,
 }
 
 enum Stage {
@@ -67,26 +66,43 @@ enum Stream {
 /// What has become of it.
 pub(crate) enum Step {
     Wait(Incoming),
-    Ready(Request),
+    Complete(Complete),
     Gone,
 }
 
+/// A connection whose request's head is complete. It is let in or refused.
+pub(crate) struct Complete {
+    visitor: Visitor,
+    head: http::Request<()>,
+    rest: Vec<u8>,
+    stream: Stream,
+}
+
+impl Complete {
+    /// `ticket` is dropped when the connection has ended.
+    pub(crate) fn let_in(self, ticket: Box<dyn Any + Send>) -> Request {
+        Request {
+            head: self.head,
+            rest: self.rest,
+            transport: self.stream.into_transport(),
+            ticket: Some(ticket),
+        }
+    }
+
+    pub(crate) fn refuse(self, status: StatusCode) -> Step {
+        self.visitor.refuse(self.stream, status)
+    }
+}
+
 impl Incoming {
-    /// A connection that was just accepted. One that is `unwelcome` is told that status, whatever it asks for.
-    pub(crate) fn new(
-        socket: Socket,
-        entrance: &Entrance,
-        deadline: Instant,
-        ticket: Option<Box<dyn Any + Send>>,
-        unwelcome: Option<StatusCode>,
-    ) -> Self {
+    /// A connection that was just accepted.
+    pub(crate) fn new(socket: Socket, entrance: &Entrance, deadline: Instant) -> Self {
         Incoming {
             stage: entrance.first_stage(&socket),
             visitor: Visitor {
                 socket,
                 deadline,
-                unwelcome,
-                ticket,
+                _waiting: WAITING.take(),
             },
         }
     }
@@ -107,9 +123,9 @@ impl Incoming {
         self.visitor.deadline
     }
 
-    /// Whether it has been, or will be, refused.
-    pub(crate) fn is_unwelcome(&self) -> bool {
-        self.visitor.unwelcome.is_some() || matches!(self.stage, Stage::Farewell(..))
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self.stage, Stage::Farewell(..))
     }
 
     /// Takes what is there.
@@ -200,9 +216,6 @@ impl Visitor {
     }
 
     fn read_head(self, mut stream: Stream, mut bytes: Vec<u8>) -> Step {
-        if let Some(status) = self.unwelcome {
-            return self.refuse(stream, status);
-        }
         let mut chunk = [0; 4096];
         loop {
             match stream.read_now(&mut chunk) {
@@ -216,11 +229,11 @@ impl Visitor {
             }
             match parse_request(&bytes) {
                 Ok(Some((head, length))) if length <= MAX_HEAD => {
-                    return Step::Ready(Request {
+                    return Step::Complete(Complete {
+                        visitor: self,
                         head,
                         rest: bytes.split_off(length),
-                        transport: stream.into_transport(),
-                        ticket: self.ticket,
+                        stream,
                     });
                 }
                 Ok(None) if bytes.len() <= MAX_HEAD => {}

@@ -3,7 +3,6 @@
 mod handle;
 mod listener;
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -11,7 +10,7 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,8 +22,9 @@ use rustix::event::{PollFd, PollFlags};
 pub use self::handle::ServerHandle;
 use self::handle::{Borrowed, Control};
 use self::listener::Listener;
+use crate::capacity::{CONNECTIONS, Capacity, WAITING};
 use crate::error::Result;
-use crate::limits::of_descriptors;
+use crate::limits::{is_want_of_descriptors, of_descriptors};
 use crate::message::Message;
 use crate::net::host::Endpoint;
 use crate::net::incoming::{Entrance, Incoming, Step};
@@ -47,9 +47,6 @@ const ACCEPTS: usize = 16;
 
 /// How long accepting pauses when the system has no descriptor left.
 const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
-
-/// How many connections that are too many are told so at a time; others are just ended.
-const TOLD: usize = 256;
 
 /// A listening socket and an iterator of the requests that come in on it.
 ///
@@ -107,6 +104,9 @@ pub struct Server {
     entrance: Entrance,
     handshake_timeout: Duration,
     max_connections: Option<usize>,
+    /// Looked up when the first connection comes in.
+    capacity: OnceLock<Capacity>,
+    /// Those that have sent no complete head, and those that were refused and are still listened to.
     incoming: Vec<Incoming>,
     /// Requests that were complete when another was handed out.
     complete: VecDeque<Request>,
@@ -206,6 +206,7 @@ impl Server {
             entrance: Entrance::default(),
             handshake_timeout: HANDSHAKE_TIMEOUT,
             max_connections: None,
+            capacity: OnceLock::new(),
             incoming: Vec::new(),
             complete: VecDeque::new(),
             paused_until: None,
@@ -444,6 +445,7 @@ impl Server {
                     io::ErrorKind::ConnectionAborted
                     | io::ErrorKind::ConnectionReset
                     | io::ErrorKind::Interrupted => {}
+                    _ if is_want_of_descriptors(&error) && self.make_room() => {}
                     _ => {
                         if !std::mem::replace(&mut self.complained, true) {
                             let error = of_descriptors(error);
@@ -458,24 +460,55 @@ impl Server {
     }
 
     fn welcome(&mut self, socket: Socket) {
-        let registry = &self.control.registry;
         let deadline = deadline_after(self.handshake_timeout);
-        let full = self
-            .max_connections
-            .is_some_and(|max| registry.len() >= max);
-        let incoming = if full {
-            log::debug!("{}: there are too many connections", self.url);
-            let others = self.incoming.iter();
-            if others.filter(|other| other.is_unwelcome()).count() >= TOLD {
-                return;
+        let step = Incoming::new(socket, &self.entrance, deadline).go_on();
+        self.follow(step);
+        // One may always wait, however many do at other servers of this process.
+        if self.incoming.len() > 1 && WAITING.now() > self.capacity().waiting {
+            self.make_room();
+        }
+    }
+
+    /// Ends the connection whose time would have been over first: one that has been refused, or the oldest of
+    /// those that have sent no complete head. They have asked for nothing, so they have no claim. Returns whether
+    /// there was one.
+    fn make_room(&mut self) -> bool {
+        loop {
+            let all = 0..self.incoming.len();
+            let Some(first) = all.min_by_key(|index| self.incoming[*index].deadline()) else {
+                return false;
+            };
+            // Its head may be there by now.
+            match self.incoming.swap_remove(first).go_on() {
+                Step::Wait(incoming) => {
+                    log::debug!("{}: a connection has to go for the next", self.url);
+                    incoming.refuse(StatusCode::SERVICE_UNAVAILABLE);
+                    return true;
+                }
+                Step::Gone => return true,
+                complete => self.follow(complete),
             }
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            Incoming::new(socket, &self.entrance, deadline, None, Some(status))
-        } else {
-            let permit: Box<dyn Any + Send> = Box::new(registry.admit());
-            Incoming::new(socket, &self.entrance, deadline, Some(permit), None)
-        };
-        self.follow(incoming.go_on());
+        }
+    }
+
+    fn has_place(&self) -> bool {
+        match self.max_connections {
+            Some(max) => self.control.registry.len() < max,
+            None => CONNECTIONS.now() < self.capacity().connections,
+        }
+    }
+
+    fn capacity(&self) -> &Capacity {
+        self.capacity.get_or_init(|| {
+            let capacity = Capacity::now();
+            if self.max_connections.is_none() {
+                let Capacity {
+                    connections, why, ..
+                } = &capacity;
+                log::info!("{}: at most {connections} connections: {why}", self.url);
+            }
+            capacity
+        })
     }
 
     fn let_go_on(&mut self, ready: &[bool]) {
@@ -500,7 +533,14 @@ impl Server {
     fn follow(&mut self, step: Step) {
         match step {
             Step::Wait(incoming) => self.incoming.push(incoming),
-            Step::Ready(request) => self.complete.push_back(request),
+            Step::Complete(complete) if self.has_place() => {
+                let permit = Box::new(self.control.registry.admit());
+                self.complete.push_back(complete.let_in(permit));
+            }
+            Step::Complete(complete) => {
+                log::debug!("{}: there are too many connections", self.url);
+                self.follow(complete.refuse(StatusCode::SERVICE_UNAVAILABLE));
+            }
             Step::Gone => {}
         }
     }

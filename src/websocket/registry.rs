@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::shared::Shared;
 use super::{WeakWebsocket, Websocket};
+use crate::capacity::{CONNECTIONS, Taken};
 use crate::error::CloseFrame;
 use crate::message::Message;
 
@@ -32,7 +33,7 @@ struct State {
 
 /// How far a guest has come.
 enum Stay {
-    /// A request, or less.
+    /// A request.
     Expected,
     Here(Guest),
     /// The connection has ended, and something is left to do.
@@ -58,6 +59,7 @@ struct Guest {
 pub(crate) struct Permit {
     registry: Arc<Registry>,
     id: u64,
+    _of_this_process: Taken,
 }
 
 /// How a server that shuts down closes its connections: "going away" (RFC 6455, section 7.4.1).
@@ -84,6 +86,7 @@ impl Registry {
         Permit {
             registry: self.clone(),
             id,
+            _of_this_process: CONNECTIONS.take(),
         }
     }
 
