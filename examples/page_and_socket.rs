@@ -1,4 +1,7 @@
-//! A web page and its WebSocket on one port: any number of browsers drive one pretend robot.
+//! A web page and its WebSocket on one port: any number of browsers, one of which drives a pretend robot.
+//!
+//! The robot moves only while it goes on being told to: an order holds for 300 ms. A connection that is open says
+//! nothing about whoever is at the other end, who may have fallen asleep, or whose program may hang.
 //!
 //! Run it with `cargo run --example page_and_socket [ADDRESS] [--tls CERT KEY]` and open the address that
 //! it prints; more than once, to see that all pages are told the same. The address is a host and port,
@@ -11,12 +14,18 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use rtcbot_websocket::crossbeam_channel::{Receiver, Sender, bounded, select, tick};
+use rtcbot_websocket::crossbeam_channel::{Receiver, Sender, after, bounded, never, select, tick};
 use rtcbot_websocket::{Message, Options, Queue, Request, Server, ServerHandle, http, json};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const PAGE: &str = include_str!("page_and_socket.html");
+
+/// How long an order holds. The page repeats it three times as often.
+const ORDER_HOLDS: Duration = Duration::from_millis(300);
+
+/// An order, and the page that it comes from.
+type Order = (String, Message);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -84,7 +93,7 @@ fn run(server: Server) -> Result<()> {
     Ok(())
 }
 
-fn answer(request: Request, peer: &str, orders: &Sender<Message>) -> Result<()> {
+fn answer(request: Request, peer: &str, orders: &Sender<Order>) -> Result<()> {
     match (request.method().as_str(), request.path()) {
         (_, "/ws") => obey(request, peer, orders),
         // To HEAD, the body is not sent.
@@ -101,7 +110,7 @@ fn answer(request: Request, peer: &str, orders: &Sender<Message>) -> Result<()> 
 }
 
 /// Hands the orders of one page to the robot, until the page is closed: then `get` says so.
-fn obey(request: Request, peer: &str, orders: &Sender<Message>) -> Result<()> {
+fn obey(request: Request, peer: &str, orders: &Sender<Order>) -> Result<()> {
     // Browsers let any page of any site connect to here, so it must be looked at whose page it is. The
     // default does: only pages from this host and port may, others are answered 403. For a page that
     // is served elsewhere, there is `allow_origin`.
@@ -113,43 +122,70 @@ fn obey(request: Request, peer: &str, orders: &Sender<Message>) -> Result<()> {
         .accept(request);
     ws.wait_ready()?;
     println!("{peer}: a page has connected");
+    let mut before = None;
     loop {
         let order = ws.get()?;
-        println!("{peer}: {order}");
-        orders.send(order)?;
+        // It is repeated for as long as it is meant.
+        if before.as_ref() != Some(&order) {
+            println!("{peer}: {order}");
+        }
+        before = Some(order.clone());
+        orders.send((peer.to_owned(), order))?;
     }
 }
 
 /// Two wheels on the floor, 1 m apart. Tells all pages ten times a second how it is.
-fn robot(orders: &Receiver<Message>, pages: &ServerHandle) {
+fn robot(orders: &Receiver<Order>, pages: &ServerHandle) {
     const PERIOD: Duration = Duration::from_millis(100);
     let clock = tick(PERIOD);
+    // Becomes readable when the driver's last order is too old.
+    let mut silence = never();
     let (mut left, mut right) = (0.0, 0.0);
+    // Who drives, and whether another has stopped the robot meanwhile.
+    let (mut driver, mut stopped) = (None, false);
     let (mut x, mut y, mut heading) = (0.0_f64, 0.0_f64, 0.0_f64);
     loop {
         select! {
             recv(orders) -> order => {
-                let Ok(order) = order else { return };
-                let speed = |side| order.as_json()?.get(side)?.as_f64();
+                let Ok((page, order)) = order else { return };
                 // What is no order, from whoever, changes nothing.
-                if let (Some(l), Some(r)) = (speed("left"), speed("right")) {
-                    (left, right) = (l.clamp(-1.0, 1.0), r.clamp(-1.0, 1.0));
+                let Some((l, r)) = speeds(&order) else { continue };
+                // Who begins drives until it lets go. Any other can only stop the robot.
+                if *driver.get_or_insert_with(|| page.clone()) == page {
+                    (left, right) = (l, r);
+                    silence = after(ORDER_HOLDS);
+                } else if (l, r) == (0.0, 0.0) {
+                    stopped = true;
                 }
-            }
-            recv(clock) -> _ => {
-                // Nobody is there who could stop it.
-                if pages.connections().is_empty() {
+                if stopped {
                     (left, right) = (0.0, 0.0);
                 }
+            }
+            // Nobody goes on ordering: nobody is there, or nobody means it any more.
+            recv(silence) -> _ => {
+                (left, right) = (0.0, 0.0);
+                (driver, stopped) = (None, false);
+            }
+            recv(clock) -> _ => {
                 let way = (left + right) / 2.0 * PERIOD.as_secs_f64();
                 heading = (heading + (right - left) * PERIOD.as_secs_f64()).rem_euclid(TAU);
                 // The room ends where the page's picture of it does.
                 x = (x + way * heading.cos()).clamp(-5.0, 5.0);
                 y = (y + way * heading.sin()).clamp(-5.0, 5.0);
                 pages.broadcast(json!({
-                    "left": left, "right": right, "x": x, "y": y, "heading": heading,
+                    "left": left, "right": right, "stopped": stopped,
+                    "x": x, "y": y, "heading": heading,
                 }));
             }
         }
     }
+}
+
+/// How fast an order wants the wheels to turn.
+fn speeds(order: &Message) -> Option<(f64, f64)> {
+    let speed = |side| order.as_json()?.get(side)?.as_f64();
+    Some((
+        speed("left")?.clamp(-1.0, 1.0),
+        speed("right")?.clamp(-1.0, 1.0),
+    ))
 }

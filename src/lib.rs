@@ -62,27 +62,34 @@
 //! # let mut server = Server::bind("127.0.0.1:0")?;
 //! # let ws = Websocket::connect(server.url())?;
 //! # let robot = Websocket::accept(server.next().unwrap());
-//! use rtcbot_websocket::{Queue, crossbeam_channel::{select, tick}};
+//! use rtcbot_websocket::{Queue, crossbeam_channel::{after, select}};
 //! use std::time::Duration;
 //!
+//! const ORDER_HOLDS: Duration = Duration::from_millis(300);
 //! let orders = robot.subscribe_with(Queue::Latest);
-//! let clock = tick(Duration::from_millis(10));
-//! # ws.put_nowait("stop")?;
+//! let mut silence = after(ORDER_HOLDS);
+//! # ws.put_nowait("forward")?;
 //! loop {
 //!     select! {
-//!         recv(clock) -> _ => { /* drive on */ }
 //!         recv(orders.receiver()) -> order => match order {
-//!             Ok(order) if order == "stop" => break,
-//!             Ok(order) => println!("new order: {order}"),
+//!             Ok(order) => {
+//!                 println!("to the motors: {order}");
+//!                 silence = after(ORDER_HOLDS);
+//! #               ws.close()?;
+//!             }
 //!             Err(_) => {
-//!                 println!("the connection has ended: {}", orders.get().unwrap_err());
+//!                 println!("motors off: {}", orders.get().unwrap_err());
 //!                 break;
 //!             }
-//!         }
+//!         },
+//!         recv(silence) -> _ => println!("motors off: no order has come"),
 //!     }
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! The last branch makes it safe. An open connection does not mean that somebody is at the other end: a program
+//! that hangs keeps its connections for as long as pings may be missed, and a browser answers them for its pages.
 //!
 //! # Sending
 //!
