@@ -100,7 +100,10 @@ impl Plan {
 
 fn serve(plan: &Plan) -> Result<()> {
     end_after(4 * PATIENCE + Duration::from_secs(plan.seconds as u64));
-    let server = Server::bind("127.0.0.1:0")?.handshake_timeout(PATIENCE);
+    // What stops it is to be seen, so that nothing is left for other purposes.
+    let server = Server::bind("127.0.0.1:0")?
+        .handshake_timeout(PATIENCE)
+        .max_connections(usize::MAX);
     let (url, handle) = (server.url().to_owned(), server.handle());
     let (accepted, connections) = channel::unbounded();
     let accepting = thread::spawn(move || {

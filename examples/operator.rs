@@ -4,8 +4,8 @@
 //! Run it with `cargo run --example operator [URL] [SECONDS]`; with `echo_server` for a robot, for example. Stop
 //! that and start it again meanwhile.
 //!
-//! A robot that moves has to stop when the orders stop, whatever the connection says: `page_and_socket` has one
-//! that does.
+//! A robot that moves has to stop when the orders stop, whatever the connection says:
+//! `page_and_socket` has one that does.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,9 @@
-//! A web page and its WebSocket on one port: any number of browsers, one of which drives a pretend robot.
+//! A web page and its WebSocket on one port: any number of browsers, one of which drives a pretend
+//! robot.
 //!
-//! The robot moves only while it goes on being told to: an order holds for 300 ms. A connection that is open says
-//! nothing about whoever is at the other end, who may have fallen asleep, or whose program may hang.
+//! The robot moves only while it goes on being told to: an order holds for 300 ms. A connection
+//! that is open says nothing about whoever is at the other end, who may have fallen asleep, or
+//! whose program may hang.
 //!
 //! Run it with `cargo run --example page_and_socket [ADDRESS] [--tls CERT KEY]` and open the address that
 //! it prints; more than once, to see that all pages are told the same. The address is a host and port,

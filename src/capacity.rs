@@ -1,8 +1,9 @@
 //! How many connections the servers of this process take in, unless a program says otherwise.
 //!
-//! Connections cost threads, memory maps, address space and descriptors. What is left of each when a server
-//! begins to wait is divided: a part is for the program, and the rest is for connections. Without
-//! that, strangers could take all of it, and the next `thread::spawn` of the program would panic.
+//! Connections cost threads, memory maps, address space and descriptors. What is left of each when
+//! a server is made is divided: a part is for the program, and the rest is for connections.
+//! Without that, strangers could take all of it, and the next `thread::spawn` of the program would
+//! panic.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,17 +15,19 @@ const THREADS: u64 = 4;
 /// What is left for the program at the least: what so many threads take, and so many descriptors.
 const SPARE: u64 = 16;
 
-/// How many connections there may be where no limit on threads can be read: on other systems than Linux.
+/// How many connections there may be where no limit on threads can be read: on other systems than
+/// Linux.
 const UNKNOWN: u64 = 500;
 
-/// How many connections may wait for their request's head, whatever there is room for: poll(2) looks at
-/// each of them every time.
+/// How many connections may wait for their request's head, whatever there is room for: poll(2)
+/// looks at each of them every time.
 const MAX_WAITING: u64 = 1024;
 
 /// The connections that were let in by servers of this process.
 pub(crate) static CONNECTIONS: Count = Count(AtomicUsize::new(0));
 
-/// Those that were accepted and have not sent a request's head, or are being told why they are refused.
+/// Those that were accepted and have not sent a request's head, or are being told why they are
+/// refused.
 pub(crate) static WAITING: Count = Count(AtomicUsize::new(0));
 
 /// How many there are of something in this process.

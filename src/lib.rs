@@ -88,8 +88,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The last branch makes it safe. An open connection does not mean that somebody is at the other end: a program
-//! that hangs keeps its connections for as long as pings may be missed, and a browser answers them for its pages.
+//! The last branch makes it safe. An open connection does not mean that somebody is at the other
+//! end: a program that hangs keeps its connections for as long as pings may be missed, and a
+//! browser answers them for its pages.
 //!
 //! # Sending
 //!

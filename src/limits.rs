@@ -1,5 +1,5 @@
-//! The limits of the system on threads and descriptors, and which of them keeps a thread or a socket from being
-//! made, in words that a user can act on.
+//! The limits of the system on threads and descriptors, and which of them keeps a thread or a
+//! socket from being made, in words that a user can act on.
 //!
 //! What the system says of it is "Resource temporarily unavailable" for half a dozen different limits. Here
 //! they are looked up, with what is used of each, as far as the system tells: Linux does.

@@ -1,5 +1,5 @@
-//! Many strangers at a server: who has asked for nothing yet takes no place, and the program that the
-//! server is a part of keeps a share of threads, memory and descriptors for itself.
+//! Many strangers at a server: who has asked for nothing yet takes no place, and the program that
+//! the server is a part of keeps a share of threads, memory and descriptors for itself.
 
 mod rig;
 
@@ -30,8 +30,8 @@ fn status(stream: &mut TcpStream) -> u16 {
     }
 }
 
-/// Serves until it is dropped; each connection is open for as long as its client wants, and has all the
-/// threads that one has.
+/// Serves until it is dropped; each connection is open for as long as its client wants, and has all
+/// the threads that one has.
 struct Serving(rtcbot_websocket::ServerHandle);
 
 impl Serving {
@@ -123,8 +123,8 @@ struct Program {
 }
 
 impl Program {
-    /// Its addresses: of a server that is as servers are by default, of another such, and of one that is told to
-    /// let everybody in.
+    /// Its addresses: of a server that is as servers are by default, of another such, and of one
+    /// that is told to let everybody in.
     fn start(limit: &str) -> (Program, [SocketAddr; 3]) {
         let command =
             format!("ulimit {limit} && exec \"$0\" --ignored --exact --nocapture program");

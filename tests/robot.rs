@@ -1,5 +1,5 @@
-//! The robot that the examples ship: its motors run only while somebody goes on ordering it to. It and its
-//! operator are processes, as they are in life.
+//! The robot that the examples ship: its motors run only while somebody goes on ordering it to. It
+//! and its operator are processes, as they are in life.
 
 mod rig;
 
@@ -205,8 +205,8 @@ fn what_is_no_order_keeps_no_robot_going() {
     drop(nonsense);
 }
 
-/// Whether something held for ten states on end, in one of some attempts: a machine that stands still for a
-/// moment is an operator that lets go.
+/// Whether something held for ten states on end, in one of some attempts: a machine that stands
+/// still for a moment is an operator that lets go.
 #[track_caller]
 fn holds(robot: &Robot, what: &str, holds: impl Fn([f64; 2]) -> bool) {
     let attempt = |_| (0..10).all(|_| holds(robot.speeds()));

@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -81,6 +81,14 @@ const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// | not HTTP | 400 |
 /// | HTTP on a TLS port | 400, without TLS |
 /// | more connections than [`max_connections`](Self::max_connections) | 503 |
+/// | no complete head yet, when another client needs its room | 503; nothing within a TLS handshake |
+///
+/// A client that has sent no complete head has no claim to its connection. At most 1024 of them
+/// wait, in all servers of the process together, and no more than a quarter of the descriptors that
+/// were left when the server was made. When another comes, or the system has no descriptor left to
+/// accept it with, the one that has waited longest is ended. So the next client is heard, however
+/// many are silent, unless strangers open that many connections in the time that it needs for its
+/// handshake.
 ///
 /// A request that is not a proper one for a WebSocket, [`Websocket::accept`] answers:
 ///
@@ -94,7 +102,8 @@ const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// | an `Expect` other than `100-continue` (which is answered 100 before the 101) | 417 |
 /// | a page that [may not connect](crate::Options::allow_origin) | 403 |
 ///
-/// When the system has no descriptor left, accepting pauses, which is logged, until there is one.
+/// When the system has no descriptor left and no such client waits, accepting pauses, which is
+/// logged, until there is one.
 ///
 /// Dropping the server stops listening. Connections that were accepted are not affected.
 pub struct Server {
@@ -104,9 +113,9 @@ pub struct Server {
     entrance: Entrance,
     handshake_timeout: Duration,
     max_connections: Option<usize>,
-    /// Looked up when the first connection comes in.
-    capacity: OnceLock<Capacity>,
-    /// Those that have sent no complete head, and those that were refused and are still listened to.
+    capacity: Capacity,
+    /// Those that have sent no complete head, and those that were refused and are still listened
+    /// to.
     incoming: Vec<Incoming>,
     /// Requests that were complete when another was handed out.
     complete: VecDeque<Request>,
@@ -199,6 +208,11 @@ impl Server {
             (None, Some(path)) => unix_url(&path),
             (None, None) => "ws+unix:".to_owned(),
         };
+        let capacity = Capacity::now();
+        let Capacity {
+            connections, why, ..
+        } = &capacity;
+        log::info!("{url}: there is room for {connections} connections: {why}");
         Ok(Server {
             local_addr,
             url,
@@ -206,7 +220,7 @@ impl Server {
             entrance: Entrance::default(),
             handshake_timeout: HANDSHAKE_TIMEOUT,
             max_connections: None,
-            capacity: OnceLock::new(),
+            capacity,
             incoming: Vec::new(),
             complete: VecDeque::new(),
             paused_until: None,
@@ -244,8 +258,25 @@ impl Server {
         self
     }
 
-    /// How many connections there may be at a time, from the moment they are accepted to their end; those
-    /// beyond are answered 503. Defaults to no limit. (Each WebSocket has two threads, or three.)
+    /// Sets how many connections there may be at a time. A request beyond that is answered 503.
+    ///
+    /// A connection counts from when its request's head is complete until it has ended: also while
+    /// the program has not asked for the request yet, while a handler runs, and while a response is
+    /// sent. One that has sent no complete head [does not count](Self#strangers).
+    ///
+    /// Defaults to as many as there is room for when the server is made, in all servers of the
+    /// process together. The limits of the system are read for that: threads (of the user, the
+    /// system and the control group), memory maps, address space and descriptors. Of what is left
+    /// of each, a quarter is for the program itself, and no less than 16 threads need, and 16
+    /// descriptors. A connection is taken to need 4 threads and a descriptor. The number is logged
+    /// at `info`, with the limit that it comes from. With what Linux sets by itself it is about
+    /// 500, from `ulimit -n 1024`, and about 3000, from memory maps, when that is raised. On other
+    /// systems than Linux only the limit on descriptors is known, and it is 500 at the most.
+    ///
+    /// The limits are not read again. Set a number where other programs take from the same limits
+    /// later, or where a connection needs more, for example with
+    /// [`subscribe_concurrent`](Websocket::subscribe_concurrent); `docs/scaling.md` says what it
+    /// needs of each.
     pub fn max_connections(mut self, connections: usize) -> Server {
         self.max_connections = Some(connections);
         self
@@ -464,14 +495,14 @@ impl Server {
         let step = Incoming::new(socket, &self.entrance, deadline).go_on();
         self.follow(step);
         // One may always wait, however many do at other servers of this process.
-        if self.incoming.len() > 1 && WAITING.now() > self.capacity().waiting {
+        if self.incoming.len() > 1 && WAITING.now() > self.capacity.waiting {
             self.make_room();
         }
     }
 
-    /// Ends the connection whose time would have been over first: one that has been refused, or the oldest of
-    /// those that have sent no complete head. They have asked for nothing, so they have no claim. Returns whether
-    /// there was one.
+    /// Ends the connection whose time would have been over first: one that has been refused, or the
+    /// oldest of those that have sent no complete head. They have asked for nothing, so they have
+    /// no claim. Returns whether there was one.
     fn make_room(&mut self) -> bool {
         loop {
             let all = 0..self.incoming.len();
@@ -494,21 +525,8 @@ impl Server {
     fn has_place(&self) -> bool {
         match self.max_connections {
             Some(max) => self.control.registry.len() < max,
-            None => CONNECTIONS.now() < self.capacity().connections,
+            None => CONNECTIONS.now() < self.capacity.connections,
         }
-    }
-
-    fn capacity(&self) -> &Capacity {
-        self.capacity.get_or_init(|| {
-            let capacity = Capacity::now();
-            if self.max_connections.is_none() {
-                let Capacity {
-                    connections, why, ..
-                } = &capacity;
-                log::info!("{}: at most {connections} connections: {why}", self.url);
-            }
-            capacity
-        })
     }
 
     fn let_go_on(&mut self, ready: &[bool]) {
@@ -574,5 +592,54 @@ impl fmt::Debug for Server {
         f.debug_struct("Server")
             .field("url", &self.url)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    /// A server on a Unix socket, where what is sent is there at once.
+    fn server(name: &str) -> Server {
+        let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+        Server::bind_unix(path).unwrap()
+    }
+
+    fn accept(server: &mut Server) -> UnixStream {
+        let control = server.control.clone();
+        let borrowed = control.borrow_listener().unwrap();
+        let stream = UnixStream::connect(borrowed.listener().path().unwrap()).unwrap();
+        server.accept_some(&borrowed);
+        stream
+    }
+
+    #[test]
+    fn a_client_that_is_to_go_is_let_in_if_its_head_has_come() {
+        let mut server = server("late-heads");
+        let mut first = accept(&mut server);
+        let mut second = accept(&mut server);
+        first.write_all(b"GET /first HTTP/1.1\r\n\r\n").unwrap();
+        server.capacity.waiting = 0;
+        let _third = accept(&mut server);
+        assert_eq!(server.complete.len(), 1);
+        assert_eq!(server.complete[0].path(), "/first");
+        // The second went in its place.
+        assert_eq!(server.incoming.len(), 1);
+        let mut answer = String::new();
+        second.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    }
+
+    #[test]
+    fn one_may_wait_however_many_do_elsewhere() {
+        let mut server = server("one-waits");
+        server.capacity.waiting = 0;
+        let _streams = [(); 5].map(|()| {
+            let stream = accept(&mut server);
+            assert_eq!(server.incoming.len(), 1);
+            stream
+        });
     }
 }

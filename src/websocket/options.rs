@@ -254,6 +254,9 @@ impl Options {
     /// So a peer that vanishes without a word is noticed after `ping_interval` and `ping_timeout` at the latest: 40
     /// seconds by default. For a robot that is being driven, half a second and one and a half are better. Without
     /// pings, it is not noticed as long as nothing is sent.
+    ///
+    /// A peer that takes a little now and then is not given up, however slowly it reads. See
+    /// [`send_queue`](Self::send_queue) for what it can hold.
     pub fn ping_timeout(&mut self, timeout: impl Into<Option<Duration>>) -> &mut Self {
         self.ping_timeout = timeout.into().filter(|timeout| !timeout.is_zero());
         self
@@ -284,6 +287,11 @@ impl Options {
     /// How many bytes may be queued for sending, counting each message's payload and 64 bytes more; past it `put_nowait` says
     /// [`Full`](crate::PutError::Full) and `put` waits. A single message may be larger, when nothing
     /// else is queued. Defaults to 16 MiB.
+    ///
+    /// A peer that reads slowly can hold so much for as long as it likes. A program for which that
+    /// is too slow closes the connection when [`put_timeout`](Websocket::put_timeout) fails, when
+    /// [`broadcast`](crate::ServerHandle::broadcast) returns it, or when
+    /// [`stats().send_queue_bytes`](crate::Stats::send_queue_bytes) stays high.
     pub fn send_queue(&mut self, bytes: usize) -> &mut Self {
         self.send_queue = bytes;
         self
