@@ -239,9 +239,9 @@ fn ask_for_many(addresses: &[SocketAddr], count: usize) -> (Vec<TcpStream>, usiz
 #[cfg(target_os = "linux")]
 fn strangers_leave_the_program_threads() {
     let (mut program, [one, two, _]) = Program::start("-v 400000");
-    let (connected, refused) = ask_for_many(&[one, two], 300);
+    let (connected, refused) = ask_for_many(&[one, two], 120);
     assert!(connected.len() >= 10, "{} connected", connected.len());
-    assert_eq!(connected.len() + refused, 300);
+    assert_eq!(connected.len() + refused, 120);
     assert_eq!(program.ask("threads?"), "yes");
     // A place that becomes free is given to the next, at either server.
     drop(connected);
@@ -250,22 +250,22 @@ fn strangers_leave_the_program_threads() {
 
 #[test]
 fn strangers_leave_the_program_descriptors() {
-    let (mut program, [one, two, _]) = Program::start("-n 200");
-    let (connected, refused) = ask_for_many(&[one, two], 300);
-    assert!(connected.len() >= 50, "{} connected", connected.len());
-    assert_eq!(connected.len() + refused, 300);
+    let (mut program, [one, two, _]) = Program::start("-n 100");
+    let (connected, refused) = ask_for_many(&[one, two], 120);
+    assert!(connected.len() >= 30, "{} connected", connected.len());
+    assert_eq!(connected.len() + refused, 120);
     // Whatever else they do.
-    let _silent = strangers(&[one, two], 200, b"");
+    let _silent = strangers(&[one, two], 60, b"");
     assert_eq!(program.ask("files?"), "yes");
-    let _asking = strangers(&[one, two], 200, UPGRADE.as_bytes());
+    let _asking = strangers(&[one, two], 60, UPGRADE.as_bytes());
     assert_eq!(program.ask("files?"), "yes");
     assert_eq!(program.ask("threads?"), "yes");
 }
 
 #[test]
 fn clients_are_served_among_silent_ones_that_take_all_descriptors() {
-    let (_program, addresses) = Program::start("-n 200");
-    let _silent = strangers(&addresses, 500, b"");
+    let (_program, addresses) = Program::start("-n 100");
+    let _silent = strangers(&addresses, 200, b"");
     for address in addresses {
         assert_clients_are_served(&format!("ws://{address}/"), &Options::new(), 20);
     }
@@ -273,8 +273,8 @@ fn clients_are_served_among_silent_ones_that_take_all_descriptors() {
 
 #[test]
 fn a_silent_client_goes_when_the_program_has_taken_the_last_descriptor() {
-    let (mut program, [.., all]) = Program::start("-n 200");
-    let mut silent = strangers(&[all], 20, b"");
+    let (mut program, [.., all]) = Program::start("-n 100");
+    let mut silent = strangers(&[all], 10, b"");
     // They have been accepted by the time that the next one is answered.
     assert_clients_are_served(&format!("ws://{all}/"), &Options::new(), 1);
     program.ask("take all files");
@@ -288,8 +288,8 @@ fn a_silent_client_goes_when_the_program_has_taken_the_last_descriptor() {
 
 #[test]
 fn of_too_many_silent_clients_the_first_goes_first() {
-    let (_program, [one, ..]) = Program::start("-n 200");
-    let mut silent = strangers(&[one], 100, b"");
+    let (_program, [one, ..]) = Program::start("-n 100");
+    let mut silent = strangers(&[one], 60, b"");
     assert_eq!(status(&mut silent[0]), 503);
     let last = silent.last_mut().unwrap();
     last.write_all(UPGRADE.as_bytes()).unwrap();
