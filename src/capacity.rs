@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn a_quarter_of_what_is_left_of_the_scarcest_is_for_the_program() {
         let threads = limit(Unit::Threads, 1000, 33_000);
-        assert_eq!(room(&[threads.clone()]), (6000, 1024));
+        assert_eq!(room(std::slice::from_ref(&threads)), (6000, 1024));
         let maps = limit(Unit::Maps, 530, 64_530);
         assert_eq!(room(&[threads.clone(), maps.clone()]), (3000, 1024));
         let space = limit(Unit::Space, 100, 1700);

@@ -203,7 +203,9 @@ fn thread_limits() -> Vec<Limit> {
         max,
         "kernel.pid_max",
         "sysctl",
-    );
+    )
+    // Since Linux 6.14, a PID namespace may have one of its own, and all that run are counted.
+    .filter(|ids| ids.used <= ids.max);
 
     let max = getrlimit(Resource::Nproc).current;
     // Root may have more.

@@ -66,7 +66,7 @@ enum Stream {
 /// What has become of it.
 pub(crate) enum Step {
     Wait(Incoming),
-    Complete(Complete),
+    Complete(Box<Complete>),
     Gone,
 }
 
@@ -229,12 +229,12 @@ impl Visitor {
             }
             match parse_request(&bytes) {
                 Ok(Some((head, length))) if length <= MAX_HEAD => {
-                    return Step::Complete(Complete {
+                    return Step::Complete(Box::new(Complete {
                         visitor: self,
                         head,
                         rest: bytes.split_off(length),
                         stream,
-                    });
+                    }));
                 }
                 Ok(None) if bytes.len() <= MAX_HEAD => {}
                 Ok(_) => {
