@@ -14,6 +14,7 @@ pub(crate) mod proxy;
 pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod socket;
+mod stall;
 pub(crate) mod target;
 #[cfg(feature = "native-tls")]
 pub(crate) mod tls;

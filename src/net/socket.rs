@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, set_tcp_nodelay};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
+use super::stall::Stall;
 use super::transport::{Cut, Halves, ReadHalf, Transport, WriteHalf};
 
 /// A connected stream socket. Clones share the descriptor, which is closed with the last.
@@ -205,21 +206,14 @@ impl Write for SocketWrite {
     /// Waits only while nothing at all is taken. (The system's own time-out would be waited for twice: by a
     /// call that has sent a part of its bytes, too, and then once more by the next one.)
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.try_write(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            other => return other,
-        }
-        let deadline = self
-            .timeout
-            .and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut stall = Stall::new(self.timeout);
         loop {
-            wait_for(&mut [PollFd::new(&self.fd, PollFlags::OUT)], deadline)?;
             match self.try_write(bytes) {
-                Err(error)
-                    if error.kind() == io::ErrorKind::WouldBlock
-                        && deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => return other,
             }
+            let until = stall.next_attempt()?;
+            wait_for(&mut [PollFd::new(&self.fd, PollFlags::OUT)], until)?;
         }
     }
 

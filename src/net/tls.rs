@@ -26,6 +26,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::handshake::Failure;
 use super::socket::{Socket, wait_for};
+use super::stall::Stall;
 use super::transport::{Cut, Halves, ReadHalf, Transport, WriteHalf, is_timeout};
 use crate::error::Error;
 
@@ -455,7 +456,7 @@ type Locked<'a, S> = MutexGuard<'a, TlsStream<S>>;
 impl<S: Sock> TlsWrite<S> {
     /// Sends what was kept, waiting for room; hands over the lock with nothing kept. As long as the peer
     /// takes something, the time begins anew.
-    fn flushed(&self, patience: &mut Patience) -> io::Result<Locked<'_, S>> {
+    fn flushed(&self, stall: &mut Stall) -> io::Result<Locked<'_, S>> {
         let mut before = usize::MAX;
         loop {
             let mut stream = self.session.stream.lock();
@@ -467,21 +468,21 @@ impl<S: Sock> TlsWrite<S> {
                 return Ok(stream);
             }
             if std::mem::replace(&mut before, kept) > kept {
-                patience.renew();
+                stall.ends();
             }
-            let deadline = patience.left()?;
+            let until = stall.next_attempt()?;
             wire.writer_waits(true);
             drop(stream);
-            self.session.socket.wait(PollFlags::OUT, deadline)?;
+            self.session.socket.wait(PollFlags::OUT, until)?;
         }
     }
 }
 
 impl<S: Sock> Write for TlsWrite<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut patience = Patience::new(self.timeout);
+        let mut stall = Stall::new(self.timeout);
         loop {
-            let mut stream = self.flushed(&mut patience)?;
+            let mut stream = self.flushed(&mut stall)?;
             match self.session.write(&mut stream, bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => return other,
@@ -489,22 +490,22 @@ impl<S: Sock> Write for TlsWrite<S> {
             if self.session.unread.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
-            let deadline = patience.left()?;
+            let until = stall.next_attempt()?;
             if stream.get_mut().blocked() == Blocked::Unknown
                 && !self.session.socket.is_writable()?
             {
                 drop(stream);
-                self.session.socket.wait(PollFlags::OUT, deadline)?;
+                self.session.socket.wait(PollFlags::OUT, until)?;
             } else {
                 // There is room, so it has to read first.
-                let until = earlier(deadline, Instant::now() + LOOK_AGAIN);
+                let until = earlier(until, Instant::now() + LOOK_AGAIN);
                 self.session.progress.wait_until(&mut stream, until);
             }
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.flushed(&mut Patience::new(self.timeout)).map(drop)
+        self.flushed(&mut Stall::new(self.timeout)).map(drop)
     }
 }
 
@@ -721,7 +722,7 @@ impl Accepting {
     }
 }
 
-/// How long one call may wait; what need not wait does not look at the clock.
+/// How long one read may wait; what need not wait does not look at the clock.
 struct Patience {
     timeout: Option<Duration>,
     deadline: Option<Option<Instant>>,
@@ -747,11 +748,6 @@ impl Patience {
             Some(deadline) if Instant::now() >= deadline => Err(io::ErrorKind::WouldBlock.into()),
             deadline => Ok(deadline),
         }
-    }
-
-    /// The time begins anew.
-    fn renew(&mut self) {
-        self.deadline = None;
     }
 }
 
