@@ -1,6 +1,6 @@
 //! An HTTP response that ends a connection.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
 
 use super::handshake::server::response_head;
-use super::transport::{Halves, ReadHalf, Transport, WriteHalf, is_timeout};
+use super::transport::{Halves, ReadHalf, Transport, WriteHalf, is_timeout, write_by};
 use crate::error::{Error, Result};
 use crate::thread::spawn;
 
@@ -113,22 +113,10 @@ fn send_now(write: &mut dyn WriteHalf, bytes: &[u8]) -> io::Result<usize> {
     Ok(sent)
 }
 
-fn send_rest(halves: &mut Halves, mut bytes: &[u8]) -> io::Result<()> {
+fn send_rest(halves: &mut Halves, bytes: &[u8]) -> io::Result<()> {
     let size = u64::try_from(bytes.len() / SLOWEST).unwrap_or(u64::MAX);
     let deadline = Instant::now() + STALLED + Duration::from_secs(size);
-    halves.write.set_timeout(Some(STALLED))?;
-    while !bytes.is_empty() {
-        if Instant::now() >= deadline {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        match halves.write.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => bytes = &bytes[n..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    halves.write.flush()?;
+    write_by(&mut *halves.write, bytes, STALLED, deadline)?;
     let _ = halves.write.finish();
     read_out(&mut *halves.read)
 }

@@ -45,9 +45,4 @@ impl Stall {
             None => Ok(None),
         }
     }
-
-    /// The peer took something: the time begins anew with the next wait.
-    pub(crate) fn ends(&mut self) {
-        self.over = None;
-    }
 }

@@ -454,10 +454,11 @@ struct TlsWrite<S> {
 type Locked<'a, S> = MutexGuard<'a, TlsStream<S>>;
 
 impl<S: Sock> TlsWrite<S> {
-    /// Sends what was kept, waiting for room; hands over the lock with nothing kept. As long as the peer
-    /// takes something, the time begins anew.
+    /// Sends what was kept, waiting for room; hands over the lock with nothing kept. Fails with
+    /// `Interrupted` when the peer has taken a part: the next call has a time of its own, and the caller
+    /// may have a deadline.
     fn flushed(&self, stall: &mut Stall) -> io::Result<Locked<'_, S>> {
-        let mut before = usize::MAX;
+        let mut before = None;
         loop {
             let mut stream = self.session.stream.lock();
             let wire = stream.get_mut();
@@ -467,9 +468,10 @@ impl<S: Sock> TlsWrite<S> {
             if kept == 0 {
                 return Ok(stream);
             }
-            if std::mem::replace(&mut before, kept) > kept {
-                stall.ends();
+            if before.is_some_and(|before| kept < before) {
+                return Err(io::ErrorKind::Interrupted.into());
             }
+            before = Some(kept);
             let until = stall.next_attempt()?;
             wire.writer_waits(true);
             drop(stream);

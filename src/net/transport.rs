@@ -87,7 +87,7 @@
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A connection that a [`Websocket`](crate::Websocket) can run over: see
 /// [`Options::connect_over`](crate::Options::connect_over) and
@@ -195,6 +195,45 @@ pub trait Cut: Send + Sync {
     fn cut(&self);
 }
 
+/// Writes it all by `deadline`, as long as the peer takes something at least every `patience`.
+///
+/// # Errors
+///
+/// `TimedOut` or `WouldBlock` when the time is over.
+pub(crate) fn write_by(
+    half: &mut dyn WriteHalf,
+    mut bytes: &[u8],
+    patience: Duration,
+    deadline: Instant,
+) -> io::Result<()> {
+    loop {
+        // Anew each time: a peer that takes a byte now and then does not put the deadline off.
+        let left = deadline.saturating_duration_since(Instant::now());
+        half.set_timeout(Some(left.min(patience)))?;
+        let written = match bytes.is_empty() {
+            false => half.write(bytes),
+            true => match half.flush() {
+                Ok(()) => return Ok(()),
+                Err(error) => Err(error),
+            },
+        };
+        match written {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                bytes = &bytes[n..];
+                if bytes.is_empty() {
+                    continue;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+}
+
 /// Whether a read or write failed for lack of time or room, and may be tried again.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
     match error.kind() {
@@ -218,5 +257,45 @@ mod tests {
         let slow: io::Error = rustix::io::Errno::AGAIN.into();
         assert!(is_timeout(&slow));
         assert!(is_timeout(&io::ErrorKind::TimedOut.into()));
+    }
+    /// Takes a byte each time, until its patience is over.
+    struct Trickle(Option<Duration>);
+
+    impl Write for Trickle {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            self.flush()?;
+            Ok(1)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            std::thread::sleep(Duration::from_millis(5).min(self.0.unwrap()));
+            Ok(())
+        }
+    }
+
+    impl WriteHalf for Trickle {
+        fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+            self.0 = timeout;
+            Ok(())
+        }
+
+        fn finish(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_peer_that_takes_a_byte_now_and_then_does_not_put_the_deadline_off() {
+        let minute = Duration::from_secs(60);
+        let begun = Instant::now();
+        let deadline = begun + Duration::from_millis(100);
+        let written = write_by(&mut Trickle(None), &[0; 100_000], minute, deadline);
+        assert!(is_timeout(&written.unwrap_err()));
+        assert!(begun.elapsed() < minute);
+    }
+
+    #[test]
+    fn what_is_taken_without_waiting_is_written_when_the_time_is_over_already() {
+        write_by(&mut Trickle(None), b"x", Duration::ZERO, Instant::now()).unwrap();
     }
 }

@@ -2,19 +2,21 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::{Request as HttpRequest, StatusCode};
 use tungstenite::protocol::Role as WireRole;
 
 use super::life::Opened;
+use super::options::deadline_after;
 use super::registry::Permit;
 use super::shared::{Facts, Shared};
 use crate::error::{Error, Result};
 use crate::net::handshake::server::{self, Refusal, Terms, has_body};
 use crate::net::request::Request;
 use crate::net::response;
-use crate::net::transport::{Halves, Transport};
+use crate::net::transport::{Halves, Transport, write_by};
 
 pub(crate) fn as_server(
     shared: &Shared,
@@ -60,12 +62,9 @@ pub(crate) fn as_server(
     }
     let bytes = server::acceptance(&head, &response);
     let write = &mut *halves.write;
-    let timeout = Some(shared.options.connect_timeout);
-    let written = write
-        .set_timeout(timeout)
-        .and_then(|()| write.write_all(&bytes))
-        .and_then(|()| write.flush())
-        .and_then(|()| write.set_timeout(None));
+    let deadline = deadline_after(shared.options.connect_timeout);
+    let written =
+        write_by(write, &bytes, Duration::MAX, deadline).and_then(|()| write.set_timeout(None));
     written.map_err(Error::lost)?;
     Ok(Opened {
         facts: facts(addresses, head, response),

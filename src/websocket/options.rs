@@ -252,7 +252,8 @@ impl Options {
     /// hold it against this side: no ping is answered meanwhile.) Defaults to 20 seconds.
     ///
     /// So a peer that vanishes without a word is noticed after `ping_interval` and `ping_timeout` at the latest: 40
-    /// seconds by default. For a robot that is being driven, half a second and one and a half are better. Without
+    /// seconds by default. A peer that vanishes while it takes nothing of what is sent is noticed up to a sixteenth of that
+    /// time later. For a robot that is being driven, half a second and one and a half are better. Without
     /// pings, it is not noticed as long as nothing is sent.
     ///
     /// A peer that takes a little now and then is not given up, however slowly it reads. See

@@ -375,9 +375,15 @@ impl Write for Out {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self.wait {
-            Wait::Yes => self.half.flush(),
-            Wait::No => self.half.try_flush(),
+        loop {
+            let flushed = match self.wait {
+                Wait::Yes => self.half.flush(),
+                Wait::No => self.half.try_flush(),
+            };
+            match flushed {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
         }
     }
 }

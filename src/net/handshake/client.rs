@@ -1,6 +1,6 @@
 //! The client's side: what it asks for, and what it makes of the answer (RFC 6455, section 4.1).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -13,7 +13,7 @@ use super::fields::elements;
 use super::response::{read_body, read_head};
 use super::{Failure, subprotocols, switches};
 use crate::error::{Error, Result};
-use crate::net::transport::{Halves, WriteHalf, is_timeout};
+use crate::net::transport::{Halves, WriteHalf, is_timeout, write_by};
 
 /// The request for the WebSocket at a `ws` or `wss` URL, with a key of its own.
 ///
@@ -95,12 +95,8 @@ fn write_in_time(
     bytes: &[u8],
     deadline: Instant,
 ) -> Result<(), Failure> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let written = write
-        .set_timeout(Some(left))
-        .and_then(|()| write.write_all(bytes))
-        .and_then(|()| write.flush())
-        .and_then(|()| write.set_timeout(None));
+    let written =
+        write_by(write, bytes, Duration::MAX, deadline).and_then(|()| write.set_timeout(None));
     written.map_err(|error| match is_timeout(&error) {
         true => Failure::TimedOut("the server to take the handshake request"),
         false => Error::lost(error).into(),

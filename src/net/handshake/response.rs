@@ -130,13 +130,13 @@ fn read_more(
     buffer: &mut Vec<u8>,
     deadline: Instant,
 ) -> io::Result<usize> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left == Duration::ZERO {
-        return Err(io::ErrorKind::TimedOut.into());
-    }
-    read.set_timeout(Some(left))?;
     let mut chunk = [0; 4096];
     loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left == Duration::ZERO {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        read.set_timeout(Some(left))?;
         match read.read(&mut chunk) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -1,0 +1,412 @@
+//! Promised times, with a peer that is silent at that stage, or says just enough not to be. (A cable that is
+//! pulled is in `cable.rs`.)
+
+mod rig;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rig::wire::over_each;
+use rig::{DEADLINE, UPGRADE, eventually, masked_frame, own_address, pair, server_and_bytes};
+use rtcbot_websocket::{Error, Options, PutError, Queue, Server};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// What is promised in most of these tests.
+const TIME: Duration = Duration::from_millis(800);
+
+/// How late a busy machine may be. What is broken never comes, or comes much later.
+const ALLOWANCE: Duration = Duration::from_secs(5);
+
+/// Does it, and sees it over in the promised time.
+#[track_caller]
+fn in_time<R>(promised: Duration, f: impl FnOnce() -> R) -> R {
+    let begun = Instant::now();
+    let result = f();
+    let after = begun.elapsed();
+    assert!(
+        after < promised + ALLOWANCE,
+        "{after:?} instead of {promised:?}"
+    );
+    result
+}
+
+/// Connects with this time-out, and sees it end in time, at this stage.
+#[track_caller]
+fn times_out_at(stage: &str, options: &mut Options, url: &str) {
+    assert_eq!(times_out(options, url), stage);
+}
+
+/// As above; returns the stage.
+#[track_caller]
+fn times_out(options: &mut Options, url: &str) -> &'static str {
+    options.connect_timeout(TIME);
+    let result = in_time(TIME, || {
+        let ws = options.connect(url).unwrap();
+        ws.wait_ready_timeout(DEADLINE)
+    });
+    match result {
+        Err(Error::ConnectTimeout { stage, after, .. }) => {
+            assert_eq!(after, TIME);
+            stage
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A byte now and then, until the other side has had enough; the same bytes again and again.
+fn trickle(stream: &mut dyn Write, bytes: &[u8]) {
+    for byte in bytes.iter().cycle() {
+        if stream.write_all(&[*byte]).is_err() || stream.flush().is_err() {
+            return;
+        }
+        thread::sleep(5 * MS);
+    }
+}
+
+#[test]
+fn a_response_that_comes_a_byte_now_and_then_does_not_put_the_end_of_connecting_off() {
+    over_each(|wire| {
+        let (listener, url) = wire.listen();
+        let mut options = wire.options();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = wire.accept_bytes(&listener);
+                stream.write_all(b"HTTP/1.1 101 Switching").unwrap();
+                trickle(&mut stream, b" ");
+            });
+            times_out_at("the server's handshake response", &mut options, &url);
+        });
+    });
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn a_tls_handshake_that_comes_a_byte_now_and_then_does_not_put_the_end_of_connecting_off() {
+    let listener = TcpListener::bind((own_address(), 0)).unwrap();
+    let url = format!("wss://{}/", listener.local_addr().unwrap());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut stream, _) = listener.accept().unwrap();
+            // The head of a record with a ServerHello of 16 000 bytes.
+            stream
+                .write_all(b"\x16\x03\x03\x3e\x84\x02\x00\x3e\x80")
+                .unwrap();
+            trickle(&mut stream, b"\x03");
+        });
+        times_out_at("the TLS handshake", &mut Options::new(), &url);
+    });
+}
+
+#[test]
+fn a_request_that_is_not_taken_or_only_a_little_at_a_time_does_not_put_the_end_of_connecting_off() {
+    over_each(|wire| {
+        for takes in [0, 10_000] {
+            let (listener, url) = wire.listen();
+            let mut options = wire.options();
+            // More than the sockets take.
+            options.header("X-Long", "x".repeat(16 << 20));
+            let over = AtomicBool::new(false);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let (mut stream, _) = wire.accept_bytes(&listener);
+                    let mut taken = vec![0; takes];
+                    while !over.load(Ordering::Relaxed) && stream.read_exact(&mut taken).is_ok() {
+                        thread::sleep(5 * MS);
+                    }
+                });
+                let stage = "the server to take the handshake request";
+                times_out_at(stage, &mut options, &url);
+                over.store(true, Ordering::Relaxed);
+            });
+        }
+    });
+}
+
+#[test]
+fn redirects_share_one_time() {
+    let listener = TcpListener::bind((own_address(), 0)).unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let redirect = format!(
+        "HTTP/1.1 302 Found\r\nLocation: {url}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            rig::read_head(&mut stream);
+            // Less than the time is, and more than a part of it.
+            thread::sleep(TIME / 3);
+            let _ = stream.write_all(redirect.as_bytes());
+        }
+    });
+    let mut options = Options::new();
+    options.max_redirects(1000);
+    times_out(&mut options, &url);
+}
+
+#[test]
+fn the_body_of_a_refusal_that_does_not_come_is_not_waited_for_longer_than_connecting_may_take() {
+    let listener = TcpListener::bind((own_address(), 0)).unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        rig::read_head(&mut stream);
+        stream
+            .write_all(b"HTTP/1.1 403 No\r\nContent-Length: 60000\r\n\r\n")
+            .unwrap();
+        trickle(&mut stream, b"x");
+    });
+    let result = in_time(TIME, || {
+        let ws = Options::new().connect_timeout(TIME).connect(url).unwrap();
+        ws.wait_ready_timeout(DEADLINE)
+    });
+    assert!(matches!(result, Err(Error::Refused { .. })), "{result:?}");
+}
+
+#[test]
+fn a_unix_server_that_accepts_nobody_is_waited_for_no_longer_than_connecting_may_take() {
+    let path = std::env::temp_dir().join(format!("accepts-nobody-{}", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let _first = UnixStream::connect(&path).unwrap();
+    let url = format!("ws+unix:{}", path.display());
+    times_out_at("the Unix socket's server", &mut Options::new(), &url);
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_folder_that_somebody_else_has_locked_is_waited_for_a_second_at_the_most() {
+    let folder = std::env::temp_dir().join(format!("locked-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let lock = std::fs::File::open(&folder).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let second = Duration::from_secs(1);
+    let server = in_time(second, || Server::bind_unix(folder.join("socket")));
+    drop(server.unwrap());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_client_that_does_not_take_the_response_is_waited_for_no_longer_than_connecting_may_take() {
+    let mut listener = Server::bind((own_address(), 0)).unwrap();
+    let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    stream.write_all(UPGRADE.as_bytes()).unwrap();
+    let request = listener.next_timeout(DEADLINE).unwrap();
+    let mut options = Options::new();
+    options
+        .connect_timeout(TIME)
+        .header("X-Long", "x".repeat(16 << 20));
+    let error = in_time(TIME, || {
+        options.accept(request).wait_error_timeout(DEADLINE)
+    });
+    assert!(matches!(error, Ok(Some(Error::Lost(_)))), "{error:?}");
+}
+
+#[test]
+fn a_peer_that_says_a_byte_now_and_then_does_not_put_the_end_of_closing_off() {
+    over_each(|wire| {
+        let ping = [0x89, 1, b'x'];
+        let text = [0x81, 1, b'1'];
+        for bytes in [ping, text] {
+            let (client, mut raw) = wire.client_and_raw(|options| {
+                options.close_timeout(TIME).linger(TIME);
+            });
+            let dropped = wire.client_and_raw(|options| {
+                options.close_timeout(DEADLINE).linger(TIME);
+            });
+            let mut dropped_raw = dropped.1;
+            thread::scope(|scope| {
+                scope.spawn(|| trickle(raw.get_mut(), &bytes));
+                scope.spawn(|| trickle(dropped_raw.get_mut(), &bytes));
+                let result = in_time(TIME, || client.close());
+                assert!(
+                    matches!(result, Err(Error::CloseTimeout { .. })),
+                    "{result:?}"
+                );
+                in_time(TIME, || drop(dropped.0));
+            });
+        }
+    });
+}
+
+#[test]
+fn a_request_that_comes_a_byte_now_and_then_is_answered_408_when_its_time_is_over() {
+    let mut server = Server::bind((own_address(), 0))
+        .unwrap()
+        .handshake_timeout(TIME);
+    let mut slow = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    let mut answer = slow.try_clone().unwrap();
+    slow.write_all(b"GET / HTTP/1.1\r\nX-Long: ").unwrap();
+    thread::spawn(move || trickle(&mut slow, b"x"));
+    let serving = thread::spawn(move || server.next_timeout(DEADLINE).is_some());
+    let mut head = [0; 12];
+    in_time(TIME, || answer.read_exact(&mut head).unwrap());
+    assert_eq!(&head, b"HTTP/1.1 408");
+    drop(answer);
+    assert!(!serving.join().unwrap());
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn a_client_whose_tls_handshake_comes_a_byte_now_and_then_is_let_go_of_when_its_time_is_over() {
+    let mut server = rig::tls::pki().server().handshake_timeout(TIME);
+    let mut slow = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    slow.write_all(b"\x16\x03\x01\x3e\x84\x01\x00\x3e\x80")
+        .unwrap();
+    let serving = thread::spawn(move || server.next_timeout(2 * ALLOWANCE).is_some());
+    in_time(TIME, || trickle(&mut slow, b"\x03"));
+    assert!(!serving.join().unwrap());
+}
+
+#[test]
+fn waiting_for_a_request_ends_in_time_however_many_come_that_are_none() {
+    let mut server = Server::bind((own_address(), 0)).unwrap();
+    let address = server.local_addr().unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let pestering: Vec<_> = (0..4)
+        .map(|_| {
+            let over = over.clone();
+            thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    if let Ok(mut stream) = TcpStream::connect(address) {
+                        let _ = stream.write_all(b"no HTTP\r\n\r\n");
+                    }
+                }
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        assert!(in_time(TIME, || server.next_timeout(TIME)).is_none());
+    }
+    over.store(true, Ordering::Relaxed);
+    for pestering in pestering {
+        pestering.join().unwrap();
+    }
+}
+
+#[test]
+fn every_wait_with_a_time_ends_with_it_whatever_the_peer_says() {
+    // One that is connecting, to a server that says nothing; and one that is ready, with a peer that sends pings.
+    let listener = TcpListener::bind((own_address(), 0)).unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let connecting = Options::new()
+        .connect_timeout(DEADLINE)
+        .connect(url)
+        .unwrap();
+    let (ready, mut stream) = server_and_bytes(&Options::new());
+    thread::spawn(move || trickle(&mut stream, &masked_frame(0x89, b"x")));
+    let is_timeout = |error: Option<Error>| matches!(error, Some(Error::Timeout));
+    for ws in [&connecting, &ready] {
+        assert!(is_timeout(in_time(TIME, || ws.get_timeout(TIME)).err()));
+        let subscription = ws.subscribe_with(Queue::Latest);
+        let got = in_time(TIME, || subscription.get_timeout(TIME));
+        assert!(is_timeout(got.err()));
+        let waited = in_time(TIME, || ws.wait_error_timeout(TIME));
+        assert!(is_timeout(waited.err()));
+        let waited = in_time(TIME, || ws.wait_closed_timeout(TIME));
+        assert!(is_timeout(waited.err()));
+    }
+    let waited = in_time(TIME, || connecting.wait_ready_timeout(TIME));
+    assert!(is_timeout(waited.err()));
+}
+
+#[test]
+fn a_get_ends_in_time_though_others_take_what_comes() {
+    for queue in [Queue::default(), Queue::Latest, Queue::DropOldest(2)] {
+        let (client, server) = pair();
+        let subscription = server.subscribe_with(queue);
+        let over = Arc::new(AtomicBool::new(false));
+        let taking: Vec<_> = (0..3)
+            .map(|_| {
+                let (subscription, over) = (subscription.clone(), over.clone());
+                thread::spawn(move || {
+                    while !over.load(Ordering::Relaxed) {
+                        let _ = subscription.get_timeout(MS);
+                    }
+                })
+            })
+            .collect();
+        let flooding = thread::spawn({
+            let client = client.clone();
+            move || while client.put("x").is_ok() {}
+        });
+        for _ in 0..20 {
+            let _ = in_time(10 * MS, || subscription.get_timeout(10 * MS));
+        }
+        over.store(true, Ordering::Relaxed);
+        drop(subscription);
+        client.close().unwrap();
+        flooding.join().unwrap();
+        for taking in taking {
+            taking.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_put_ends_in_time_though_others_take_the_room_that_a_slow_peer_makes() {
+    over_each(|wire| {
+        let (client, mut raw) = wire.client_and_raw(|options| {
+            options.send_queue(10_000);
+        });
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut taken = [0; 10_000];
+                while raw.get_mut().read_exact(&mut taken).is_ok() {
+                    thread::sleep(5 * MS);
+                }
+            });
+            for _ in 0..3 {
+                scope.spawn(|| while client.put(vec![0; 5_000]).is_ok() {});
+            }
+            let (mut full, mut tries) = (0, 0);
+            while full < 3 && tries < 1000 {
+                let put = in_time(20 * MS, || client.put_timeout(vec![0; 5_000], 20 * MS));
+                full += usize::from(matches!(put, Err(PutError::Full(_))));
+                tries += 1;
+            }
+            assert!(full > 0, "there was always room");
+            over.store(true, Ordering::Relaxed);
+            let _ = client.close();
+        });
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_client_that_takes_nothing_of_its_page_is_given_up_after_ten_seconds() {
+    const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let respond = |mut server: Server| {
+        let request = server.next_timeout(DEADLINE).unwrap();
+        request.respond(200, vec![b'x'; 32 << 20]).unwrap();
+    };
+    let server = Server::bind((own_address(), 0)).unwrap();
+    let mut plain = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    plain.write_all(PAGE).unwrap();
+    respond(server);
+    #[cfg(feature = "native-tls")]
+    let _encrypted = {
+        let pki = rig::tls::pki();
+        let server = pki.server();
+        let address = server.local_addr().unwrap();
+        let responding = thread::spawn(move || respond(server));
+        let stream = TcpStream::connect(address).unwrap();
+        let mut stream = pki.raw_connector().connect("localhost", stream).unwrap();
+        stream.write_all(PAGE).unwrap();
+        responding.join().unwrap();
+        stream
+    };
+    assert!(rig::threads_named("ws-respond") > 0);
+    in_time(Duration::from_secs(10), || {
+        eventually("they are given up", || {
+            rig::threads_named("ws-respond") == 0
+        });
+    });
+}
