@@ -6,14 +6,17 @@
 
 mod rig;
 
+use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::UdpSocket;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rig::{DEADLINE, eventually, within};
-use rtcbot_websocket::{Error, Message, Options, Queue, Server, Websocket};
+use rtcbot_websocket::{Backoff, Error, Message, Options, Queue, Request, Server, Websocket};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -28,6 +31,9 @@ struct Cable {
 const NEAR: &str = "10.77.0.1";
 const FAR: &str = "10.77.0.2";
 
+/// For the near end: there is a name server at the far one.
+const RESOLV_CONF: &str = "nameserver 10.77.0.2\noptions timeout:30 attempts:1\n";
+
 impl Cable {
     /// `None` where a cable cannot be laid.
     fn lay() -> Option<Cable> {
@@ -40,16 +46,36 @@ impl Cable {
         let [near, far] = &cable.names;
         let laid = ip(&["netns", "add", near])
             && ip(&["netns", "add", far])
-            && ip(&["-n", near, "link", "add", "cable", "type", "veth", "peer", "cable", "netns", far])
+            && ip(&[
+                "-n", near, "link", "add", "cable", "type", "veth", "peer", "cable", "netns", far,
+            ])
             && [(near, NEAR), (far, FAR)].iter().all(|(name, address)| {
-                ip(&["-n", name, "address", "add", &format!("{address}/24"), "dev", "cable"])
-                    && ip(&["-n", name, "link", "set", "cable", "up"])
+                ip(&[
+                    "-n",
+                    name,
+                    "address",
+                    "add",
+                    &format!("{address}/24"),
+                    "dev",
+                    "cable",
+                ]) && ip(&["-n", name, "link", "set", "cable", "up"])
                     && ip(&["-n", name, "link", "set", "lo", "up"])
             });
+        let laid = laid
+            && fs::create_dir_all(Cable::etc(near)).is_ok()
+            && fs::write(Cable::etc(near).join("resolv.conf"), RESOLV_CONF).is_ok();
         if !laid {
-            eprintln!("skipped: there are no network namespaces to be had (needs root and iproute2)");
+            // Shown where tests show their output.
+            eprintln!(
+                "skipped: there are no network namespaces to be had (needs root and iproute2)"
+            );
         }
         laid.then_some(cable)
+    }
+
+    /// Where `ip netns exec` finds the files that take the place of those in `/etc`.
+    fn etc(name: &str) -> PathBuf {
+        PathBuf::from("/etc/netns").join(name)
     }
 
     /// Runs the test of this name at one end, to play this role.
@@ -70,13 +96,17 @@ impl Cable {
 impl Drop for Cable {
     fn drop(&mut self) {
         for name in &self.names {
+            let _ = fs::remove_dir_all(Cable::etc(name));
             ip(&["netns", "delete", name]);
         }
     }
 }
 
 fn ip(arguments: &[&str]) -> bool {
-    let ip = Command::new("ip").args(arguments).stderr(Stdio::null()).status();
+    let ip = Command::new("ip")
+        .args(arguments)
+        .stderr(Stdio::null())
+        .status();
     ip.is_ok_and(|status| status.success())
 }
 
@@ -118,87 +148,368 @@ impl Drop for Player {
     }
 }
 
-/// Lets both ends of a cable play their roles: `far` says the URL that it listens on, `near` is given it.
-fn play(test: &str, far: fn(), near: fn(&str)) {
-    match std::env::var(ROLE) {
-        Ok(role) if role == "far" => far(),
-        Ok(url) => near(&url),
-        Err(_) => {
-            let Some(cable) = Cable::lay() else { return };
-            let mut far = cable.run(1, test, "far");
-            let url = far.hear("listening on ");
-            cable.run(0, test, &url).ends_well();
+/// What a test lets the two ends of a cable do, each in a process of its own.
+struct Play {
+    /// Says where it listens, and serves.
+    server: fn(),
+    /// Is given what the server said.
+    client: fn(&str),
+    /// Which end the server is at, whose process pulls the cable, and so decides.
+    server_end: usize,
+    deciding: usize,
+}
+
+impl Play {
+    /// A server at the far end, and at the near one a client that pulls the cable.
+    fn pulled_by(client: fn(&str)) -> Self {
+        Play {
+            server: serve_all,
+            client,
+            server_end: FAR_END,
+            deciding: NEAR_END,
+        }
+    }
+
+    /// By way of the test of this name, which calls this.
+    fn play(self, test: &str) {
+        match std::env::var(ROLE) {
+            Ok(role) if role == SERVER => (self.server)(),
+            Ok(said) => (self.client)(&said),
+            Err(_) => {
+                let Some(cable) = Cable::lay() else { return };
+                let mut server = cable.run(self.server_end, test, SERVER);
+                let said = server.hear("listening on ");
+                let client = cable.run(1 - self.server_end, test, &said);
+                match self.deciding == self.server_end {
+                    true => server.ends_well(),
+                    false => client.ends_well(),
+                }
+            }
         }
     }
 }
 
-/// A server whose every connection reads a little now and then.
-fn slow_readers(server: Server) {
-    println!("listening on {}", server.url());
-    server.serve(|request| {
-        let ws = Options::new().receive_queue(Queue::Block(1)).accept(request);
-        let _ = ws.put("hello");
-        while ws.get().is_ok() {
-            thread::sleep(20 * MS);
-        }
-    });
-}
+const NEAR_END: usize = 0;
+const FAR_END: usize = 1;
+const SERVER: &str = "server";
 
-const TIME: Duration = Duration::from_millis(1000);
-
-/// Floods the server over several connections, pulls the cable, and looks at when each of them notices.
-fn flood_until_the_cable_is_pulled(options: &mut Options, url: &str) {
-    options.json(false).ping_interval(TIME).ping_timeout(TIME).send_queue(64 << 10);
-    // The reader has something to hand out that nobody takes, so that it is for the writer to notice.
-    options.paused(true);
-    let flooding: Vec<Websocket> = (0..10).map(|_| options.connect(url).unwrap()).collect();
-    for ws in &flooding {
-        ws.wait_ready_timeout(DEADLINE).unwrap();
-        let ws = ws.clone();
-        let message = Message::from(vec![0; 20_000]);
-        thread::spawn(move || while ws.put(message.clone()).is_ok() {});
-    }
-    eventually("all are held back", || {
-        let stats = flooding.iter().map(Websocket::stats);
-        stats.into_iter().all(|stats| stats.bytes_out > 1 << 20 && stats.messages_in == 1)
-    });
-    thread::sleep(TIME);
-    pull();
-    let pulled = Instant::now();
-    let noticing: Vec<_> = flooding
+/// Serves over all that there is until it is killed.
+fn serve_all() {
+    // Takes questions for names, and answers none.
+    let _silent = UdpSocket::bind((FAR, 53)).unwrap();
+    let servers = servers(FAR);
+    println!("listening on {}", urls(&servers));
+    let serving = servers
         .into_iter()
-        .map(|ws| {
-            thread::spawn(move || {
-                let error = ws.wait_error_timeout(DEADLINE).unwrap();
-                (pulled.elapsed(), error)
-            })
-        })
-        .collect();
-    let noticed: Vec<_> = noticing.into_iter().map(|thread| thread.join().unwrap()).collect();
-    eprintln!("{noticed:?}");
-    for (after, error) in noticed {
-        assert!(matches!(error, Some(Error::PingTimeout { .. })), "{error:?}");
-        assert!(after < 3 * TIME, "noticed after {after:?}");
+        .map(|server| thread::spawn(|| server.serve(peer)));
+    for serving in serving.collect::<Vec<_>>() {
+        serving.join().unwrap();
     }
+}
+
+fn servers(address: &str) -> Vec<Server> {
+    vec![
+        Server::bind((address, 0)).unwrap(),
+        #[cfg(feature = "native-tls")]
+        Server::bind_tls((address, 0), rig::tls::pki().identity).unwrap(),
+    ]
+}
+
+fn urls(servers: &[Server]) -> String {
+    let urls: Vec<_> = servers.iter().map(Server::url).collect();
+    urls.join(" ")
+}
+
+/// What the far end does is told by the path.
+fn peer(request: Request) {
+    let path = request.path().to_owned();
+    let ws = Options::new()
+        .receive_queue(Queue::Block(1))
+        .accept(request);
+    match path.as_str() {
+        "/quiet" => while ws.get().is_ok() {},
+        "/slow" => {
+            let _ = ws.put("hello");
+            while ws.get().is_ok() {
+                thread::sleep(20 * MS);
+            }
+        }
+        "/flood" => while ws.put(vec![0; 20_000]).is_ok() {},
+        other => panic!("{other}"),
+    }
+}
+
+/// Half of what is promised for a peer that vanishes.
+const TIME: Duration = Duration::from_secs(1);
+
+fn options() -> Options {
+    let mut options = Options::new();
+    options
+        .json(false)
+        .ping_interval(TIME)
+        .ping_timeout(TIME)
+        .close_timeout(TIME)
+        .linger(TIME)
+        .send_queue(64 << 10);
+    #[cfg(feature = "native-tls")]
+    options.danger_accept_invalid_certs(true);
+    options
+}
+
+/// Some connections to each server, which are ready.
+fn connections(urls: &str, path: &str, each: usize, options: &Options) -> Vec<Websocket> {
+    let urls = urls
+        .split(' ')
+        .flat_map(|url| std::iter::repeat_n(url, each));
+    let all: Vec<_> = urls
+        .map(|url| options.connect(format!("{url}{path}")).unwrap())
+        .collect();
+    for ws in &all {
+        ws.wait_ready_timeout(DEADLINE).unwrap();
+    }
+    all
+}
+
+/// Connections to peers that read slowly, with all that can be put into them.
+fn full_connections(urls: &str, each: usize) -> Vec<Websocket> {
+    let mut options = options();
+    // The reader has something to hand out that nobody takes: so it is for the writer to notice the end.
+    options.paused(true);
+    let all = connections(urls, "/slow", each, &options);
+    let message = Message::from(vec![0; 20_000]);
+    for ws in &all {
+        eventually("it is held back", || {
+            let full = (0..4).any(|_| ws.put_timeout(message.clone(), 10 * MS).is_err());
+            full && ws.stats().messages_in == 1
+        });
+    }
+    all
+}
+
+/// Lets each of them do this on a thread of its own, and returns how long it took each.
+fn times<R: Send + 'static>(
+    all: Vec<Websocket>,
+    f: impl Fn(Websocket) -> R + Copy + Send + 'static,
+) -> Vec<(Duration, R)> {
+    let begun = Instant::now();
+    let threads = all.into_iter().map(|ws| {
+        thread::spawn(move || {
+            let result = f(ws);
+            (begun.elapsed(), result)
+        })
+    });
+    let threads: Vec<_> = threads.collect();
+    let times = threads.into_iter().map(|thread| thread.join().unwrap());
+    times.collect()
+}
+
+/// All fail because the peer does not answer, in the time that was promised. A busy machine may be late by
+/// half of it.
+#[track_caller]
+fn notice_in_time(all: Vec<Websocket>) {
+    let noticed = times(all, |ws| ws.wait_error_timeout(DEADLINE).unwrap());
+    let mut fine = noticed.iter().map(|(after, error)| {
+        matches!(error, Some(Error::PingTimeout { .. })) && *after < 3 * TIME
+    });
+    assert!(fine.all(|fine| fine), "{noticed:?}");
 }
 
 #[test]
 fn a_cable_that_is_pulled_in_mid_write_is_noticed_in_the_promised_time() {
-    play(
-        "a_cable_that_is_pulled_in_mid_write_is_noticed_in_the_promised_time",
-        || slow_readers(Server::bind((FAR, 0)).unwrap()),
-        |url| flood_until_the_cable_is_pulled(&mut Options::new(), url),
-    );
+    Play::pulled_by(|urls| {
+        let all = full_connections(urls, 8);
+        for ws in &all {
+            let ws = ws.clone();
+            thread::spawn(move || while ws.put(vec![0; 20_000]).is_ok() {});
+        }
+        // So that some room has been made, and not enough for poll(2) to tell.
+        thread::sleep(TIME);
+        pull();
+        notice_in_time(all);
+    })
+    .play("a_cable_that_is_pulled_in_mid_write_is_noticed_in_the_promised_time");
 }
 
-#[cfg(feature = "native-tls")]
 #[test]
-fn a_cable_that_is_pulled_in_mid_write_is_noticed_in_the_promised_time_over_tls() {
-    play(
-        "a_cable_that_is_pulled_in_mid_write_is_noticed_in_the_promised_time_over_tls",
-        || slow_readers(Server::bind_tls((FAR, 0), rig::tls::pki().identity.clone()).unwrap()),
-        |url| {
-            flood_until_the_cable_is_pulled(Options::new().danger_accept_invalid_certs(true), url);
+fn a_cable_that_is_pulled_in_mid_read_is_noticed_in_the_promised_time() {
+    Play::pulled_by(|urls| {
+        let all = connections(urls, "/flood", 4, &options());
+        for ws in &all {
+            ws.subscribe_callback(|_| {});
+        }
+        eventually("much has come", || {
+            let stats = all.iter().map(Websocket::stats);
+            stats.into_iter().all(|stats| stats.bytes_in > 10 << 20)
+        });
+        pull();
+        notice_in_time(all);
+    })
+    .play("a_cable_that_is_pulled_in_mid_read_is_noticed_in_the_promised_time");
+}
+
+#[test]
+fn a_cable_that_is_pulled_from_an_idle_connection_is_noticed_in_the_promised_time() {
+    Play::pulled_by(|urls| {
+        let all = connections(urls, "/quiet", 4, &options());
+        // Some have a ping on its way then, and some have not.
+        thread::sleep(TIME + TIME / 2);
+        pull();
+        notice_in_time(all);
+    })
+    .play("a_cable_that_is_pulled_from_an_idle_connection_is_noticed_in_the_promised_time");
+}
+
+/// Connections in all states; the cable is pulled.
+fn pulled(urls: &str) -> Vec<Websocket> {
+    let mut all = full_connections(urls, 2);
+    all.extend(connections(urls, "/quiet", 2, &options()));
+    all.extend(connections(urls, "/flood", 2, &options()));
+    pull();
+    all
+}
+
+#[test]
+fn closing_over_a_pulled_cable_takes_no_longer_than_its_time_out() {
+    Play::pulled_by(|urls| {
+        let closed = times(pulled(urls), |ws| ws.close());
+        let mut fine = closed.iter().map(|(after, result)| {
+            matches!(result, Err(Error::CloseTimeout { .. })) && *after < 2 * TIME
+        });
+        assert!(fine.all(|fine| fine), "{closed:?}");
+    })
+    .play("closing_over_a_pulled_cable_takes_no_longer_than_its_time_out");
+}
+
+#[test]
+fn a_cable_that_is_pulled_during_the_closing_handshake_does_not_put_its_end_off() {
+    Play::pulled_by(|urls| {
+        // Their answers would come behind all that they have yet to read.
+        let all = full_connections(urls, 4);
+        thread::spawn(|| {
+            thread::sleep(20 * MS);
+            pull();
+        });
+        let closed = times(all, |ws| ws.close());
+        let mut fine = closed.iter().map(|(after, result)| {
+            // One may be over before.
+            matches!(result, Ok(()) | Err(Error::CloseTimeout { .. })) && *after < 2 * TIME
+        });
+        assert!(fine.all(|fine| fine), "{closed:?}");
+    })
+    .play("a_cable_that_is_pulled_during_the_closing_handshake_does_not_put_its_end_off");
+}
+
+#[test]
+fn dropping_the_last_handle_over_a_pulled_cable_takes_no_longer_than_linger() {
+    Play::pulled_by(|urls| {
+        let dropped = times(pulled(urls), drop);
+        assert!(
+            dropped.iter().all(|(after, ())| *after < 2 * TIME),
+            "{dropped:?}"
+        );
+    })
+    .play("dropping_the_last_handle_over_a_pulled_cable_takes_no_longer_than_linger");
+}
+
+#[test]
+fn shutting_down_over_a_pulled_cable_takes_no_longer_than_allowed() {
+    Play {
+        server: || {
+            let servers = servers(NEAR);
+            println!("listening on {}", urls(&servers));
+            let handles: Vec<_> = servers.iter().map(Server::handle).collect();
+            for server in servers {
+                thread::spawn(move || {
+                    server.serve(|request| {
+                        let mut options = options();
+                        options
+                            .ping_interval(None)
+                            .close_timeout(DEADLINE)
+                            .linger(DEADLINE);
+                        let ws = options.accept(request);
+                        while ws.put(vec![0; 20_000]).is_ok() {}
+                    });
+                });
+            }
+            for handle in &handles {
+                eventually("clients", || {
+                    let stats = handle.connections().into_iter().map(|ws| ws.stats());
+                    stats.filter(|stats| stats.bytes_out > 1 << 20).count() == 4
+                });
+            }
+            pull();
+            for handle in handles {
+                let begun = Instant::now();
+                handle.shutdown(TIME).unwrap();
+                // The second that cutting may take comes on top.
+                let after = begun.elapsed();
+                assert!(after < 3 * TIME, "{after:?}");
+            }
         },
-    );
+        client: |urls| {
+            let all = connections(urls, "/", 4, &options());
+            for ws in all {
+                while ws.get().is_ok() {
+                    thread::sleep(20 * MS);
+                }
+            }
+        },
+        server_end: NEAR_END,
+        deciding: NEAR_END,
+    }
+    .play("shutting_down_over_a_pulled_cable_takes_no_longer_than_allowed");
+}
+
+#[test]
+fn when_the_cable_is_plugged_in_again_a_client_is_back_after_an_attempt_and_a_wait() {
+    Play::pulled_by(|urls| {
+        let mut options = options();
+        options.connect_timeout(TIME).reconnect(Backoff {
+            initial: 10 * MS,
+            max: TIME / 2,
+            // Without the longest wait, the fourth would be one of ten seconds.
+            factor: 10.0,
+            ..Backoff::default()
+        });
+        let all = connections(urls, "/quiet", 2, &options);
+        pull();
+        eventually("all have noticed", || !all.iter().any(Websocket::is_ready));
+        // Some attempts come to nothing.
+        thread::sleep(3 * TIME);
+        assert!(ip(&["link", "set", "cable", "up"]));
+        let back = times(all, |ws| ws.wait_ready_timeout(DEADLINE));
+        let mut fine = back
+            .iter()
+            .map(|(after, result)| result.is_ok() && *after < 3 * TIME);
+        assert!(fine.all(|fine| fine), "{back:?}");
+    })
+    .play("when_the_cable_is_plugged_in_again_a_client_is_back_after_an_attempt_and_a_wait");
+}
+
+/// Tries to connect to where nothing answers, and sees it end in time, at this stage.
+fn try_to_connect(url: &str, awaited: &str) {
+    let begun = Instant::now();
+    let ws = options().connect_timeout(TIME).connect(url).unwrap();
+    match ws.wait_ready_timeout(DEADLINE) {
+        Err(Error::ConnectTimeout { stage, .. }) => assert_eq!(stage, awaited),
+        other => panic!("{other:?}"),
+    }
+    let after = begun.elapsed();
+    assert!(after < 2 * TIME, "{after:?}");
+}
+
+#[test]
+fn an_address_that_does_not_answer_is_tried_no_longer_than_the_time_out() {
+    Play::pulled_by(|_| try_to_connect("ws://10.77.0.99/", "a TCP connection"))
+        .play("an_address_that_does_not_answer_is_tried_no_longer_than_the_time_out");
+}
+
+#[test]
+fn a_name_server_that_does_not_answer_is_waited_for_no_longer_than_the_time_out() {
+    Play::pulled_by(|_| {
+        let asked = fs::read_to_string("/etc/resolv.conf").unwrap();
+        assert_eq!(asked, RESOLV_CONF);
+        try_to_connect("ws://robot.example/", "the look-up of the host's name");
+    })
+    .play("a_name_server_that_does_not_answer_is_waited_for_no_longer_than_the_time_out");
 }
