@@ -9,7 +9,7 @@ use std::thread;
 use crossbeam_channel::{RecvTimeoutError, bounded, unbounded};
 use rig::{DEADLINE, eventually, within};
 use rtcbot_websocket::pubsub::{Consumer, Producer, Publisher};
-use rtcbot_websocket::{Error, PutError, Queue, Sink};
+use rtcbot_websocket::{Error, PutError, Queue, Sink, Subscription};
 
 #[test]
 fn early_items_go_to_the_first_subscription() {
@@ -621,4 +621,31 @@ fn who_was_removed_while_it_was_full_finds_no_room_for_more() {
         within(DEADLINE, move || publishing.join().unwrap());
         assert!(other.iter().eq(0..3));
     }
+}
+
+/// An item that takes from its queue when it is dropped.
+#[derive(Clone)]
+struct Takes(Option<Subscription<Takes>>);
+
+impl Drop for Takes {
+    fn drop(&mut self) {
+        if let Some(items) = &self.0 {
+            let _ = items.try_get();
+        }
+    }
+}
+
+#[test]
+fn an_item_that_makes_room_may_use_its_queue_when_it_is_dropped() {
+    within(DEADLINE, || {
+        for queue in [Queue::Latest, Queue::DropOldest(2)] {
+            let (mut publisher, producer) = Producer::new();
+            let items = producer.subscribe_with(queue);
+            for _ in 0..10 {
+                publisher.put(Takes(Some(items.clone())));
+            }
+            producer.unsubscribe_all();
+            while items.try_get().is_ok() {}
+        }
+    });
 }

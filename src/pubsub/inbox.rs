@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::TryRecvError;
 
 use super::desk::Desk;
+use super::subscription::Subscription;
 use crate::error::{Error, Result};
 
 /// How many items, and how much weight, is taken from the queue at a time.
@@ -115,11 +116,7 @@ impl<T: Send + 'static> Inbox<T> {
             state.weight -= weight;
             // Under the lock, so that nothing more is taken from a source that was stopped.
             while self.taken.len() < BATCH_ITEMS && weight < BATCH_WEIGHT {
-                match state
-                    .source
-                    .as_ref()
-                    .map(|source| source.receiver().try_recv())
-                {
+                match state.source.as_ref().map(Subscription::take) {
                     Some(Ok(item)) => {
                         weight += (desk.weigh)(&item);
                         self.taken.push_back(item);

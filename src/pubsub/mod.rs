@@ -29,6 +29,7 @@ mod limit;
 mod producer;
 mod publisher;
 mod relay;
+mod ring;
 mod room;
 mod roster;
 mod sink;

@@ -59,24 +59,31 @@ impl<T: Clone + Send + 'static> Producer<T> {
     fn new_subscription(&self, queue: Queue) -> (Subscription<T>, impl Sized + use<T>) {
         let id = SubscriptionId::next();
         let removed = Arc::<AtomicBool>::default();
-        let (items, left_out, drop_later) = {
+        let (items, turn, left_out, drop_later) = {
             let mut state = self.roster.state.lock();
             let mut early = state.take_early();
             let (outlet, items) = open_queue(queue, &mut early);
+            let turn = outlet.turn();
             let entry = Entry::new(id, outlet, removed.clone());
-            (items, early, self.roster.insert(&mut state, entry))
+            (items, turn, early, self.roster.insert(&mut state, entry))
         };
         if !left_out.is_empty() {
             let count = left_out.len() as u64;
             self.roster.dropped.fetch_add(count, Ordering::Relaxed);
         }
         let roster = Arc::downgrade(&self.roster);
-        let subscription =
-            Subscription::new(id, items, self.roster.end.clone(), removed, move |id| {
+        let subscription = Subscription::new(
+            id,
+            items,
+            turn,
+            self.roster.end.clone(),
+            removed,
+            move |id| {
                 if let Some(roster) = roster.upgrade() {
                     roster.remove(id);
                 }
-            });
+            },
+        );
         (subscription, (left_out, drop_later))
     }
 

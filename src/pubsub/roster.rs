@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Select, Sender, TrySendError, bounded, unbounded};
+use crossbeam_channel::{Receiver, Select, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
 use super::dispatch::{Dispatcher, guarded};
+use super::ring::{Ring, Turn};
 use super::sink::{Patience, Sink};
 use super::subscription::{End, Queue, Subscription, SubscriptionId};
 use crate::error::PutError;
@@ -91,8 +92,7 @@ pub(super) struct Entry<T> {
 
 pub(super) enum Outlet<T> {
     Queue(Sender<T>),
-    /// The receiver is for making room.
-    Ring(Sender<T>, Receiver<T>),
+    Ring(Ring<T>),
     Sink(Attached<T>),
     /// As `Queue`; a thread takes from it for a sink that was full when it subscribed.
     Relay(Sender<T>),
@@ -121,8 +121,17 @@ impl<T> Outlet<T> {
     /// How many items wait in it; a user's sink does not say.
     pub(super) fn len(&self) -> usize {
         match self {
-            Outlet::Queue(sender) | Outlet::Ring(sender, _) | Outlet::Relay(sender) => sender.len(),
+            Outlet::Queue(sender) | Outlet::Relay(sender) => sender.len(),
+            Outlet::Ring(ring) => ring.len(),
             Outlet::Sink(attached) => attached.queue.as_ref().map_or(0, Receiver::len),
+        }
+    }
+
+    /// What whoever takes from it has to hold.
+    pub(super) fn turn(&self) -> Option<Turn> {
+        match self {
+            Outlet::Ring(ring) => Some(ring.turn()),
+            Outlet::Queue(_) | Outlet::Sink(_) | Outlet::Relay(_) => None,
         }
     }
 
@@ -325,7 +334,7 @@ pub(super) fn open_queue<T>(queue: Queue, early: &mut VecDeque<T>) -> (Outlet<T>
         let _ = sender.try_send(item);
     }
     let outlet = if ring {
-        Outlet::Ring(sender, receiver.clone())
+        Outlet::Ring(Ring::new(sender, receiver.clone()))
     } else {
         Outlet::Queue(sender)
     };
@@ -381,13 +390,10 @@ impl<T: Send + 'static> Entry<T> {
     pub(super) fn put_nowait(&self, item: T, dropped: &AtomicU64) -> Result<(), PutError<T>> {
         match &self.outlet {
             Outlet::Queue(sender) | Outlet::Relay(sender) => sender.put_nowait(item),
-            Outlet::Ring(sender, receiver) => {
-                let mut item = item;
-                while let Err(TrySendError::Full(back)) = sender.try_send(item) {
-                    item = back;
-                    if receiver.try_recv().is_ok() {
-                        dropped.fetch_add(1, Ordering::Relaxed);
-                    }
+            Outlet::Ring(ring) => {
+                // The user's code may be in what is dropped.
+                if ring.put(item).is_some() {
+                    dropped.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(())
             }

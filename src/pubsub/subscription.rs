@@ -3,14 +3,25 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError};
 
 use super::limit::waiting;
+use super::ring::{self, Turn};
 use crate::error::{Error, Result};
 
 /// What a slow reader of a subscription means.
+///
+/// # Threads of different priority
+///
+/// A control loop that runs at a real-time priority (`SCHED_FIFO`) may preempt the thread that fills its queue.
+/// `Latest` and `DropOldest` have a lock, for which [`get`](Subscription::get), [`get_timeout`](Subscription::get_timeout)
+/// and [`try_get`](Subscription::try_get) sleep until that thread has finished with the one item. **Everything else
+/// spins until then**: these calls with the other queues, and [`receiver`](Subscription::receiver) with all.
+/// If both threads share a processor, that takes as long as the system keeps real-time threads from others: up to a second with
+/// Linux's defaults, and for ever where `sched_rt_runtime_us` is -1. So a control loop takes its orders from a
+/// `Latest`, with `try_get`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
     /// When this many items wait, the producer pauses until one is taken. For a
@@ -78,6 +89,7 @@ pub struct Subscription<T> {
 struct Inner<T> {
     id: SubscriptionId,
     items: Receiver<T>,
+    turn: Option<Turn>,
     end: End,
     removed: Arc<AtomicBool>,
     leave: Option<Box<dyn Fn(SubscriptionId) + Send + Sync>>,
@@ -95,6 +107,7 @@ impl<T> Subscription<T> {
     pub(crate) fn new(
         id: SubscriptionId,
         items: Receiver<T>,
+        turn: Option<Turn>,
         end: End,
         removed: Arc<AtomicBool>,
         leave: impl Fn(SubscriptionId) + Send + Sync + 'static,
@@ -103,6 +116,7 @@ impl<T> Subscription<T> {
             inner: Arc::new(Inner {
                 id,
                 items,
+                turn,
                 end,
                 removed,
                 leave: Some(Box::new(leave)),
@@ -117,11 +131,7 @@ impl<T> Subscription<T> {
     ///
     /// When nothing is queued any more: the reason the producer ended, or [`Error::Unsubscribed`].
     pub fn get(&self) -> Result<T> {
-        match self.try_get() {
-            Err(Error::Empty) => {}
-            other => return other,
-        }
-        waiting(|| self.inner.items.recv()).map_err(|_| self.ended())
+        self.get_until(None)
     }
 
     /// Takes the next item, waiting for at most `timeout`.
@@ -130,26 +140,57 @@ impl<T> Subscription<T> {
     ///
     /// [`Error::Timeout`] when the time is over, else as [`get`](Self::get).
     pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
-        match self.try_get() {
-            Err(Error::Empty) => {}
-            other => return other,
-        }
-        waiting(|| self.inner.items.recv_timeout(timeout)).map_err(|error| match error {
-            RecvTimeoutError::Timeout => Error::Timeout,
-            RecvTimeoutError::Disconnected => self.ended(),
-        })
+        self.get_until(Instant::now().checked_add(timeout))
     }
 
-    /// Takes the next item if one is there; never waits.
+    fn get_until(&self, deadline: Option<Instant>) -> Result<T> {
+        loop {
+            match self.try_get() {
+                Err(Error::Empty) => {}
+                other => return other,
+            }
+            let items = &self.inner.items;
+            if self.inner.turn.is_none() {
+                let received = waiting(|| match deadline {
+                    None => items.recv().map_err(RecvTimeoutError::from),
+                    Some(deadline) => items.recv_deadline(deadline),
+                });
+                return received.map_err(|error| match error {
+                    RecvTimeoutError::Timeout => Error::Timeout,
+                    RecvTimeoutError::Disconnected => self.ended(),
+                });
+            }
+            // The lock is not held while it waits.
+            let in_time = waiting(|| {
+                let mut select = Select::new();
+                select.recv(items);
+                match deadline {
+                    None => Ok(select.ready()),
+                    Some(deadline) => select.ready_deadline(deadline),
+                }
+            });
+            // A handle to the same queue may have been faster.
+            in_time.map_err(|_| Error::Timeout)?;
+        }
+    }
+
+    /// Takes the next item if one is there; never waits for one.
+    ///
+    /// It may wait for the thread that is just putting one in: see [`Queue`] for what that means to a thread
+    /// with a real-time priority.
     ///
     /// # Errors
     ///
     /// [`Error::Empty`] when none is there, else as [`get`](Self::get).
     pub fn try_get(&self) -> Result<T> {
-        self.inner.items.try_recv().map_err(|error| match error {
+        self.take().map_err(|error| match error {
             TryRecvError::Empty => Error::Empty,
             TryRecvError::Disconnected => self.ended(),
         })
+    }
+
+    pub(super) fn take(&self) -> Result<T, TryRecvError> {
+        ring::take(&self.inner.items, self.inner.turn.as_ref())
     }
 
     /// Takes items until the producer ends, waiting for each. Why it ended, [`get`](Self::get) tells.
@@ -200,6 +241,7 @@ impl<T> From<Receiver<T>> for Subscription<T> {
             inner: Arc::new(Inner {
                 id: SubscriptionId::next(),
                 items,
+                turn: None,
                 end: End::default(),
                 removed: Arc::default(),
                 leave: None,

@@ -1,0 +1,123 @@
+//! A control loop at a real-time priority that preempts, on the same processor, the thread that fills its queue.
+//!
+//! Needs Linux, root, and chrt and taskset (util-linux); where they are missing, the tests say that they skip.
+#![cfg(target_os = "linux")]
+
+mod rig;
+
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rig::{DEADLINE, pair};
+use rtcbot_websocket::pubsub::Producer;
+use rtcbot_websocket::{Queue, Subscription};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// This thread's number in the system.
+fn thread_id() -> String {
+    let link = std::fs::read_link("/proc/thread-self").unwrap();
+    link.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+fn done(command: &str, arguments: &[&str]) -> bool {
+    let status = Command::new(command)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// The last processor that this process may run on.
+fn processor() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let last = list.unwrap().trim().rsplit([',', '-']).next().unwrap();
+    last.to_owned()
+}
+
+/// Keeps this thread on one processor.
+fn stay(processor: &str) -> bool {
+    done("taskset", &["-pc", processor, &thread_id()])
+}
+
+/// Gives this thread the lowest of the real-time priorities.
+fn be_urgent() -> bool {
+    done("chrt", &["-f", "-p", "1", &thread_id()])
+}
+
+/// Calls `poll` as a control loop does, for two seconds, at a real-time priority, while `flood` is called on
+/// the same processor at none. Returns how long the longest call took; `None` where that cannot be done.
+fn longest(poll: impl Fn() + Sync, mut flood: impl FnMut() + Send) -> Option<Duration> {
+    let (ready, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let processor = processor();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            if stay(&processor) {
+                ready.store(true, Ordering::SeqCst);
+                while !over.load(Ordering::SeqCst) {
+                    flood();
+                }
+            }
+        });
+        let polling = scope.spawn(|| {
+            let able = stay(&processor) && be_urgent();
+            let begun = Instant::now();
+            let mut longest = Duration::ZERO;
+            while able && begun.elapsed() < Duration::from_secs(2) {
+                let before = Instant::now();
+                poll();
+                longest = longest.max(before.elapsed());
+                // Without a pause it would take all of the processor.
+                thread::sleep(MS);
+            }
+            over.store(true, Ordering::SeqCst);
+            (able && ready.load(Ordering::SeqCst)).then_some(longest)
+        });
+        polling.join().unwrap()
+    })
+}
+
+// crossbeam 997: a receiver that has preempted the sender spins until the system lets the sender go on, which
+// takes 0.95 s.
+#[test]
+fn a_poll_at_a_real_time_priority_does_not_wait_for_a_sender_that_it_has_preempted() {
+    for queue in [Queue::Latest, Queue::DropOldest(4)] {
+        for poll in [
+            |items: &Subscription<u64>| drop(items.try_get()),
+            |items: &Subscription<u64>| drop(items.get_timeout(Duration::ZERO)),
+            |items: &Subscription<u64>| drop(items.get_timeout(MS)),
+        ] {
+            let (mut publisher, producer) = Producer::new();
+            let items = producer.subscribe_with(queue);
+            let longest = longest(|| poll(&items), || publisher.put(1));
+            let Some(longest) = longest else {
+                return eprintln!("skipped: no real-time priority is to be had");
+            };
+            eprintln!("{queue:?}: {longest:?}");
+            assert!(longest < 500 * MS, "{queue:?}: {longest:?}");
+        }
+    }
+}
+
+#[test]
+fn a_put_at_a_real_time_priority_does_not_wait_for_a_thread_that_it_has_preempted() {
+    let (client, server) = pair();
+    let reading = thread::spawn(move || while server.get().is_ok() {});
+    let put = longest(
+        || drop(client.put_nowait("urgent")),
+        || drop(client.put_timeout("flood", DEADLINE)),
+    );
+    client.close().unwrap();
+    reading.join().unwrap();
+    let Some(longest) = put else {
+        return eprintln!("skipped: no real-time priority is to be had");
+    };
+    eprintln!("put_nowait: {longest:?}");
+    assert!(longest < 500 * MS, "{longest:?}");
+}
