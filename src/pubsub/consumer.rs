@@ -222,7 +222,7 @@ impl<T: Send + 'static> Consumer<T> {
 
     /// Makes the inbox's owner look again.
     pub(crate) fn wake(&self) {
-        let _ = self.desk.wake.0.try_send(());
+        self.desk.wake.call();
     }
 
     /// Waits until there is something for the inbox, [`wake`](Self::wake) is called, or the consumer is closed.
@@ -232,7 +232,7 @@ impl<T: Send + 'static> Consumer<T> {
 
     /// Waits for [`wake`](Self::wake) alone.
     pub(crate) fn wait_for_wake(&self) {
-        let _ = self.desk.wake.1.recv();
+        self.desk.wake.wait(None);
     }
 }
 

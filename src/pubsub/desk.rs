@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Select, Sender, bounded};
+use crossbeam_channel::Select;
 use parking_lot::Mutex;
 
 use super::room::Room;
 use super::subscription::Subscription;
+use super::wake::Wake;
 
 pub(super) struct Desk<T> {
     /// Held to change the queue or the source, or to take from them without waiting. No user code
@@ -17,7 +18,7 @@ pub(super) struct Desk<T> {
     pub(super) state: Mutex<State<T>>,
     pub(super) room: Room,
     /// Wakes the inbox's owner.
-    pub(super) wake: (Sender<()>, Receiver<()>),
+    pub(super) wake: Wake,
     /// How many items the inbox has taken and not given out, as of when it last took some.
     pub(super) in_hand: AtomicUsize,
     pub(super) limit: usize,
@@ -44,7 +45,7 @@ impl<T> Desk<T> {
                 closed: false,
             }),
             room: Room::new(),
-            wake: bounded(1),
+            wake: Wake::new(),
             in_hand: AtomicUsize::new(0),
             limit,
             weigh,
@@ -63,20 +64,17 @@ impl<T> Desk<T> {
             state.source.clone()
         };
         let in_time = match &source {
-            None => match deadline {
-                None => self.wake.1.recv().is_ok(),
-                Some(deadline) => self.wake.1.recv_deadline(deadline).is_ok(),
-            },
+            None => self.wake.wait(deadline),
             Some(source) => {
                 let mut select = Select::new();
-                let wake = select.recv(&self.wake.1);
+                let wake = select.recv(self.wake.called());
                 select.recv(source.receiver());
                 let ready = match deadline {
                     None => Some(select.ready()),
                     Some(deadline) => select.ready_deadline(deadline).ok(),
                 };
                 if ready == Some(wake) {
-                    let _ = self.wake.1.try_recv();
+                    self.wake.notice();
                 }
                 ready.is_some()
             }

@@ -34,6 +34,7 @@ mod room;
 mod roster;
 mod sink;
 mod subscription;
+mod wake;
 mod workers;
 
 pub use consumer::{Consumer, Source};
