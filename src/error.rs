@@ -190,6 +190,11 @@ pub enum Error {
     #[error("this call cannot wait on the connection's own thread")]
     OwnThread,
 
+    /// This process was forked from the one that made the connection, and has none of its threads. Let the parent
+    /// use it, or make one in the child.
+    #[error("the connection belongs to the process that this one was forked from")]
+    Forked,
+
     /// A value could not be turned into JSON, or JSON not into the type asked for.
     #[error("JSON: {0}")]
     Json(Arc<serde_json::Error>),

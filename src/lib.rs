@@ -279,6 +279,7 @@ pub mod fuzzing;
 mod limits;
 mod message;
 mod net;
+mod process;
 pub mod pubsub;
 mod server;
 mod thread;
@@ -310,3 +311,8 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/scaling.md")]
 struct Scaling;
+
+/// As above.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+struct Embedding;

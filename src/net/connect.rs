@@ -269,6 +269,17 @@ fn needs_zone(address: &SocketAddr) -> bool {
 }
 
 /// A socket that does not wait.
+#[cfg(not(target_vendor = "apple"))]
+pub(crate) fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    use rustix::net::{SocketFlags, socket_with};
+    // In one step, so that no program that another thread starts meanwhile inherits it.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None);
+    socket.map_err(|error| of_descriptors(error.into()))
+}
+
+/// A socket that does not wait.
+#[cfg(target_vendor = "apple")]
 pub(crate) fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket(family, SocketType::STREAM, None);
     let socket = socket.map_err(|error| of_descriptors(error.into()))?;

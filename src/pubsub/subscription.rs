@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError};
 use super::limit::waiting;
 use super::ring::{self, Turn};
 use crate::error::{Error, Result};
+use crate::process::Home;
 
 /// What a slow reader of a subscription means.
 ///
@@ -92,13 +93,19 @@ struct Inner<T> {
     turn: Option<Turn>,
     end: End,
     removed: Arc<AtomicBool>,
-    leave: Option<Box<dyn Fn(SubscriptionId) + Send + Sync>>,
+    leave: Option<Leave>,
 }
+
+/// How to unsubscribe, and in which process.
+type Leave = (Home, Box<dyn Fn(SubscriptionId) + Send + Sync>);
 
 impl<T> Drop for Inner<T> {
     fn drop(&mut self) {
-        if let Some(leave) = &self.leave {
-            leave(self.id);
+        match &self.leave {
+            Some((home, leave)) if home.is_here() => leave(self.id),
+            // Its locks may be held by threads that are not here.
+            Some(_) => std::mem::forget(self.items.clone()),
+            None => {}
         }
     }
 }
@@ -119,7 +126,7 @@ impl<T> Subscription<T> {
                 turn,
                 end,
                 removed,
-                leave: Some(Box::new(leave)),
+                leave: Some((Home::here(), Box::new(leave))),
             }),
         }
     }

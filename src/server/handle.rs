@@ -15,6 +15,7 @@ use super::listener::Listener;
 use crate::error::{Error, Result};
 use crate::limits::of_descriptors;
 use crate::message::Message;
+use crate::process::Home;
 use crate::websocket::registry::Registry;
 use crate::websocket::{Websocket, deadline_after};
 
@@ -27,6 +28,7 @@ pub struct ServerHandle {
 /// What a server and its handles share.
 pub(super) struct Control {
     pub(super) registry: Arc<Registry>,
+    pub(super) home: Home,
     /// Held to look and to change; nothing is called under it.
     state: Mutex<State>,
     /// Told of every change. Its waits have a deadline, or end with the shutdowns, which have one each.
@@ -61,6 +63,7 @@ impl Control {
         let (waker, woken) = UnixStream::pair().map_err(of_descriptors)?;
         Ok(Arc::new(Control {
             registry: Registry::new(),
+            home: Home::here(),
             state: Mutex::new(State {
                 listener: Some(Arc::new(listener)),
                 waiting: false,
@@ -257,11 +260,14 @@ impl ServerHandle {
     /// # Errors
     ///
     /// [`Error::Timeout`] when a handler, or a [`Sink`](crate::Sink) of a connection, has not
-    /// returned by then. Connections that did not close in time have been cut, also where this is `Ok`: each one's
+    /// returned by then; [`Error::Forked`] in a child of the server's process. Connections that did not close in time have been cut, also where this is `Ok`: each one's
     /// [`error`](Websocket::error) tells, for which [`connections`](Self::connections) is asked before.
     pub fn shutdown(&self, timeout: Duration) -> Result<()> {
         let mut deadline = deadline_after(timeout);
         let control = &self.control;
+        if !control.home.is_here() {
+            return Err(Error::Forked);
+        }
         let _shutting_down = control.begin_shutdown();
         control.registry.close(deadline);
         if !control.registry.wait_for_all(deadline) {

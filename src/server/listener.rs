@@ -18,6 +18,7 @@ use super::BACKLOG;
 use crate::limits::of_descriptors;
 use crate::net::connect::socket;
 use crate::net::socket::Socket;
+use crate::process::Home;
 
 pub(crate) enum Listener {
     Tcp(TcpListener),
@@ -30,6 +31,7 @@ pub(crate) struct File {
     path: PathBuf,
     device: u64,
     inode: u64,
+    home: Home,
 }
 
 impl Listener {
@@ -50,6 +52,7 @@ impl Listener {
             path: fs::canonicalize(path)?,
             device: metadata.dev(),
             inode: metadata.ino(),
+            home: Home::here(),
         };
         Ok(Listener::Unix(Some(file), listener))
     }
@@ -121,6 +124,9 @@ fn lock_folder_of(path: &Path) -> Option<fs::File> {
 
 impl Drop for File {
     fn drop(&mut self) {
+        if !self.home.is_here() {
+            return;
+        }
         // Another server may have taken the place.
         let found = fs::symlink_metadata(&self.path);
         if found.is_ok_and(|data| (data.dev(), data.ino()) == (self.device, self.inode)) {

@@ -105,7 +105,8 @@ const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// When the system has no descriptor left and no such client waits, accepting pauses, which is
 /// logged, until there is one.
 ///
-/// Dropping the server stops listening. Connections that were accepted are not affected.
+/// Dropping the server stops listening. Connections that were accepted are not affected. In a forked child,
+/// dropping it does nothing.
 pub struct Server {
     control: Arc<Control>,
     local_addr: Option<SocketAddr>,
@@ -583,6 +584,10 @@ fn unix_url(path: &Path) -> String {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if !self.control.home.is_here() {
+            // It is the parent's: see `Websocket`'s.
+            return std::mem::forget(self.control.clone());
+        }
         self.control.stop_listening();
     }
 }

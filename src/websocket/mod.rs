@@ -55,7 +55,7 @@ use crate::pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId,
 /// to the same connection, and equal. Dropping the last one closes it, and waits for that: what is queued is sent, for at
 /// most [`linger`](Options::linger), and the peer is told code 1000, or 1011 in a panic. A callback that owns a handle to its own connection, or a list of
 /// all connections that does, keeps it open until either side closes it; what should not takes a
-/// [`downgrade`](Self::downgrade)d one.
+/// [`downgrade`](Self::downgrade)d one. In a forked child, dropping a handle does nothing.
 ///
 /// ```no_run
 /// use rtcbot_websocket::{Websocket, json};
@@ -96,6 +96,11 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         let shared = &self.shared;
+        if !shared.home.is_here() {
+            // It is the parent's. A lock in it may be held by a thread that is not here: nothing of it is dropped.
+            std::mem::forget(shared.clone());
+            return;
+        }
         // Nobody is left who could make room.
         shared.producer.hurry(Instant::now());
         if shared.lifecycle.phase() == Phase::Closed {
@@ -612,7 +617,7 @@ impl Websocket {
     /// # Errors
     ///
     /// Why it ended without ever being ready; [`Error::OwnThread`] when called on the connection's own thread: from
-    /// a [`Sink`], or a function that the [`Options`] were given.
+    /// a [`Sink`], or a function that the [`Options`] were given; [`Error::Forked`] in a child of its process.
     pub fn wait_ready(&self) -> Result<()> {
         self.wait_ready_until(None)
     }
@@ -627,6 +632,7 @@ impl Websocket {
     }
 
     fn wait_ready_until(&self, deadline: Option<Instant>) -> Result<()> {
+        self.at_home()?;
         let lifecycle = &self.shared().lifecycle;
         let deadline = self.unless_own_thread(deadline);
         match waiting(|| lifecycle.wait_ready(deadline)) {
@@ -678,10 +684,19 @@ impl Websocket {
     }
 
     fn wait_closed_until(&self, deadline: Option<Instant>) -> Result<Error> {
+        self.at_home()?;
         let lifecycle = &self.shared().lifecycle;
         let deadline = self.unless_own_thread(deadline);
         let end = waiting(|| lifecycle.wait_closed(deadline));
         end.ok_or_else(|| self.not_yet())
+    }
+
+    /// In a forked child, nobody would end a wait.
+    fn at_home(&self) -> Result<()> {
+        match self.shared().home.is_here() {
+            true => Ok(()),
+            false => Err(Error::Forked),
+        }
     }
 
     /// A wait on the connection's own thread would wait for itself: then it is over at once.
@@ -742,6 +757,7 @@ impl Websocket {
     /// bytes; then nothing has happened. Else as [`close`](Self::close).
     pub fn close_with(&self, code: u16, reason: &str) -> Result<()> {
         let frame = CloseFrame::checked(code, reason)?;
+        self.at_home()?;
         let shared = self.shared();
         let deadline = deadline_after(shared.options.close_timeout);
         let deadline = shared.begin_close(frame, deadline);

@@ -11,6 +11,7 @@ use super::{WeakWebsocket, Websocket};
 use crate::capacity::{CONNECTIONS, Taken};
 use crate::error::CloseFrame;
 use crate::message::Message;
+use crate::process::Home;
 
 pub(crate) struct Registry {
     /// Held to look and to change. Nothing else is called under it.
@@ -60,6 +61,7 @@ pub(crate) struct Permit {
     registry: Arc<Registry>,
     id: u64,
     _of_this_process: Taken,
+    home: Home,
 }
 
 /// How a server that shuts down closes its connections: "going away" (RFC 6455, section 7.4.1).
@@ -87,6 +89,7 @@ impl Registry {
             registry: self.clone(),
             id,
             _of_this_process: CONNECTIONS.take(),
+            home: Home::here(),
         }
     }
 
@@ -240,6 +243,9 @@ impl Desk {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        if !self.home.is_here() {
+            return std::mem::forget(self.registry.clone());
+        }
         let stay = self.registry.state.lock().guests.remove(&self.id);
         drop(stay);
         self.registry.changed.notify_all();

@@ -14,10 +14,13 @@ use super::outbox::Outbox;
 use crate::error::{Close, CloseFrame, Error, PutError, Side};
 use crate::message::Message;
 use crate::net::closing::{Event, Role};
+use crate::process::Home;
 use crate::pubsub::{Inbox, Producer, Publisher};
 use crate::thread::spawn;
 
 pub(crate) struct Shared {
+    /// A copy in another process does nothing.
+    pub(crate) home: Home,
     pub(crate) options: Options,
     pub(crate) producer: Producer<Message>,
     pub(crate) outbox: Outbox,
@@ -70,6 +73,7 @@ impl Shared {
             producer.pause();
         }
         let shared = Arc::new(Shared {
+            home: Home::here(),
             lifecycle: Lifecycle::new(role, options.reconnect.is_some()),
             options,
             producer,
