@@ -3,7 +3,7 @@
 
 mod rig;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -13,12 +13,18 @@ use std::time::{Duration, Instant};
 
 use rig::wire::over_each;
 use rig::{DEADLINE, UPGRADE, eventually, masked_frame, own_address, pair, server_and_bytes};
-use rtcbot_websocket::{Error, Options, PutError, Queue, Server};
+#[cfg(feature = "native-tls")]
+use rtcbot_websocket::native_tls::TlsAcceptor;
+use rtcbot_websocket::transport::WriteHalf;
+use rtcbot_websocket::{Error, Options, PutError, Queue, Server, Transport};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// What is promised in most of these tests.
+/// What is promised where the peer has to come as far as to be silent.
 const TIME: Duration = Duration::from_millis(800);
+
+/// And elsewhere.
+const SHORT: Duration = Duration::from_millis(100);
 
 /// How late a busy machine may be. What is broken never comes, or comes much later.
 const ALLOWANCE: Duration = Duration::from_secs(5);
@@ -215,21 +221,21 @@ fn a_peer_that_says_a_byte_now_and_then_does_not_put_the_end_of_closing_off() {
         let text = [0x81, 1, b'1'];
         for bytes in [ping, text] {
             let (client, mut raw) = wire.client_and_raw(|options| {
-                options.close_timeout(TIME).linger(TIME);
+                options.close_timeout(SHORT).linger(SHORT);
             });
             let dropped = wire.client_and_raw(|options| {
-                options.close_timeout(DEADLINE).linger(TIME);
+                options.close_timeout(DEADLINE).linger(SHORT);
             });
             let mut dropped_raw = dropped.1;
             thread::scope(|scope| {
                 scope.spawn(|| trickle(raw.get_mut(), &bytes));
                 scope.spawn(|| trickle(dropped_raw.get_mut(), &bytes));
-                let result = in_time(TIME, || client.close());
+                let result = in_time(SHORT, || client.close());
                 assert!(
                     matches!(result, Err(Error::CloseTimeout { .. })),
                     "{result:?}"
                 );
-                in_time(TIME, || drop(dropped.0));
+                in_time(SHORT, || drop(dropped.0));
             });
         }
     });
@@ -239,14 +245,14 @@ fn a_peer_that_says_a_byte_now_and_then_does_not_put_the_end_of_closing_off() {
 fn a_request_that_comes_a_byte_now_and_then_is_answered_408_when_its_time_is_over() {
     let mut server = Server::bind((own_address(), 0))
         .unwrap()
-        .handshake_timeout(TIME);
+        .handshake_timeout(SHORT);
     let mut slow = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     let mut answer = slow.try_clone().unwrap();
     slow.write_all(b"GET / HTTP/1.1\r\nX-Long: ").unwrap();
     thread::spawn(move || trickle(&mut slow, b"x"));
     let serving = thread::spawn(move || server.next_timeout(DEADLINE).is_some());
     let mut head = [0; 12];
-    in_time(TIME, || answer.read_exact(&mut head).unwrap());
+    in_time(SHORT, || answer.read_exact(&mut head).unwrap());
     assert_eq!(&head, b"HTTP/1.1 408");
     drop(answer);
     assert!(!serving.join().unwrap());
@@ -255,12 +261,12 @@ fn a_request_that_comes_a_byte_now_and_then_is_answered_408_when_its_time_is_ove
 #[cfg(feature = "native-tls")]
 #[test]
 fn a_client_whose_tls_handshake_comes_a_byte_now_and_then_is_let_go_of_when_its_time_is_over() {
-    let mut server = rig::tls::pki().server().handshake_timeout(TIME);
+    let mut server = rig::tls::pki().server().handshake_timeout(SHORT);
     let mut slow = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     slow.write_all(b"\x16\x03\x01\x3e\x84\x01\x00\x3e\x80")
         .unwrap();
     let serving = thread::spawn(move || server.next_timeout(2 * ALLOWANCE).is_some());
-    in_time(TIME, || trickle(&mut slow, b"\x03"));
+    in_time(SHORT, || trickle(&mut slow, b"\x03"));
     assert!(!serving.join().unwrap());
 }
 
@@ -282,7 +288,7 @@ fn waiting_for_a_request_ends_in_time_however_many_come_that_are_none() {
         })
         .collect();
     for _ in 0..5 {
-        assert!(in_time(TIME, || server.next_timeout(TIME)).is_none());
+        assert!(in_time(SHORT, || server.next_timeout(SHORT)).is_none());
     }
     over.store(true, Ordering::Relaxed);
     for pestering in pestering {
@@ -303,16 +309,16 @@ fn every_wait_with_a_time_ends_with_it_whatever_the_peer_says() {
     thread::spawn(move || trickle(&mut stream, &masked_frame(0x89, b"x")));
     let is_timeout = |error: Option<Error>| matches!(error, Some(Error::Timeout));
     for ws in [&connecting, &ready] {
-        assert!(is_timeout(in_time(TIME, || ws.get_timeout(TIME)).err()));
+        assert!(is_timeout(in_time(SHORT, || ws.get_timeout(SHORT)).err()));
         let subscription = ws.subscribe_with(Queue::Latest);
-        let got = in_time(TIME, || subscription.get_timeout(TIME));
+        let got = in_time(SHORT, || subscription.get_timeout(SHORT));
         assert!(is_timeout(got.err()));
-        let waited = in_time(TIME, || ws.wait_error_timeout(TIME));
+        let waited = in_time(SHORT, || ws.wait_error_timeout(SHORT));
         assert!(is_timeout(waited.err()));
-        let waited = in_time(TIME, || ws.wait_closed_timeout(TIME));
+        let waited = in_time(SHORT, || ws.wait_closed_timeout(SHORT));
         assert!(is_timeout(waited.err()));
     }
-    let waited = in_time(TIME, || connecting.wait_ready_timeout(TIME));
+    let waited = in_time(SHORT, || connecting.wait_ready_timeout(SHORT));
     assert!(is_timeout(waited.err()));
 }
 
@@ -408,5 +414,110 @@ fn a_client_that_takes_nothing_of_its_page_is_given_up_after_ten_seconds() {
         eventually("they are given up", || {
             rig::threads_named("ws-respond") == 0
         });
+    });
+}
+
+/// Writes until the peer has taken nothing for this time; returns how long that took.
+fn write_until_given_up(half: &mut dyn WriteHalf, time: Duration) -> Duration {
+    half.set_timeout(Some(time)).unwrap();
+    let bytes = [0; 10_000];
+    let begun = Instant::now();
+    while begun.elapsed() < DEADLINE {
+        match half.write(&bytes) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return begun.elapsed(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("it is never given up");
+}
+
+/// Takes so much every so often, and then nothing more.
+fn take(stream: &mut impl Read, bytes: usize, times: u32, pause: Duration) {
+    let mut taken = vec![0; bytes];
+    for _ in 0..times {
+        thread::sleep(pause);
+        stream.read_exact(&mut taken).unwrap();
+    }
+}
+
+/// The second end's system takes no more than this much, so that it says at once when some of it is read.
+fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind((own_address(), 0)).unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 64 << 10).unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (near, listener.accept().unwrap().0)
+}
+
+/// A transport whose other end takes this much so often after it has been filled, and then nothing more: for how
+/// long after that is it written to? `None` when it is given up before.
+fn given_up_after(
+    transport: impl Transport,
+    mut peer: impl Read + Send + 'static,
+    bytes: usize,
+    times: u32,
+    pause: Duration,
+    time: Duration,
+) -> Option<Duration> {
+    let mut halves = Box::new(transport).split().unwrap();
+    halves.write.set_timeout(Some(300 * MS)).unwrap();
+    while halves.write.write(&[0; 10_000]).is_ok() {}
+    let taking = thread::spawn(move || {
+        take(&mut peer, bytes, times, pause);
+        (Instant::now(), peer)
+    });
+    write_until_given_up(&mut *halves.write, time);
+    let over = Instant::now();
+    let (last, _peer) = taking.join().unwrap();
+    over.checked_duration_since(last)
+}
+
+// libwebsockets 1223. poll(2) tells of room only when much of the buffer is free; the little that is taken must
+// neither be counted late, nor be missed.
+#[test]
+fn a_peer_that_takes_a_little_and_is_gone_is_given_up_a_time_out_after_the_last_it_took() {
+    const TIME: Duration = Duration::from_secs(1);
+    // A busy machine may be late, but not each time.
+    let in_time = |found_after: &dyn Fn() -> Option<Duration>| {
+        let mut times = Vec::new();
+        while times.len() < 3 {
+            match found_after() {
+                Some(after) if (TIME / 2..TIME * 3 / 2).contains(&after) => return,
+                other => times.push(other),
+            }
+        }
+        panic!("{times:?}");
+    };
+    thread::scope(|scope| {
+        // Taken soon after the wait began, or a little at a time for longer than the time-out.
+        for (times, pause) in [(1, 50 * MS), (4, TIME * 2 / 3)] {
+            scope.spawn(move || {
+                in_time(&|| {
+                    let (near, far) = tcp_pair();
+                    given_up_after(near, far, 200_000, times, pause, TIME)
+                });
+            });
+            scope.spawn(move || {
+                in_time(&|| {
+                    let (near, far) = UnixStream::pair().unwrap();
+                    given_up_after(near, far, 30_000, times, pause, TIME)
+                });
+            });
+            #[cfg(feature = "native-tls")]
+            scope.spawn(move || {
+                in_time(&|| {
+                    let pki = rig::tls::pki();
+                    let (near, far) = tcp_pair();
+                    let raw = far.try_clone().unwrap();
+                    let acceptor = TlsAcceptor::new(pki.identity.clone()).unwrap();
+                    let accepting = thread::spawn(move || acceptor.accept(far).unwrap());
+                    let near = pki.raw_connector().connect("localhost", near).unwrap();
+                    let _far = accepting.join().unwrap();
+                    // Below the session: all that counts is that it is taken.
+                    given_up_after(near, raw, 200_000, times, pause, TIME)
+                });
+            });
+        }
     });
 }

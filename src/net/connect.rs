@@ -380,6 +380,24 @@ mod tests {
     }
 
     #[test]
+    fn a_look_up_that_takes_too_long_is_given_up_in_time() {
+        let cancel = Cancel::new().unwrap();
+        let (_never, answer) = bounded::<()>(0);
+        let look_up = move || {
+            let _ = answer.recv();
+            Ok(Vec::new())
+        };
+        let deadline = Instant::now() + Duration::from_millis(50);
+        let resolved = resolve("robot.local", look_up, deadline, &cancel);
+        let stage = match resolved {
+            Err(Failure::TimedOut(stage)) => stage,
+            _ => panic!("it did not time out"),
+        };
+        assert_eq!(stage, "the look-up of the host's name");
+        assert!(Instant::now() < soon());
+    }
+
+    #[test]
     fn a_cancelled_attempt_ends_without_waiting_for_the_network() {
         // A listener whose backlog is full does not answer.
         let cancel = Cancel::new().unwrap();
