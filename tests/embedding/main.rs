@@ -130,8 +130,8 @@ fn own(file: &str) -> String {
 }
 
 /// O_CLOEXEC of open(2).
-fn closed_by_exec(flags: &String) -> bool {
-    u32::from_str_radix(flags, 8).unwrap() & 0o2000000 != 0
+fn closed_by_exec(flags: impl AsRef<str>) -> bool {
+    u32::from_str_radix(flags.as_ref(), 8).unwrap() & 0o2000000 != 0
 }
 
 #[test]
