@@ -250,9 +250,10 @@
 //!
 //! # Logging
 //!
-//! Through the crate `log`: what is lost and when it is tried again at `info`, opening and closing at `debug`, full
-//! subscriptions and dropped messages at `warn`. tungstenite logs too; keep its target, `tungstenite`,
-//! below `trace`, which has every message in it, and every header of the handshake.
+//! Through the crate `log`: what is lost and when it is tried again at `info`, opening and closing
+//! at `debug`, full subscriptions, dropped messages and a server that is full at `warn`.
+//! tungstenite logs too; keep its target, `tungstenite`, below `trace`, which has every message in
+//! it, and every header of the handshake.
 //!
 //! # Testing
 //!

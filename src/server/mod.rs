@@ -81,7 +81,7 @@ const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// | not HTTP | 400 |
 /// | HTTP on a TLS port | 400, without TLS |
 /// | more connections than [`max_connections`](Self::max_connections) | 503 |
-/// | no complete head yet, when another client needs its room | 503; nothing within a TLS handshake |
+/// | no complete head yet, when another client needs its room | 503; none within a TLS handshake |
 ///
 /// A client that has sent no complete head has no claim to its connection. At most 1024 of them
 /// wait, in all servers of the process together, and no more than a quarter of the descriptors that
@@ -124,6 +124,8 @@ pub struct Server {
     paused_until: Option<Instant>,
     /// Whether it has been said that descriptors are wanting.
     complained: bool,
+    /// Whether it has been said that there are too many connections.
+    was_full: bool,
 }
 
 /// Listening.
@@ -226,6 +228,7 @@ impl Server {
             complete: VecDeque::new(),
             paused_until: None,
             complained: false,
+            was_full: false,
         })
     }
 
@@ -557,7 +560,11 @@ impl Server {
                 self.complete.push_back(complete.let_in(permit));
             }
             Step::Complete(complete) => {
-                log::debug!("{}: there are too many connections", self.url);
+                // Once: strangers are not to fill the log.
+                if !std::mem::replace(&mut self.was_full, true) {
+                    let many = self.control.registry.len();
+                    log::warn!("{}: {many} connections; more are refused", self.url);
+                }
                 self.follow(complete.refuse(StatusCode::SERVICE_UNAVAILABLE));
             }
             Step::Gone => {}
