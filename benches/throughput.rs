@@ -23,6 +23,8 @@ enum Peer {
     Sink,
     /// Sends as many messages as the text says.
     Flood(usize),
+    /// Sends the text behind the number as many times as that says.
+    Repeat,
 }
 
 /// A server on raw blocking tungstenite, for any number of connections.
@@ -60,6 +62,15 @@ fn serve(peer: Peer, stream: TcpStream) -> Option<()> {
                 let payload = Bytes::from(vec![b'x'; size]);
                 for _ in 0..count {
                     ws.write(Wire::Binary(payload.clone())).ok()?;
+                }
+                ws.flush().ok()?;
+            }
+            Peer::Repeat => {
+                let order = message.to_text().ok()?.to_owned();
+                let (count, payload) = order.split_once(' ')?;
+                let payload = tungstenite::Utf8Bytes::from(payload);
+                for _ in 0..count.parse().ok()? {
+                    ws.write(Wire::Text(payload.clone())).ok()?;
                 }
                 ws.flush().ok()?;
             }
@@ -202,6 +213,58 @@ fn receives(c: &mut Criterion) {
     }
 }
 
+/// As `receives`, of text messages: in JSON mode each is looked at on its way in.
+fn receives_text(c: &mut Criterion) {
+    let object = r#"{"motor": 1, "speed": 0.25, "name": "left", "on": true, "at": 12345}"#;
+    let cases = [
+        ("text_64B, not JSON mode", false, "x".repeat(64)),
+        ("json_string_64B", true, format!("\"{}\"", "x".repeat(62))),
+        ("json_object_68B", true, object.to_owned()),
+    ];
+    let mut group = c.benchmark_group("receives_text");
+    group.throughput(Throughput::Elements(1));
+    for (name, json, payload) in cases {
+        let url = raw_server(Peer::Repeat);
+        let ws = Options::new().json(json).connect(&url).unwrap();
+        ws.wait_ready().unwrap();
+        let order = |n: u64| format!("{n} {payload}").into_bytes();
+        let subscription = ws.subscribe();
+        group.bench_function(name, |b| {
+            b.iter_custom(|n| {
+                let start = Instant::now();
+                ws.put(order(n)).unwrap();
+                for _ in 0..n {
+                    subscription.get().unwrap();
+                }
+                start.elapsed()
+            });
+        });
+        drop(subscription);
+        let (called, calls) = crossbeam_channel::unbounded();
+        let mut left = 0;
+        let (set, next) = crossbeam_channel::unbounded();
+        ws.subscribe_callback(move |_| {
+            if left == 0 {
+                left = next.recv().unwrap();
+            }
+            left -= 1;
+            if left == 0 {
+                called.send(()).unwrap();
+            }
+        });
+        group.bench_function(format!("{name}, by a callback"), |b| {
+            b.iter_custom(|n| {
+                let start = Instant::now();
+                set.send(n).unwrap();
+                ws.put(order(n)).unwrap();
+                calls.recv().unwrap();
+                start.elapsed()
+            });
+        });
+    }
+    group.finish();
+}
+
 /// What a further subscription costs: the publisher alone, with queues that never fill.
 fn fan_out(c: &mut Criterion) {
     let mut group = c.benchmark_group("fan_out");
@@ -226,6 +289,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(3));
-    targets = round_trip, sends, receives, fan_out
+    targets = round_trip, sends, receives, receives_text, fan_out
 }
 criterion_main!(benches);
