@@ -27,7 +27,7 @@
 //!
 //! A [`Message`] is JSON, text or bytes. What can be turned `into()` one can be put: [`json!`] values,
 //! numbers, `bool`, strings, byte vectors and slices. In JSON
-//! mode, RTCBot's default, text that is JSON arrives parsed, and everything but bytes is sent as
+//! mode, RTCBot's default, text that is JSON arrives as JSON, and everything but bytes is sent as
 //! JSON: the text `hello` as `"hello"`. [`Options::json`]`(false)` sends and receives text as it is.
 //!
 //! ```

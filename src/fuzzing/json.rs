@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Number, Value};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::Value;
 use tungstenite::Message as Wire;
 
 use super::tape::{Tape, edit};
@@ -23,12 +23,11 @@ pub fn json(input: &[u8]) {
     assert_eq!(binary.as_bytes(), Some(&bytes[..]));
     assert_eq!(binary.to_wire(true), Wire::Binary(bytes.clone().into()));
     let read = binary.decode::<Value>();
-    assert_eq!(
-        read.is_ok(),
-        serde_json::from_slice::<Value>(&bytes).is_ok()
-    );
-
     let text = String::from_utf8_lossy(&bytes).into_owned();
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => decode_alike::<Value>(text, &binary),
+        Err(_) => assert!(read.is_err()),
+    }
     check_plain(&text);
     check_json_mode(&text);
     if let Ok(value) = serde_json::from_str::<Value>(&text) {
@@ -47,25 +46,30 @@ fn check_plain(text: &str) {
     assert!(message == text && message == message.clone());
 }
 
-/// In JSON mode, text that is JSON is a value, and goes out as it came.
+/// In JSON mode, text that is JSON has a value, and goes out as it came.
 fn check_json_mode(text: &str) {
     let arrived = Message::from_wire_text(text.into(), true);
     match serde_json::from_str::<Value>(text) {
         Ok(value) => {
-            assert_eq!(arrived.as_json(), Some(&value));
             assert_eq!(arrived.as_str(), value.as_str());
-            assert_eq!(sent(&arrived, true), text);
+            assert_eq!(arrived.as_json(), Some(&value));
             assert_eq!(arrived, value);
         }
+        Err(_) if is_json_beyond_serde(text) => check_odd(&arrived),
         Err(_) => {
             assert!(arrived.as_json().is_none());
             assert_eq!(arrived.as_str(), Some(text));
         }
     }
+    if arrived.as_json().is_some() {
+        assert_eq!(sent(&arrived, true), text);
+    }
     assert_eq!(sent(&arrived, false), text);
     assert_eq!(arrived.len(), text.len());
     assert_eq!(arrived.to_string(), text);
     assert_eq!(arrived, arrived.clone());
+    let (waits, _) = arrived.clone().without_value();
+    assert_eq!(waits, arrived);
 
     // A program's own text goes out in quotes, and is the same text for a peer of this kind.
     let own = Message::from(text);
@@ -81,16 +85,73 @@ fn check_json_mode(text: &str) {
     decode_alike::<()>(text, &arrived);
     decode_alike::<Option<bool>>(text, &arrived);
     decode_alike::<i64>(text, &arrived);
+    decode_alike::<u128>(text, &arrived);
+    decode_alike::<Option<f64>>(text, &arrived);
     decode_alike::<String>(text, &arrived);
     decode_alike::<Vec<String>>(text, &arrived);
     decode_alike::<(u8, i64)>(text, &arrived);
-    // Where a name is there twice, a value that was parsed has only the last.
-    if let Ok(map) = Message::from(text).decode::<HashMap<String, i64>>() {
-        assert_eq!(arrived.decode::<HashMap<String, i64>>().ok(), Some(map));
-    }
+    decode_alike::<HashMap<String, i64>>(text, &arrived);
 }
 
-/// Whether a message was parsed on arrival or is parsed now makes no difference.
+/// Whether the text is JSON all the same: with tokens that Python writes, half surrogate pairs,
+/// numbers beyond `f64`. Decided in another way than the crate does: by reading bytes, for which
+/// serde_json lets such escapes pass, and with each token in turn as a string.
+fn is_json_beyond_serde(text: &str) -> bool {
+    let depth = |text: &str| {
+        let (mut depth, mut deepest, mut in_string, mut escaped) = (0_i32, 0, false, false);
+        for c in text.chars() {
+            match c {
+                _ if escaped => escaped = false,
+                '\\' if in_string => escaped = true,
+                '"' => in_string = !in_string,
+                _ if in_string => {}
+                '[' | '{' => depth += 1,
+                ']' | '}' => depth -= 1,
+                _ => {}
+            }
+            deepest = deepest.max(depth);
+        }
+        deepest
+    };
+    let strings_out = |text: &str| {
+        let mut out = String::new();
+        let mut parts = text.chars();
+        while let Some(c) = parts.next() {
+            if c != '"' {
+                out.push(c);
+                continue;
+            }
+            let mut inner = String::from(c);
+            while let Some(c) = parts.next() {
+                inner.push(c);
+                match c {
+                    '"' => break,
+                    '\\' => inner.extend(parts.next()),
+                    _ => {}
+                }
+            }
+            let is_string = serde_json::from_str::<IgnoredAny>(&inner).is_ok();
+            // A control character, a bad escape, no end.
+            out.push_str(if is_string { "\"\"" } else { "?" });
+        }
+        out
+    };
+    let bare = strings_out(text).replace("-Infinity", "true");
+    let bare = bare.replace("Infinity", "true").replace("NaN", "true");
+    depth(text) <= 127 && serde_json::from_str::<IgnoredAny>(&bare).is_ok()
+}
+
+/// What serde_json does not read is read all the same.
+fn check_odd(arrived: &Message) {
+    let value = arrived.as_json().expect("it is JSON");
+    assert_eq!(arrived.as_str(), value.as_str());
+    // It is no copy of a text that could not be read.
+    assert_eq!(&arrived.decode::<Value>().expect("it can be read"), value);
+    let again = Message::from(value.clone());
+    assert_eq!(again.decode::<Value>().ok().as_ref(), Some(value));
+}
+
+/// What kind of message the text came in makes no difference.
 fn decode_alike<T: DeserializeOwned + PartialEq + std::fmt::Debug>(text: &str, arrived: &Message) {
     let now = Message::from(text).decode::<T>();
     match (now, arrived.decode::<T>()) {
@@ -107,37 +168,8 @@ fn check_value(value: Value) {
     assert_eq!(sent(&message, true), sent(&typed, true));
     assert_eq!(message.len(), sent(&message, false).len());
     let there = Message::from_wire_text(sent(&message, true).as_str().into(), true);
-    assert!(
-        nearly(there.as_json().expect("JSON"), &value),
-        "{there} for {value}"
-    );
-    assert!(nearly(&typed.decode::<Value>().expect("JSON"), &value));
-}
-
-/// serde_json writes a number exactly, and reads it to the last digit but one.
-fn nearly(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(a), Value::Number(b)) => near_numbers(a, b),
-        (Value::Array(a), Value::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| nearly(a, b))
-        }
-        (Value::Object(a), Value::Object(b)) => near_maps(a, b),
-        _ => a == b,
-    }
-}
-
-fn near_numbers(a: &Number, b: &Number) -> bool {
-    match (a.is_f64(), a.as_f64(), b.as_f64()) {
-        (true, Some(a), Some(b)) => {
-            (a - b).abs() <= f64::EPSILON * 2.0 * a.abs().max(f64::MIN_POSITIVE)
-        }
-        _ => a == b,
-    }
-}
-
-fn near_maps(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
-    let mut names = a.iter();
-    a.len() == b.len() && names.all(|(name, a)| b.get(name).is_some_and(|b| nearly(a, b)))
+    assert_eq!(there.as_json(), Some(&value));
+    assert_eq!(typed.decode::<Value>().ok(), Some(value));
 }
 
 fn sent(message: &Message, json: bool) -> String {
@@ -189,7 +221,18 @@ fn write_value(text: &mut String, tape: &mut Tape<'_>, depth: usize) {
         "\"\u{2028}\"",
         "\"",
     ];
-    const OTHERS: [&str; 8] = ["null", "true", "false", "NaN", "nul", "//", "", "Infinity"];
+    const OTHERS: [&str; 10] = [
+        "null",
+        "true",
+        "false",
+        "NaN",
+        "nul",
+        "//",
+        "",
+        "Infinity",
+        "-Infinity",
+        "-NaN",
+    ];
     let few = tape.byte() % 4;
     match tape.byte() % 8 {
         0 | 1 => text.push_str(tape.pick(&NUMBERS)),

@@ -1,7 +1,10 @@
 //! What travels over a connection.
 
+mod json;
+mod syntax;
+
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -10,6 +13,8 @@ use serde_json::Value;
 use tungstenite::Utf8Bytes;
 
 use crate::error::Result;
+
+pub use json::Json;
 
 /// A message: JSON, text or bytes.
 ///
@@ -42,6 +47,29 @@ use crate::error::Result;
 /// | `Json` | text message with the JSON | text message with the JSON |
 /// | `Text` | text message with the text **as a JSON string**, in quotes | text message with the text |
 /// | `Binary` | binary message | binary message |
+///
+/// # How JSON is read
+///
+/// A text that arrives is checked, and kept as it came: that is what [`Json::text`] and `Display`
+/// give, and what is sent when the message is put elsewhere, to the byte. The value is read by the
+/// first call of [`as_json`](Self::as_json) or [`Json::value`]; [`decode`](Self::decode) reads the
+/// text into a type of yours, without making a value. JSON is what RFC 8259 says, and what Python's
+/// `json`, which RTCBot uses, writes beyond that:
+///
+/// | in the text | arrives as | the value | `decode` |
+/// | --- | --- | --- | --- |
+/// | a number with a fraction or an exponent | `Json` | the nearest `f64` | as the value |
+/// | an integer beyond `i64` and `u64` | `Json` | the nearest `f64`, as in JavaScript | exact, for `i128` and `u128` |
+/// | `-0` | `Json` | the `f64` `-0.0`, as in JavaScript | as the value: no integer |
+/// | a number that no `f64` reaches, such as `1e400` | `Json` | `null` | as `null`: `None` of an `Option<f64>` |
+/// | `NaN`, `Infinity`, `-Infinity` | `Json` | `null` | as `null` |
+/// | half of a surrogate pair, such as `"\ud800"` | `Json` | U+FFFD in its place | as the value |
+/// | the same name twice in an object | `Json` | the last one counts | a map: the last; a struct: an error |
+/// | arrays and objects nested deeper than 127 | `Text` | | an error |
+/// | a byte order mark, a comment, a comma too many, a control character in a string, anything behind the value | `Text` | | an error |
+///
+/// NaN and infinities are written as `null`, as JavaScript's `JSON.stringify` writes them, since
+/// browsers do not read `NaN`.
 #[derive(Clone)]
 pub enum Message {
     /// A JSON value.
@@ -65,9 +93,13 @@ impl Message {
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
     ///
+    /// What is decoded equals what was put in, numbers to the last digit; but NaN and infinities
+    /// are written as `null`.
+    ///
     /// # Errors
     ///
-    /// [`Error::Json`](crate::Error::Json) when the value's own `Serialize` fails, or when a map's keys are not strings.
+    /// [`Error::Json`](crate::Error::Json) when the value's own `Serialize` fails, or when a map's
+    /// keys are not strings.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Message> {
         let text = serde_json::to_string(value)?;
         Ok(Message::Json(Json::from_text(text.into())))
@@ -75,21 +107,30 @@ impl Message {
 
     /// The message as a value of your own type; the typed way out.
     ///
-    /// A `Json` message is read from the value that was parsed when it arrived; `Text` and `Binary`
-    /// are parsed as JSON by this call.
+    /// Reads the message's text, also of a `Text` or `Binary` one, each time that it is called:
+    /// integers up to `u128` and numbers keep their digits. [How JSON is
+    /// read](Self#how-json-is-read) says what else counts.
     ///
     /// # Errors
     ///
     /// [`Error::Json`](crate::Error::Json) when it is not JSON, or does not fit `T`.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
         Ok(match self {
-            Message::Json(json) => T::deserialize(json.value())?,
-            Message::Text(text) => serde_json::from_str(text)?,
-            Message::Binary(bytes) => serde_json::from_slice(bytes)?,
+            Message::Json(json) => json::decode(json.text())?,
+            Message::Text(text) => json::decode(text)?,
+            Message::Binary(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) => json::decode(text)?,
+                // What it passes over may be anything; else it says where the fault is.
+                Err(_) => serde_json::from_slice(bytes)?,
+            },
         })
     }
 
     /// The JSON value; `None` for `Text` and `Binary`.
+    ///
+    /// Of a message that arrived, the first call reads it from the text: a value takes up to 130
+    /// times as much memory as its text, for as long as this message, or a clone of it that is made
+    /// afterwards, is kept.
     pub fn as_json(&self) -> Option<&Value> {
         match self {
             Message::Json(json) => Some(json.value()),
@@ -99,10 +140,11 @@ impl Message {
 
     /// The text of a `Text` message, or the string of a `Json` message that is one.
     ///
-    /// A peer in JSON mode sends the text `hello` as the JSON string `"hello"`; this reads both alike.
+    /// A peer in JSON mode sends the text `hello` as the JSON string `"hello"`; this reads both
+    /// alike.
     pub fn as_str(&self) -> Option<&str> {
         match self {
-            Message::Json(json) => json.value().as_str(),
+            Message::Json(json) => json.as_str(),
             Message::Text(text) => Some(text.as_str()),
             Message::Binary(_) => None,
         }
@@ -116,7 +158,8 @@ impl Message {
         }
     }
 
-    /// The payload's length in bytes as it is sent with `json(false)`. Serialises a `Json` message, once.
+    /// The payload's length in bytes as it is sent with `json(false)`. Serialises a `Json` message,
+    /// once.
     #[allow(clippy::len_without_is_empty)] // An empty payload is a message like any other.
     pub fn len(&self) -> usize {
         match self {
@@ -128,12 +171,27 @@ impl Message {
 
     /// A text message as it came from the wire.
     pub(crate) fn from_wire_text(text: Utf8Bytes, json: bool) -> Message {
-        if json {
-            if let Ok(value) = serde_json::from_str(text.as_str()) {
-                return Message::Json(Json::parsed(value, text));
-            }
+        match json && syntax::is_json(&text) {
+            true => Message::Json(Json::from_text(text)),
+            false => Message::Text(text),
         }
-        Message::Text(text)
+    }
+
+    /// The message as it waits to be sent, JSON as text alone: then it holds no more than
+    /// [`len`](Self::len) says. And what it was made without.
+    pub(crate) fn without_value(mut self) -> (Message, Option<Arc<Value>>) {
+        let value = match &mut self {
+            Message::Json(json) => json.take_value(),
+            _ => None,
+        };
+        (self, value)
+    }
+
+    pub(crate) fn with_value(mut self, value: Option<Arc<Value>>) -> Message {
+        if let (Message::Json(json), Some(value)) = (&mut self, value) {
+            json.give_back(value);
+        }
+        self
     }
 
     /// The message as it is sent in JSON mode, serialised once for all who send it.
@@ -154,78 +212,6 @@ impl Message {
             Message::Text(text) => tungstenite::Message::Text(text.clone()),
             Message::Binary(bytes) => tungstenite::Message::Binary(bytes.clone()),
         }
-    }
-}
-
-/// A JSON value that is parsed at most once and serialised at most once, whoever asks.
-#[derive(Clone)]
-pub struct Json(Arc<Forms>);
-
-/// At least one of the two is set from the start.
-struct Forms {
-    value: OnceLock<Value>,
-    text: OnceLock<Utf8Bytes>,
-}
-
-impl Json {
-    /// `text` comes from serde_json.
-    fn from_text(text: Utf8Bytes) -> Self {
-        Json(Arc::new(Forms {
-            value: OnceLock::new(),
-            text: OnceLock::from(text),
-        }))
-    }
-
-    fn parsed(value: Value, text: Utf8Bytes) -> Self {
-        Json(Arc::new(Forms {
-            value: OnceLock::from(value),
-            text: OnceLock::from(text),
-        }))
-    }
-
-    /// The value, parsed by the first call where it was made by [`Message::json`].
-    ///
-    /// What is nested deeper than serde_json reads (128 levels) reads as a string of its own text.
-    pub fn value(&self) -> &Value {
-        self.0.value.get_or_init(|| {
-            let text = self.text();
-            serde_json::from_str(text).unwrap_or_else(|_| Value::from(text.as_str()))
-        })
-    }
-
-    /// The text: as it came, if it came from the wire, else serialised by the first call.
-    pub fn text(&self) -> &Utf8Bytes {
-        self.0.text.get_or_init(|| {
-            let value = self.0.value.get().unwrap_or(&Value::Null);
-            Utf8Bytes::from(value.to_string())
-        })
-    }
-}
-
-impl From<Value> for Json {
-    fn from(value: Value) -> Self {
-        Json(Arc::new(Forms {
-            value: OnceLock::from(value),
-            text: OnceLock::new(),
-        }))
-    }
-}
-
-impl PartialEq for Json {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.value() == other.value()
-    }
-}
-
-impl fmt::Debug for Json {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text())
-    }
-}
-
-impl fmt::Display for Json {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text())
     }
 }
 
@@ -289,7 +275,7 @@ impl From<Value> for Message {
 
 macro_rules! from_json_scalars {
     ($($scalar:ty)*) => {$(
-        /// As JSON.
+        /// As JSON; NaN and infinities as `null`.
         impl From<$scalar> for Message {
             fn from(value: $scalar) -> Self {
                 Value::from(value).into()
@@ -398,14 +384,47 @@ mod tests {
     }
 
     #[test]
-    fn clones_share_one_parse_and_one_serialisation() {
-        let message = Message::from(json!({"a": 1}));
-        let clone = message.clone();
-        let (Message::Json(a), Message::Json(b)) = (&message, &clone) else {
-            panic!()
-        };
-        assert!(std::ptr::eq(a.text().as_str(), b.text().as_str()));
-        assert!(std::ptr::eq(a.value(), b.value()));
+    fn clones_share_one_value_and_one_text() {
+        let made = Json::from(json!({"a": 1}));
+        let arrived = Json::from_text(r#"{"a": 1}"#.into());
+        for json in [made, arrived] {
+            let clone = json.clone();
+            assert!(std::ptr::eq(json.text().as_str(), clone.text().as_str()));
+            assert!(std::ptr::eq(json.value(), clone.value()));
+        }
+    }
+
+    #[test]
+    fn a_value_ends_with_those_that_were_asked_for_it() {
+        let json = Json::from_text("[1]".into());
+        let waits = Message::from(json.clone());
+        let value = Arc::downgrade(&json.value.get_or_init(|| json.read_value().into()).clone());
+        assert!(value.upgrade().is_some());
+        drop(json);
+        assert!(value.upgrade().is_none());
+        assert_eq!(waits, json!([1]));
+    }
+
+    #[test]
+    fn what_waits_to_be_sent_holds_no_value_and_is_handed_back_with_it() {
+        let message = Message::from(json!([1]));
+        let (waits, value) = message.clone().without_value();
+        drop(message);
+        let value = value.unwrap();
+        assert_eq!(Arc::strong_count(&value), 1);
+        assert_eq!(wire_text(&waits, true), "[1]");
+        let back = waits.with_value(Some(value.clone()));
+        assert!(std::ptr::eq(back.as_json().unwrap(), &*value));
+    }
+
+    #[test]
+    fn a_text_is_asked_for_its_string_without_reading_what_is_none() {
+        for text in ["[\"x\"]", " 1", "{}"] {
+            let json = Json::from_text(text.into());
+            assert_eq!(json.as_str(), None);
+            assert!(json.value.get().is_none());
+        }
+        assert_eq!(Json::from_text(" \"x\"".into()).as_str(), Some("x"));
     }
 
     #[test]

@@ -1,0 +1,173 @@
+//! Which texts are JSON, and how those are read that serde_json refuses.
+//!
+//! A text that arrives is checked and not read: values take up to 130 times as much memory as their
+//! text, and whoever sends it does not decide who needs them.
+
+use std::ops::Range;
+
+use serde::de::IgnoredAny;
+
+/// How many arrays and objects serde_json reads within each other.
+const MAX_DEPTH: usize = 127;
+
+/// Whether the text is JSON that can be read: what serde_json reads, and what Python's json writes
+/// beyond that.
+pub(super) fn is_json(text: &str) -> bool {
+    // First, since serde_json's check needs a byte for each level.
+    !is_too_deep(text)
+        && (is_strict(text)
+            || (has_token(text) && strict(text).is_some_and(|text| is_strict(&text))))
+}
+
+/// Whether the text has JSON's syntax (RFC 8259). Numbers of any size pass, and escapes of half a
+/// surrogate pair: serde_json refuses those only where it makes a value of them.
+fn is_strict(text: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
+fn has_token(text: &str) -> bool {
+    text.contains("NaN") || text.contains("Infinity")
+}
+
+/// Whether arrays and objects are nested deeper than serde_json reads them. To be asked of texts
+/// that may be no JSON.
+fn is_too_deep(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let opening = |byte: &&u8| matches!(byte, b'[' | b'{');
+    if bytes.len() <= MAX_DEPTH || bytes.iter().filter(opening).count() <= MAX_DEPTH {
+        return false;
+    }
+    let mut depth = 0_usize;
+    let mut rest = bytes.iter();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'[' | b'{' if depth == MAX_DEPTH => return true,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'"' => skip_string(&mut rest),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Goes on behind the quote that ends a string.
+fn skip_string(rest: &mut std::slice::Iter<'_, u8>) {
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => drop(rest.next()),
+            _ => {}
+        }
+    }
+}
+
+/// The text as serde_json reads it, if it has something that serde_json does not read: `null` in
+/// the place of numbers that are not finite, U+FFFD in the place of half surrogate pairs. What is
+/// no JSON does not become JSON by it.
+pub(super) fn strict(text: &str) -> Option<String> {
+    let mut written = String::new();
+    let mut copied = 0;
+    for (range, instead) in Oddities::of(text) {
+        written.push_str(&text[copied..range.start]);
+        written.push_str(instead);
+        copied = range.end;
+    }
+    if copied == 0 {
+        return None;
+    }
+    written.push_str(&text[copied..]);
+    Some(written)
+}
+
+/// Where a text has what serde_json does not read, and what stands for it.
+struct Oddities<'a> {
+    text: &'a [u8],
+    at: usize,
+    in_string: bool,
+}
+
+impl<'a> Oddities<'a> {
+    fn of(text: &'a str) -> Self {
+        Oddities {
+            text: text.as_bytes(),
+            at: 0,
+            in_string: false,
+        }
+    }
+
+    /// Goes one step on in a string. Returns what is to stand for what was passed, if anything.
+    fn step_in_string(&mut self) -> Option<&'static str> {
+        let rest = &self.text[self.at..];
+        let (length, instead) = match (code_unit(rest), rest) {
+            (Some(0xd800..0xdc00), _) => match rest.get(6..).and_then(code_unit) {
+                Some(0xdc00..0xe000) => (12, None),
+                _ => (6, Some("\\ufffd")),
+            },
+            (Some(0xdc00..0xe000), _) => (6, Some("\\ufffd")),
+            (_, [b'\\', _, ..]) => (2, None),
+            (_, first) => {
+                self.in_string = first[0] != b'"';
+                (1, None)
+            }
+        };
+        self.at += length;
+        instead
+    }
+
+    /// As `step_in_string`, outside of one.
+    fn step_outside(&mut self) -> Option<&'static str> {
+        let rest = &self.text[self.at..];
+        for token in ["NaN", "Infinity", "-Infinity"] {
+            if rest.starts_with(token.as_bytes()) {
+                self.at += token.len();
+                // Whatever follows or goes before: where one may not stand, the other may not
+                // either.
+                return Some("null");
+            }
+        }
+        if !matches!(rest[0], b'-' | b'0'..=b'9') {
+            self.in_string = rest[0] == b'"';
+            self.at += 1;
+            return None;
+        }
+        let of_a_number =
+            |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+        let number = rest.iter().take_while(|byte| of_a_number(byte)).count();
+        let (number, _) = rest.split_at(number);
+        self.at += number.len();
+        is_infinite(number).then_some("null")
+    }
+}
+
+impl Iterator for Oddities<'_> {
+    type Item = (Range<usize>, &'static str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.at < self.text.len() {
+            let start = self.at;
+            let instead = match self.in_string {
+                true => self.step_in_string(),
+                false => self.step_outside(),
+            };
+            if let Some(instead) = instead {
+                return Some((start..self.at, instead));
+            }
+        }
+        None
+    }
+}
+
+/// The code unit of a `\u` escape that the text begins with.
+fn code_unit(text: &[u8]) -> Option<u16> {
+    let digits = text.strip_prefix(b"\\u")?.get(..4)?;
+    digits.iter().try_fold(0, |unit, digit| {
+        Some(unit << 4 | u16::try_from(char::from(*digit).to_digit(16)?).ok()?)
+    })
+}
+
+/// Whether it is a number that no `f64` reaches.
+fn is_infinite(number: &[u8]) -> bool {
+    let number = std::str::from_utf8(number).unwrap_or_default();
+    number.parse::<f64>().is_ok_and(f64::is_infinite) && is_strict(number)
+}
