@@ -97,7 +97,8 @@ impl Outbox {
 
     pub(crate) fn put_nowait(&self, message: Message) -> Result<(), PutError<Message>> {
         let small = message.len() <= SMALL;
-        if self.consumer.push(message)? == Pushed::Unnoticed {
+        let pushed = as_text(message, |message| self.consumer.push(message))?;
+        if pushed == Pushed::Unnoticed {
             self.kick(small);
         }
         Ok(())
@@ -109,8 +110,10 @@ impl Outbox {
         deadline: Option<Instant>,
     ) -> Result<(), PutError<Message>> {
         let small = message.len() <= SMALL;
-        self.consumer
-            .put_deadline(message, deadline, |_| self.kick(small))
+        as_text(message, |message| {
+            self.consumer
+                .put_deadline(message, deadline, |_| self.kick(small))
+        })
     }
 
     pub(crate) fn put_patiently(
@@ -118,8 +121,10 @@ impl Outbox {
         message: Message,
         patience: &Patience<'_>,
     ) -> Result<(), PutError<Message>> {
-        self.consumer
-            .put_patiently(message, patience, |consumer| consumer.wake())
+        as_text(message, |message| {
+            self.consumer
+                .put_patiently(message, patience, |consumer| consumer.wake())
+        })
     }
 
     /// Answers a ping.
@@ -351,6 +356,19 @@ impl Drop for Borrowed<'_> {
             self.outbox.consumer.wake();
         }
     }
+}
+
+/// Queues a message without the value that it may have beside its text: that is not weighed, and
+/// takes many times as much. One that is not taken is handed back as it was.
+fn as_text<R>(
+    message: Message,
+    put: impl FnOnce(Message) -> Result<R, PutError<Message>>,
+) -> Result<R, PutError<Message>> {
+    let (message, value) = message.without_value();
+    put(message).map_err(|error| match error {
+        PutError::Full(message) => PutError::Full(message.with_value(value)),
+        PutError::Closed(message) => PutError::Closed(message.with_value(value)),
+    })
 }
 
 /// Adds to a counter that one thread at a time writes.

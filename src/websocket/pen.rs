@@ -227,7 +227,8 @@ impl Pen {
             let end = self.bytes + frame_length(wire.len(), self.role);
             self.unwritten.ends.push_back(end);
             if let Some(messages) = &mut self.unwritten.messages {
-                messages.push_back(message);
+                // One of a source may have a value yet.
+                messages.push_back(message.without_value().0);
             }
             self.encode(wire)?;
         }

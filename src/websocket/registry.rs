@@ -116,12 +116,14 @@ impl Registry {
                 .filter_map(|guest| Some((guest.shared.upgrade()?, guest.handle.clone())))
                 .collect()
         };
+        // Once, and not for each.
+        let (message, _value) = message.clone().without_value();
         let mut as_json = None;
         let mut missed = Vec::new();
         for (shared, handle) in guests {
             let message = match shared.options.json {
                 true => as_json.get_or_insert_with(|| message.quoted()),
-                false => message,
+                false => &message,
             };
             let put = shared.outbox.put_nowait(message.clone());
             if put.is_err_and(|error| error.is_full()) {
