@@ -127,7 +127,9 @@ pub enum Error {
         reason: String,
     },
 
-    /// The peer sent more than `max_message_size` or `max_frame_size`; it was told so with close code 1009.
+    /// The peer sent more than [`max_message_size`](crate::Options::max_message_size), which is 1
+    /// MiB on servers by default, or `max_frame_size`; it was told so, with the limit, with close
+    /// code 1009.
     #[error("the peer sent a message of {size} bytes, more than the {limit} allowed")]
     MessageTooBig {
         /// The size it announced, or that had come together so far; in bytes.

@@ -68,7 +68,7 @@ impl<T> Desk<T> {
             Some(source) => {
                 let mut select = Select::new();
                 let wake = select.recv(self.wake.called());
-                select.recv(source.receiver());
+                select.recv(source.items());
                 let ready = match deadline {
                     None => Some(select.ready()),
                     Some(deadline) => select.ready_deadline(deadline).ok(),

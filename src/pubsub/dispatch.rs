@@ -8,7 +8,7 @@ use std::thread::{self, ThreadId};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::limit::Limit;
+use super::limit::{Limit, Weighing};
 use super::sink::{Patience, Sink};
 use super::subscription::SubscriptionId;
 use crate::error::PutError;
@@ -25,13 +25,15 @@ struct Shared<T> {
     state: Mutex<State<T>>,
     /// The thread waits here for jobs; `post` and `end` wake it.
     work: Condvar,
+    weigh: fn(&T) -> usize,
     limit: Arc<Limit>,
 }
 
 struct State<T> {
     jobs: VecDeque<Job<T>>,
-    /// How many of the jobs are items for callbacks.
+    /// How many of the jobs are items for callbacks, and what those weigh.
     items: usize,
+    weight: usize,
     running: bool,
     thread: Option<ThreadId>,
     ended: bool,
@@ -42,7 +44,8 @@ struct State<T> {
 enum Job<T> {
     Add(SubscriptionId, Callback<T>),
     Remove(SubscriptionId),
-    Call(SubscriptionId, T),
+    /// With what the item weighs.
+    Call(SubscriptionId, T, usize),
     Run(Box<dyn FnOnce() + Send>),
 }
 
@@ -60,19 +63,21 @@ impl<T> Clone for Dispatcher<T> {
 }
 
 impl<T: Send + 'static> Dispatcher<T> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(weighing: Weighing<T>) -> Self {
         Dispatcher {
             shared: Arc::new(Shared {
                 state: Mutex::new(State {
                     jobs: VecDeque::new(),
                     items: 0,
+                    weight: 0,
                     running: false,
                     thread: None,
                     ended: false,
                     sinks: 0,
                 }),
                 work: Condvar::new(),
-                limit: Limit::new(),
+                weigh: weighing.weigh,
+                limit: Limit::new(weighing.limit),
             }),
         }
     }
@@ -122,7 +127,10 @@ impl<T: Send + 'static> Dispatcher<T> {
     fn post(&self, job: Job<T>) {
         let start = {
             let mut state = self.shared.state.lock();
-            state.items += usize::from(matches!(job, Job::Call(..)));
+            if let Job::Call(_, _, weight) = job {
+                state.items += 1;
+                state.weight += weight;
+            }
             state.jobs.push_back(job);
             !std::mem::replace(&mut state.running, true)
         };
@@ -145,12 +153,16 @@ impl<T: Send + 'static> Dispatcher<T> {
 
     /// Puts an item in line for a callback, if there is room.
     fn call(&self, id: SubscriptionId, item: T) -> Result<(), PutError<T>> {
-        let items = self.shared.state.lock().items;
-        if self.shared.limit.is_reached(items) {
+        let weight = (self.shared.weigh)(&item);
+        let (items, waiting) = {
+            let state = self.shared.state.lock();
+            (state.items, state.weight)
+        };
+        if self.shared.limit.is_reached(items, waiting + weight) {
             return Err(PutError::Full(item));
         }
         // Only the publisher calls this, so nobody has filled the place since.
-        self.post(Job::Call(id, item));
+        self.post(Job::Call(id, item, weight));
         Ok(())
     }
 }
@@ -169,7 +181,7 @@ fn dispatch<T>(shared: &Shared<T>) {
                 let removed = callbacks.remove(&id);
                 guarded(|| drop(removed));
             }
-            Job::Call(id, item) => {
+            Job::Call(id, item, _) => {
                 shared.limit.room.made();
                 if let Some(callback) = callbacks.get_mut(&id) {
                     if !callback.removed.load(Ordering::Acquire) {
@@ -190,7 +202,10 @@ fn next_job<T>(
     let mut state = shared.state.lock();
     loop {
         if let Some(job) = state.jobs.pop_front() {
-            state.items -= usize::from(matches!(job, Job::Call(..)));
+            if let Job::Call(_, _, weight) = job {
+                state.items -= 1;
+                state.weight -= weight;
+            }
             return Some(job);
         }
         if state.ended && state.sinks == 0 {
@@ -268,9 +283,16 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(10);
 
+    fn no_limit<T>() -> Weighing<T> {
+        Weighing {
+            weigh: |_| 0,
+            limit: 0,
+        }
+    }
+
     #[test]
     fn what_is_posted_after_the_end_is_still_called() {
-        let dispatcher = Dispatcher::<()>::new();
+        let dispatcher = Dispatcher::<()>::new(no_limit());
         let (s, r) = unbounded();
         for i in 0..1000 {
             let s = s.clone();
@@ -282,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_thread_ends_and_drops_its_callbacks_after_the_end() {
-        let dispatcher = Dispatcher::<()>::new();
+        let dispatcher = Dispatcher::<()>::new(no_limit());
         let (s, r) = unbounded::<()>();
         let sink = dispatcher.callback(SubscriptionId::next(), Arc::default(), move |()| {
             let _ = &s;
@@ -298,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_callback_that_comes_after_the_end_is_there_as_long_as_its_sink() {
-        let dispatcher = Dispatcher::new();
+        let dispatcher = Dispatcher::new(no_limit());
         dispatcher.end();
         let (s, r) = unbounded();
         let id = SubscriptionId::next();

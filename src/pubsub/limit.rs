@@ -9,12 +9,28 @@ use super::room::Room;
 /// How many items may wait for callbacks before the publisher pauses.
 const LIMIT: usize = 1024;
 
+/// What `T`s weigh, and how much they may weigh together where they wait. Weighing takes no time.
+pub(crate) struct Weighing<T> {
+    pub(crate) weigh: fn(&T) -> usize,
+    pub(crate) limit: usize,
+}
+
+impl<T> Clone for Weighing<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Weighing<T> {}
+
 /// The limit of one callback thread's queue.
 ///
 /// It does not count while a callback itself waits for an item: the publisher would wait for the
 /// callback, and the callback for the publisher (nv-websocket-client 99).
 pub(crate) struct Limit {
     waiting: AtomicUsize,
+    /// How much what waits may weigh.
+    weight: usize,
     pub(crate) room: Room,
 }
 
@@ -24,16 +40,19 @@ thread_local! {
 }
 
 impl Limit {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(weight: usize) -> Arc<Self> {
         Arc::new(Limit {
             waiting: AtomicUsize::new(0),
+            weight,
             room: Room::new(),
         })
     }
 
-    /// Whether a queue of this length is full.
-    pub(crate) fn is_reached(&self, len: usize) -> bool {
-        len >= LIMIT && self.waiting.load(Ordering::SeqCst) == 0
+    /// Whether a queue of this length is full, for an item with which what waits would weigh so
+    /// much.
+    pub(crate) fn is_reached(&self, len: usize, weight: usize) -> bool {
+        let full = len >= LIMIT || (len > 0 && weight > self.weight);
+        full && self.waiting.load(Ordering::SeqCst) == 0
     }
 
     /// From now on the current thread is one that calls callbacks.

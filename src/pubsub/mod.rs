@@ -35,6 +35,7 @@ mod roster;
 mod sink;
 mod subscription;
 mod wake;
+mod weight_limit;
 mod workers;
 
 pub use consumer::{Consumer, Source};
@@ -46,4 +47,4 @@ pub use sink::{Patience, Sink};
 pub use subscription::{Queue, Subscription, SubscriptionId};
 
 pub(crate) use consumer::Pushed;
-pub(crate) use limit::waiting;
+pub(crate) use limit::{Weighing, waiting};

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::dispatch::Dispatcher;
+use super::limit::Weighing;
 use super::publisher::{Publisher, is_over};
 use super::relay::{self, Offered};
 use super::roster::{Entry, Outlet, Relay, Roster, open_queue, open_relay};
@@ -34,11 +35,15 @@ impl<T: Clone + Send + 'static> Producer<T> {
 
     /// A producer whose [`subscribe`](Self::subscribe) and [`get`](Self::get) use `queue`.
     pub fn with_queue(queue: Queue) -> (Publisher<T>, Producer<T>) {
-        Self::with_weight(queue, |_| 0)
+        let weightless = Weighing {
+            weigh: |_| 0,
+            limit: usize::MAX,
+        };
+        Self::with_weight(queue, weightless)
     }
 
-    pub(crate) fn with_weight(queue: Queue, weigh: fn(&T) -> usize) -> (Publisher<T>, Producer<T>) {
-        let roster = Roster::new(queue, weigh);
+    pub(crate) fn with_weight(queue: Queue, weighing: Weighing<T>) -> (Publisher<T>, Producer<T>) {
+        let roster = Roster::new(queue, weighing);
         let publisher = Publisher::new(roster.clone());
         (publisher, Producer { roster })
     }
@@ -62,7 +67,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
         let (items, turn, left_out, drop_later) = {
             let mut state = self.roster.state.lock();
             let mut early = state.take_early();
-            let (outlet, items) = open_queue(queue, &mut early);
+            let (outlet, items) = open_queue(queue, self.roster.weighing, &mut early);
             let turn = outlet.turn();
             let entry = Entry::new(id, outlet, removed.clone());
             (items, turn, early, self.roster.insert(&mut state, entry))
@@ -114,7 +119,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
                 }
                 Offered::Closed(rest) => {
                     let mut state = self.roster.state.lock();
-                    let lost = state.put_back_early(rest, self.roster.weigh);
+                    let lost = state.put_back_early(rest, self.roster.weighing.weigh);
                     drop(state);
                     if !lost.is_empty() {
                         let count = lost.len() as u64;
@@ -150,7 +155,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
     ) -> SubscriptionId {
         let id = SubscriptionId::next();
         let removed = Arc::<AtomicBool>::default();
-        let sink = Workers::new(workers, removed.clone(), f);
+        let sink = Workers::new(workers, removed.clone(), self.roster.weighing, f);
         let queue = sink.queue();
         self.attach(id, removed, sink, Some(queue))
     }
@@ -265,7 +270,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
         let relay = Relay::new(id, removed.clone());
         let mut state = self.roster.state.lock();
         let early = rest.into_iter().chain(state.take_early()).collect();
-        let (outlet, items) = open_relay(early);
+        let (outlet, items) = open_relay(self.roster.weighing, early);
         state.relays.push(relay.clone());
         let drop_later = self
             .roster

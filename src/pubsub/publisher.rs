@@ -89,11 +89,12 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         let Some(entries) = self.refresh() else {
             return self.keep(item);
         };
+        let weight = self.weight(&item);
         let last = entries.len() - 1;
         for entry in &entries[..last] {
-            self.offer(entry, item.clone());
+            self.offer(entry, item.clone(), weight);
         }
-        self.offer(&entries[last], item);
+        self.offer(&entries[last], item, weight);
         self.snapshot = Some(entries);
         if !self.blocked.is_empty() {
             self.wait_for_the_full();
@@ -130,7 +131,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             let Some(item) = self.later.pop_front() else {
                 break;
             };
-            self.later_weight -= (self.roster.weigh)(&item);
+            self.later_weight -= self.weight(&item);
             self.hand_out(item);
             self.tell_what_is_kept();
         }
@@ -161,7 +162,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             // And so is all that follows until some of it has been handed out.
             return self.roster.count_too_late();
         }
-        self.later_weight += (self.roster.weigh)(&item);
+        self.later_weight += self.weight(&item);
         self.later.push_back(item);
         self.tell_what_is_kept();
     }
@@ -186,11 +187,15 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         (!entries.is_empty()).then_some(entries)
     }
 
-    fn offer(&mut self, entry: &Arc<Entry<T>>, item: T) {
+    fn weight(&self, item: &T) -> usize {
+        (self.roster.weighing.weigh)(item)
+    }
+
+    fn offer(&mut self, entry: &Arc<Entry<T>>, item: T, weight: usize) {
         if self.cut_short.contains(&entry.id) {
             return entry.count_dropped(&self.roster.dropped);
         }
-        match entry.put_nowait(item, &self.roster.dropped) {
+        match entry.put_nowait(item, weight, &self.roster.dropped) {
             Ok(()) => {}
             Err(PutError::Full(item)) => {
                 self.blocked.push_back((Arc::downgrade(entry), item));
@@ -201,7 +206,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 
     /// Keeps an item for the first consumer, if there has been none.
     fn keep(&mut self, item: T) {
-        let weigh = self.roster.weigh;
+        let weigh = self.roster.weighing.weigh;
         let mut old = Vec::new();
         let mut state = self.roster.state.lock();
         if !state.entries.is_empty() {
@@ -261,6 +266,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                 continue;
             };
             let start = Instant::now();
+            let weight = self.weight(&item);
             loop {
                 if entry.removed.load(Ordering::Acquire) {
                     break;
@@ -274,7 +280,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                 let warn_at = (!entry.has_warned()).then(|| start + LONG);
                 let wait_until = [until, warn_at].into_iter().flatten().min();
                 let patience = Patience::new(&self.roster.nudge.1, wait_until);
-                item = match entry.put(item, &patience) {
+                item = match entry.put(item, weight, &patience, &self.roster.dropped) {
                     Ok(()) => break,
                     Err(PutError::Full(item)) if patience.used() && !over => {
                         if start.elapsed() >= LONG {

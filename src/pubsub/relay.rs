@@ -12,6 +12,7 @@ use super::dispatch::guarded;
 use super::publisher::is_over;
 use super::roster::{Relay, Roster};
 use super::sink::{Patience, Sink};
+use super::weight_limit::Taken;
 use crate::error::PutError;
 use crate::thread::spawn;
 
@@ -23,16 +24,20 @@ use crate::thread::spawn;
 pub(super) fn start<T: Send + 'static>(
     roster: Weak<Roster<T>>,
     relay: Arc<Relay>,
-    items: Receiver<T>,
+    (items, taken): (Receiver<T>, Arc<Taken>),
     sink: impl Sink<T>,
 ) -> io::Result<()> {
     spawn("ws-relay", move || {
         let mut cut_short = false;
         for item in &items {
+            taken.tell();
             if !hand_over(&roster, &relay, item, &sink, &mut cut_short) {
                 break;
             }
         }
+        // Who waits for room finds that nobody is there.
+        drop(items);
+        taken.tell();
         // In this order: who waits for the sink to be dropped finds no thread left.
         drop(sink);
     })

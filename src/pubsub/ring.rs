@@ -49,6 +49,10 @@ impl<T> Ring<T> {
         }
         oldest
     }
+
+    pub(super) fn take_oldest(&self) -> Option<T> {
+        take(&self.receiver, Some(&self.turn)).ok()
+    }
 }
 
 /// Takes an item if one is there; by turns, where the queue has them.

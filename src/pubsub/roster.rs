@@ -9,9 +9,11 @@ use crossbeam_channel::{Receiver, Select, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
 use super::dispatch::{Dispatcher, guarded};
+use super::limit::Weighing;
 use super::ring::{Ring, Turn};
 use super::sink::{Patience, Sink};
 use super::subscription::{End, Queue, Subscription, SubscriptionId};
+use super::weight_limit::{Taken, WeightLimit};
 use crate::error::PutError;
 
 /// How many items wait for a relay thread before the publisher pauses.
@@ -35,7 +37,8 @@ pub(super) struct Roster<T> {
     pub(super) end: End,
     pub(super) dispatcher: Dispatcher<T>,
     pub(super) queue: Queue,
-    pub(super) weigh: fn(&T) -> usize,
+    /// Takes no time, so that it may be called under a lock. The limit is that of each queue.
+    pub(super) weighing: Weighing<T>,
     pub(super) dropped: AtomicU64,
     /// How many items the publisher keeps for those who were full when it was set aside.
     pub(super) kept: AtomicUsize,
@@ -91,11 +94,11 @@ pub(super) struct Entry<T> {
 }
 
 pub(super) enum Outlet<T> {
-    Queue(Sender<T>),
-    Ring(Ring<T>),
+    Queue(Sender<T>, WeightLimit),
+    Ring(Ring<T>, WeightLimit),
     Sink(Attached<T>),
     /// As `Queue`; a thread takes from it for a sink that was full when it subscribed.
-    Relay(Sender<T>),
+    Relay(Sender<T>, WeightLimit),
 }
 
 /// A sink, which is the user's code also when it is dropped: a panic in that is logged and ends nothing.
@@ -121,8 +124,8 @@ impl<T> Outlet<T> {
     /// How many items wait in it; a user's sink does not say.
     pub(super) fn len(&self) -> usize {
         match self {
-            Outlet::Queue(sender) | Outlet::Relay(sender) => sender.len(),
-            Outlet::Ring(ring) => ring.len(),
+            Outlet::Queue(sender, _) | Outlet::Relay(sender, _) => sender.len(),
+            Outlet::Ring(ring, _) => ring.len(),
             Outlet::Sink(attached) => attached.queue.as_ref().map_or(0, Receiver::len),
         }
     }
@@ -130,8 +133,8 @@ impl<T> Outlet<T> {
     /// What whoever takes from it has to hold.
     pub(super) fn turn(&self) -> Option<Turn> {
         match self {
-            Outlet::Ring(ring) => Some(ring.turn()),
-            Outlet::Queue(_) | Outlet::Sink(_) | Outlet::Relay(_) => None,
+            Outlet::Ring(ring, _) => Some(ring.turn()),
+            Outlet::Queue(..) | Outlet::Sink(_) | Outlet::Relay(..) => None,
         }
     }
 
@@ -141,7 +144,7 @@ impl<T> Outlet<T> {
 }
 
 impl<T: Send + 'static> Roster<T> {
-    pub(super) fn new(queue: Queue, weigh: fn(&T) -> usize) -> Arc<Self> {
+    pub(super) fn new(queue: Queue, weighing: Weighing<T>) -> Arc<Self> {
         Arc::new(Roster {
             version: AtomicU64::new(1),
             paused: AtomicBool::new(false),
@@ -159,9 +162,9 @@ impl<T: Send + 'static> Roster<T> {
             default: Mutex::new(None),
             nudge: bounded(1),
             end: End::default(),
-            dispatcher: Dispatcher::new(),
+            dispatcher: Dispatcher::new(weighing),
             queue,
-            weigh,
+            weighing,
             dropped: AtomicU64::new(0),
             kept: AtomicUsize::new(0),
         })
@@ -313,7 +316,11 @@ impl<T> State<T> {
 const NO_LIMIT: usize = 1 << 28;
 
 /// A channel for `queue` that holds what came early. Takes from that what is kept, and leaves the rest.
-pub(super) fn open_queue<T>(queue: Queue, early: &mut VecDeque<T>) -> (Outlet<T>, Receiver<T>) {
+pub(super) fn open_queue<T>(
+    queue: Queue,
+    weighing: Weighing<T>,
+    early: &mut VecDeque<T>,
+) -> (Outlet<T>, (Receiver<T>, Arc<Taken>)) {
     let (sender, receiver) = match queue {
         Queue::Block(NO_LIMIT..) | Queue::DropOldest(NO_LIMIT..) => unbounded(),
         // Early items are not dropped for the sake of a short queue: it starts out longer.
@@ -329,25 +336,39 @@ pub(super) fn open_queue<T>(queue: Queue, early: &mut VecDeque<T>) -> (Outlet<T>
         Some(capacity) if ring => early.len().saturating_sub(capacity),
         _ => 0,
     };
+    let limit = match queue {
+        Queue::Block(_) | Queue::DropOldest(_) => {
+            WeightLimit::new(weighing.limit, sender.capacity())
+        }
+        Queue::Latest | Queue::Unbounded => WeightLimit::none(),
+    };
     for item in early.drain(skip..) {
+        limit.count((weighing.weigh)(&item));
         // There is room, and nobody else has the channel yet.
         let _ = sender.try_send(item);
     }
+    let taken = limit.taken();
     let outlet = if ring {
-        Outlet::Ring(Ring::new(sender, receiver.clone()))
+        Outlet::Ring(Ring::new(sender, receiver.clone()), limit)
     } else {
-        Outlet::Queue(sender)
+        Outlet::Queue(sender, limit)
     };
-    (outlet, receiver)
+    (outlet, (receiver, taken))
 }
 
 /// A channel for the relay thread that holds what came early.
-pub(super) fn open_relay<T>(early: VecDeque<T>) -> (Outlet<T>, Receiver<T>) {
+pub(super) fn open_relay<T>(
+    weighing: Weighing<T>,
+    early: VecDeque<T>,
+) -> (Outlet<T>, (Receiver<T>, Arc<Taken>)) {
     let (sender, receiver) = bounded(early.len().max(RELAY));
+    let limit = WeightLimit::new(weighing.limit, sender.capacity());
     for item in early {
+        limit.count((weighing.weigh)(&item));
         let _ = sender.try_send(item);
     }
-    (Outlet::Relay(sender), receiver)
+    let taken = limit.taken();
+    (Outlet::Relay(sender, limit), (receiver, taken))
 }
 
 impl<T> Entry<T> {
@@ -387,14 +408,34 @@ impl<T> Entry<T> {
 }
 
 impl<T: Send + 'static> Entry<T> {
-    pub(super) fn put_nowait(&self, item: T, dropped: &AtomicU64) -> Result<(), PutError<T>> {
+    /// Puts an item that weighs so much.
+    pub(super) fn put_nowait(
+        &self,
+        item: T,
+        weight: usize,
+        dropped: &AtomicU64,
+    ) -> Result<(), PutError<T>> {
         match &self.outlet {
-            Outlet::Queue(sender) | Outlet::Relay(sender) => sender.put_nowait(item),
-            Outlet::Ring(ring) => {
-                // The user's code may be in what is dropped.
-                if ring.put(item).is_some() {
-                    dropped.fetch_add(1, Ordering::Relaxed);
+            Outlet::Queue(sender, limit) | Outlet::Relay(sender, limit) => {
+                if !limit.has_room(weight, || sender.len()) {
+                    return Err(PutError::Full(item));
                 }
+                sender.put_nowait(item)?;
+                limit.count(weight);
+                Ok(())
+            }
+            Outlet::Ring(ring, limit) => {
+                // The user's code may be in what is dropped.
+                let drop = |oldest: Option<T>| {
+                    if oldest.is_some() {
+                        dropped.fetch_add(1, Ordering::Relaxed);
+                    }
+                };
+                while !limit.has_room(weight, || ring.len()) {
+                    drop(ring.take_oldest());
+                }
+                drop(ring.put(item));
+                limit.count(weight);
                 Ok(())
             }
             Outlet::Sink(Attached { sink, .. }) => {
@@ -407,17 +448,29 @@ impl<T: Send + 'static> Entry<T> {
         }
     }
 
-    pub(super) fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {
+    /// As [`put_nowait`](Self::put_nowait), after waiting once. (`dropped` is for queues that do
+    /// not wait.)
+    pub(super) fn put(
+        &self,
+        item: T,
+        weight: usize,
+        patience: &Patience<'_>,
+        dropped: &AtomicU64,
+    ) -> Result<(), PutError<T>> {
         match &self.outlet {
-            Outlet::Queue(sender) | Outlet::Relay(sender) => {
-                let mut select = Select::new();
-                select.send(sender);
-                patience.wait(select);
+            Outlet::Queue(sender, limit) | Outlet::Relay(sender, limit) => {
+                if limit.has_room(weight, || sender.len()) {
+                    let mut select = Select::new();
+                    select.send(sender);
+                    patience.wait(select);
+                } else {
+                    limit.wait(weight, || sender.len(), patience);
+                }
                 // Who has been told that it is removed does not find room for more than it had.
                 if self.removed.load(Ordering::Acquire) {
                     return Err(PutError::Closed(item));
                 }
-                sender.put_nowait(item)
+                self.put_nowait(item, weight, dropped)
             }
             // Never full.
             Outlet::Ring(..) => Err(PutError::Full(item)),

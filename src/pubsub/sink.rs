@@ -94,13 +94,24 @@ impl<'a> Patience<'a> {
 }
 
 impl Patience<'_> {
+    /// It is time to look again without having waited.
+    pub(crate) fn look_again(&self) {
+        self.used.set(true);
+    }
+
     /// Waits until something can be received from `ready`, and receives it, or it is time to look again.
     pub(crate) fn wait_for(&self, ready: &Receiver<()>) {
+        self.wait_for_until(ready, None);
+    }
+
+    /// As [`wait_for`](Self::wait_for); looks again at `latest`, too.
+    pub(crate) fn wait_for_until(&self, ready: &Receiver<()>, latest: Option<Instant>) {
         let mut select = Select::new();
         select.recv(ready);
         let wake = select.recv(self.wake);
         self.used.set(true);
-        let which = match self.until {
+        let until = [self.until, latest].into_iter().flatten().min();
+        let which = match until {
             None => Some(select.ready()),
             Some(until) => select.ready_deadline(until).ok(),
         };

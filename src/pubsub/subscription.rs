@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError};
 
 use super::limit::waiting;
 use super::ring::{self, Turn};
+use super::weight_limit::Taken;
 use crate::error::{Error, Result};
 use crate::process::Home;
 
@@ -27,10 +28,12 @@ use crate::process::Home;
 pub enum Queue {
     /// When this many items wait, the producer pauses until one is taken. For a
     /// [`Websocket`](crate::Websocket) that means: reading pauses, TCP holds the peer back, nothing
-    /// is lost. 0 counts as 1. The places of a queue are made at once, 48 bytes each for a `Websocket`'s; one of
-    /// more than 2^28 has no limit instead.
+    /// is lost. So it does when [`receive_queue_bytes`](crate::Options::receive_queue_bytes) wait.
+    /// 0 counts as 1. The places of a queue are made at once, 48 bytes each for a `Websocket`'s;
+    /// one of more than 2^28 has no limit instead.
     Block(usize),
-    /// When this many items wait, the oldest is dropped for the newest. 0 counts as 1; places as above.
+    /// When this many items, or bytes, wait, the oldest is dropped for the newest. 0 counts as 1;
+    /// places and bytes as above.
     DropOldest(usize),
     /// Only the newest item is kept: RTCBot's `MostRecentSubscription`, for control loops.
     Latest,
@@ -91,6 +94,8 @@ struct Inner<T> {
     id: SubscriptionId,
     items: Receiver<T>,
     turn: Option<Turn>,
+    /// Whom to tell that something was taken; nobody, where something else fills the channel.
+    taken: Option<Arc<Taken>>,
     end: End,
     removed: Arc<AtomicBool>,
     leave: Option<Leave>,
@@ -111,9 +116,9 @@ impl<T> Drop for Inner<T> {
 }
 
 impl<T> Subscription<T> {
-    pub(crate) fn new(
+    pub(super) fn new(
         id: SubscriptionId,
-        items: Receiver<T>,
+        (items, taken): (Receiver<T>, Arc<Taken>),
         turn: Option<Turn>,
         end: End,
         removed: Arc<AtomicBool>,
@@ -124,6 +129,7 @@ impl<T> Subscription<T> {
                 id,
                 items,
                 turn,
+                taken: Some(taken),
                 end,
                 removed,
                 leave: Some((Home::here(), Box::new(leave))),
@@ -162,10 +168,12 @@ impl<T> Subscription<T> {
                     None => items.recv().map_err(RecvTimeoutError::from),
                     Some(deadline) => items.recv_deadline(deadline),
                 });
-                return received.map_err(|error| match error {
+                let item = received.map_err(|error| match error {
                     RecvTimeoutError::Timeout => Error::Timeout,
                     RecvTimeoutError::Disconnected => self.ended(),
-                });
+                })?;
+                self.tell_taken();
+                return Ok(item);
             }
             // The lock is not held while it waits.
             let in_time = waiting(|| {
@@ -190,10 +198,12 @@ impl<T> Subscription<T> {
     ///
     /// [`Error::Empty`] when none is there, else as [`get`](Self::get).
     pub fn try_get(&self) -> Result<T> {
-        self.take().map_err(|error| match error {
+        let item = self.take().map_err(|error| match error {
             TryRecvError::Empty => Error::Empty,
             TryRecvError::Disconnected => self.ended(),
-        })
+        })?;
+        self.tell_taken();
+        Ok(item)
     }
 
     pub(super) fn take(&self) -> Result<T, TryRecvError> {
@@ -206,6 +216,10 @@ impl<T> Subscription<T> {
     }
 
     /// The channel itself, for [`crossbeam_channel::select!`]. It is disconnected at the end.
+    ///
+    /// What is received from it directly is not announced. A publisher that waits because [too many
+    /// bytes](crate::Options::receive_queue_bytes) are queued then looks for room by itself, first
+    /// after 0.1 ms and at last every 50 ms.
     ///
     /// ```
     /// # use rtcbot_websocket::pubsub::Producer;
@@ -220,7 +234,22 @@ impl<T> Subscription<T> {
     /// }
     /// ```
     pub fn receiver(&self) -> &Receiver<T> {
+        if let Some(taken) = &self.inner.taken {
+            taken.is_untold();
+        }
         &self.inner.items
+    }
+
+    /// As [`receiver`](Self::receiver), for who calls [`tell_taken`](Self::tell_taken).
+    pub(super) fn items(&self) -> &Receiver<T> {
+        &self.inner.items
+    }
+
+    /// To be called after something was taken, and where no lock is held.
+    pub(super) fn tell_taken(&self) {
+        if let Some(taken) = &self.inner.taken {
+            taken.tell();
+        }
     }
 
     /// How many items wait in the queue.
@@ -249,6 +278,7 @@ impl<T> From<Receiver<T>> for Subscription<T> {
                 id: SubscriptionId::next(),
                 items,
                 turn: None,
+                taken: None,
                 end: End::default(),
                 removed: Arc::default(),
                 leave: None,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::dispatch::guarded;
-use super::limit::Limit;
+use super::limit::{Limit, Weighing};
 use super::sink::{Patience, Sink};
 use crate::error::PutError;
 use crate::thread::spawn;
@@ -26,6 +26,9 @@ struct Team<T> {
     removed: Arc<AtomicBool>,
     /// Items whose call has not returned.
     unfinished: AtomicUsize,
+    weigh: fn(&T) -> usize,
+    /// What the items weigh that wait for a thread.
+    waiting: AtomicUsize,
     limit: Arc<Limit>,
 }
 
@@ -33,6 +36,7 @@ impl<T: Send + 'static> Workers<T> {
     pub(crate) fn new(
         max: usize,
         removed: Arc<AtomicBool>,
+        weighing: Weighing<T>,
         call: impl Fn(T) + Send + Sync + 'static,
     ) -> Self {
         let (sender, items) = unbounded();
@@ -45,7 +49,9 @@ impl<T: Send + 'static> Workers<T> {
                 call: Box::new(call),
                 removed,
                 unfinished: AtomicUsize::new(0),
-                limit: Limit::new(),
+                weigh: weighing.weigh,
+                waiting: AtomicUsize::new(0),
+                limit: Limit::new(weighing.limit),
             }),
         }
     }
@@ -77,6 +83,8 @@ fn work<T>(team: &Team<T>) {
     loop {
         // The queue's other end is dropped with the subscription.
         let Ok(item) = team.items.recv() else { return };
+        let weight = (team.weigh)(&item);
+        team.waiting.fetch_sub(weight, Ordering::SeqCst);
         team.limit.room.made();
         if !team.removed.load(Ordering::Acquire) {
             guarded(|| (team.call)(item));
@@ -87,10 +95,14 @@ fn work<T>(team: &Team<T>) {
 
 impl<T: Send + 'static> Sink<T> for Workers<T> {
     fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
+        let weight = (self.team.weigh)(&item);
+        let waiting = self.team.waiting.load(Ordering::SeqCst);
         // Only the publisher calls this, so nobody else fills the place.
-        if self.team.limit.is_reached(self.items.len()) {
+        let limit = &self.team.limit;
+        if limit.is_reached(self.items.len(), waiting + weight) {
             return Err(PutError::Full(item));
         }
+        self.team.waiting.fetch_add(weight, Ordering::SeqCst);
         // Counted here and not by the workers, so that none is missed while one picks it up.
         self.team.unfinished.fetch_add(1, Ordering::SeqCst);
         self.start_one_if_all_are_busy();

@@ -357,8 +357,10 @@ impl Websocket {
     /// Calls `f` with every message from now on, in order, on the dispatch thread.
     ///
     /// All of a connection's callbacks share that thread, so a slow one delays the others; a panic
-    /// is logged and ends nothing. When 1024 messages wait for callbacks (all of them together), reading pauses;
-    /// not while a callback itself waits for a message, in `get` for example.
+    /// is logged and ends nothing. When 1024 messages, or
+    /// [`receive_queue_bytes`](Options::receive_queue_bytes), wait for callbacks (all of them
+    /// together), reading pauses; not while a callback itself waits for a message, in `get` for
+    /// example.
     pub fn subscribe_callback(&self, f: impl FnMut(Message) + Send + 'static) -> SubscriptionId {
         self.shared().producer.subscribe_callback(f)
     }

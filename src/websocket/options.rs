@@ -21,6 +21,11 @@ use crate::net::transport::Transport;
 use crate::net::trust::Trust;
 use crate::pubsub::Queue;
 
+/// The longest message that is received, unless the program says otherwise: by a client, and by a
+/// server.
+const LONGEST_MESSAGE: usize = 16 << 20;
+const SERVERS_MESSAGE: usize = 1 << 20;
+
 /// The one place for every setting, used as [`std::fs::OpenOptions`] is: set, then
 /// [`connect`](Self::connect) or [`accept`](Self::accept), as often as you like.
 ///
@@ -47,10 +52,11 @@ pub struct Options {
     pub(crate) linger: Duration,
     pub(crate) ping_interval: Option<Duration>,
     pub(crate) ping_timeout: Option<Duration>,
-    pub(crate) max_message_size: usize,
+    max_message_size: Option<usize>,
     pub(crate) max_frame_size: usize,
     pub(crate) send_queue: usize,
     pub(crate) receive_queue: Queue,
+    pub(crate) receive_queue_bytes: usize,
     pub(crate) read_buffer: usize,
     pub(crate) nodelay: bool,
     pub(crate) paused: bool,
@@ -78,10 +84,11 @@ impl Default for Options {
             linger: Duration::from_secs(1),
             ping_interval: Some(Duration::from_secs(20)),
             ping_timeout: Some(Duration::from_secs(20)),
-            max_message_size: 16 << 20,
+            max_message_size: None,
             max_frame_size: 16 << 20,
             send_queue: 16 << 20,
             receive_queue: Queue::default(),
+            receive_queue_bytes: 16 << 20,
             read_buffer: 16 << 10,
             nodelay: true,
             paused: false,
@@ -200,7 +207,9 @@ impl Options {
 
     /// Completes an incoming connection with these settings. Returns at once; see [`Websocket::accept`].
     pub fn accept(&self, request: Request) -> Websocket {
-        Websocket::start_server(request, self.clone())
+        let mut options = self.clone();
+        options.max_message_size.get_or_insert(SERVERS_MESSAGE);
+        Websocket::start_server(request, options)
     }
 
     /// Two connected `Websocket`s in memory, both with these settings; see [`Websocket::pair`].
@@ -264,10 +273,17 @@ impl Options {
     }
 
     /// The longest message that is received, in bytes; a longer one ends the connection with
-    /// [`Error::MessageTooBig`] here and close code 1009 there. Defaults to 16 MiB.
+    /// [`Error::MessageTooBig`] here and close code 1009 there, with the limit in the Close frame's
+    /// reason. Defaults to 16 MiB for clients and for [`pair`](Self::pair), and to **1 MiB for
+    /// servers** ([`accept`](Self::accept)), since anybody may connect to those.
     pub fn max_message_size(&mut self, bytes: usize) -> &mut Self {
-        self.max_message_size = bytes;
+        self.max_message_size = Some(bytes);
         self
+    }
+
+    /// The longest message that is received.
+    pub(crate) fn longest_message(&self) -> usize {
+        self.max_message_size.unwrap_or(LONGEST_MESSAGE)
     }
 
     /// The longest frame that is received, in bytes; as `max_message_size`, for a message's parts.
@@ -282,12 +298,12 @@ impl Options {
     /// than when all of it is in memory.
     pub(crate) fn longest_frame(&self) -> usize {
         // Control frames are no messages, and have up to 125 bytes (RFC 6455, section 5.5).
-        self.max_frame_size.min(self.max_message_size.max(125))
+        self.max_frame_size.min(self.longest_message().max(125))
     }
 
-    /// How many bytes may be queued for sending, counting each message's payload and 64 bytes more; past it `put_nowait` says
-    /// [`Full`](crate::PutError::Full) and `put` waits. A single message may be larger, when nothing
-    /// else is queued. Defaults to 16 MiB.
+    /// How many bytes may be queued for sending, counting each message's payload, JSON as text, and
+    /// 64 bytes more; past it `put_nowait` says [`Full`](crate::PutError::Full) and `put` waits. A
+    /// single message may be larger, when nothing else is queued. Defaults to 16 MiB.
     ///
     /// A peer that reads slowly can hold so much for as long as it likes. A program for which that
     /// is too slow closes the connection when [`put_timeout`](Websocket::put_timeout) fails, when
@@ -301,6 +317,21 @@ impl Options {
     /// The queue of subscriptions made by `subscribe` and `get`. Defaults to `Queue::Block(1024)`.
     pub fn receive_queue(&mut self, queue: Queue) -> &mut Self {
         self.receive_queue = queue;
+        self
+    }
+
+    /// How many bytes may wait in one queue of received messages, counting each message's payload
+    /// and 64 bytes more, beside how many messages: in that of a subscription, whether
+    /// [`receive_queue`](Self::receive_queue) or [`subscribe_with`](Websocket::subscribe_with) says
+    /// [`Queue::Block`] or [`Queue::DropOldest`], in that of all callbacks together, and in that of
+    /// each [`subscribe_concurrent`](Websocket::subscribe_concurrent). Past it, `DropOldest` drops
+    /// the oldest, and with the others reading pauses until something is taken. A single message
+    /// may be larger, when nothing else waits in that queue. Defaults to 16 MiB.
+    ///
+    /// A message that is shorter than an equal share (of the default queue's 1024 places, 16 KiB)
+    /// counts for as much as that while longer ones wait with it.
+    pub fn receive_queue_bytes(&mut self, bytes: usize) -> &mut Self {
+        self.receive_queue_bytes = bytes;
         self
     }
 
@@ -665,6 +696,7 @@ impl fmt::Debug for Options {
             .field("max_frame_size", &self.max_frame_size)
             .field("send_queue", &self.send_queue)
             .field("receive_queue", &self.receive_queue)
+            .field("receive_queue_bytes", &self.receive_queue_bytes)
             .field("read_buffer", &self.read_buffer)
             .field("nodelay", &self.nodelay)
             .field("paused", &self.paused)

@@ -57,7 +57,7 @@ pub(crate) fn read(
     let options = &shared.options;
     let config = WebSocketConfig::default()
         .read_buffer_size(options.read_buffer)
-        .max_message_size(Some(options.max_message_size))
+        .max_message_size(Some(options.longest_message()))
         // `FrameReader` has looked at that.
         .max_frame_size(None);
     // Not `from_partially_read`: the buffer which that makes grows by a few bytes at a time once

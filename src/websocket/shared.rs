@@ -15,7 +15,7 @@ use crate::error::{Close, CloseFrame, Error, PutError, Side};
 use crate::message::Message;
 use crate::net::closing::{Event, Role};
 use crate::process::Home;
-use crate::pubsub::{Inbox, Producer, Publisher};
+use crate::pubsub::{Inbox, Producer, Publisher, Weighing};
 use crate::thread::spawn;
 
 pub(crate) struct Shared {
@@ -60,14 +60,20 @@ pub(crate) struct Ends {
     pub(crate) inbox: Inbox<Message>,
 }
 
-/// What a message counts for where memory is limited: its payload, and what it takes itself.
+/// What a message counts for where memory is limited: its payload, and what it takes itself. Takes
+/// no time where the message has its text, as those that arrived do, and those that wait to be
+/// sent.
 pub(crate) fn weight(message: &Message) -> usize {
     message.len() + 64
 }
 
 impl Shared {
     pub(crate) fn new(name: String, role: Role, options: Options) -> (Arc<Self>, Ends) {
-        let (publisher, producer) = Producer::with_weight(options.receive_queue, weight);
+        let weighing = Weighing {
+            weigh: weight,
+            limit: options.receive_queue_bytes,
+        };
+        let (publisher, producer) = Producer::with_weight(options.receive_queue, weighing);
         let (outbox, inbox) = Outbox::new(options.send_queue);
         if options.paused {
             producer.pause();
