@@ -5,7 +5,7 @@ mod rig;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rig::{DEADLINE, eventually, within};
 use rtcbot_websocket::pubsub::Consumer;
 use rtcbot_websocket::{Error, PutError};
@@ -218,5 +218,44 @@ fn a_source_that_was_stopped_is_let_go_of_by_a_waiting_inbox() {
         });
         consumer.close();
         within(DEADLINE, move || using.join().unwrap());
+    }
+}
+
+/// Its weight takes until the gate opens to find out.
+struct Slow(Option<(Sender<()>, Receiver<()>)>);
+
+fn weigh_slowly(item: &Slow) -> usize {
+    if let Slow(Some((begin, gate))) = item {
+        let _ = begin.try_send(());
+        let _ = gate.recv();
+    }
+    1
+}
+
+#[test]
+fn a_put_does_not_wait_for_the_weighing_of_what_a_source_yields() {
+    let (consumer, mut inbox) = Consumer::with_weight(10, weigh_slowly);
+    let ((begin, begun), (open, gate)) = (bounded(1), bounded(0));
+    let (source, items) = bounded(10);
+    source.send(Slow(Some((begin, gate)))).unwrap();
+    consumer.put_subscription(&items);
+    let using = thread::spawn(move || inbox.get().map(|item| item.0.is_some()));
+    begun.recv_timeout(DEADLINE).unwrap();
+    let (other, len) = (consumer.clone(), consumer.clone());
+    within(DEADLINE, move || other.put_nowait(Slow(None))).unwrap();
+    assert_eq!(within(DEADLINE, move || len.len()), 1);
+    drop(open);
+    assert!(within(DEADLINE, move || using.join().unwrap()).unwrap());
+}
+
+#[test]
+fn no_more_is_taken_from_a_source_of_heavy_items_than_one_at_a_time() {
+    let (consumer, mut inbox) = Consumer::with_weight(1 << 20, |_: &usize| 1 << 20);
+    let (source, items) = bounded(10);
+    (0..10).for_each(|n| source.send(n).unwrap());
+    consumer.put_subscription(&items);
+    for n in 0..10 {
+        assert_eq!(inbox.get().unwrap(), n);
+        assert_eq!(items.len(), 9 - n);
     }
 }

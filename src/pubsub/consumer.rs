@@ -47,6 +47,9 @@ impl<T: Send + 'static> Consumer<T> {
 
     /// A consumer whose items together may weigh `limit`. One that is heavier is taken when nothing
     /// else is queued.
+    ///
+    /// `weigh` is called on the thread that puts, and on the inbox's for what comes from a source;
+    /// it may take its time without holding up others.
     pub fn with_weight(limit: usize, weigh: fn(&T) -> usize) -> (Consumer<T>, Inbox<T>) {
         let desk = Desk::new(limit, weigh);
         let inbox = Inbox::new(desk.clone());
@@ -165,7 +168,7 @@ impl<T: Send + 'static> Consumer<T> {
                 return Err(PutError::Full(item));
             }
             state.weight += weight;
-            state.queue.push_back(item);
+            state.queue.push_back((item, weight));
             let pushed = if state.waiting {
                 Pushed::Unnoticed
             } else {

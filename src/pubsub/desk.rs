@@ -14,7 +14,7 @@ use super::wake::Wake;
 
 pub(super) struct Desk<T> {
     /// Held to change the queue or the source, or to take from them without waiting. No user code
-    /// is called, nothing is sent and no source is dropped under it.
+    /// is called, `weigh` included, nothing is sent and no source is dropped under it.
     pub(super) state: Mutex<State<T>>,
     pub(super) room: Room,
     /// Wakes the inbox's owner.
@@ -26,7 +26,8 @@ pub(super) struct Desk<T> {
 }
 
 pub(super) struct State<T> {
-    pub(super) queue: VecDeque<T>,
+    /// Each with its weight: nothing is weighed under the lock.
+    pub(super) queue: VecDeque<(T, usize)>,
     pub(super) weight: usize,
     pub(super) source: Option<Subscription<T>>,
     /// The inbox's owner waits, or is about to, and has to be woken.

@@ -89,48 +89,82 @@ impl<T: Send + 'static> Inbox<T> {
     /// Puts items back that were taken, and those that are still in here behind them: they are the
     /// queue's first.
     pub(crate) fn put_back(&mut self, items: impl IntoIterator<Item = T>) {
-        let mut back: VecDeque<T> = items.into_iter().collect();
-        back.append(&mut self.taken);
+        let weigh = self.desk.weigh;
+        let back = items.into_iter().chain(self.taken.drain(..));
+        let mut back: VecDeque<_> = back
+            .map(|item| {
+                let weight = weigh(&item);
+                (item, weight)
+            })
+            .collect();
+        let weight = back.iter().map(|(_, weight)| weight).sum::<usize>();
         let mut state = self.desk.state.lock();
-        state.weight += back.iter().map(self.desk.weigh).sum::<usize>();
+        state.weight += weight;
         back.append(&mut state.queue);
         state.queue = back;
         self.desk.in_hand.store(0, Ordering::Relaxed);
     }
 
     fn fill(&mut self) {
+        let mut weight = 0;
+        // What comes from a source is weighed after it was taken. So few are taken at first, in
+        // case they are heavy.
+        let mut few = 1;
+        while self.taken.len() < BATCH_ITEMS && weight < BATCH_WEIGHT {
+            let from_source = self.take_some(few, &mut weight);
+            let new = self.taken.len() - from_source;
+            weight += self.taken.range(new..).map(self.desk.weigh).sum::<usize>();
+            if from_source < few {
+                break;
+            }
+            few *= 2;
+        }
+        self.desk.in_hand.store(self.taken.len(), Ordering::Relaxed);
+    }
+
+    /// Takes from the queue what fits into a batch that weighs so much already, and then a few of
+    /// the source's items. Returns how many those are.
+    fn take_some(&mut self, few: usize, weight: &mut usize) -> usize {
         let desk = &*self.desk;
         let mut over = None;
+        let mut read = None;
+        let mut from_source = 0;
         let mut made_room = false;
         {
             let mut state = desk.state.lock();
-            let mut weight = 0;
-            while self.taken.len() < BATCH_ITEMS && weight < BATCH_WEIGHT {
-                let Some(item) = state.queue.pop_front() else {
+            while self.taken.len() < BATCH_ITEMS && *weight < BATCH_WEIGHT {
+                let Some((item, heavy)) = state.queue.pop_front() else {
                     break;
                 };
-                weight += (desk.weigh)(&item);
+                *weight += heavy;
+                state.weight -= heavy;
                 self.taken.push_back(item);
                 made_room = true;
             }
-            state.weight -= weight;
             // Under the lock, so that nothing more is taken from a source that was stopped.
-            while self.taken.len() < BATCH_ITEMS && weight < BATCH_WEIGHT {
+            while from_source < few && self.taken.len() < BATCH_ITEMS && *weight < BATCH_WEIGHT {
                 match state.source.as_ref().map(Subscription::take) {
                     Some(Ok(item)) => {
-                        weight += (desk.weigh)(&item);
                         self.taken.push_back(item);
+                        from_source += 1;
                     }
                     Some(Err(TryRecvError::Disconnected)) => over = state.source.take(),
                     Some(Err(TryRecvError::Empty)) | None => break,
                 }
             }
+            if from_source > 0 {
+                read = state.source.clone();
+            }
+        }
+        // Where the source is over, nobody waits for it.
+        if let Some(source) = read {
+            source.tell_taken();
         }
         drop(over);
-        desk.in_hand.store(self.taken.len(), Ordering::Relaxed);
         if made_room {
             desk.room.made();
         }
+        from_source
     }
 }
 
