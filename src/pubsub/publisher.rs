@@ -358,7 +358,7 @@ impl<T: Clone + Send + 'static> fmt::Debug for Publisher<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Producer, Queue};
+    use super::super::{Producer, Queue, Weighing};
     use super::*;
 
     #[test]
@@ -422,6 +422,34 @@ mod tests {
         assert_eq!(taking.join().unwrap(), [2, 3, 4, 5]);
         assert!(fast.iter().eq(0..6));
         assert_eq!(producer.dropped(), 0);
+    }
+
+    #[test]
+    fn a_wait_for_weight_ends_when_the_publisher_has_to_go_on() {
+        let weighing = Weighing {
+            weigh: |item: &usize| *item,
+            limit: 100,
+        };
+        for aside in [false, true] {
+            let (mut publisher, producer) = Producer::with_weight(Queue::Block(50), weighing);
+            let slow = producer.subscribe();
+            publisher.put(60);
+            publisher.put(40);
+            let (done, waited) = crossbeam_channel::bounded(1);
+            std::thread::spawn(move || {
+                publisher.put(1);
+                done.send(publisher).unwrap();
+            });
+            match aside {
+                true => producer.set_aside(true),
+                false => producer.hurry(Instant::now()),
+            }
+            let deadline = Duration::from_secs(20);
+            let publisher = waited.recv_timeout(deadline).expect("the publisher waits");
+            assert_eq!(publisher.lags(), aside);
+            assert_eq!(producer.dropped(), u64::from(!aside));
+            assert_eq!(slow.len(), 2);
+        }
     }
 
     #[test]

@@ -320,16 +320,18 @@ impl Options {
         self
     }
 
-    /// How many bytes may wait in one queue of received messages, counting each message's payload
-    /// and 64 bytes more, beside how many messages: in that of a subscription, whether
-    /// [`receive_queue`](Self::receive_queue) or [`subscribe_with`](Websocket::subscribe_with) says
-    /// [`Queue::Block`] or [`Queue::DropOldest`], in that of all callbacks together, and in that of
-    /// each [`subscribe_concurrent`](Websocket::subscribe_concurrent). Past it, `DropOldest` drops
-    /// the oldest, and with the others reading pauses until something is taken. A single message
-    /// may be larger, when nothing else waits in that queue. Defaults to 16 MiB.
+    /// Sets how many bytes may wait in one queue of received messages; each message counts with its
+    /// payload and 64 bytes more. Defaults to 16 MiB.
     ///
-    /// A message that is shorter than an equal share (of the default queue's 1024 places, 16 KiB)
-    /// counts for as much as that while longer ones wait with it.
+    /// The limit holds for each subscription of kind [`Queue::Block`] or [`Queue::DropOldest`], for
+    /// all callbacks together, and for each
+    /// [`subscribe_concurrent`](Websocket::subscribe_concurrent), beside the limit of messages that
+    /// each of these has. When it is reached, a `DropOldest` queue drops its oldest messages; for
+    /// the others, reading pauses until something is taken. A single message may be longer, when
+    /// nothing else waits in that queue.
+    ///
+    /// While a message waits in a subscription that is longer than an equal share (with the default
+    /// of 1024 messages: 16 KiB), shorter ones in the same queue count as much as that share.
     pub fn receive_queue_bytes(&mut self, bytes: usize) -> &mut Self {
         self.receive_queue_bytes = bytes;
         self
