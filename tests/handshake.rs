@@ -666,6 +666,7 @@ fn a_key_may_end_in_bits_that_mean_nothing() {
         "dGhlIHNhbXBsZSBub25jZQ===",
         "dGhlIHNhbXBs ZSBub25jZQ==",
         "____________________-w==",
+        "QUE=QUE=QUE=QUE=QUE=QUE=QUE=QUE=",
         "AQIDBAUGBwgJCgsMDQ4P",
         "AQIDBAUGBwgJCgsMDQ4PEBE=",
         "dGhlIHNhbXBsZSBub25jZQ==, AQIDBAUGBwgJCgsMDQ4PEC==",

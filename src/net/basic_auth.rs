@@ -5,8 +5,8 @@ use std::fmt;
 use http::header::HeaderValue;
 use subtle::ConstantTimeEq;
 
+use super::base64;
 use super::credentials::Credentials;
-use super::handshake::server::LENIENT_BASE64;
 
 /// The user and password that a client sent: see [`Request::basic_auth`](crate::Request::basic_auth).
 #[derive(Clone)]
@@ -40,7 +40,7 @@ impl BasicAuth {
         if !scheme.eq_ignore_ascii_case("basic") {
             return None;
         }
-        let decoded = LENIENT_BASE64.decode(encoded.trim().as_bytes()).ok()?;
+        let decoded = base64::decode(encoded.trim().as_bytes())?;
         let text = String::from_utf8(decoded).ok()?;
         let (user, password) = text.split_once(':')?;
         Some(BasicAuth {
@@ -98,6 +98,7 @@ mod tests {
             "Basic /zph",
             "Basic QTpiYw",
             "Basic QTpi Yw==",
+            "Basic QTo=QTpi",
         ] {
             let value = HeaderValue::from_static(text);
             assert!(BasicAuth::parse(&value).is_none(), "{text}");

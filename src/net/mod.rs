@@ -1,5 +1,6 @@
 //! Bytes: connections, handshakes, HTTP heads and the closing handshake. Knows no subscriptions.
 
+pub(crate) mod base64;
 pub(crate) mod basic_auth;
 pub(crate) mod closing;
 pub(crate) mod connect;
