@@ -201,8 +201,9 @@ pub enum Error {
     #[error("JSON: {0}")]
     Json(Arc<serde_json::Error>),
 
-    /// The operating system refused to start a thread. The text says which limit is reached, as far as
-    /// that can be known, and how much is used of it.
+    /// The operating system refused to start a thread: one of the connection's own, or for a
+    /// second, one for its callbacks. The text says which limit is reached, as far as that can be
+    /// known, and how much is used of it.
     #[error("cannot start a thread: {0}")]
     Thread(Arc<io::Error>),
 

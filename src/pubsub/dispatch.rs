@@ -6,18 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ThreadId};
 
+use crossbeam_channel::Receiver;
 use parking_lot::{Condvar, Mutex};
 
 use super::limit::{Limit, Weighing};
 use super::sink::{Patience, Sink};
 use super::subscription::SubscriptionId;
+use super::threads::{Lacking, Order, Start, Stay, Threaded, Threads};
 use crate::error::PutError;
-use crate::thread::spawn;
 
 /// A thread that is started by the first callback and ends when the producer has ended, all that fed
 /// callbacks is gone, and nothing is left to call. It owns the callbacks, so that none runs under a lock.
 pub(crate) struct Dispatcher<T> {
     shared: Arc<Shared<T>>,
+    threads: Arc<Threads>,
 }
 
 struct Shared<T> {
@@ -27,6 +29,7 @@ struct Shared<T> {
     work: Condvar,
     weigh: fn(&T) -> usize,
     limit: Arc<Limit>,
+    lacking: Lacking,
 }
 
 struct State<T> {
@@ -34,8 +37,11 @@ struct State<T> {
     /// How many of the jobs are items for callbacks, and what those weigh.
     items: usize,
     weight: usize,
-    running: bool,
+    /// Whether there is a thread for them, or one is waited for.
+    served: bool,
     thread: Option<ThreadId>,
+    /// Those of which a thread knew that has left.
+    callbacks: Callbacks<T>,
     ended: bool,
     /// How many sinks there are: as long as there is one, it may yet have items for its callback.
     sinks: usize,
@@ -49,6 +55,8 @@ enum Job<T> {
     Run(Box<dyn FnOnce() + Send>),
 }
 
+type Callbacks<T> = HashMap<SubscriptionId, Callback<T>>;
+
 struct Callback<T> {
     call: Box<dyn FnMut(T) + Send>,
     removed: Arc<AtomicBool>,
@@ -58,31 +66,36 @@ impl<T> Clone for Dispatcher<T> {
     fn clone(&self) -> Self {
         Dispatcher {
             shared: self.shared.clone(),
+            threads: self.threads.clone(),
         }
     }
 }
 
 impl<T: Send + 'static> Dispatcher<T> {
-    pub(crate) fn new(weighing: Weighing<T>) -> Self {
+    pub(crate) fn new(weighing: Weighing<T>, threads: Arc<Threads>) -> Self {
         Dispatcher {
+            threads,
             shared: Arc::new(Shared {
                 state: Mutex::new(State {
                     jobs: VecDeque::new(),
                     items: 0,
                     weight: 0,
-                    running: false,
+                    served: false,
                     thread: None,
+                    callbacks: HashMap::new(),
                     ended: false,
                     sinks: 0,
                 }),
                 work: Condvar::new(),
                 weigh: weighing.weigh,
                 limit: Limit::new(weighing.limit),
+                lacking: Lacking::default(),
             }),
         }
     }
 
-    /// Runs `f` on the dispatch thread, after all that was posted before.
+    /// Runs `f` on the dispatch thread, after all that was posted before. Where there is no thread, it waits for
+    /// one without holding up the caller.
     pub(crate) fn run(&self, f: impl FnOnce() + Send + 'static) {
         self.post(Job::Run(Box::new(f)));
     }
@@ -110,7 +123,6 @@ impl<T: Send + 'static> Dispatcher<T> {
         removed: Arc<AtomicBool>,
         call: impl FnMut(T) + Send + 'static,
     ) -> CallbackSink<T> {
-        self.shared.state.lock().sinks += 1;
         self.post(Job::Add(
             id,
             Callback {
@@ -124,55 +136,65 @@ impl<T: Send + 'static> Dispatcher<T> {
         }
     }
 
+    /// To be called without a lock: at the end, where there is no thread, the job is done here.
     fn post(&self, job: Job<T>) {
-        let start = {
+        {
             let mut state = self.shared.state.lock();
-            if let Job::Call(_, _, weight) = job {
-                state.items += 1;
-                state.weight += weight;
+            match &job {
+                Job::Add(..) => state.sinks += 1,
+                Job::Remove(_) => state.sinks -= 1,
+                Job::Call(..) | Job::Run(_) => {}
             }
             state.jobs.push_back(job);
-            !std::mem::replace(&mut state.running, true)
-        };
-        if start {
-            self.start();
-        } else {
-            self.shared.work.notify_one();
         }
+        self.start();
     }
 
-    fn start(&self) {
-        let shared = self.shared.clone();
-        let spawned = spawn("ws-dispatch", move || dispatch(&shared));
-        if let Err(error) = spawned {
-            // The next job tries again; until then they wait.
-            log::error!("cannot start the dispatch thread, callbacks are delayed: {error}");
-            self.shared.state.lock().running = false;
-        }
-    }
-
-    /// Puts an item in line for a callback, if there is room.
-    fn call(&self, id: SubscriptionId, item: T) -> Result<(), PutError<T>> {
+    /// Puts an item in line for a callback, if there is room. Then [`start`](Self::start) is to be called.
+    fn enqueue(&self, id: SubscriptionId, item: T) -> Result<(), PutError<T>> {
         let weight = (self.shared.weigh)(&item);
-        let (items, waiting) = {
-            let state = self.shared.state.lock();
-            (state.items, state.weight)
-        };
-        if self.shared.limit.is_reached(items, waiting + weight) {
+        let mut state = self.shared.state.lock();
+        let limit = &self.shared.limit;
+        if limit.is_reached(state.items, state.weight + weight) {
             return Err(PutError::Full(item));
         }
-        // Only the publisher calls this, so nobody has filled the place since.
-        self.post(Job::Call(id, item, weight));
+        state.items += 1;
+        state.weight += weight;
+        state.jobs.push_back(Job::Call(id, item, weight));
         Ok(())
+    }
+
+    /// Has the thread look for jobs, and starts it if there is none.
+    fn start(&self) {
+        {
+            let mut state = self.shared.state.lock();
+            if state.jobs.is_empty() {
+                return;
+            }
+            if std::mem::replace(&mut state.served, true) {
+                drop(state);
+                self.shared.work.notify_one();
+                return;
+            }
+        }
+        let (shared, lacking) = (self.shared.clone(), &self.shared.lacking);
+        let body = move |stay| dispatch(&shared, stay);
+        let start = Start::new("ws-dispatch", Order::First, lacking, body);
+        self.threads.start(start);
     }
 }
 
 /// The thread's main loop.
-fn dispatch<T>(shared: &Shared<T>) {
-    shared.state.lock().thread = Some(thread::current().id());
-    shared.limit.serve();
-    let mut callbacks = HashMap::new();
-    while let Some(job) = next_job(shared, &mut callbacks) {
+fn dispatch<T>(shared: &Shared<T>, stay: Stay) {
+    let mut callbacks = {
+        let mut state = shared.state.lock();
+        state.thread = Some(thread::current().id());
+        std::mem::take(&mut state.callbacks)
+    };
+    if stay == Stay::Yes {
+        shared.limit.serve();
+    }
+    while let Some(job) = next_job(shared, &mut callbacks, stay) {
         match job {
             Job::Add(id, callback) => {
                 callbacks.insert(id, callback);
@@ -183,10 +205,11 @@ fn dispatch<T>(shared: &Shared<T>) {
             }
             Job::Call(id, item, _) => {
                 shared.limit.room.made();
-                if let Some(callback) = callbacks.get_mut(&id) {
-                    if !callback.removed.load(Ordering::Acquire) {
-                        guarded(|| (callback.call)(item));
-                    }
+                let callback = callbacks.get_mut(&id);
+                let wanted = callback.filter(|callback| !callback.removed.load(Ordering::Acquire));
+                match wanted {
+                    Some(callback) => guarded(|| (callback.call)(item)),
+                    None => guarded(|| drop(item)),
                 }
             }
             Job::Run(f) => guarded(f),
@@ -195,10 +218,7 @@ fn dispatch<T>(shared: &Shared<T>) {
 }
 
 /// Waits for the next job; `None` when the thread is to end.
-fn next_job<T>(
-    shared: &Shared<T>,
-    callbacks: &mut HashMap<SubscriptionId, Callback<T>>,
-) -> Option<Job<T>> {
+fn next_job<T>(shared: &Shared<T>, callbacks: &mut Callbacks<T>, stay: Stay) -> Option<Job<T>> {
     let mut state = shared.state.lock();
     loop {
         if let Some(job) = state.jobs.pop_front() {
@@ -218,8 +238,14 @@ fn next_job<T>(
                 state = shared.state.lock();
                 continue;
             }
-            state.running = false;
+            state.served = false;
             state.thread = None;
+            return None;
+        }
+        if stay == Stay::No {
+            state.served = false;
+            state.thread = None;
+            state.callbacks = std::mem::take(callbacks);
             return None;
         }
         shared.work.wait(&mut state);
@@ -246,9 +272,30 @@ pub(crate) struct CallbackSink<T: Send + 'static> {
     dispatcher: Dispatcher<T>,
 }
 
+impl<T: Send + 'static> Threaded<T> for CallbackSink<T> {
+    fn enqueue(&self, item: T) -> Result<(), PutError<T>> {
+        self.dispatcher.enqueue(self.id, item)
+    }
+
+    fn starter(&self) -> impl Fn() + use<T> {
+        let dispatcher = self.dispatcher.clone();
+        move || dispatcher.start()
+    }
+
+    fn queue(&self) -> Option<Receiver<T>> {
+        None
+    }
+
+    fn lacking(&self) -> Lacking {
+        self.dispatcher.shared.lacking.clone()
+    }
+}
+
 impl<T: Send + 'static> Sink<T> for CallbackSink<T> {
     fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
-        self.dispatcher.call(self.id, item)
+        self.enqueue(item)?;
+        self.dispatcher.start();
+        Ok(())
     }
 
     fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {
@@ -264,14 +311,7 @@ impl<T: Send + 'static> Sink<T> for CallbackSink<T> {
 
 impl<T: Send + 'static> Drop for CallbackSink<T> {
     fn drop(&mut self) {
-        let mut state = self.dispatcher.shared.state.lock();
-        state.sinks -= 1;
-        // Where there is no thread, since none could be started, it is dropped when one ends.
-        if state.running {
-            state.jobs.push_back(Job::Remove(self.id));
-            drop(state);
-            self.dispatcher.shared.work.notify_one();
-        }
+        self.dispatcher.post(Job::Remove(self.id));
     }
 }
 
@@ -292,7 +332,7 @@ mod tests {
 
     #[test]
     fn what_is_posted_after_the_end_is_still_called() {
-        let dispatcher = Dispatcher::<()>::new(no_limit());
+        let dispatcher = Dispatcher::<()>::new(no_limit(), Threads::new());
         let (s, r) = unbounded();
         for i in 0..1000 {
             let s = s.clone();
@@ -304,7 +344,7 @@ mod tests {
 
     #[test]
     fn the_thread_ends_and_drops_its_callbacks_after_the_end() {
-        let dispatcher = Dispatcher::<()>::new(no_limit());
+        let dispatcher = Dispatcher::<()>::new(no_limit(), Threads::new());
         let (s, r) = unbounded::<()>();
         let sink = dispatcher.callback(SubscriptionId::next(), Arc::default(), move |()| {
             let _ = &s;
@@ -313,21 +353,21 @@ mod tests {
         drop(sink);
         let closed = crossbeam_channel::RecvTimeoutError::Disconnected;
         assert_eq!(r.recv_timeout(DEADLINE), Err(closed));
-        while dispatcher.shared.state.lock().running {
+        while dispatcher.shared.state.lock().served {
             thread::yield_now();
         }
     }
 
     #[test]
     fn a_callback_that_comes_after_the_end_is_there_as_long_as_its_sink() {
-        let dispatcher = Dispatcher::new(no_limit());
+        let dispatcher = Dispatcher::new(no_limit(), Threads::new());
         dispatcher.end();
         let (s, r) = unbounded();
         let id = SubscriptionId::next();
         let sink = dispatcher.callback(id, Arc::default(), move |n| s.send(n).unwrap());
         // The thread has nothing to do for a while.
         let pause = Instant::now() + Duration::from_millis(100);
-        while dispatcher.shared.state.lock().running && Instant::now() < pause {
+        while dispatcher.shared.state.lock().served && Instant::now() < pause {
             thread::yield_now();
         }
         sink.put_nowait(1).unwrap();

@@ -34,6 +34,7 @@ mod room;
 mod roster;
 mod sink;
 mod subscription;
+mod threads;
 mod wake;
 mod weight_limit;
 mod workers;

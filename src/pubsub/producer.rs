@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
-
 use super::dispatch::Dispatcher;
 use super::limit::Weighing;
 use super::publisher::{Publisher, is_over};
@@ -15,6 +13,7 @@ use super::relay::{self, Offered};
 use super::roster::{Entry, Outlet, Relay, Roster, open_queue, open_relay};
 use super::sink::{Patience, Sink};
 use super::subscription::{Queue, Subscription, SubscriptionId};
+use super::threads::{Lacking, Order, Start, Threaded, Threads};
 use super::workers::Workers;
 use crate::error::Result;
 
@@ -136,11 +135,15 @@ impl<T: Clone + Send + 'static> Producer<T> {
     ///
     /// A panic in `f` is logged and ends nothing. When 1024 items wait for callbacks, the publisher
     /// pauses.
+    ///
+    /// Where the operating system starts no thread, this waits for at most a second, and returns;
+    /// for what happens then, see [`Publisher`]. On a producer that has ended, `f` is then called
+    /// on the calling thread, with what was kept.
     pub fn subscribe_callback(&self, f: impl FnMut(T) + Send + 'static) -> SubscriptionId {
         let id = SubscriptionId::next();
         let removed = Arc::<AtomicBool>::default();
         let sink = self.roster.dispatcher.callback(id, removed.clone(), f);
-        self.attach(id, removed, sink, None)
+        self.attach(id, removed, sink)
     }
 
     /// Calls `f` with every item from now on, on up to `workers` threads at once, so that a slow
@@ -155,9 +158,9 @@ impl<T: Clone + Send + 'static> Producer<T> {
     ) -> SubscriptionId {
         let id = SubscriptionId::next();
         let removed = Arc::<AtomicBool>::default();
-        let sink = Workers::new(workers, removed.clone(), self.roster.weighing, f);
-        let queue = sink.queue();
-        self.attach(id, removed, sink, Some(queue))
+        let (threads, weighing) = (self.roster.threads.clone(), self.roster.weighing);
+        let sink = Workers::new(workers, removed.clone(), weighing, threads, f);
+        self.attach(id, removed, sink)
     }
 
     /// Removes a subscription, sink or callback, so that it gets nothing more; an item that is being handed
@@ -214,8 +217,8 @@ impl<T: Clone + Send + 'static> Producer<T> {
         self.default_subscription().try_get()
     }
 
-    /// How many items were dropped: by the policy of a queue, or because a sink was full and could
-    /// not wait.
+    /// How many items were dropped: by the policy of a queue, because a sink was full and could
+    /// not wait, or because the operating system started no thread for callbacks.
     pub fn dropped(&self) -> u64 {
         self.roster.dropped.load(Ordering::Relaxed)
     }
@@ -232,30 +235,36 @@ impl<T: Clone + Send + 'static> Producer<T> {
         subscription
     }
 
-    /// Attaches a sink of this crate's own, which takes all that came early without waiting. Where its items
-    /// wait, if that is known here, is `queue`.
+    /// Attaches a sink of this crate's own, which takes all that came early without waiting.
     fn attach(
         &self,
         id: SubscriptionId,
         removed: Arc<AtomicBool>,
-        sink: impl Sink<T>,
-        queue: Option<Receiver<T>>,
+        sink: impl Threaded<T>,
     ) -> SubscriptionId {
+        let start = sink.starter();
         let mut state = self.roster.state.lock();
         let early = state.take_early();
-        if state.ended && !early.is_empty() {
+        let count = early.len();
+        if state.ended && count > 0 {
             // It is no entry, and is called all the same, unless it is removed.
             state.last.push((id, removed.clone()));
         }
         for item in early {
-            if sink.put_nowait(item).is_err() {
+            if sink.enqueue(item).is_err() {
                 self.roster.dropped.fetch_add(1, Ordering::Relaxed);
             }
         }
-        let entry = Entry::new(id, Outlet::sink(sink, queue), removed);
+        let lacking = sink.lacking();
+        let queue = sink.queue();
+        let entry = Entry::new(id, Outlet::sink(sink, queue), removed).with_thread(lacking);
         let drop_later = self.roster.insert(&mut state, entry);
         drop(state);
-        drop(drop_later);
+        for _ in 0..count {
+            start();
+        }
+        drop((start, drop_later));
+        self.roster.threads.wait();
         id
     }
 
@@ -268,22 +277,21 @@ impl<T: Clone + Send + 'static> Producer<T> {
         rest: VecDeque<T>,
     ) {
         let relay = Relay::new(id, removed.clone());
+        let lacking = Lacking::default();
         let mut state = self.roster.state.lock();
         let early = rest.into_iter().chain(state.take_early()).collect();
         let (outlet, items) = open_relay(self.roster.weighing, early);
         state.relays.push(relay.clone());
-        let drop_later = self
-            .roster
-            .insert(&mut state, Entry::new(id, outlet, removed));
+        let entry = Entry::new(id, outlet, removed).with_thread(lacking.clone());
+        let drop_later = self.roster.insert(&mut state, entry);
         drop(state);
         drop(drop_later);
         let roster = Arc::downgrade(&self.roster);
-        if let Err(error) = relay::start(roster, relay, items, sink) {
-            log::error!(
-                "cannot start a thread to feed a full sink, its subscription ends: {error}"
-            );
-            self.unsubscribe(id);
-        }
+        let start = Start::new("ws-relay", Order::Last, &lacking, move |stay| {
+            relay::hand_over_all(&roster, &relay, items, sink, stay);
+        });
+        self.roster.threads.start(start);
+        self.roster.threads.wait();
     }
 
     // What a `Websocket` needs beyond the public part.
@@ -302,6 +310,25 @@ impl<T: Clone + Send + 'static> Producer<T> {
 
     pub(crate) fn dispatcher(&self) -> &Dispatcher<T> {
         &self.roster.dispatcher
+    }
+
+    /// Runs `f` on the dispatch thread, for others than the publisher: where there is no thread, it
+    /// is waited for, for a second at most.
+    pub(crate) fn run(&self, f: impl FnOnce() + Send + 'static) {
+        self.roster.dispatcher.run(f);
+        self.roster.threads.wait();
+    }
+
+    /// The threads of this producer.
+    pub(crate) fn threads(&self) -> &Threads {
+        &self.roster.threads
+    }
+
+    /// Nothing more is to be called; to be called after
+    /// [`end_before_callbacks`](Publisher::end_before_callbacks). What waits for callbacks is
+    /// called, here if the system starts no thread.
+    pub(crate) fn finish(&self) {
+        self.roster.finish();
     }
 
     /// Makes the publisher wait, before its next item, until [`resume`](Self::resume).

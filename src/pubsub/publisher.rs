@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::roster::{Entries, Entry, Roster};
 use super::sink::Patience;
 use super::subscription::SubscriptionId;
+use super::threads::Found;
 use crate::error::{Error, PutError};
 
 /// How many items are kept for the first consumer.
@@ -24,6 +25,12 @@ const LAG_WEIGHT: usize = 16 << 20;
 const LONG: Duration = Duration::from_secs(1);
 
 /// The emitting side of a [`Producer`](super::Producer); there is one. Dropping it ends the producer.
+///
+/// Where the operating system starts no thread for callbacks, a [`put`](Self::put) waits for one,
+/// for at most a second. After that, items wait for their callbacks as long as there is room, and
+/// then they are dropped and [counted](super::Producer::dropped); each `put` tries again to start
+/// the thread. If there is none at the end either, the thread that drops the publisher makes the
+/// calls that are left.
 pub struct Publisher<T: Clone + Send + 'static> {
     roster: Arc<Roster<T>>,
     /// The entries as of version `seen`. Not held while the owner waits for its own input (see
@@ -42,6 +49,8 @@ pub struct Publisher<T: Clone + Send + 'static> {
     /// has an end and no gaps.
     cut_short: Vec<SubscriptionId>,
     gone: Vec<SubscriptionId>,
+    /// Whether its owner sees to the callbacks at the end.
+    leaves_callbacks: bool,
 }
 
 impl<T: Clone + Send + 'static> Publisher<T> {
@@ -56,6 +65,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             limit: None,
             cut_short: Vec::new(),
             gone: Vec::new(),
+            leaves_callbacks: false,
         }
     }
 
@@ -69,6 +79,13 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     pub fn end(self, reason: Error) {
         let _ = self.roster.end.set(reason);
         // The rest is done by drop.
+    }
+
+    /// As [`end`](Self::end), for an owner that has more to be called, and then
+    /// [finishes](super::Producer::finish) the producer.
+    pub(crate) fn end_before_callbacks(mut self, reason: Error) {
+        self.leaves_callbacks = true;
+        self.end(reason);
     }
 
     /// As [`put`](Self::put), for a publisher that calls [`rest`](Self::rest) before it waits for its own input.
@@ -108,8 +125,22 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         }
     }
 
-    /// Lets go of the subscribers, so that who is removed meanwhile is dropped at once.
+    /// Lets go of the subscribers, so that who is removed meanwhile is dropped at once; and waits
+    /// for a thread that callbacks wait for.
     pub(crate) fn rest(&mut self) {
+        self.let_go();
+        while let Found::NotYet(next) = self.roster.threads.look() {
+            let look = self.look();
+            if look.over || look.aside {
+                return;
+            }
+            let until = look.until.map_or(next, |until| until.min(next));
+            let _ = self.roster.nudge.1.recv_deadline(until);
+        }
+    }
+
+    /// The first half of [`rest`](Self::rest), for who does not go on.
+    pub(crate) fn let_go(&mut self) {
         self.snapshot = None;
     }
 
@@ -242,7 +273,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 
     /// Returns whether to go on with the item: not when the publisher is set aside.
     fn wait_until_resumed(&mut self) -> bool {
-        self.rest();
+        self.let_go();
         while self.roster.paused.load(Ordering::SeqCst) {
             let look = self.look();
             if look.over || look.aside {
@@ -260,7 +291,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     /// Hands the item over to those who were full, waiting for each as long as there is patience, and the
     /// publisher is not set aside.
     fn wait_for_the_full(&mut self) {
-        self.rest();
+        self.let_go();
         while let Some((full, mut item)) = self.blocked.pop_front() {
             let Some(entry) = full.upgrade() else {
                 continue;
@@ -271,14 +302,28 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                 if entry.removed.load(Ordering::Acquire) {
                     break;
                 }
+                // Nobody makes room without a thread.
+                let thread = match entry.lacks_a_thread() {
+                    true => self.roster.threads.look(),
+                    false => Found::All,
+                };
                 let Look { over, aside, until } = self.look();
                 if aside {
                     self.blocked.push_front((full, item));
                     return;
                 }
+                let try_again = match thread {
+                    Found::All => None,
+                    Found::NotYet(next) => Some(next),
+                    Found::None => {
+                        entry.count_dropped(&self.roster.dropped);
+                        self.cut_short.push(entry.id);
+                        break;
+                    }
+                };
                 // A forgotten subscription is found more easily by who is told of it.
                 let warn_at = (!entry.has_warned()).then(|| start + LONG);
-                let wait_until = [until, warn_at].into_iter().flatten().min();
+                let wait_until = [until, warn_at, try_again].into_iter().flatten().min();
                 let patience = Patience::new(&self.roster.nudge.1, wait_until);
                 item = match entry.put(item, weight, &patience, &self.roster.dropped) {
                     Ok(()) => break,
@@ -346,7 +391,9 @@ impl<T: Clone + Send + 'static> Drop for Publisher<T> {
             entries
         };
         drop(entries);
-        self.roster.dispatcher.end();
+        if !self.leaves_callbacks {
+            self.roster.finish();
+        }
     }
 }
 

@@ -1,9 +1,8 @@
 //! Feeds a sink that was too full for what came early.
 
 use std::collections::VecDeque;
-use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
@@ -12,35 +11,38 @@ use super::dispatch::guarded;
 use super::publisher::is_over;
 use super::roster::{Relay, Roster};
 use super::sink::{Patience, Sink};
+use super::threads::Stay;
 use super::weight_limit::Taken;
 use crate::error::PutError;
-use crate::thread::spawn;
 
-/// Starts a thread that hands what comes out of `items` over to `sink`.
+/// What a thread does that hands over to `sink` what comes out of `items`.
 ///
 /// Like a publisher it waits for the sink until there is room, the subscription is removed, the
 /// sink is closed, or the producer's patience is over. The producer's end does not end it: what is left is still
-/// handed over, for as long as anybody holds the producer.
-pub(super) fn start<T: Send + 'static>(
-    roster: Weak<Roster<T>>,
-    relay: Arc<Relay>,
+/// handed over, for as long as anybody holds the producer. Where it is not to stay, it waits for nothing.
+pub(super) fn hand_over_all<T: Send + 'static>(
+    roster: &Weak<Roster<T>>,
+    relay: &Relay,
     (items, taken): (Receiver<T>, Arc<Taken>),
     sink: impl Sink<T>,
-) -> io::Result<()> {
-    spawn("ws-relay", move || {
-        let mut cut_short = false;
-        for item in &items {
-            taken.tell();
-            if !hand_over(&roster, &relay, item, &sink, &mut cut_short) {
-                break;
-            }
-        }
-        // Who waits for room finds that nobody is there.
-        drop(items);
+    stay: Stay,
+) {
+    let mut cut_short = false;
+    let next = || match stay {
+        Stay::Yes => items.recv().ok(),
+        Stay::No => items.try_recv().ok(),
+    };
+    while let Some(item) = next() {
         taken.tell();
-        // In this order: who waits for the sink to be dropped finds no thread left.
-        drop(sink);
-    })
+        if !hand_over(roster, relay, item, &sink, &mut cut_short, stay) {
+            break;
+        }
+    }
+    // Who waits for room finds that nobody is there.
+    drop(items);
+    taken.tell();
+    // In this order: who waits for the sink to be dropped finds no thread left.
+    guarded(|| drop(sink));
 }
 
 /// `false` when nothing more is to be handed over.
@@ -50,6 +52,7 @@ fn hand_over<T: Send + 'static>(
     mut item: T,
     sink: &impl Sink<T>,
     cut_short: &mut bool,
+    stay: Stay,
 ) -> bool {
     loop {
         if relay.removed.load(Ordering::Acquire) {
@@ -57,8 +60,8 @@ fn hand_over<T: Send + 'static>(
         }
         // Not kept during the wait: it would keep the producer.
         let until = match roster.upgrade() {
-            Some(roster) => roster.state.lock().patience,
-            None => Some(Instant::now()),
+            Some(roster) if stay == Stay::Yes => roster.state.lock().patience,
+            _ => Some(Instant::now()),
         };
         let over = is_over(until);
         *cut_short &= over;

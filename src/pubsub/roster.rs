@@ -13,6 +13,7 @@ use super::limit::Weighing;
 use super::ring::{Ring, Turn};
 use super::sink::{Patience, Sink};
 use super::subscription::{End, Queue, Subscription, SubscriptionId};
+use super::threads::{Lacking, Threads};
 use super::weight_limit::{Taken, WeightLimit};
 use crate::error::PutError;
 
@@ -35,6 +36,7 @@ pub(super) struct Roster<T> {
     /// Tells a waiting publisher to look again.
     pub(super) nudge: (Sender<()>, Receiver<()>),
     pub(super) end: End,
+    pub(super) threads: Arc<Threads>,
     pub(super) dispatcher: Dispatcher<T>,
     pub(super) queue: Queue,
     /// Takes no time, so that it may be called under a lock. The limit is that of each queue.
@@ -88,6 +90,8 @@ pub(super) struct Entry<T> {
     pub(super) id: SubscriptionId,
     pub(super) outlet: Outlet<T>,
     pub(super) removed: Arc<AtomicBool>,
+    /// Whether the thread that takes from it is waited for.
+    lacking: Option<Lacking>,
     /// Whether it was logged that it is full, or that it loses messages.
     pub(super) warned: AtomicBool,
     pub(super) dropped: AtomicBool,
@@ -144,7 +148,15 @@ impl<T> Outlet<T> {
 }
 
 impl<T: Send + 'static> Roster<T> {
+    /// The publisher has gone, and all that it called for. What waits for callbacks is called, here if the
+    /// system starts no thread.
+    pub(super) fn finish(&self) {
+        self.dispatcher.end();
+        self.threads.end();
+    }
+
     pub(super) fn new(queue: Queue, weighing: Weighing<T>) -> Arc<Self> {
+        let threads = Threads::new();
         Arc::new(Roster {
             version: AtomicU64::new(1),
             paused: AtomicBool::new(false),
@@ -162,7 +174,8 @@ impl<T: Send + 'static> Roster<T> {
             default: Mutex::new(None),
             nudge: bounded(1),
             end: End::default(),
-            dispatcher: Dispatcher::new(weighing),
+            dispatcher: Dispatcher::new(weighing, threads.clone()),
+            threads,
             queue,
             weighing,
             dropped: AtomicU64::new(0),
@@ -377,9 +390,21 @@ impl<T> Entry<T> {
             id,
             outlet,
             removed,
+            lacking: None,
             warned: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
         }
+    }
+
+    /// It is taken from by a thread that may be waited for.
+    pub(super) fn with_thread(mut self, lacking: Lacking) -> Self {
+        self.lacking = Some(lacking);
+        self
+    }
+
+    pub(super) fn lacks_a_thread(&self) -> bool {
+        let lacking = self.lacking.as_ref();
+        lacking.is_some_and(|lacking| lacking.load(Ordering::SeqCst))
     }
 
     pub(super) fn has_warned(&self) -> bool {

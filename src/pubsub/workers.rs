@@ -8,15 +8,13 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::dispatch::guarded;
 use super::limit::{Limit, Weighing};
 use super::sink::{Patience, Sink};
+use super::threads::{Lacking, Order, Start, Stay, Threaded, Threads};
 use crate::error::PutError;
-use crate::thread::spawn;
 
 /// Calls a function with each item, on up to `max` threads. A thread is started when an item finds
 /// none free; all end when this is dropped and what is queued has been handled.
 pub(crate) struct Workers<T> {
     items: Sender<T>,
-    max: usize,
-    started: AtomicUsize,
     team: Arc<Team<T>>,
 }
 
@@ -24,12 +22,17 @@ struct Team<T> {
     items: Receiver<T>,
     call: Box<dyn Fn(T) + Send + Sync>,
     removed: Arc<AtomicBool>,
+    max: usize,
+    /// How many threads there are; the first may yet be waited for.
+    started: AtomicUsize,
     /// Items whose call has not returned.
     unfinished: AtomicUsize,
     weigh: fn(&T) -> usize,
     /// What the items weigh that wait for a thread.
     waiting: AtomicUsize,
     limit: Arc<Limit>,
+    threads: Arc<Threads>,
+    lacking: Lacking,
 }
 
 impl<T: Send + 'static> Workers<T> {
@@ -37,64 +40,85 @@ impl<T: Send + 'static> Workers<T> {
         max: usize,
         removed: Arc<AtomicBool>,
         weighing: Weighing<T>,
+        threads: Arc<Threads>,
         call: impl Fn(T) + Send + Sync + 'static,
     ) -> Self {
         let (sender, items) = unbounded();
         Workers {
             items: sender,
-            max: max.max(1),
-            started: AtomicUsize::new(0),
             team: Arc::new(Team {
                 items,
                 call: Box::new(call),
                 removed,
+                max: max.max(1),
+                started: AtomicUsize::new(0),
                 unfinished: AtomicUsize::new(0),
                 weigh: weighing.weigh,
                 waiting: AtomicUsize::new(0),
                 limit: Limit::new(weighing.limit),
+                threads,
+                lacking: Lacking::default(),
             }),
-        }
-    }
-
-    /// Where items wait for a thread.
-    pub(crate) fn queue(&self) -> Receiver<T> {
-        self.team.items.clone()
-    }
-
-    fn start_one_if_all_are_busy(&self) {
-        let started = self.started.load(Ordering::Relaxed);
-        if started >= self.max || self.team.unfinished.load(Ordering::SeqCst) <= started {
-            return;
-        }
-        self.started.store(started + 1, Ordering::Relaxed);
-        let team = self.team.clone();
-        let spawned = spawn("ws-worker", move || work(&team));
-        if let Err(error) = spawned {
-            log::error!(
-                "cannot start a callback's worker thread, the next message tries again: {error}"
-            );
-            self.started.store(started, Ordering::Relaxed);
         }
     }
 }
 
-fn work<T>(team: &Team<T>) {
-    team.limit.serve();
-    loop {
-        // The queue's other end is dropped with the subscription.
-        let Ok(item) = team.items.recv() else { return };
+impl<T: Send + 'static> Team<T> {
+    fn start_one_if_all_are_busy(self: &Arc<Self>) {
+        let started = self.started.load(Ordering::SeqCst);
+        if started >= self.max || self.unfinished.load(Ordering::SeqCst) <= started {
+            return;
+        }
+        self.started.fetch_add(1, Ordering::SeqCst);
+        let team = self.clone();
+        let body = move |stay| work(&team, stay);
+        let start = Start::new("ws-worker", Order::Last, &self.lacking, body);
+        if started == 0 {
+            self.threads.start(start);
+        } else if self.threads.try_start(start).is_err() {
+            // The others go on, and the next item tries again.
+            self.started.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+fn work<T>(team: &Team<T>, stay: Stay) {
+    if stay == Stay::Yes {
+        team.limit.serve();
+    }
+    while let Some(item) = team.next(stay) {
         let weight = (team.weigh)(&item);
         team.waiting.fetch_sub(weight, Ordering::SeqCst);
         team.limit.room.made();
-        if !team.removed.load(Ordering::Acquire) {
+        if team.removed.load(Ordering::Acquire) {
+            guarded(|| drop(item));
+        } else {
             guarded(|| (team.call)(item));
         }
         team.unfinished.fetch_sub(1, Ordering::SeqCst);
     }
+    team.started.fetch_sub(1, Ordering::SeqCst);
 }
 
-impl<T: Send + 'static> Sink<T> for Workers<T> {
-    fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
+impl<T> Team<T> {
+    /// `None` when the thread is to end: the queue's other end is dropped with the subscription.
+    fn next(&self, stay: Stay) -> Option<T> {
+        match stay {
+            Stay::Yes => self.items.recv().ok(),
+            Stay::No => self.items.try_recv().ok(),
+        }
+    }
+}
+
+impl<T> Drop for Team<T> {
+    fn drop(&mut self) {
+        let call = std::mem::replace(&mut self.call, Box::new(|_| {}));
+        guarded(|| drop(call));
+    }
+}
+
+impl<T: Send + 'static> Threaded<T> for Workers<T> {
+    fn enqueue(&self, item: T) -> Result<(), PutError<T>> {
         let weight = (self.team.weigh)(&item);
         let waiting = self.team.waiting.load(Ordering::SeqCst);
         // Only the publisher calls this, so nobody else fills the place.
@@ -105,8 +129,28 @@ impl<T: Send + 'static> Sink<T> for Workers<T> {
         self.team.waiting.fetch_add(weight, Ordering::SeqCst);
         // Counted here and not by the workers, so that none is missed while one picks it up.
         self.team.unfinished.fetch_add(1, Ordering::SeqCst);
-        self.start_one_if_all_are_busy();
         self.items.put_nowait(item)
+    }
+
+    fn starter(&self) -> impl Fn() + use<T> {
+        let team = self.team.clone();
+        move || team.start_one_if_all_are_busy()
+    }
+
+    fn queue(&self) -> Option<Receiver<T>> {
+        Some(self.team.items.clone())
+    }
+
+    fn lacking(&self) -> Lacking {
+        self.team.lacking.clone()
+    }
+}
+
+impl<T: Send + 'static> Sink<T> for Workers<T> {
+    fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
+        self.enqueue(item)?;
+        self.team.start_one_if_all_are_busy();
+        Ok(())
     }
 
     fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {

@@ -341,6 +341,7 @@ impl Server {
         // A shutdown waits for this, too: each handler is counted before this one no longer is.
         let serving = self.control.handler();
         serving.is_here();
+        let mut refused = false;
         while let Some(request) = self.next_until(None) {
             let (handler, running) = (handler.clone(), self.control.handler());
             let request = Arc::new(Mutex::new(Some(request)));
@@ -353,8 +354,12 @@ impl Server {
                 }
                 drop(running);
             });
+            let were_refused = std::mem::replace(&mut refused, spawned.is_err());
             if let Err(error) = spawned {
-                log::error!("{}: cannot start a thread: {error}", self.url);
+                // A crowd of clients is one line in the log.
+                if !were_refused {
+                    log::error!("{}: cannot start a thread: {error}", self.url);
+                }
                 let request = request.lock().take();
                 let _ = request.map(|request| request.respond(503, "too busy"));
             }

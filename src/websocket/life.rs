@@ -246,9 +246,11 @@ impl Drop for Life {
             shared.lifecycle.fail(Error::Internal(text));
         }
         self.end();
-        if let Some(permit) = &self.permit {
+        if let Some(permit) = self.permit.take() {
             permit.is_over();
         }
+        // Last: where there is no thread for them, callbacks are called here, and these may do anything.
+        shared.producer.finish();
     }
 }
 
@@ -283,7 +285,7 @@ impl Life {
             error => log::debug!("{}: {error}", shared.name),
         }
         if let Some(publisher) = self.publisher.take() {
-            publisher.end(end.clone());
+            publisher.end_before_callbacks(end.clone());
         }
         let Listeners {
             on_ready,

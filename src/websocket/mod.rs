@@ -361,6 +361,11 @@ impl Websocket {
     /// [`receive_queue_bytes`](Options::receive_queue_bytes), wait for callbacks (all of them
     /// together), reading pauses; not while a callback itself waits for a message, in `get` for
     /// example.
+    ///
+    /// Where the operating system starts no dispatch thread, it is tried again for a second, for
+    /// which this call may wait, too. After that the connection fails with [`Error::Thread`], and
+    /// the callbacks that are due are called on its reader thread; on a connection that has ended,
+    /// on the thread that registers them. That holds for all callbacks of a connection.
     pub fn subscribe_callback(&self, f: impl FnMut(Message) + Send + 'static) -> SubscriptionId {
         self.shared().producer.subscribe_callback(f)
     }
@@ -559,7 +564,7 @@ impl Websocket {
     pub fn on_ready(&self, mut f: impl FnMut() + Send + 'static) {
         let f = Arc::new(Listener::new(move |()| f()));
         if self.shared().lifecycle.on_ready(&f) {
-            self.shared().producer.dispatcher().run(move || f.call(()));
+            self.shared().producer.run(move || f.call(()));
         }
     }
 
@@ -594,21 +599,21 @@ impl Websocket {
     pub fn on_error(&self, f: impl FnMut(Error) + Send + 'static) {
         let f = Arc::new(Listener::new(f));
         if let Some(error) = self.shared().lifecycle.on_error(&f) {
-            self.shared()
-                .producer
-                .dispatcher()
-                .run(move || f.call(error));
+            self.shared().producer.run(move || f.call(error));
         }
     }
 
     /// Calls `f` on the dispatch thread when the connection has ended, in order or not, after the
     /// callbacks for all messages (those of [`subscribe_concurrent`](Self::subscribe_concurrent) may yet run); at
     /// once, if it has.
+    ///
+    /// Where the operating system starts no thread, it is called on another: see
+    /// [`subscribe_callback`](Self::subscribe_callback).
     #[doc(alias = "onClose")]
     pub fn on_close(&self, mut f: impl FnMut() + Send + 'static) {
         let f = Arc::new(Listener::new(move |()| f()));
         if self.shared().lifecycle.on_close(&f) {
-            self.shared().producer.dispatcher().run(move || f.call(()));
+            self.shared().producer.run(move || f.call(()));
         }
     }
 

@@ -83,7 +83,7 @@ pub(crate) fn read(
     let mut source = stream.source;
     source.hand_out();
     // Closing takes its time: nobody who leaves meanwhile is to be kept.
-    source.publisher.rest();
+    source.publisher.let_go();
     see_to_the_end(shared, source.half, ending);
     ended
 }

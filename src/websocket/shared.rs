@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, ThreadId};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -17,6 +17,10 @@ use crate::net::closing::{Event, Role};
 use crate::process::Home;
 use crate::pubsub::{Inbox, Producer, Publisher, Weighing};
 use crate::thread::spawn;
+
+/// For how long a thread that sees to the end is tried to be started where nothing else does, and how often.
+const LINGER_PATIENCE: Duration = Duration::from_secs(1);
+const LINGER_TRY_AGAIN: Duration = Duration::from_millis(5);
 
 pub(crate) struct Shared {
     /// A copy in another process does nothing.
@@ -90,6 +94,12 @@ impl Shared {
             reader_thread: OnceLock::new(),
             writer_thread: Mutex::default(),
             lingers: AtomicBool::new(false),
+        });
+        let weak = Arc::downgrade(&shared);
+        shared.producer.threads().tell(move |error| {
+            if let Some(shared) = weak.upgrade() {
+                shared.no_thread_for_callbacks(error);
+            }
         });
         (shared, Ends { publisher, inbox })
     }
@@ -186,17 +196,29 @@ impl Shared {
         if self.lingers.swap(true, Ordering::SeqCst) {
             return;
         }
-        let shared = self.clone();
-        let spawned = spawn("ws-linger", move || {
-            if !shared.lifecycle.wait_announced() {
-                shared.time_out();
+        let start = || {
+            let shared = self.clone();
+            spawn("ws-linger", move || {
+                if !shared.lifecycle.wait_announced() {
+                    shared.time_out();
+                }
+            })
+        };
+        // Without one, the writer sees to it, unless the peer keeps it from that; then the pings' time-out does.
+        let pings = self.options.ping_interval.and(self.options.ping_timeout);
+        let until = Instant::now() + LINGER_PATIENCE;
+        while let Err(error) = start() {
+            let next = Instant::now() + LINGER_TRY_AGAIN;
+            if pings.is_some() || next >= until {
+                log::error!("{}: cannot start a thread to close: {error}", self.name);
+                self.lingers.store(false, Ordering::SeqCst);
+                if pings.is_none() {
+                    self.time_out();
+                }
+                return;
             }
-        });
-        if let Err(error) = spawned {
-            log::error!("{}: cannot start a thread to close: {error}", self.name);
-            // The writer sees to it as well, unless the peer keeps it from that; then the pings' time-out does.
-            if self.options.ping_interval.is_none() || self.options.ping_timeout.is_none() {
-                self.time_out();
+            if self.lifecycle.wait_closed(Some(next)).is_some() {
+                return;
             }
         }
     }
@@ -236,7 +258,19 @@ impl Shared {
             return self.time_out();
         }
         let after = self.options.ping_timeout.unwrap_or_default();
-        let error = Error::PingTimeout { after };
+        self.give_up(Error::PingTimeout { after });
+    }
+
+    /// The callbacks have been without a thread for too long. A connection that ends anyway does so as it would:
+    /// then they are called all the same.
+    fn no_thread_for_callbacks(&self, error: Arc<io::Error>) {
+        if self.lifecycle.phase() < Phase::Closing {
+            self.give_up(Error::Thread(error));
+        }
+    }
+
+    /// The connection has failed, whatever its threads are doing.
+    fn give_up(&self, error: Error) {
         if !self.is_followed(&error) {
             self.producer.hurry(Instant::now());
         }

@@ -33,11 +33,12 @@ pub struct Stats {
     /// are kept; and those behind them, of a connection that was lost. Not those that the reader has in
     /// its hands (128 at most). After the end, those that wait for callbacks or are kept.
     pub receive_queue: usize,
-    /// Messages that came in and were dropped: by the policy of a queue, for a sink that was full and does
-    /// not wait, since too many came before anything had subscribed, or for who had not taken them in time: during
-    /// [`close`](crate::Websocket::close), within [`close_timeout`](crate::Options::close_timeout) of the end, or
-    /// as far as too much was [kept](crate::Options::reconnect) of connections that were lost. One that is dropped by
-    /// two subscriptions counts twice.
+    /// Messages that came in and were dropped: by the policy of a queue, for a sink that was full
+    /// and does not wait, for callbacks that got no thread, since too many came before anything had
+    /// subscribed, or for who had not taken them in time: during
+    /// [`close`](crate::Websocket::close), within [`close_timeout`](crate::Options::close_timeout)
+    /// of the end, or as far as too much was [kept](crate::Options::reconnect) of connections that
+    /// were lost. One that is dropped by two subscriptions counts twice.
     pub dropped: u64,
     /// Messages that had been written when a connection ended and that the peer may not have taken: no
     /// pong has come for a ping behind them, and the closing handshake of this side was not completed.

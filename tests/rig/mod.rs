@@ -217,10 +217,16 @@ pub fn alone(test: &str, body: impl FnOnce()) {
 /// Runs the test of this name in a process of its own with this in its environment, and sees it end well, and in
 /// time.
 #[track_caller]
-pub fn again(test: &str, (name, value): (&str, &str), limit: Duration) {
+pub fn again(test: &str, variable: (&str, &str), limit: Duration) {
+    again_with(test, &[variable], limit);
+}
+
+/// As [`again`], with several variables.
+#[track_caller]
+pub fn again_with(test: &str, environment: &[(&str, &str)], limit: Duration) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture"])
-        .env(name, value)
+        .envs(environment.iter().copied())
         // In glibc, so that what one thread has given back is there for the others.
         .env("MALLOC_ARENA_MAX", "1")
         .stdout(Stdio::null())

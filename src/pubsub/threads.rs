@@ -1,0 +1,292 @@
+//! The threads that a producer's callbacks run on, and what becomes of them while the system starts
+//! none.
+//!
+//! A limit on threads may be reached for a moment, and a stranger may reach it on purpose. So a
+//! thread that was refused is tried again: with every put, and by the publisher before it waits for
+//! its own input. When there has been none for a second, the producer's owner is told, who may end
+//! it. At the end, what still has no thread runs on the one that ends the producer.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use parking_lot::{Condvar, Mutex};
+
+use super::sink::Sink;
+use crate::error::PutError;
+use crate::thread::spawn;
+
+/// How long after a refusal the next attempt is made.
+const TRY_AGAIN: Duration = Duration::from_millis(5);
+
+/// For how long a thread is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+pub(crate) struct Threads {
+    /// Whether anything waits for a thread; saves the lock. Changed under it.
+    lacking: AtomicBool,
+    /// Held to look and to change. No thread is started and nothing else is called under it.
+    state: Mutex<State>,
+    /// Told when a thread was started, and at the end. Its waits end with the next attempt at the
+    /// latest.
+    changed: Condvar,
+    /// Told when there has been no thread for [`PATIENCE`].
+    owner: OnceLock<Box<dyn Fn(Arc<io::Error>) + Send + Sync>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What waits for a thread, unless somebody is trying to start it.
+    waiting: VecDeque<Start>,
+    /// How many wait for a thread, those included, and since when there have been any.
+    lacking: usize,
+    since: Option<Instant>,
+    outage: Option<Outage>,
+    /// From now on, what gets no thread runs on the one that starts it.
+    ended: bool,
+}
+
+/// The system starts no threads.
+struct Outage {
+    since: Instant,
+    /// When to try again.
+    next: Instant,
+    error: Arc<io::Error>,
+}
+
+/// A thread that is to be started.
+pub(crate) struct Start {
+    name: &'static str,
+    order: Order,
+    lacking: Lacking,
+    /// Shared with the thread, so that it is still here when there is none. Held to take it out.
+    body: Arc<Mutex<Option<Body>>>,
+}
+
+type Body = Box<dyn FnOnce(Stay) + Send>;
+
+/// Whether something waits for a thread.
+pub(crate) type Lacking = Arc<AtomicBool>;
+
+/// Which of those that get no thread run first at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Order {
+    /// Others may wait for what this does.
+    First,
+    Last,
+}
+
+/// A sink that threads take from, which may be waited for.
+pub(super) trait Threaded<T>: Sink<T> {
+    /// Takes an item without calling anything, so under a lock, too. Then
+    /// [`starter`](Self::starter) is to be called.
+    fn enqueue(&self, item: T) -> Result<(), PutError<T>>;
+
+    /// Starts a thread for one item that was enqueued, if there has to be another.
+    fn starter(&self) -> impl Fn() + use<Self, T>;
+
+    /// Where items wait, if it has a queue of its own.
+    fn queue(&self) -> Option<Receiver<T>>;
+
+    fn lacking(&self) -> Lacking;
+}
+
+/// Whether to wait for more work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stay {
+    /// Until all is over.
+    Yes,
+    /// Only for what is there: there are others to be run on this thread.
+    No,
+}
+
+/// What [`Threads::look`] finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nothing waits for a thread.
+    All,
+    /// Something does, for which the next attempt is made then.
+    NotYet(Instant),
+    /// Something has waited for too long.
+    None,
+}
+
+impl Start {
+    pub(crate) fn new(
+        name: &'static str,
+        order: Order,
+        lacking: &Lacking,
+        body: impl FnOnce(Stay) + Send + 'static,
+    ) -> Self {
+        Start {
+            name,
+            order,
+            lacking: lacking.clone(),
+            body: Arc::new(Mutex::new(Some(Box::new(body)))),
+        }
+    }
+
+    fn spawn(&self) -> io::Result<()> {
+        let (lacking, body) = (self.lacking.clone(), self.body.clone());
+        spawn(self.name, move || run(&lacking, &body, Stay::Yes))
+    }
+}
+
+fn run(lacking: &Lacking, body: &Mutex<Option<Body>>, stay: Stay) {
+    lacking.store(false, Ordering::SeqCst);
+    let body = body.lock().take();
+    if let Some(body) = body {
+        body(stay);
+    }
+}
+
+impl Threads {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Threads {
+            lacking: AtomicBool::new(false),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            owner: OnceLock::new(),
+        })
+    }
+
+    /// Has `owner` told when there has been no thread for a second; more than once, while that
+    /// lasts.
+    pub(crate) fn tell(&self, owner: impl Fn(Arc<io::Error>) + Send + Sync + 'static) {
+        let _ = self.owner.set(Box::new(owner));
+    }
+
+    /// Starts a thread, now or when there is one again.
+    pub(crate) fn start(&self, start: Start) {
+        if let Err(start) = self.try_start(start) {
+            self.change(|state| {
+                start.lacking.store(true, Ordering::SeqCst);
+                state.lacking += 1;
+            });
+            self.keep(start);
+        }
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.lock();
+        let result = change(&mut state);
+        let lacking = state.lacking > 0;
+        if lacking {
+            state.since.get_or_insert_with(Instant::now);
+        } else {
+            state.since = None;
+        }
+        self.lacking.store(lacking, Ordering::SeqCst);
+        result
+    }
+
+    /// Starts a thread, or hands back what it was to do.
+    pub(crate) fn try_start(&self, start: Start) -> Result<(), Start> {
+        let next = self.state.lock().outage.as_ref().map(|outage| outage.next);
+        if next.is_some_and(|next| Instant::now() < next) {
+            return Err(start);
+        }
+        let Err(error) = start.spawn() else {
+            let outage = self.state.lock().outage.take();
+            self.changed.notify_all();
+            if let Some(Outage { since, .. }) = outage {
+                let time = since.elapsed();
+                log::info!("there are threads for callbacks again, after {time:.1?}");
+            }
+            return Ok(());
+        };
+        let error = Arc::new(error);
+        let is_news = {
+            let mut state = self.state.lock();
+            let now = Instant::now();
+            let since = state.outage.as_ref().map(|outage| outage.since);
+            state.outage = Some(Outage {
+                since: since.unwrap_or(now),
+                next: now + TRY_AGAIN,
+                error: error.clone(),
+            });
+            since.is_none()
+        };
+        if is_news {
+            log::error!("cannot start a thread for callbacks, they are delayed: {error}");
+        }
+        Err(start)
+    }
+
+    /// Keeps what waits for a thread for the next attempt; there is none after the end.
+    fn keep(&self, start: Start) {
+        let over = self.change(|state| {
+            if state.ended {
+                state.lacking -= 1;
+                return Some(start);
+            }
+            state.waiting.push_back(start);
+            None
+        });
+        if let Some(start) = over {
+            run(&start.lacking, &start.body, Stay::No);
+        }
+    }
+
+    /// Tries again to start what waits for a thread, if it is time to. Tells the owner when it has
+    /// waited for too long.
+    pub(crate) fn look(&self) -> Found {
+        if !self.lacking.load(Ordering::SeqCst) {
+            return Found::All;
+        }
+        let waiting = std::mem::take(&mut self.state.lock().waiting);
+        for start in waiting {
+            match self.try_start(start) {
+                Ok(()) => self.change(|state| state.lacking -= 1),
+                Err(start) => self.keep(start),
+            }
+        }
+        let error = {
+            let state = self.state.lock();
+            let Some(since) = state.since else {
+                return Found::All;
+            };
+            let (now, until) = (Instant::now(), since + PATIENCE);
+            match &state.outage {
+                Some(outage) if now >= until => outage.error.clone(),
+                Some(outage) => return Found::NotYet(outage.next.min(until)),
+                // Another thread is about to start the others.
+                None => return Found::NotYet(now + TRY_AGAIN),
+            }
+        };
+        if let Some(owner) = self.owner.get() {
+            owner(error);
+        }
+        Found::None
+    }
+
+    /// Waits until nothing waits for a thread, for a second at most. For others than the publisher,
+    /// which looks when it has to wait.
+    pub(crate) fn wait(&self) {
+        while let Found::NotYet(next) = self.look() {
+            let mut state = self.state.lock();
+            if state.ended {
+                return;
+            }
+            self.changed.wait_until(&mut state, next);
+        }
+    }
+
+    /// From now on nothing waits for a thread: what gets none runs on the thread that starts it,
+    /// and what has none yet on this one.
+    pub(crate) fn end(&self) {
+        let mut waiting = self.change(|state| {
+            state.ended = true;
+            state.lacking -= state.waiting.len();
+            std::mem::take(&mut state.waiting)
+        });
+        self.changed.notify_all();
+        waiting.make_contiguous().sort_by_key(|start| start.order);
+        for start in waiting {
+            self.start(start);
+        }
+    }
+}
