@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::panics::Panicked;
+
 /// What this crate's calls return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -207,7 +209,8 @@ pub enum Error {
     #[error("cannot start a thread: {0}")]
     Thread(Arc<io::Error>),
 
-    /// A thread of this crate panicked. That is a fault in this crate, or in a [`Sink`](crate::Sink) given to it.
+    /// A thread of this crate panicked, or a [`Transport`](crate::Transport) given to it. That is a
+    /// fault in this crate, or in what was given to it.
     #[error("internal error: {0}")]
     Internal(String),
 }
@@ -265,7 +268,10 @@ impl From<serde_json::Error> for Error {
 
 impl Error {
     pub(crate) fn lost(error: io::Error) -> Self {
-        Error::Lost(Arc::new(error))
+        match Panicked::is_cause_of(&error) {
+            true => Error::Internal(error.to_string()),
+            false => Error::Lost(Arc::new(error)),
+        }
     }
 
     /// Whether another attempt to connect may succeed where this happened: what a client that

@@ -280,6 +280,7 @@ pub mod fuzzing;
 mod limits;
 mod message;
 mod net;
+mod panics;
 mod process;
 pub mod pubsub;
 mod server;

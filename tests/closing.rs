@@ -621,6 +621,32 @@ fn a_sink_may_panic_when_it_is_dropped() {
     assert_eq!(closed.recv_timeout(DEADLINE), Ok(()));
 }
 
+#[test]
+fn what_the_settings_own_may_panic_when_it_is_dropped() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("when dropped, on purpose");
+        }
+    }
+    let mut options = Options::new();
+    let (one, two) = (Bomb, Bomb);
+    options.allow_origin_if(move |_| {
+        drop_nothing(&one);
+        true
+    });
+    options.header_with("X-Token", move || {
+        drop_nothing(&two);
+        Ok("a token".to_owned())
+    });
+    let (client, server) = pair_with(&options, &options);
+    client.close().unwrap();
+    server.wait_closed_timeout(DEADLINE).unwrap();
+    drop((client, server));
+    // The last of both, wherever the threads are by now.
+    drop(options);
+}
+
 /// So that a closure owns it.
 fn drop_nothing<T>(_: &T) {}
 

@@ -482,6 +482,49 @@ fn a_panic_in_what_a_callback_owns_does_not_end_the_other_callbacks() {
     assert_eq!(called.recv_timeout(DEADLINE), Ok(1));
 }
 
+/// Panics wherever it is dropped.
+#[derive(Clone)]
+struct Touchy;
+
+impl Drop for Touchy {
+    fn drop(&mut self) {
+        panic!("when dropped, on purpose");
+    }
+}
+
+#[test]
+fn items_that_panic_when_they_are_dropped_do_not_end_the_callbacks() {
+    for concurrent in [false, true] {
+        let (mut publisher, producer) = Producer::new();
+        let (entered, inside) = bounded(10);
+        let (go, gone) = bounded::<()>(0);
+        let first = move |item: Touchy| {
+            std::mem::forget(item);
+            let _ = entered.send(());
+            let _ = gone.recv();
+        };
+        let id = match concurrent {
+            false => producer.subscribe_callback(first),
+            true => producer.subscribe_concurrent(1, first),
+        };
+        (0..3).for_each(|_| publisher.put(Touchy));
+        inside.recv_timeout(DEADLINE).unwrap();
+        // Nobody wants the other two.
+        producer.unsubscribe(id);
+        drop(go);
+        let (sender, called) = bounded(10);
+        producer.subscribe_callback(move |item| {
+            std::mem::forget(item);
+            sender.send(()).unwrap();
+        });
+        publisher.put(Touchy);
+        assert_eq!(called.recv_timeout(DEADLINE), Ok(()));
+        drop(publisher);
+        // The worker ends as well.
+        within(DEADLINE, move || while inside.recv().is_ok() {});
+    }
+}
+
 #[test]
 fn a_sink_that_stays_full_keeps_no_thread_once_all_handles_are_gone() {
     let (mut publisher, producer) = Producer::new();

@@ -2,7 +2,7 @@
 
 mod rig;
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use rig::{DEADLINE, UPGRADE, eventually, pair_over, read_head, within};
 use rtcbot_websocket::transport::{Cut, Halves, ReadHalf, WriteHalf};
-use rtcbot_websocket::{Error, Options, Request, Server, Transport, Websocket, http, json};
+use rtcbot_websocket::{
+    Error, Message, Options, Queue, Request, Server, Transport, Websocket, http, json,
+};
 
 /// A path in a directory of this test's own, short enough for a socket.
 fn socket_path() -> PathBuf {
@@ -402,6 +404,345 @@ fn a_transport_that_panics_on_the_writer_thread_ends_the_connection() {
     let error = client.wait_error_timeout(DEADLINE).unwrap().unwrap();
     assert!(matches!(error, Error::Internal(_)), "{error}");
     drop((kept, server));
+}
+
+/// What of a transport panics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    PeerAddr,
+    Encrypted,
+    Nodelay,
+    Split,
+    Read,
+    ReadTimeout,
+    Write,
+    TryWrite,
+    Flush,
+    WriteTimeout,
+    Finish,
+    Cut,
+    /// The destructor of each of its parts, and of itself.
+    Drop,
+}
+
+const PARTS: [Part; 13] = [
+    Part::PeerAddr,
+    Part::Encrypted,
+    Part::Nodelay,
+    Part::Split,
+    Part::Read,
+    Part::ReadTimeout,
+    Part::Write,
+    Part::TryWrite,
+    Part::Flush,
+    Part::WriteTimeout,
+    Part::Finish,
+    Part::Cut,
+    Part::Drop,
+];
+
+/// When which parts panic.
+#[derive(Clone)]
+struct Fuse {
+    parts: Vec<Part>,
+    lit: Arc<AtomicBool>,
+}
+
+impl Fuse {
+    fn new(parts: &[Part]) -> Fuse {
+        Fuse {
+            parts: parts.to_vec(),
+            lit: Arc::default(),
+        }
+    }
+
+    fn light(&self) {
+        self.lit.store(true, Ordering::SeqCst);
+    }
+
+    fn pass(&self, part: Part) {
+        let lit = self.lit.load(Ordering::SeqCst);
+        assert!(!lit || !self.parts.contains(&part), "on purpose: {part:?}");
+    }
+}
+
+/// A transport, or a part of one, of a user's own with a fault.
+struct Faulty<P>(P, Fuse);
+
+impl<P> Drop for Faulty<P> {
+    fn drop(&mut self) {
+        self.1.pass(Part::Drop);
+    }
+}
+
+impl Transport for Faulty<UnixStream> {
+    fn split(self: Box<Self>) -> io::Result<Halves> {
+        self.1.pass(Part::Split);
+        Ok(Halves {
+            read: Box::new(Faulty(self.0.try_clone()?, self.1.clone())),
+            write: Box::new(Faulty(BufWriter::new(self.0.try_clone()?), self.1.clone())),
+            cut: Arc::new(Faulty(Hook(self.0.try_clone()?), self.1.clone())),
+        })
+    }
+
+    fn peer_addr(&self) -> Option<std::net::SocketAddr> {
+        self.1.pass(Part::PeerAddr);
+        None
+    }
+
+    fn is_encrypted(&self) -> bool {
+        self.1.pass(Part::Encrypted);
+        true
+    }
+
+    fn set_nodelay(&mut self, _: bool) -> io::Result<()> {
+        self.1.pass(Part::Nodelay);
+        Ok(())
+    }
+}
+
+impl Read for Faulty<UnixStream> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.1.pass(Part::Read);
+        self.0.read(buffer)
+    }
+}
+
+impl ReadHalf for Faulty<UnixStream> {
+    fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.1.pass(Part::ReadTimeout);
+        let timeout = timeout.map(|time| time.max(Duration::from_millis(1)));
+        self.0.set_read_timeout(timeout)
+    }
+}
+
+impl Write for Faulty<BufWriter<UnixStream>> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.1.pass(Part::Write);
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.1.pass(Part::Flush);
+        self.0.flush()
+    }
+}
+
+impl WriteHalf for Faulty<BufWriter<UnixStream>> {
+    fn set_timeout(&mut self, _: Option<Duration>) -> io::Result<()> {
+        self.1.pass(Part::WriteTimeout);
+        Ok(())
+    }
+
+    fn try_write(&mut self, _: &[u8]) -> io::Result<usize> {
+        self.1.pass(Part::TryWrite);
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.1.pass(Part::Finish);
+        self.0.get_ref().shutdown(Shutdown::Write)
+    }
+}
+
+impl Cut for Faulty<Hook> {
+    fn cut(&self) {
+        self.1.pass(Part::Cut);
+        self.0.cut();
+    }
+}
+
+/// With these settings, what is blocked is noticed where the cut does not work.
+fn impatient() -> Options {
+    let mut options = Options::new();
+    options.ping_interval(Duration::from_millis(50));
+    options.ping_timeout(DEADLINE);
+    options.connect_timeout(Duration::from_millis(200));
+    options.close_timeout(Duration::from_secs(1));
+    options
+}
+
+#[track_caller]
+fn assert_internal_if(needed: &[Part], parts: &[Part], reason: Option<Error>) {
+    if parts.iter().any(|part| needed.contains(part)) {
+        let told = matches!(reason, Some(Error::Internal(_)));
+        assert!(told, "{parts:?}: {reason:?}");
+    }
+}
+
+/// Of those, the handshake needs these; it asks the others in passing, or not at all.
+const FOR_A_HANDSHAKE: [Part; 4] = [Part::Nodelay, Part::Split, Part::Write, Part::Flush];
+
+/// These parts of a client's transport panic from the beginning.
+fn a_client_ends(parts: &[Part]) {
+    let (one, _other) = UnixStream::pair().unwrap();
+    let fuse = Fuse::new(parts);
+    fuse.light();
+    let client = impatient()
+        .connect_over(Faulty(one, fuse), "ws://x/")
+        .unwrap();
+    let reason = client.wait_error_timeout(DEADLINE).unwrap();
+    assert_internal_if(&FOR_A_HANDSHAKE, parts, reason);
+}
+
+/// As above, of a server's.
+fn a_server_ends(parts: &[Part]) {
+    let (one, other) = UnixStream::pair().unwrap();
+    let fuse = Fuse::new(parts);
+    fuse.light();
+    let mut head = UPGRADE.as_bytes();
+    let request = Request::from_parts(head_of(&mut head), Faulty(one, fuse), []);
+    let _ = (request.peer_addr(), request.is_encrypted());
+    let server = impatient().accept(request);
+    let _ = server.wait_ready_timeout(DEADLINE);
+    drop(other);
+    let reason = server.wait_error_timeout(DEADLINE).unwrap();
+    assert_internal_if(&FOR_A_HANDSHAKE, parts, reason);
+}
+
+/// These parts of a transport panic when the connection is ready.
+fn both_sides_end(parts: &[Part]) {
+    let (one, mut other) = UnixStream::pair().unwrap();
+    let fuse = Fuse::new(parts);
+    let faulty = Faulty(one, fuse.clone());
+    let faulty = impatient()
+        .connect_timeout(DEADLINE)
+        .connect_over(faulty, "ws://x/");
+    let faulty = faulty.unwrap();
+    let head = head_of(&mut other);
+    let peer = impatient().accept(Request::from_parts(head, other, []));
+    goes_both_ways(&faulty, &peer);
+    fuse.light();
+    let _ = faulty.put_nowait(1);
+    let _ = faulty.put_nowait(2);
+    let _ = faulty.close();
+    if !parts.contains(&Part::Cut) {
+        faulty.wait_error_timeout(DEADLINE).unwrap();
+    }
+    // Who is blocked in a half that cannot be cut is there until the peer ends the stream.
+    let _ = peer.close();
+    faulty.wait_error_timeout(DEADLINE).unwrap();
+    assert_internal_if(&[Part::Write, Part::Flush], parts, faulty.end_reason());
+    drop(faulty);
+    peer.wait_error_timeout(DEADLINE).unwrap();
+}
+
+#[test]
+fn a_transport_that_panics_ends_its_connection_and_nothing_else() {
+    rig::alone(
+        "a_transport_that_panics_ends_its_connection_and_nothing_else",
+        || {
+            let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+            let options = Options::new();
+            let (bystander, other) = pair_over(&mut server, &options, &options);
+            let each = PARTS.iter().map(|part| vec![*part]);
+            // The worst: everything, and what panics where another panic is being dealt with.
+            let all = PARTS[4..].to_vec();
+            let during = vec![Part::Write, Part::Cut, Part::Drop];
+            for parts in [during, all].into_iter().chain(each) {
+                within(2 * DEADLINE, move || {
+                    a_client_ends(&parts);
+                    both_sides_end(&parts);
+                });
+            }
+            goes_both_ways(&bystander, &other);
+            bystander.close().unwrap();
+        },
+    );
+}
+
+#[test]
+fn a_transport_that_panics_under_a_request_ends_that_and_nothing_else() {
+    rig::alone(
+        "a_transport_that_panics_under_a_request_ends_that_and_nothing_else",
+        || {
+            let each = PARTS.iter().map(|part| vec![*part]);
+            for parts in each.chain([PARTS.to_vec()]) {
+                let again = parts.clone();
+                within(DEADLINE, move || a_server_ends(&again));
+                // Answered, and dropped.
+                for answered in [true, false] {
+                    let (one, other) = UnixStream::pair().unwrap();
+                    let fuse = Fuse::new(&parts);
+                    fuse.light();
+                    let mut head = UPGRADE.as_bytes();
+                    let request = Request::from_parts(head_of(&mut head), Faulty(one, fuse), []);
+                    within(DEADLINE, move || {
+                        let _ = (request.peer_addr(), request.is_encrypted());
+                        if answered {
+                            let _ = request.respond(404, "not here");
+                        }
+                    });
+                    drop(other);
+                }
+            }
+        },
+    );
+}
+
+/// A payload that panics when the last of it is dropped.
+struct Bomb(&'static [u8]);
+
+impl AsRef<[u8]> for Bomb {
+    fn as_ref(&self) -> &[u8] {
+        self.0
+    }
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("when dropped, on purpose");
+    }
+}
+
+#[test]
+fn payloads_whose_destructors_panic_are_sent_like_others() {
+    rig::alone(
+        "payloads_whose_destructors_panic_are_sent_like_others",
+        || {
+            static LONG: [u8; 100_000] = [0; 100_000];
+            let bytes = |payload| bytes::Bytes::from_owner(Bomb(payload));
+            let short = || Message::Binary(bytes(b"a payload"));
+            let (client, server) = Websocket::pair();
+            for _ in 0..10 {
+                // One by one, and several at a time.
+                for count in [1, 100] {
+                    for _ in 0..count {
+                        client.put(short()).unwrap();
+                    }
+                    for _ in 0..count {
+                        let message = server.get_timeout(DEADLINE).unwrap();
+                        assert_eq!(message.as_bytes().unwrap(), b"a payload");
+                    }
+                }
+                let payload = bytes(b"a ping");
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    let answer = client.ping(payload);
+                    drop(answer);
+                }));
+            }
+            client.close().unwrap();
+
+            // Nobody takes these.
+            let (client, server) = rig::pair_with(
+                Options::new().close_timeout(Duration::from_millis(100)),
+                Options::new().receive_queue(Queue::Block(1)),
+            );
+            let _one_that_is_full = server.subscribe();
+            let mut put = 0;
+            // What is not taken comes back, and is this program's own.
+            while let Ok(()) = client
+                .put_nowait(Message::Binary(bytes(&LONG)))
+                .map_err(std::mem::forget)
+            {
+                put += 1;
+            }
+            assert!(put > 1);
+            client.close().unwrap_err();
+            drop((client, server));
+            eventually("the threads have ended", || rig::threads_named("ws-") == 0);
+        },
+    );
 }
 
 /// It takes nothing, and says so in the one way that is easily taken for progress.

@@ -6,6 +6,7 @@ pub(crate) mod closing;
 pub(crate) mod connect;
 pub(crate) mod credentials;
 pub(crate) mod frames;
+pub(crate) mod guard;
 pub(crate) mod handshake;
 pub(crate) mod host;
 pub(crate) mod incoming;

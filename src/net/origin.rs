@@ -8,7 +8,7 @@ use http::header;
 use url::Url;
 
 use super::host::without_zone;
-use crate::pubsub::guarded;
+use crate::panics::{Guarded, guarded};
 
 /// The pages that a server accepts. A request without an `Origin` comes from no page.
 #[derive(Clone, Default)]
@@ -17,10 +17,12 @@ pub(crate) struct Origins {
     allowed: Vec<Rule>,
 }
 
+type Judge = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
 #[derive(Clone)]
 enum Rule {
     Exactly(String),
-    If(Arc<dyn Fn(&str) -> bool + Send + Sync>),
+    If(Arc<Guarded<Judge>>),
 }
 
 impl Origins {
@@ -28,8 +30,9 @@ impl Origins {
         self.allowed.push(Rule::Exactly(origin));
     }
 
-    pub(crate) fn allow_if(&mut self, f: Arc<dyn Fn(&str) -> bool + Send + Sync>) {
-        self.allowed.push(Rule::If(f));
+    pub(crate) fn allow_if(&mut self, f: impl Fn(&str) -> bool + Send + Sync + 'static) {
+        let f: Judge = Box::new(f);
+        self.allowed.push(Rule::If(Arc::new(Guarded::new(f))));
     }
 
     /// Whether a request is welcome, which came over TLS or not; if not, what it says its origin
@@ -171,7 +174,7 @@ mod tests {
         origins.allow("https://one.example/".into());
         assert!(welcome(&origins, "robot", &["http://robot"]));
         assert!(!welcome(&origins, "robot", &["http://two.example"]));
-        origins.allow_if(Arc::new(|origin| origin.ends_with(".two.example")));
+        origins.allow_if(|origin| origin.ends_with(".two.example"));
         for (origin, welcome) in [
             ("https://one.example", true),
             ("https://ONE.example", true),
@@ -189,7 +192,7 @@ mod tests {
     #[test]
     fn a_function_that_panics_allows_nothing() {
         let mut origins = Origins::default();
-        origins.allow_if(Arc::new(|_| panic!("on purpose")));
+        origins.allow_if(|_| panic!("on purpose"));
         assert!(!welcome(&origins, "robot", &["http://robot"]));
     }
 
@@ -198,7 +201,7 @@ mod tests {
         let mut origins = Origins::default();
         let two = ["http://robot", "http://robot"];
         assert!(!welcome(&origins, "robot", &two));
-        origins.allow_if(Arc::new(|_| true));
+        origins.allow_if(|_| true);
         assert!(!welcome(&origins, "robot", &two));
     }
 

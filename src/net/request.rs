@@ -8,6 +8,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response};
 
 use super::basic_auth::BasicAuth;
+use super::guard::guard;
 use super::handshake::fields::mark_secrets;
 use super::handshake::server::{has_body, wants_websocket};
 use super::handshake::subprotocols;
@@ -62,7 +63,7 @@ impl Request {
         mark_secrets(head.headers_mut());
         Request {
             head,
-            transport: Box::new(transport),
+            transport: guard(transport),
             rest: rest.into(),
             ticket: None,
         }

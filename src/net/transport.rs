@@ -11,6 +11,10 @@
 //! silent. Everything else has a default; what wraps another transport passes it all on, or `wss` URLs and
 //! the short way for small messages are lost.
 //!
+//! A part that panics is not called again: its connection fails with
+//! [`Error::Internal`](crate::Error::Internal). (Where that is [`Cut::cut`], whoever is blocked in
+//! a half stays there until a time-out.)
+//!
 //! ```
 //! use rtcbot_websocket::transport::{Cut, Halves, ReadHalf, Transport, WriteHalf};
 //! use std::io::{self, Read, Write};

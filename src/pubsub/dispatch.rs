@@ -1,7 +1,6 @@
 //! The dispatch thread: where callbacks run, one at a time and in order.
 
 use std::collections::{HashMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ThreadId};
@@ -14,6 +13,7 @@ use super::sink::{Patience, Sink};
 use super::subscription::SubscriptionId;
 use super::threads::{Lacking, Order, Start, Stay, Threaded, Threads};
 use crate::error::PutError;
+use crate::panics::{guarded, let_go};
 
 /// A thread that is started by the first callback and ends when the producer has ended, all that fed
 /// callbacks is gone, and nothing is left to call. It owns the callbacks, so that none runs under a lock.
@@ -94,8 +94,8 @@ impl<T: Send + 'static> Dispatcher<T> {
         }
     }
 
-    /// Runs `f` on the dispatch thread, after all that was posted before. Where there is no thread, it waits for
-    /// one without holding up the caller.
+    /// Runs `f` on the dispatch thread, after all that was posted before. Where there is no thread,
+    /// it waits for one without holding up the caller.
     pub(crate) fn run(&self, f: impl FnOnce() + Send + 'static) {
         self.post(Job::Run(Box::new(f)));
     }
@@ -150,7 +150,8 @@ impl<T: Send + 'static> Dispatcher<T> {
         self.start();
     }
 
-    /// Puts an item in line for a callback, if there is room. Then [`start`](Self::start) is to be called.
+    /// Puts an item in line for a callback, if there is room. Then [`start`](Self::start) is to be
+    /// called.
     fn enqueue(&self, id: SubscriptionId, item: T) -> Result<(), PutError<T>> {
         let weight = (self.shared.weigh)(&item);
         let mut state = self.shared.state.lock();
@@ -201,7 +202,7 @@ fn dispatch<T>(shared: &Shared<T>, stay: Stay) {
             }
             Job::Remove(id) => {
                 let removed = callbacks.remove(&id);
-                guarded(|| drop(removed));
+                let_go(removed);
             }
             Job::Call(id, item, _) => {
                 shared.limit.room.made();
@@ -209,7 +210,7 @@ fn dispatch<T>(shared: &Shared<T>, stay: Stay) {
                 let wanted = callback.filter(|callback| !callback.removed.load(Ordering::Acquire));
                 match wanted {
                     Some(callback) => guarded(|| (callback.call)(item)),
-                    None => guarded(|| drop(item)),
+                    None => let_go(item),
                 }
             }
             Job::Run(f) => guarded(f),
@@ -233,7 +234,7 @@ fn next_job<T>(shared: &Shared<T>, callbacks: &mut Callbacks<T>, stay: Stay) -> 
                 // What a callback owns may end up anywhere when it is dropped, in here even.
                 drop(state);
                 for (_, callback) in callbacks.drain() {
-                    guarded(|| drop(callback));
+                    let_go(callback);
                 }
                 state = shared.state.lock();
                 continue;
@@ -249,20 +250,6 @@ fn next_job<T>(shared: &Shared<T>, callbacks: &mut Callbacks<T>, stay: Stay) -> 
             return None;
         }
         shared.work.wait(&mut state);
-    }
-}
-
-/// Calls the user's code; a panic in it is logged and ends nothing.
-pub(crate) fn guarded(f: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(f)) {
-        let text = panic
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("(no text)");
-        log::error!("a callback panicked: {text}");
-        // Dropping the panic's payload is the user's code too.
-        let _ = catch_unwind(AssertUnwindSafe(move || drop(panic)));
     }
 }
 

@@ -11,6 +11,7 @@ use crossbeam_channel::TryRecvError;
 use super::desk::Desk;
 use super::subscription::Subscription;
 use crate::error::{Error, Result};
+use crate::panics::let_go;
 
 /// How many items, and how much weight, is taken from the queue at a time.
 const BATCH_ITEMS: usize = 128;
@@ -160,7 +161,7 @@ impl<T: Send + 'static> Inbox<T> {
         if let Some(source) = read {
             source.tell_taken();
         }
-        drop(over);
+        let_go(over);
         if made_room {
             desk.room.made();
         }
@@ -170,7 +171,7 @@ impl<T: Send + 'static> Inbox<T> {
 
 impl<T> Drop for Inbox<T> {
     fn drop(&mut self) {
-        let (_queue, _source) = {
+        let (queue, source) = {
             let mut state = self.desk.state.lock();
             state.closed = true;
             state.weight = 0;
@@ -178,6 +179,12 @@ impl<T> Drop for Inbox<T> {
         };
         self.desk.in_hand.store(0, Ordering::Relaxed);
         self.desk.room.made();
+        // Each by itself: the destructor of one may panic, and that of the next.
+        let queue = queue.into_iter().map(|(item, _)| item);
+        for item in self.taken.drain(..).chain(queue) {
+            let_go(item);
+        }
+        let_go(source);
     }
 }
 

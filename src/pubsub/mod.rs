@@ -40,7 +40,6 @@ mod weight_limit;
 mod workers;
 
 pub use consumer::{Consumer, Source};
-pub(crate) use dispatch::guarded;
 pub use inbox::Inbox;
 pub use producer::Producer;
 pub use publisher::Publisher;

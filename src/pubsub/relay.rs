@@ -1,25 +1,26 @@
 //! Feeds a sink that was too full for what came early.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
-use super::dispatch::guarded;
 use super::publisher::is_over;
 use super::roster::{Relay, Roster};
 use super::sink::{Patience, Sink};
 use super::threads::Stay;
 use super::weight_limit::Taken;
 use crate::error::PutError;
+use crate::panics::{guarded, let_go};
 
 /// What a thread does that hands over to `sink` what comes out of `items`.
 ///
 /// Like a publisher it waits for the sink until there is room, the subscription is removed, the
-/// sink is closed, or the producer's patience is over. The producer's end does not end it: what is left is still
-/// handed over, for as long as anybody holds the producer. Where it is not to stay, it waits for nothing.
+/// sink is closed, or the producer's patience is over. The producer's end does not end it: what is
+/// left is still handed over, for as long as anybody holds the producer. Where it is not to stay,
+/// it waits for nothing.
 pub(super) fn hand_over_all<T: Send + 'static>(
     roster: &Weak<Roster<T>>,
     relay: &Relay,
@@ -42,7 +43,7 @@ pub(super) fn hand_over_all<T: Send + 'static>(
     drop(items);
     taken.tell();
     // In this order: who waits for the sink to be dropped finds no thread left.
-    guarded(|| drop(sink));
+    let_go(sink);
 }
 
 /// `false` when nothing more is to be handed over.
@@ -56,6 +57,7 @@ fn hand_over<T: Send + 'static>(
 ) -> bool {
     loop {
         if relay.removed.load(Ordering::Acquire) {
+            let_go(item);
             return false;
         }
         // Not kept during the wait: it would keep the producer.
@@ -66,6 +68,7 @@ fn hand_over<T: Send + 'static>(
         let over = is_over(until);
         *cut_short &= over;
         if *cut_short {
+            let_go(item);
             count_dropped(roster);
             return true;
         }
@@ -80,14 +83,18 @@ fn hand_over<T: Send + 'static>(
         item = match back {
             None => return true,
             Some(PutError::Full(item)) if patience.used() && !over => item,
-            Some(PutError::Full(_)) => {
+            Some(PutError::Full(item)) => {
+                let_go(item);
                 log::warn!("a sink is full and the stream goes on: messages for it are dropped");
                 // As for a publisher: what was handed over has an end and no gaps.
                 *cut_short = patience.used();
                 count_dropped(roster);
                 return true;
             }
-            Some(PutError::Closed(_)) => return false,
+            Some(PutError::Closed(item)) => {
+                let_go(item);
+                return false;
+            }
         };
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Select, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
-use super::dispatch::{Dispatcher, guarded};
+use super::dispatch::Dispatcher;
 use super::limit::Weighing;
 use super::ring::{Ring, Turn};
 use super::sink::{Patience, Sink};
@@ -16,6 +16,7 @@ use super::subscription::{End, Queue, Subscription, SubscriptionId};
 use super::threads::{Lacking, Threads};
 use super::weight_limit::{Taken, WeightLimit};
 use crate::error::PutError;
+use crate::panics::{Guarded, guarded};
 
 /// How many items wait for a relay thread before the publisher pauses.
 const RELAY: usize = 1024;
@@ -105,23 +106,16 @@ pub(super) enum Outlet<T> {
     Relay(Sender<T>, WeightLimit),
 }
 
-/// A sink, which is the user's code also when it is dropped: a panic in that is logged and ends nothing.
 pub(super) struct Attached<T> {
-    sink: Option<Box<dyn Sink<T>>>,
+    sink: Guarded<Box<dyn Sink<T>>>,
     /// Where its items wait, if that is known.
     queue: Option<Receiver<T>>,
 }
 
-impl<T> Drop for Attached<T> {
-    fn drop(&mut self) {
-        let sink = self.sink.take();
-        guarded(|| drop(sink));
-    }
-}
-
 impl<T> Outlet<T> {
     pub(super) fn sink(sink: impl Sink<T>, queue: Option<Receiver<T>>) -> Self {
-        let sink = Some(Box::new(sink) as Box<dyn Sink<T>>);
+        let sink: Box<dyn Sink<T>> = Box::new(sink);
+        let sink = Guarded::new(sink);
         Outlet::Sink(Attached { sink, queue })
     }
 
@@ -148,8 +142,8 @@ impl<T> Outlet<T> {
 }
 
 impl<T: Send + 'static> Roster<T> {
-    /// The publisher has gone, and all that it called for. What waits for callbacks is called, here if the
-    /// system starts no thread.
+    /// The publisher has gone, and all that it called for. What waits for callbacks is called, here
+    /// if the system starts no thread.
     pub(super) fn finish(&self) {
         self.dispatcher.end();
         self.threads.end();
@@ -465,9 +459,7 @@ impl<T: Send + 'static> Entry<T> {
             }
             Outlet::Sink(Attached { sink, .. }) => {
                 let mut result = Ok(());
-                if let Some(sink) = sink {
-                    guarded(|| result = sink.put_nowait(item));
-                }
+                guarded(|| result = sink.put_nowait(item));
                 result
             }
         }
@@ -501,9 +493,7 @@ impl<T: Send + 'static> Entry<T> {
             Outlet::Ring(..) => Err(PutError::Full(item)),
             Outlet::Sink(Attached { sink, .. }) => {
                 let mut result = Ok(());
-                if let Some(sink) = sink {
-                    guarded(|| result = sink.put(item, patience));
-                }
+                guarded(|| result = sink.put(item, patience));
                 result
             }
         }

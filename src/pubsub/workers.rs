@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::dispatch::guarded;
 use super::limit::{Limit, Weighing};
 use super::sink::{Patience, Sink};
 use super::threads::{Lacking, Order, Start, Stay, Threaded, Threads};
 use crate::error::PutError;
+use crate::panics::{Guarded, guarded, let_go};
 
 /// Calls a function with each item, on up to `max` threads. A thread is started when an item finds
 /// none free; all end when this is dropped and what is queued has been handled.
@@ -20,7 +20,7 @@ pub(crate) struct Workers<T> {
 
 struct Team<T> {
     items: Receiver<T>,
-    call: Box<dyn Fn(T) + Send + Sync>,
+    call: Guarded<Box<dyn Fn(T) + Send + Sync>>,
     removed: Arc<AtomicBool>,
     max: usize,
     /// How many threads there are; the first may yet be waited for.
@@ -48,7 +48,7 @@ impl<T: Send + 'static> Workers<T> {
             items: sender,
             team: Arc::new(Team {
                 items,
-                call: Box::new(call),
+                call: Guarded::new(Box::new(call)),
                 removed,
                 max: max.max(1),
                 started: AtomicUsize::new(0),
@@ -91,7 +91,7 @@ fn work<T>(team: &Team<T>, stay: Stay) {
         team.waiting.fetch_sub(weight, Ordering::SeqCst);
         team.limit.room.made();
         if team.removed.load(Ordering::Acquire) {
-            guarded(|| drop(item));
+            let_go(item);
         } else {
             guarded(|| (team.call)(item));
         }
@@ -107,13 +107,6 @@ impl<T> Team<T> {
             Stay::Yes => self.items.recv().ok(),
             Stay::No => self.items.try_recv().ok(),
         }
-    }
-}
-
-impl<T> Drop for Team<T> {
-    fn drop(&mut self) {
-        let call = std::mem::replace(&mut self.call, Box::new(|_| {}));
-        guarded(|| drop(call));
     }
 }
 

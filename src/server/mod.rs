@@ -32,6 +32,7 @@ use crate::net::request::Request;
 use crate::net::socket::{Socket, wait_for};
 #[cfg(feature = "native-tls")]
 use crate::net::tls;
+use crate::panics::Guarded;
 use crate::thread::spawn;
 use crate::websocket::{Websocket, deadline_after};
 
@@ -337,7 +338,7 @@ impl Server {
     /// the shutdown was given is over. A handler that panics ends nothing else; a connection that it drops
     /// is closed with code 1011. When there is no thread to be had, the client is answered 503.
     pub fn serve(mut self, handler: impl Fn(Request) + Send + Sync + 'static) {
-        let handler = Arc::new(handler);
+        let handler = Arc::new(Guarded::new(handler));
         // A shutdown waits for this, too: each handler is counted before this one no longer is.
         let serving = self.control.handler();
         serving.is_here();

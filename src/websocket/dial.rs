@@ -24,7 +24,7 @@ use crate::net::proxy::Proxy;
 use crate::net::socket::Socket;
 use crate::net::target::{Place, Target};
 use crate::net::transport::Transport;
-use crate::pubsub::guarded;
+use crate::panics::{Guarded, caught};
 
 /// All that a client's handshake says.
 #[derive(Clone)]
@@ -37,7 +37,8 @@ pub(crate) struct Call {
 }
 
 /// Where a header's value comes from.
-pub(crate) type HeaderSource = Arc<dyn Fn() -> Result<String, SourceError> + Send + Sync>;
+pub(crate) type HeaderSource =
+    Arc<Guarded<Box<dyn Fn() -> Result<String, SourceError> + Send + Sync>>>;
 pub(crate) type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Which way the connection takes.
@@ -129,8 +130,9 @@ impl Call {
                 name: name.to_string(),
                 error: error.into(),
             };
-            let mut value = Err("the function panicked".into());
-            guarded(|| value = source());
+            let value = caught(|| source());
+            let value =
+                value.unwrap_or_else(|text| Err(format!("the function panicked: {text}").into()));
             let value = value.map_err(failed)?;
             let value = HeaderValue::from_str(&value);
             let nonsense =

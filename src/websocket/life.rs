@@ -20,7 +20,8 @@ use crate::error::Error;
 use crate::message::Message;
 use crate::net::closing::Event;
 use crate::net::transport::Halves;
-use crate::pubsub::{Inbox, Publisher, guarded};
+use crate::panics::{caught, let_go};
+use crate::pubsub::{Inbox, Publisher};
 use crate::thread::spawn;
 
 /// A connection after its handshake.
@@ -87,9 +88,12 @@ struct Life {
 impl Life {
     /// The thread's main loop.
     fn live(mut self, mut open: Box<Open>) {
-        self.go_through_connections(&mut open);
+        if let Err(text) = caught(|| self.go_through_connections(&mut open)) {
+            let text = format!("the reader thread panicked: {text}");
+            self.shared.lifecycle.fail(Error::Internal(text));
+        }
         // The user's code may be in it.
-        guarded(|| drop(open));
+        let_go(open);
     }
 
     fn go_through_connections(&mut self, open: &mut Open) {
@@ -181,7 +185,8 @@ impl Life {
             match left {
                 Ok(leftover) => self.take_back(leftover),
                 // Its messages have gone with it.
-                Err(_) => {
+                Err(panic) => {
+                    let_go(panic);
                     let text = "the writer thread panicked".to_owned();
                     shared.lifecycle.fail(Error::Internal(text));
                 }
@@ -241,15 +246,12 @@ impl Life {
 impl Drop for Life {
     fn drop(&mut self) {
         let shared = self.shared.clone();
-        if thread::panicking() {
-            let text = "the reader thread panicked".to_owned();
-            shared.lifecycle.fail(Error::Internal(text));
-        }
         self.end();
         if let Some(permit) = self.permit.take() {
             permit.is_over();
         }
-        // Last: where there is no thread for them, callbacks are called here, and these may do anything.
+        // Last: where there is no thread for them, callbacks are called here, and these may do
+        // anything.
         shared.producer.finish();
     }
 }
@@ -279,7 +281,7 @@ impl Life {
         shared.outbox.end(unsent);
         self.hand_out_what_is_left();
         let inbox = self.inbox.take();
-        guarded(|| drop(inbox));
+        let_go(inbox);
         match &end {
             Error::Closed(close) => log::debug!("{}: closed {close}", shared.name),
             error => log::debug!("{}: {error}", shared.name),

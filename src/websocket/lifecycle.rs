@@ -12,6 +12,7 @@ use super::listener::Listener;
 use crate::error::{CloseFrame, Error};
 use crate::net::closing::{Event, Role, Todo};
 use crate::net::transport::Cut;
+use crate::panics::let_go;
 
 /// The state of one `Websocket`. Reader, writer and users' threads all look here.
 pub(crate) struct Lifecycle {
@@ -268,13 +269,13 @@ impl Lifecycle {
 
     /// The connection has failed, for a reason that counts whatever else happens. The first one does.
     pub(crate) fn fail(&self, error: Error) {
-        let _not_under_the_lock = self.change(|state| state.connection.fail(error));
+        let_go(self.change(|state| state.connection.fail(error)));
     }
 
     /// The operating system reported an error, or the end of the stream; which is no news once this
     /// side has cut the connection.
     pub(crate) fn lose(&self, error: Error) {
-        let _not_under_the_lock = self.change(|state| state.connection.lose(error));
+        let_go(self.change(|state| state.connection.lose(error)));
     }
 
     /// Closing took too long: a failure, unless all that matters has been said or it has failed already.
@@ -295,7 +296,7 @@ impl Lifecycle {
 
     /// The connection did not come about: a failure, unless it was given up.
     pub(crate) fn fail_to_open(&self, error: Error) {
-        let _not_under_the_lock = self.change(|state| state.connection.fail_to_open(error));
+        let_go(self.change(|state| state.connection.fail_to_open(error)));
     }
 
     /// Cuts the connection, whatever its state.
@@ -346,13 +347,13 @@ impl Lifecycle {
             (Some((reason, told)), Some((Some(old), error)))
         });
         // There may be the user's errors in it: not under the lock.
-        drop(old);
+        let_go(old);
         anew
     }
 
     /// The end, for those who look; [`announce`](Self::announce) tells those who wait.
     pub(crate) fn set_closed(&self, unsent: usize) -> Error {
-        let (end, _not_under_the_lock) = {
+        let (end, old) = {
             let mut state = self.state.lock();
             let end = state.connection.end(unsent);
             state.end = Some(end.clone());
@@ -362,6 +363,8 @@ impl Lifecycle {
                 .and_then(|error| state.last_error.replace(error));
             (end, (state.connection.forget_cut(), old))
         };
+        // As above.
+        let_go(old);
         end
     }
 

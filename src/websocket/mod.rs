@@ -874,6 +874,8 @@ impl Websocket {
             return Err(reason);
         }
         let (asker, answer) = bounded(1);
+        // A copy, which has no destructor of the user's.
+        let payload = Bytes::copy_from_slice(&payload);
         match shared.outbox.ping_for(payload, asker) {
             // At the end what waits is forgotten; not what has come after that.
             true => match shared.lifecycle.end() {

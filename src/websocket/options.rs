@@ -12,6 +12,7 @@ use super::reconnect::Backoff;
 use crate::error::{Error, Result};
 use crate::net::basic_auth::authorization;
 use crate::net::credentials::Credentials;
+use crate::net::guard::guard;
 use crate::net::origin::Origins;
 use crate::net::proxy::Proxy;
 use crate::net::request::Request;
@@ -19,6 +20,7 @@ use crate::net::target::Target;
 use crate::net::transport::Transport;
 #[cfg(feature = "native-tls")]
 use crate::net::trust::Trust;
+use crate::panics::Guarded;
 use crate::pubsub::Queue;
 
 /// The longest message that is received, unless the program says otherwise: by a client, and by a
@@ -160,6 +162,7 @@ impl Options {
                 reason: "a stream that is there already cannot be made again".into(),
             });
         }
+        let transport = guard(transport);
         let call = self.call(url.as_ref())?;
         if call.is_encrypted() && !transport.is_encrypted() {
             return Err(Error::InvalidUrl {
@@ -167,7 +170,6 @@ impl Options {
                 reason: "the stream is not encrypted; carry out the TLS handshake first".into(),
             });
         }
-        let transport = Box::new(transport);
         Ok(Websocket::start_over(transport, call, self.clone()))
     }
 
@@ -397,7 +399,8 @@ impl Options {
         + Sync
         + 'static,
     ) -> &mut Self {
-        self.renewed_headers.push((name.into(), Arc::new(value)));
+        let value = Arc::new(Guarded::new(Box::new(value) as Box<_>));
+        self.renewed_headers.push((name.into(), value));
         self
     }
 
@@ -535,7 +538,7 @@ impl Options {
         &mut self,
         f: impl Fn(&str) -> bool + Send + Sync + 'static,
     ) -> &mut Self {
-        self.origins.allow_if(Arc::new(f));
+        self.origins.allow_if(f);
         self
     }
 

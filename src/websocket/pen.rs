@@ -11,6 +11,7 @@ use super::outbox::Outbox;
 use crate::message::Message;
 use crate::net::closing;
 use crate::net::transport::{WriteHalf, is_timeout};
+use crate::panics::let_go;
 use crate::pubsub::Inbox;
 
 /// Who puts messages faster than this is better served by the writer, which sends many at once.
@@ -226,11 +227,19 @@ impl Pen {
             self.messages += 1;
             let end = self.bytes + frame_length(wire.len(), self.role);
             self.unwritten.ends.push_back(end);
-            if let Some(messages) = &mut self.unwritten.messages {
-                // One of a source may have a value yet.
-                messages.push_back(message.without_value().0);
-            }
-            self.encode(wire)?;
+            // What it holds may be the user's, with a destructor of its own: that of the codec is
+            // not the last.
+            let sent = match &mut self.unwritten.messages {
+                Some(messages) => {
+                    // One of a source may have a value yet.
+                    messages.push_back(message.without_value().0);
+                    None
+                }
+                None => Some(message),
+            };
+            let encoded = self.encode(wire);
+            let_go(sent);
+            encoded?;
         }
         self.note_what_is_written(outbox);
         Ok(true)
@@ -253,7 +262,7 @@ impl Pen {
         {
             self.unwritten.ends.pop_front();
             if let Some(messages) = &mut self.unwritten.messages {
-                messages.pop_front();
+                let_go(messages.pop_front());
             }
         }
         outbox.count_encoded(self.unwritten.ends.len());

@@ -163,7 +163,9 @@ fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
     match ending {
         Ending::Peer(frame) => {
             match &frame {
-                Some(frame) => log::debug!("{}: the peer closes with {frame}", shared.name),
+                Some(frame) => {
+                    log::debug!("{}: the peer closes with {frame}", shared.name)
+                }
                 None => log::debug!("{}: the peer closes", shared.name),
             }
             // With both frames exchanged there is nothing more to say.

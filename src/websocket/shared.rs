@@ -18,7 +18,8 @@ use crate::process::Home;
 use crate::pubsub::{Inbox, Producer, Publisher, Weighing};
 use crate::thread::spawn;
 
-/// For how long a thread that sees to the end is tried to be started where nothing else does, and how often.
+/// For how long a thread that sees to the end is tried to be started where nothing else does, and
+/// how often.
 const LINGER_PATIENCE: Duration = Duration::from_secs(1);
 const LINGER_TRY_AGAIN: Duration = Duration::from_millis(5);
 
@@ -204,7 +205,8 @@ impl Shared {
                 }
             })
         };
-        // Without one, the writer sees to it, unless the peer keeps it from that; then the pings' time-out does.
+        // Without one, the writer sees to it, unless the peer keeps it from that; then the pings'
+        // time-out does.
         let pings = self.options.ping_interval.and(self.options.ping_timeout);
         let until = Instant::now() + LINGER_PATIENCE;
         while let Err(error) = start() {
@@ -261,8 +263,8 @@ impl Shared {
         self.give_up(Error::PingTimeout { after });
     }
 
-    /// The callbacks have been without a thread for too long. A connection that ends anyway does so as it would:
-    /// then they are called all the same.
+    /// The callbacks have been without a thread for too long. A connection that ends anyway does so
+    /// as it would: then they are called all the same.
     fn no_thread_for_callbacks(&self, error: Arc<io::Error>) {
         if self.lifecycle.phase() < Phase::Closing {
             self.give_up(Error::Thread(error));
@@ -295,6 +297,11 @@ impl Shared {
         };
         log::debug!("{}: cannot write: {error}", self.name);
         let error = Error::lost(error);
+        if matches!(error, Error::Internal(_)) {
+            // Of a transport that panicked nothing more is read.
+            self.lifecycle.fail(error);
+            return self.time_out();
+        }
         let followed = self.is_followed(&error);
         self.lifecycle.lose(error);
         // Who is to have what the peer has sent has until then to take it.

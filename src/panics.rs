@@ -1,0 +1,127 @@
+//! Code that is not this crate's own may panic where nobody catches it: callbacks, sinks,
+//! transports, functions in settings, a logger, and the destructors of all of these. It is called
+//! through here.
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Calls the user's code; a panic in it is logged and ends nothing.
+pub(crate) fn guarded(f: impl FnOnce()) {
+    if let Err(text) = caught(f) {
+        log::error!("a callback panicked: {text}");
+    }
+}
+
+/// Drops what is the user's, or may own something of it.
+pub(crate) fn let_go(what: impl Sized) {
+    guarded(|| drop(what));
+}
+
+/// Calls the user's code; returns the text of a panic in it.
+pub(crate) fn caught<R>(f: impl FnOnce() -> R) -> Result<R, String> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(text_of)
+}
+
+fn text_of(panic: Box<dyn Any + Send>) -> String {
+    let text = match panic.downcast::<&str>() {
+        Ok(text) => return (*text).to_owned(),
+        Err(panic) => panic.downcast::<String>(),
+    };
+    match text {
+        Ok(text) => *text,
+        Err(panic) => {
+            // Dropping what it panicked with is the user's code too.
+            if let Err(another) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
+                std::mem::forget(another);
+            }
+            "(no text)".to_owned()
+        }
+    }
+}
+
+/// As the cause of an I/O error: what has panicked, and with which text.
+#[derive(Debug)]
+pub(crate) struct Panicked(pub(crate) String);
+
+impl Panicked {
+    pub(crate) fn is_cause_of(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|cause| cause.is::<Panicked>())
+    }
+}
+
+impl fmt::Display for Panicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Panicked {}
+
+/// Something of the user's, whose destructor may panic wherever it is dropped.
+pub(crate) struct Guarded<T>(Option<T>);
+
+impl<T> Guarded<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Guarded(Some(value))
+    }
+
+    pub(crate) fn into_inner(mut self) -> T {
+        self.0.take().expect(THERE)
+    }
+}
+
+impl<T> Drop for Guarded<T> {
+    fn drop(&mut self) {
+        let_go(self.0.take());
+    }
+}
+
+const THERE: &str = "it is there until it is dropped";
+
+impl<T> Deref for Guarded<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect(THERE)
+    }
+}
+
+impl<T> DerefMut for Guarded<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.as_mut().expect(THERE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            std::panic::panic_any(Bomb);
+        }
+    }
+
+    #[test]
+    fn what_panics_when_it_is_dropped_ends_nothing_even_during_a_panic() {
+        drop(Guarded::new(Bomb));
+        let panic = caught(|| {
+            let _bomb = Guarded::new(Bomb);
+            panic!("the first {}", "panic");
+        });
+        assert_eq!(panic, Err("the first panic".to_owned()));
+    }
+
+    #[test]
+    fn the_text_of_a_panic_is_told_whatever_it_panics_with() {
+        assert_eq!(caught(|| 1), Ok(1));
+        assert_eq!(caught(|| panic!("static")), Err::<(), _>("static".into()));
+        let odd = caught(|| std::panic::panic_any(7));
+        assert_eq!(odd, Err::<(), _>("(no text)".into()));
+    }
+}
