@@ -278,6 +278,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod limits;
+mod logging;
 mod message;
 mod net;
 mod panics;

@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Calls the user's code; a panic in it is logged and ends nothing.
 pub(crate) fn guarded(f: impl FnOnce()) {
     if let Err(text) = caught(f) {
-        log::error!("a callback panicked: {text}");
+        crate::logging::error!("a callback panicked: {text}");
     }
 }
 

@@ -136,7 +136,7 @@ impl Cut for Foreign<Arc<dyn Cut>> {
             Ok(())
         };
         if let Err(error) = self.guard.call_always(cut) {
-            log::error!("a connection cannot be cut: {error}");
+            crate::logging::error!("a connection cannot be cut: {error}");
         }
     }
 }

@@ -181,7 +181,7 @@ impl Visitor {
     }
 
     fn gone(self, why: &dyn std::fmt::Display) -> Step {
-        log::debug!("{}: gone without a request: {why}", self.name());
+        crate::logging::debug!("{}: gone without a request: {why}", self.name());
         Step::Gone
     }
 
@@ -252,7 +252,7 @@ impl Visitor {
     }
 
     fn refuse_with(mut self, mut stream: Stream, status: StatusCode, text: &str) -> Step {
-        log::debug!("{}: refused with {status}", self.name());
+        crate::logging::debug!("{}: refused with {status}", self.name());
         let mut response = plain(status);
         if status == StatusCode::SERVICE_UNAVAILABLE {
             let seconds = HeaderValue::from_static("10");

@@ -91,7 +91,7 @@ pub(crate) fn send(
     }
     spawn("ws-respond", move || {
         if let Err(error) = send_rest(&mut halves, &bytes) {
-            log::debug!("a response was not sent to its end: {error}");
+            crate::logging::debug!("a response was not sent to its end: {error}");
         }
         drop(ticket);
     })

@@ -400,7 +400,7 @@ impl<S: Sock> TlsRead<S> {
         wire.begin(true, waited);
         if let Err(error) = wire.send_kept() {
             // That is for the writer to find; the peer may have said something before.
-            log::trace!("cannot write: {error}");
+            crate::logging::trace!("cannot write: {error}");
         }
         let read = stream.read(buffer);
         let wire = stream.get_mut();

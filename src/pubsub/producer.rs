@@ -123,7 +123,9 @@ impl<T: Clone + Send + 'static> Producer<T> {
                     if !lost.is_empty() {
                         let count = lost.len() as u64;
                         self.roster.dropped.fetch_add(count, Ordering::Relaxed);
-                        log::warn!("{count} early messages are dropped: their sink was closed");
+                        crate::logging::warn!(
+                            "{count} early messages are dropped: their sink was closed"
+                        );
                     }
                     return id;
                 }

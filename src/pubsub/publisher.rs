@@ -266,7 +266,9 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                 .dropped
                 .fetch_add(old.len() as u64, Ordering::Relaxed);
             if before == 0 {
-                log::warn!("nothing has subscribed: the oldest of the kept messages are dropped");
+                crate::logging::warn!(
+                    "nothing has subscribed: the oldest of the kept messages are dropped"
+                );
             }
         }
     }

@@ -85,7 +85,9 @@ fn hand_over<T: Send + 'static>(
             Some(PutError::Full(item)) if patience.used() && !over => item,
             Some(PutError::Full(item)) => {
                 let_go(item);
-                log::warn!("a sink is full and the stream goes on: messages for it are dropped");
+                crate::logging::warn!(
+                    "a sink is full and the stream goes on: messages for it are dropped"
+                );
                 // As for a publisher: what was handed over has an end and no gaps.
                 *cut_short = patience.used();
                 count_dropped(roster);

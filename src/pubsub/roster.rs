@@ -279,7 +279,7 @@ impl<T> Roster<T> {
             .dropped
             .fetch_add(entries.max(1) as u64, Ordering::Relaxed);
         if before == 0 {
-            log::warn!(
+            crate::logging::warn!(
                 "more than may be kept has come for consumers that are too slow: messages are dropped"
             );
         }
@@ -407,7 +407,7 @@ impl<T> Entry<T> {
 
     pub(super) fn warn_that_it_is_full(&self) {
         if !self.warned.swap(true, Ordering::Relaxed) {
-            log::warn!(
+            crate::logging::warn!(
                 "{:?} has been full for a second, and the stream waits for it; one that is not read \
                  any more (perhaps the default one, made by `get`) has to be unsubscribed",
                 self.id
@@ -418,7 +418,7 @@ impl<T> Entry<T> {
     pub(super) fn count_dropped(&self, total: &AtomicU64) {
         total.fetch_add(1, Ordering::Relaxed);
         if !self.dropped.swap(true, Ordering::Relaxed) {
-            log::warn!(
+            crate::logging::warn!(
                 "{:?} is full and the stream goes on: messages for it are dropped",
                 self.id
             );

@@ -194,7 +194,7 @@ impl Threads {
             self.changed.notify_all();
             if let Some(Outage { since, .. }) = outage {
                 let time = since.elapsed();
-                log::info!("there are threads for callbacks again, after {time:.1?}");
+                crate::logging::info!("there are threads for callbacks again, after {time:.1?}");
             }
             return Ok(());
         };
@@ -211,7 +211,9 @@ impl Threads {
             since.is_none()
         };
         if is_news {
-            log::error!("cannot start a thread for callbacks, they are delayed: {error}");
+            crate::logging::error!(
+                "cannot start a thread for callbacks, they are delayed: {error}"
+            );
         }
         Err(start)
     }

@@ -216,7 +216,7 @@ impl Server {
         let Capacity {
             connections, why, ..
         } = &capacity;
-        log::info!("{url}: there is room for {connections} connections: {why}");
+        crate::logging::info!("{url}: there is room for {connections} connections: {why}");
         Ok(Server {
             local_addr,
             url,
@@ -359,7 +359,7 @@ impl Server {
             if let Err(error) = spawned {
                 // A crowd of clients is one line in the log.
                 if !were_refused {
-                    log::error!("{}: cannot start a thread: {error}", self.url);
+                    crate::logging::error!("{}: cannot start a thread: {error}", self.url);
                 }
                 let request = request.lock().take();
                 let _ = request.map(|request| request.respond(503, "too busy"));
@@ -436,7 +436,7 @@ impl Server {
                     }
                 }
                 Err(error) => {
-                    log::error!("{}: cannot wait for connections: {error}", self.url);
+                    crate::logging::error!("{}: cannot wait for connections: {error}", self.url);
                     self.paused_until = Some(now + NO_DESCRIPTORS);
                     thread::sleep(NO_DESCRIPTORS);
                 }
@@ -476,7 +476,7 @@ impl Server {
             match borrowed.listener().accept() {
                 Ok(socket) => {
                     if std::mem::take(&mut self.complained) {
-                        log::info!("{}: connections are accepted again", self.url);
+                        crate::logging::info!("{}: connections are accepted again", self.url);
                     }
                     self.welcome(socket);
                 }
@@ -490,7 +490,10 @@ impl Server {
                     _ => {
                         if !std::mem::replace(&mut self.complained, true) {
                             let error = of_descriptors(error);
-                            log::error!("{}: no connections are accepted: {error}", self.url);
+                            crate::logging::error!(
+                                "{}: no connections are accepted: {error}",
+                                self.url
+                            );
                         }
                         self.paused_until = Some(Instant::now() + NO_DESCRIPTORS);
                         return;
@@ -522,7 +525,7 @@ impl Server {
             // Its head may be there by now.
             match self.incoming.swap_remove(first).go_on() {
                 Step::Wait(incoming) => {
-                    log::debug!("{}: a connection has to go for the next", self.url);
+                    crate::logging::debug!("{}: a connection has to go for the next", self.url);
                     incoming.refuse(StatusCode::SERVICE_UNAVAILABLE);
                     return true;
                 }
@@ -569,7 +572,7 @@ impl Server {
                 // Once: strangers are not to fill the log.
                 if !std::mem::replace(&mut self.was_full, true) {
                     let many = self.control.registry.len();
-                    log::warn!("{}: {many} connections; more are refused", self.url);
+                    crate::logging::warn!("{}: {many} connections; more are refused", self.url);
                 }
                 self.follow(complete.refuse(StatusCode::SERVICE_UNAVAILABLE));
             }

@@ -195,7 +195,7 @@ pub(crate) fn as_client(shared: &Shared, mut call: Call) -> Result<Opened> {
             None => return Err(error),
             Some(next) => call = next?,
         }
-        log::debug!("{}: redirected to {}", shared.name, call.name());
+        crate::logging::debug!("{}: redirected to {}", shared.name, call.name());
         request = call.renewed_request()?;
         redirects -= 1;
     }

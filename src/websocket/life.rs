@@ -64,7 +64,7 @@ pub(crate) fn start(
         }
     });
     if let Err(error) = spawned {
-        log::error!("{}: cannot start a thread: {error}", shared.name);
+        crate::logging::error!("{}: cannot start a thread: {error}", shared.name);
         shared.lifecycle.fail(Error::Thread(Arc::new(error)));
         // It is closed with its life; not under the lock.
         let start = start.lock().take();
@@ -148,7 +148,7 @@ impl Life {
         };
         let ready = Instant::now();
         let inbox = self.inbox.take()?;
-        log::debug!("{}: ready", shared.name);
+        crate::logging::debug!("{}: ready", shared.name);
         for f in on_ready {
             shared.producer.dispatcher().run(move || f.call(()));
         }
@@ -218,7 +218,7 @@ impl Life {
         // The writer, which sets it aside, has ended.
         shared.producer.set_aside(false);
         let wait = schedule.wait(chance());
-        log::info!("{}: {reason}; trying again in {wait:.1?}", shared.name);
+        crate::logging::info!("{}: {reason}; trying again in {wait:.1?}", shared.name);
         for f in told {
             let reason = reason.clone();
             shared.producer.dispatcher().run(move || f.call(reason));
@@ -283,8 +283,8 @@ impl Life {
         let inbox = self.inbox.take();
         let_go(inbox);
         match &end {
-            Error::Closed(close) => log::debug!("{}: closed {close}", shared.name),
-            error => log::debug!("{}: {error}", shared.name),
+            Error::Closed(close) => crate::logging::debug!("{}: closed {close}", shared.name),
+            error => crate::logging::debug!("{}: {error}", shared.name),
         }
         if let Some(publisher) = self.publisher.take() {
             publisher.end_before_callbacks(end.clone());

@@ -164,9 +164,9 @@ fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
         Ending::Peer(frame) => {
             match &frame {
                 Some(frame) => {
-                    log::debug!("{}: the peer closes with {frame}", shared.name)
+                    crate::logging::debug!("{}: the peer closes with {frame}", shared.name)
                 }
-                None => log::debug!("{}: the peer closes", shared.name),
+                None => crate::logging::debug!("{}: the peer closes", shared.name),
             }
             // With both frames exchanged there is nothing more to say.
             let said = shared.lifecycle.has_written_close();
@@ -180,7 +180,7 @@ fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
             discard(shared, &mut *half, deadline);
         }
         Ending::Violation(code, error) => {
-            log::debug!("{}: {error}", shared.name);
+            crate::logging::debug!("{}: {error}", shared.name);
             let reason = match &error {
                 Error::Protocol { reason, .. } => reason.clone(),
                 error => error.to_string(),

@@ -171,7 +171,7 @@ impl Shared {
 
     /// Begins to close, unless that has begun; it has to be over by `deadline`.
     pub(crate) fn begin_close(&self, frame: CloseFrame, deadline: Instant) -> Instant {
-        log::debug!("{}: closing with {frame}", self.name);
+        crate::logging::debug!("{}: closing with {frame}", self.name);
         let (todo, cut, deadline) = self.lifecycle.begin_close(frame, deadline);
         // The program has had enough: nothing more waits for its full queues.
         self.producer.hurry(Instant::now());
@@ -212,7 +212,7 @@ impl Shared {
         while let Err(error) = start() {
             let next = Instant::now() + LINGER_TRY_AGAIN;
             if pings.is_some() || next >= until {
-                log::error!("{}: cannot start a thread to close: {error}", self.name);
+                crate::logging::error!("{}: cannot start a thread to close: {error}", self.name);
                 self.lingers.store(false, Ordering::SeqCst);
                 if pings.is_none() {
                     self.time_out();
@@ -295,7 +295,7 @@ impl Shared {
             tungstenite::Error::Io(error) => error,
             other => io::Error::other(other),
         };
-        log::debug!("{}: cannot write: {error}", self.name);
+        crate::logging::debug!("{}: cannot write: {error}", self.name);
         let error = Error::lost(error);
         if matches!(error, Error::Internal(_)) {
             // Of a transport that panicked nothing more is read.
