@@ -16,7 +16,7 @@ use super::subscription::{End, Queue, Subscription, SubscriptionId};
 use super::threads::{Lacking, Threads};
 use super::weight_limit::{Taken, WeightLimit};
 use crate::error::PutError;
-use crate::panics::{Guarded, guarded};
+use crate::panics::{Guarded, guarded, let_go};
 
 /// How many items wait for a relay thread before the publisher pauses.
 const RELAY: usize = 1024;
@@ -436,6 +436,9 @@ impl<T: Send + 'static> Entry<T> {
     ) -> Result<(), PutError<T>> {
         match &self.outlet {
             Outlet::Queue(sender, limit) | Outlet::Relay(sender, limit) => {
+                if limit.is_light(weight) {
+                    return sender.put_nowait(item);
+                }
                 if !limit.has_room(weight, || sender.len()) {
                     return Err(PutError::Full(item));
                 }
@@ -444,17 +447,19 @@ impl<T: Send + 'static> Entry<T> {
                 Ok(())
             }
             Outlet::Ring(ring, limit) => {
-                // The user's code may be in what is dropped.
                 let drop = |oldest: Option<T>| {
                     if oldest.is_some() {
                         dropped.fetch_add(1, Ordering::Relaxed);
+                        let_go(oldest);
                     }
                 };
-                while !limit.has_room(weight, || ring.len()) {
-                    drop(ring.take_oldest());
+                if !limit.is_light(weight) {
+                    while !limit.has_room(weight, || ring.len()) {
+                        drop(ring.take_oldest());
+                    }
+                    limit.count(weight);
                 }
                 drop(ring.put(item));
-                limit.count(weight);
                 Ok(())
             }
             Outlet::Sink(Attached { sink, .. }) => {

@@ -107,7 +107,9 @@ impl WeightLimit {
             .store(!waiting.heavy.is_empty(), Ordering::Relaxed);
     }
 
-    fn is_light(&self, weight: usize) -> bool {
+    /// Whether an item that weighs so much may be put without asking, and need not be counted.
+    #[inline]
+    pub(super) fn is_light(&self, weight: usize) -> bool {
         weight <= self.share && !self.heavy.load(Ordering::Relaxed)
     }
 
