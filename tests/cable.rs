@@ -66,9 +66,7 @@ impl Cable {
             && fs::write(Cable::etc(near).join("resolv.conf"), RESOLV_CONF).is_ok();
         if !laid {
             // Shown where tests show their output.
-            eprintln!(
-                "skipped: there are no network namespaces to be had (needs root and iproute2)"
-            );
+            rig::skip("there are no network namespaces to be had (needs root and iproute2)");
         }
         laid.then_some(cable)
     }

@@ -33,8 +33,7 @@ fn in_a_network_of_its_own(test: &str, body: impl FnOnce()) {
     }
     let possible = Command::new("unshare").args(["-n", "ip", "link"]).output();
     if !possible.is_ok_and(|output| output.status.success()) {
-        eprintln!("{test} is skipped: it needs root, and the programs unshare and ip");
-        return;
+        return rig::skip("it needs root, and the programs unshare and ip");
     }
     let mut command = Command::new("unshare");
     command.arg("-n").arg(std::env::current_exe().unwrap());

@@ -16,7 +16,10 @@ const LONG: usize = 16 << 20;
 /// Nothing is sent and nothing is waited for but what a test asks for.
 fn quiet() -> Options {
     let mut options = Options::new();
-    options.ping_interval(None).linger(Duration::ZERO);
+    options
+        .ping_interval(None)
+        .linger(Duration::ZERO)
+        .max_message_size(LONG);
     options
 }
 

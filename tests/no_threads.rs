@@ -113,8 +113,7 @@ fn among_refusals(test: &str, body: impl FnOnce(&Threads)) {
         return body(&Threads(Arc::new(file)));
     }
     let Some(library) = library() else {
-        eprintln!("skipped: there is no C compiler (cc)");
-        return;
+        return rig::skip("there is no C compiler (cc)");
     };
     let control = library.with_file_name(format!("{test}-{}", std::process::id()));
     fs::write(&control, [0; 20]).unwrap();

@@ -39,7 +39,7 @@ fn helper() -> Option<PathBuf> {
         .stderr(Stdio::inherit())
         .status();
     if !compiled.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: there is no C compiler");
+        rig::skip("there is no C compiler");
         return None;
     }
     Some(library)
@@ -265,7 +265,7 @@ fn threads_have_the_signal_mask_of_who_makes_them_and_no_handler_is_installed() 
         .args([blocking[1], "true"])
         .status();
     if !able.is_ok_and(|status| status.success()) {
-        return eprintln!("skipped: env does not block signals");
+        return rig::skip("env does not block signals");
     }
     if !runs_inside(test, &blocking, &[]) {
         return;
@@ -341,7 +341,9 @@ fn signals_interrupt_nothing_and_put_no_time_out_off() {
             });
             interrupt();
             let begun = Instant::now();
-            let (client, server) = wire.pair(|_| {});
+            let (client, server) = wire.pair(|options| {
+                options.max_message_size(16 << 20);
+            });
             server.subscribe_to(server.clone());
             for n in 0..300 {
                 client.put(n).unwrap();
@@ -549,7 +551,7 @@ fn threads_have_the_scheduling_of_who_makes_them() {
         .stderr(Stdio::null())
         .status();
     if !chrt.is_ok_and(|status| status.success()) {
-        return eprintln!("skipped: no real-time priority is to be had");
+        return rig::skip("no real-time priority is to be had");
     }
     if !runs_inside(test, &["chrt", "-f", "1"], &[]) {
         return;
