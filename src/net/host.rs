@@ -63,7 +63,12 @@ pub(crate) fn with_zone(host: &str, zone: &str) -> String {
 /// It is written `[fe80::1%25eth0]` (RFC 6874, section 2), or `[fe80::1%eth0]`, as everywhere else
 /// (RFC 4007, section 11.2). Where both could be meant, it is the first.
 pub(crate) fn without_zone(url: &str) -> Option<(String, String)> {
-    let start = url.find("://")? + "://".len();
+    let (scheme, _) = url.split_once("://")?;
+    if !scheme.bytes().all(is_of_a_scheme) {
+        // What looks like the host then is part of something else.
+        return None;
+    }
+    let start = scheme.len() + "://".len();
     let end = url[start..].find(['/', '\\', '?', '#']);
     let end = end.map_or(url.len(), |at| start + at);
     let start = url[start..end]
@@ -83,6 +88,11 @@ pub(crate) fn without_zone(url: &str) -> Option<(String, String)> {
     Some((format!("{}{}", &url[..end_of_address], &url[rest..]), zone))
 }
 
+/// RFC 3986, section 3.1.
+fn is_of_a_scheme(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)
+}
+
 /// Whether this is what a `Host` header has: a host, and perhaps a port (RFC 9110, section 7.2; RFC
 /// 3986, section 3.2). It may be empty. A zone is none of the other machine's business, but some
 /// clients send it.
@@ -95,8 +105,9 @@ pub(crate) fn is_host_and_port(value: &[u8]) -> bool {
             let Some((address, port)) = rest.split_once(']') else {
                 return false;
             };
-            let address = address.split('%').next().unwrap_or_default();
-            (address.parse::<Ipv6Addr>().is_ok(), port)
+            let (address, zone) = address.split_once('%').unwrap_or((address, "-"));
+            let is_zone = !zone.is_empty() && is_name(zone);
+            (is_zone && address.parse::<Ipv6Addr>().is_ok(), port)
         }
         None => {
             let end = value.find(':').unwrap_or(value.len());
@@ -164,6 +175,7 @@ mod tests {
             "ws://[fe80::1%25eth0@x/",
             "ws://[fe80::1%25%ff]/",
             "[fe80::1%25eth0]",
+            "ws:ws://[fe80::1%25eth0]/",
         ] {
             assert_eq!(without_zone(url), None, "{url}");
         }
@@ -206,6 +218,9 @@ mod tests {
             "robot, other",
             "\"robot\"",
             "b\u{fc}cher",
+            "[fe80::1%]",
+            "[fe80::1%a b]",
+            "[fe80::1%Host: [fe80::1%25eth0]:80",
         ] {
             assert!(!is_host_and_port(host.as_bytes()), "{host}");
         }
