@@ -207,6 +207,52 @@ fn a_wait_for_bytes_ends_with_unsubscribe_and_with_close() {
 }
 
 #[test]
+fn what_came_before_anything_had_subscribed_is_called_for_however_few_bytes_may_wait() {
+    const EARLY: usize = 30;
+    for concurrent in [false, true] {
+        let (client, server) = pair_with(&Options::new(), &ten_fit());
+        put_numbered(&client, EARLY);
+        eventually("all have come", || {
+            server.stats().messages_in == EARLY as u64
+        });
+        let (sender, called) = bounded(EARLY);
+        let call = move |message| sender.send(number(&message)).unwrap();
+        match concurrent {
+            false => server.subscribe_callback(call),
+            true => server.subscribe_concurrent(1, call),
+        };
+        for n in 0..EARLY {
+            assert_eq!(called.recv_timeout(DEADLINE), Ok(n));
+        }
+        assert_eq!(server.stats().dropped, 0);
+    }
+}
+
+#[test]
+fn short_messages_do_not_keep_what_pings_and_pongs_have_filled() {
+    alone(
+        "short_messages_do_not_keep_what_pings_and_pongs_have_filled",
+        || {
+            const MESSAGES: usize = 1000;
+            for kind in [0x81, 0x82] {
+                let (ws, mut stream) = server_and_bytes(Options::new().ping_interval(None));
+                let subscription = ws.subscribe();
+                let before = resident();
+                // As much as is read at a time.
+                let pongs = rig::masked_frame(0x8a, &[0; 125]).repeat(130);
+                let piece = [rig::masked_frame(kind, b"7"), pongs].concat();
+                for _ in 0..MESSAGES {
+                    stream.write_all(&piece).unwrap();
+                }
+                eventually("all have come", || subscription.len() == MESSAGES);
+                let grown = resident().saturating_sub(before);
+                assert!(grown < 4 * MIB, "{grown} bytes");
+            }
+        },
+    );
+}
+
+#[test]
 fn servers_accept_messages_of_a_mebibyte_unless_told_otherwise_and_clients_of_sixteen() {
     let (client, server) = pair_with(&Options::new(), &Options::new());
     client.put(vec![0; MIB]).unwrap();

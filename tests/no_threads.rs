@@ -348,6 +348,59 @@ fn a_connection_whose_concurrent_callbacks_get_no_thread_fails_and_they_are_call
 }
 
 #[test]
+fn a_further_worker_that_gets_no_thread_for_a_moment_is_tried_again() {
+    among_refusals(
+        "a_further_worker_that_gets_no_thread_for_a_moment_is_tried_again",
+        |threads| {
+            let (ws, mut stream) = with_its_threads(&Options::new());
+            let (told, begun) = bounded(1);
+            let (answer, answered) = bounded(1);
+            let (done, first_is_done) = bounded(1);
+            ws.subscribe_concurrent(2, move |message| {
+                if message == "first" {
+                    told.send(()).unwrap();
+                    // It waits for what another worker does.
+                    done.send(answered.recv_timeout(DEADLINE).is_ok()).unwrap();
+                } else {
+                    answer.send(()).unwrap();
+                }
+            });
+            stream.write_all(&masked_frame(0x81, b"first")).unwrap();
+            begun.recv_timeout(DEADLINE).unwrap();
+            threads.refuse_all();
+            stream.write_all(&masked_frame(0x81, b"second")).unwrap();
+            eventually("a refusal", || threads.refused() > 0);
+            threads.allow();
+            assert_eq!(first_is_done.recv_timeout(2 * DEADLINE), Ok(true));
+            assert!(ws.is_ready());
+        },
+    );
+}
+
+#[test]
+fn further_workers_that_get_no_thread_are_done_without() {
+    among_refusals(
+        "further_workers_that_get_no_thread_are_done_without",
+        |threads| {
+            const MESSAGES: usize = 200;
+            let (ws, mut stream) = with_its_threads(&Options::new());
+            let calls = Arc::new(AtomicUsize::new(0));
+            let counted = calls.clone();
+            ws.subscribe_concurrent(8, move |_| {
+                thread::sleep(Duration::from_millis(1));
+                counted.fetch_add(1, Ordering::SeqCst);
+            });
+            // The first worker.
+            threads.refuse_all_after(1);
+            flood(&mut stream, MESSAGES);
+            eventually("all calls", || calls.load(Ordering::SeqCst) == MESSAGES);
+            assert!(threads.refused() > 0);
+            assert!(ws.is_ready());
+        },
+    );
+}
+
+#[test]
 fn a_connection_that_ends_without_a_thread_for_callbacks_calls_them() {
     among_refusals(
         "a_connection_that_ends_without_a_thread_for_callbacks_calls_them",

@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use super::limit::{Limit, Weighing};
 use super::sink::{Patience, Sink};
 use super::subscription::SubscriptionId;
-use super::threads::{Lacking, Order, Start, Stay, Threaded, Threads};
+use super::threads::{Bounded, Lacking, Order, Start, Stay, Threaded, Threads};
 use crate::error::PutError;
 use crate::panics::{guarded, let_go};
 
@@ -152,11 +152,12 @@ impl<T: Send + 'static> Dispatcher<T> {
 
     /// Puts an item in line for a callback, if there is room. Then [`start`](Self::start) is to be
     /// called.
-    fn enqueue(&self, id: SubscriptionId, item: T) -> Result<(), PutError<T>> {
+    fn enqueue(&self, id: SubscriptionId, item: T, bounded: Bounded) -> Result<(), PutError<T>> {
         let weight = (self.shared.weigh)(&item);
         let mut state = self.shared.state.lock();
         let limit = &self.shared.limit;
-        if limit.is_reached(state.items, state.weight + weight) {
+        let full = limit.is_reached(state.items, state.weight + weight);
+        if full && bounded == Bounded::Yes {
             return Err(PutError::Full(item));
         }
         state.items += 1;
@@ -260,8 +261,8 @@ pub(crate) struct CallbackSink<T: Send + 'static> {
 }
 
 impl<T: Send + 'static> Threaded<T> for CallbackSink<T> {
-    fn enqueue(&self, item: T) -> Result<(), PutError<T>> {
-        self.dispatcher.enqueue(self.id, item)
+    fn enqueue(&self, item: T, bounded: Bounded) -> Result<(), PutError<T>> {
+        self.dispatcher.enqueue(self.id, item, bounded)
     }
 
     fn starter(&self) -> impl Fn() + use<T> {
@@ -280,7 +281,7 @@ impl<T: Send + 'static> Threaded<T> for CallbackSink<T> {
 
 impl<T: Send + 'static> Sink<T> for CallbackSink<T> {
     fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
-        self.enqueue(item)?;
+        self.enqueue(item, Bounded::Yes)?;
         self.dispatcher.start();
         Ok(())
     }

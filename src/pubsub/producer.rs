@@ -13,7 +13,7 @@ use super::relay::{self, Offered};
 use super::roster::{Entry, Outlet, Relay, Roster, open_queue, open_relay};
 use super::sink::{Patience, Sink};
 use super::subscription::{Queue, Subscription, SubscriptionId};
-use super::threads::{Lacking, Order, Start, Threaded, Threads};
+use super::threads::{Bounded, Lacking, Order, Start, Threaded, Threads};
 use super::workers::Workers;
 use crate::error::Result;
 
@@ -253,9 +253,8 @@ impl<T: Clone + Send + 'static> Producer<T> {
             state.last.push((id, removed.clone()));
         }
         for item in early {
-            if sink.enqueue(item).is_err() {
-                self.roster.dropped.fetch_add(1, Ordering::Relaxed);
-            }
+            // Taken, however much that is.
+            let _ = sink.enqueue(item, Bounded::No);
         }
         let lacking = sink.lacking();
         let queue = sink.queue();

@@ -62,6 +62,8 @@ pub(crate) struct Start {
     name: &'static str,
     order: Order,
     lacking: Lacking,
+    /// What to do when it is given up, if others can do without it.
+    give_up: Option<Box<dyn FnOnce() + Send>>,
     /// Shared with the thread, so that it is still here when there is none. Held to take it out.
     body: Arc<Mutex<Option<Body>>>,
 }
@@ -83,7 +85,7 @@ pub(crate) enum Order {
 pub(super) trait Threaded<T>: Sink<T> {
     /// Takes an item without calling anything, so under a lock, too. Then
     /// [`starter`](Self::starter) is to be called.
-    fn enqueue(&self, item: T) -> Result<(), PutError<T>>;
+    fn enqueue(&self, item: T, bounded: Bounded) -> Result<(), PutError<T>>;
 
     /// Starts a thread for one item that was enqueued, if there has to be another.
     fn starter(&self) -> impl Fn() + use<Self, T>;
@@ -92,6 +94,14 @@ pub(super) trait Threaded<T>: Sink<T> {
     fn queue(&self) -> Option<Receiver<T>>;
 
     fn lacking(&self) -> Lacking;
+}
+
+/// Whether an item is refused where as much waits as may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bounded {
+    Yes,
+    /// What came before anything had subscribed is not lost to the first that does.
+    No,
 }
 
 /// Whether to wait for more work.
@@ -125,8 +135,16 @@ impl Start {
             name,
             order,
             lacking: lacking.clone(),
+            give_up: None,
             body: Arc::new(Mutex::new(Some(Box::new(body)))),
         }
+    }
+
+    /// One that others can do without: where there is no thread for a second, it is given up, and
+    /// `f` called.
+    pub(crate) fn or_give_up(mut self, f: impl FnOnce() + Send + 'static) -> Self {
+        self.give_up = Some(Box::new(f));
+        self
     }
 
     fn spawn(&self) -> io::Result<()> {
@@ -163,7 +181,9 @@ impl Threads {
     pub(crate) fn start(&self, start: Start) {
         if let Err(start) = self.try_start(start) {
             self.change(|state| {
-                start.lacking.store(true, Ordering::SeqCst);
+                if start.give_up.is_none() {
+                    start.lacking.store(true, Ordering::SeqCst);
+                }
                 state.lacking += 1;
             });
             self.keep(start);
@@ -184,7 +204,7 @@ impl Threads {
     }
 
     /// Starts a thread, or hands back what it was to do.
-    pub(crate) fn try_start(&self, start: Start) -> Result<(), Start> {
+    fn try_start(&self, start: Start) -> Result<(), Start> {
         let next = self.state.lock().outage.as_ref().map(|outage| outage.next);
         if next.is_some_and(|next| Instant::now() < next) {
             return Err(start);
@@ -218,18 +238,26 @@ impl Threads {
         Err(start)
     }
 
-    /// Keeps what waits for a thread for the next attempt; there is none after the end.
-    fn keep(&self, start: Start) {
+    /// Keeps what waits for a thread for the next attempt. There is none after the end, nor for what
+    /// others can do without, once there has been no thread for a second.
+    fn keep(&self, mut start: Start) {
         let over = self.change(|state| {
-            if state.ended {
+            let is_long = |outage: &Outage| outage.since.elapsed() >= PATIENCE;
+            let is_over = start.give_up.is_some() && state.outage.as_ref().is_some_and(is_long);
+            if state.ended || is_over {
                 state.lacking -= 1;
                 return Some(start);
             }
             state.waiting.push_back(start);
             None
         });
-        if let Some(start) = over {
-            run(&start.lacking, &start.body, Stay::No);
+        start = match over {
+            Some(start) => start,
+            None => return,
+        };
+        match start.give_up.take() {
+            Some(give_up) => give_up(),
+            None => run(&start.lacking, &start.body, Stay::No),
         }
     }
 

@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::limit::{Limit, Weighing};
 use super::sink::{Patience, Sink};
-use super::threads::{Lacking, Order, Start, Stay, Threaded, Threads};
+use super::threads::{Bounded, Lacking, Order, Start, Stay, Threaded, Threads};
 use crate::error::PutError;
 use crate::panics::{Guarded, guarded, let_go};
 
@@ -73,12 +73,16 @@ impl<T: Send + 'static> Team<T> {
         let team = self.clone();
         let body = move |stay| work(&team, stay);
         let start = Start::new("ws-worker", Order::Last, &self.lacking, body);
-        if started == 0 {
-            self.threads.start(start);
-        } else if self.threads.try_start(start).is_err() {
+        self.threads.start(match started {
+            0 => start,
             // The others go on, and the next item tries again.
-            self.started.fetch_sub(1, Ordering::SeqCst);
-        }
+            _ => {
+                let team = self.clone();
+                start.or_give_up(move || {
+                    team.started.fetch_sub(1, Ordering::SeqCst);
+                })
+            }
+        });
     }
 }
 
@@ -111,12 +115,13 @@ impl<T> Team<T> {
 }
 
 impl<T: Send + 'static> Threaded<T> for Workers<T> {
-    fn enqueue(&self, item: T) -> Result<(), PutError<T>> {
+    fn enqueue(&self, item: T, bounded: Bounded) -> Result<(), PutError<T>> {
         let weight = (self.team.weigh)(&item);
         let waiting = self.team.waiting.load(Ordering::SeqCst);
         // Only the publisher calls this, so nobody else fills the place.
         let limit = &self.team.limit;
-        if limit.is_reached(self.items.len(), waiting + weight) {
+        let full = limit.is_reached(self.items.len(), waiting + weight);
+        if full && bounded == Bounded::Yes {
             return Err(PutError::Full(item));
         }
         self.team.waiting.fetch_add(weight, Ordering::SeqCst);
@@ -141,7 +146,7 @@ impl<T: Send + 'static> Threaded<T> for Workers<T> {
 
 impl<T: Send + 'static> Sink<T> for Workers<T> {
     fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
-        self.enqueue(item)?;
+        self.enqueue(item, Bounded::Yes)?;
         self.team.start_one_if_all_are_busy();
         Ok(())
     }
