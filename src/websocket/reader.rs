@@ -1,6 +1,7 @@
 //! What the reader thread does with a connection: reads, decodes, publishes, and sees it to its end.
 
 use std::io::{self, Read, Write};
+use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,11 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 /// wakes up with the first then finds the others, and works on them while the next are decoded; handing
 /// them out one by one, both would fight over the same cache lines all the time.
 const BATCH: usize = 64;
+
+/// Up to this length, in bytes, a message that comes behind pings or pongs is copied. A message keeps
+/// the buffer that it was read into, and pings and pongs fill that buffer without being counted
+/// where messages wait.
+const SHORT: usize = 4 << 10;
 
 /// What can be read of a connection, after its handshake.
 pub(crate) struct Incoming {
@@ -96,12 +102,29 @@ fn read_until_the_end(
 ) -> Ending {
     use tungstenite::Message as Wire;
     let json = shared.options.json;
+    // Whether a ping or a pong has come since the last message.
+    let mut control = false;
     loop {
         match codec.read(stream) {
-            Ok(Wire::Text(text)) => stream.source.take(Message::from_wire_text(text, json)),
-            Ok(Wire::Binary(bytes)) => stream.source.take(Message::Binary(bytes)),
-            Ok(Wire::Ping(payload)) => shared.outbox.pong(payload),
+            Ok(Wire::Text(mut text)) => {
+                if mem::take(&mut control) && text.len() <= SHORT {
+                    text = text.as_str().into();
+                }
+                stream.source.take(Message::from_wire_text(text, json));
+            }
+            Ok(Wire::Binary(mut bytes)) => {
+                if mem::take(&mut control) && bytes.len() <= SHORT {
+                    bytes = Bytes::copy_from_slice(&bytes);
+                }
+                stream.source.take(Message::Binary(bytes));
+            }
+            Ok(Wire::Ping(payload)) => {
+                control = true;
+                // It may wait for a while, too.
+                shared.outbox.pong(Bytes::copy_from_slice(&payload));
+            }
             Ok(Wire::Pong(payload)) => {
+                control = true;
                 if shared.outbox.answered(&payload) {
                     stream.source.keepalive.answered();
                 }
