@@ -350,6 +350,10 @@ impl Websocket {
     /// Feeds a crossbeam `Sender<Message>`, another `Websocket` or your own [`Sink`] every message
     /// from now on: RTCBot's `subscribe(q)`. While a channel or a `Websocket` is full, reading
     /// pauses; see [`Sink`] for others.
+    ///
+    /// A channel without places (`bounded(0)`) gets messages only while a thread waits in its
+    /// `recv`. Do not send from it with [`put_subscription`](Self::put_subscription): each side would
+    /// look whether the other waits, and neither would.
     pub fn subscribe_to(&self, sink: impl Sink<Message>) -> SubscriptionId {
         self.shared().producer.subscribe_to(sink)
     }
@@ -359,8 +363,10 @@ impl Websocket {
     /// All of a connection's callbacks share that thread, so a slow one delays the others; a panic
     /// is logged and ends nothing. When 1024 messages, or
     /// [`receive_queue_bytes`](Options::receive_queue_bytes), wait for callbacks (all of them
-    /// together), reading pauses; not while a callback itself waits for a message, in `get` for
-    /// example.
+    /// together), reading pauses; not while a callback itself waits, in [`get`](Self::get),
+    /// [`get_timeout`](Self::get_timeout), a subscription's, or a `wait_…`. A callback that waits in
+    /// another way, with [`receiver`](Subscription::receiver), `select!` or by polling
+    /// [`try_get`](Self::try_get), may wait for a message that is not read before it returns.
     ///
     /// Where the operating system starts no dispatch thread, it is tried again for a second, for
     /// which this call may wait, too. After that the connection fails with [`Error::Thread`], and

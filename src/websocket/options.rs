@@ -288,9 +288,8 @@ impl Options {
         self.max_message_size.unwrap_or(LONGEST_MESSAGE)
     }
 
-    /// The longest frame that is received, in bytes; as `max_message_size`, for a message's parts.
-    /// A frame's memory is set aside when its length is announced: do not let strangers announce more
-    /// than there is. Defaults to 16 MiB.
+    /// The longest frame that is received, in bytes; as `max_message_size`, for a message's parts. A
+    /// frame takes memory as it arrives, whatever length it announces. Defaults to 16 MiB.
     pub fn max_frame_size(&mut self, bytes: usize) -> &mut Self {
         self.max_frame_size = bytes;
         self
@@ -334,6 +333,10 @@ impl Options {
     ///
     /// While a message waits in a subscription that is longer than an equal share (with the default
     /// of 1024 messages: 16 KiB), shorter ones in the same queue count as much as that share.
+    ///
+    /// The limits of callbacks do not count while a callback waits in `get` and the like, on whichever
+    /// connection: what it waits for may be behind them. A callback that waits for long without a
+    /// time-out so gives a peer that sends much as much memory as it likes.
     pub fn receive_queue_bytes(&mut self, bytes: usize) -> &mut Self {
         self.receive_queue_bytes = bytes;
         self
