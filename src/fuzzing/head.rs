@@ -376,7 +376,13 @@ fn check_response(script: Script) {
             assert!(chosen.iter().all(|name| offered.contains(&name.as_str())));
             assert!(list(headers, header::SEC_WEBSOCKET_EXTENSIONS).is_empty());
         }
-        Err(Failure::TimedOut(stage)) => assert!(silent, "{stage}"),
+        Err(Failure::TimedOut(stage)) => {
+            assert!(silent, "{stage}");
+            if stage.ends_with("to take the handshake request") {
+                // On a busy machine the time may be over before the request has been written.
+                return;
+            }
+        }
         Err(Failure::Failed(error)) => {
             let text = error.to_string();
             assert!(!text.chars().any(char::is_control), "{text:?}");
