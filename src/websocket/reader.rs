@@ -1,7 +1,6 @@
 //! What the reader thread does with a connection: reads, decodes, publishes, and sees it to its end.
 
 use std::io::{self, Read, Write};
-use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext}
 use super::keepalive::{Alarm, Keepalive};
 use super::lifecycle::Phase;
 use super::options::deadline_after;
-use super::shared::{Received, Shared};
+use super::shared::{MESSAGE_OVERHEAD, Received, Shared};
 use crate::error::{CloseFrame, Error};
 use crate::message::Message;
 use crate::net::closing::Event;
@@ -27,11 +26,6 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 /// wakes up with the first then finds the others, and works on them while the next are decoded; handing
 /// them out one by one, both would fight over the same cache lines all the time.
 const BATCH: usize = 64;
-
-/// Up to this length, in bytes, a message that comes behind pings or pongs is copied. A message keeps
-/// the buffer that it was read into, and pings and pongs fill that buffer without being counted
-/// where messages wait.
-const SHORT: usize = 4 << 10;
 
 /// What can be read of a connection, after its handshake.
 pub(crate) struct Incoming {
@@ -79,6 +73,8 @@ pub(crate) fn read(
             publisher,
             keepalive: Keepalive::new(options.ping_interval, options.ping_timeout),
             received: &shared.received,
+            surplus: 0,
+            read_buffer: options.read_buffer,
         },
     };
     // What the last connection brought comes first.
@@ -102,29 +98,25 @@ fn read_until_the_end(
 ) -> Ending {
     use tungstenite::Message as Wire;
     let json = shared.options.json;
-    // Whether a ping or a pong has come since the last message.
-    let mut control = false;
     loop {
         match codec.read(stream) {
             Ok(Wire::Text(mut text)) => {
-                if mem::take(&mut control) && text.len() <= SHORT {
+                if stream.source.must_copy(text.len()) {
                     text = text.as_str().into();
                 }
                 stream.source.take(Message::from_wire_text(text, json));
             }
             Ok(Wire::Binary(mut bytes)) => {
-                if mem::take(&mut control) && bytes.len() <= SHORT {
+                if stream.source.must_copy(bytes.len()) {
                     bytes = Bytes::copy_from_slice(&bytes);
                 }
                 stream.source.take(Message::Binary(bytes));
             }
             Ok(Wire::Ping(payload)) => {
-                control = true;
                 // It may wait for a while, too.
                 shared.outbox.pong(Bytes::copy_from_slice(&payload));
             }
             Ok(Wire::Pong(payload)) => {
-                control = true;
                 if shared.outbox.answered(&payload) {
                     stream.source.keepalive.answered();
                 }
@@ -280,9 +272,24 @@ struct Source<'a> {
     publisher: &'a mut Publisher<Message>,
     keepalive: Keepalive,
     received: &'a Received,
+    /// How many bytes have been read that no message accounts for.
+    surplus: usize,
+    /// How many bytes are read at a time.
+    read_buffer: usize,
 }
 
 impl Source<'_> {
+    /// Accounts for a message of this length. Returns whether it is to have memory of its own.
+    ///
+    /// A message keeps the buffer that it was read into. Pings, pongs and empty fragments may fill that
+    /// buffer, and nothing counts them where messages wait. So a short message is copied while more has
+    /// been read than a buffer's length that messages do not account for.
+    fn must_copy(&mut self, length: usize) -> bool {
+        let copy = self.surplus > self.read_buffer && length < self.read_buffer;
+        self.surplus = self.surplus.saturating_sub(length + MESSAGE_OVERHEAD);
+        copy
+    }
+
     fn take(&mut self, message: Message) {
         self.batch.push(message);
         if self.batch.len() == BATCH {
@@ -297,14 +304,17 @@ impl Source<'_> {
         }
     }
 
+    fn count_read(&mut self, n: usize) -> usize {
+        count(&self.received.bytes, n);
+        self.surplus = self.surplus.saturating_add(n);
+        n
+    }
+
     /// Hands out what has been decoded before it waits.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.rest.read(buffer)? {
             0 => {}
-            n => {
-                count(&self.received.bytes, n);
-                return Ok(n);
-            }
+            n => return Ok(self.count_read(n)),
         }
         self.hand_out();
         self.publisher.rest();
@@ -312,10 +322,7 @@ impl Source<'_> {
             match self.keepalive.watch(&mut *self.half, buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
-                Ok(n) => {
-                    count(&self.received.bytes, n);
-                    return Ok(n);
-                }
+                Ok(n) => return Ok(self.count_read(n)),
             }
         }
     }

@@ -65,11 +65,14 @@ pub(crate) struct Ends {
     pub(crate) inbox: Inbox<Message>,
 }
 
+/// What a message counts for beside its payload, in bytes.
+pub(crate) const MESSAGE_OVERHEAD: usize = 64;
+
 /// What a message counts for where memory is limited: its payload, and what it takes itself. Takes
 /// no time where the message has its text, as those that arrived do, and those that wait to be
 /// sent.
 pub(crate) fn weight(message: &Message) -> usize {
-    message.len() + 64
+    message.len() + MESSAGE_OVERHEAD
 }
 
 impl Shared {
