@@ -696,6 +696,58 @@ impl Drop for Bomb {
 }
 
 #[test]
+fn a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending() {
+    rig::alone(
+        "a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending",
+        || {
+            // Full of what nobody takes, and with no handle left but the Websocket's.
+            let source = || {
+                let (sender, source) = crossbeam_channel::bounded(100);
+                while sender
+                    .try_send(Message::Binary(bytes::Bytes::from_owner(Bomb(b"x"))))
+                    .map_err(std::mem::forget)
+                    .is_ok()
+                {}
+                source
+            };
+            let unaffected = |f: &mut dyn FnMut()| {
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap();
+            };
+            for n in 0..40 {
+                let (client, mut server) = rig::client_and_raw(
+                    Options::new()
+                        .close_timeout(Duration::from_millis(50))
+                        .linger(Duration::ZERO),
+                );
+                let (told, closed) = crossbeam_channel::bounded(1);
+                client.on_close(move || told.send(()).unwrap());
+                // The peer takes nothing, so most of it stays.
+                client.put(vec![0; 12 << 20]).unwrap();
+                client.put_subscription(source());
+                match n % 4 {
+                    0 => unaffected(&mut || drop(client.close())),
+                    1 => {
+                        unaffected(&mut || {
+                            client.put_subscription(source());
+                        });
+                        unaffected(&mut || client.stop_subscription());
+                        unaffected(&mut || drop(client.close()));
+                    }
+                    2 => {
+                        unaffected(&mut || drop(client.put_nowait("stops it")));
+                        unaffected(&mut || drop(client.close()));
+                    }
+                    _ => server.close(None).unwrap(),
+                }
+                closed.recv_timeout(DEADLINE).expect("it does not end");
+                let end = client.end_reason().unwrap();
+                assert!(!matches!(end, Error::Internal(_)), "{n}: {end}");
+            }
+        },
+    );
+}
+
+#[test]
 fn payloads_whose_destructors_panic_are_sent_like_others() {
     rig::alone(
         "payloads_whose_destructors_panic_are_sent_like_others",

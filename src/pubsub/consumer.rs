@@ -12,6 +12,7 @@ use super::inbox::Inbox;
 use super::sink::{Patience, Sink};
 use super::subscription::Subscription;
 use crate::error::PutError;
+use crate::panics::let_go;
 
 /// What takes items: puts, and one source at a time. Clones are handles to the same consumer.
 ///
@@ -95,7 +96,7 @@ impl<T: Send + 'static> Consumer<T> {
     /// Returns whether it was taken: a closed consumer takes no source.
     pub fn put_subscription(&self, source: impl Into<Source<T>>) -> bool {
         let Source(source) = source.into();
-        let (taken, _old) = {
+        let (taken, old) = {
             let mut state = self.desk.state.lock();
             if state.closed {
                 (false, Some(source))
@@ -105,6 +106,7 @@ impl<T: Send + 'static> Consumer<T> {
         };
         // The owner may be waiting for the old source.
         self.wake();
+        let_go(old);
         taken
     }
 
@@ -120,6 +122,7 @@ impl<T: Send + 'static> Consumer<T> {
         if source.is_some() {
             // The owner may be waiting for it, with a handle of its own.
             self.wake();
+            let_go(source);
         }
     }
 
@@ -141,9 +144,9 @@ impl<T: Send + 'static> Consumer<T> {
             state.closed = true;
             state.source.take()
         };
-        drop(source);
         self.desk.room.made();
         self.wake();
+        let_go(source);
     }
 
     // What a `Websocket` needs beyond the public part.
@@ -179,6 +182,7 @@ impl<T: Send + 'static> Consumer<T> {
         if source.is_some() {
             // As in `stop_subscription`; whoever else may see to the item.
             self.wake();
+            let_go(source);
         }
         Ok(pushed)
     }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::room::Room;
 use super::subscription::Subscription;
 use super::wake::Wake;
+use crate::panics::let_go;
 
 pub(super) struct Desk<T> {
     /// Held to change the queue or the source, or to take from them without waiting. No user code
@@ -81,6 +82,8 @@ impl<T> Desk<T> {
             }
         };
         self.state.lock().waiting = false;
+        // It may be the last handle, with items of the user's in it.
+        let_go(source);
         in_time
     }
 }

@@ -160,6 +160,7 @@ impl<T: Send + 'static> Inbox<T> {
         // Where the source is over, nobody waits for it.
         if let Some(source) = read {
             source.tell_taken();
+            let_go(source);
         }
         let_go(over);
         if made_room {
