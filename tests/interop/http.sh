@@ -71,7 +71,8 @@ limit=20
 for url in "$plain" "$tls"; do
     of="${url%%:*}:"
     ask "$url/"
-    check "$of no upgrade: 426" says 426 'Upgrade: websocket' 'Sec-WebSocket-Version: 13' 'Connection: close'
+    check "$of no upgrade: 426" says 426 'Upgrade: websocket' 'Sec-WebSocket-Version: 13' \
+        'Connection: close, Upgrade'
     check "$of ... and a text that says what this is" grep --quiet WebSocket <<<"${answer#*$'\n\n'}"
     ask "${upgrade[@]}" --header 'Sec-WebSocket-Version: 8' --header "Sec-WebSocket-Key: $key" "$url/"
     check "$of version 8: 426" says 426 'Upgrade: websocket' 'Sec-WebSocket-Version: 13'
