@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::limits::{self, Limit, Unit};
+use crate::os_limits::{self, Limit, Unit};
 
 /// The threads of a connection: two of its own, one for callbacks, one for its handler.
 const THREADS: u64 = 4;
@@ -65,7 +65,7 @@ pub(crate) struct Capacity {
 impl Capacity {
     /// Looks at the limits, which takes milliseconds.
     pub(crate) fn now() -> Capacity {
-        let more = Capacity::beside(&limits::all());
+        let more = Capacity::beside(&os_limits::all());
         Capacity {
             // Those that are there have been counted as used.
             connections: more.connections + CONNECTIONS.now(),

@@ -277,10 +277,10 @@ mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod limits;
 mod logging;
 mod message;
 mod net;
+mod os_limits;
 mod panics;
 mod process;
 pub mod pubsub;

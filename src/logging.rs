@@ -4,7 +4,7 @@ use std::fmt;
 
 use log::{Level, Record};
 
-use crate::panics::caught;
+use crate::panics::catch_panic;
 
 /// Logs at a level, with the module that it is called in as the target, as `log`'s own macros do.
 macro_rules! log_at {
@@ -55,7 +55,7 @@ pub(crate) fn write(
     text: fmt::Arguments<'_>,
 ) {
     // There is nobody to tell of it.
-    let _ = caught(|| {
+    let _ = catch_panic(|| {
         let record = Record::builder()
             .level(level)
             .target(module)

@@ -9,19 +9,19 @@ use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Calls the user's code; a panic in it is logged and ends nothing.
-pub(crate) fn guarded(f: impl FnOnce()) {
-    if let Err(text) = caught(f) {
+pub(crate) fn log_panic(f: impl FnOnce()) {
+    if let Err(text) = catch_panic(f) {
         crate::logging::error!("a callback panicked: {text}");
     }
 }
 
 /// Drops what is the user's, or may own something of it.
-pub(crate) fn let_go(what: impl Sized) {
-    guarded(|| drop(what));
+pub(crate) fn drop_caught(what: impl Sized) {
+    log_panic(|| drop(what));
 }
 
 /// Calls the user's code; returns the text of a panic in it.
-pub(crate) fn caught<R>(f: impl FnOnce() -> R) -> Result<R, String> {
+pub(crate) fn catch_panic<R>(f: impl FnOnce() -> R) -> Result<R, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(text_of)
 }
 
@@ -75,7 +75,7 @@ impl<T> Guarded<T> {
 
 impl<T> Drop for Guarded<T> {
     fn drop(&mut self) {
-        let_go(self.0.take());
+        drop_caught(self.0.take());
     }
 }
 
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn what_panics_when_it_is_dropped_ends_nothing_even_during_a_panic() {
         drop(Guarded::new(Bomb));
-        let panic = caught(|| {
+        let panic = catch_panic(|| {
             let _bomb = Guarded::new(Bomb);
             panic!("the first {}", "panic");
         });
@@ -119,9 +119,12 @@ mod tests {
 
     #[test]
     fn the_text_of_a_panic_is_told_whatever_it_panics_with() {
-        assert_eq!(caught(|| 1), Ok(1));
-        assert_eq!(caught(|| panic!("static")), Err::<(), _>("static".into()));
-        let odd = caught(|| std::panic::panic_any(7));
+        assert_eq!(catch_panic(|| 1), Ok(1));
+        assert_eq!(
+            catch_panic(|| panic!("static")),
+            Err::<(), _>("static".into())
+        );
+        let odd = catch_panic(|| std::panic::panic_any(7));
         assert_eq!(odd, Err::<(), _>("(no text)".into()));
     }
 }

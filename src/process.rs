@@ -6,16 +6,16 @@
 
 /// The process that something belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Home(u32);
+pub(crate) struct OwnerProcess(u32);
 
-impl Home {
+impl OwnerProcess {
     /// This process; it takes a system call to find out.
-    pub(crate) fn here() -> Self {
-        Home(std::process::id())
+    pub(crate) fn current() -> Self {
+        OwnerProcess(std::process::id())
     }
 
     /// Whether this is that process, and not a child of it.
-    pub(crate) fn is_here(self) -> bool {
-        self == Home::here()
+    pub(crate) fn is_current(self) -> bool {
+        self == OwnerProcess::current()
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::limits::{self, Limit};
+use crate::os_limits::{self, Limit};
 
 /// For how long there is none to be had once there was none.
 const REFUSED: Duration = Duration::from_millis(100);
@@ -20,7 +20,7 @@ const REFUSED: Duration = Duration::from_millis(100);
 /// How many threads may be started before maps are counted again, where they cannot be.
 const UNKNOWN: i64 = 1000;
 
-static ROOM: Room = Room::new(REFUSED);
+static BUDGET: ThreadBudget = ThreadBudget::new(REFUSED);
 
 /// Starts a thread of that name.
 ///
@@ -36,15 +36,15 @@ pub(crate) fn spawn_to_join<R: Send + 'static>(
     name: &str,
     f: impl FnOnce() -> R + Send + 'static,
 ) -> io::Result<JoinHandle<R>> {
-    ROOM.take(limits::maps)?;
+    BUDGET.take(os_limits::maps)?;
     thread::Builder::new()
         .name(name.into())
         .spawn(f)
-        .map_err(limits::of_threads)
+        .map_err(os_limits::of_threads)
 }
 
 /// How many threads may be started before memory maps are counted again.
-struct Room {
+struct ThreadBudget {
     left: AtomicI64,
     /// Why there was none, and when. Held while maps are counted, so that one thread does.
     refused: Mutex<Option<(Instant, String)>>,
@@ -52,9 +52,9 @@ struct Room {
     holds: Duration,
 }
 
-impl Room {
+impl ThreadBudget {
     const fn new(holds: Duration) -> Self {
-        Room {
+        ThreadBudget {
             left: AtomicI64::new(0),
             refused: Mutex::new(None),
             holds,
@@ -96,7 +96,7 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::Unit;
+    use crate::os_limits::Unit;
 
     fn maps(used: u64) -> impl FnOnce() -> Option<Limit> {
         move || {
@@ -117,43 +117,43 @@ mod tests {
 
     #[test]
     fn maps_are_counted_anew_when_half_of_those_left_may_be_used_up() {
-        let room = Room::new(REFUSED);
+        let budget = ThreadBudget::new(REFUSED);
         // Of the 6400, 100 are for others: that leaves room for 1000 threads.
-        room.take(maps(2300)).unwrap();
+        budget.take(maps(2300)).unwrap();
         for _ in 0..500 {
-            room.take(not_counted).unwrap();
+            budget.take(not_counted).unwrap();
         }
-        room.take(maps(4300)).unwrap();
+        budget.take(maps(4300)).unwrap();
         for _ in 0..250 {
-            room.take(not_counted).unwrap();
+            budget.take(not_counted).unwrap();
         }
-        room.take(maps(6296)).unwrap();
+        budget.take(maps(6296)).unwrap();
     }
 
     #[test]
     fn without_maps_there_is_no_thread_and_a_reason() {
-        let room = Room::new(Duration::from_secs(3600));
-        let error = room.take(maps(6298)).unwrap_err().to_string();
+        let budget = ThreadBudget::new(Duration::from_secs(3600));
+        let error = budget.take(maps(6298)).unwrap_err().to_string();
         assert!(
             error.starts_with("this process has 6298 memory maps"),
             "{error}"
         );
         // They are not counted for each of those that follow.
-        assert_eq!(room.take(not_counted).unwrap_err().to_string(), error);
+        assert_eq!(budget.take(not_counted).unwrap_err().to_string(), error);
     }
 
     #[test]
     fn when_there_are_maps_again_there_are_threads_again() {
-        let room = Room::new(Duration::ZERO);
-        room.take(maps(6298)).unwrap_err();
-        room.take(maps(100)).unwrap();
-        room.take(not_counted).unwrap();
+        let budget = ThreadBudget::new(Duration::ZERO);
+        budget.take(maps(6298)).unwrap_err();
+        budget.take(maps(100)).unwrap();
+        budget.take(not_counted).unwrap();
     }
 
     #[test]
     fn where_maps_cannot_be_counted_threads_are_started() {
-        let room = Room::new(REFUSED);
-        room.take(|| None).unwrap();
-        room.take(not_counted).unwrap();
+        let budget = ThreadBudget::new(REFUSED);
+        budget.take(|| None).unwrap();
+        budget.take(not_counted).unwrap();
     }
 }

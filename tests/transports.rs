@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use rig::{DEADLINE, UPGRADE, eventually, pair_over, read_head, within};
-use rtcbot_websocket::transport::{Cut, Halves, ReadHalf, WriteHalf};
+use rtcbot_websocket::transport::{Halves, ReadHalf, ShutdownHandle, WriteHalf};
 use rtcbot_websocket::{
     Error, Message, Options, Queue, Request, Server, Transport, Websocket, http, json,
 };
@@ -294,11 +294,11 @@ fn pipes() -> (Pipes, Pipes) {
 
 impl Transport for Pipes {
     fn split(self: Box<Self>) -> io::Result<Halves> {
-        let cut = Arc::new(Hook(self.0.try_clone()?));
+        let shutdown = Arc::new(Hook(self.0.try_clone()?));
         Ok(Halves {
             read: Box::new(In(self.0)),
             write: Box::new(Out(self.1)),
-            cut,
+            shutdown,
         })
     }
 }
@@ -330,13 +330,13 @@ impl WriteHalf for Out {
         Ok(())
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    fn shutdown_write(&mut self) -> io::Result<()> {
         self.0.shutdown(Shutdown::Both)
     }
 }
 
-impl Cut for Hook {
-    fn cut(&self) {
+impl ShutdownHandle for Hook {
+    fn shutdown(&self) {
         let _ = self.0.shutdown(Shutdown::Both);
     }
 }
@@ -383,8 +383,8 @@ impl WriteHalf for MineOut {
         Ok(())
     }
 
-    fn finish(&mut self) -> io::Result<()> {
-        self.0.finish()
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.0.shutdown_write()
     }
 }
 
@@ -481,7 +481,7 @@ impl Transport for Faulty<UnixStream> {
         Ok(Halves {
             read: Box::new(Faulty(self.0.try_clone()?, self.1.clone())),
             write: Box::new(Faulty(BufWriter::new(self.0.try_clone()?), self.1.clone())),
-            cut: Arc::new(Faulty(Hook(self.0.try_clone()?), self.1.clone())),
+            shutdown: Arc::new(Faulty(Hook(self.0.try_clone()?), self.1.clone())),
         })
     }
 
@@ -539,16 +539,16 @@ impl WriteHalf for Faulty<BufWriter<UnixStream>> {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    fn shutdown_write(&mut self) -> io::Result<()> {
         self.1.pass(Part::Finish);
         self.0.get_ref().shutdown(Shutdown::Write)
     }
 }
 
-impl Cut for Faulty<Hook> {
-    fn cut(&self) {
+impl ShutdownHandle for Faulty<Hook> {
+    fn shutdown(&self) {
         self.1.pass(Part::Cut);
-        self.0.cut();
+        self.0.shutdown();
     }
 }
 
@@ -805,7 +805,7 @@ impl Transport for Nothing {
         Ok(Halves {
             read: Box::new(In(UnixStream::pair()?.0)),
             write: Box::new(Nothing),
-            cut: Arc::new(Hook(UnixStream::pair()?.0)),
+            shutdown: Arc::new(Hook(UnixStream::pair()?.0)),
         })
     }
 }
@@ -829,7 +829,7 @@ impl WriteHalf for Nothing {
         Ok(0)
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    fn shutdown_write(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

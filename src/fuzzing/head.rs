@@ -12,12 +12,12 @@ use super::replay::{ACCEPT, Replay, Script, Then};
 use super::tape::{Tape, edit};
 use crate::error::Error;
 use crate::net::handshake::client::{self, redirects_to};
-use crate::net::handshake::server::{self, Refusal, Terms, parse_request, too_long};
+use crate::net::handshake::server::{self, HandshakeConfig, Refusal, parse_request, too_long};
 use crate::net::handshake::{Failure, MAX_HEAD, MAX_HEADERS, subprotocols};
-use crate::net::incoming::{Entrance, Incoming, Step};
+use crate::net::http_response;
 use crate::net::origin::Origins;
+use crate::net::pending::{Acceptor, PendingRequest, Step};
 use crate::net::request::Request;
-use crate::net::response;
 use crate::net::socket::Socket;
 use crate::net::target::Target;
 
@@ -77,9 +77,9 @@ fn check_arrival(bytes: &[u8], bits: u8, parsed: &Parsed) {
     };
     let full = bits & 0xf8 == 0xf8;
     let (here, mut there) = UnixStream::pair().expect("descriptors");
-    let mut incoming = Incoming::new(
+    let mut pending = PendingRequest::new(
         Socket::from(here),
-        &Entrance::default(),
+        &Acceptor::default(),
         Instant::now() + FAR_AWAY,
     );
     let mut sent = 0;
@@ -87,8 +87,8 @@ fn check_arrival(bytes: &[u8], bits: u8, parsed: &Parsed) {
         // Nobody reads at the other end once the request is there.
         there.write_all(piece).expect("room");
         sent += piece.len();
-        incoming = match incoming.go_on() {
-            Step::Wait(incoming) => incoming,
+        pending = match pending.go_on() {
+            Step::Wait(pending) => pending,
             Step::Complete(complete) if full => {
                 let Step::Wait(refused) = complete.refuse(StatusCode::SERVICE_UNAVAILABLE) else {
                     panic!("the client is still there")
@@ -96,7 +96,7 @@ fn check_arrival(bytes: &[u8], bits: u8, parsed: &Parsed) {
                 refused
             }
             Step::Complete(complete) => {
-                let request = complete.let_in(Box::new(()));
+                let request = complete.admit(Box::new(()));
                 let (_, length) = parsed
                     .as_ref()
                     .ok()
@@ -110,15 +110,15 @@ fn check_arrival(bytes: &[u8], bits: u8, parsed: &Parsed) {
         };
     }
     if matches!(parsed, Ok(None)) && bytes.len() <= MAX_HEAD {
-        assert!(!incoming.is_refused());
+        assert!(!pending.is_refused());
         // What comes too late is told so.
-        let Step::Wait(refused) = incoming.too_late() else {
+        let Step::Wait(refused) = pending.too_late() else {
             panic!("the client is still there")
         };
-        incoming = refused;
+        pending = refused;
     }
-    assert!(incoming.is_refused());
-    drop(incoming);
+    assert!(pending.is_refused());
+    drop(pending);
     let mut answer = Vec::new();
     // Closed with bytes unread, it is reset; the answer comes first.
     let _ = there.read_to_end(&mut answer);
@@ -173,7 +173,7 @@ fn check_answer(head: &http::Request<()>, bits: u8) {
         HeaderName::from_static("x-robot"),
         HeaderValue::from_static("1"),
     );
-    let terms = Terms {
+    let terms = HandshakeConfig {
         subprotocols: &supported,
         origins: &origins,
         encrypted: bits & 0x40 != 0,
@@ -223,7 +223,7 @@ fn check_answer(head: &http::Request<()>, bits: u8) {
                 !why.is_empty() && !why.chars().any(char::is_control),
                 "{why:?}"
             );
-            let bytes = response::to_bytes(response.map(|()| why), &Method::GET);
+            let bytes = http_response::to_bytes(response.map(|()| why), &Method::GET);
             refusal_in(&bytes);
         }
     }

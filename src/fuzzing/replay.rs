@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tungstenite::handshake::derive_accept_key;
 
-use crate::net::transport::{Cut, Halves, ReadHalf, Transport, WriteHalf};
+use crate::net::transport::{Halves, ReadHalf, ShutdownHandle, Transport, WriteHalf};
 
 /// The `Sec-WebSocket-Accept` of RFC 6455's example. A server that says it means the one that fits the key it
 /// was sent, which no input can know.
@@ -119,7 +119,7 @@ impl Replay {
                 timeout: None,
                 peer: peer.clone(),
             }),
-            cut: peer,
+            shutdown: peer,
         }
     }
 }
@@ -180,8 +180,8 @@ impl Peer {
     }
 }
 
-impl Cut for Peer {
-    fn cut(&self) {
+impl ShutdownHandle for Peer {
+    fn shutdown(&self) {
         self.state.lock().was_cut = true;
         self.changed.notify_all();
     }
@@ -339,7 +339,7 @@ impl WriteHalf for Ear {
         self.hear(bytes)
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    fn shutdown_write(&mut self) -> io::Result<()> {
         self.peer.state.lock().was_finished = true;
         Ok(())
     }

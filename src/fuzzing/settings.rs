@@ -9,7 +9,7 @@ use super::replay::{Replay, Script};
 use super::tape::Tape;
 use crate::error::{CloseFrame, Error};
 use crate::net::handshake::client::request_head;
-use crate::net::handshake::server::{self, Terms, parse_request};
+use crate::net::handshake::server::{self, HandshakeConfig, parse_request};
 use crate::net::handshake::{MAX_HEAD, MAX_HEADERS};
 use crate::net::origin::Origins;
 use crate::net::proxy::Proxy;
@@ -251,7 +251,7 @@ fn check_answered(
 ) {
     let mut origins = Origins::default();
     origins.allow_if(|_| true);
-    let terms = Terms {
+    let terms = HandshakeConfig {
         subprotocols: offered,
         origins: &origins,
         encrypted: false,

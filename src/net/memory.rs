@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::transport::{Cut, Halves, ReadHalf, WriteHalf};
+use super::transport::{Halves, ReadHalf, ShutdownHandle, WriteHalf};
 
 /// How many bytes one direction holds, as a socket's buffers would.
 const CAPACITY: usize = 64 << 10;
@@ -47,7 +47,7 @@ fn end(out: &Arc<Pipe>, incoming: &Arc<Pipe>) -> Halves {
             pipe: out.clone(),
             timeout: None,
         }),
-        cut: Arc::new(MemoryCut([out.clone(), incoming.clone()])),
+        shutdown: Arc::new(MemoryShutdown([out.clone(), incoming.clone()])),
     }
 }
 
@@ -152,7 +152,7 @@ impl WriteHalf for MemoryWrite {
         self.pipe.write(bytes, Some(Duration::ZERO))
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    fn shutdown_write(&mut self) -> io::Result<()> {
         self.pipe.change(|state| state.finished = true);
         Ok(())
     }
@@ -164,10 +164,10 @@ impl Drop for MemoryWrite {
     }
 }
 
-struct MemoryCut([Arc<Pipe>; 2]);
+struct MemoryShutdown([Arc<Pipe>; 2]);
 
-impl Cut for MemoryCut {
-    fn cut(&self) {
+impl ShutdownHandle for MemoryShutdown {
+    fn shutdown(&self) {
         for pipe in &self.0 {
             pipe.change(|state| state.finished = true);
         }
@@ -186,7 +186,7 @@ mod tests {
         let (a, mut b) = pair();
         let Halves { mut write, .. } = a;
         write.write_all(b"hello").unwrap();
-        write.finish().unwrap();
+        write.shutdown_write().unwrap();
         let mut read = String::new();
         b.read.read_to_string(&mut read).unwrap();
         assert_eq!(read, "hello");
@@ -216,10 +216,10 @@ mod tests {
     fn a_cut_ends_what_both_sides_wait_for() {
         let (mut a, mut b) = pair();
         while a.write.try_write(&[0; 1000]).is_ok() {}
-        let cut = a.cut.clone();
+        let handle = a.shutdown.clone();
         let writing = thread::spawn(move || a.write.write(&[0]));
         let reading = thread::spawn(move || a.read.read(&mut [0]));
-        cut.cut();
+        handle.shutdown();
         assert!(writing.join().unwrap().is_err());
         assert_eq!(reading.join().unwrap().unwrap(), 0);
         // What was written before can still be read there.

@@ -8,7 +8,7 @@ use http::header;
 use url::Url;
 
 use super::host::without_zone;
-use crate::panics::{Guarded, guarded};
+use crate::panics::{Guarded, log_panic};
 
 /// The pages that a server accepts. A request without an `Origin` comes from no page.
 #[derive(Clone, Default)]
@@ -57,7 +57,7 @@ impl Origins {
             Rule::If(f) => {
                 functions += 1;
                 let mut welcome = false;
-                guarded(|| welcome = f(&origin));
+                log_panic(|| welcome = f(&origin));
                 welcome
             }
         });

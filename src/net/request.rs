@@ -8,11 +8,11 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response};
 
 use super::basic_auth::BasicAuth;
-use super::guard::guard;
 use super::handshake::fields::mark_secrets;
 use super::handshake::server::{has_body, wants_websocket};
 use super::handshake::subprotocols;
-use super::response;
+use super::http_response;
+use super::panic_guard::guard;
 use super::transport::Transport;
 use crate::error::{Error, Result};
 
@@ -182,9 +182,9 @@ impl Request {
             let headers = response.headers_mut();
             headers.entry(header::CONTENT_TYPE).or_insert(text);
         }
-        let (head, body) = response::to_parts(response, self.method());
+        let (head, body) = http_response::to_parts(response, self.method());
         let body = body.as_ref().map_or(&[][..], AsRef::as_ref);
-        response::send(self.transport, head, body, more_to_read, self.ticket)
+        http_response::send(self.transport, head, body, more_to_read, self.ticket)
     }
 }
 

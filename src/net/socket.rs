@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, set_tcp_nodelay};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
-use super::stall::Stall;
-use super::transport::{Cut, Halves, ReadHalf, Transport, WriteHalf};
+use super::transport::{Halves, ReadHalf, ShutdownHandle, Transport, WriteHalf};
+use super::write_stall::Stall;
 
 /// A connected stream socket. Clones share the descriptor, which is closed with the last.
 #[derive(Debug, Clone)]
@@ -88,12 +88,12 @@ impl Socket {
     }
 
     /// Tells the peer that nothing more will be sent.
-    pub(crate) fn finish(&self) -> io::Result<()> {
+    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         Ok(shutdown(self, Shutdown::Write)?)
     }
 
     /// Ends it in both directions, and with that whatever anybody waits for.
-    pub(crate) fn cut(&self) {
+    pub(crate) fn shutdown(&self) {
         // It fails when the peer has ended the connection already; then nobody is blocked in it.
         let _ = shutdown(self, Shutdown::Both);
     }
@@ -135,7 +135,7 @@ impl Transport for Socket {
                 fd: self.fd.clone(),
                 timeout: None,
             }),
-            cut: Arc::new(*self),
+            shutdown: Arc::new(*self),
         })
     }
 
@@ -152,9 +152,9 @@ impl Transport for Socket {
     }
 }
 
-impl Cut for Socket {
-    fn cut(&self) {
-        Socket::cut(self);
+impl ShutdownHandle for Socket {
+    fn shutdown(&self) {
+        Socket::shutdown(self);
     }
 }
 
@@ -233,7 +233,7 @@ impl WriteHalf for SocketWrite {
         Ok(send(&self.fd, bytes, flags)?)
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    fn shutdown_write(&mut self) -> io::Result<()> {
         Ok(shutdown(&self.fd, Shutdown::Write)?)
     }
 }

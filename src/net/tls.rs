@@ -26,8 +26,8 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::handshake::Failure;
 use super::socket::{Socket, wait_for};
-use super::stall::Stall;
-use super::transport::{Cut, Halves, ReadHalf, Transport, WriteHalf, is_timeout};
+use super::transport::{Halves, ReadHalf, ShutdownHandle, Transport, WriteHalf, is_timeout};
+use super::write_stall::Stall;
 use crate::error::Error;
 
 /// How much is read from the socket at a time: a TLS record at its longest, and its header. OpenSSL
@@ -330,7 +330,7 @@ impl<S: Sock> Session<S> {
                 session: session.clone(),
                 timeout: None,
             }),
-            cut: session,
+            shutdown: session,
         }
     }
 
@@ -379,10 +379,10 @@ impl<S: Sock> Session<S> {
     }
 }
 
-impl<S: Sock> Cut for Session<S> {
-    fn cut(&self) {
+impl<S: Sock> ShutdownHandle for Session<S> {
+    fn shutdown(&self) {
         self.say_the_end();
-        self.socket.cut();
+        self.socket.shutdown();
         self.stop_reading();
     }
 }
@@ -537,9 +537,9 @@ impl<S: Sock> WriteHalf for TlsWrite<S> {
         }
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    fn shutdown_write(&mut self) -> io::Result<()> {
         self.session.say_the_end();
-        self.session.socket.finish()
+        self.session.socket.shutdown_write()
     }
 }
 
@@ -559,7 +559,7 @@ impl Tls {
         self.0.get_mut().begin()?;
         self.0.write_all(bytes)?;
         self.0.shutdown()?;
-        self.0.get_ref().socket.finish()
+        self.0.get_ref().socket.shutdown_write()
     }
 }
 

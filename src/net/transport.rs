@@ -6,17 +6,17 @@
 //! or a tunnel, implement it yourself.
 //!
 //! What has to work is: a read waits for something to read, [`set_timeout`](ReadHalf::set_timeout) limits
-//! how long reads and writes wait, and [`Cut::cut`] ends them from another thread. On these rest the
+//! how long reads and writes wait, and [`ShutdownHandle::cut`] ends them from another thread. On these rest the
 //! time-outs for connecting, closing and pings: without them a silent peer is waited for as long as it is
 //! silent. Everything else has a default; what wraps another transport passes it all on, or `wss` URLs and
 //! the short way for small messages are lost.
 //!
 //! A part that panics is not called again: its connection fails with
-//! [`Error::Internal`](crate::Error::Internal). (Where that is [`Cut::cut`], whoever is blocked in
+//! [`Error::Internal`](crate::Error::Internal). (Where that is [`ShutdownHandle::cut`], whoever is blocked in
 //! a half stays there until a time-out.)
 //!
 //! ```
-//! use rtcbot_websocket::transport::{Cut, Halves, ReadHalf, Transport, WriteHalf};
+//! use rtcbot_websocket::transport::{ShutdownHandle, Halves, ReadHalf, Transport, WriteHalf};
 //! use std::io::{self, Read, Write};
 //! use std::net::{Shutdown, TcpStream};
 //! use std::sync::Arc;
@@ -34,7 +34,7 @@
 //!         Ok(Halves {
 //!             read: Box::new(Incoming(self.0.try_clone()?)),
 //!             write: Box::new(Outgoing(self.0.try_clone()?)),
-//!             cut: Arc::new(End(self.0)),
+//!             shutdown: Arc::new(End(self.0)),
 //!         })
 //!     }
 //! }
@@ -67,13 +67,13 @@
 //!         self.0.set_write_timeout(timeout.map(|time| time.max(Duration::from_millis(1))))
 //!     }
 //!
-//!     fn finish(&mut self) -> io::Result<()> {
+//!     fn shutdown_write(&mut self) -> io::Result<()> {
 //!         self.0.shutdown(Shutdown::Write)
 //!     }
 //! }
 //!
-//! impl Cut for End {
-//!     fn cut(&self) {
+//! impl ShutdownHandle for End {
+//!     fn shutdown(&self) {
 //!         let _ = self.0.shutdown(Shutdown::Both);
 //!     }
 //! }
@@ -137,7 +137,7 @@ pub struct Halves {
     /// Belongs to the writer thread, or to a thread that puts a message while that sleeps.
     pub write: Box<dyn WriteHalf>,
     /// Used by any thread.
-    pub cut: Arc<dyn Cut>,
+    pub shutdown: Arc<dyn ShutdownHandle>,
 }
 
 /// The receiving half of a connection. A read returns what is there, waits if nothing is, and
@@ -189,14 +189,14 @@ pub trait WriteHalf: Write + Send {
     /// # Errors
     ///
     /// What the operating system says.
-    fn finish(&mut self) -> io::Result<()>;
+    fn shutdown_write(&mut self) -> io::Result<()>;
 }
 
 /// Ends something that other threads wait for.
-pub trait Cut: Send + Sync {
+pub trait ShutdownHandle: Send + Sync {
     /// Ends it now: whoever is blocked in either half returns, and nobody will block in it again. It
     /// may be called more than once, on any thread, and does not wait.
-    fn cut(&self);
+    fn shutdown(&self);
 }
 
 /// Writes it all by `deadline`, as long as the peer takes something at least every `patience`.
@@ -283,7 +283,7 @@ mod tests {
             Ok(())
         }
 
-        fn finish(&mut self) -> io::Result<()> {
+        fn shutdown_write(&mut self) -> io::Result<()> {
             Ok(())
         }
     }

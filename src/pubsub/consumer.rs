@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use super::desk::Desk;
+use super::channel::Channel;
 use super::inbox::Inbox;
 use super::sink::{Patience, Sink};
 use super::subscription::Subscription;
 use crate::error::PutError;
-use crate::panics::let_go;
+use crate::panics::drop_caught;
 
 /// What takes items: puts, and one source at a time. Clones are handles to the same consumer.
 ///
@@ -21,7 +21,7 @@ use crate::panics::let_go;
 /// Items that were put come before those of a source. As in RTCBot a put stops an active source;
 /// what has not been taken from the source by then stays in it.
 pub struct Consumer<T> {
-    desk: Arc<Desk<T>>,
+    channel: Arc<Channel<T>>,
 }
 
 /// What a [`Consumer`] reads from: a [`Subscription`], or a crossbeam [`Receiver`].
@@ -52,9 +52,9 @@ impl<T: Send + 'static> Consumer<T> {
     /// `weigh` is called on the thread that puts, and on the inbox's for what comes from a source;
     /// it may take its time without holding up others.
     pub fn with_weight(limit: usize, weigh: fn(&T) -> usize) -> (Consumer<T>, Inbox<T>) {
-        let desk = Desk::new(limit, weigh);
-        let inbox = Inbox::new(desk.clone());
-        (Consumer { desk }, inbox)
+        let channel = Channel::new(limit, weigh);
+        let inbox = Inbox::new(channel.clone());
+        (Consumer { channel }, inbox)
     }
 
     /// Takes the item; never waits. Stops an active source.
@@ -97,7 +97,7 @@ impl<T: Send + 'static> Consumer<T> {
     pub fn put_subscription(&self, source: impl Into<Source<T>>) -> bool {
         let Source(source) = source.into();
         let (taken, old) = {
-            let mut state = self.desk.state.lock();
+            let mut state = self.channel.state.lock();
             if state.closed {
                 (false, Some(source))
             } else {
@@ -106,29 +106,29 @@ impl<T: Send + 'static> Consumer<T> {
         };
         // The owner may be waiting for the old source.
         self.wake();
-        let_go(old);
+        drop_caught(old);
         taken
     }
 
     /// The active source: equal (`==`) to the one that was given.
     pub fn subscription(&self) -> Option<Subscription<T>> {
-        self.desk.state.lock().source.clone()
+        self.channel.state.lock().source.clone()
     }
 
     /// Stops reading the active source, if there is one. What was taken from it is still used; what
     /// was not stays in it.
     pub fn stop_subscription(&self) {
-        let source = self.desk.state.lock().source.take();
+        let source = self.channel.state.lock().source.take();
         if source.is_some() {
             // The owner may be waiting for it, with a handle of its own.
             self.wake();
-            let_go(source);
+            drop_caught(source);
         }
     }
 
     /// How many items wait in the queue. A source's items are not counted.
     pub fn len(&self) -> usize {
-        self.desk.state.lock().queue.len()
+        self.channel.state.lock().queue.len()
     }
 
     /// Whether no item waits in the queue.
@@ -140,13 +140,13 @@ impl<T: Send + 'static> Consumer<T> {
     /// queued can still be used up.
     pub fn close(&self) {
         let source = {
-            let mut state = self.desk.state.lock();
+            let mut state = self.channel.state.lock();
             state.closed = true;
             state.source.take()
         };
-        self.desk.room.made();
+        self.channel.space.notify();
         self.wake();
-        let_go(source);
+        drop_caught(source);
     }
 
     // What a `Websocket` needs beyond the public part.
@@ -154,20 +154,20 @@ impl<T: Send + 'static> Consumer<T> {
     /// How many items wait, those that the inbox has taken included (up to 128, of which some may have
     /// been given out), and what those in the queue weigh.
     pub(crate) fn backlog(&self) -> (usize, usize) {
-        let state = self.desk.state.lock();
-        let in_hand = self.desk.in_hand.load(Ordering::Relaxed);
-        (state.queue.len() + in_hand, state.weight)
+        let state = self.channel.state.lock();
+        let in_flight = self.channel.in_flight.load(Ordering::Relaxed);
+        (state.queue.len() + in_flight, state.weight)
     }
 
     /// As [`put_nowait`](Self::put_nowait), leaving the waking to the caller.
     pub(crate) fn push(&self, item: T) -> Result<Pushed, PutError<T>> {
-        let weight = (self.desk.weigh)(&item);
+        let weight = (self.channel.weigh)(&item);
         let (pushed, source) = {
-            let mut state = self.desk.state.lock();
+            let mut state = self.channel.state.lock();
             if state.closed {
                 return Err(PutError::Closed(item));
             }
-            if state.weight > 0 && state.weight + weight > self.desk.limit {
+            if state.weight > 0 && state.weight + weight > self.channel.limit {
                 return Err(PutError::Full(item));
             }
             state.weight += weight;
@@ -182,7 +182,7 @@ impl<T: Send + 'static> Consumer<T> {
         if source.is_some() {
             // As in `stop_subscription`; whoever else may see to the item.
             self.wake();
-            let_go(source);
+            drop_caught(source);
         }
         Ok(pushed)
     }
@@ -204,7 +204,7 @@ impl<T: Send + 'static> Consumer<T> {
             Err(PutError::Full(item)) => item,
             Err(closed) => return Err(closed),
         };
-        let waiting = self.desk.room.join();
+        let waiting = self.channel.space.register();
         loop {
             match self.push(item) {
                 Ok(pushed) => {
@@ -217,11 +217,11 @@ impl<T: Send + 'static> Consumer<T> {
                 Err(closed) => return Err(closed),
             }
             // Ended by the inbox making room, by `close`, or by the deadline.
-            let baton = match deadline {
-                None => waiting.baton().recv().is_ok(),
-                Some(deadline) => waiting.baton().recv_deadline(deadline).is_ok(),
+            let permit = match deadline {
+                None => waiting.permit().recv().is_ok(),
+                Some(deadline) => waiting.permit().recv_deadline(deadline).is_ok(),
             };
-            if !baton {
+            if !permit {
                 return Err(PutError::Full(item));
             }
         }
@@ -229,17 +229,17 @@ impl<T: Send + 'static> Consumer<T> {
 
     /// Makes the inbox's owner look again.
     pub(crate) fn wake(&self) {
-        self.desk.wake.call();
+        self.channel.wake.call();
     }
 
     /// Waits until there is something for the inbox, [`wake`](Self::wake) is called, or the consumer is closed.
     pub(crate) fn wait(&self) {
-        self.desk.wait(None);
+        self.channel.wait(None);
     }
 
     /// Waits for [`wake`](Self::wake) alone.
     pub(crate) fn wait_for_wake(&self) {
-        self.desk.wake.wait(None);
+        self.channel.wake.wait(None);
     }
 }
 
@@ -269,10 +269,10 @@ impl<T: Send + 'static> Consumer<T> {
             }
             Ok(())
         };
-        let waiting = self.desk.room.join();
+        let waiting = self.channel.space.register();
         match push(item) {
             Err(PutError::Full(item)) => {
-                patience.wait_for(waiting.baton());
+                patience.wait_for(waiting.permit());
                 push(item)
             }
             other => other,
@@ -307,14 +307,14 @@ impl<T> From<&Receiver<T>> for Source<T> {
 impl<T> Clone for Consumer<T> {
     fn clone(&self) -> Self {
         Consumer {
-            desk: self.desk.clone(),
+            channel: self.channel.clone(),
         }
     }
 }
 
 impl<T> fmt::Debug for Consumer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.desk.state.lock();
+        let state = self.channel.state.lock();
         f.debug_struct("Consumer")
             .field("len", &state.queue.len())
             .field("closed", &state.closed)

@@ -8,12 +8,12 @@ use std::thread::{self, ThreadId};
 use crossbeam_channel::Receiver;
 use parking_lot::{Condvar, Mutex};
 
-use super::limit::{Limit, Weighing};
+use super::callback_limit::{CallbackLimit, Weighing};
 use super::sink::{Patience, Sink};
 use super::subscription::SubscriptionId;
 use super::threads::{Bounded, Lacking, Order, Start, Stay, Threaded, Threads};
 use crate::error::PutError;
-use crate::panics::{guarded, let_go};
+use crate::panics::{drop_caught, log_panic};
 
 /// A thread that is started by the first callback and ends when the producer has ended, all that fed
 /// callbacks is gone, and nothing is left to call. It owns the callbacks, so that none runs under a lock.
@@ -28,7 +28,7 @@ struct Shared<T> {
     /// The thread waits here for jobs; `post` and `end` wake it.
     work: Condvar,
     weigh: fn(&T) -> usize,
-    limit: Arc<Limit>,
+    limit: Arc<CallbackLimit>,
     lacking: Lacking,
 }
 
@@ -88,7 +88,7 @@ impl<T: Send + 'static> Dispatcher<T> {
                 }),
                 work: Condvar::new(),
                 weigh: weighing.weigh,
-                limit: Limit::new(weighing.limit),
+                limit: CallbackLimit::new(weighing.limit),
                 lacking: Lacking::default(),
             }),
         }
@@ -203,18 +203,18 @@ fn dispatch<T>(shared: &Shared<T>, stay: Stay) {
             }
             Job::Remove(id) => {
                 let removed = callbacks.remove(&id);
-                let_go(removed);
+                drop_caught(removed);
             }
             Job::Call(id, item, _) => {
-                shared.limit.room.made();
+                shared.limit.space.notify();
                 let callback = callbacks.get_mut(&id);
                 let wanted = callback.filter(|callback| !callback.removed.load(Ordering::Acquire));
                 match wanted {
-                    Some(callback) => guarded(|| (callback.call)(item)),
-                    None => let_go(item),
+                    Some(callback) => log_panic(|| (callback.call)(item)),
+                    None => drop_caught(item),
                 }
             }
-            Job::Run(f) => guarded(f),
+            Job::Run(f) => log_panic(f),
         }
     }
 }
@@ -235,7 +235,7 @@ fn next_job<T>(shared: &Shared<T>, callbacks: &mut Callbacks<T>, stay: Stay) -> 
                 // What a callback owns may end up anywhere when it is dropped, in here even.
                 drop(state);
                 for (_, callback) in callbacks.drain() {
-                    let_go(callback);
+                    drop_caught(callback);
                 }
                 state = shared.state.lock();
                 continue;
@@ -287,12 +287,12 @@ impl<T: Send + 'static> Sink<T> for CallbackSink<T> {
     }
 
     fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {
-        let waiting = self.dispatcher.shared.limit.room.join();
+        let waiting = self.dispatcher.shared.limit.space.register();
         let item = match self.put_nowait(item) {
             Err(PutError::Full(item)) => item,
             other => return other,
         };
-        patience.wait_for(waiting.baton());
+        patience.wait_for(waiting.permit());
         self.put_nowait(item)
     }
 }

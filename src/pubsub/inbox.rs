@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::TryRecvError;
 
-use super::desk::Desk;
+use super::channel::Channel;
 use super::subscription::Subscription;
 use crate::error::{Error, Result};
-use crate::panics::let_go;
+use crate::panics::drop_caught;
 
 /// How many items, and how much weight, is taken from the queue at a time.
 const BATCH_ITEMS: usize = 128;
@@ -19,14 +19,14 @@ const BATCH_WEIGHT: usize = 128 << 10;
 
 /// The using side of a [`Consumer`](super::Consumer); there is one. Dropping it closes the consumer.
 pub struct Inbox<T> {
-    desk: Arc<Desk<T>>,
+    channel: Arc<Channel<T>>,
     taken: VecDeque<T>,
 }
 
 impl<T: Send + 'static> Inbox<T> {
-    pub(super) fn new(desk: Arc<Desk<T>>) -> Self {
+    pub(super) fn new(channel: Arc<Channel<T>>) -> Self {
         Inbox {
-            desk,
+            channel,
             taken: VecDeque::new(),
         }
     }
@@ -59,7 +59,7 @@ impl<T: Send + 'static> Inbox<T> {
             return Ok(item);
         }
         // Closed, and nothing is left: a put that was accepted before is in the queue by now.
-        let closed = self.desk.state.lock().closed;
+        let closed = self.channel.state.lock().closed;
         match self.take() {
             Some(item) => Ok(item),
             None if closed => Err(Error::Ended),
@@ -73,7 +73,7 @@ impl<T: Send + 'static> Inbox<T> {
                 Err(Error::Empty) => {}
                 other => return other,
             }
-            if !self.desk.wait(deadline) {
+            if !self.channel.wait(deadline) {
                 return Err(Error::Timeout);
             }
         }
@@ -90,7 +90,7 @@ impl<T: Send + 'static> Inbox<T> {
     /// Puts items back that were taken, and those that are still in here behind them: they are the
     /// queue's first.
     pub(crate) fn put_back(&mut self, items: impl IntoIterator<Item = T>) {
-        let weigh = self.desk.weigh;
+        let weigh = self.channel.weigh;
         let back = items.into_iter().chain(self.taken.drain(..));
         let mut back: VecDeque<_> = back
             .map(|item| {
@@ -99,11 +99,11 @@ impl<T: Send + 'static> Inbox<T> {
             })
             .collect();
         let weight = back.iter().map(|(_, weight)| weight).sum::<usize>();
-        let mut state = self.desk.state.lock();
+        let mut state = self.channel.state.lock();
         state.weight += weight;
         back.append(&mut state.queue);
         state.queue = back;
-        self.desk.in_hand.store(0, Ordering::Relaxed);
+        self.channel.in_flight.store(0, Ordering::Relaxed);
     }
 
     fn fill(&mut self) {
@@ -114,25 +114,31 @@ impl<T: Send + 'static> Inbox<T> {
         while self.taken.len() < BATCH_ITEMS && weight < BATCH_WEIGHT {
             let from_source = self.take_some(few, &mut weight);
             let new = self.taken.len() - from_source;
-            weight += self.taken.range(new..).map(self.desk.weigh).sum::<usize>();
+            weight += self
+                .taken
+                .range(new..)
+                .map(self.channel.weigh)
+                .sum::<usize>();
             if from_source < few {
                 break;
             }
             few *= 2;
         }
-        self.desk.in_hand.store(self.taken.len(), Ordering::Relaxed);
+        self.channel
+            .in_flight
+            .store(self.taken.len(), Ordering::Relaxed);
     }
 
     /// Takes from the queue what fits into a batch that weighs so much already, and then a few of
     /// the source's items. Returns how many those are.
     fn take_some(&mut self, few: usize, weight: &mut usize) -> usize {
-        let desk = &*self.desk;
+        let channel = &*self.channel;
         let mut over = None;
         let mut read = None;
         let mut from_source = 0;
         let mut made_room = false;
         {
-            let mut state = desk.state.lock();
+            let mut state = channel.state.lock();
             while self.taken.len() < BATCH_ITEMS && *weight < BATCH_WEIGHT {
                 let Some((item, heavy)) = state.queue.pop_front() else {
                     break;
@@ -160,11 +166,11 @@ impl<T: Send + 'static> Inbox<T> {
         // Where the source is over, nobody waits for it.
         if let Some(source) = read {
             source.tell_taken();
-            let_go(source);
+            drop_caught(source);
         }
-        let_go(over);
+        drop_caught(over);
         if made_room {
-            desk.room.made();
+            channel.space.notify();
         }
         from_source
     }
@@ -173,19 +179,19 @@ impl<T: Send + 'static> Inbox<T> {
 impl<T> Drop for Inbox<T> {
     fn drop(&mut self) {
         let (queue, source) = {
-            let mut state = self.desk.state.lock();
+            let mut state = self.channel.state.lock();
             state.closed = true;
             state.weight = 0;
             (std::mem::take(&mut state.queue), state.source.take())
         };
-        self.desk.in_hand.store(0, Ordering::Relaxed);
-        self.desk.room.made();
+        self.channel.in_flight.store(0, Ordering::Relaxed);
+        self.channel.space.notify();
         // Each by itself: the destructor of one may panic, and that of the next.
         let queue = queue.into_iter().map(|(item, _)| item);
         for item in self.taken.drain(..).chain(queue) {
-            let_go(item);
+            drop_caught(item);
         }
-        let_go(source);
+        drop_caught(source);
     }
 }
 

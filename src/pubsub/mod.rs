@@ -21,18 +21,18 @@
 //!
 //! Nothing in here knows what a network is.
 
+mod callback_limit;
+mod channel;
 mod consumer;
-mod desk;
 mod dispatch;
+mod fan_out;
+mod forwarder;
 mod inbox;
-mod limit;
 mod producer;
-mod publisher;
-mod relay;
 mod ring;
-mod room;
-mod roster;
 mod sink;
+mod space;
+mod subscribers;
 mod subscription;
 mod threads;
 mod wake;
@@ -40,11 +40,11 @@ mod weight_limit;
 mod workers;
 
 pub use consumer::{Consumer, Source};
+pub use fan_out::Publisher;
 pub use inbox::Inbox;
 pub use producer::Producer;
-pub use publisher::Publisher;
 pub use sink::{Patience, Sink};
 pub use subscription::{Queue, Subscription, SubscriptionId};
 
+pub(crate) use callback_limit::{Weighing, blocking};
 pub(crate) use consumer::Pushed;
-pub(crate) use limit::{Weighing, waiting};

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::callback_limit::Weighing;
 use super::dispatch::Dispatcher;
-use super::limit::Weighing;
-use super::publisher::{Publisher, is_over};
-use super::relay::{self, Offered};
-use super::roster::{Entry, Outlet, Relay, Roster, open_queue, open_relay};
+use super::fan_out::{Publisher, is_over};
+use super::forwarder::{self, Offered};
 use super::sink::{Patience, Sink};
+use super::subscribers::{Forwarder, Output, Subscriber, Subscribers, open_forwarder, open_queue};
 use super::subscription::{Queue, Subscription, SubscriptionId};
 use super::threads::{Bounded, Lacking, Order, Start, Threaded, Threads};
 use super::workers::Workers;
@@ -22,7 +22,7 @@ use crate::error::Result;
 /// The other side, the one that emits, is the [`Publisher`]. Items that are published before anything
 /// has subscribed are kept (at most 1024, the oldest go first) and handed to whoever subscribes first.
 pub struct Producer<T> {
-    roster: Arc<Roster<T>>,
+    subscribers: Arc<Subscribers<T>>,
 }
 
 impl<T: Clone + Send + 'static> Producer<T> {
@@ -42,15 +42,15 @@ impl<T: Clone + Send + 'static> Producer<T> {
     }
 
     pub(crate) fn with_weight(queue: Queue, weighing: Weighing<T>) -> (Publisher<T>, Producer<T>) {
-        let roster = Roster::new(queue, weighing);
-        let publisher = Publisher::new(roster.clone());
-        (publisher, Producer { roster })
+        let subscribers = Subscribers::new(queue, weighing);
+        let publisher = Publisher::new(subscribers.clone());
+        (publisher, Producer { subscribers })
     }
 
     /// A new, independent subscription: it gets every item from now on.
     #[doc(alias = "SubscriptionProducer")]
     pub fn subscribe(&self) -> Subscription<T> {
-        self.subscribe_with(self.roster.queue)
+        self.subscribe_with(self.subscribers.queue)
     }
 
     /// A new subscription with a queue of your choice.
@@ -64,27 +64,32 @@ impl<T: Clone + Send + 'static> Producer<T> {
         let id = SubscriptionId::next();
         let removed = Arc::<AtomicBool>::default();
         let (items, turn, left_out, drop_later) = {
-            let mut state = self.roster.state.lock();
+            let mut state = self.subscribers.state.lock();
             let mut early = state.take_early();
-            let (outlet, items) = open_queue(queue, self.roster.weighing, &mut early);
-            let turn = outlet.turn();
-            let entry = Entry::new(id, outlet, removed.clone());
-            (items, turn, early, self.roster.insert(&mut state, entry))
+            let (output, items) = open_queue(queue, self.subscribers.weighing, &mut early);
+            let turn = output.turn();
+            let subscriber = Subscriber::new(id, output, removed.clone());
+            (
+                items,
+                turn,
+                early,
+                self.subscribers.insert(&mut state, subscriber),
+            )
         };
         if !left_out.is_empty() {
             let count = left_out.len() as u64;
-            self.roster.dropped.fetch_add(count, Ordering::Relaxed);
+            self.subscribers.dropped.fetch_add(count, Ordering::Relaxed);
         }
-        let roster = Arc::downgrade(&self.roster);
+        let subscribers = Arc::downgrade(&self.subscribers);
         let subscription = Subscription::new(
             id,
             items,
             turn,
-            self.roster.end.clone(),
+            self.subscribers.end.clone(),
             removed,
             move |id| {
-                if let Some(roster) = roster.upgrade() {
-                    roster.remove(id);
+                if let Some(subscribers) = subscribers.upgrade() {
+                    subscribers.remove(id);
                 }
             },
         );
@@ -98,11 +103,11 @@ impl<T: Clone + Send + 'static> Producer<T> {
         let removed = Arc::<AtomicBool>::default();
         loop {
             let early = {
-                let mut state = self.roster.state.lock();
+                let mut state = self.subscribers.state.lock();
                 let early = state.take_early();
                 if early.is_empty() {
-                    let entry = Entry::new(id, Outlet::sink(sink, None), removed);
-                    let drop_later = self.roster.insert(&mut state, entry);
+                    let subscriber = Subscriber::new(id, Output::sink(sink, None), removed);
+                    let drop_later = self.subscribers.insert(&mut state, subscriber);
                     drop(state);
                     drop(drop_later);
                     return id;
@@ -110,19 +115,19 @@ impl<T: Clone + Send + 'static> Producer<T> {
                 early
             };
             // Outside the lock, since this is the user's code. Meanwhile more may come early.
-            match relay::offer_all(&sink, early) {
+            match forwarder::offer_all(&sink, early) {
                 Offered::All => {}
                 Offered::Full(rest) => {
-                    self.relay(id, removed, sink, rest);
+                    self.forwarder(id, removed, sink, rest);
                     return id;
                 }
                 Offered::Closed(rest) => {
-                    let mut state = self.roster.state.lock();
-                    let lost = state.put_back_early(rest, self.roster.weighing.weigh);
+                    let mut state = self.subscribers.state.lock();
+                    let lost = state.put_back_early(rest, self.subscribers.weighing.weigh);
                     drop(state);
                     if !lost.is_empty() {
                         let count = lost.len() as u64;
-                        self.roster.dropped.fetch_add(count, Ordering::Relaxed);
+                        self.subscribers.dropped.fetch_add(count, Ordering::Relaxed);
                         crate::logging::warn!(
                             "{count} early messages are dropped: their sink was closed"
                         );
@@ -144,7 +149,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
     pub fn subscribe_callback(&self, f: impl FnMut(T) + Send + 'static) -> SubscriptionId {
         let id = SubscriptionId::next();
         let removed = Arc::<AtomicBool>::default();
-        let sink = self.roster.dispatcher.callback(id, removed.clone(), f);
+        let sink = self.subscribers.dispatcher.callback(id, removed.clone(), f);
         self.attach(id, removed, sink)
     }
 
@@ -160,7 +165,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
     ) -> SubscriptionId {
         let id = SubscriptionId::next();
         let removed = Arc::<AtomicBool>::default();
-        let (threads, weighing) = (self.roster.threads.clone(), self.roster.weighing);
+        let (threads, weighing) = (self.subscribers.threads.clone(), self.subscribers.weighing);
         let sink = Workers::new(workers, removed.clone(), weighing, threads, f);
         self.attach(id, removed, sink)
     }
@@ -171,13 +176,13 @@ impl<T: Clone + Send + 'static> Producer<T> {
     ///
     /// Returns whether it was there.
     pub fn unsubscribe(&self, which: impl AsRef<SubscriptionId>) -> bool {
-        self.roster.remove(*which.as_ref())
+        self.subscribers.remove(*which.as_ref())
     }
 
     /// Removes the default subscription that [`get`](Self::get) made, if there is one; the next
     /// `get` makes a new one.
     pub fn unsubscribe_default(&self) {
-        let default = self.roster.default.lock().take();
+        let default = self.subscribers.default.lock().take();
         if let Some(default) = default {
             self.unsubscribe(&default);
         }
@@ -185,8 +190,8 @@ impl<T: Clone + Send + 'static> Producer<T> {
 
     /// Removes all subscriptions, sinks and callbacks, the default subscription included.
     pub fn unsubscribe_all(&self) {
-        let default = self.roster.default.lock().take();
-        self.roster.clear();
+        let default = self.subscribers.default.lock().take();
+        self.subscribers.clear();
         drop(default);
     }
 
@@ -222,15 +227,15 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// How many items were dropped: by the policy of a queue, because a sink was full and could
     /// not wait, or because the operating system started no thread for callbacks.
     pub fn dropped(&self) -> u64 {
-        self.roster.dropped.load(Ordering::Relaxed)
+        self.subscribers.dropped.load(Ordering::Relaxed)
     }
 
     fn default_subscription(&self) -> Subscription<T> {
-        let mut default = self.roster.default.lock();
+        let mut default = self.subscribers.default.lock();
         if let Some(subscription) = &*default {
             return subscription.clone();
         }
-        let (subscription, drop_later) = self.new_subscription(self.roster.queue);
+        let (subscription, drop_later) = self.new_subscription(self.subscribers.queue);
         *default = Some(subscription.clone());
         drop(default);
         drop(drop_later);
@@ -245,11 +250,11 @@ impl<T: Clone + Send + 'static> Producer<T> {
         sink: impl Threaded<T>,
     ) -> SubscriptionId {
         let start = sink.starter();
-        let mut state = self.roster.state.lock();
+        let mut state = self.subscribers.state.lock();
         let early = state.take_early();
         let count = early.len();
         if state.ended && count > 0 {
-            // It is no entry, and is called all the same, unless it is removed.
+            // It is no subscriber, and is called all the same, unless it is removed.
             state.last.push((id, removed.clone()));
         }
         for item in early {
@@ -258,41 +263,42 @@ impl<T: Clone + Send + 'static> Producer<T> {
         }
         let lacking = sink.lacking();
         let queue = sink.queue();
-        let entry = Entry::new(id, Outlet::sink(sink, queue), removed).with_thread(lacking);
-        let drop_later = self.roster.insert(&mut state, entry);
+        let subscriber =
+            Subscriber::new(id, Output::sink(sink, queue), removed).with_thread(lacking);
+        let drop_later = self.subscribers.insert(&mut state, subscriber);
         drop(state);
         for _ in 0..count {
             start();
         }
         drop((start, drop_later));
-        self.roster.threads.wait();
+        self.subscribers.threads.wait();
         id
     }
 
     /// Attaches a sink that is too full for what came early: a thread hands it over, and all that follows.
-    fn relay(
+    fn forwarder(
         &self,
         id: SubscriptionId,
         removed: Arc<AtomicBool>,
         sink: impl Sink<T>,
         rest: VecDeque<T>,
     ) {
-        let relay = Relay::new(id, removed.clone());
+        let forwarder = Forwarder::new(id, removed.clone());
         let lacking = Lacking::default();
-        let mut state = self.roster.state.lock();
+        let mut state = self.subscribers.state.lock();
         let early = rest.into_iter().chain(state.take_early()).collect();
-        let (outlet, items) = open_relay(self.roster.weighing, early);
-        state.relays.push(relay.clone());
-        let entry = Entry::new(id, outlet, removed).with_thread(lacking.clone());
-        let drop_later = self.roster.insert(&mut state, entry);
+        let (output, items) = open_forwarder(self.subscribers.weighing, early);
+        state.forwarders.push(forwarder.clone());
+        let subscriber = Subscriber::new(id, output, removed).with_thread(lacking.clone());
+        let drop_later = self.subscribers.insert(&mut state, subscriber);
         drop(state);
         drop(drop_later);
-        let roster = Arc::downgrade(&self.roster);
-        let start = Start::new("ws-relay", Order::Last, &lacking, move |stay| {
-            relay::hand_over_all(&roster, &relay, items, sink, stay);
+        let subscribers = Arc::downgrade(&self.subscribers);
+        let start = Start::new("ws-forwarder", Order::Last, &lacking, move |stay| {
+            forwarder::hand_over_all(&subscribers, &forwarder, items, sink, stay);
         });
-        self.roster.threads.start(start);
-        self.roster.threads.wait();
+        self.subscribers.threads.start(start);
+        self.subscribers.threads.wait();
     }
 
     // What a `Websocket` needs beyond the public part.
@@ -301,77 +307,77 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// subscribe; and behind those.
     pub(crate) fn backlog(&self) -> usize {
         let queued = {
-            let state = self.roster.state.lock();
-            let queues = state.entries.iter().map(|entry| entry.outlet.len());
+            let state = self.subscribers.state.lock();
+            let queues = state.list.iter().map(|subscriber| subscriber.output.len());
             queues.chain([state.early.len()]).max().unwrap_or_default()
         };
-        let kept = self.roster.kept.load(Ordering::Relaxed);
-        queued.max(self.roster.dispatcher.waiting()) + kept
+        let kept = self.subscribers.kept.load(Ordering::Relaxed);
+        queued.max(self.subscribers.dispatcher.waiting()) + kept
     }
 
     pub(crate) fn dispatcher(&self) -> &Dispatcher<T> {
-        &self.roster.dispatcher
+        &self.subscribers.dispatcher
     }
 
     /// Runs `f` on the dispatch thread, for others than the publisher: where there is no thread, it
     /// is waited for, for a second at most.
     pub(crate) fn run(&self, f: impl FnOnce() + Send + 'static) {
-        self.roster.dispatcher.run(f);
-        self.roster.threads.wait();
+        self.subscribers.dispatcher.run(f);
+        self.subscribers.threads.wait();
     }
 
     /// The threads of this producer.
     pub(crate) fn threads(&self) -> &Threads {
-        &self.roster.threads
+        &self.subscribers.threads
     }
 
     /// Nothing more is to be called; to be called after
     /// [`end_before_callbacks`](Publisher::end_before_callbacks). What waits for callbacks is
     /// called, here if the system starts no thread.
     pub(crate) fn finish(&self) {
-        self.roster.finish();
+        self.subscribers.finish();
     }
 
     /// Makes the publisher wait, before its next item, until [`resume`](Self::resume).
     pub(crate) fn pause(&self) {
-        self.roster.paused.store(true, Ordering::SeqCst);
+        self.subscribers.paused.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn resume(&self) {
-        self.roster.paused.store(false, Ordering::SeqCst);
-        self.roster.nudge();
+        self.subscribers.paused.store(false, Ordering::SeqCst);
+        self.subscribers.notify();
     }
 
     /// From now on the publisher waits for full queues until `until` at the latest. An earlier time
     /// that was set before stays.
-    pub(crate) fn hurry(&self, until: Instant) {
-        self.roster.hurry(until);
+    pub(crate) fn set_delivery_deadline(&self, until: Instant) {
+        self.subscribers.set_delivery_deadline(until);
     }
 
     /// Ends the publisher's wait for full queues, and any other until `aside` is taken back: it keeps
-    /// what it could not hand over, and all that follows, for its [`catch_up`](Publisher::catch_up).
-    pub(crate) fn set_aside(&self, aside: bool) {
-        self.roster.set_aside(aside);
+    /// what it could not hand over, and all that follows, for its [`drain_backlog`](Publisher::drain_backlog).
+    pub(crate) fn spill(&self, aside: bool) {
+        self.subscribers.spill(aside);
     }
 
     /// Whether the publisher is to wait no longer.
     pub(crate) fn must_go_on(&self) -> bool {
-        let (patience, aside) = self.roster.patience();
+        let (patience, aside) = self.subscribers.patience();
         aside || is_over(patience)
     }
 
     /// To wait with on the publisher's thread, until then or until the publisher has to look.
     pub(crate) fn patience(&self, until: Option<Instant>) -> Patience<'_> {
-        let (patience, _) = self.roster.patience();
+        let (patience, _) = self.subscribers.patience();
         let until = [patience, until].into_iter().flatten().min();
-        Patience::new(&self.roster.nudge.1, until)
+        Patience::new(&self.subscribers.notify.1, until)
     }
 }
 
 impl<T> Clone for Producer<T> {
     fn clone(&self) -> Self {
         Producer {
-            roster: self.roster.clone(),
+            subscribers: self.subscribers.clone(),
         }
     }
 }
@@ -379,7 +385,7 @@ impl<T> Clone for Producer<T> {
 impl<T> fmt::Debug for Producer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Producer")
-            .field("subscribers", &self.roster.state.lock().entries.len())
+            .field("subscribers", &self.subscribers.state.lock().list.len())
             .finish_non_exhaustive()
     }
 }

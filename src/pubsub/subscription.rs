@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError};
 
-use super::limit::waiting;
+use super::callback_limit::blocking;
 use super::ring::{self, Turn};
 use super::weight_limit::Taken;
 use crate::error::{Error, Result};
-use crate::process::Home;
+use crate::process::OwnerProcess;
 
 /// What a slow reader of a subscription means.
 ///
@@ -102,12 +102,12 @@ struct Inner<T> {
 }
 
 /// How to unsubscribe, and in which process.
-type Leave = (Home, Box<dyn Fn(SubscriptionId) + Send + Sync>);
+type Leave = (OwnerProcess, Box<dyn Fn(SubscriptionId) + Send + Sync>);
 
 impl<T> Drop for Inner<T> {
     fn drop(&mut self) {
         match &self.leave {
-            Some((home, leave)) if home.is_here() => leave(self.id),
+            Some((process, leave)) if process.is_current() => leave(self.id),
             // Its locks may be held by threads that are not here.
             Some(_) => std::mem::forget(self.items.clone()),
             None => {}
@@ -132,7 +132,7 @@ impl<T> Subscription<T> {
                 taken: Some(taken),
                 end,
                 removed,
-                leave: Some((Home::here(), Box::new(leave))),
+                leave: Some((OwnerProcess::current(), Box::new(leave))),
             }),
         }
     }
@@ -164,7 +164,7 @@ impl<T> Subscription<T> {
             }
             let items = &self.inner.items;
             if self.inner.turn.is_none() {
-                let received = waiting(|| match deadline {
+                let received = blocking(|| match deadline {
                     None => items.recv().map_err(RecvTimeoutError::from),
                     Some(deadline) => items.recv_deadline(deadline),
                 });
@@ -176,7 +176,7 @@ impl<T> Subscription<T> {
                 return Ok(item);
             }
             // The lock is not held while it waits.
-            let in_time = waiting(|| {
+            let in_time = blocking(|| {
                 let mut select = Select::new();
                 select.recv(items);
                 match deadline {

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::room::Room;
 use super::sink::Patience;
+use super::space::SpaceNotifier;
 
 /// When to look first whether something was taken from a channel that is read directly, and how
 /// seldom at last.
@@ -43,7 +43,7 @@ struct Waiting {
 
 /// How those who read a queue tell that they have taken something.
 pub(super) struct Taken {
-    room: Room,
+    space: SpaceNotifier,
     /// Whether somebody has the channel itself, and takes from it without telling.
     untold: AtomicBool,
 }
@@ -62,7 +62,7 @@ impl WeightLimit {
                 next_look: FIRST_LOOK,
             }),
             taken: Arc::new(Taken {
-                room: Room::new(),
+                space: SpaceNotifier::new(),
                 untold: AtomicBool::new(false),
             }),
         }
@@ -121,7 +121,7 @@ impl WeightLimit {
         length: impl FnOnce() -> usize,
         patience: &Patience<'_>,
     ) {
-        let taking = self.taken.room.join();
+        let taking = self.taken.space.register();
         if self.has_room(weight, length) {
             return patience.look_again();
         }
@@ -131,7 +131,7 @@ impl WeightLimit {
             waiting.next_look = LAST_LOOK.min(2 * next);
             Instant::now() + next
         });
-        patience.wait_for_until(taking.baton(), look);
+        patience.wait_for_until(taking.permit(), look);
     }
 }
 
@@ -154,14 +154,14 @@ impl Waiting {
 impl Taken {
     /// Something was taken, or nobody will take any more.
     pub(super) fn tell(&self) {
-        self.room.made();
+        self.space.notify();
     }
 
     /// From now on, something may be taken without being told.
     pub(super) fn is_untold(&self) {
         if !self.untold.swap(true, Ordering::SeqCst) {
             // Who waits is to look by itself.
-            self.room.made();
+            self.space.notify();
         }
     }
 }

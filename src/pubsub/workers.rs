@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::limit::{Limit, Weighing};
+use super::callback_limit::{CallbackLimit, Weighing};
 use super::sink::{Patience, Sink};
 use super::threads::{Bounded, Lacking, Order, Start, Stay, Threaded, Threads};
 use crate::error::PutError;
-use crate::panics::{Guarded, guarded, let_go};
+use crate::panics::{Guarded, drop_caught, log_panic};
 
 /// Calls a function with each item, on up to `max` threads. A thread is started when an item finds
 /// none free; all end when this is dropped and what is queued has been handled.
@@ -30,7 +30,7 @@ struct Team<T> {
     weigh: fn(&T) -> usize,
     /// What the items weigh that wait for a thread.
     waiting: AtomicUsize,
-    limit: Arc<Limit>,
+    limit: Arc<CallbackLimit>,
     threads: Arc<Threads>,
     lacking: Lacking,
 }
@@ -55,7 +55,7 @@ impl<T: Send + 'static> Workers<T> {
                 unfinished: AtomicUsize::new(0),
                 weigh: weighing.weigh,
                 waiting: AtomicUsize::new(0),
-                limit: Limit::new(weighing.limit),
+                limit: CallbackLimit::new(weighing.limit),
                 threads,
                 lacking: Lacking::default(),
             }),
@@ -93,11 +93,11 @@ fn work<T>(team: &Team<T>, stay: Stay) {
     while let Some(item) = team.next(stay) {
         let weight = (team.weigh)(&item);
         team.waiting.fetch_sub(weight, Ordering::SeqCst);
-        team.limit.room.made();
+        team.limit.space.notify();
         if team.removed.load(Ordering::Acquire) {
-            let_go(item);
+            drop_caught(item);
         } else {
-            guarded(|| (team.call)(item));
+            log_panic(|| (team.call)(item));
         }
         team.unfinished.fetch_sub(1, Ordering::SeqCst);
     }
@@ -152,12 +152,12 @@ impl<T: Send + 'static> Sink<T> for Workers<T> {
     }
 
     fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {
-        let waiting = self.team.limit.room.join();
+        let waiting = self.team.limit.space.register();
         let item = match self.put_nowait(item) {
             Err(PutError::Full(item)) => item,
             other => return other,
         };
-        patience.wait_for(waiting.baton());
+        patience.wait_for(waiting.permit());
         self.put_nowait(item)
     }
 }

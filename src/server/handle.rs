@@ -13,9 +13,9 @@ use parking_lot::{Condvar, Mutex};
 
 use super::listener::Listener;
 use crate::error::{Error, Result};
-use crate::limits::of_descriptors;
 use crate::message::Message;
-use crate::process::Home;
+use crate::os_limits::of_descriptors;
+use crate::process::OwnerProcess;
 use crate::websocket::registry::Registry;
 use crate::websocket::{Websocket, deadline_after};
 
@@ -28,7 +28,7 @@ pub struct ServerHandle {
 /// What a server and its handles share.
 pub(super) struct Control {
     pub(super) registry: Arc<Registry>,
-    pub(super) home: Home,
+    pub(super) process: OwnerProcess,
     /// Held to look and to change; nothing is called under it.
     state: Mutex<State>,
     /// Told of every change. Its waits have a deadline, or end with the shutdowns, which have one each.
@@ -63,7 +63,7 @@ impl Control {
         let (waker, woken) = UnixStream::pair().map_err(of_descriptors)?;
         Ok(Arc::new(Control {
             registry: Registry::new(),
-            home: Home::here(),
+            process: OwnerProcess::current(),
             state: Mutex::new(State {
                 listener: Some(Arc::new(listener)),
                 waiting: false,
@@ -265,13 +265,13 @@ impl ServerHandle {
     pub fn shutdown(&self, timeout: Duration) -> Result<()> {
         let mut deadline = deadline_after(timeout);
         let control = &self.control;
-        if !control.home.is_here() {
+        if !control.process.is_current() {
             return Err(Error::Forked);
         }
         let _shutting_down = control.begin_shutdown();
         control.registry.close(deadline);
         if !control.registry.wait_for_all(deadline) {
-            control.registry.cut();
+            control.registry.abort_all();
             // The end of the connections is what handlers wait for, too.
             deadline = Instant::now() + Duration::from_secs(1);
             if !control.registry.wait_for_all(deadline) {

@@ -15,10 +15,10 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix};
 
 use super::BACKLOG;
-use crate::limits::of_descriptors;
-use crate::net::connect::socket;
+use crate::net::dial::socket;
 use crate::net::socket::Socket;
-use crate::process::Home;
+use crate::os_limits::of_descriptors;
+use crate::process::OwnerProcess;
 
 pub(crate) enum Listener {
     Tcp(TcpListener),
@@ -31,7 +31,7 @@ pub(crate) struct File {
     path: PathBuf,
     device: u64,
     inode: u64,
-    home: Home,
+    process: OwnerProcess,
 }
 
 impl Listener {
@@ -52,7 +52,7 @@ impl Listener {
             path: fs::canonicalize(path)?,
             device: metadata.dev(),
             inode: metadata.ino(),
-            home: Home::here(),
+            process: OwnerProcess::current(),
         };
         Ok(Listener::Unix(Some(file), listener))
     }
@@ -124,7 +124,7 @@ fn lock_folder_of(path: &Path) -> Option<fs::File> {
 
 impl Drop for File {
     fn drop(&mut self) {
-        if !self.home.is_here() {
+        if !self.process.is_current() {
             return;
         }
         // Another server may have taken the place.

@@ -24,14 +24,14 @@ use self::handle::{Borrowed, Control};
 use self::listener::Listener;
 use crate::capacity::{CONNECTIONS, Capacity, WAITING};
 use crate::error::Result;
-use crate::limits::{is_want_of_descriptors, of_descriptors};
 use crate::message::Message;
 use crate::net::host::Endpoint;
-use crate::net::incoming::{Entrance, Incoming, Step};
+use crate::net::pending::{Acceptor, PendingRequest, Step};
 use crate::net::request::Request;
 use crate::net::socket::{Socket, wait_for};
 #[cfg(feature = "native-tls")]
 use crate::net::tls;
+use crate::os_limits::{is_want_of_descriptors, of_descriptors};
 use crate::panics::Guarded;
 use crate::thread::spawn;
 use crate::websocket::{Websocket, deadline_after};
@@ -112,13 +112,13 @@ pub struct Server {
     control: Arc<Control>,
     local_addr: Option<SocketAddr>,
     url: String,
-    entrance: Entrance,
+    acceptor: Acceptor,
     handshake_timeout: Duration,
     max_connections: Option<usize>,
     capacity: Capacity,
     /// Those that have sent no complete head, and those that were refused and are still listened
     /// to.
-    incoming: Vec<Incoming>,
+    pending: Vec<PendingRequest>,
     /// Requests that were complete when another was handed out.
     complete: VecDeque<Request>,
     /// Until when nothing is accepted, for want of descriptors.
@@ -221,11 +221,11 @@ impl Server {
             local_addr,
             url,
             control: Control::new(listener)?,
-            entrance: Entrance::default(),
+            acceptor: Acceptor::default(),
             handshake_timeout: HANDSHAKE_TIMEOUT,
             max_connections: None,
             capacity,
-            incoming: Vec::new(),
+            pending: Vec::new(),
             complete: VecDeque::new(),
             paused_until: None,
             complained: false,
@@ -249,7 +249,7 @@ impl Server {
     /// As [`tls`](Self::tls), with a ready-made acceptor. Needs the feature `native-tls`.
     #[cfg(feature = "native-tls")]
     pub fn tls_acceptor(mut self, acceptor: native_tls::TlsAcceptor) -> Server {
-        self.entrance.tls = Some(acceptor);
+        self.acceptor.tls = Some(acceptor);
         if let Some(rest) = self.url.strip_prefix("ws") {
             self.url = format!("wss{rest}");
         }
@@ -408,8 +408,8 @@ impl Iterator for Server {
 /// What has happened while it was waited for.
 struct Events {
     /// Whether there is something to accept.
-    knocking: bool,
-    /// Which of the incoming connections can go on.
+    acceptable: bool,
+    /// Which of the pending connections can go on.
     ready: Vec<bool>,
 }
 
@@ -418,7 +418,7 @@ impl Server {
         let control = self.control.clone();
         loop {
             let Some(borrowed) = control.borrow_listener() else {
-                self.turn_all_away();
+                self.reject_all();
                 return None;
             };
             if let Some(request) = self.complete.pop_front() {
@@ -431,7 +431,7 @@ impl Server {
                     self.let_go_on(&events.ready);
                     // Only now: what has come in time is not refused, however long nobody called this.
                     self.refuse_the_late(now);
-                    if events.knocking {
+                    if events.acceptable {
                         self.accept_some(&borrowed);
                     }
                 }
@@ -455,18 +455,18 @@ impl Server {
             None => PollFlags::IN,
             Some(_) => PollFlags::empty(),
         };
-        let mut fds = Vec::with_capacity(2 + self.incoming.len());
+        let mut fds = Vec::with_capacity(2 + self.pending.len());
         fds.push(PollFd::new(&self.control.woken, PollFlags::IN));
         fds.push(PollFd::new(borrowed.listener(), listening));
-        let incoming = self.incoming.iter();
-        fds.extend(incoming.map(|incoming| PollFd::new(incoming, incoming.events())));
+        let pending = self.pending.iter();
+        fds.extend(pending.map(|pending| PollFd::new(pending, pending.events())));
 
-        let deadlines = self.incoming.iter().map(Incoming::deadline);
+        let deadlines = self.pending.iter().map(PendingRequest::deadline);
         let until = deadlines.chain(deadline).chain(self.paused_until).min();
         wait_for(&mut fds, until)?;
         let mut happened = fds.iter().map(|fd| !fd.revents().is_empty()).skip(1);
         Ok(Events {
-            knocking: happened.next().unwrap_or_default(),
+            acceptable: happened.next().unwrap_or_default(),
             ready: happened.collect(),
         })
     }
@@ -478,7 +478,7 @@ impl Server {
                     if std::mem::take(&mut self.complained) {
                         crate::logging::info!("{}: connections are accepted again", self.url);
                     }
-                    self.welcome(socket);
+                    self.start(socket);
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return,
@@ -503,12 +503,12 @@ impl Server {
         }
     }
 
-    fn welcome(&mut self, socket: Socket) {
+    fn start(&mut self, socket: Socket) {
         let deadline = deadline_after(self.handshake_timeout);
-        let step = Incoming::new(socket, &self.entrance, deadline).go_on();
+        let step = PendingRequest::new(socket, &self.acceptor, deadline).go_on();
         self.follow(step);
         // One may always wait, however many do at other servers of this process.
-        if self.incoming.len() > 1 && WAITING.now() > self.capacity.waiting {
+        if self.pending.len() > 1 && WAITING.now() > self.capacity.waiting {
             self.make_room();
         }
     }
@@ -518,15 +518,15 @@ impl Server {
     /// no claim. Returns whether there was one.
     fn make_room(&mut self) -> bool {
         loop {
-            let all = 0..self.incoming.len();
-            let Some(first) = all.min_by_key(|index| self.incoming[*index].deadline()) else {
+            let all = 0..self.pending.len();
+            let Some(first) = all.min_by_key(|index| self.pending[*index].deadline()) else {
                 return false;
             };
             // Its head may be there by now.
-            match self.incoming.swap_remove(first).go_on() {
-                Step::Wait(incoming) => {
+            match self.pending.swap_remove(first).go_on() {
+                Step::Wait(pending) => {
                     crate::logging::debug!("{}: a connection has to go for the next", self.url);
-                    incoming.refuse(StatusCode::SERVICE_UNAVAILABLE);
+                    pending.refuse(StatusCode::SERVICE_UNAVAILABLE);
                     return true;
                 }
                 Step::Gone => return true,
@@ -546,16 +546,16 @@ impl Server {
         // From the back, so that what is removed does not move what is yet to be looked at.
         for index in (0..ready.len()).rev() {
             if ready[index] {
-                let step = self.incoming.swap_remove(index).go_on();
+                let step = self.pending.swap_remove(index).go_on();
                 self.follow(step);
             }
         }
     }
 
     fn refuse_the_late(&mut self, now: Instant) {
-        for index in (0..self.incoming.len()).rev() {
-            if self.incoming[index].deadline() <= now {
-                let step = self.incoming.swap_remove(index).too_late();
+        for index in (0..self.pending.len()).rev() {
+            if self.pending[index].deadline() <= now {
+                let step = self.pending.swap_remove(index).too_late();
                 self.follow(step);
             }
         }
@@ -563,10 +563,10 @@ impl Server {
 
     fn follow(&mut self, step: Step) {
         match step {
-            Step::Wait(incoming) => self.incoming.push(incoming),
+            Step::Wait(pending) => self.pending.push(pending),
             Step::Complete(complete) if self.has_place() => {
                 let permit = Box::new(self.control.registry.admit());
-                self.complete.push_back(complete.let_in(permit));
+                self.complete.push_back(complete.admit(permit));
             }
             Step::Complete(complete) => {
                 // Once: strangers are not to fill the log.
@@ -581,12 +581,12 @@ impl Server {
     }
 
     /// The server is shutting down.
-    fn turn_all_away(&mut self) {
+    fn reject_all(&mut self) {
         for request in self.complete.drain(..) {
             let _ = request.respond(503, "shutting down");
         }
-        for incoming in self.incoming.drain(..) {
-            incoming.refuse(StatusCode::SERVICE_UNAVAILABLE);
+        for pending in self.pending.drain(..) {
+            pending.refuse(StatusCode::SERVICE_UNAVAILABLE);
         }
     }
 }
@@ -600,7 +600,7 @@ fn unix_url(path: &Path) -> String {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if !self.control.home.is_here() {
+        if !self.control.process.is_current() {
             // It is the parent's: see `Websocket`'s.
             return std::mem::forget(self.control.clone());
         }
@@ -647,7 +647,7 @@ mod tests {
         assert_eq!(server.complete.len(), 1);
         assert_eq!(server.complete[0].path(), "/first");
         // The second went in its place.
-        assert_eq!(server.incoming.len(), 1);
+        assert_eq!(server.pending.len(), 1);
         let mut answer = String::new();
         second.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
@@ -659,7 +659,7 @@ mod tests {
         server.capacity.waiting = 0;
         let _streams = [(); 5].map(|()| {
             let stream = accept(&mut server);
-            assert_eq!(server.incoming.len(), 1);
+            assert_eq!(server.pending.len(), 1);
             stream
         });
     }

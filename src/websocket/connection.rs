@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Close, CloseFrame, Error, Side};
 use crate::net::closing::{Closing, Event, Role, Todo};
-use crate::net::transport::Cut;
+use crate::net::transport::ShutdownHandle;
 
 /// A `Websocket` has one at a time; where it reconnects, one after the other.
 pub(super) struct Connection {
@@ -24,7 +24,7 @@ pub(super) struct Connection {
     failure: Option<Error>,
     /// What the operating system said first; a failure unless the closing handshake was complete.
     lost: Option<Error>,
-    cut: Option<Arc<dyn Cut>>,
+    shutdown: Option<Arc<dyn ShutdownHandle>>,
 }
 
 impl Connection {
@@ -39,7 +39,7 @@ impl Connection {
             answered: false,
             failure: None,
             lost: None,
-            cut: None,
+            shutdown: None,
         }
     }
 
@@ -72,13 +72,16 @@ impl Connection {
 
     /// Says how to end what the reader is about to wait in. `false` when it has been ended already.
     /// Also returns the one before.
-    pub(super) fn install(&mut self, cut: Arc<dyn Cut>) -> (bool, Option<Arc<dyn Cut>>) {
-        let old = self.cut.replace(cut);
+    pub(super) fn install(
+        &mut self,
+        shutdown: Arc<dyn ShutdownHandle>,
+    ) -> (bool, Option<Arc<dyn ShutdownHandle>>) {
+        let old = self.shutdown.replace(shutdown);
         (!self.was_cut, old)
     }
 
     /// Tells the closing handshake; returns what is to be done, and how to cut.
-    pub(super) fn handle(&mut self, event: Event) -> (Todo, Option<Arc<dyn Cut>>) {
+    pub(super) fn handle(&mut self, event: Event) -> (Todo, Option<Arc<dyn ShutdownHandle>>) {
         let by = match event {
             Event::Peer(_) => Side::Peer,
             _ => Side::Local,
@@ -87,18 +90,18 @@ impl Connection {
         if self.closing.has_begun() {
             self.closed_by.get_or_insert(by);
         }
-        let cut = if todo.cut { self.take_cut() } else { None };
+        let cut = if todo.cut { self.take_shutdown() } else { None };
         (todo, cut)
     }
 
-    pub(super) fn take_cut(&mut self) -> Option<Arc<dyn Cut>> {
+    pub(super) fn take_shutdown(&mut self) -> Option<Arc<dyn ShutdownHandle>> {
         self.was_cut = true;
-        self.cut.clone()
+        self.shutdown.clone()
     }
 
     /// Nothing is left to be cut.
-    pub(super) fn forget_cut(&mut self) -> Option<Arc<dyn Cut>> {
-        self.cut.take()
+    pub(super) fn forget_shutdown(&mut self) -> Option<Arc<dyn ShutdownHandle>> {
+        self.shutdown.take()
     }
 
     /// Closing has to be over by then. An earlier time that was set before stays; returns what holds.

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use crate::net::transport::ReadHalf;
 
-/// How late an alarm may be: a read that is begun with this much less time left than the last one
+/// How late an due may be: a read that is begun with this much less time left than the last one
 /// keeps the time-out of that one, which saves a system call.
 const MAX_LATE: Duration = Duration::from_millis(50);
 
 pub(crate) struct Keepalive {
     interval: Option<Duration>,
     timeout: Option<Duration>,
-    /// Reading time left until the next alarm.
+    /// Reading time left until the next due.
     left: Option<Duration>,
     /// Whether a ping has not been answered.
     awaited: bool,
@@ -28,7 +28,7 @@ pub(crate) struct Keepalive {
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Alarm {
+pub(crate) enum Due {
     Ping([u8; 8]),
     /// No answer came in this time.
     Dead(Duration),
@@ -52,7 +52,7 @@ impl Keepalive {
         half.set_timeout(None)
     }
 
-    /// Reads, for no longer than until the next alarm.
+    /// Reads, for no longer than until the next due.
     pub(crate) fn watch(
         &mut self,
         half: &mut dyn ReadHalf,
@@ -84,7 +84,7 @@ impl Keepalive {
 
     /// What is to be done now, if anything. `written` tells for how long the last ping has been
     /// written; one that waits behind a long message has not.
-    pub(crate) fn alarm(&mut self, written: impl FnOnce() -> Option<Duration>) -> Option<Alarm> {
+    pub(crate) fn due(&mut self, written: impl FnOnce() -> Option<Duration>) -> Option<Due> {
         // A read may return a little before its time is over.
         if self.left? > Duration::from_micros(500) {
             return None;
@@ -92,7 +92,7 @@ impl Keepalive {
         if let (true, Some(timeout)) = (self.awaited, self.timeout) {
             let waited = written().unwrap_or_default();
             if waited >= timeout {
-                return Some(Alarm::Dead(timeout));
+                return Some(Due::Dead(timeout));
             }
             self.left = Some(timeout - waited);
             return None;
@@ -100,7 +100,7 @@ impl Keepalive {
         self.sent += 1;
         self.awaited = true;
         self.left = self.timeout.or(self.interval);
-        Some(Alarm::Ping(self.sent.to_be_bytes()))
+        Some(Due::Ping(self.sent.to_be_bytes()))
     }
 }
 
@@ -129,11 +129,11 @@ mod tests {
 
     const TICK: Duration = Duration::from_millis(5);
 
-    fn next_alarm(keepalive: &mut Keepalive, half: &mut Silent) -> Alarm {
+    fn next_alarm(keepalive: &mut Keepalive, half: &mut Silent) -> Due {
         loop {
             let _ = keepalive.watch(half, &mut []);
-            if let Some(alarm) = keepalive.alarm(|| Some(TICK)) {
-                return alarm;
+            if let Some(due) = keepalive.due(|| Some(TICK)) {
+                return due;
             }
         }
     }
@@ -143,8 +143,8 @@ mod tests {
         let mut keepalive = Keepalive::new(Some(TICK), Some(TICK));
         let mut half = Silent(None, 0);
         let ping = next_alarm(&mut keepalive, &mut half);
-        assert_eq!(ping, Alarm::Ping(1u64.to_be_bytes()));
-        assert_eq!(next_alarm(&mut keepalive, &mut half), Alarm::Dead(TICK));
+        assert_eq!(ping, Due::Ping(1u64.to_be_bytes()));
+        assert_eq!(next_alarm(&mut keepalive, &mut half), Due::Dead(TICK));
     }
 
     #[test]
@@ -154,9 +154,9 @@ mod tests {
         next_alarm(&mut keepalive, &mut half);
         for _ in 0..3 {
             let _ = keepalive.watch(&mut half, &mut []);
-            assert_eq!(keepalive.alarm(|| None), None);
+            assert_eq!(keepalive.due(|| None), None);
         }
-        assert_eq!(next_alarm(&mut keepalive, &mut half), Alarm::Dead(TICK));
+        assert_eq!(next_alarm(&mut keepalive, &mut half), Due::Dead(TICK));
     }
 
     #[test]
@@ -178,9 +178,9 @@ mod tests {
         next_alarm(&mut keepalive, &mut half.0);
         for _ in 0..20 {
             keepalive.watch(&mut half, &mut []).unwrap();
-            assert_eq!(keepalive.alarm(|| Some(TICK)), None);
+            assert_eq!(keepalive.due(|| Some(TICK)), None);
         }
-        assert_eq!(next_alarm(&mut keepalive, &mut half.0), Alarm::Dead(TICK));
+        assert_eq!(next_alarm(&mut keepalive, &mut half.0), Due::Dead(TICK));
     }
 
     #[test]
@@ -190,7 +190,7 @@ mod tests {
         next_alarm(&mut keepalive, &mut half);
         keepalive.answered();
         let second = next_alarm(&mut keepalive, &mut half);
-        assert_eq!(second, Alarm::Ping(2u64.to_be_bytes()));
+        assert_eq!(second, Due::Ping(2u64.to_be_bytes()));
     }
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
         let mut half = Silent(None, 0);
         for n in 1u64..4 {
             let ping = next_alarm(&mut keepalive, &mut half);
-            assert_eq!(ping, Alarm::Ping(n.to_be_bytes()));
+            assert_eq!(ping, Due::Ping(n.to_be_bytes()));
         }
     }
 

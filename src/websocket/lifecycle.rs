@@ -8,11 +8,11 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
 use super::connection::{Connection, frame};
-use super::listener::Listener;
+use super::event_callback::EventCallback;
 use crate::error::{CloseFrame, Error};
 use crate::net::closing::{Event, Role, Todo};
-use crate::net::transport::Cut;
-use crate::panics::let_go;
+use crate::net::transport::ShutdownHandle;
+use crate::panics::drop_caught;
 
 /// The state of one `Websocket`. Reader, writer and users' threads all look here.
 pub(crate) struct Lifecycle {
@@ -41,25 +41,25 @@ struct State {
     /// The one that there is, or that is to come about.
     connection: Connection,
     /// This program has closed: there will be no other connection.
-    farewell: bool,
+    closed_locally: bool,
     ever_ready: bool,
     /// Why the last connection was lost, or the last attempt failed.
     last_error: Option<Error>,
     /// Why it ended; set once, with `Phase::Closed`.
     end: Option<Error>,
     /// Whether those who wait may be told: everything else has ended, too.
-    announced: bool,
+    waiters_released: bool,
     alive: Option<Sender<Infallible>>,
-    listeners: Listeners,
+    listeners: EventCallbacks,
 }
 
 /// Callbacks for what happens to a `Websocket`; to be called and dropped outside of the lock.
 #[derive(Default)]
-pub(crate) struct Listeners {
-    pub(crate) on_ready: Vec<Arc<Listener<()>>>,
-    pub(crate) on_disconnect: Vec<Arc<Listener<Error>>>,
-    pub(crate) on_error: Vec<Arc<Listener<Error>>>,
-    pub(crate) on_close: Vec<Arc<Listener<()>>>,
+pub(crate) struct EventCallbacks {
+    pub(crate) on_ready: Vec<Arc<EventCallback<()>>>,
+    pub(crate) on_disconnect: Vec<Arc<EventCallback<Error>>>,
+    pub(crate) on_error: Vec<Arc<EventCallback<Error>>>,
+    pub(crate) on_close: Vec<Arc<EventCallback<()>>>,
 }
 
 impl Lifecycle {
@@ -69,13 +69,13 @@ impl Lifecycle {
             state: Mutex::new(State {
                 phase: Phase::Connecting,
                 connection: Connection::new(role),
-                farewell: false,
+                closed_locally: false,
                 ever_ready: false,
                 last_error: None,
                 end: None,
-                announced: false,
+                waiters_released: false,
                 alive: Some(alive),
-                listeners: Listeners::default(),
+                listeners: EventCallbacks::default(),
             }),
             changed: Condvar::new(),
             closed,
@@ -119,7 +119,7 @@ impl Lifecycle {
         let state = self.state.lock();
         match &state.end {
             Some(end) => Some(end.clone()),
-            None if state.farewell || (state.phase == Phase::Closing && !self.reconnects) => {
+            None if state.closed_locally || (state.phase == Phase::Closing && !self.reconnects) => {
                 Some(Error::Closed(state.connection.closed()))
             }
             None => None,
@@ -132,14 +132,18 @@ impl Lifecycle {
     pub(crate) fn wait_ready(&self, deadline: Option<Instant>) -> Option<Result<(), Error>> {
         self.wait(deadline, |state| match &state.end {
             _ if state.connection.was_ready => Some(Ok(())),
-            Some(end) => state.announced.then(|| Err(end.clone())),
+            Some(end) => state.waiters_released.then(|| Err(end.clone())),
             None => None,
         })
     }
 
     pub(crate) fn wait_closed(&self, deadline: Option<Instant>) -> Option<Error> {
         self.wait(deadline, |state| {
-            state.end.as_ref().filter(|_| state.announced).cloned()
+            state
+                .end
+                .as_ref()
+                .filter(|_| state.waiters_released)
+                .cloned()
         })
     }
 
@@ -154,9 +158,9 @@ impl Lifecycle {
         self.wait_closing(|state| state.connection.was_cut)
     }
 
-    /// Until the end is announced, or the closing's deadline. Returns whether it was announced.
-    pub(crate) fn wait_announced(&self) -> bool {
-        self.wait_closing(|state| state.announced)
+    /// Until the end is waiters_released, or the closing's deadline. Returns whether it was waiters_released.
+    pub(crate) fn wait_waiters_released(&self) -> bool {
+        self.wait_closing(|state| state.waiters_released)
     }
 
     fn wait_closing(&self, done: impl Fn(&State) -> bool) -> bool {
@@ -176,7 +180,7 @@ impl Lifecycle {
     /// For the reader, before it tries again: until then, or this program closes. Returns whether
     /// to try again.
     pub(crate) fn wait_to_try_again(&self, until: Instant) -> bool {
-        let closed = self.wait(Some(until), |state| state.farewell.then_some(()));
+        let closed = self.wait(Some(until), |state| state.closed_locally.then_some(()));
         closed.is_none()
     }
 
@@ -211,14 +215,14 @@ impl Lifecycle {
 
     /// Says how to end what the reader is about to wait in. `false` when it has been ended already.
     #[must_use]
-    pub(crate) fn install(&self, cut: Arc<dyn Cut>) -> bool {
-        let (installed, _old) = self.change(|state| state.connection.install(cut));
+    pub(crate) fn install(&self, shutdown: Arc<dyn ShutdownHandle>) -> bool {
+        let (installed, _old) = self.change(|state| state.connection.install(shutdown));
         installed
     }
 
     /// The handshake is done and the writer about to run. `None` when the connection was cut
     /// meanwhile, else the callbacks to call.
-    pub(crate) fn set_ready(&self) -> Option<Vec<Arc<Listener<()>>>> {
+    pub(crate) fn set_ready(&self) -> Option<Vec<Arc<EventCallback<()>>>> {
         self.change(|state| {
             if state.connection.was_cut {
                 return None;
@@ -242,7 +246,7 @@ impl Lifecycle {
     }
 
     /// Tells the closing handshake; returns what is to be done, and how to cut.
-    pub(crate) fn handle(&self, event: Event) -> (Todo, Option<Arc<dyn Cut>>) {
+    pub(crate) fn handle(&self, event: Event) -> (Todo, Option<Arc<dyn ShutdownHandle>>) {
         self.change(|state| state.handle(event))
     }
 
@@ -252,9 +256,9 @@ impl Lifecycle {
         &self,
         frame: CloseFrame,
         deadline: Instant,
-    ) -> (Todo, Option<Arc<dyn Cut>>, Instant) {
+    ) -> (Todo, Option<Arc<dyn ShutdownHandle>>, Instant) {
         self.change(|state| {
-            state.farewell = true;
+            state.closed_locally = true;
             let deadline = state.connection.set_deadline(deadline);
             let (todo, cut) = state.handle(Event::Local(frame));
             (todo, cut, deadline)
@@ -269,13 +273,13 @@ impl Lifecycle {
 
     /// The connection has failed, for a reason that counts whatever else happens. The first one does.
     pub(crate) fn fail(&self, error: Error) {
-        let_go(self.change(|state| state.connection.fail(error)));
+        drop_caught(self.change(|state| state.connection.fail(error)));
     }
 
     /// The operating system reported an error, or the end of the stream; which is no news once this
     /// side has cut the connection.
     pub(crate) fn lose(&self, error: Error) {
-        let_go(self.change(|state| state.connection.lose(error)));
+        drop_caught(self.change(|state| state.connection.lose(error)));
     }
 
     /// Closing took too long: a failure, unless all that matters has been said or it has failed already.
@@ -285,10 +289,10 @@ impl Lifecycle {
 
     /// Gives up a client's connection that is not ready yet. (A server's is about to be: all it
     /// takes is a response, and then the client is told why it is closed.)
-    pub(crate) fn abandon(&self) -> Option<Arc<dyn Cut>> {
+    pub(crate) fn abandon(&self) -> Option<Arc<dyn ShutdownHandle>> {
         self.change(
             |state| match (state.phase, state.connection.closing().role()) {
-                (Phase::Connecting, Role::Client) => state.connection.take_cut(),
+                (Phase::Connecting, Role::Client) => state.connection.take_shutdown(),
                 _ => None,
             },
         )
@@ -296,12 +300,12 @@ impl Lifecycle {
 
     /// The connection did not come about: a failure, unless it was given up.
     pub(crate) fn fail_to_open(&self, error: Error) {
-        let_go(self.change(|state| state.connection.fail_to_open(error)));
+        drop_caught(self.change(|state| state.connection.fail_to_open(error)));
     }
 
     /// Cuts the connection, whatever its state.
-    pub(crate) fn cut(&self) -> Option<Arc<dyn Cut>> {
-        self.change(|state| state.connection.take_cut())
+    pub(crate) fn shut_down(&self) -> Option<Arc<dyn ShutdownHandle>> {
+        self.change(|state| state.connection.take_shutdown())
     }
 
     pub(crate) fn reader_done(&self) {
@@ -316,11 +320,11 @@ impl Lifecycle {
     /// Makes room for another connection if the one that has ended, with `unsent` messages not sent,
     /// ended for a reason that `heals`; unless this program has closed. Returns the reason, and
     /// whom to tell that the connection was lost.
-    pub(crate) fn begin_anew(
+    pub(crate) fn reconnect(
         &self,
         unsent: usize,
         heals: impl Fn(&Error) -> bool,
-    ) -> Option<(Error, Vec<Arc<Listener<Error>>>)> {
+    ) -> Option<(Error, Vec<Arc<EventCallback<Error>>>)> {
         let (anew, old) = self.change(|state| {
             let mut reason = state.connection.end(unsent);
             if let Error::Closed(close) = &mut reason {
@@ -330,7 +334,7 @@ impl Lifecycle {
             if !heals(&reason) {
                 return (None, None);
             }
-            if state.farewell {
+            if state.closed_locally {
                 // An attempt that fails when this program has just closed is one that it gives up, as
                 // it is a moment before and a moment after.
                 return (None, Some((None, state.connection.give_up(unsent))));
@@ -347,11 +351,11 @@ impl Lifecycle {
             (Some((reason, told)), Some((Some(old), error)))
         });
         // There may be the user's errors in it: not under the lock.
-        let_go(old);
+        drop_caught(old);
         anew
     }
 
-    /// The end, for those who look; [`announce`](Self::announce) tells those who wait.
+    /// The end, for those who look; [`notify_closed`](Self::notify_closed) tells those who wait.
     pub(crate) fn set_closed(&self, unsent: usize) -> Error {
         let (end, old) = {
             let mut state = self.state.lock();
@@ -361,17 +365,17 @@ impl Lifecycle {
             let old = end
                 .failure()
                 .and_then(|error| state.last_error.replace(error));
-            (end, (state.connection.forget_cut(), old))
+            (end, (state.connection.forget_shutdown(), old))
         };
         // As above.
-        let_go(old);
+        drop_caught(old);
         end
     }
 
     /// Wakes all who wait for the end. Returns the callbacks, of which some are to be called.
-    pub(crate) fn announce(&self) -> Listeners {
+    pub(crate) fn notify_closed(&self) -> EventCallbacks {
         self.change(|state| {
-            state.announced = true;
+            state.waiters_released = true;
             state.alive = None;
             std::mem::take(&mut state.listeners)
         })
@@ -380,9 +384,9 @@ impl Lifecycle {
     // Listening. Each keeps the callback for as long as its time may come, and tells whether it is to be
     // called now, since that has come already.
 
-    pub(crate) fn on_ready(&self, f: &Arc<Listener<()>>) -> bool {
+    pub(crate) fn on_ready(&self, f: &Arc<EventCallback<()>>) -> bool {
         let mut state = self.state.lock();
-        if state.announced {
+        if state.waiters_released {
             return state.ever_ready;
         }
         if self.reconnects || !state.ever_ready {
@@ -391,33 +395,33 @@ impl Lifecycle {
         state.connection.was_ready
     }
 
-    pub(crate) fn on_disconnect(&self, f: &Arc<Listener<Error>>) {
+    pub(crate) fn on_disconnect(&self, f: &Arc<EventCallback<Error>>) {
         let mut state = self.state.lock();
-        if !state.announced {
+        if !state.waiters_released {
             state.listeners.on_disconnect.push(f.clone());
         }
     }
 
-    pub(crate) fn on_error(&self, f: &Arc<Listener<Error>>) -> Option<Error> {
+    pub(crate) fn on_error(&self, f: &Arc<EventCallback<Error>>) -> Option<Error> {
         let mut state = self.state.lock();
-        if !state.announced {
+        if !state.waiters_released {
             state.listeners.on_error.push(f.clone());
             return None;
         }
         state.end.as_ref()?.failure()
     }
 
-    pub(crate) fn on_close(&self, f: &Arc<Listener<()>>) -> bool {
+    pub(crate) fn on_close(&self, f: &Arc<EventCallback<()>>) -> bool {
         let mut state = self.state.lock();
-        if !state.announced {
+        if !state.waiters_released {
             state.listeners.on_close.push(f.clone());
         }
-        state.announced
+        state.waiters_released
     }
 }
 
 impl State {
-    fn handle(&mut self, event: Event) -> (Todo, Option<Arc<dyn Cut>>) {
+    fn handle(&mut self, event: Event) -> (Todo, Option<Arc<dyn ShutdownHandle>>) {
         let done = self.connection.handle(event);
         if self.connection.closing().has_begun() && self.phase == Phase::Ready {
             self.phase = Phase::Closing;

@@ -1,22 +1,22 @@
 //! The hall: the public handle, and the two threads that join the wings.
 
+mod accept;
+mod backoff;
+mod connect;
 mod connection;
-mod dial;
+mod control;
+mod event_callback;
+mod frame_writer;
 mod keepalive;
-mod life;
 mod lifecycle;
-mod listener;
-mod open;
 mod options;
-mod outbox;
-mod pen;
-mod pings;
-mod reader;
-mod reconnect;
+mod read_loop;
+mod reader_thread;
 pub(crate) mod registry;
+mod send_queue;
 mod shared;
 mod stats;
-mod writer;
+mod writer_thread;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -29,16 +29,16 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
 use tungstenite::protocol::Role as WireRole;
 
-use self::dial::Call;
+pub use self::backoff::Backoff;
+use self::connect::ConnectRequest;
+pub use self::control::Latency;
+use self::control::MAX_UNANSWERED;
+use self::event_callback::EventCallback;
 use self::lifecycle::Phase;
-use self::listener::Listener;
 pub use self::options::Options;
 pub(crate) use self::options::deadline_after;
-pub use self::pings::Latency;
-use self::pings::MAX_UNANSWERED;
-pub use self::reconnect::Backoff;
 use self::registry::Permit;
-use self::shared::{Facts, Shared};
+use self::shared::{ConnectionInfo, Shared};
 pub use self::stats::Stats;
 use crate::error::{CloseFrame, Error, PutError, Result};
 use crate::message::Message;
@@ -47,7 +47,7 @@ use crate::net::handshake::subprotocols;
 use crate::net::memory;
 use crate::net::request::Request;
 use crate::net::transport::Transport;
-use crate::pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId, waiting};
+use crate::pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId, blocking};
 
 /// A WebSocket connection: RTCBot's `Websocket`, on two threads.
 ///
@@ -96,13 +96,13 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         let shared = &self.shared;
-        if !shared.home.is_here() {
+        if !shared.process.is_current() {
             // It is the parent's. A lock in it may be held by a thread that is not here: nothing of it is dropped.
             std::mem::forget(shared.clone());
             return;
         }
         // Nobody is left who could make room.
-        shared.producer.hurry(Instant::now());
+        shared.producer.set_delivery_deadline(Instant::now());
         if shared.lifecycle.phase() == Phase::Closed {
             return;
         }
@@ -114,7 +114,7 @@ impl Drop for Handle {
         let deadline = shared.begin_close(frame, deadline);
         // The connection's own threads must not wait for themselves.
         if shared.is_own_thread() || shared.producer.dispatcher().is_current_thread() {
-            shared.see_that_it_closes();
+            shared.spawn_close_watchdog();
         } else {
             shared.wait_until_closed(deadline);
         }
@@ -191,8 +191,8 @@ impl Websocket {
         let start = |name: &str, role, wire_role, halves| {
             let options = options.without_reconnect();
             let (shared, ends) = Shared::new(name.to_owned(), role, options);
-            let open = once(move |shared: &Shared| open::in_memory(shared, halves, wire_role));
-            life::start(shared.clone(), ends, None, open);
+            let open = once(move |shared: &Shared| accept::in_memory(shared, halves, wire_role));
+            reader_thread::start(shared.clone(), ends, None, open);
             // Takes as long as a thread to start: there is no handshake.
             shared.lifecycle.wait_ready(None);
             Self::new(shared)
@@ -203,20 +203,24 @@ impl Websocket {
         )
     }
 
-    fn start_client(call: Call, mut options: Options) -> Websocket {
+    fn start_client(call: ConnectRequest, mut options: Options) -> Websocket {
         options.forget_renewed_headers();
         let (shared, ends) = Shared::new(call.name().to_owned(), Role::Client, options);
-        life::start(shared.clone(), ends, None, move |shared| {
-            dial::as_client(shared, call.clone())
+        reader_thread::start(shared.clone(), ends, None, move |shared| {
+            connect::as_client(shared, call.clone())
         });
         Self::new(shared)
     }
 
-    fn start_over(transport: Box<dyn Transport>, call: Call, mut options: Options) -> Websocket {
+    fn start_over(
+        transport: Box<dyn Transport>,
+        call: ConnectRequest,
+        mut options: Options,
+    ) -> Websocket {
         options.forget_renewed_headers();
         let (shared, ends) = Shared::new(call.name().to_owned(), Role::Client, options);
-        let open = once(move |shared: &Shared| dial::over(shared, transport, &call));
-        life::start(shared.clone(), ends, None, open);
+        let open = once(move |shared: &Shared| connect::over(shared, transport, &call));
+        reader_thread::start(shared.clone(), ends, None, open);
         Self::new(shared)
     }
 
@@ -236,8 +240,8 @@ impl Websocket {
             desk.make_known(&shared, ws.downgrade());
         }
         let given = permit.clone();
-        let open = once(move |shared: &Shared| open::as_server(shared, request, permit));
-        life::start(shared, ends, given, open);
+        let open = once(move |shared: &Shared| accept::as_server(shared, request, permit));
+        reader_thread::start(shared, ends, given, open);
         ws
     }
 
@@ -266,7 +270,7 @@ fn once<T>(open: impl FnOnce(&Shared) -> Result<T>) -> impl FnMut(&Shared) -> Re
     let mut open = Some(open);
     move |shared| match open.take() {
         Some(open) => open(shared),
-        None => Err(open::given_up()),
+        None => Err(accept::given_up()),
     }
 }
 
@@ -434,7 +438,7 @@ impl Websocket {
     /// [`PutError::Full`] when [`send_queue`](Options::send_queue) bytes are queued,
     /// [`PutError::Closed`] when the connection is closing or has ended. Both hand the message back.
     pub fn put_nowait(&self, data: impl Into<Message>) -> Result<(), PutError<Message>> {
-        self.shared().outbox.put_nowait(data.into())
+        self.shared().send_queue.put_nowait(data.into())
     }
 
     /// Queues a message, waiting for room if need be. Stops an active source.
@@ -469,7 +473,7 @@ impl Websocket {
     ) -> Result<(), PutError<Message>> {
         match self.shared().is_reader_thread() {
             true => self.shared().put_on_the_reader_thread(message, deadline),
-            false => self.shared().outbox.put_deadline(message, deadline),
+            false => self.shared().send_queue.put_deadline(message, deadline),
         }
     }
 
@@ -512,18 +516,18 @@ impl Websocket {
     /// still have it.
     #[doc(alias = "putSubscription")]
     pub fn put_subscription(&self, source: impl Into<Source<Message>>) -> bool {
-        self.shared().outbox.consumer().put_subscription(source)
+        self.shared().send_queue.consumer().put_subscription(source)
     }
 
     /// The active source: equal (`==`) to the one that was given.
     pub fn subscription(&self) -> Option<Subscription<Message>> {
-        self.shared().outbox.consumer().subscription()
+        self.shared().send_queue.consumer().subscription()
     }
 
     /// Stops reading the active source.
     #[doc(alias = "stopSubscription")]
     pub fn stop_subscription(&self) {
-        self.shared().outbox.consumer().stop_subscription();
+        self.shared().send_queue.consumer().stop_subscription();
     }
 }
 
@@ -568,7 +572,7 @@ impl Websocket {
     /// are behind may then have messages of the last one before them.
     #[doc(alias = "onReady")]
     pub fn on_ready(&self, mut f: impl FnMut() + Send + 'static) {
-        let f = Arc::new(Listener::new(move |()| f()));
+        let f = Arc::new(EventCallback::new(move |()| f()));
         if self.shared().lifecycle.on_ready(&f) {
             self.shared().producer.run(move || f.call(()));
         }
@@ -595,7 +599,7 @@ impl Websocket {
     /// told by [`last_error`](Self::last_error), and the end by [`on_error`](Self::on_error) and
     /// [`on_close`](Self::on_close).
     pub fn on_disconnect(&self, f: impl FnMut(Error) + Send + 'static) {
-        let f = Arc::new(Listener::new(f));
+        let f = Arc::new(EventCallback::new(f));
         self.shared().lifecycle.on_disconnect(&f);
     }
 
@@ -603,7 +607,7 @@ impl Websocket {
     /// With [`Options::reconnect`], when it has failed for good.
     #[doc(alias = "onError")]
     pub fn on_error(&self, f: impl FnMut(Error) + Send + 'static) {
-        let f = Arc::new(Listener::new(f));
+        let f = Arc::new(EventCallback::new(f));
         if let Some(error) = self.shared().lifecycle.on_error(&f) {
             self.shared().producer.run(move || f.call(error));
         }
@@ -617,7 +621,7 @@ impl Websocket {
     /// [`subscribe_callback`](Self::subscribe_callback).
     #[doc(alias = "onClose")]
     pub fn on_close(&self, mut f: impl FnMut() + Send + 'static) {
-        let f = Arc::new(Listener::new(move |()| f()));
+        let f = Arc::new(EventCallback::new(move |()| f()));
         if self.shared().lifecycle.on_close(&f) {
             self.shared().producer.run(move || f.call(()));
         }
@@ -645,10 +649,10 @@ impl Websocket {
     }
 
     fn wait_ready_until(&self, deadline: Option<Instant>) -> Result<()> {
-        self.at_home()?;
+        self.in_owner_process()?;
         let lifecycle = &self.shared().lifecycle;
         let deadline = self.unless_own_thread(deadline);
-        match waiting(|| lifecycle.wait_ready(deadline)) {
+        match blocking(|| lifecycle.wait_ready(deadline)) {
             Some(Ok(())) => Ok(()),
             Some(Err(end)) => Err(end),
             None => Err(self.not_yet()),
@@ -697,16 +701,16 @@ impl Websocket {
     }
 
     fn wait_closed_until(&self, deadline: Option<Instant>) -> Result<Error> {
-        self.at_home()?;
+        self.in_owner_process()?;
         let lifecycle = &self.shared().lifecycle;
         let deadline = self.unless_own_thread(deadline);
-        let end = waiting(|| lifecycle.wait_closed(deadline));
+        let end = blocking(|| lifecycle.wait_closed(deadline));
         end.ok_or_else(|| self.not_yet())
     }
 
     /// In a forked child, nobody would end a wait.
-    fn at_home(&self) -> Result<()> {
-        match self.shared().home.is_here() {
+    fn in_owner_process(&self) -> Result<()> {
+        match self.shared().process.is_current() {
             true => Ok(()),
             false => Err(Error::Forked),
         }
@@ -770,12 +774,12 @@ impl Websocket {
     /// bytes; then nothing has happened. Else as [`close`](Self::close).
     pub fn close_with(&self, code: u16, reason: &str) -> Result<()> {
         let frame = CloseFrame::checked(code, reason)?;
-        self.at_home()?;
+        self.in_owner_process()?;
         let shared = self.shared();
         let deadline = deadline_after(shared.options.close_timeout);
         let deadline = shared.begin_close(frame, deadline);
         if shared.is_own_thread() && shared.lifecycle.phase() != Phase::Closed {
-            self.handle.shared.see_that_it_closes();
+            self.handle.shared.spawn_close_watchdog();
             return Err(Error::OwnThread);
         }
         let end = match self.wait_closed_until(Some(deadline)) {
@@ -803,12 +807,12 @@ impl Websocket {
     /// The address at the other end; `None` before the connection is ready. This and the following
     /// tell of the last connection, where there was more than one.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.facts()?.peer_addr
+        self.info()?.peer_addr
     }
 
     /// The address at this end; `None` before the connection is ready.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.facts()?.local_addr
+        self.info()?.local_addr
     }
 
     /// The head of the handshake request: on a server the client's, on a client its own. `None`
@@ -817,13 +821,13 @@ impl Websocket {
     /// Its `Debug` leaves out the values of headers that may hold a secret, and on a client of
     /// those that the program gave; it shows the query.
     pub fn request(&self) -> Option<Arc<http::Request<()>>> {
-        Some(self.facts()?.request)
+        Some(self.info()?.request)
     }
 
     /// The head of the handshake response: on a client the server's, on a server its own. `None`
     /// before the connection is ready. As [`request`](Self::request), its `Debug` shows no secrets.
     pub fn response(&self) -> Option<Arc<http::Response<()>>> {
-        Some(self.facts()?.response)
+        Some(self.info()?.response)
     }
 
     /// The subprotocol that the server chose, if any.
@@ -832,8 +836,8 @@ impl Websocket {
         subprotocols(response.headers()).next().map(str::to_owned)
     }
 
-    fn facts(&self) -> Option<Facts> {
-        self.shared().facts.lock().clone()
+    fn info(&self) -> Option<ConnectionInfo> {
+        self.shared().info.lock().clone()
     }
 
     /// Sends a ping (RFC 6455, section 5.5.2), ahead of what is queued. The channel that is returned
@@ -882,7 +886,7 @@ impl Websocket {
         let (asker, answer) = bounded(1);
         // A copy, which has no destructor of the user's.
         let payload = Bytes::copy_from_slice(&payload);
-        match shared.outbox.ping_for(payload, asker) {
+        match shared.send_queue.ping_for(payload, asker) {
             // At the end what waits is forgotten; not what has come after that.
             true => match shared.lifecycle.end() {
                 Some(end) => Err(end),
@@ -899,7 +903,7 @@ impl Websocket {
     /// before the first answer, by default 20 seconds after it is ready (`ping` asks at once), and when it
     /// has been lost or has ended.
     pub fn latency(&self) -> Option<Latency> {
-        self.shared().outbox.latency()
+        self.shared().send_queue.latency()
     }
 
     /// What has gone through this `Websocket`, and what waits in it. Takes a few short locks:
@@ -929,11 +933,11 @@ impl Websocket {
 /// Piping into a `Websocket`: while its queue is full, the giver waits.
 impl Sink<Message> for Websocket {
     fn put_nowait(&self, item: Message) -> Result<(), PutError<Message>> {
-        self.shared().outbox.put_nowait(item)
+        self.shared().send_queue.put_nowait(item)
     }
 
     fn put(&self, item: Message, patience: &Patience<'_>) -> Result<(), PutError<Message>> {
-        self.shared().outbox.put_patiently(item, patience)
+        self.shared().send_queue.put_patiently(item, patience)
     }
 }
 

@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 use http::header::{self, HeaderName, HeaderValue};
 
 use super::Websocket;
-use super::dial::{Call, HeaderSource, Proxying};
-use super::reconnect::Backoff;
+use super::backoff::Backoff;
+use super::connect::{ConnectRequest, HeaderSource, ProxyChoice};
 use crate::error::{Error, Result};
 use crate::net::basic_auth::authorization;
 use crate::net::credentials::Credentials;
-use crate::net::guard::guard;
 use crate::net::origin::Origins;
+use crate::net::panic_guard::guard;
 use crate::net::proxy::Proxy;
 use crate::net::request::Request;
 use crate::net::target::Target;
-use crate::net::transport::Transport;
 #[cfg(feature = "native-tls")]
-use crate::net::trust::Trust;
+use crate::net::tls_settings::TlsSettings;
+use crate::net::transport::Transport;
 use crate::panics::Guarded;
 use crate::pubsub::Queue;
 
@@ -74,7 +74,7 @@ pub struct Options {
     proxy_from_env: bool,
     pub(crate) origins: Origins,
     #[cfg(feature = "native-tls")]
-    pub(crate) trust: Trust,
+    pub(crate) tls: TlsSettings,
 }
 
 impl Default for Options {
@@ -106,7 +106,7 @@ impl Default for Options {
             proxy_from_env: false,
             origins: Origins::default(),
             #[cfg(feature = "native-tls")]
-            trust: Trust::default(),
+            tls: TlsSettings::default(),
         }
     }
 }
@@ -185,20 +185,20 @@ impl Options {
         }
     }
 
-    fn call(&self, url: &str) -> Result<Call> {
+    fn call(&self, url: &str) -> Result<ConnectRequest> {
         let target = Target::parse(url)?;
         #[cfg(feature = "native-tls")]
-        self.trust.check()?;
-        let proxying = match &self.proxy {
-            Some(proxy) => Proxying::Through(Proxy::parse(proxy)?),
-            None if self.proxy_from_env => Proxying::Environment,
-            None => Proxying::Direct,
+        self.tls.check()?;
+        let proxy = match &self.proxy {
+            Some(proxy) => ProxyChoice::Through(Proxy::parse(proxy)?),
+            None if self.proxy_from_env => ProxyChoice::Environment,
+            None => ProxyChoice::Direct,
         };
         if let Some(backoff) = &self.reconnect {
             backoff.check()?;
         }
         let renewed = self.renewed_headers()?;
-        Call::new(target, self.request_headers()?, renewed, proxying)
+        ConnectRequest::new(target, self.request_headers()?, renewed, proxy)
     }
 
     /// What a call with these settings asks for, without making it.
@@ -643,39 +643,39 @@ impl Options {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn root_certificate_pem(&mut self, pem: impl Into<Vec<u8>>) -> &mut Self {
-        self.trust.add_pem(pem.into());
+        self.tls.add_pem(pem.into());
         self
     }
 
     /// A certificate that is trusted beside the system's, in DER. May be given more than once.
     pub fn root_certificate_der(&mut self, der: impl Into<Vec<u8>>) -> &mut Self {
-        self.trust.add_der(der.into());
+        self.tls.add_der(der.into());
         self
     }
 
     /// The certificate and key that this client shows to a server that asks for them:
     /// `native_tls::Identity::from_pkcs8` reads PEM, `from_pkcs12` reads PKCS#12. Defaults to none.
     pub fn client_identity(&mut self, identity: native_tls::Identity) -> &mut Self {
-        self.trust.set_identity(identity);
+        self.tls.set_identity(identity);
         self
     }
 
     /// The oldest version of TLS that is spoken. Defaults to TLS 1.2.
     pub fn min_tls_version(&mut self, version: native_tls::Protocol) -> &mut Self {
-        self.trust.set_min_protocol(version);
+        self.tls.set_min_protocol(version);
         self
     }
 
     /// Whether a server is believed to be who it is **without any proof**: then whoever can answer in
     /// its place can read and change everything. Defaults to `false`.
     pub fn danger_accept_invalid_certs(&mut self, accept: bool) -> &mut Self {
-        self.trust.accept_invalid_certs(accept);
+        self.tls.accept_invalid_certs(accept);
         self
     }
 
     /// A ready-made connector, for settings that are not here; the other TLS settings do not count then.
     pub fn tls_connector(&mut self, connector: native_tls::TlsConnector) -> &mut Self {
-        self.trust.set_connector(connector);
+        self.tls.set_connector(connector);
         self
     }
 }
@@ -720,7 +720,7 @@ impl fmt::Debug for Options {
             .field("proxy_from_env", &self.proxy_from_env)
             .field("origins", &self.origins);
         #[cfg(feature = "native-tls")]
-        debug.field("trust", &self.trust);
+        debug.field("tls", &self.tls);
         debug.finish()
     }
 }

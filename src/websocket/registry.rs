@@ -11,7 +11,7 @@ use super::{WeakWebsocket, Websocket};
 use crate::capacity::{CONNECTIONS, Taken};
 use crate::error::CloseFrame;
 use crate::message::Message;
-use crate::process::Home;
+use crate::process::OwnerProcess;
 
 pub(crate) struct Registry {
     /// Held to look and to change. Nothing else is called under it.
@@ -61,7 +61,7 @@ pub(crate) struct Permit {
     registry: Arc<Registry>,
     id: u64,
     _of_this_process: Taken,
-    home: Home,
+    process: OwnerProcess,
 }
 
 /// How a server that shuts down closes its connections: "going away" (RFC 6455, section 7.4.1).
@@ -89,7 +89,7 @@ impl Registry {
             registry: self.clone(),
             id,
             _of_this_process: CONNECTIONS.take(),
-            home: Home::here(),
+            process: OwnerProcess::current(),
         }
     }
 
@@ -125,7 +125,7 @@ impl Registry {
                 true => as_json.get_or_insert_with(|| message.quoted()),
                 false => &message,
             };
-            let put = shared.outbox.put_nowait(message.clone());
+            let put = shared.send_queue.put_nowait(message.clone());
             if put.is_err_and(|error| error.is_full()) {
                 missed.extend(handle.upgrade());
             }
@@ -133,7 +133,7 @@ impl Registry {
         missed
     }
 
-    /// From now on, whatever is accepted is closed at once. The caller is to [`cut`](Self::cut) what has not
+    /// From now on, whatever is accepted is closed at once. The caller is to [`abort_all`](Self::abort_all) what has not
     /// ended by the deadline.
     pub(crate) fn close(&self, deadline: Instant) {
         self.state.lock().closing = true;
@@ -142,7 +142,7 @@ impl Registry {
             shared.begin_close(going_away(), deadline);
             // The others are waited for.
             if shared.is_own_thread() {
-                shared.see_that_it_closes();
+                shared.spawn_close_watchdog();
             }
         }
     }
@@ -180,7 +180,7 @@ impl Registry {
     }
 
     /// Ends what has not ended by itself.
-    pub(crate) fn cut(&self) {
+    pub(crate) fn abort_all(&self) {
         for (_, shared) in self.all() {
             shared.time_out();
         }
@@ -238,14 +238,14 @@ impl Desk {
         if closing {
             let deadline = super::deadline_after(shared.options.close_timeout);
             shared.begin_close(going_away(), deadline);
-            shared.see_that_it_closes();
+            shared.spawn_close_watchdog();
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if !self.home.is_here() {
+        if !self.process.is_current() {
             return std::mem::forget(self.registry.clone());
         }
         let stay = self.registry.state.lock().guests.remove(&self.id);

@@ -10,11 +10,11 @@ use parking_lot::Mutex;
 
 use super::lifecycle::{Lifecycle, Phase};
 use super::options::{Options, deadline_after};
-use super::outbox::Outbox;
+use super::send_queue::SendQueue;
 use crate::error::{Close, CloseFrame, Error, PutError, Side};
 use crate::message::Message;
 use crate::net::closing::{Event, Role};
-use crate::process::Home;
+use crate::process::OwnerProcess;
 use crate::pubsub::{Inbox, Producer, Publisher, Weighing};
 use crate::thread::spawn;
 
@@ -25,16 +25,16 @@ const LINGER_TRY_AGAIN: Duration = Duration::from_millis(5);
 
 pub(crate) struct Shared {
     /// A copy in another process does nothing.
-    pub(crate) home: Home,
+    pub(crate) process: OwnerProcess,
     pub(crate) options: Options,
     pub(crate) producer: Producer<Message>,
-    pub(crate) outbox: Outbox,
+    pub(crate) send_queue: SendQueue,
     pub(crate) lifecycle: Lifecycle,
     /// The URL, or the peer's address; for the log and for errors.
     pub(crate) name: String,
     pub(crate) received: Received,
     /// Of the connection that was made last. Held to copy or to replace it.
-    pub(crate) facts: Mutex<Option<Facts>>,
+    pub(crate) info: Mutex<Option<ConnectionInfo>>,
     pub(crate) reader_thread: OnceLock<ThreadId>,
     /// The present one. Held to look, or to replace it.
     pub(crate) writer_thread: Mutex<Option<ThreadId>>,
@@ -44,7 +44,7 @@ pub(crate) struct Shared {
 
 /// What the handshake told.
 #[derive(Debug, Clone)]
-pub(crate) struct Facts {
+pub(crate) struct ConnectionInfo {
     pub(crate) peer_addr: Option<std::net::SocketAddr>,
     pub(crate) local_addr: Option<std::net::SocketAddr>,
     pub(crate) request: Arc<http::Request<()>>,
@@ -60,7 +60,7 @@ pub(crate) struct Received {
 }
 
 /// The ends that the threads own.
-pub(crate) struct Ends {
+pub(crate) struct ThreadEnds {
     pub(crate) publisher: Publisher<Message>,
     pub(crate) inbox: Inbox<Message>,
 }
@@ -76,25 +76,25 @@ pub(crate) fn weight(message: &Message) -> usize {
 }
 
 impl Shared {
-    pub(crate) fn new(name: String, role: Role, options: Options) -> (Arc<Self>, Ends) {
+    pub(crate) fn new(name: String, role: Role, options: Options) -> (Arc<Self>, ThreadEnds) {
         let weighing = Weighing {
             weigh: weight,
             limit: options.receive_queue_bytes,
         };
         let (publisher, producer) = Producer::with_weight(options.receive_queue, weighing);
-        let (outbox, inbox) = Outbox::new(options.send_queue);
+        let (send_queue, inbox) = SendQueue::new(options.send_queue);
         if options.paused {
             producer.pause();
         }
         let shared = Arc::new(Shared {
-            home: Home::here(),
+            process: OwnerProcess::current(),
             lifecycle: Lifecycle::new(role, options.reconnect.is_some()),
             options,
             producer,
-            outbox,
+            send_queue,
             name,
             received: Received::default(),
-            facts: Mutex::default(),
+            info: Mutex::default(),
             reader_thread: OnceLock::new(),
             writer_thread: Mutex::default(),
             lingers: AtomicBool::new(false),
@@ -105,7 +105,7 @@ impl Shared {
                 shared.no_thread_for_callbacks(error);
             }
         });
-        (shared, Ends { publisher, inbox })
+        (shared, ThreadEnds { publisher, inbox })
     }
 
     /// Whether the caller is one of the two threads that a wait would wait for.
@@ -128,11 +128,11 @@ impl Shared {
             let over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             let nobody = self.lifecycle.phase() == Phase::Connecting;
             if over || nobody || self.producer.must_go_on() {
-                return self.outbox.put_nowait(message);
+                return self.send_queue.put_nowait(message);
             }
             // Ended by room, `close`, the deadline, or when the publisher must go on.
             let patience = self.producer.patience(deadline);
-            match self.outbox.put_patiently(message, &patience) {
+            match self.send_queue.put_patiently(message, &patience) {
                 Err(PutError::Full(back)) => message = back,
                 other => return other,
             }
@@ -154,41 +154,41 @@ impl Shared {
             })),
             _ => None,
         };
-        if peers.is_some() && self.outbox.has_begun_to_close() {
+        if peers.is_some() && self.send_queue.has_begun_to_close() {
             self.lifecycle.is_answered();
         }
-        let (mut todo, cut) = self.lifecycle.handle(event);
+        let (mut todo, shutdown) = self.lifecycle.handle(event);
         if let Some(mut send) = todo.send.take() {
             if peers.is_some_and(|reason| self.is_followed(&reason)) {
                 // A peer that has closed need not look at what comes: the next connection gets it.
                 send.after_the_queue = false;
-                self.outbox.close_connection(send);
+                self.send_queue.close_connection(send);
             } else {
-                self.outbox.close(send);
+                self.send_queue.close(send);
             }
         }
-        if let Some(cut) = cut {
-            cut.cut();
+        if let Some(handle) = shutdown {
+            handle.shutdown();
         }
     }
 
     /// Begins to close, unless that has begun; it has to be over by `deadline`.
     pub(crate) fn begin_close(&self, frame: CloseFrame, deadline: Instant) -> Instant {
         crate::logging::debug!("{}: closing with {frame}", self.name);
-        let (todo, cut, deadline) = self.lifecycle.begin_close(frame, deadline);
+        let (todo, shutdown, deadline) = self.lifecycle.begin_close(frame, deadline);
         // The program has had enough: nothing more waits for its full queues.
-        self.producer.hurry(Instant::now());
+        self.producer.set_delivery_deadline(Instant::now());
         match todo.send {
-            Some(send) => self.outbox.close(send),
-            None => self.outbox.consumer().close(),
+            Some(send) => self.send_queue.close(send),
+            None => self.send_queue.consumer().close(),
         }
-        if let Some(cut) = cut {
-            cut.cut();
+        if let Some(handle) = shutdown {
+            handle.shutdown();
         }
         // Nobody would miss a connection that has nothing to send.
-        if self.outbox.consumer().is_empty() {
-            if let Some(cut) = self.lifecycle.abandon() {
-                cut.cut();
+        if self.send_queue.consumer().is_empty() {
+            if let Some(handle) = self.lifecycle.abandon() {
+                handle.shutdown();
             }
         }
         deadline
@@ -196,14 +196,14 @@ impl Shared {
 
     /// Sees to it that closing is over by its deadline, on a thread of its own: for those who must
     /// not wait, since they are what it waits for. One such thread is enough.
-    pub(crate) fn see_that_it_closes(self: &Arc<Self>) {
+    pub(crate) fn spawn_close_watchdog(self: &Arc<Self>) {
         if self.lingers.swap(true, Ordering::SeqCst) {
             return;
         }
         let start = || {
             let shared = self.clone();
             spawn("ws-linger", move || {
-                if !shared.lifecycle.wait_announced() {
+                if !shared.lifecycle.wait_waiters_released() {
                     shared.time_out();
                 }
             })
@@ -241,24 +241,24 @@ impl Shared {
         self.on(Event::Timeout);
         // Not before: a Close frame that comes after something was dropped does not make an end in order.
         if self.options.reconnect.is_none() {
-            self.producer.hurry(Instant::now());
+            self.producer.set_delivery_deadline(Instant::now());
         }
-        self.cut();
-        self.free_the_reader();
+        self.shutdown();
+        self.spill_deliveries();
     }
 
     /// Where another connection may follow, nothing is dropped for want of room until this program closes. But
     /// the reader must not wait for it between the two: who has to make room may itself be waiting for the
     /// send queue, which only the next connection makes shorter.
-    fn free_the_reader(&self) {
+    fn spill_deliveries(&self) {
         if self.options.reconnect.is_some() {
-            self.producer.set_aside(true);
+            self.producer.spill(true);
         }
     }
 
     /// The peer takes nothing, not even a ping. The reader may not notice: it may itself be waiting for
     /// room in the queue that this keeps full.
-    pub(crate) fn give_up_the_peer(&self) {
+    pub(crate) fn peer_stalled(&self) {
         if self.lifecycle.phase() == Phase::Closing {
             return self.time_out();
         }
@@ -277,18 +277,18 @@ impl Shared {
     /// The connection has failed, whatever its threads are doing.
     fn give_up(&self, error: Error) {
         if !self.is_followed(&error) {
-            self.producer.hurry(Instant::now());
+            self.producer.set_delivery_deadline(Instant::now());
         }
         self.lifecycle.fail(error);
         self.on(Event::Timeout);
-        self.cut();
-        self.free_the_reader();
+        self.shutdown();
+        self.spill_deliveries();
     }
 
     /// Ends whatever the reader and the writer wait for.
-    pub(crate) fn cut(&self) {
-        if let Some(cut) = self.lifecycle.cut() {
-            cut.cut();
+    pub(crate) fn shutdown(&self) {
+        if let Some(handle) = self.lifecycle.shut_down() {
+            handle.shutdown();
         }
     }
 
@@ -312,7 +312,7 @@ impl Shared {
         self.lifecycle.set_deadline(deadline);
         // Where another connection follows, it takes what is put now.
         if !followed {
-            self.outbox.consumer().close();
+            self.send_queue.consumer().close();
         }
         self.on(Event::WriteFailed);
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::pings::Latency;
+use super::control::Latency;
 use super::shared::Shared;
 
 /// What has gone through a [`Websocket`](crate::Websocket) so far, and what waits in it now: see
@@ -57,8 +57,8 @@ pub struct Stats {
 impl Stats {
     pub(super) fn of(shared: &Shared) -> Stats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (received, sent) = (&shared.received, shared.outbox.sent());
-        let (send_queue, send_queue_bytes) = shared.outbox.consumer().backlog();
+        let (received, sent) = (&shared.received, shared.send_queue.sent());
+        let (send_queue, send_queue_bytes) = shared.send_queue.consumer().backlog();
         Stats {
             messages_in: read(&received.messages),
             messages_out: read(&sent.messages),
@@ -71,7 +71,7 @@ impl Stats {
             unconfirmed: read(&sent.unconfirmed),
             unsent: read(&sent.unsent),
             reconnects: read(&received.connections).saturating_sub(1),
-            latency: shared.outbox.latency(),
+            latency: shared.send_queue.latency(),
         }
     }
 }

@@ -397,7 +397,7 @@ fn what_is_written_arrives_in_pieces_and_then_the_end() {
     let expected = sent.clone();
     let writing = thread::spawn(move || {
         one.write.write_all(&sent).unwrap();
-        one.write.finish().unwrap();
+        one.write.shutdown_write().unwrap();
     });
     let mut received = Vec::new();
     loop {
@@ -452,16 +452,16 @@ fn a_cut_ends_what_both_sides_wait_for() {
     trouble.lanes[0].capacity = 1;
     let (mut one, mut other, observer) = halves(&trouble);
     one.write.write_all(b"a").unwrap();
-    let cut = one.cut.clone();
+    let handle = one.shutdown.clone();
     let writing = thread::spawn(move || one.write.write(b"b"));
     let reading = thread::spawn(move || one.read.read(&mut [0]));
-    cut.cut();
+    handle.shutdown();
     assert!(writing.join().unwrap().is_err());
     assert_eq!(reading.join().unwrap().unwrap(), 0);
     assert_eq!(other.read.read(&mut [0; 9]).unwrap(), 1);
     assert_eq!(other.read.read(&mut [0; 9]).unwrap(), 0);
     assert!(other.write.write(b"c").is_err());
-    drop((cut, one.cut, other));
+    drop((handle, one.shutdown, other));
     assert!(observer.wait_until_both_have_gone(Instant::now() + DEADLINE));
 }
 

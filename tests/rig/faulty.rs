@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use rtcbot_websocket::transport::{Cut, Halves, ReadHalf, Transport, WriteHalf};
+use rtcbot_websocket::transport::{Halves, ReadHalf, ShutdownHandle, Transport, WriteHalf};
 
 #[path = "observed.rs"]
 mod observed;
@@ -590,7 +590,7 @@ impl Transport for Faulty {
                 kept: Vec::new(),
                 buffer: self.buffer,
             }),
-            cut: Arc::new(FaultyCut(self.end)),
+            shutdown: Arc::new(FaultyShutdown(self.end)),
         })
     }
 }
@@ -705,7 +705,7 @@ impl WriteHalf for FaultyWrite {
         self.push_on(|| None)
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    fn shutdown_write(&mut self) -> io::Result<()> {
         let side = self.end.side;
         self.end
             .link
@@ -728,10 +728,10 @@ impl Drop for FaultyWrite {
     }
 }
 
-struct FaultyCut(Arc<End>);
+struct FaultyShutdown(Arc<End>);
 
-impl Cut for FaultyCut {
-    fn cut(&self) {
+impl ShutdownHandle for FaultyShutdown {
+    fn shutdown(&self) {
         let End {
             link,
             side,

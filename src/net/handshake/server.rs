@@ -95,7 +95,7 @@ fn upgrade_required(why: impl Into<String>) -> Box<Refusal> {
 }
 
 /// What a server asks of a request, and adds to its response.
-pub(crate) struct Terms<'a> {
+pub(crate) struct HandshakeConfig<'a> {
     /// The subprotocols it speaks, most wanted first.
     pub(crate) subprotocols: &'a [String],
     pub(crate) origins: &'a Origins,
@@ -108,7 +108,7 @@ pub(crate) struct Terms<'a> {
 /// subprotocols that the client offers; or the refusal.
 pub(crate) fn answer(
     request: &Request<()>,
-    terms: Terms<'_>,
+    config: HandshakeConfig<'_>,
 ) -> Result<Response<()>, Box<Refusal>> {
     check_method(request)?;
     check_upgrade(request)?;
@@ -117,9 +117,9 @@ pub(crate) fn answer(
     let accept = accept(request)?;
     check_body(request)?;
     check_expectation(request)?;
-    terms
+    config
         .origins
-        .check(request, terms.encrypted)
+        .check(request, config.encrypted)
         .map_err(|origin| {
             let why = format!("pages from {origin:?} may not connect here");
             refusal(StatusCode::FORBIDDEN, why)
@@ -131,12 +131,12 @@ pub(crate) fn answer(
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     let offered: Vec<_> = subprotocols(request.headers()).collect();
-    let mut supported = terms.subprotocols.iter();
+    let mut supported = config.subprotocols.iter();
     let chosen = supported.find(|name| offered.contains(&name.as_str()));
     if let Some(name) = chosen.and_then(|name| HeaderValue::from_str(name).ok()) {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
     }
-    for (name, value) in terms.headers {
+    for (name, value) in config.headers {
         headers.append(name, value);
     }
     mark_secrets(headers);

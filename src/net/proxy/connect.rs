@@ -2,12 +2,12 @@
 
 use url::Host;
 
-use super::line::Line;
+use super::stream::ProxyStream;
 use crate::net::credentials::Credentials;
 use crate::net::handshake::response::{Head, MAX_INTERIM, parse_head};
 use crate::net::handshake::{Failure, MAX_HEAD};
 
-impl Line<'_> {
+impl ProxyStream<'_> {
     /// Asks for a tunnel and reads the answer to the end of its head.
     pub(super) fn connect(&self, host: &Host<String>, port: u16) -> Result<(), Failure> {
         self.send(self.connect_request(host, port).as_bytes())?;
@@ -38,7 +38,7 @@ impl Line<'_> {
                 "it does not accept this user and password ({said})"
             )),
             (501 | 505, _) => self.failed(refused),
-            (408 | 429 | 500..=599, _) => self.hindered(refused),
+            (408 | 429 | 500..=599, _) => self.transient(refused),
             _ => self.failed(refused),
         })
     }

@@ -2,8 +2,8 @@
 
 mod connect;
 mod env;
-mod line;
 mod socks;
+mod stream;
 #[cfg(test)]
 mod testing;
 
@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use url::{Host, Url};
 
-use self::line::Line;
+use self::stream::ProxyStream;
 use super::credentials::Credentials;
 use super::handshake::Failure;
 use super::host::{Endpoint, without_zone};
@@ -79,7 +79,7 @@ impl Proxy {
         port: u16,
         deadline: Instant,
     ) -> Result<(), Failure> {
-        let line = Line::new(self, stream, deadline);
+        let line = ProxyStream::new(self, stream, deadline);
         match self.scheme {
             Scheme::Http => line.connect(host, port)?,
             Scheme::Socks5 | Scheme::Socks5h => line.socks(host, port)?,

@@ -2,7 +2,7 @@
 
 use url::Host;
 
-use super::line::Line;
+use super::stream::ProxyStream;
 use crate::net::credentials::Credentials;
 use crate::net::handshake::Failure;
 
@@ -18,7 +18,7 @@ const IPV4: u8 = 1;
 const DOMAIN: u8 = 3;
 const IPV6: u8 = 4;
 
-impl Line<'_> {
+impl ProxyStream<'_> {
     /// Agrees on a login, asks for a tunnel and reads the answer to its end.
     pub(super) fn socks(&self, host: &Host<String>, port: u16) -> Result<(), Failure> {
         let mut request = vec![SOCKS_VERSION, CONNECT, RESERVED];
@@ -119,7 +119,7 @@ impl Line<'_> {
                 reply_text(code)
             );
             return Err(match code {
-                1 | 3..=6 => self.hindered(reason),
+                1 | 3..=6 => self.transient(reason),
                 _ => self.failed(reason),
             });
         }

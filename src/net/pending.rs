@@ -11,8 +11,8 @@ use rustix::event::PollFlags;
 
 use super::handshake::MAX_HEAD;
 use super::handshake::server::{parse_request, plain, too_long};
+use super::http_response;
 use super::request::Request;
-use super::response;
 use super::socket::Socket;
 #[cfg(feature = "native-tls")]
 use super::tls::{Accepting, Tls, Wire};
@@ -21,25 +21,25 @@ use crate::capacity::{Taken, WAITING};
 
 /// How long, and for how many bytes, a client that was refused is listened to. To close a socket with
 /// bytes unread would reset the connection, and the client might not see why.
-const FAREWELL: Duration = Duration::from_secs(1);
+const DRAIN_TIME: Duration = Duration::from_secs(1);
 const MAX_UNREAD: usize = 64 << 10;
 
 /// How connections come in on a listener.
 #[derive(Clone, Default)]
-pub(crate) struct Entrance {
+pub(crate) struct Acceptor {
     #[cfg(feature = "native-tls")]
     pub(crate) tls: Option<native_tls::TlsAcceptor>,
 }
 
 /// A connection that is not a request yet. It is polled for [`events`](Self::events) and then told
 /// to [`go_on`](Self::go_on).
-pub(crate) struct Incoming {
-    visitor: Visitor,
+pub(crate) struct PendingRequest {
+    client: Client,
     stage: Stage,
 }
 
 /// What stays the same from stage to stage.
-struct Visitor {
+struct Client {
     socket: Socket,
     deadline: Instant,
     _waiting: Taken,
@@ -54,7 +54,7 @@ enum Stage {
     /// So much of the head has come.
     Head(Stream, Vec<u8>),
     /// It has been refused; so many bytes are still read.
-    Farewell(Stream, usize),
+    Draining(Stream, usize),
 }
 
 enum Stream {
@@ -65,14 +65,14 @@ enum Stream {
 
 /// What has become of it.
 pub(crate) enum Step {
-    Wait(Incoming),
+    Wait(PendingRequest),
     Complete(Box<Complete>),
     Gone,
 }
 
 /// A connection whose request's head is complete. It is let in or refused.
 pub(crate) struct Complete {
-    visitor: Visitor,
+    client: Client,
     head: http::Request<()>,
     rest: Vec<u8>,
     stream: Stream,
@@ -80,7 +80,7 @@ pub(crate) struct Complete {
 
 impl Complete {
     /// `ticket` is dropped when the connection has ended.
-    pub(crate) fn let_in(self, ticket: Box<dyn Any + Send>) -> Request {
+    pub(crate) fn admit(self, ticket: Box<dyn Any + Send>) -> Request {
         Request {
             head: self.head,
             rest: self.rest,
@@ -90,16 +90,16 @@ impl Complete {
     }
 
     pub(crate) fn refuse(self, status: StatusCode) -> Step {
-        self.visitor.refuse(self.stream, status)
+        self.client.refuse(self.stream, status)
     }
 }
 
-impl Incoming {
+impl PendingRequest {
     /// A connection that was just accepted.
-    pub(crate) fn new(socket: Socket, entrance: &Entrance, deadline: Instant) -> Self {
-        Incoming {
-            stage: entrance.first_stage(&socket),
-            visitor: Visitor {
+    pub(crate) fn new(socket: Socket, acceptor: &Acceptor, deadline: Instant) -> Self {
+        PendingRequest {
+            stage: acceptor.first_stage(&socket),
+            client: Client {
                 socket,
                 deadline,
                 _waiting: WAITING.take(),
@@ -114,37 +114,37 @@ impl Incoming {
             Stage::Handshake(handshake) => handshake.get_ref().events(),
             #[cfg(feature = "native-tls")]
             Stage::Hello(_) => PollFlags::IN,
-            Stage::Head(stream, _) | Stage::Farewell(stream, _) => stream.events(),
+            Stage::Head(stream, _) | Stage::Draining(stream, _) => stream.events(),
         }
     }
 
     /// By when something has to have become of it.
     pub(crate) fn deadline(&self) -> Instant {
-        self.visitor.deadline
+        self.client.deadline
     }
 
     #[cfg(any(test, fuzzing))]
     pub(crate) fn is_refused(&self) -> bool {
-        matches!(self.stage, Stage::Farewell(..))
+        matches!(self.stage, Stage::Draining(..))
     }
 
     /// Takes what is there.
     pub(crate) fn go_on(self) -> Step {
-        let visitor = self.visitor;
+        let client = self.client;
         match self.stage {
             #[cfg(feature = "native-tls")]
-            Stage::Hello(acceptor) => visitor.hello(acceptor),
+            Stage::Hello(acceptor) => client.hello(acceptor),
             #[cfg(feature = "native-tls")]
-            Stage::Handshake(handshake) => visitor.tls(Accepting::go_on(handshake)),
-            Stage::Head(stream, bytes) => visitor.read_head(stream, bytes),
-            Stage::Farewell(stream, left) => visitor.read_out(stream, left),
+            Stage::Handshake(handshake) => client.tls(Accepting::go_on(handshake)),
+            Stage::Head(stream, bytes) => client.read_head(stream, bytes),
+            Stage::Draining(stream, left) => client.read_out(stream, left),
         }
     }
 
     /// Its time is over.
     pub(crate) fn too_late(self) -> Step {
         match self.stage {
-            Stage::Head(stream, _) => self.visitor.refuse(stream, StatusCode::REQUEST_TIMEOUT),
+            Stage::Head(stream, _) => self.client.refuse(stream, StatusCode::REQUEST_TIMEOUT),
             _ => Step::Gone,
         }
     }
@@ -152,12 +152,12 @@ impl Incoming {
     /// Refuses it now, if it can be told anything.
     pub(crate) fn refuse(self, status: StatusCode) {
         if let Stage::Head(stream, _) = self.stage {
-            self.visitor.refuse(stream, status);
+            self.client.refuse(stream, status);
         }
     }
 }
 
-impl Entrance {
+impl Acceptor {
     fn first_stage(&self, socket: &Socket) -> Stage {
         #[cfg(feature = "native-tls")]
         if let Some(acceptor) = &self.tls {
@@ -167,7 +167,7 @@ impl Entrance {
     }
 }
 
-impl Visitor {
+impl Client {
     fn name(&self) -> String {
         match self.socket.peer_addr() {
             Some(address) => address.to_string(),
@@ -176,8 +176,8 @@ impl Visitor {
     }
 
     fn stay(self, stage: Stage) -> Step {
-        let visitor = self;
-        Step::Wait(Incoming { visitor, stage })
+        let client = self;
+        Step::Wait(PendingRequest { client, stage })
     }
 
     fn gone(self, why: &dyn std::fmt::Display) -> Step {
@@ -230,7 +230,7 @@ impl Visitor {
             match parse_request(&bytes) {
                 Ok(Some((head, length))) if length <= MAX_HEAD => {
                     return Step::Complete(Box::new(Complete {
-                        visitor: self,
+                        client: self,
                         head,
                         rest: bytes.split_off(length),
                         stream,
@@ -261,11 +261,11 @@ impl Visitor {
         let kind = HeaderValue::from_static("text/plain; charset=utf-8");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
         let response = response.map(|()| text);
-        let bytes = response::to_bytes(response, &Method::GET);
+        let bytes = http_response::to_bytes(response, &Method::GET);
         if let Err(error) = stream.say_goodbye(&bytes) {
             return self.gone(&error);
         }
-        self.deadline = Instant::now() + FAREWELL;
+        self.deadline = Instant::now() + DRAIN_TIME;
         self.read_out(stream, MAX_UNREAD)
     }
 
@@ -277,7 +277,7 @@ impl Visitor {
                 Ok(n) => left = left.saturating_sub(n),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return self.stay(Stage::Farewell(stream, left));
+                    return self.stay(Stage::Draining(stream, left));
                 }
                 Err(_) => break,
             }
@@ -309,7 +309,7 @@ impl Stream {
         match self {
             Stream::Plain(socket) => {
                 socket.send_now(bytes)?;
-                socket.finish()
+                socket.shutdown_write()
             }
             #[cfg(feature = "native-tls")]
             Stream::Tls(tls) => tls.say_goodbye(bytes),
@@ -325,9 +325,9 @@ impl Stream {
     }
 }
 
-impl AsFd for Incoming {
+impl AsFd for PendingRequest {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.visitor.socket.as_fd()
+        self.client.socket.as_fd()
     }
 }
 

@@ -1,4 +1,4 @@
-//! All that it takes to write: the codec, the socket's half, the queue's end. See [`outbox`](super::outbox).
+//! All that it takes to write: the codec, the socket's half, the queue's end. See [`send_queue`](super::send_queue).
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -7,21 +7,21 @@ use std::time::{Duration, Instant};
 use tungstenite::protocol::frame::CloseFrame as WireCloseFrame;
 use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext};
 
-use super::outbox::Outbox;
+use super::send_queue::SendQueue;
 use crate::message::Message;
 use crate::net::closing;
 use crate::net::transport::{WriteHalf, is_timeout};
-use crate::panics::let_go;
+use crate::panics::drop_caught;
 use crate::pubsub::Inbox;
 
 /// Who puts messages faster than this is better served by the writer, which sends many at once.
-const BURST: Duration = Duration::from_micros(20);
+const RECENTLY: Duration = Duration::from_micros(20);
 
 /// How much is collected before it is written, unless the queue is empty first.
 const WRITE_BUFFER: usize = 64 << 10;
 
 /// After this many messages, pongs and pings have their turn.
-const STRETCH: usize = 64;
+const MESSAGES_PER_TURN: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
@@ -43,7 +43,7 @@ pub(crate) enum Progress {
 }
 
 /// What can write: there is one for each connection.
-pub(crate) struct Pen {
+pub(crate) struct FrameWriter {
     codec: WebSocketContext,
     role: WireRole,
     out: Out,
@@ -65,7 +65,7 @@ pub(crate) struct Pen {
     messages: u64,
     bytes: u64,
     unwritten: Unwritten,
-    /// How much of it has been told to the outbox.
+    /// How much of it has been told to the send_queue.
     told: (u64, u64),
 }
 
@@ -78,7 +78,7 @@ struct Unwritten {
 }
 
 /// What a connection leaves to the next.
-pub(crate) struct Leftover {
+pub(crate) struct Unsent {
     inbox: Inbox<Message>,
     /// Messages that were encoded and not written, as far as they were kept.
     unwritten: VecDeque<Message>,
@@ -88,7 +88,7 @@ pub(crate) struct Leftover {
     written: u64,
 }
 
-impl Leftover {
+impl Unsent {
     /// How many messages were written to the connection.
     pub(crate) fn written(&self) -> u64 {
         self.written
@@ -102,7 +102,7 @@ impl Leftover {
     }
 }
 
-impl Pen {
+impl FrameWriter {
     /// With `keep`, messages are kept until they have been written.
     pub(crate) fn new(
         role: WireRole,
@@ -111,7 +111,7 @@ impl Pen {
         json: bool,
         keep: bool,
     ) -> Box<Self> {
-        Box::new(Pen {
+        Box::new(FrameWriter {
             codec: writing_codec(role),
             role,
             out: Out {
@@ -140,32 +140,37 @@ impl Pen {
     }
 
     /// Whether something was written so lately that more is likely to come.
-    pub(super) fn is_warm(&self) -> bool {
-        self.last_write.is_some_and(|then| then.elapsed() < BURST)
+    pub(super) fn wrote_recently(&self) -> bool {
+        self.last_write
+            .is_some_and(|then| then.elapsed() < RECENTLY)
     }
 
     /// Writes all there is; with [`Wait::No`], as much as the socket takes.
     ///
     /// An error is final: the stream may have ended within a frame.
-    pub(crate) fn write(&mut self, outbox: &Outbox, wait: Wait) -> tungstenite::Result<Progress> {
+    pub(crate) fn write(
+        &mut self,
+        send_queue: &SendQueue,
+        wait: Wait,
+    ) -> tungstenite::Result<Progress> {
         if std::mem::replace(&mut self.writing, true) {
             return Err(io::Error::other("the transport panicked").into());
         }
         self.out.wait = wait;
-        let progress = match self.write_all(outbox) {
+        let progress = match self.write_all(send_queue) {
             // What did not fit is in the codec's buffer.
             Err(tungstenite::Error::Io(error)) if is_timeout(&error) => Ok(Progress::Blocked),
             other => other,
         };
         self.last_write = Some(Instant::now());
-        self.note_what_is_written(outbox);
+        self.note_what_is_written(send_queue);
         self.writing = false;
         progress
     }
 
-    fn write_all(&mut self, outbox: &Outbox) -> tungstenite::Result<Progress> {
+    fn write_all(&mut self, send_queue: &SendQueue) -> tungstenite::Result<Progress> {
         loop {
-            self.write_control(outbox)?;
+            self.write_control(send_queue)?;
             if self.stopped {
                 return Ok(Progress::Stopped);
             }
@@ -173,25 +178,25 @@ impl Pen {
                 .close
                 .as_ref()
                 .is_some_and(|close| !close.after_the_queue);
-            if self.close_encoded || at_once || !self.write_messages(outbox)? {
+            if self.close_encoded || at_once || !self.write_messages(send_queue)? {
                 break;
             }
             if self.out.wait == Wait::No {
                 // Enough for a thread that came to put one message.
-                self.flush(outbox)?;
+                self.flush(send_queue)?;
                 return Ok(Progress::Blocked);
             }
         }
         if self.close_encoded || self.close.is_some() {
-            self.write_close(outbox)?;
+            self.write_close(send_queue)?;
             return Ok(Progress::Closed);
         }
-        self.flush(outbox)?;
+        self.flush(send_queue)?;
         Ok(Progress::Drained)
     }
 
-    fn write_control(&mut self, outbox: &Outbox) -> tungstenite::Result<()> {
-        let Some(work) = outbox.take_control(self.messages) else {
+    fn write_control(&mut self, send_queue: &SendQueue) -> tungstenite::Result<()> {
+        let Some(work) = send_queue.take_control(self.messages) else {
             return Ok(());
         };
         self.stopped |= work.stop;
@@ -214,14 +219,14 @@ impl Pen {
     }
 
     /// A stretch of messages; `false` when there are no more.
-    fn write_messages(&mut self, outbox: &Outbox) -> tungstenite::Result<bool> {
-        for _ in 0..STRETCH {
-            if outbox.has_control() {
+    fn write_messages(&mut self, send_queue: &SendQueue) -> tungstenite::Result<bool> {
+        for _ in 0..MESSAGES_PER_TURN {
+            if send_queue.has_control() {
                 return Ok(true);
             }
             let Some(message) = self.inbox.take() else {
                 // What came meanwhile came with a wake-up; but a pong need not wait for that.
-                return Ok(outbox.has_control());
+                return Ok(send_queue.has_control());
             };
             let wire = message.to_wire(self.json);
             self.messages += 1;
@@ -238,10 +243,10 @@ impl Pen {
                 None => Some(message),
             };
             let encoded = self.encode(wire);
-            let_go(sent);
+            drop_caught(sent);
             encoded?;
         }
-        self.note_what_is_written(outbox);
+        self.note_what_is_written(send_queue);
         Ok(true)
     }
 
@@ -253,7 +258,7 @@ impl Pen {
     }
 
     /// Forgets the messages that have been written to the last byte, and tells how much that is.
-    fn note_what_is_written(&mut self, outbox: &Outbox) {
+    fn note_what_is_written(&mut self, send_queue: &SendQueue) {
         while self
             .unwritten
             .ends
@@ -262,12 +267,12 @@ impl Pen {
         {
             self.unwritten.ends.pop_front();
             if let Some(messages) = &mut self.unwritten.messages {
-                let_go(messages.pop_front());
+                drop_caught(messages.pop_front());
             }
         }
-        outbox.count_encoded(self.unwritten.ends.len());
+        send_queue.count_encoded(self.unwritten.ends.len());
         let written = (self.written(), self.out.written);
-        outbox.count_written(written.0 - self.told.0, written.1 - self.told.1);
+        send_queue.count_written(written.0 - self.told.0, written.1 - self.told.1);
         self.told = written;
     }
 
@@ -276,11 +281,11 @@ impl Pen {
         self.messages - self.unwritten.ends.len() as u64
     }
 
-    fn write_close(&mut self, outbox: &Outbox) -> tungstenite::Result<()> {
+    fn write_close(&mut self, send_queue: &SendQueue) -> tungstenite::Result<()> {
         if self.close.is_some() {
             // First all before it, so that an answer to it is known from a frame that crosses it.
-            self.flush(outbox)?;
-            outbox.begins_to_close();
+            self.flush(send_queue)?;
+            send_queue.begins_to_close();
         }
         if let Some(close) = self.close.take() {
             self.close_encoded = true;
@@ -293,16 +298,16 @@ impl Pen {
             self.bytes += frame_length(body, self.role);
             self.codec.close(&mut self.out, frame)?;
         }
-        self.flush(outbox)?;
+        self.flush(send_queue)?;
         if self.last_word {
             // Nothing more is expected from the peer, so it must not wait for this side to end the
             // stream in return.
-            let _ = self.out.half.finish();
+            let _ = self.out.half.shutdown_write();
         }
         Ok(())
     }
 
-    fn flush(&mut self, outbox: &Outbox) -> tungstenite::Result<()> {
+    fn flush(&mut self, send_queue: &SendQueue) -> tungstenite::Result<()> {
         self.codec.flush(&mut self.out)?;
         debug_assert_eq!(self.bytes, self.out.written);
         if std::mem::take(&mut self.has_grown) {
@@ -310,10 +315,10 @@ impl Pen {
             self.codec = writing_codec(self.role);
         }
         if std::mem::take(&mut self.ping_encoded) {
-            outbox.pings_are_written();
+            send_queue.pings_are_written();
             // These are as long as the longest burst was. That is seldom needed again soon, and pings are
             // seldom enough to give it back.
-            self.note_what_is_written(outbox);
+            self.note_what_is_written(send_queue);
             self.unwritten.ends.shrink_to_fit();
             if let Some(messages) = &mut self.unwritten.messages {
                 messages.shrink_to_fit();
@@ -323,11 +328,11 @@ impl Pen {
     }
 
     /// The connection has ended.
-    pub(crate) fn end(mut self, outbox: &Outbox) -> Leftover {
-        self.note_what_is_written(outbox);
+    pub(crate) fn end(mut self, send_queue: &SendQueue) -> Unsent {
+        self.note_what_is_written(send_queue);
         let written = self.written();
         let unwritten = self.unwritten.messages.unwrap_or_default();
-        Leftover {
+        Unsent {
             inbox: self.inbox,
             gone: self.unwritten.ends.len() - unwritten.len(),
             unwritten,
@@ -434,16 +439,16 @@ mod tests {
             Ok(())
         }
 
-        fn finish(&mut self) -> io::Result<()> {
+        fn shutdown_write(&mut self) -> io::Result<()> {
             Ok(())
         }
     }
 
     #[test]
     fn pings_and_pongs_that_find_the_socket_full_are_sent_later() {
-        let (outbox, inbox) = Outbox::new(1 << 20);
+        let (send_queue, inbox) = SendQueue::new(1 << 20);
         let wire = Arc::new(Mutex::new(Vec::new()));
-        let mut pen = Pen::new(
+        let mut writer = FrameWriter::new(
             WireRole::Server,
             Box::new(Full(wire.clone())),
             inbox,
@@ -451,18 +456,27 @@ mod tests {
             false,
         );
         for _ in 0..10 {
-            outbox.put_nowait(vec![0; 16_000].into()).unwrap();
+            send_queue.put_nowait(vec![0; 16_000].into()).unwrap();
         }
         // More than is collected before it is written.
-        assert_eq!(pen.write(&outbox, Wait::No).unwrap(), Progress::Blocked);
+        assert_eq!(
+            writer.write(&send_queue, Wait::No).unwrap(),
+            Progress::Blocked
+        );
         let words = ["pong one", "pong two", "the ping"];
-        outbox.pong(words[0].into());
-        outbox.pong(words[1].into());
-        outbox.ping(words[2].into());
-        assert_eq!(pen.write(&outbox, Wait::No).unwrap(), Progress::Blocked);
-        assert_eq!(outbox.ping_written(), None);
-        assert_eq!(pen.write(&outbox, Wait::Yes).unwrap(), Progress::Drained);
-        assert!(outbox.ping_written().is_some());
+        send_queue.pong(words[0].into());
+        send_queue.pong(words[1].into());
+        send_queue.ping(words[2].into());
+        assert_eq!(
+            writer.write(&send_queue, Wait::No).unwrap(),
+            Progress::Blocked
+        );
+        assert_eq!(send_queue.ping_written(), None);
+        assert_eq!(
+            writer.write(&send_queue, Wait::Yes).unwrap(),
+            Progress::Drained
+        );
+        assert!(send_queue.ping_written().is_some());
         let wire = wire.lock();
         for word in words {
             let found = wire.windows(word.len()).any(|part| part == word.as_bytes());
@@ -472,21 +486,27 @@ mod tests {
 
     #[test]
     fn who_puts_one_message_does_not_write_for_all_the_others() {
-        let (outbox, inbox) = Outbox::new(1 << 20);
-        let mut pen = Pen::new(
+        let (send_queue, inbox) = SendQueue::new(1 << 20);
+        let mut writer = FrameWriter::new(
             WireRole::Server,
             Box::new(Full(Arc::default())),
             inbox,
             false,
             false,
         );
-        for _ in 0..10 * STRETCH {
-            outbox.put_nowait("x".into()).unwrap();
+        for _ in 0..10 * MESSAGES_PER_TURN {
+            send_queue.put_nowait("x".into()).unwrap();
         }
-        assert_eq!(pen.write(&outbox, Wait::No).unwrap(), Progress::Blocked);
-        assert_eq!(pen.messages, STRETCH as u64);
-        assert_eq!(pen.write(&outbox, Wait::Yes).unwrap(), Progress::Drained);
-        assert_eq!(pen.written(), 10 * STRETCH as u64);
+        assert_eq!(
+            writer.write(&send_queue, Wait::No).unwrap(),
+            Progress::Blocked
+        );
+        assert_eq!(writer.messages, MESSAGES_PER_TURN as u64);
+        assert_eq!(
+            writer.write(&send_queue, Wait::Yes).unwrap(),
+            Progress::Drained
+        );
+        assert_eq!(writer.written(), 10 * MESSAGES_PER_TURN as u64);
     }
 
     /// A socket that takes so many bytes and then fails.
@@ -512,7 +532,7 @@ mod tests {
             Ok(())
         }
 
-        fn finish(&mut self) -> io::Result<()> {
+        fn shutdown_write(&mut self) -> io::Result<()> {
             Ok(())
         }
     }
@@ -529,15 +549,15 @@ mod tests {
             })
             .collect();
         for broken_after in [0, 1, 105, 106, 107, 313, 314, 70_000, 70_328, 1_000_000] {
-            let (outbox, inbox) = Outbox::new(1 << 30);
+            let (send_queue, inbox) = SendQueue::new(1 << 30);
             let half = Box::new(Breaks(broken_after));
-            let mut pen = Pen::new(WireRole::Client, half, inbox, false, true);
+            let mut writer = FrameWriter::new(WireRole::Client, half, inbox, false, true);
             for n in 0..COUNT {
                 let payload = vec![n as u8; sizes(n)];
-                outbox.put_nowait(payload.into()).unwrap();
+                send_queue.put_nowait(payload.into()).unwrap();
             }
-            pen.write(&outbox, Wait::Yes).unwrap_err();
-            let (mut inbox, gone) = outbox.take_back(pen.end(&outbox), false);
+            writer.write(&send_queue, Wait::Yes).unwrap_err();
+            let (mut inbox, gone) = send_queue.take_back(writer.end(&send_queue), false);
             assert_eq!(gone, 0);
             let written = ends.iter().filter(|end| **end <= broken_after).count();
             for n in written..COUNT {
@@ -545,7 +565,7 @@ mod tests {
                 assert_eq!(message.as_bytes().unwrap()[0], n as u8);
             }
             assert_eq!(
-                outbox.sent().unconfirmed.load(Ordering::Relaxed),
+                send_queue.sent().unconfirmed.load(Ordering::Relaxed),
                 written as u64
             );
         }

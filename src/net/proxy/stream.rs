@@ -9,15 +9,15 @@ use crate::net::handshake::Failure;
 use crate::net::transport::is_timeout;
 
 /// The connection to the proxy while it is being asked.
-pub(super) struct Line<'a> {
+pub(super) struct ProxyStream<'a> {
     pub(super) proxy: &'a Proxy,
     stream: &'a TcpStream,
     deadline: Instant,
 }
 
-impl<'a> Line<'a> {
+impl<'a> ProxyStream<'a> {
     pub(super) fn new(proxy: &'a Proxy, stream: &'a TcpStream, deadline: Instant) -> Self {
-        Line {
+        ProxyStream {
             proxy,
             stream,
             deadline,
@@ -30,12 +30,12 @@ impl<'a> Line<'a> {
     }
 
     /// Another time, it may not.
-    pub(super) fn hindered(&self, reason: impl Into<String>) -> Failure {
+    pub(super) fn transient(&self, reason: impl Into<String>) -> Failure {
         self.proxy.failed(reason, true)
     }
 
     fn broken(&self, error: &io::Error) -> Failure {
-        self.hindered(format!("the connection to it broke: {error}"))
+        self.transient(format!("the connection to it broke: {error}"))
     }
 
     /// Calls `io` with the time that is left until it has done something, or that time is over.
@@ -80,7 +80,7 @@ impl<'a> Line<'a> {
             io(stream)
         })?;
         match n {
-            0 => Err(self.hindered("it ended the connection before it had answered")),
+            0 => Err(self.transient("it ended the connection before it had answered")),
             n => Ok(n),
         }
     }

@@ -8,14 +8,14 @@ use http::header::{self, HeaderValue};
 use http::{Request as HttpRequest, StatusCode};
 use tungstenite::protocol::Role as WireRole;
 
-use super::life::Opened;
 use super::options::deadline_after;
+use super::reader_thread::Opened;
 use super::registry::Permit;
-use super::shared::{Facts, Shared};
+use super::shared::{ConnectionInfo, Shared};
 use crate::error::{Error, Result};
-use crate::net::handshake::server::{self, Refusal, Terms, has_body};
+use crate::net::handshake::server::{self, HandshakeConfig, Refusal, has_body};
+use crate::net::http_response;
 use crate::net::request::Request;
-use crate::net::response;
 use crate::net::transport::{Halves, Transport, write_by};
 
 pub(crate) fn as_server(
@@ -38,13 +38,13 @@ pub(crate) fn as_server(
             return Err(error);
         }
     };
-    let terms = Terms {
+    let config = HandshakeConfig {
         subprotocols: &options.subprotocols,
         origins: &options.origins,
         encrypted: transport.is_encrypted(),
         headers,
     };
-    let response = match server::answer(&head, terms) {
+    let response = match server::answer(&head, config) {
         Ok(response) => response,
         Err(refusal) => {
             let Refusal { response, why } = *refusal;
@@ -57,7 +57,7 @@ pub(crate) fn as_server(
     nodelay.map_err(Error::lost)?;
     let addresses = (transport.peer_addr(), transport.local_addr());
     let mut halves = transport.split().map_err(Error::lost)?;
-    if !shared.lifecycle.install(halves.cut.clone()) {
+    if !shared.lifecycle.install(halves.shutdown.clone()) {
         return Err(given_up());
     }
     let bytes = server::acceptance(&head, &response);
@@ -67,7 +67,7 @@ pub(crate) fn as_server(
         write_by(write, &bytes, Duration::MAX, deadline).and_then(|()| write.set_timeout(None));
     written.map_err(Error::lost)?;
     Ok(Opened {
-        facts: facts(addresses, head, response),
+        info: info(addresses, head, response),
         halves,
         rest,
         role: WireRole::Server,
@@ -85,31 +85,31 @@ fn refuse(
     let mut response = response.map(|()| text);
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    let bytes = response::to_bytes(response, head.method());
-    response::send(transport, bytes, &[], has_body(head), permit)
+    let bytes = http_response::to_bytes(response, head.method());
+    http_response::send(transport, bytes, &[], has_body(head), permit)
 }
 
 /// One end of a connection in memory, which needs no handshake.
 pub(crate) fn in_memory(shared: &Shared, halves: Halves, role: WireRole) -> Result<Opened> {
-    if !shared.lifecycle.install(halves.cut.clone()) {
+    if !shared.lifecycle.install(halves.shutdown.clone()) {
         return Err(given_up());
     }
     let mut response = http::Response::new(());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     Ok(Opened {
-        facts: facts((None, None), HttpRequest::new(()), response),
+        info: info((None, None), HttpRequest::new(()), response),
         halves,
         rest: Vec::new(),
         role,
     })
 }
 
-pub(crate) fn facts(
+pub(crate) fn info(
     (peer_addr, local_addr): (Option<SocketAddr>, Option<SocketAddr>),
     request: HttpRequest<()>,
     response: http::Response<()>,
-) -> Facts {
-    Facts {
+) -> ConnectionInfo {
+    ConnectionInfo {
         peer_addr,
         local_addr,
         request: request.into(),

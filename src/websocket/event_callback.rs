@@ -5,14 +5,14 @@ use parking_lot::Mutex;
 type Callback<T> = Box<dyn FnMut(T) + Send>;
 
 /// Called on the dispatch thread alone, so that it is in here whenever its time comes.
-pub(crate) struct Listener<T> {
+pub(crate) struct EventCallback<T> {
     /// Held to take the callback out, or to put it back: it is not called under it.
     callback: Mutex<Option<Callback<T>>>,
 }
 
-impl<T> Listener<T> {
+impl<T> EventCallback<T> {
     pub(crate) fn new(f: impl FnMut(T) + Send + 'static) -> Self {
-        Listener {
+        EventCallback {
             callback: Mutex::new(Some(Box::new(f))),
         }
     }
@@ -32,7 +32,7 @@ impl<T> Listener<T> {
 
 /// A callback that is being called; it goes back when this is dropped.
 struct Out<'a, T> {
-    listener: &'a Listener<T>,
+    listener: &'a EventCallback<T>,
     callback: Option<Callback<T>>,
 }
 

@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
-use super::publisher::is_over;
-use super::roster::{Relay, Roster};
+use super::fan_out::is_over;
 use super::sink::{Patience, Sink};
+use super::subscribers::{Forwarder, Subscribers};
 use super::threads::Stay;
 use super::weight_limit::Taken;
 use crate::error::PutError;
-use crate::panics::{guarded, let_go};
+use crate::panics::{drop_caught, log_panic};
 
 /// What a thread does that hands over to `sink` what comes out of `items`.
 ///
@@ -22,20 +22,20 @@ use crate::panics::{guarded, let_go};
 /// left is still handed over, for as long as anybody holds the producer. Where it is not to stay,
 /// it waits for nothing.
 pub(super) fn hand_over_all<T: Send + 'static>(
-    roster: &Weak<Roster<T>>,
-    relay: &Relay,
+    subscribers: &Weak<Subscribers<T>>,
+    forwarder: &Forwarder,
     (items, taken): (Receiver<T>, Arc<Taken>),
     sink: impl Sink<T>,
     stay: Stay,
 ) {
-    let mut cut_short = false;
+    let mut truncated = false;
     let next = || match stay {
         Stay::Yes => items.recv().ok(),
         Stay::No => items.try_recv().ok(),
     };
     while let Some(item) = next() {
         taken.tell();
-        if !hand_over(roster, relay, item, &sink, &mut cut_short, stay) {
+        if !hand_over(subscribers, forwarder, item, &sink, &mut truncated, stay) {
             break;
         }
     }
@@ -43,38 +43,38 @@ pub(super) fn hand_over_all<T: Send + 'static>(
     drop(items);
     taken.tell();
     // In this order: who waits for the sink to be dropped finds no thread left.
-    let_go(sink);
+    drop_caught(sink);
 }
 
 /// `false` when nothing more is to be handed over.
 fn hand_over<T: Send + 'static>(
-    roster: &Weak<Roster<T>>,
-    relay: &Relay,
+    subscribers: &Weak<Subscribers<T>>,
+    forwarder: &Forwarder,
     mut item: T,
     sink: &impl Sink<T>,
-    cut_short: &mut bool,
+    truncated: &mut bool,
     stay: Stay,
 ) -> bool {
     loop {
-        if relay.removed.load(Ordering::Acquire) {
-            let_go(item);
+        if forwarder.removed.load(Ordering::Acquire) {
+            drop_caught(item);
             return false;
         }
         // Not kept during the wait: it would keep the producer.
-        let until = match roster.upgrade() {
-            Some(roster) if stay == Stay::Yes => roster.state.lock().patience,
+        let until = match subscribers.upgrade() {
+            Some(subscribers) if stay == Stay::Yes => subscribers.state.lock().patience,
             _ => Some(Instant::now()),
         };
         let over = is_over(until);
-        *cut_short &= over;
-        if *cut_short {
-            let_go(item);
-            count_dropped(roster);
+        *truncated &= over;
+        if *truncated {
+            drop_caught(item);
+            count_dropped(subscribers);
             return true;
         }
-        let patience = Patience::new(&relay.wake.1, until);
+        let patience = Patience::new(&forwarder.wake.1, until);
         let mut back = None;
-        guarded(|| {
+        log_panic(|| {
             back = match sink.put_nowait(item) {
                 Err(PutError::Full(item)) => sink.put(item, &patience).err(),
                 other => other.err(),
@@ -84,26 +84,26 @@ fn hand_over<T: Send + 'static>(
             None => return true,
             Some(PutError::Full(item)) if patience.used() && !over => item,
             Some(PutError::Full(item)) => {
-                let_go(item);
+                drop_caught(item);
                 crate::logging::warn!(
                     "a sink is full and the stream goes on: messages for it are dropped"
                 );
                 // As for a publisher: what was handed over has an end and no gaps.
-                *cut_short = patience.used();
-                count_dropped(roster);
+                *truncated = patience.used();
+                count_dropped(subscribers);
                 return true;
             }
             Some(PutError::Closed(item)) => {
-                let_go(item);
+                drop_caught(item);
                 return false;
             }
         };
     }
 }
 
-fn count_dropped<T>(roster: &Weak<Roster<T>>) {
-    if let Some(roster) = roster.upgrade() {
-        roster.dropped.fetch_add(1, Ordering::Relaxed);
+fn count_dropped<T>(subscribers: &Weak<Subscribers<T>>) {
+    if let Some(subscribers) = subscribers.upgrade() {
+        subscribers.dropped.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -120,7 +120,7 @@ pub(super) enum Offered<T> {
 pub(super) fn offer_all<T>(sink: &impl Sink<T>, mut items: VecDeque<T>) -> Offered<T> {
     while let Some(item) = items.pop_front() {
         let mut back = None;
-        guarded(|| back = sink.put_nowait(item).err());
+        log_panic(|| back = sink.put_nowait(item).err());
         match back {
             None => {}
             Some(PutError::Full(item)) => {

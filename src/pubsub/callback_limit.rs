@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::room::Room;
+use super::space::SpaceNotifier;
 
 /// How many items may wait for callbacks before the publisher pauses.
 const LIMIT: usize = 1024;
@@ -27,24 +27,24 @@ impl<T> Copy for Weighing<T> {}
 ///
 /// It does not count while a callback itself waits for an item: the publisher would wait for the
 /// callback, and the callback for the publisher (nv-websocket-client 99).
-pub(crate) struct Limit {
+pub(crate) struct CallbackLimit {
     waiting: AtomicUsize,
     /// How much what waits may weigh.
     weight: usize,
-    pub(crate) room: Room,
+    pub(crate) space: SpaceNotifier,
 }
 
 thread_local! {
     /// The limit of the queue that this thread calls callbacks from.
-    static OWN: RefCell<Option<Arc<Limit>>> = const { RefCell::new(None) };
+    static OWN: RefCell<Option<Arc<CallbackLimit>>> = const { RefCell::new(None) };
 }
 
-impl Limit {
+impl CallbackLimit {
     pub(crate) fn new(weight: usize) -> Arc<Self> {
-        Arc::new(Limit {
+        Arc::new(CallbackLimit {
             waiting: AtomicUsize::new(0),
             weight,
-            room: Room::new(),
+            space: SpaceNotifier::new(),
         })
     }
 
@@ -62,8 +62,8 @@ impl Limit {
 }
 
 /// Waits in `wait`, perhaps within a callback.
-pub(crate) fn waiting<R>(wait: impl FnOnce() -> R) -> R {
-    struct Back(Arc<Limit>);
+pub(crate) fn blocking<R>(wait: impl FnOnce() -> R) -> R {
+    struct Back(Arc<CallbackLimit>);
     impl Drop for Back {
         fn drop(&mut self) {
             self.0.waiting.fetch_sub(1, Ordering::SeqCst);
@@ -73,7 +73,7 @@ pub(crate) fn waiting<R>(wait: impl FnOnce() -> R) -> R {
     let own = OWN.try_with(|own| own.borrow().clone()).ok().flatten();
     let _back = own.map(|limit| {
         limit.waiting.fetch_add(1, Ordering::SeqCst);
-        limit.room.made();
+        limit.space.notify();
         Back(limit)
     });
     wait()

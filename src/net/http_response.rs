@@ -86,7 +86,7 @@ pub(crate) fn send(
     bytes.extend_from_slice(&body[sent..]);
     if bytes.is_empty() && !more_to_read && halves.write.try_flush().is_ok() {
         // A client that has what it wanted may have gone already.
-        let _ = halves.write.finish();
+        let _ = halves.write.shutdown_write();
         return Ok(());
     }
     spawn("ws-respond", move || {
@@ -117,7 +117,7 @@ fn send_rest(halves: &mut Halves, bytes: &[u8]) -> io::Result<()> {
     let size = u64::try_from(bytes.len() / SLOWEST).unwrap_or(u64::MAX);
     let deadline = Instant::now() + STALLED + Duration::from_secs(size);
     write_by(&mut *halves.write, bytes, STALLED, deadline)?;
-    let _ = halves.write.finish();
+    let _ = halves.write.shutdown_write();
     read_out(&mut *halves.read)
 }
 

@@ -8,14 +8,14 @@ use bytes::Bytes;
 use tungstenite::error::{CapacityError, ProtocolError};
 use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext};
 
-use super::keepalive::{Alarm, Keepalive};
+use super::keepalive::{Due, Keepalive};
 use super::lifecycle::Phase;
 use super::options::deadline_after;
 use super::shared::{MESSAGE_OVERHEAD, Received, Shared};
 use crate::error::{CloseFrame, Error};
 use crate::message::Message;
 use crate::net::closing::Event;
-use crate::net::frames::{End, FrameReader};
+use crate::net::frame_reader::{End, FrameReader};
 use crate::net::transport::{ReadHalf, is_timeout};
 use crate::pubsub::Publisher;
 
@@ -28,7 +28,7 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 const BATCH: usize = 64;
 
 /// What can be read of a connection, after its handshake.
-pub(crate) struct Incoming {
+pub(crate) struct ReadSide {
     pub(crate) half: Box<dyn ReadHalf>,
     /// What came right behind the handshake.
     pub(crate) rest: Vec<u8>,
@@ -51,7 +51,7 @@ enum Ending {
 /// messages could come: closing takes its time after that.
 pub(crate) fn read(
     shared: &Shared,
-    opened: Incoming,
+    opened: ReadSide,
     publisher: &mut Publisher<Message>,
 ) -> Instant {
     let options = &shared.options;
@@ -78,24 +78,20 @@ pub(crate) fn read(
         },
     };
     // What the last connection brought comes first.
-    stream.source.publisher.catch_up();
-    let ending = read_until_the_end(shared, &mut codec, &mut stream);
+    stream.source.publisher.drain_backlog();
+    let ending = read_loop(shared, &mut codec, &mut stream);
     let ended = Instant::now();
     drop(codec);
     let mut source = stream.source;
     source.hand_out();
     // Closing takes its time: nobody who leaves meanwhile is to be kept.
-    source.publisher.let_go();
-    see_to_the_end(shared, source.half, ending);
+    source.publisher.drop_caught();
+    finish_closing(shared, source.half, ending);
     ended
 }
 
 /// The main loop.
-fn read_until_the_end(
-    shared: &Shared,
-    codec: &mut WebSocketContext,
-    stream: &mut Stream<'_>,
-) -> Ending {
+fn read_loop(shared: &Shared, codec: &mut WebSocketContext, stream: &mut Stream<'_>) -> Ending {
     use tungstenite::Message as Wire;
     let json = shared.options.json;
     loop {
@@ -114,10 +110,10 @@ fn read_until_the_end(
             }
             Ok(Wire::Ping(payload)) => {
                 // It may wait for a while, too.
-                shared.outbox.pong(Bytes::copy_from_slice(&payload));
+                shared.send_queue.pong(Bytes::copy_from_slice(&payload));
             }
             Ok(Wire::Pong(payload)) => {
-                if shared.outbox.answered(&payload) {
+                if shared.send_queue.answered(&payload) {
                     stream.source.keepalive.answered();
                 }
             }
@@ -129,7 +125,7 @@ fn read_until_the_end(
         let Source {
             keepalive, half, ..
         } = &mut stream.source;
-        match keepalive.alarm(|| shared.outbox.ping_written()) {
+        match keepalive.due(|| shared.send_queue.ping_written()) {
             None => {}
             // No ping follows a Close frame, and the peer may be slow to answer that: how slow, the
             // closing's own deadline says.
@@ -138,8 +134,8 @@ fn read_until_the_end(
                     return Ending::Lost(error);
                 }
             }
-            Some(Alarm::Ping(payload)) => shared.outbox.ping(Bytes::copy_from_slice(&payload)),
-            Some(Alarm::Dead(after)) => return Ending::Dead(Error::PingTimeout { after }),
+            Some(Due::Ping(payload)) => shared.send_queue.ping(Bytes::copy_from_slice(&payload)),
+            Some(Due::Dead(after)) => return Ending::Dead(Error::PingTimeout { after }),
         }
     }
 }
@@ -173,7 +169,7 @@ fn ending(error: tungstenite::Error) -> Ending {
 /// Closes from the reader's side: says what happened, and reads on until the peer ends the stream,
 /// the writer cuts it, or it takes too long. (In this order: on a busy machine, this thread may have to wait for
 /// longer than the peer may take, and then what has happened is not to be taken for a time-out.)
-fn see_to_the_end(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) {
+fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) {
     let timeout = shared.options.close_timeout;
     match ending {
         Ending::Peer(frame) => {

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// What the connector is made of, and the connector once it has been made: reading the system's
 /// certificates takes milliseconds, so clones share it.
 #[derive(Clone, Default)]
-pub(crate) struct Trust {
+pub(crate) struct TlsSettings {
     roots: Vec<Root>,
     identity: Option<Identity>,
     min_protocol: Option<Protocol>,
@@ -26,7 +26,7 @@ enum Root {
     Der(Vec<u8>),
 }
 
-impl Trust {
+impl TlsSettings {
     pub(crate) fn add_pem(&mut self, pem: Vec<u8>) {
         self.change().roots.push(Root::Pem(pem));
     }
@@ -138,9 +138,9 @@ enum Failed {
 }
 
 /// Without what is secret.
-impl fmt::Debug for Trust {
+impl fmt::Debug for TlsSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trust")
+        f.debug_struct("TlsSettings")
             .field("roots", &self.roots.len())
             .field("identity", &self.identity.is_some())
             .field("min_protocol", &self.min_protocol)

@@ -4,28 +4,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// A baton that whoever makes room hands to one of those who wait for it.
+/// A permit that whoever makes room hands to one of those who wait for it.
 ///
 /// It is a channel, so that one can wait for room and for something else at the same time. At most
-/// one baton is on its way; the one who gets it passes it on when done, if others still wait.
-pub(crate) struct Room {
+/// one permit is on its way; the one who gets it passes it on when done, if others still wait.
+pub(crate) struct SpaceNotifier {
     waiting: AtomicUsize,
     give: Sender<()>,
-    baton: Receiver<()>,
+    permit: Receiver<()>,
 }
 
-impl Room {
+impl SpaceNotifier {
     pub(crate) fn new() -> Self {
-        let (give, baton) = bounded(1);
-        Room {
+        let (give, permit) = bounded(1);
+        SpaceNotifier {
             waiting: AtomicUsize::new(0),
             give,
-            baton,
+            permit,
         }
     }
 
-    /// Room has been made. To be called after the queue's lock is released.
-    pub(crate) fn made(&self) {
+    /// Passes the permit on: there is room. To be called after the queue's lock is released.
+    pub(crate) fn notify(&self) {
         // Whoever found the queue full counted itself before it looked, and the queue's lock orders
         // that look before this load: nobody is missed.
         if self.waiting.load(Ordering::SeqCst) > 0 {
@@ -34,29 +34,29 @@ impl Room {
     }
 
     /// Joins those who wait. To be called before looking for room.
-    pub(crate) fn join(&self) -> Waiting<'_> {
+    pub(crate) fn register(&self) -> Waiting<'_> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        Waiting { room: self }
+        Waiting { notifier: self }
     }
 }
 
 /// One who waits for room, for as long as this lives.
 pub(crate) struct Waiting<'a> {
-    room: &'a Room,
+    notifier: &'a SpaceNotifier,
 }
 
 impl Waiting<'_> {
     /// Ready when there may be room: then receive from it, and look.
-    pub(crate) fn baton(&self) -> &Receiver<()> {
-        &self.room.baton
+    pub(crate) fn permit(&self) -> &Receiver<()> {
+        &self.notifier.permit
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        // This one may have taken the baton and left room, or left without using it.
-        if self.room.waiting.fetch_sub(1, Ordering::SeqCst) > 1 {
-            let _ = self.room.give.try_send(());
+        // This one may have taken the permit and left room, or left without using it.
+        if self.notifier.waiting.fetch_sub(1, Ordering::SeqCst) > 1 {
+            let _ = self.notifier.give.try_send(());
         }
     }
 }

@@ -4,29 +4,29 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use super::pen::{Leftover, Pen, Progress, Wait};
+use super::frame_writer::{FrameWriter, Progress, Unsent, Wait};
 use super::shared::Shared;
 use crate::error::Error;
 use crate::net::closing::Event;
 use crate::thread::spawn_to_join;
 
-/// Starts the thread, which picks up the pen, and leaves at its end what it has not sent.
-pub(crate) fn start(shared: &Arc<Shared>) -> io::Result<JoinHandle<Leftover>> {
+/// Starts the thread, which takes the frame writer, and leaves at its end what it has not sent.
+pub(crate) fn start(shared: &Arc<Shared>) -> io::Result<JoinHandle<Unsent>> {
     let shared = shared.clone();
     spawn_to_join("ws-write", move || {
         *shared.writer_thread.lock() = Some(thread::current().id());
-        let _alarm = Alarm(&shared);
-        let pen = write_until_the_end(&shared);
-        let leftover = pen.end(&shared.outbox);
-        see_to_the_end(&shared);
-        leftover
+        let _guard = PanicGuard(&shared);
+        let writer = write_loop(&shared);
+        let unsent = writer.end(&shared.send_queue);
+        wait_for_reader(&shared);
+        unsent
     })
 }
 
 /// Ends the connection should the thread panic, in a transport of the user's: the reader would not notice.
-struct Alarm<'a>(&'a Shared);
+struct PanicGuard<'a>(&'a Shared);
 
-impl Drop for Alarm<'_> {
+impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
             let text = "the writer thread panicked".to_owned();
@@ -37,23 +37,23 @@ impl Drop for Alarm<'_> {
 }
 
 /// The thread's main loop.
-fn write_until_the_end(shared: &Shared) -> Box<Pen> {
-    let mut pen = shared.outbox.pick_up();
+fn write_loop(shared: &Shared) -> Box<FrameWriter> {
+    let mut writer = shared.send_queue.take_writer();
     loop {
-        match pen.write(&shared.outbox, Wait::Yes) {
-            Ok(Progress::Drained) => pen = shared.outbox.sleep(pen),
+        match writer.write(&shared.send_queue, Wait::Yes) {
+            Ok(Progress::Drained) => writer = shared.send_queue.sleep(writer),
             Ok(Progress::Blocked) => {
-                shared.give_up_the_peer();
-                return pen;
+                shared.peer_stalled();
+                return writer;
             }
             Ok(Progress::Closed) => {
                 shared.on(Event::Written);
-                return pen;
+                return writer;
             }
-            Ok(Progress::Stopped) => return pen,
+            Ok(Progress::Stopped) => return writer,
             Err(error) => {
                 shared.write_failed(error);
-                return pen;
+                return writer;
             }
         }
     }
@@ -61,7 +61,7 @@ fn write_until_the_end(shared: &Shared) -> Box<Pen> {
 
 /// The reader may be waiting for a peer that says nothing more: when closing takes too long, the
 /// connection is cut.
-fn see_to_the_end(shared: &Shared) {
+fn wait_for_reader(shared: &Shared) {
     if !shared.lifecycle.wait_reader_done() {
         shared.time_out();
     }

@@ -8,20 +8,20 @@ use std::time::Instant;
 use crossbeam_channel::Select;
 use parking_lot::Mutex;
 
-use super::room::Room;
+use super::space::SpaceNotifier;
 use super::subscription::Subscription;
 use super::wake::Wake;
-use crate::panics::let_go;
+use crate::panics::drop_caught;
 
-pub(super) struct Desk<T> {
+pub(super) struct Channel<T> {
     /// Held to change the queue or the source, or to take from them without waiting. No user code
     /// is called, `weigh` included, nothing is sent and no source is dropped under it.
     pub(super) state: Mutex<State<T>>,
-    pub(super) room: Room,
+    pub(super) space: SpaceNotifier,
     /// Wakes the inbox's owner.
     pub(super) wake: Wake,
     /// How many items the inbox has taken and not given out, as of when it last took some.
-    pub(super) in_hand: AtomicUsize,
+    pub(super) in_flight: AtomicUsize,
     pub(super) limit: usize,
     pub(super) weigh: fn(&T) -> usize,
 }
@@ -36,9 +36,9 @@ pub(super) struct State<T> {
     pub(super) closed: bool,
 }
 
-impl<T> Desk<T> {
+impl<T> Channel<T> {
     pub(super) fn new(limit: usize, weigh: fn(&T) -> usize) -> Arc<Self> {
-        Arc::new(Desk {
+        Arc::new(Channel {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 weight: 0,
@@ -46,9 +46,9 @@ impl<T> Desk<T> {
                 waiting: false,
                 closed: false,
             }),
-            room: Room::new(),
+            space: SpaceNotifier::new(),
             wake: Wake::new(),
-            in_hand: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
             limit,
             weigh,
         })
@@ -83,7 +83,7 @@ impl<T> Desk<T> {
         };
         self.state.lock().waiting = false;
         // It may be the last handle, with items of the user's in it.
-        let_go(source);
+        drop_caught(source);
         in_time
     }
 }

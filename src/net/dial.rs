@@ -19,9 +19,9 @@ use url::Host;
 use super::handshake::Failure;
 use super::host::Endpoint;
 use super::socket::wait_for;
-use super::transport::Cut;
+use super::transport::ShutdownHandle;
 use crate::error::{Error, Result};
-use crate::limits::of_descriptors;
+use crate::os_limits::of_descriptors;
 use crate::thread::spawn;
 
 /// How long one attempt has before the next address is tried beside it (RFC 8305, section 5).
@@ -57,8 +57,8 @@ impl Cancel {
     }
 }
 
-impl Cut for Cancel {
-    fn cut(&self) {
+impl ShutdownHandle for Cancel {
+    fn shutdown(&self) {
         drop(self.alive.lock().take());
         let _ = self.waker.shutdown(std::net::Shutdown::Both);
     }
@@ -373,7 +373,7 @@ mod tests {
         let resolved = thread::scope(|scope| {
             let resolving = scope.spawn(|| resolve("robot.local", look_up, soon(), &cancel));
             under_way.recv().unwrap();
-            cancel.cut();
+            cancel.shutdown();
             resolving.join().unwrap()
         });
         assert!(matches!(resolved, Err(Failure::Failed(Error::Lost(_)))));
@@ -401,7 +401,7 @@ mod tests {
     fn a_cancelled_attempt_ends_without_waiting_for_the_network() {
         // A listener whose backlog is full does not answer.
         let cancel = Cancel::new().unwrap();
-        cancel.cut();
+        cancel.shutdown();
         let silent = "127.0.0.1:9".parse().unwrap();
         assert!(race(&[silent], soon(), &cancel).is_err());
         let endpoint = Endpoint {

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::transport::{Cut, Halves, ReadHalf, Transport, WriteHalf};
-use crate::panics::{Guarded, Panicked, caught};
+use super::transport::{Halves, ReadHalf, ShutdownHandle, Transport, WriteHalf};
+use crate::panics::{Guarded, Panicked, catch_panic};
 
 /// All of its calls go through here, so that what uses a transport need not expect a panic.
 pub(crate) fn guard(transport: impl Transport) -> Box<dyn Transport> {
@@ -29,7 +29,7 @@ impl Guard {
     }
 
     fn call_always<R>(&self, f: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
-        caught(f).unwrap_or_else(|text| {
+        catch_panic(f).unwrap_or_else(|text| {
             let text = self.panic.get_or_init(|| text);
             Err(panicked(text))
         })
@@ -63,11 +63,15 @@ impl<P> Foreign<P> {
 impl Transport for Foreign<Box<dyn Transport>> {
     fn split(self: Box<Self>) -> io::Result<Halves> {
         let Foreign { guard, part } = *self;
-        let Halves { read, write, cut } = guard.call(|| part.into_inner().split())?;
+        let Halves {
+            read,
+            write,
+            shutdown,
+        } = guard.call(|| part.into_inner().split())?;
         Ok(Halves {
             read: Box::new(guard.clone().of(read)),
             write: Box::new(guard.clone().of(write)),
-            cut: Arc::new(guard.of(cut)),
+            shutdown: Arc::new(guard.of(shutdown)),
         })
     }
 
@@ -123,16 +127,16 @@ impl WriteHalf for Foreign<Box<dyn WriteHalf>> {
         self.call(|half| half.try_flush())
     }
 
-    fn finish(&mut self) -> io::Result<()> {
-        self.call(|half| half.finish())
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.call(|half| half.shutdown_write())
     }
 }
 
-impl Cut for Foreign<Arc<dyn Cut>> {
+impl ShutdownHandle for Foreign<Arc<dyn ShutdownHandle>> {
     /// Also where another part has panicked: whoever is blocked in it has yet to return.
-    fn cut(&self) {
+    fn shutdown(&self) {
         let cut = || {
-            self.part.cut();
+            self.part.shutdown();
             Ok(())
         };
         if let Err(error) = self.guard.call_always(cut) {

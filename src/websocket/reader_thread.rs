@@ -8,26 +8,26 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tungstenite::protocol::Role as WireRole;
 
-use super::lifecycle::Listeners;
+use super::backoff::{Schedule, chance};
+use super::frame_writer::{FrameWriter, Unsent};
+use super::lifecycle::EventCallbacks;
 use super::options::deadline_after;
-use super::pen::{Leftover, Pen};
-use super::reader::{self, Incoming};
-use super::reconnect::{Schedule, chance};
+use super::read_loop::{self, ReadSide};
 use super::registry::Permit;
-use super::shared::{Ends, Facts, Shared};
-use super::writer;
+use super::shared::{ConnectionInfo, Shared, ThreadEnds};
+use super::writer_thread;
 use crate::error::Error;
 use crate::message::Message;
 use crate::net::closing::Event;
 use crate::net::transport::Halves;
-use crate::panics::{caught, let_go};
+use crate::panics::{catch_panic, drop_caught};
 use crate::pubsub::{Inbox, Publisher};
 use crate::thread::spawn;
 
 /// A connection after its handshake.
 pub(crate) struct Opened {
     pub(crate) halves: Halves,
-    pub(crate) facts: Facts,
+    pub(crate) info: ConnectionInfo,
     /// What came right behind the handshake.
     pub(crate) rest: Vec<u8>,
     pub(crate) role: WireRole,
@@ -39,64 +39,64 @@ type Open = dyn FnMut(&Shared) -> Result<Opened, Error> + Send;
 /// Starts the thread. `open` is run on it and makes a connection; again for each, where it reconnects.
 pub(crate) fn start(
     shared: Arc<Shared>,
-    ends: Ends,
+    ends: ThreadEnds,
     permit: Option<Arc<Permit>>,
     open: impl FnMut(&Shared) -> Result<Opened, Error> + Send + 'static,
 ) {
-    let life = Life {
+    let thread = ReaderThread {
         shared: shared.clone(),
         publisher: Some(ends.publisher),
         inbox: Some(ends.inbox),
         writer: None,
-        gone: 0,
+        lost: 0,
         permit,
     };
     let open: Box<Open> = Box::new(open);
     // Out here, so that it is still there when no thread takes it; and all that is on that thread's
     // stack from beginning to end is a pointer.
-    let start = Arc::new(Mutex::new(Some((life, open))));
+    let start = Arc::new(Mutex::new(Some((thread, open))));
     let taken = start.clone();
     let spawned = spawn("ws-read", move || {
         let start = taken.lock().take();
         drop(taken);
-        if let Some((life, open)) = start {
-            life.live(open);
+        if let Some((thread, open)) = start {
+            thread.run(open);
         }
     });
     if let Err(error) = spawned {
         crate::logging::error!("{}: cannot start a thread: {error}", shared.name);
         shared.lifecycle.fail(Error::Thread(Arc::new(error)));
-        // It is closed with its life; not under the lock.
+        // It is closed with its thread; not under the lock.
         let start = start.lock().take();
         drop(start);
     }
 }
 
 /// What the reader thread owns for as long as it lives. Its end is the `Websocket`'s end, however it comes.
-struct Life {
+struct ReaderThread {
     shared: Arc<Shared>,
     publisher: Option<Publisher<Message>>,
     /// `None` while a connection has it.
     inbox: Option<Inbox<Message>>,
-    writer: Option<JoinHandle<Leftover>>,
+    writer: Option<JoinHandle<Unsent>>,
     /// How many messages were neither sent nor kept.
-    gone: usize,
+    lost: usize,
     /// Given back to the server when all is over.
     permit: Option<Arc<Permit>>,
 }
 
-impl Life {
+impl ReaderThread {
     /// The thread's main loop.
-    fn live(mut self, mut open: Box<Open>) {
-        if let Err(text) = caught(|| self.go_through_connections(&mut open)) {
+    fn run(mut self, mut open: Box<Open>) {
+        if let Err(text) = catch_panic(|| self.connection_loop(&mut open)) {
             let text = format!("the reader thread panicked: {text}");
             self.shared.lifecycle.fail(Error::Internal(text));
         }
         // The user's code may be in it.
-        let_go(open);
+        drop_caught(open);
     }
 
-    fn go_through_connections(&mut self, open: &mut Open) {
+    fn connection_loop(&mut self, open: &mut Open) {
         let shared = self.shared.clone();
         let _ = shared.reader_thread.set(thread::current().id());
         let mut schedule = shared.options.reconnect.map(Schedule::new);
@@ -114,7 +114,7 @@ impl Life {
             let Some(schedule) = &mut schedule else {
                 return;
             };
-            if !self.begin_anew(schedule) {
+            if !self.reconnect(schedule) {
                 return;
             }
         }
@@ -125,12 +125,12 @@ impl Life {
         let shared = &self.shared;
         let Opened {
             mut halves,
-            facts,
+            info,
             rest,
             role,
         } = opened;
         let options = &shared.options;
-        *shared.facts.lock() = Some(facts);
+        *shared.info.lock() = Some(info);
         if let (Some(interval), Some(timeout)) = (options.ping_interval, options.ping_timeout) {
             let time = interval.saturating_add(timeout);
             if let Err(error) = halves.write.set_timeout(Some(time)) {
@@ -153,23 +153,23 @@ impl Life {
             shared.producer.dispatcher().run(move || f.call(()));
         }
         let keep = options.reconnect.is_some();
-        let pen = Pen::new(role, halves.write, inbox, options.json, keep);
-        shared.outbox.lay_down(pen);
-        match writer::start(shared) {
+        let writer = FrameWriter::new(role, halves.write, inbox, options.json, keep);
+        shared.send_queue.park(writer);
+        match writer_thread::start(shared) {
             Ok(writer) => self.writer = Some(writer),
             Err(error) => {
                 shared.lifecycle.fail(Error::Thread(Arc::new(error)));
-                let pen = shared.outbox.pick_up();
-                self.take_back(pen.end(&self.shared.outbox));
+                let writer = shared.send_queue.take_writer();
+                self.take_back(writer.end(&self.shared.send_queue));
                 return None;
             }
         }
-        let incoming = Incoming {
+        let read_side = ReadSide {
             half: halves.read,
             rest,
             role,
         };
-        let ended = reader::read(shared, incoming, self.publisher.as_mut()?);
+        let ended = read_loop::read(shared, read_side, self.publisher.as_mut()?);
         Some(ended.saturating_duration_since(ready))
     }
 
@@ -177,16 +177,16 @@ impl Life {
     fn end_connection(&mut self) {
         let shared = &self.shared;
         shared.on(Event::Timeout);
-        shared.outbox.stop();
-        shared.cut();
+        shared.send_queue.stop();
+        shared.shutdown();
         shared.lifecycle.reader_done();
         // Nothing keeps it now: the connection has been cut.
         if let Some(left) = self.writer.take().map(JoinHandle::join) {
             match left {
-                Ok(leftover) => self.take_back(leftover),
-                // Its messages have gone with it.
+                Ok(unsent) => self.take_back(unsent),
+                // Its messages are lost with it.
                 Err(panic) => {
-                    let_go(panic);
+                    drop_caught(panic);
                     let text = "the writer thread panicked".to_owned();
                     shared.lifecycle.fail(Error::Internal(text));
                 }
@@ -194,29 +194,29 @@ impl Life {
         }
     }
 
-    fn take_back(&mut self, leftover: Leftover) {
+    fn take_back(&mut self, unsent: Unsent) {
         let all_confirmed = self.shared.lifecycle.confirms_all();
-        let (inbox, gone) = self.shared.outbox.take_back(leftover, all_confirmed);
+        let (inbox, lost) = self.shared.send_queue.take_back(unsent, all_confirmed);
         self.inbox = Some(inbox);
-        self.gone += gone;
+        self.lost += lost;
     }
 
     /// How many messages were accepted and have not been sent.
     fn unsent(&self) -> usize {
-        self.shared.outbox.consumer().len() + self.gone
+        self.shared.send_queue.consumer().len() + self.lost
     }
 
     /// Waits until it is time for another connection; `false` when there is to be none.
-    fn begin_anew(&mut self, schedule: &mut Schedule) -> bool {
+    fn reconnect(&mut self, schedule: &mut Schedule) -> bool {
         let shared = &self.shared;
         // Before it may be used for another: what a program has to say from then on is for that one.
-        shared.outbox.forget_connection();
+        shared.send_queue.forget_connection();
         let is_followed = |reason: &Error| shared.is_followed(reason);
-        let Some((reason, told)) = shared.lifecycle.begin_anew(self.unsent(), is_followed) else {
+        let Some((reason, told)) = shared.lifecycle.reconnect(self.unsent(), is_followed) else {
             return false;
         };
         // The writer, which sets it aside, has ended.
-        shared.producer.set_aside(false);
+        shared.producer.spill(false);
         let wait = schedule.wait(chance());
         crate::logging::info!("{}: {reason}; trying again in {wait:.1?}", shared.name);
         for f in told {
@@ -226,15 +226,15 @@ impl Life {
         let until = deadline_after(wait);
         if let Some(publisher) = &mut self.publisher {
             // Meanwhile; `close` cuts it short.
-            publisher.catch_up_until(until);
+            publisher.drain_backlog_until(until);
         }
         if shared.lifecycle.wait_to_try_again(until) {
             return true;
         }
         // This program closes. Where nothing was to be sent, that is no failure.
-        shared.outbox.consumer().close();
+        shared.send_queue.consumer().close();
         match self.unsent() {
-            0 => shared.cut(),
+            0 => shared.shutdown(),
             // That is no failure by itself: what was not sent is told.
             _ if reason.is_orderly() => {}
             _ => shared.lifecycle.fail_to_open(reason),
@@ -243,7 +243,7 @@ impl Life {
     }
 }
 
-impl Drop for Life {
+impl Drop for ReaderThread {
     fn drop(&mut self) {
         let shared = self.shared.clone();
         self.end();
@@ -256,17 +256,17 @@ impl Drop for Life {
     }
 }
 
-impl Life {
+impl ReaderThread {
     /// Who has yet to take what an earlier connection brought has as long for it as closing may take.
-    fn hand_out_what_is_left(&mut self) {
+    fn drain_backlog(&mut self) {
         let Some(publisher) = &mut self.publisher else {
             return;
         };
-        if publisher.lags() {
+        if publisher.has_backlog() {
             let producer = &self.shared.producer;
-            producer.set_aside(false);
-            producer.hurry(deadline_after(self.shared.options.close_timeout));
-            publisher.catch_up();
+            producer.spill(false);
+            producer.set_delivery_deadline(deadline_after(self.shared.options.close_timeout));
+            publisher.drain_backlog();
         }
     }
 
@@ -274,14 +274,14 @@ impl Life {
     fn end(&mut self) {
         let shared = self.shared.clone();
         // From here on nothing is accepted, and so nothing that is accepted is missing from the count.
-        shared.outbox.consumer().close();
+        shared.send_queue.consumer().close();
         self.end_connection();
         let unsent = self.unsent();
         let end = shared.lifecycle.set_closed(unsent);
-        shared.outbox.end(unsent);
-        self.hand_out_what_is_left();
+        shared.send_queue.end(unsent);
+        self.drain_backlog();
         let inbox = self.inbox.take();
-        let_go(inbox);
+        drop_caught(inbox);
         match &end {
             Error::Closed(close) => crate::logging::debug!("{}: closed {close}", shared.name),
             error => crate::logging::debug!("{}: {error}", shared.name),
@@ -289,12 +289,12 @@ impl Life {
         if let Some(publisher) = self.publisher.take() {
             publisher.end_before_callbacks(end.clone());
         }
-        let Listeners {
+        let EventCallbacks {
             on_ready,
             on_disconnect,
             on_error,
             on_close,
-        } = shared.lifecycle.announce();
+        } = shared.lifecycle.notify_closed();
         let dispatcher = shared.producer.dispatcher();
         // Those that are not called are dropped there, too: that is the user's code as well.
         for f in on_error {

@@ -8,34 +8,34 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Select, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
+use super::callback_limit::Weighing;
 use super::dispatch::Dispatcher;
-use super::limit::Weighing;
 use super::ring::{Ring, Turn};
 use super::sink::{Patience, Sink};
 use super::subscription::{End, Queue, Subscription, SubscriptionId};
 use super::threads::{Lacking, Threads};
 use super::weight_limit::{Taken, WeightLimit};
 use crate::error::PutError;
-use crate::panics::{Guarded, guarded, let_go};
+use crate::panics::{Guarded, drop_caught, log_panic};
 
 /// How many items wait for a relay thread before the publisher pauses.
-const RELAY: usize = 1024;
+const FORWARDER_QUEUE: usize = 1024;
 
-pub(super) type Entries<T> = Arc<[Arc<Entry<T>>]>;
+pub(super) type SubscriberList<T> = Arc<[Arc<Subscriber<T>>]>;
 
 /// Who has subscribed; shared by producer, publisher and, weakly, the subscriptions.
-pub(super) struct Roster<T> {
-    /// Counts the changes of `State::entries`, so that the publisher sees one without a lock.
+pub(super) struct Subscribers<T> {
+    /// Counts the changes of `State::list`, so that the publisher sees one without a lock.
     pub(super) version: AtomicU64,
     pub(super) paused: AtomicBool,
-    /// Held to read or change the roster. No user code is called and nothing of the user's is
+    /// Held to read or change the subscribers. No user code is called and nothing of the user's is
     /// dropped under it.
     pub(super) state: Mutex<State<T>>,
     /// Held while the default subscription is made, so that two threads' first `get`s share it.
     /// `state` may be locked under it, never the other way round.
     pub(super) default: Mutex<Option<Subscription<T>>>,
     /// Tells a waiting publisher to look again.
-    pub(super) nudge: (Sender<()>, Receiver<()>),
+    pub(super) notify: (Sender<()>, Receiver<()>),
     pub(super) end: End,
     pub(super) threads: Arc<Threads>,
     pub(super) dispatcher: Dispatcher<T>,
@@ -48,7 +48,7 @@ pub(super) struct Roster<T> {
 }
 
 pub(super) struct State<T> {
-    pub(super) entries: Entries<T>,
+    pub(super) list: SubscriberList<T>,
     pub(super) early: VecDeque<T>,
     pub(super) early_weight: usize,
     /// Whether anything has ever subscribed: from then on, nothing is kept.
@@ -62,19 +62,19 @@ pub(super) struct State<T> {
     /// The publisher has something else to do, and keeps what it would have to wait with.
     pub(super) aside: bool,
     /// The relay threads, which may outlive the publisher.
-    pub(super) relays: Vec<Arc<Relay>>,
+    pub(super) forwarders: Vec<Arc<Forwarder>>,
 }
 
 /// How a relay thread is told that something has changed.
-pub(super) struct Relay {
+pub(super) struct Forwarder {
     pub(super) id: SubscriptionId,
     pub(super) removed: Arc<AtomicBool>,
     pub(super) wake: (Sender<()>, Receiver<()>),
 }
 
-impl Relay {
+impl Forwarder {
     pub(super) fn new(id: SubscriptionId, removed: Arc<AtomicBool>) -> Arc<Self> {
-        Arc::new(Relay {
+        Arc::new(Forwarder {
             id,
             removed,
             wake: bounded(1),
@@ -87,9 +87,9 @@ impl Relay {
 }
 
 /// One subscription, sink or callback.
-pub(super) struct Entry<T> {
+pub(super) struct Subscriber<T> {
     pub(super) id: SubscriptionId,
-    pub(super) outlet: Outlet<T>,
+    pub(super) output: Output<T>,
     pub(super) removed: Arc<AtomicBool>,
     /// Whether the thread that takes from it is waited for.
     lacking: Option<Lacking>,
@@ -98,12 +98,12 @@ pub(super) struct Entry<T> {
     pub(super) dropped: AtomicBool,
 }
 
-pub(super) enum Outlet<T> {
+pub(super) enum Output<T> {
     Queue(Sender<T>, WeightLimit),
     Ring(Ring<T>, WeightLimit),
     Sink(Attached<T>),
     /// As `Queue`; a thread takes from it for a sink that was full when it subscribed.
-    Relay(Sender<T>, WeightLimit),
+    Forwarder(Sender<T>, WeightLimit),
 }
 
 pub(super) struct Attached<T> {
@@ -112,36 +112,36 @@ pub(super) struct Attached<T> {
     queue: Option<Receiver<T>>,
 }
 
-impl<T> Outlet<T> {
+impl<T> Output<T> {
     pub(super) fn sink(sink: impl Sink<T>, queue: Option<Receiver<T>>) -> Self {
         let sink: Box<dyn Sink<T>> = Box::new(sink);
         let sink = Guarded::new(sink);
-        Outlet::Sink(Attached { sink, queue })
+        Output::Sink(Attached { sink, queue })
     }
 
     /// How many items wait in it; a user's sink does not say.
     pub(super) fn len(&self) -> usize {
         match self {
-            Outlet::Queue(sender, _) | Outlet::Relay(sender, _) => sender.len(),
-            Outlet::Ring(ring, _) => ring.len(),
-            Outlet::Sink(attached) => attached.queue.as_ref().map_or(0, Receiver::len),
+            Output::Queue(sender, _) | Output::Forwarder(sender, _) => sender.len(),
+            Output::Ring(ring, _) => ring.len(),
+            Output::Sink(attached) => attached.queue.as_ref().map_or(0, Receiver::len),
         }
     }
 
     /// What whoever takes from it has to hold.
     pub(super) fn turn(&self) -> Option<Turn> {
         match self {
-            Outlet::Ring(ring, _) => Some(ring.turn()),
-            Outlet::Queue(..) | Outlet::Sink(_) | Outlet::Relay(..) => None,
+            Output::Ring(ring, _) => Some(ring.turn()),
+            Output::Queue(..) | Output::Sink(_) | Output::Forwarder(..) => None,
         }
     }
 
     pub(super) fn is_sink(&self) -> bool {
-        matches!(self, Outlet::Sink(_))
+        matches!(self, Output::Sink(_))
     }
 }
 
-impl<T: Send + 'static> Roster<T> {
+impl<T: Send + 'static> Subscribers<T> {
     /// The publisher has gone, and all that it called for. What waits for callbacks is called, here
     /// if the system starts no thread.
     pub(super) fn finish(&self) {
@@ -151,11 +151,11 @@ impl<T: Send + 'static> Roster<T> {
 
     pub(super) fn new(queue: Queue, weighing: Weighing<T>) -> Arc<Self> {
         let threads = Threads::new();
-        Arc::new(Roster {
+        Arc::new(Subscribers {
             version: AtomicU64::new(1),
             paused: AtomicBool::new(false),
             state: Mutex::new(State {
-                entries: Arc::new([]),
+                list: Arc::new([]),
                 early: VecDeque::new(),
                 early_weight: 0,
                 attached: false,
@@ -163,10 +163,10 @@ impl<T: Send + 'static> Roster<T> {
                 last: Vec::new(),
                 patience: None,
                 aside: false,
-                relays: Vec::new(),
+                forwarders: Vec::new(),
             }),
             default: Mutex::new(None),
-            nudge: bounded(1),
+            notify: bounded(1),
             end: End::default(),
             dispatcher: Dispatcher::new(weighing, threads.clone()),
             threads,
@@ -178,92 +178,99 @@ impl<T: Send + 'static> Roster<T> {
     }
 }
 
-impl<T> Roster<T> {
-    /// Adds an entry, unless the producer has ended; returns what has to be dropped outside the lock.
+impl<T> Subscribers<T> {
+    /// Adds an subscriber, unless the producer has ended; returns what has to be dropped outside the lock.
     #[must_use]
     pub(super) fn insert(
         &self,
         state: &mut State<T>,
-        entry: Entry<T>,
-    ) -> (Option<Entry<T>>, Entries<T>) {
+        subscriber: Subscriber<T>,
+    ) -> (Option<Subscriber<T>>, SubscriberList<T>) {
         state.attached = true;
         if state.ended {
-            return (Some(entry), state.entries.clone());
+            return (Some(subscriber), state.list.clone());
         }
-        let grown = state.entries.iter().cloned().chain([Arc::new(entry)]);
+        let grown = state.list.iter().cloned().chain([Arc::new(subscriber)]);
         let grown = grown.collect();
         self.changed();
-        (None, std::mem::replace(&mut state.entries, grown))
+        (None, std::mem::replace(&mut state.list, grown))
     }
 
     pub(super) fn remove(&self, id: SubscriptionId) -> bool {
-        let (entry, last, relay, _old) = {
+        let (subscriber, last, forwarder, _old) = {
             let mut state = self.state.lock();
             let last = state.last.iter().position(|(last, _)| *last == id);
             let last = last.map(|index| state.last.swap_remove(index));
-            let relay = state.relays.iter().position(|relay| relay.id == id);
-            let relay = relay.map(|index| state.relays.swap_remove(index));
-            let entry = state.entries.iter().find(|entry| entry.id == id).cloned();
-            let rest = state.entries.iter().filter(|entry| entry.id != id);
+            let forwarder = state
+                .forwarders
+                .iter()
+                .position(|forwarder| forwarder.id == id);
+            let forwarder = forwarder.map(|index| state.forwarders.swap_remove(index));
+            let subscriber = state
+                .list
+                .iter()
+                .find(|subscriber| subscriber.id == id)
+                .cloned();
+            let rest = state.list.iter().filter(|subscriber| subscriber.id != id);
             let rest = rest.cloned().collect();
             self.changed();
-            let old = std::mem::replace(&mut state.entries, rest);
-            (entry, last, relay, old)
+            let old = std::mem::replace(&mut state.list, rest);
+            (subscriber, last, forwarder, old)
         };
-        if let Some(entry) = &entry {
-            entry.removed.store(true, Ordering::Release);
+        if let Some(subscriber) = &subscriber {
+            subscriber.removed.store(true, Ordering::Release);
         }
         if let Some((_, removed)) = &last {
             removed.store(true, Ordering::Release);
         }
-        if let Some(relay) = &relay {
-            relay.removed.store(true, Ordering::Release);
-            relay.look();
+        if let Some(forwarder) = &forwarder {
+            forwarder.removed.store(true, Ordering::Release);
+            forwarder.look();
         }
-        self.nudge();
-        entry.is_some() || last.is_some() || relay.is_some()
+        self.notify();
+        subscriber.is_some() || last.is_some() || forwarder.is_some()
     }
 
     /// Removes everything.
     pub(super) fn clear(&self) {
-        let (entries, last, relays) = {
+        let (list, last, forwarders) = {
             let mut state = self.state.lock();
             self.changed();
-            let entries = std::mem::replace(&mut state.entries, Arc::new([]));
+            let list = std::mem::replace(&mut state.list, Arc::new([]));
             let last = std::mem::take(&mut state.last);
-            (entries, last, std::mem::take(&mut state.relays))
+            (list, last, std::mem::take(&mut state.forwarders))
         };
-        for entry in entries.iter() {
-            entry.removed.store(true, Ordering::Release);
+        for subscriber in list.iter() {
+            subscriber.removed.store(true, Ordering::Release);
         }
         for (_, removed) in &last {
             removed.store(true, Ordering::Release);
         }
-        for relay in &relays {
-            relay.removed.store(true, Ordering::Release);
-            relay.look();
+        for forwarder in &forwarders {
+            forwarder.removed.store(true, Ordering::Release);
+            forwarder.look();
         }
-        self.nudge();
+        self.notify();
     }
 
     /// From now on full queues are waited for until `until` at the latest.
-    pub(super) fn hurry(&self, until: Instant) {
-        let relays = {
+    pub(super) fn set_delivery_deadline(&self, until: Instant) {
+        let forwarders = {
             let mut state = self.state.lock();
             let earlier = state.patience.map_or(until, |set| set.min(until));
             state.patience = Some(earlier);
-            state.relays.clone()
+            state.forwarders.clone()
         };
-        for relay in relays {
-            relay.look();
+        for forwarder in forwarders {
+            forwarder.look();
         }
-        self.nudge();
+        self.notify();
     }
 
-    /// See [`Producer::set_aside`](super::Producer::set_aside).
-    pub(super) fn set_aside(&self, aside: bool) {
+    /// See [`Producer::spill`](super::Producer::spill).
+    pub(super) fn spill(&self, aside: bool) {
         self.state.lock().aside = aside;
-        self.nudge();
+        self.notify();
     }
 
     /// Until when the publisher may wait, and whether it is set aside.
@@ -274,10 +281,10 @@ impl<T> Roster<T> {
 
     /// Counts an item that all who have subscribed lose, since too much is kept for them already.
     pub(super) fn count_too_late(&self) {
-        let entries = self.state.lock().entries.len();
+        let list = self.state.lock().list.len();
         let before = self
             .dropped
-            .fetch_add(entries.max(1) as u64, Ordering::Relaxed);
+            .fetch_add(list.max(1) as u64, Ordering::Relaxed);
         if before == 0 {
             crate::logging::warn!(
                 "more than may be kept has come for consumers that are too slow: messages are dropped"
@@ -290,8 +297,8 @@ impl<T> Roster<T> {
         self.version.fetch_add(1, Ordering::Release);
     }
 
-    pub(super) fn nudge(&self) {
-        let _ = self.nudge.0.try_send(());
+    pub(super) fn notify(&self) {
+        let _ = self.notify.0.try_send(());
     }
 }
 
@@ -327,7 +334,7 @@ pub(super) fn open_queue<T>(
     queue: Queue,
     weighing: Weighing<T>,
     early: &mut VecDeque<T>,
-) -> (Outlet<T>, (Receiver<T>, Arc<Taken>)) {
+) -> (Output<T>, (Receiver<T>, Arc<Taken>)) {
     let (sender, receiver) = match queue {
         Queue::Block(NO_LIMIT..) | Queue::DropOldest(NO_LIMIT..) => unbounded(),
         // Early items are not dropped for the sake of a short queue: it starts out longer.
@@ -355,34 +362,34 @@ pub(super) fn open_queue<T>(
         let _ = sender.try_send(item);
     }
     let taken = limit.taken();
-    let outlet = if ring {
-        Outlet::Ring(Ring::new(sender, receiver.clone()), limit)
+    let output = if ring {
+        Output::Ring(Ring::new(sender, receiver.clone()), limit)
     } else {
-        Outlet::Queue(sender, limit)
+        Output::Queue(sender, limit)
     };
-    (outlet, (receiver, taken))
+    (output, (receiver, taken))
 }
 
 /// A channel for the relay thread that holds what came early.
-pub(super) fn open_relay<T>(
+pub(super) fn open_forwarder<T>(
     weighing: Weighing<T>,
     early: VecDeque<T>,
-) -> (Outlet<T>, (Receiver<T>, Arc<Taken>)) {
-    let (sender, receiver) = bounded(early.len().max(RELAY));
+) -> (Output<T>, (Receiver<T>, Arc<Taken>)) {
+    let (sender, receiver) = bounded(early.len().max(FORWARDER_QUEUE));
     let limit = WeightLimit::new(weighing.limit, sender.capacity());
     for item in early {
         limit.count((weighing.weigh)(&item));
         let _ = sender.try_send(item);
     }
     let taken = limit.taken();
-    (Outlet::Relay(sender, limit), (receiver, taken))
+    (Output::Forwarder(sender, limit), (receiver, taken))
 }
 
-impl<T> Entry<T> {
-    pub(super) fn new(id: SubscriptionId, outlet: Outlet<T>, removed: Arc<AtomicBool>) -> Self {
-        Entry {
+impl<T> Subscriber<T> {
+    pub(super) fn new(id: SubscriptionId, output: Output<T>, removed: Arc<AtomicBool>) -> Self {
+        Subscriber {
             id,
-            outlet,
+            output,
             removed,
             lacking: None,
             warned: AtomicBool::new(false),
@@ -426,7 +433,7 @@ impl<T> Entry<T> {
     }
 }
 
-impl<T: Send + 'static> Entry<T> {
+impl<T: Send + 'static> Subscriber<T> {
     /// Puts an item that weighs so much.
     pub(super) fn put_nowait(
         &self,
@@ -434,8 +441,8 @@ impl<T: Send + 'static> Entry<T> {
         weight: usize,
         dropped: &AtomicU64,
     ) -> Result<(), PutError<T>> {
-        match &self.outlet {
-            Outlet::Queue(sender, limit) | Outlet::Relay(sender, limit) => {
+        match &self.output {
+            Output::Queue(sender, limit) | Output::Forwarder(sender, limit) => {
                 if limit.is_light(weight) {
                     return sender.put_nowait(item);
                 }
@@ -446,11 +453,11 @@ impl<T: Send + 'static> Entry<T> {
                 limit.count(weight);
                 Ok(())
             }
-            Outlet::Ring(ring, limit) => {
+            Output::Ring(ring, limit) => {
                 let drop = |oldest: Option<T>| {
                     if oldest.is_some() {
                         dropped.fetch_add(1, Ordering::Relaxed);
-                        let_go(oldest);
+                        drop_caught(oldest);
                     }
                 };
                 if !limit.is_light(weight) {
@@ -462,9 +469,9 @@ impl<T: Send + 'static> Entry<T> {
                 drop(ring.put(item));
                 Ok(())
             }
-            Outlet::Sink(Attached { sink, .. }) => {
+            Output::Sink(Attached { sink, .. }) => {
                 let mut result = Ok(());
-                guarded(|| result = sink.put_nowait(item));
+                log_panic(|| result = sink.put_nowait(item));
                 result
             }
         }
@@ -479,8 +486,8 @@ impl<T: Send + 'static> Entry<T> {
         patience: &Patience<'_>,
         dropped: &AtomicU64,
     ) -> Result<(), PutError<T>> {
-        match &self.outlet {
-            Outlet::Queue(sender, limit) | Outlet::Relay(sender, limit) => {
+        match &self.output {
+            Output::Queue(sender, limit) | Output::Forwarder(sender, limit) => {
                 if limit.has_room(weight, || sender.len()) {
                     let mut select = Select::new();
                     select.send(sender);
@@ -495,20 +502,20 @@ impl<T: Send + 'static> Entry<T> {
                 self.put_nowait(item, weight, dropped)
             }
             // Never full.
-            Outlet::Ring(..) => Err(PutError::Full(item)),
-            Outlet::Sink(Attached { sink, .. }) => {
+            Output::Ring(..) => Err(PutError::Full(item)),
+            Output::Sink(Attached { sink, .. }) => {
                 let mut result = Ok(());
-                guarded(|| result = sink.put(item, patience));
+                log_panic(|| result = sink.put(item, patience));
                 result
             }
         }
     }
 }
 
-impl<T> Drop for Roster<T> {
+impl<T> Drop for Subscribers<T> {
     fn drop(&mut self) {
-        for relay in self.state.get_mut().relays.drain(..) {
-            relay.look();
+        for forwarder in self.state.get_mut().forwarders.drain(..) {
+            forwarder.look();
         }
     }
 }

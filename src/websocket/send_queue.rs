@@ -1,6 +1,6 @@
-//! What is to be sent, and the pen to write it with.
+//! What is to be sent, and the frame writer to write it with.
 //!
-//! The sending half of a connection, its codec and the queue's inbox are one value, the [`Pen`]: there
+//! The sending half of a connection, its codec and the queue's inbox are one value, the [`FrameWriter`]: there
 //! is one for each connection, and the inbox goes from one to the next.
 //! Whoever holds it writes; nobody holds a lock meanwhile. The writer thread holds it while it is at
 //! work, and lays it down here when it goes to sleep. Then a thread that has put one message may
@@ -15,8 +15,8 @@ use bytes::Bytes;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
-use super::pen::{Leftover, Pen, Progress, Wait};
-use super::pings::{Latency, Pings};
+use super::control::{Latency, Pings};
+use super::frame_writer::{FrameWriter, Progress, Unsent, Wait};
 use super::shared::weight;
 use crate::error::PutError;
 use crate::message::Message;
@@ -30,14 +30,14 @@ const MAX_PONGS: usize = 16;
 /// Up to this size a message is worth writing on the thread that puts it.
 const SMALL: usize = 16 << 10;
 
-pub(crate) struct Outbox {
+pub(crate) struct SendQueue {
     consumer: Consumer<Message>,
     /// Held to add or to take; nothing is called under it.
     control: Mutex<Control>,
     /// Whether `control` may hold something to be written; saves the lock.
     pending: AtomicBool,
-    /// Held to lay down or to pick up the pen; nothing is called under it.
-    desk: Mutex<Desk>,
+    /// Held to park or to take the frame writer; nothing is called under it.
+    parked: Mutex<Parked>,
     sent: Sent,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Work {
     pub(super) stop: bool,
 }
 
-/// How much was sent, on all connections. Written by who has the pen, or by the reader between two.
+/// How much was sent, on all connections. Written by who has the frame writer, or by the reader between two.
 #[derive(Default)]
 pub(crate) struct Sent {
     pub(crate) messages: AtomicU64,
@@ -72,23 +72,23 @@ pub(crate) struct Sent {
 }
 
 #[derive(Default)]
-struct Desk {
-    pen: Option<Box<Pen>>,
-    /// The writer came for the pen while somebody else had it.
+struct Parked {
+    writer: Option<Box<FrameWriter>>,
+    /// The writer thread came for the frame writer while somebody else had it.
     wanted: bool,
 }
 
-impl Outbox {
+impl SendQueue {
     pub(crate) fn new(limit: usize) -> (Self, Inbox<Message>) {
         let (consumer, inbox) = Consumer::with_weight(limit, weight);
-        let outbox = Outbox {
+        let send_queue = SendQueue {
             consumer,
             control: Mutex::default(),
             pending: AtomicBool::new(false),
-            desk: Mutex::default(),
+            parked: Mutex::default(),
             sent: Sent::default(),
         };
-        (outbox, inbox)
+        (send_queue, inbox)
     }
 
     pub(crate) fn consumer(&self) -> &Consumer<Message> {
@@ -99,7 +99,7 @@ impl Outbox {
         let small = message.len() <= SMALL;
         let pushed = as_text(message, |message| self.consumer.push(message))?;
         if pushed == Pushed::Unnoticed {
-            self.kick(small);
+            self.wake_writer(small);
         }
         Ok(())
     }
@@ -112,7 +112,7 @@ impl Outbox {
         let small = message.len() <= SMALL;
         as_text(message, |message| {
             self.consumer
-                .put_deadline(message, deadline, |_| self.kick(small))
+                .put_deadline(message, deadline, |_| self.wake_writer(small))
         })
     }
 
@@ -135,20 +135,20 @@ impl Outbox {
             }
             control.pongs.push_back(payload);
         });
-        self.kick(true);
+        self.wake_writer(true);
     }
 
     /// Sends the keepalive's own ping.
     pub(crate) fn ping(&self, payload: Bytes) {
         self.control(|control| control.pings.ask(payload));
-        self.kick(true);
+        self.wake_writer(true);
     }
 
     /// Sends a program's ping, unless too many are without an answer; returns whether.
     pub(crate) fn ping_for(&self, payload: Bytes, asker: Sender<Duration>) -> bool {
         // The program's own, which is not dropped under the lock.
         let asked = self.control(|control| control.pings.ask_for(payload.clone(), asker));
-        self.kick(true);
+        self.wake_writer(true);
         asked
     }
 
@@ -200,18 +200,14 @@ impl Outbox {
     /// The connection's writer has ended and left this; `all_confirmed` if the peer is known to have
     /// taken all that was written. Returns the inbox, with what was kept put back, and how many
     /// messages were neither written nor kept.
-    pub(crate) fn take_back(
-        &self,
-        leftover: Leftover,
-        all_confirmed: bool,
-    ) -> (Inbox<Message>, usize) {
+    pub(crate) fn take_back(&self, unsent: Unsent, all_confirmed: bool) -> (Inbox<Message>, usize) {
         if !all_confirmed {
             let confirmed = self.control.lock().pings.confirmed();
             // A peer may have answered what was not written yet, if it guessed it.
-            let unconfirmed = leftover.written().saturating_sub(confirmed);
+            let unconfirmed = unsent.written().saturating_sub(confirmed);
             add(&self.sent.unconfirmed, unconfirmed);
         }
-        let back = leftover.put_back();
+        let back = unsent.put_back();
         // Not before: they wait all the while.
         self.count_encoded(0);
         back
@@ -237,7 +233,7 @@ impl Outbox {
         result
     }
 
-    // For the pen.
+    // For the frame writer.
 
     /// What there is to write beside messages, of which so many have been encoded.
     pub(super) fn take_control(&self, messages: u64) -> Option<Work> {
@@ -277,57 +273,58 @@ impl Outbox {
         }
     }
 
-    // For who has the pen.
+    // For who has the frame writer.
 
-    /// Makes sure that somebody writes: this thread, if the pen is there and `here` is set, or the writer.
-    fn kick(&self, here: bool) {
-        let pen = if here {
-            self.desk.lock().pen.take()
+    /// Makes sure that somebody writes: this thread, if the frame writer is there and `here` is set, or the writer.
+    fn wake_writer(&self, here: bool) {
+        let writer = if here {
+            self.parked.lock().writer.take()
         } else {
             None
         };
-        let Some(pen) = pen else {
+        let Some(writer) = writer else {
             return self.consumer.wake();
         };
-        let mut borrowed = Borrowed {
-            outbox: self,
-            pen: Some(pen),
+        let mut borrowed = BorrowedWriter {
+            send_queue: self,
+            writer: Some(writer),
         };
-        let done = borrowed.pen.as_mut().is_some_and(|pen| {
-            !pen.is_warm() && matches!(pen.write(self, Wait::No), Ok(Progress::Drained))
+        let done = borrowed.writer.as_mut().is_some_and(|writer| {
+            !writer.wrote_recently()
+                && matches!(writer.write(self, Wait::No), Ok(Progress::Drained))
         });
-        let wanted = borrowed.lay_down();
-        // Who put something while the pen was here has left it to this thread.
+        let wanted = borrowed.park();
+        // Who put something while the frame writer was here has left it to this thread.
         if wanted || !done || !self.consumer.is_empty() || self.has_control() {
             self.consumer.wake();
         }
     }
 
-    /// Leaves the pen to whoever puts something next. Returns whether the writer waits for it.
-    pub(crate) fn lay_down(&self, pen: Box<Pen>) -> bool {
-        let mut desk = self.desk.lock();
-        desk.pen = Some(pen);
-        std::mem::take(&mut desk.wanted)
+    /// Leaves the frame writer to whoever puts something next. Returns whether the writer waits for it.
+    pub(crate) fn park(&self, writer: Box<FrameWriter>) -> bool {
+        let mut parked = self.parked.lock();
+        parked.writer = Some(writer);
+        std::mem::take(&mut parked.wanted)
     }
 
-    /// For the writer: lays down the pen, sleeps until there is something to write, and picks it up.
+    /// For the writer thread: parks the frame writer, sleeps until there is something to write, and picks it up.
     ///
     /// The sleep is ended by a put, a source, a pong, a ping, `close` or `stop`.
-    pub(crate) fn sleep(&self, pen: Box<Pen>) -> Box<Pen> {
-        self.lay_down(pen);
+    pub(crate) fn sleep(&self, writer: Box<FrameWriter>) -> Box<FrameWriter> {
+        self.park(writer);
         self.consumer.wait();
-        self.pick_up()
+        self.take_writer()
     }
 
-    /// For the writer: picks up the pen, waiting for whoever has it.
-    pub(crate) fn pick_up(&self) -> Box<Pen> {
+    /// For the writer thread: takes the frame writer, waiting for whoever has it.
+    pub(crate) fn take_writer(&self) -> Box<FrameWriter> {
         loop {
             {
-                let mut desk = self.desk.lock();
-                if let Some(pen) = desk.pen.take() {
-                    return pen;
+                let mut parked = self.parked.lock();
+                if let Some(writer) = parked.writer.take() {
+                    return writer;
                 }
-                desk.wanted = true;
+                parked.wanted = true;
             }
             // Who has it wakes us when it is laid down.
             self.consumer.wait_for_wake();
@@ -335,25 +332,25 @@ impl Outbox {
     }
 }
 
-/// The pen in the hands of a thread that has put something. It is laid down even if the transport panics:
+/// The frame writer in the hands of a thread that has put something. It is laid down even if the transport panics:
 /// the writer cannot end without it.
-struct Borrowed<'a> {
-    outbox: &'a Outbox,
-    pen: Option<Box<Pen>>,
+struct BorrowedWriter<'a> {
+    send_queue: &'a SendQueue,
+    writer: Option<Box<FrameWriter>>,
 }
 
-impl Borrowed<'_> {
-    fn lay_down(&mut self) -> bool {
-        let pen = self.pen.take();
-        pen.is_some_and(|pen| self.outbox.lay_down(pen))
+impl BorrowedWriter<'_> {
+    fn park(&mut self) -> bool {
+        let writer = self.writer.take();
+        writer.is_some_and(|writer| self.send_queue.park(writer))
     }
 }
 
-impl Drop for Borrowed<'_> {
+impl Drop for BorrowedWriter<'_> {
     fn drop(&mut self) {
-        if self.pen.is_some() {
-            self.lay_down();
-            self.outbox.consumer.wake();
+        if self.writer.is_some() {
+            self.park();
+            self.send_queue.consumer.wake();
         }
     }
 }
@@ -406,30 +403,32 @@ mod tests {
             self.write(bytes)
         }
 
-        fn finish(&mut self) -> io::Result<()> {
+        fn shutdown_write(&mut self) -> io::Result<()> {
             Ok(())
         }
     }
 
     #[test]
     fn a_transport_that_panics_under_a_put_does_not_keep_the_pen_from_the_writer() {
-        let (outbox, inbox) = Outbox::new(1 << 20);
-        outbox.lay_down(Pen::new(
+        let (send_queue, inbox) = SendQueue::new(1 << 20);
+        send_queue.park(FrameWriter::new(
             Role::Client,
             Box::new(Panics),
             inbox,
             false,
             false,
         ));
-        catch_unwind(AssertUnwindSafe(|| outbox.pong("x".into()))).unwrap_err();
+        catch_unwind(AssertUnwindSafe(|| send_queue.pong("x".into()))).unwrap_err();
         let (written, result) = crossbeam_channel::bounded(1);
         thread::spawn(move || {
-            outbox.consumer.wait_for_wake();
-            let mut pen = outbox.pick_up();
-            written.send(pen.write(&outbox, Wait::Yes)).unwrap();
+            send_queue.consumer.wait_for_wake();
+            let mut writer = send_queue.take_writer();
+            written.send(writer.write(&send_queue, Wait::Yes)).unwrap();
         });
         let result = result.recv_timeout(Duration::from_secs(20));
-        let error = result.expect("the writer waits for the pen").unwrap_err();
+        let error = result
+            .expect("the writer waits for the writer")
+            .unwrap_err();
         assert!(error.to_string().contains("panicked"), "{error}");
     }
 }

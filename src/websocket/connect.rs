@@ -8,14 +8,13 @@ use http::header::{self, HeaderName, HeaderValue};
 use tungstenite::protocol::Role as WireRole;
 use url::Host;
 
-use super::life::Opened;
-use super::open::{facts, given_up};
+use super::accept::{given_up, info};
 use super::options::deadline_after;
+use super::reader_thread::Opened;
 use super::shared::Shared;
 use crate::error::{Error, Result};
-use crate::limits::of_descriptors;
 use crate::net::basic_auth::authorization;
-use crate::net::connect::{Cancel, addresses, connect, connect_unix};
+use crate::net::dial::{Cancel, addresses, connect, connect_unix};
 use crate::net::handshake::Failure;
 use crate::net::handshake::client::{self, redirects_to};
 use crate::net::handshake::fields::mark_secrets;
@@ -24,16 +23,17 @@ use crate::net::proxy::Proxy;
 use crate::net::socket::Socket;
 use crate::net::target::{Place, Target};
 use crate::net::transport::Transport;
-use crate::panics::{Guarded, caught};
+use crate::os_limits::of_descriptors;
+use crate::panics::{Guarded, catch_panic};
 
 /// All that a client's handshake says.
 #[derive(Clone)]
-pub(crate) struct Call {
+pub(crate) struct ConnectRequest {
     target: Target,
     headers: Vec<(HeaderName, HeaderValue)>,
     /// Headers that have another value each time.
     renewed: Vec<(HeaderName, HeaderSource)>,
-    proxying: Proxying,
+    proxy: ProxyChoice,
 }
 
 /// Where a header's value comes from.
@@ -43,19 +43,19 @@ pub(crate) type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Which way the connection takes.
 #[derive(Clone)]
-pub(crate) enum Proxying {
+pub(crate) enum ProxyChoice {
     Direct,
     Through(Proxy),
     /// What the environment's variables say when the connection is made.
     Environment,
 }
 
-impl Proxying {
+impl ProxyChoice {
     fn proxy(&self, encrypted: bool, endpoint: &Endpoint) -> Result<Option<Proxy>> {
         match self {
-            Proxying::Direct => Ok(None),
-            Proxying::Through(proxy) => Ok(Some(proxy.clone())),
-            Proxying::Environment => {
+            ProxyChoice::Direct => Ok(None),
+            ProxyChoice::Through(proxy) => Ok(Some(proxy.clone())),
+            ProxyChoice::Environment => {
                 let Endpoint { host, port, .. } = endpoint;
                 Proxy::from_env(encrypted, host, *port, |name| std::env::var(name).ok())
             }
@@ -63,7 +63,7 @@ impl Proxying {
     }
 }
 
-impl Call {
+impl ConnectRequest {
     /// A call that can be made.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ impl Call {
         target: Target,
         headers: Vec<(HeaderName, HeaderValue)>,
         renewed: Vec<(HeaderName, HeaderSource)>,
-        proxying: Proxying,
+        proxy: ProxyChoice,
     ) -> Result<Self> {
         let names = headers.iter().map(|(name, _)| name);
         let mut names = names.chain(renewed.iter().map(|(name, _)| name));
@@ -86,11 +86,11 @@ impl Call {
                     .into(),
             });
         }
-        let call = Call {
+        let call = ConnectRequest {
             target,
             headers,
             renewed,
-            proxying,
+            proxy,
         };
         call.request()?;
         Ok(call)
@@ -130,7 +130,7 @@ impl Call {
                 name: name.to_string(),
                 error: error.into(),
             };
-            let value = caught(|| source());
+            let value = catch_panic(|| source());
             let value =
                 value.unwrap_or_else(|text| Err(format!("the function panicked: {text}").into()));
             let value = value.map_err(failed)?;
@@ -147,7 +147,10 @@ impl Call {
     /// The call that a refusal leads to, if it is a redirect. On another host or port nothing is
     /// told but what the settings say about this client and the WebSocket that it wants: a header
     /// of the program's own may be a secret, whatever its name is.
-    fn redirected(&self, response: &http::Response<bytes::Bytes>) -> Option<Result<Call>> {
+    fn redirected(
+        &self,
+        response: &http::Response<bytes::Bytes>,
+    ) -> Option<Result<ConnectRequest>> {
         let mut target = match self.target.redirect(redirects_to(response)?) {
             Ok(target) => target,
             Err(error) => return Some(Err(error)),
@@ -168,17 +171,17 @@ impl Call {
             });
             renewed.clear();
         }
-        Some(Ok(Call {
+        Some(Ok(ConnectRequest {
             target,
             headers,
             renewed,
-            proxying: self.proxying.clone(),
+            proxy: self.proxy.clone(),
         }))
     }
 }
 
 /// Connects, and follows redirects as far as that is allowed.
-pub(crate) fn as_client(shared: &Shared, mut call: Call) -> Result<Opened> {
+pub(crate) fn as_client(shared: &Shared, mut call: ConnectRequest) -> Result<Opened> {
     let mut request = call.renewed_request()?;
     let deadline = deadline_after(shared.options.connect_timeout);
     let mut redirects = shared.options.max_redirects;
@@ -202,7 +205,11 @@ pub(crate) fn as_client(shared: &Shared, mut call: Call) -> Result<Opened> {
 }
 
 /// Over a connection that is there already.
-pub(crate) fn over(shared: &Shared, transport: Box<dyn Transport>, call: &Call) -> Result<Opened> {
+pub(crate) fn over(
+    shared: &Shared,
+    transport: Box<dyn Transport>,
+    call: &ConnectRequest,
+) -> Result<Opened> {
     let request = call.renewed_request()?;
     let deadline = deadline_after(shared.options.connect_timeout);
     ask(shared, transport, request, false, deadline).map_err(|failure| in_time(shared, failure))
@@ -221,7 +228,7 @@ fn in_time(shared: &Shared, failure: Failure) -> Error {
 
 fn dial(
     shared: &Shared,
-    call: &Call,
+    call: &ConnectRequest,
     request: HttpRequest<()>,
     follows_redirects: bool,
     deadline: Instant,
@@ -244,7 +251,7 @@ fn dial(
 /// A connection to the host itself, whatever is in between.
 fn reach(
     shared: &Shared,
-    call: &Call,
+    call: &ConnectRequest,
     deadline: Instant,
     cancel: &Cancel,
 ) -> Result<Socket, Failure> {
@@ -252,7 +259,7 @@ fn reach(
         Place::Unix(path) => return Ok(connect_unix(path, deadline, cancel)?.into()),
         Place::Host(endpoint) => endpoint,
     };
-    match call.proxying.proxy(call.target.encrypted, endpoint)? {
+    match call.proxy.proxy(call.target.encrypted, endpoint)? {
         None => Ok(connect(endpoint, deadline, cancel)?.into()),
         Some(proxy) => through(shared, &proxy, endpoint, deadline, cancel),
     }
@@ -320,7 +327,7 @@ fn encrypt(
             Host::Ipv6(ip) => ip.to_string(),
         },
     };
-    let connector = shared.options.trust.connector(&host)?;
+    let connector = shared.options.tls.connector(&host)?;
     let tls = crate::net::tls::connect(&connector, &host, socket, deadline)?;
     Ok(Box::new(tls))
 }
@@ -349,12 +356,12 @@ fn ask(
         .map_err(Error::lost)?;
     let addresses = (transport.peer_addr(), transport.local_addr());
     let mut halves = transport.split().map_err(Error::lost)?;
-    if !shared.lifecycle.install(halves.cut.clone()) {
+    if !shared.lifecycle.install(halves.shutdown.clone()) {
         return Err(given_up().into());
     }
     let (response, rest) = client::ask(&mut halves, &request, follows_redirects, deadline)?;
     Ok(Opened {
-        facts: facts(addresses, request, response),
+        info: info(addresses, request, response),
         halves,
         rest,
         role: WireRole::Client,

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::roster::{Entries, Entry, Roster};
 use super::sink::Patience;
+use super::subscribers::{Subscriber, SubscriberList, Subscribers};
 use super::subscription::SubscriptionId;
 use super::threads::Found;
 use crate::error::{Error, PutError};
@@ -32,38 +32,38 @@ const LONG: Duration = Duration::from_secs(1);
 /// the thread. If there is none at the end either, the thread that drops the publisher makes the
 /// calls that are left.
 pub struct Publisher<T: Clone + Send + 'static> {
-    roster: Arc<Roster<T>>,
-    /// The entries as of version `seen`. Not held while the owner waits for its own input (see
-    /// [`rest`](Publisher::rest)): an entry that was removed has to be dropped, for its queue to disconnect.
-    snapshot: Option<Entries<T>>,
+    subscribers: Arc<Subscribers<T>>,
+    /// The list as of version `seen`. Not held while the owner waits for its own input (see
+    /// [`rest`](Publisher::rest)): an subscriber that was removed has to be dropped, for its queue to disconnect.
+    snapshot: Option<SubscriberList<T>>,
     seen: u64,
     /// Those that were full, with the item they have yet to get. It may be long before the owner catches up:
     /// like the snapshot, this must not keep alive what is removed.
-    blocked: VecDeque<(Weak<Entry<T>>, T)>,
+    blocked: VecDeque<(Weak<Subscriber<T>>, T)>,
     /// Behind those: what came while there was no time to wait for them, and what it weighs.
-    later: VecDeque<T>,
+    backlog: VecDeque<T>,
     later_weight: usize,
     /// When to stop catching up, whoever is still full.
     limit: Option<Instant>,
     /// Those that were full when there was no patience left: they get nothing more, so that what they got
     /// has an end and no gaps.
-    cut_short: Vec<SubscriptionId>,
+    truncated: Vec<SubscriptionId>,
     gone: Vec<SubscriptionId>,
     /// Whether its owner sees to the callbacks at the end.
     leaves_callbacks: bool,
 }
 
 impl<T: Clone + Send + 'static> Publisher<T> {
-    pub(super) fn new(roster: Arc<Roster<T>>) -> Self {
+    pub(super) fn new(subscribers: Arc<Subscribers<T>>) -> Self {
         Publisher {
-            roster,
+            subscribers,
             snapshot: None,
             seen: 0,
             blocked: VecDeque::new(),
-            later: VecDeque::new(),
+            backlog: VecDeque::new(),
             later_weight: 0,
             limit: None,
-            cut_short: Vec::new(),
+            truncated: Vec::new(),
             gone: Vec::new(),
             leaves_callbacks: false,
         }
@@ -77,7 +77,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 
     /// Ends the producer: who has taken all that is queued is told `reason`.
     pub fn end(self, reason: Error) {
-        let _ = self.roster.end.set(reason);
+        let _ = self.subscribers.end.set(reason);
         // The rest is done by drop.
     }
 
@@ -90,29 +90,29 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 
     /// As [`put`](Self::put), for a publisher that calls [`rest`](Self::rest) before it waits for its own input.
     pub(crate) fn put_in_batch(&mut self, item: T) {
-        if self.lags() {
+        if self.has_backlog() {
             return self.keep_for_later(item);
         }
-        if self.roster.paused.load(Ordering::Relaxed) && !self.wait_until_resumed() {
+        if self.subscribers.paused.load(Ordering::Relaxed) && !self.wait_until_resumed() {
             return self.keep_for_later(item);
         }
         self.hand_out(item);
     }
 
     fn hand_out(&mut self, item: T) {
-        if !self.cut_short.is_empty() && !is_over(self.roster.state.lock().patience) {
-            self.cut_short.clear();
+        if !self.truncated.is_empty() && !is_over(self.subscribers.state.lock().patience) {
+            self.truncated.clear();
         }
-        let Some(entries) = self.refresh() else {
+        let Some(list) = self.refresh() else {
             return self.keep(item);
         };
         let weight = self.weight(&item);
-        let last = entries.len() - 1;
-        for entry in &entries[..last] {
-            self.offer(entry, item.clone(), weight);
+        let last = list.len() - 1;
+        for subscriber in &list[..last] {
+            self.offer(subscriber, item.clone(), weight);
         }
-        self.offer(&entries[last], item, weight);
-        self.snapshot = Some(entries);
+        self.offer(&list[last], item, weight);
+        self.snapshot = Some(list);
         if !self.blocked.is_empty() {
             self.wait_for_the_full();
         }
@@ -121,45 +121,45 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 
     fn remove_the_gone(&mut self) {
         for id in self.gone.drain(..) {
-            self.roster.remove(id);
+            self.subscribers.remove(id);
         }
     }
 
     /// Lets go of the subscribers, so that who is removed meanwhile is dropped at once; and waits
     /// for a thread that callbacks wait for.
     pub(crate) fn rest(&mut self) {
-        self.let_go();
-        while let Found::NotYet(next) = self.roster.threads.look() {
+        self.drop_caught();
+        while let Found::NotYet(next) = self.subscribers.threads.look() {
             let look = self.look();
             if look.over || look.aside {
                 return;
             }
             let until = look.until.map_or(next, |until| until.min(next));
-            let _ = self.roster.nudge.1.recv_deadline(until);
+            let _ = self.subscribers.notify.1.recv_deadline(until);
         }
     }
 
     /// The first half of [`rest`](Self::rest), for who does not go on.
-    pub(crate) fn let_go(&mut self) {
+    pub(crate) fn drop_caught(&mut self) {
         self.snapshot = None;
     }
 
     /// Whether something has been put that not all have got, since the publisher was
-    /// [set aside](super::Producer::set_aside).
-    pub(crate) fn lags(&self) -> bool {
-        !self.blocked.is_empty() || !self.later.is_empty()
+    /// [set aside](super::Producer::spill).
+    pub(crate) fn has_backlog(&self) -> bool {
+        !self.blocked.is_empty() || !self.backlog.is_empty()
     }
 
     /// Hands out what has been kept, in order, waiting as for any item; `false` when the publisher was set
     /// aside again before that was all.
-    pub(crate) fn catch_up(&mut self) -> bool {
+    pub(crate) fn drain_backlog(&mut self) -> bool {
         self.wait_for_the_full();
         self.remove_the_gone();
-        while self.blocked.is_empty() && !self.later.is_empty() {
-            if self.roster.paused.load(Ordering::Relaxed) && !self.wait_until_resumed() {
+        while self.blocked.is_empty() && !self.backlog.is_empty() {
+            if self.subscribers.paused.load(Ordering::Relaxed) && !self.wait_until_resumed() {
                 break;
             }
-            let Some(item) = self.later.pop_front() else {
+            let Some(item) = self.backlog.pop_front() else {
                 break;
             };
             self.later_weight -= self.weight(&item);
@@ -168,18 +168,18 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         }
         self.rest();
         self.tell_what_is_kept();
-        !self.lags()
+        !self.has_backlog()
     }
 
-    /// As [`catch_up`](Self::catch_up), for no longer than until then.
-    pub(crate) fn catch_up_until(&mut self, limit: Instant) {
+    /// As [`drain_backlog`](Self::drain_backlog), for no longer than until then.
+    pub(crate) fn drain_backlog_until(&mut self, limit: Instant) {
         self.limit = Some(limit);
-        self.catch_up();
+        self.drain_backlog();
         self.limit = None;
     }
 
     fn look(&self) -> Look {
-        let (patience, aside) = self.roster.patience();
+        let (patience, aside) = self.subscribers.patience();
         let over = is_over(patience);
         Look {
             over,
@@ -191,56 +191,56 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     fn keep_for_later(&mut self, item: T) {
         if self.later_weight >= LAG_WEIGHT {
             // And so is all that follows until some of it has been handed out.
-            return self.roster.count_too_late();
+            return self.subscribers.count_too_late();
         }
         self.later_weight += self.weight(&item);
-        self.later.push_back(item);
+        self.backlog.push_back(item);
         self.tell_what_is_kept();
     }
 
     fn tell_what_is_kept(&self) {
-        let kept = self.later.len() + usize::from(!self.blocked.is_empty());
-        self.roster.kept.store(kept, Ordering::Relaxed);
+        let kept = self.backlog.len() + usize::from(!self.blocked.is_empty());
+        self.subscribers.kept.store(kept, Ordering::Relaxed);
     }
 
-    /// The entries as they are now, taken out of `self.snapshot`; `None` when there are none.
-    fn refresh(&mut self) -> Option<Entries<T>> {
-        let version = self.roster.version.load(Ordering::Acquire);
-        let entries = match self.snapshot.take() {
-            Some(entries) if self.seen == version => entries,
+    /// The list as they are now, taken out of `self.snapshot`; `None` when there are none.
+    fn refresh(&mut self) -> Option<SubscriberList<T>> {
+        let version = self.subscribers.version.load(Ordering::Acquire);
+        let list = match self.snapshot.take() {
+            Some(list) if self.seen == version => list,
             _ => {
-                let state = self.roster.state.lock();
+                let state = self.subscribers.state.lock();
                 // Under the lock the version cannot change.
-                self.seen = self.roster.version.load(Ordering::Acquire);
-                state.entries.clone()
+                self.seen = self.subscribers.version.load(Ordering::Acquire);
+                state.list.clone()
             }
         };
-        (!entries.is_empty()).then_some(entries)
+        (!list.is_empty()).then_some(list)
     }
 
     fn weight(&self, item: &T) -> usize {
-        (self.roster.weighing.weigh)(item)
+        (self.subscribers.weighing.weigh)(item)
     }
 
-    fn offer(&mut self, entry: &Arc<Entry<T>>, item: T, weight: usize) {
-        if self.cut_short.contains(&entry.id) {
-            return entry.count_dropped(&self.roster.dropped);
+    fn offer(&mut self, subscriber: &Arc<Subscriber<T>>, item: T, weight: usize) {
+        if self.truncated.contains(&subscriber.id) {
+            return subscriber.count_dropped(&self.subscribers.dropped);
         }
-        match entry.put_nowait(item, weight, &self.roster.dropped) {
+        match subscriber.put_nowait(item, weight, &self.subscribers.dropped) {
             Ok(()) => {}
             Err(PutError::Full(item)) => {
-                self.blocked.push_back((Arc::downgrade(entry), item));
+                self.blocked.push_back((Arc::downgrade(subscriber), item));
             }
-            Err(PutError::Closed(_)) => self.gone.push(entry.id),
+            Err(PutError::Closed(_)) => self.gone.push(subscriber.id),
         }
     }
 
     /// Keeps an item for the first consumer, if there has been none.
     fn keep(&mut self, item: T) {
-        let weigh = self.roster.weighing.weigh;
+        let weigh = self.subscribers.weighing.weigh;
         let mut old = Vec::new();
-        let mut state = self.roster.state.lock();
-        if !state.entries.is_empty() {
+        let mut state = self.subscribers.state.lock();
+        if !state.list.is_empty() {
             // Somebody has just subscribed.
             drop(state);
             return self.hand_out(item);
@@ -262,7 +262,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         drop(state);
         if !old.is_empty() {
             let before = self
-                .roster
+                .subscribers
                 .dropped
                 .fetch_add(old.len() as u64, Ordering::Relaxed);
             if before == 0 {
@@ -275,16 +275,16 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 
     /// Returns whether to go on with the item: not when the publisher is set aside.
     fn wait_until_resumed(&mut self) -> bool {
-        self.let_go();
-        while self.roster.paused.load(Ordering::SeqCst) {
+        self.drop_caught();
+        while self.subscribers.paused.load(Ordering::SeqCst) {
             let look = self.look();
             if look.over || look.aside {
                 return look.over;
             }
-            let nudge = &self.roster.nudge.1;
+            let notify = &self.subscribers.notify.1;
             match look.until {
-                None => drop(nudge.recv()),
-                Some(until) => drop(nudge.recv_deadline(until)),
+                None => drop(notify.recv()),
+                Some(until) => drop(notify.recv_deadline(until)),
             }
         }
         true
@@ -293,20 +293,20 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     /// Hands the item over to those who were full, waiting for each as long as there is patience, and the
     /// publisher is not set aside.
     fn wait_for_the_full(&mut self) {
-        self.let_go();
+        self.drop_caught();
         while let Some((full, mut item)) = self.blocked.pop_front() {
-            let Some(entry) = full.upgrade() else {
+            let Some(subscriber) = full.upgrade() else {
                 continue;
             };
             let start = Instant::now();
             let weight = self.weight(&item);
             loop {
-                if entry.removed.load(Ordering::Acquire) {
+                if subscriber.removed.load(Ordering::Acquire) {
                     break;
                 }
                 // Nobody makes room without a thread.
-                let thread = match entry.lacks_a_thread() {
-                    true => self.roster.threads.look(),
+                let thread = match subscriber.lacks_a_thread() {
+                    true => self.subscribers.threads.look(),
                     false => Found::All,
                 };
                 let Look { over, aside, until } = self.look();
@@ -318,33 +318,33 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                     Found::All => None,
                     Found::NotYet(next) => Some(next),
                     Found::None => {
-                        entry.count_dropped(&self.roster.dropped);
-                        self.cut_short.push(entry.id);
+                        subscriber.count_dropped(&self.subscribers.dropped);
+                        self.truncated.push(subscriber.id);
                         break;
                     }
                 };
                 // A forgotten subscription is found more easily by who is told of it.
-                let warn_at = (!entry.has_warned()).then(|| start + LONG);
+                let warn_at = (!subscriber.has_warned()).then(|| start + LONG);
                 let wait_until = [until, warn_at, try_again].into_iter().flatten().min();
-                let patience = Patience::new(&self.roster.nudge.1, wait_until);
-                item = match entry.put(item, weight, &patience, &self.roster.dropped) {
+                let patience = Patience::new(&self.subscribers.notify.1, wait_until);
+                item = match subscriber.put(item, weight, &patience, &self.subscribers.dropped) {
                     Ok(()) => break,
                     Err(PutError::Full(item)) if patience.used() && !over => {
                         if start.elapsed() >= LONG {
-                            entry.warn_that_it_is_full();
+                            subscriber.warn_that_it_is_full();
                         }
                         item
                     }
                     Err(PutError::Full(_)) => {
-                        entry.count_dropped(&self.roster.dropped);
+                        subscriber.count_dropped(&self.subscribers.dropped);
                         // Who does not wait is used to gaps.
                         if patience.used() {
-                            self.cut_short.push(entry.id);
+                            self.truncated.push(subscriber.id);
                         }
                         break;
                     }
                     Err(PutError::Closed(_)) => {
-                        self.gone.push(entry.id);
+                        self.gone.push(subscriber.id);
                         break;
                     }
                 };
@@ -372,29 +372,29 @@ impl<T: Clone + Send + 'static> Drop for Publisher<T> {
         self.snapshot = None;
         // Nothing, unless the owner ends without having caught up.
         for (full, _) in self.blocked.drain(..) {
-            if let Some(entry) = full.upgrade() {
-                entry.count_dropped(&self.roster.dropped);
+            if let Some(subscriber) = full.upgrade() {
+                subscriber.count_dropped(&self.subscribers.dropped);
             }
         }
-        for _ in self.later.drain(..) {
-            self.roster.count_too_late();
+        for _ in self.backlog.drain(..) {
+            self.subscribers.count_too_late();
         }
         self.tell_what_is_kept();
-        let _ = self.roster.end.set(Error::Ended);
-        let entries = {
-            let mut state = self.roster.state.lock();
+        let _ = self.subscribers.end.set(Error::Ended);
+        let list = {
+            let mut state = self.subscribers.state.lock();
             state.ended = true;
-            self.roster.changed();
-            let entries = std::mem::replace(&mut state.entries, Arc::new([]));
-            let sinks = entries.iter().filter(|entry| entry.outlet.is_sink());
+            self.subscribers.changed();
+            let list = std::mem::replace(&mut state.list, Arc::new([]));
+            let sinks = list.iter().filter(|subscriber| subscriber.output.is_sink());
             state.last = sinks
-                .map(|entry| (entry.id, entry.removed.clone()))
+                .map(|subscriber| (subscriber.id, subscriber.removed.clone()))
                 .collect();
-            entries
+            list
         };
-        drop(entries);
+        drop(list);
         if !self.leaves_callbacks {
-            self.roster.finish();
+            self.subscribers.finish();
         }
     }
 }
@@ -416,7 +416,7 @@ mod tests {
         let slow = producer.subscribe_with(Queue::Block(1));
         let fast = producer.subscribe_with(Queue::Block(3));
         publisher.put(0);
-        producer.hurry(Instant::now());
+        producer.set_delivery_deadline(Instant::now());
         publisher.put(1);
         assert_eq!(slow.try_get().unwrap(), 0);
         publisher.put(2);
@@ -439,7 +439,7 @@ mod tests {
         let (sender, receiver) = bounded(1);
         let (mut publisher, producer) = Producer::new();
         producer.subscribe_to(Lossy(sender));
-        producer.hurry(Instant::now());
+        producer.set_delivery_deadline(Instant::now());
         publisher.put(0);
         publisher.put(1);
         assert_eq!(receiver.try_recv(), Ok(0));
@@ -452,20 +452,20 @@ mod tests {
         let (mut publisher, producer) = Producer::new();
         let slow = producer.subscribe_with(Queue::Block(1));
         let fast = producer.subscribe_with(Queue::Unbounded);
-        producer.set_aside(true);
+        producer.spill(true);
         (0..5).for_each(|n| publisher.put_in_batch(n));
-        assert!(publisher.lags());
-        assert!(!publisher.catch_up());
+        assert!(publisher.has_backlog());
+        assert!(!publisher.drain_backlog());
         // Who has room is not ahead by more than the item that the other waits for.
         assert_eq!(fast.len(), 2);
         assert_eq!(slow.try_get().unwrap(), 0);
-        producer.set_aside(false);
-        publisher.catch_up_until(Instant::now() + Duration::from_millis(1));
-        assert!(publisher.lags());
+        producer.spill(false);
+        publisher.drain_backlog_until(Instant::now() + Duration::from_millis(1));
+        assert!(publisher.has_backlog());
         assert_eq!(slow.try_get().unwrap(), 1);
         let taking = std::thread::spawn(move || slow.iter().collect::<Vec<_>>());
-        assert!(publisher.catch_up());
-        assert!(!publisher.lags());
+        assert!(publisher.drain_backlog());
+        assert!(!publisher.has_backlog());
         publisher.put(5);
         drop(publisher);
         assert_eq!(taking.join().unwrap(), [2, 3, 4, 5]);
@@ -490,12 +490,12 @@ mod tests {
                 done.send(publisher).unwrap();
             });
             match aside {
-                true => producer.set_aside(true),
-                false => producer.hurry(Instant::now()),
+                true => producer.spill(true),
+                false => producer.set_delivery_deadline(Instant::now()),
             }
             let deadline = Duration::from_secs(20);
             let publisher = waited.recv_timeout(deadline).expect("the publisher waits");
-            assert_eq!(publisher.lags(), aside);
+            assert_eq!(publisher.has_backlog(), aside);
             assert_eq!(producer.dropped(), u64::from(!aside));
             assert_eq!(slow.len(), 2);
         }
@@ -511,12 +511,12 @@ mod tests {
             publisher.put(1);
             done.send(publisher).unwrap();
         });
-        producer.set_aside(true);
+        producer.spill(true);
         let deadline = Duration::from_secs(20);
         let publisher = waited.recv_timeout(deadline).expect("the publisher waits");
-        assert!(publisher.lags());
+        assert!(publisher.has_backlog());
         drop(slow);
         let mut publisher = publisher;
-        assert!(publisher.catch_up());
+        assert!(publisher.drain_backlog());
     }
 }
