@@ -299,11 +299,10 @@ pub use tungstenite::Utf8Bytes;
 pub use error::{Close, CloseFrame, Error, PutError, Result, Side};
 pub use message::{Json, Message};
 pub use net::basic_auth::BasicAuth;
-pub use net::request::Request;
 pub use net::transport::{self, Transport};
 pub use pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId};
 pub use server::{Server, ServerHandle};
-pub use websocket::{Backoff, Latency, Options, Stats, WeakWebsocket, Websocket};
+pub use websocket::{Backoff, Latency, Options, Request, Stats, WeakWebsocket, Websocket};
 
 /// The README's samples, compiled.
 #[cfg(doctest)]

@@ -13,9 +13,8 @@ use super::wire::{self, Data, Ending, Meaning};
 use crate::error::{Close, Error, Side};
 use crate::message::Message;
 use crate::net::closing::Role;
-use crate::net::request::Request;
 use crate::pubsub::Queue;
-use crate::websocket::{Options, Websocket};
+use crate::websocket::{Options, Request, Websocket};
 
 /// Far longer than anything in here takes: what is not over by then hangs.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -13,9 +13,8 @@ use crate::net::handshake::server::{self, HandshakeConfig, parse_request};
 use crate::net::handshake::{MAX_HEAD, MAX_HEADERS};
 use crate::net::origin::Origins;
 use crate::net::proxy::Proxy;
-use crate::net::request::Request;
 use crate::net::target::{Place, Target};
-use crate::websocket::Options;
+use crate::websocket::{Options, Request};
 
 /// A password that must not be found in any text.
 const SECRET: &str = "s3cr3t";

@@ -62,7 +62,7 @@ pub(crate) fn to_bytes(response: Response<impl AsRef<[u8]>>, method: &Method) ->
 
 /// Sends a response and ends the connection. What does not go at once is copied and sent by a
 /// thread, which is also needed when there is more to be read: to close a socket with bytes unread
-/// would reset the connection, and the response might be lost. `ticket` is dropped at the end.
+/// would reset the connection, and the response might be lost. `slot` is dropped at the end.
 ///
 /// # Errors
 ///
@@ -72,7 +72,7 @@ pub(crate) fn send(
     mut bytes: Vec<u8>,
     body: &[u8],
     more_to_read: bool,
-    ticket: impl Send + 'static,
+    slot: impl Send + 'static,
 ) -> Result<()> {
     let mut halves = transport.split().map_err(Error::lost)?;
     let (first, body) = body.split_at(body.len().min(WITH_HEAD));
@@ -93,7 +93,7 @@ pub(crate) fn send(
         if let Err(error) = send_rest(&mut halves, &bytes) {
             crate::logging::debug!("a response was not sent to its end: {error}");
         }
-        drop(ticket);
+        drop(slot);
     })
     .map_err(|error| Error::Thread(Arc::new(error)))
 }

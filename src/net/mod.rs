@@ -14,7 +14,6 @@ pub(crate) mod origin;
 pub(crate) mod panic_guard;
 pub(crate) mod pending;
 pub(crate) mod proxy;
-pub(crate) mod request;
 pub(crate) mod socket;
 pub(crate) mod target;
 #[cfg(feature = "native-tls")]

@@ -1,6 +1,5 @@
 //! A connection on its way to a request: the TLS handshake, the head, or the refusal. Nothing here waits.
 
-use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -12,7 +11,6 @@ use rustix::event::PollFlags;
 use super::handshake::MAX_HEAD;
 use super::handshake::server::{parse_request, plain, too_long};
 use super::http_response;
-use super::request::Request;
 use super::socket::Socket;
 #[cfg(feature = "native-tls")]
 use super::tls::{Accepting, Tls, Wire};
@@ -79,14 +77,9 @@ pub(crate) struct Complete {
 }
 
 impl Complete {
-    /// `ticket` is dropped when the connection has ended.
-    pub(crate) fn admit(self, ticket: Box<dyn Any + Send>) -> Request {
-        Request {
-            head: self.head,
-            rest: self.rest,
-            transport: self.stream.into_transport(),
-            ticket: Some(ticket),
-        }
+    /// The request's head, its connection, and what the client sent right behind the head.
+    pub(crate) fn into_parts(self) -> (http::Request<()>, Box<dyn Transport>, Vec<u8>) {
+        (self.head, self.stream.into_transport(), self.rest)
     }
 
     pub(crate) fn refuse(self, status: StatusCode) -> Step {

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::listener::Listener;
+use super::registry::Registry;
 use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::os_limits::of_descriptors;
 use crate::process::OwnerProcess;
-use crate::websocket::registry::Registry;
 use crate::websocket::{Websocket, deadline_after};
 
 /// A handle to a [`Server`](super::Server), for any thread: see [`Server::handle`](super::Server::handle).

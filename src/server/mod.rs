@@ -2,6 +2,7 @@
 
 mod handle;
 mod listener;
+mod registry;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -27,14 +28,13 @@ use crate::error::Result;
 use crate::message::Message;
 use crate::net::host::Endpoint;
 use crate::net::pending::{Acceptor, PendingRequest, Step};
-use crate::net::request::Request;
 use crate::net::socket::{Socket, wait_for};
 #[cfg(feature = "native-tls")]
 use crate::net::tls;
 use crate::os_limits::{is_want_of_descriptors, of_descriptors};
 use crate::panics::Guarded;
 use crate::thread::spawn;
-use crate::websocket::{Websocket, deadline_after};
+use crate::websocket::{Request, Websocket, deadline_after};
 
 /// How long a client may take until its request's head has come, unless the server says otherwise.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -565,8 +565,14 @@ impl Server {
         match step {
             Step::Wait(pending) => self.pending.push(pending),
             Step::Complete(complete) if self.has_place() => {
-                let permit = Box::new(self.control.registry.admit());
-                self.complete.push_back(complete.admit(permit));
+                let slot = Some(self.control.registry.acquire());
+                let (head, transport, rest) = complete.into_parts();
+                self.complete.push_back(Request {
+                    head,
+                    transport,
+                    rest,
+                    slot,
+                });
             }
             Step::Complete(complete) => {
                 // Once: strangers are not to fill the log.

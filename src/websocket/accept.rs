@@ -10,18 +10,18 @@ use tungstenite::protocol::Role as WireRole;
 
 use super::options::deadline_after;
 use super::reader_thread::Opened;
-use super::registry::Permit;
+use super::request::Request;
 use super::shared::{ConnectionInfo, Shared};
+use super::slot::Slot;
 use crate::error::{Error, Result};
 use crate::net::handshake::server::{self, HandshakeConfig, Refusal, has_body};
 use crate::net::http_response;
-use crate::net::request::Request;
 use crate::net::transport::{Halves, Transport, write_by};
 
 pub(crate) fn as_server(
     shared: &Shared,
     request: Request,
-    permit: Option<Arc<Permit>>,
+    slot: Option<Arc<dyn Slot>>,
 ) -> Result<Opened> {
     let Request {
         head,
@@ -34,7 +34,7 @@ pub(crate) fn as_server(
         Ok(headers) => headers,
         Err(error) => {
             let response = server::plain(StatusCode::INTERNAL_SERVER_ERROR);
-            refuse(response, String::new(), transport, &head, permit)?;
+            refuse(response, String::new(), transport, &head, slot)?;
             return Err(error);
         }
     };
@@ -49,7 +49,7 @@ pub(crate) fn as_server(
         Err(refusal) => {
             let Refusal { response, why } = *refusal;
             let text = format!("This is a WebSocket, and the request is refused: {why}.\n");
-            refuse(response, text, transport, &head, permit)?;
+            refuse(response, text, transport, &head, slot)?;
             return Err(Error::Handshake(format!("the client's request: {why}")));
         }
     };
@@ -80,13 +80,13 @@ fn refuse(
     text: String,
     transport: Box<dyn Transport>,
     head: &HttpRequest<()>,
-    permit: Option<Arc<Permit>>,
+    slot: Option<Arc<dyn Slot>>,
 ) -> Result<()> {
     let mut response = response.map(|()| text);
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     let bytes = http_response::to_bytes(response, head.method());
-    http_response::send(transport, bytes, &[], has_body(head), permit)
+    http_response::send(transport, bytes, &[], has_body(head), slot)
 }
 
 /// One end of a connection in memory, which needs no handshake.

@@ -1,4 +1,4 @@
-//! The hall: the public handle, and the two threads that join the wings.
+//! `Websocket`: what a program does with a connection.
 
 mod accept;
 mod backoff;
@@ -7,286 +7,44 @@ mod connection;
 mod control;
 mod event_callback;
 mod frame_writer;
+mod handle;
 mod keepalive;
 mod lifecycle;
+mod opening;
 mod options;
 mod read_loop;
 mod reader_thread;
-pub(crate) mod registry;
+pub(crate) mod request;
 mod send_queue;
 mod shared;
+pub(crate) mod slot;
 mod stats;
 mod writer_thread;
 
 use std::convert::Infallible;
-use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
-use tungstenite::protocol::Role as WireRole;
 
 pub use self::backoff::Backoff;
-use self::connect::ConnectRequest;
 pub use self::control::Latency;
 use self::control::MAX_UNANSWERED;
 use self::event_callback::EventCallback;
+pub use self::handle::{WeakWebsocket, Websocket};
 use self::lifecycle::Phase;
 pub use self::options::Options;
 pub(crate) use self::options::deadline_after;
-use self::registry::Permit;
-use self::shared::{ConnectionInfo, Shared};
+pub use self::request::Request;
+use self::shared::ConnectionInfo;
+pub(crate) use self::shared::Shared;
 pub use self::stats::Stats;
 use crate::error::{CloseFrame, Error, PutError, Result};
 use crate::message::Message;
-use crate::net::closing::Role;
 use crate::net::handshake::subprotocols;
-use crate::net::memory;
-use crate::net::request::Request;
-use crate::net::transport::Transport;
 use crate::pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId, blocking};
-
-/// A WebSocket connection: RTCBot's `Websocket`, on two threads.
-///
-/// Every method may be called on any thread, at any time, and from any callback. Clones are handles
-/// to the same connection, and equal. Dropping the last one closes it, and waits for that: what is queued is sent, for at
-/// most [`linger`](Options::linger), and the peer is told code 1000, or 1011 in a panic. A callback that owns a handle to its own connection, or a list of
-/// all connections that does, keeps it open until either side closes it; what should not takes a
-/// [`downgrade`](Self::downgrade)d one. In a forked child, dropping a handle does nothing.
-///
-/// ```no_run
-/// use rtcbot_websocket::{Websocket, json};
-///
-/// let ws = Websocket::connect("ws://robot.local:8080/ws")?;
-/// ws.put_nowait(json!({"motor": 1, "speed": 0.5}))?;
-/// let answer = ws.get()?;
-/// println!("{answer}");
-/// ws.close()?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-///
-/// # Receiving
-///
-/// [`get`](Self::get) takes from a default subscription, [`subscribe`](Self::subscribe) makes
-/// further ones, [`subscribe_to`](Self::subscribe_to) feeds something else,
-/// [`subscribe_callback`](Self::subscribe_callback) calls a function. Each gets every message.
-///
-/// A peer's first messages may arrive before the program has subscribed. They are kept (at most 1024
-/// messages and 4 MiB, the oldest go first) and handed to whoever subscribes first. Where several must
-/// see the same first message, use [`Options::paused`].
-///
-/// # Sending
-///
-/// [`put_nowait`](Self::put_nowait) never waits, [`put`](Self::put) waits for room, and
-/// [`put_subscription`](Self::put_subscription) sends all that something else yields. All work
-/// before the connection is ready: what they take is sent as soon as it is.
-#[derive(Clone)]
-pub struct Websocket {
-    handle: Arc<Handle>,
-}
-
-/// Closes the connection when the last of the clones is dropped.
-struct Handle {
-    shared: Arc<Shared>,
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        let shared = &self.shared;
-        if !shared.process.is_current() {
-            // It is the parent's. A lock in it may be held by a thread that is not here: nothing of it is dropped.
-            std::mem::forget(shared.clone());
-            return;
-        }
-        // Nobody is left who could make room.
-        shared.producer.set_delivery_deadline(Instant::now());
-        if shared.lifecycle.phase() == Phase::Closed {
-            return;
-        }
-        let deadline = deadline_after(shared.options.linger);
-        let frame = match thread::panicking() {
-            true => CloseFrame::internal_error(),
-            false => CloseFrame::normal(),
-        };
-        let deadline = shared.begin_close(frame, deadline);
-        // The connection's own threads must not wait for themselves.
-        if shared.is_own_thread() || shared.producer.dispatcher().is_current_thread() {
-            shared.spawn_close_watchdog();
-        } else {
-            shared.wait_until_closed(deadline);
-        }
-    }
-}
-
-/// Opening.
-impl Websocket {
-    /// Connects to a server: RTCBot's `Websocket(url)`.
-    ///
-    /// | URL | |
-    /// | --- | --- |
-    /// | `ws://host[:port]/path?query`, `http://…` | over TCP, port 80 by default |
-    /// | `wss://…`, `https://…` | over TLS, port 443 by default; needs the feature `native-tls`, which is on by default |
-    /// | `ws+unix:/path/of/socket[:/path?query]` | over a Unix socket, written as the npm package `ws` does; a colon in the socket's path is `%3A` |
-    /// | `wss+unix:…` | over TLS over a Unix socket; the certificate is for `localhost` |
-    ///
-    /// A link-local address needs the name or number of the network interface that leads to it:
-    /// `ws://[fe80::1%eth0]:8080/`, or `ws://[fe80::1%25eth0]:8080/`, as RFC 6874 writes it. (`%251` is
-    /// number 1, as there.) The server is not told it, and the certificate for `wss` is for the
-    /// address alone. No proxy can be told it either: through one, such an address is an
-    /// [`Error::Proxy`]. An interface that does not exist is an [`Error::Resolve`], after which a
-    /// client that [reconnects](Options::reconnect) tries again.
-    ///
-    /// A user and password in the URL (`wss://user:password@host/`) are sent as Basic authentication.
-    ///
-    /// Returns at once. Name look-up, TCP connection and handshakes are done by the reader thread
-    /// within [`connect_timeout`](Options::connect_timeout); meanwhile everything can be used. For
-    /// other settings than the defaults, see [`Options`].
-    ///
-    /// The server's answer may be written in every way that HTTP/1.1 has for it: interim responses
-    /// (1xx) before it are skipped, up to 64 KiB of them, and lines that are folded are put
-    /// together. A redirect is [not followed by default](Options::max_redirects).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidUrl`] for a URL that cannot work. What goes wrong later, `get`, `wait_ready`
-    /// and [`error`](Self::error) tell.
-    pub fn connect(url: impl AsRef<str>) -> Result<Websocket> {
-        Options::new().connect(url)
-    }
-
-    /// Completes an incoming connection: RTCBot's `Websocket(request)`.
-    ///
-    /// Returns at once; the reader thread answers the handshake. If the request is not one for a
-    /// WebSocket, the client gets the HTTP status that says so (see
-    /// [`Server`](crate::Server#strangers)), and this
-    /// `Websocket` has failed with [`Error::Handshake`]. For other settings than the defaults, see [`Options`].
-    ///
-    /// To refuse a client, answer the request with [`Request::respond`], or accept it and
-    /// [`close_with`](Self::close_with) a code; that waits for the client's answer, so an accept loop
-    /// leaves it to a thread.
-    pub fn accept(request: Request) -> Websocket {
-        Options::new().accept(request)
-    }
-
-    /// Two connected `Websocket`s in memory, for testing a control loop without a network. Each is
-    /// the other's peer; the first has the client's role.
-    ///
-    /// ```
-    /// use rtcbot_websocket::{Websocket, json};
-    ///
-    /// let (operator, robot) = Websocket::pair();
-    /// operator.put_nowait(json!({"speed": 1}))?;
-    /// assert_eq!(robot.get()?, json!({"speed": 1}));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn pair() -> (Websocket, Websocket) {
-        Options::new().pair()
-    }
-
-    fn start_pair(options: &Options) -> (Websocket, Websocket) {
-        let (client, server) = memory::pair();
-        let start = |name: &str, role, wire_role, halves| {
-            let options = options.without_reconnect();
-            let (shared, ends) = Shared::new(name.to_owned(), role, options);
-            let open = once(move |shared: &Shared| accept::in_memory(shared, halves, wire_role));
-            reader_thread::start(shared.clone(), ends, None, open);
-            // Takes as long as a thread to start: there is no handshake.
-            shared.lifecycle.wait_ready(None);
-            Self::new(shared)
-        };
-        (
-            start("client in memory", Role::Client, WireRole::Client, client),
-            start("server in memory", Role::Server, WireRole::Server, server),
-        )
-    }
-
-    fn start_client(call: ConnectRequest, mut options: Options) -> Websocket {
-        options.forget_renewed_headers();
-        let (shared, ends) = Shared::new(call.name().to_owned(), Role::Client, options);
-        reader_thread::start(shared.clone(), ends, None, move |shared| {
-            connect::as_client(shared, call.clone())
-        });
-        Self::new(shared)
-    }
-
-    fn start_over(
-        transport: Box<dyn Transport>,
-        call: ConnectRequest,
-        mut options: Options,
-    ) -> Websocket {
-        options.forget_renewed_headers();
-        let (shared, ends) = Shared::new(call.name().to_owned(), Role::Client, options);
-        let open = once(move |shared: &Shared| connect::over(shared, transport, &call));
-        reader_thread::start(shared.clone(), ends, None, open);
-        Self::new(shared)
-    }
-
-    fn start_server(mut request: Request, options: Options) -> Websocket {
-        let name = match request.peer_addr() {
-            Some(address) => format!("connection from {address}"),
-            None => "connection from a Unix socket".to_owned(),
-        };
-        let (shared, ends) = Shared::new(name, Role::Server, options.without_reconnect());
-        let ticket = request.ticket.take();
-        let permit = ticket.and_then(|ticket| ticket.downcast::<Permit>().ok());
-        let desk = permit.as_ref().map(|permit| permit.desk());
-        let permit = permit.map(|permit| Arc::new(*permit));
-        let ws = Self::new(shared.clone());
-        // Before the client can know that it is connected: from then on, it expects what is broadcast.
-        if let Some(desk) = desk {
-            desk.make_known(&shared, ws.downgrade());
-        }
-        let given = permit.clone();
-        let open = once(move |shared: &Shared| accept::as_server(shared, request, permit));
-        reader_thread::start(shared, ends, given, open);
-        ws
-    }
-
-    fn new(shared: Arc<Shared>) -> Self {
-        Websocket {
-            handle: Arc::new(Handle { shared }),
-        }
-    }
-
-    fn shared(&self) -> &Shared {
-        &self.handle.shared
-    }
-
-    /// A handle that does not keep the connection open; for what the connection itself owns, such as
-    /// its callbacks.
-    pub fn downgrade(&self) -> WeakWebsocket {
-        WeakWebsocket {
-            handle: Arc::downgrade(&self.handle),
-        }
-    }
-}
-
-/// What opens one connection and cannot open another. It is not asked to: only what is connected by a URL
-/// reconnects.
-fn once<T>(open: impl FnOnce(&Shared) -> Result<T>) -> impl FnMut(&Shared) -> Result<T> {
-    let mut open = Some(open);
-    move |shared| match open.take() {
-        Some(open) => open(shared),
-        None => Err(accept::given_up()),
-    }
-}
-
-/// A handle to a [`Websocket`] that does not keep it open: see [`Websocket::downgrade`].
-#[derive(Debug, Clone)]
-pub struct WeakWebsocket {
-    handle: Weak<Handle>,
-}
-
-impl WeakWebsocket {
-    /// The `Websocket`, if any other handle to it is left.
-    pub fn upgrade(&self) -> Option<Websocket> {
-        let handle = self.handle.upgrade()?;
-        Some(Websocket { handle })
-    }
-}
 
 /// Receiving.
 impl Websocket {
@@ -779,7 +537,7 @@ impl Websocket {
         let deadline = deadline_after(shared.options.close_timeout);
         let deadline = shared.begin_close(frame, deadline);
         if shared.is_own_thread() && shared.lifecycle.phase() != Phase::Closed {
-            self.handle.shared.spawn_close_watchdog();
+            shared.spawn_close_watchdog();
             return Err(Error::OwnThread);
         }
         let end = match self.wait_closed_until(Some(deadline)) {
@@ -938,29 +696,5 @@ impl Sink<Message> for Websocket {
 
     fn put(&self, item: Message, patience: &Patience<'_>) -> Result<(), PutError<Message>> {
         self.shared().send_queue.put_patiently(item, patience)
-    }
-}
-
-/// Whether both are handles to the same connection.
-impl PartialEq for Websocket {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.handle, &other.handle)
-    }
-}
-
-impl Eq for Websocket {}
-
-impl fmt::Debug for Handle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Websocket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Websocket")
-            .field("name", &self.shared().name)
-            .field("phase", &self.shared().lifecycle.phase())
-            .finish_non_exhaustive()
     }
 }

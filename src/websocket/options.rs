@@ -9,13 +9,13 @@ use http::header::{self, HeaderName, HeaderValue};
 use super::Websocket;
 use super::backoff::Backoff;
 use super::connect::{ConnectRequest, HeaderSource, ProxyChoice};
+use super::request::Request;
 use crate::error::{Error, Result};
 use crate::net::basic_auth::authorization;
 use crate::net::credentials::Credentials;
 use crate::net::origin::Origins;
 use crate::net::panic_guard::guard;
 use crate::net::proxy::Proxy;
-use crate::net::request::Request;
 use crate::net::target::Target;
 #[cfg(feature = "native-tls")]
 use crate::net::tls_settings::TlsSettings;

@@ -13,8 +13,8 @@ use super::frame_writer::{FrameWriter, Unsent};
 use super::lifecycle::EventCallbacks;
 use super::options::deadline_after;
 use super::read_loop::{self, ReadSide};
-use super::registry::Permit;
 use super::shared::{ConnectionInfo, Shared, ThreadEnds};
+use super::slot::Slot;
 use super::writer_thread;
 use crate::error::Error;
 use crate::message::Message;
@@ -40,7 +40,7 @@ type Open = dyn FnMut(&Shared) -> Result<Opened, Error> + Send;
 pub(crate) fn start(
     shared: Arc<Shared>,
     ends: ThreadEnds,
-    permit: Option<Arc<Permit>>,
+    slot: Option<Arc<dyn Slot>>,
     open: impl FnMut(&Shared) -> Result<Opened, Error> + Send + 'static,
 ) {
     let thread = ReaderThread {
@@ -49,7 +49,7 @@ pub(crate) fn start(
         inbox: Some(ends.inbox),
         writer: None,
         lost: 0,
-        permit,
+        slot,
     };
     let open: Box<Open> = Box::new(open);
     // Out here, so that it is still there when no thread takes it; and all that is on that thread's
@@ -81,8 +81,8 @@ struct ReaderThread {
     writer: Option<JoinHandle<Unsent>>,
     /// How many messages were neither sent nor kept.
     lost: usize,
-    /// Given back to the server when all is over.
-    permit: Option<Arc<Permit>>,
+    /// Given back to the server when everything has ended.
+    slot: Option<Arc<dyn Slot>>,
 }
 
 impl ReaderThread {
@@ -247,8 +247,8 @@ impl Drop for ReaderThread {
     fn drop(&mut self) {
         let shared = self.shared.clone();
         self.end();
-        if let Some(permit) = self.permit.take() {
-            permit.is_over();
+        if let Some(slot) = self.slot.take() {
+            slot.connection_ended();
         }
         // Last: where there is no thread for them, callbacks are called here, and these may do
         // anything.

@@ -1,25 +1,26 @@
 //! An incoming connection whose request head has been read.
 
-use std::any::Any;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response};
 
-use super::basic_auth::BasicAuth;
-use super::handshake::fields::mark_secrets;
-use super::handshake::server::{has_body, wants_websocket};
-use super::handshake::subprotocols;
-use super::http_response;
-use super::panic_guard::guard;
-use super::transport::Transport;
+use super::slot::Slot;
 use crate::error::{Error, Result};
+use crate::net::basic_auth::BasicAuth;
+use crate::net::handshake::fields::mark_secrets;
+use crate::net::handshake::server::{has_body, wants_websocket};
+use crate::net::handshake::subprotocols;
+use crate::net::http_response;
+use crate::net::panic_guard::guard;
+use crate::net::transport::Transport;
 
 /// A request that came in on a [`Server`](crate::Server), or [elsewhere](Self::from_parts).
 ///
-/// Hand it to [`Websocket::accept`](crate::Websocket::accept) to have a WebSocket, or answer it with
-/// [`respond`](Self::respond). Dropping it ends the connection without an answer.
+/// Hand it to [`Websocket::accept`](crate::Websocket::accept) to have a WebSocket, or answer it
+/// with [`respond`](Self::respond). Dropping it ends the connection without an answer.
 ///
 /// ```no_run
 /// use rtcbot_websocket::{Server, Websocket, http};
@@ -48,8 +49,8 @@ pub struct Request {
     pub(crate) transport: Box<dyn Transport>,
     /// What the client sent right behind the head.
     pub(crate) rest: Vec<u8>,
-    /// What its server gave along, to be dropped when the connection has ended.
-    pub(crate) ticket: Option<Box<dyn Any + Send>>,
+    /// Its place among the connections of its server, if it came in on one.
+    pub(crate) slot: Option<Arc<dyn Slot>>,
 }
 
 impl Request {
@@ -65,7 +66,7 @@ impl Request {
             head,
             transport: guard(transport),
             rest: rest.into(),
-            ticket: None,
+            slot: None,
         }
     }
 
@@ -126,8 +127,8 @@ impl Request {
     }
 
     /// Whether the client asks for a WebSocket: the request is HTTP/1.1, its `Upgrade` header names
-    /// `websocket` and no other protocol, and `Connection` has `Upgrade` among its elements. Each may
-    /// stand on several lines. If not, answer it with [`respond`](Self::respond):
+    /// `websocket` and no other protocol, and `Connection` has `Upgrade` among its elements. Each
+    /// may stand on several lines. If not, answer it with [`respond`](Self::respond):
     /// [`accept`](crate::Websocket::accept) refuses every request for which this is `false`. What
     /// else is wrong with a request, `accept` tells the client.
     ///
@@ -155,9 +156,10 @@ impl Request {
         self.respond_with(response)
     }
 
-    /// Answers with an HTTP response, and ends the connection (`Connection: close`). `Content-Length`
-    /// is set, and `Content-Type` to `text/plain; charset=utf-8` if there is none; to a `HEAD` request,
-    /// only the head is sent. (What a request has in its body is not read: this is for pages.)
+    /// Answers with an HTTP response, and ends the connection (`Connection: close`).
+    /// `Content-Length` is set, and `Content-Type` to `text/plain; charset=utf-8` if there is none;
+    /// to a `HEAD` request, only the head is sent. (What a request has in its body is not read:
+    /// this is for pages.)
     ///
     /// Does not wait: what the client does not take at once is copied and sent by a thread, for as
     /// long as the client takes something at least every 10 seconds and is not slower than 16 KiB a
@@ -166,9 +168,9 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for a status below 200, [`Error::Lost`] when the client is gone (which
-    /// is its own affair: do not end a loop over all requests for it),
-    /// [`Error::Thread`] when there is none to be had.
+    /// [`Error::InvalidOption`] for a status below 200, [`Error::Lost`] when the client is gone
+    /// (which is its own affair: do not end a loop over all requests for it), [`Error::Thread`]
+    /// when there is none to be had.
     pub fn respond_with(self, mut response: Response<impl AsRef<[u8]>>) -> Result<()> {
         if response.status().is_informational() {
             return Err(Error::InvalidOption {
@@ -184,7 +186,7 @@ impl Request {
         }
         let (head, body) = http_response::to_parts(response, self.method());
         let body = body.as_ref().map_or(&[][..], AsRef::as_ref);
-        http_response::send(self.transport, head, body, more_to_read, self.ticket)
+        http_response::send(self.transport, head, body, more_to_read, self.slot)
     }
 }
 

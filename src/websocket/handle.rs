@@ -1,0 +1,143 @@
+//! The handle to a connection, which closes it when the last clone is dropped.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Instant;
+
+use super::lifecycle::Phase;
+use super::options::deadline_after;
+use super::shared::Shared;
+use crate::error::CloseFrame;
+
+/// A WebSocket connection: RTCBot's `Websocket`, on two threads.
+///
+/// Every method may be called on any thread, at any time, and from any callback. Clones are handles
+/// to the same connection, and compare equal. Dropping the last one closes the connection: it waits
+/// until what is queued is sent, for at most [`linger`](crate::Options::linger), and sends the code
+/// 1000, or 1011 during a panic. A callback that owns a handle to its own connection keeps that
+/// open until either side closes it, and so does a list of connections. Give these a
+/// [`downgrade`](Self::downgrade)d handle. In a forked child, dropping a handle does nothing.
+///
+/// ```no_run
+/// use rtcbot_websocket::{Websocket, json};
+///
+/// let ws = Websocket::connect("ws://robot.local:8080/ws")?;
+/// ws.put_nowait(json!({"motor": 1, "speed": 0.5}))?;
+/// let answer = ws.get()?;
+/// println!("{answer}");
+/// ws.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Receiving
+///
+/// [`get`](Self::get) takes from a default subscription, [`subscribe`](Self::subscribe) makes
+/// further ones, [`subscribe_to`](Self::subscribe_to) feeds something else,
+/// [`subscribe_callback`](Self::subscribe_callback) calls a function. Each gets every message.
+///
+/// A peer's first messages may arrive before the program has subscribed. They are kept (at most
+/// 1024 messages and 4 MiB, the oldest go first) and given to the first subscriber. If several
+/// subscribers must see the same first message, use [`Options::paused`](crate::Options::paused).
+///
+/// # Sending
+///
+/// [`put_nowait`](Self::put_nowait) never waits, [`put`](Self::put) waits for room, and
+/// [`put_subscription`](Self::put_subscription) sends all that something else yields. All work
+/// before the connection is ready: what they take is sent as soon as it is.
+#[derive(Clone)]
+pub struct Websocket {
+    handle: Arc<Handle>,
+}
+
+/// Closes the connection when the last of the clones is dropped.
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        if !shared.process.is_current() {
+            // The connection is the parent's. A thread that does not exist here may hold one of its
+            // locks, so nothing of it is dropped.
+            std::mem::forget(shared.clone());
+            return;
+        }
+        // Nobody is left who could make room.
+        shared.producer.set_delivery_deadline(Instant::now());
+        if shared.lifecycle.phase() == Phase::Closed {
+            return;
+        }
+        let deadline = deadline_after(shared.options.linger);
+        let frame = match thread::panicking() {
+            true => CloseFrame::internal_error(),
+            false => CloseFrame::normal(),
+        };
+        let deadline = shared.begin_close(frame, deadline);
+        // The connection's own threads must not wait for themselves.
+        if shared.is_own_thread() || shared.producer.dispatcher().is_current_thread() {
+            shared.spawn_close_watchdog();
+        } else {
+            shared.wait_until_closed(deadline);
+        }
+    }
+}
+
+impl Websocket {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Websocket {
+            handle: Arc::new(Handle { shared }),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    /// Returns a handle that does not keep the connection open, for what the connection itself
+    /// owns, such as its callbacks.
+    pub fn downgrade(&self) -> WeakWebsocket {
+        WeakWebsocket {
+            handle: Arc::downgrade(&self.handle),
+        }
+    }
+}
+
+/// A handle to a [`Websocket`] that does not keep it open: see [`Websocket::downgrade`].
+#[derive(Debug, Clone)]
+pub struct WeakWebsocket {
+    handle: Weak<Handle>,
+}
+
+impl WeakWebsocket {
+    /// Returns the `Websocket` if another handle to it is left.
+    pub fn upgrade(&self) -> Option<Websocket> {
+        let handle = self.handle.upgrade()?;
+        Some(Websocket { handle })
+    }
+}
+
+/// Whether both are handles to the same connection.
+impl PartialEq for Websocket {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.handle, &other.handle)
+    }
+}
+
+impl Eq for Websocket {}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Websocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Websocket")
+            .field("name", &self.shared().name)
+            .field("phase", &self.shared().lifecycle.phase())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,147 @@
+//! Opens a `Websocket`: to a URL, over a stream, for a request, or in memory.
+
+use tungstenite::protocol::Role as WireRole;
+
+use super::connect::{self, ConnectRequest};
+use super::handle::Websocket;
+use super::options::Options;
+use super::request::Request;
+use super::shared::Shared;
+use super::{accept, reader_thread};
+use crate::error::Result;
+use crate::net::closing::Role;
+use crate::net::memory;
+use crate::net::transport::Transport;
+
+/// Opening.
+impl Websocket {
+    /// Connects to a server: RTCBot's `Websocket(url)`.
+    ///
+    /// | URL | |
+    /// | --- | --- |
+    /// | `ws://host[:port]/path?query`, `http://…` | over TCP, port 80 by default |
+    /// | `wss://…`, `https://…` | over TLS, port 443 by default; needs the feature `native-tls`, which is on by default |
+    /// | `ws+unix:/path/of/socket[:/path?query]` | over a Unix socket, written as the npm package `ws` does; a colon in the socket's path is `%3A` |
+    /// | `wss+unix:…` | over TLS over a Unix socket; the certificate is for `localhost` |
+    ///
+    /// A link-local address needs the name or number of the network interface that leads to it:
+    /// `ws://[fe80::1%eth0]:8080/`, or `ws://[fe80::1%25eth0]:8080/`, as RFC 6874 writes it.
+    /// (`%251` is number 1, as there.) The server is not told it, and the certificate for `wss` is
+    /// for the address alone. No proxy can be told it either: through one, such an address is an
+    /// [`Error::Proxy`]. An interface that does not exist is an [`Error::Resolve`], after which a
+    /// client that [reconnects](Options::reconnect) tries again.
+    ///
+    /// A user and password in the URL (`wss://user:password@host/`) are sent as Basic
+    /// authentication.
+    ///
+    /// Returns at once. Name look-up, TCP connection and handshakes are done by the reader thread
+    /// within [`connect_timeout`](Options::connect_timeout); meanwhile everything can be used. For
+    /// other settings than the defaults, see [`Options`].
+    ///
+    /// The server's answer may be written in every way that HTTP/1.1 has for it: interim responses
+    /// (1xx) before it are skipped, up to 64 KiB of them, and lines that are folded are put
+    /// together. A redirect is [not followed by default](Options::max_redirects).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidUrl`] for a URL that cannot work. What goes wrong later, `get`, `wait_ready`
+    /// and [`error`](Self::error) tell.
+    pub fn connect(url: impl AsRef<str>) -> Result<Websocket> {
+        Options::new().connect(url)
+    }
+
+    /// Completes an incoming connection: RTCBot's `Websocket(request)`.
+    ///
+    /// Returns at once; the reader thread answers the handshake. If the request is not one for a
+    /// WebSocket, the client gets the HTTP status that says so (see
+    /// [`Server`](crate::Server#strangers)), and this `Websocket` has failed with
+    /// [`Error::Handshake`]. For other settings than the defaults, see [`Options`].
+    ///
+    /// To refuse a client, answer the request with [`Request::respond`], or accept it and
+    /// [`close_with`](Self::close_with) a code; that waits for the client's answer, so an accept
+    /// loop leaves it to a thread.
+    pub fn accept(request: Request) -> Websocket {
+        Options::new().accept(request)
+    }
+
+    /// Two connected `Websocket`s in memory, for testing a control loop without a network. Each is
+    /// the other's peer; the first has the client's role.
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Websocket, json};
+    ///
+    /// let (operator, robot) = Websocket::pair();
+    /// operator.put_nowait(json!({"speed": 1}))?;
+    /// assert_eq!(robot.get()?, json!({"speed": 1}));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pair() -> (Websocket, Websocket) {
+        Options::new().pair()
+    }
+
+    pub(super) fn start_pair(options: &Options) -> (Websocket, Websocket) {
+        let (client, server) = memory::pair();
+        let start = |name: &str, role, wire_role, halves| {
+            let options = options.without_reconnect();
+            let (shared, ends) = Shared::new(name.to_owned(), role, options);
+            let open = once(move |shared: &Shared| accept::in_memory(shared, halves, wire_role));
+            reader_thread::start(shared.clone(), ends, None, open);
+            // Takes as long as a thread to start: there is no handshake.
+            shared.lifecycle.wait_ready(None);
+            Self::new(shared)
+        };
+        (
+            start("client in memory", Role::Client, WireRole::Client, client),
+            start("server in memory", Role::Server, WireRole::Server, server),
+        )
+    }
+
+    pub(super) fn start_client(call: ConnectRequest, mut options: Options) -> Websocket {
+        options.forget_renewed_headers();
+        let (shared, ends) = Shared::new(call.name().to_owned(), Role::Client, options);
+        reader_thread::start(shared.clone(), ends, None, move |shared| {
+            connect::as_client(shared, call.clone())
+        });
+        Self::new(shared)
+    }
+
+    pub(super) fn start_over(
+        transport: Box<dyn Transport>,
+        call: ConnectRequest,
+        mut options: Options,
+    ) -> Websocket {
+        options.forget_renewed_headers();
+        let (shared, ends) = Shared::new(call.name().to_owned(), Role::Client, options);
+        let open = once(move |shared: &Shared| connect::over(shared, transport, &call));
+        reader_thread::start(shared.clone(), ends, None, open);
+        Self::new(shared)
+    }
+
+    pub(super) fn start_server(mut request: Request, options: Options) -> Websocket {
+        let name = match request.peer_addr() {
+            Some(address) => format!("connection from {address}"),
+            None => "connection from a Unix socket".to_owned(),
+        };
+        let (shared, ends) = Shared::new(name, Role::Server, options.without_reconnect());
+        let slot = request.slot.take();
+        let ws = Self::new(shared.clone());
+        // Before the client knows that it is connected: from then on it expects broadcasts.
+        if let Some(slot) = &slot {
+            slot.register(&ws);
+        }
+        let for_refusal = slot.clone();
+        let open = once(move |shared: &Shared| accept::as_server(shared, request, for_refusal));
+        reader_thread::start(shared, ends, slot, open);
+        ws
+    }
+}
+
+/// Turns what opens one connection into what opens connections. It is called once: only clients
+/// that were given a URL reconnect.
+fn once<T>(open: impl FnOnce(&Shared) -> Result<T>) -> impl FnMut(&Shared) -> Result<T> {
+    let mut open = Some(open);
+    move |shared| match open.take() {
+        Some(open) => open(shared),
+        None => Err(accept::given_up()),
+    }
+}
