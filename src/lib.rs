@@ -272,7 +272,9 @@
 #[cfg(not(unix))]
 compile_error!("rtcbot-websocket runs on Unix (Linux, macOS, the BSDs)");
 
+mod backoff;
 mod capacity;
+mod deadline;
 mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -280,6 +282,7 @@ pub mod fuzzing;
 mod logging;
 mod message;
 mod net;
+mod options;
 mod os_limits;
 mod panics;
 mod process;
@@ -296,13 +299,15 @@ pub use native_tls;
 pub use serde_json::{Value, json};
 pub use tungstenite::Utf8Bytes;
 
+pub use backoff::Backoff;
 pub use error::{Close, CloseFrame, Error, PutError, Result, Side};
 pub use message::{Json, Message};
 pub use net::basic_auth::BasicAuth;
 pub use net::transport::{self, Transport};
+pub use options::Options;
 pub use pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId};
 pub use server::{Server, ServerHandle};
-pub use websocket::{Backoff, Latency, Options, Request, Stats, WeakWebsocket, Websocket};
+pub use websocket::{Latency, Request, Stats, WeakWebsocket, Websocket};
 
 /// The README's samples, compiled.
 #[cfg(doctest)]

@@ -13,8 +13,9 @@ use super::wire::{self, Data, Ending, Meaning};
 use crate::error::{Close, Error, Side};
 use crate::message::Message;
 use crate::net::closing::Role;
+use crate::options::Options;
 use crate::pubsub::Queue;
-use crate::websocket::{Options, Request, Websocket};
+use crate::websocket::{Request, Websocket};
 
 /// Far longer than anything in here takes: what is not over by then hangs.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -14,7 +14,8 @@ use crate::net::handshake::{MAX_HEAD, MAX_HEADERS};
 use crate::net::origin::Origins;
 use crate::net::proxy::Proxy;
 use crate::net::target::{Place, Target};
-use crate::websocket::{Options, Request};
+use crate::options::Options;
+use crate::websocket::Request;
 
 /// A password that must not be found in any text.
 const SECRET: &str = "s3cr3t";

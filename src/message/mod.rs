@@ -16,6 +16,9 @@ use crate::error::Result;
 
 pub use json::Json;
 
+/// What a message counts for in addition to its payload, in bytes.
+pub(crate) const MESSAGE_OVERHEAD: usize = 64;
+
 /// A message: JSON, text or bytes.
 ///
 /// Cloning counts a reference; the contents are shared by all subscribers and sockets that a
@@ -167,6 +170,13 @@ impl Message {
             Message::Text(text) => text.len(),
             Message::Binary(bytes) => bytes.len(),
         }
+    }
+
+    /// Returns what the message counts for where memory is limited: its payload, and what it takes
+    /// itself. Takes no time for a message that has its text, as those have that arrived or that wait
+    /// to be sent.
+    pub(crate) fn weight(&self) -> usize {
+        self.len() + MESSAGE_OVERHEAD
     }
 
     /// A text message as it came from the wire.

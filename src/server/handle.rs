@@ -13,11 +13,12 @@ use parking_lot::{Condvar, Mutex};
 
 use super::listener::Listener;
 use super::registry::Registry;
+use crate::deadline::deadline_after;
 use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::os_limits::of_descriptors;
 use crate::process::OwnerProcess;
-use crate::websocket::{Websocket, deadline_after};
+use crate::websocket::Websocket;
 
 /// A handle to a [`Server`](super::Server), for any thread: see [`Server::handle`](super::Server::handle).
 #[derive(Clone)]

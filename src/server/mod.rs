@@ -24,6 +24,7 @@ pub use self::handle::ServerHandle;
 use self::handle::{Borrowed, Control};
 use self::listener::Listener;
 use crate::capacity::{CONNECTIONS, Capacity, WAITING};
+use crate::deadline::deadline_after;
 use crate::error::Result;
 use crate::message::Message;
 use crate::net::host::Endpoint;
@@ -34,7 +35,7 @@ use crate::net::tls;
 use crate::os_limits::{is_want_of_descriptors, of_descriptors};
 use crate::panics::Guarded;
 use crate::thread::spawn;
-use crate::websocket::{Request, Websocket, deadline_after};
+use crate::websocket::{Request, Websocket};
 
 /// How long a client may take until its request's head has come, unless the server says otherwise.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

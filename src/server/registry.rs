@@ -7,11 +7,12 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use crate::capacity::{CONNECTIONS, Taken};
+use crate::deadline::deadline_after;
 use crate::error::CloseFrame;
 use crate::message::Message;
 use crate::process::OwnerProcess;
 use crate::websocket::slot::Slot;
-use crate::websocket::{Shared, WeakWebsocket, Websocket, deadline_after};
+use crate::websocket::{Shared, WeakWebsocket, Websocket};
 
 pub(super) struct Registry {
     /// Held to read or to change it. Nothing else is called under it.

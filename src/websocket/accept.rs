@@ -1,6 +1,5 @@
 //! Makes a server's connection, on the reader thread; or one end of a pair in memory.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +7,11 @@ use http::header::{self, HeaderValue};
 use http::{Request as HttpRequest, StatusCode};
 use tungstenite::protocol::Role as WireRole;
 
-use super::options::deadline_after;
-use super::reader_thread::Opened;
+use super::opened::{Opened, given_up, info};
 use super::request::Request;
-use super::shared::{ConnectionInfo, Shared};
+use super::shared::Shared;
 use super::slot::Slot;
+use crate::deadline::deadline_after;
 use crate::error::{Error, Result};
 use crate::net::handshake::server::{self, HandshakeConfig, Refusal, has_body};
 use crate::net::http_response;
@@ -102,22 +101,4 @@ pub(crate) fn in_memory(shared: &Shared, halves: Halves, role: WireRole) -> Resu
         rest: Vec::new(),
         role,
     })
-}
-
-pub(crate) fn info(
-    (peer_addr, local_addr): (Option<SocketAddr>, Option<SocketAddr>),
-    request: HttpRequest<()>,
-    response: http::Response<()>,
-) -> ConnectionInfo {
-    ConnectionInfo {
-        peer_addr,
-        local_addr,
-        request: request.into(),
-        response: response.into(),
-    }
-}
-
-/// Not seen by anyone: the connection was closed before it came about.
-pub(crate) fn given_up() -> Error {
-    Error::lost(std::io::ErrorKind::Interrupted.into())
 }

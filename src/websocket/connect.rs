@@ -4,181 +4,23 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::Request as HttpRequest;
-use http::header::{self, HeaderName, HeaderValue};
 use tungstenite::protocol::Role as WireRole;
 use url::Host;
 
-use super::accept::{given_up, info};
-use super::options::deadline_after;
-use super::reader_thread::Opened;
+use super::opened::{Opened, given_up, info};
 use super::shared::Shared;
+use crate::deadline::deadline_after;
 use crate::error::{Error, Result};
-use crate::net::basic_auth::authorization;
+use crate::net::connect_request::ConnectRequest;
 use crate::net::dial::{Cancel, addresses, connect, connect_unix};
 use crate::net::handshake::Failure;
-use crate::net::handshake::client::{self, redirects_to};
-use crate::net::handshake::fields::mark_secrets;
+use crate::net::handshake::client;
 use crate::net::host::Endpoint;
 use crate::net::proxy::Proxy;
 use crate::net::socket::Socket;
 use crate::net::target::{Place, Target};
 use crate::net::transport::Transport;
 use crate::os_limits::of_descriptors;
-use crate::panics::{Guarded, catch_panic};
-
-/// All that a client's handshake says.
-#[derive(Clone)]
-pub(crate) struct ConnectRequest {
-    target: Target,
-    headers: Vec<(HeaderName, HeaderValue)>,
-    /// Headers that have another value each time.
-    renewed: Vec<(HeaderName, HeaderSource)>,
-    proxy: ProxyChoice,
-}
-
-/// Where a header's value comes from.
-pub(crate) type HeaderSource =
-    Arc<Guarded<Box<dyn Fn() -> Result<String, SourceError> + Send + Sync>>>;
-pub(crate) type SourceError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Which way the connection takes.
-#[derive(Clone)]
-pub(crate) enum ProxyChoice {
-    Direct,
-    Through(Proxy),
-    /// What the environment's variables say when the connection is made.
-    Environment,
-}
-
-impl ProxyChoice {
-    fn proxy(&self, encrypted: bool, endpoint: &Endpoint) -> Result<Option<Proxy>> {
-        match self {
-            ProxyChoice::Direct => Ok(None),
-            ProxyChoice::Through(proxy) => Ok(Some(proxy.clone())),
-            ProxyChoice::Environment => {
-                let Endpoint { host, port, .. } = endpoint;
-                Proxy::from_env(encrypted, host, *port, |name| std::env::var(name).ok())
-            }
-        }
-    }
-}
-
-impl ConnectRequest {
-    /// A call that can be made.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidOption`] when both the URL and a header say who is calling;
-    /// [`Error::InvalidUrl`] for one that HTTP has no words for.
-    pub(crate) fn new(
-        target: Target,
-        headers: Vec<(HeaderName, HeaderValue)>,
-        renewed: Vec<(HeaderName, HeaderSource)>,
-        proxy: ProxyChoice,
-    ) -> Result<Self> {
-        let names = headers.iter().map(|(name, _)| name);
-        let mut names = names.chain(renewed.iter().map(|(name, _)| name));
-        let authorized = names.any(|name| name == header::AUTHORIZATION);
-        if authorized && target.credentials.is_some() {
-            return Err(Error::InvalidOption {
-                setting: "basic_auth",
-                reason: "there is a user in the URL, and a setting or a header says who, too"
-                    .into(),
-            });
-        }
-        let call = ConnectRequest {
-            target,
-            headers,
-            renewed,
-            proxy,
-        };
-        call.request()?;
-        Ok(call)
-    }
-
-    pub(crate) fn is_encrypted(&self) -> bool {
-        self.target.encrypted
-    }
-
-    /// The URL for the log and for errors.
-    pub(crate) fn name(&self) -> &str {
-        &self.target.name
-    }
-
-    pub(crate) fn request(&self) -> Result<HttpRequest<()>> {
-        let request = client::request(&self.target.url);
-        let mut request = request.map_err(|reason| Error::InvalidUrl {
-            url: self.target.name.clone(),
-            reason,
-        })?;
-        let headers = request.headers_mut();
-        for (name, value) in &self.headers {
-            headers.append(name, value.clone());
-        }
-        if let Some(value) = self.target.credentials.as_ref().and_then(authorization) {
-            headers.insert(header::AUTHORIZATION, value);
-        }
-        mark_secrets(headers);
-        Ok(request)
-    }
-
-    /// The request, with headers that are renewed for it.
-    fn renewed_request(&self) -> Result<HttpRequest<()>> {
-        let mut request = self.request()?;
-        for (name, source) in &self.renewed {
-            let failed = |error: SourceError| Error::Header {
-                name: name.to_string(),
-                error: error.into(),
-            };
-            let value = catch_panic(|| source());
-            let value =
-                value.unwrap_or_else(|text| Err(format!("the function panicked: {text}").into()));
-            let value = value.map_err(failed)?;
-            let value = HeaderValue::from_str(&value);
-            let nonsense =
-                "what the function returned is not allowed in HTTP (a line break at its end?)";
-            let mut value = value.map_err(|_| failed(nonsense.into()))?;
-            value.set_sensitive(true);
-            request.headers_mut().insert(name.clone(), value);
-        }
-        Ok(request)
-    }
-
-    /// The call that a refusal leads to, if it is a redirect. On another host or port nothing is
-    /// told but what the settings say about this client and the WebSocket that it wants: a header
-    /// of the program's own may be a secret, whatever its name is.
-    fn redirected(
-        &self,
-        response: &http::Response<bytes::Bytes>,
-    ) -> Option<Result<ConnectRequest>> {
-        let mut target = match self.target.redirect(redirects_to(response)?) {
-            Ok(target) => target,
-            Err(error) => return Some(Err(error)),
-        };
-        let mut headers = self.headers.clone();
-        let mut renewed = self.renewed.clone();
-        if self.target.may_share_secrets_with(&target) {
-            let credentials = target.credentials.take();
-            target.credentials = credentials.or_else(|| self.target.credentials.clone());
-        } else {
-            headers.retain(|(name, _)| {
-                [
-                    header::ORIGIN,
-                    header::SEC_WEBSOCKET_PROTOCOL,
-                    header::USER_AGENT,
-                ]
-                .contains(name)
-            });
-            renewed.clear();
-        }
-        Some(Ok(ConnectRequest {
-            target,
-            headers,
-            renewed,
-            proxy: self.proxy.clone(),
-        }))
-    }
-}
 
 /// Connects, and follows redirects as far as that is allowed.
 pub(crate) fn as_client(shared: &Shared, mut call: ConnectRequest) -> Result<Opened> {
@@ -259,7 +101,7 @@ fn reach(
         Place::Unix(path) => return Ok(connect_unix(path, deadline, cancel)?.into()),
         Place::Host(endpoint) => endpoint,
     };
-    match call.proxy.proxy(call.target.encrypted, endpoint)? {
+    match call.proxy(endpoint)? {
         None => Ok(connect(endpoint, deadline, cancel)?.into()),
         Some(proxy) => through(shared, &proxy, endpoint, deadline, cancel),
     }

@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Instant;
 
 use super::lifecycle::Phase;
-use super::options::deadline_after;
 use super::shared::Shared;
+use crate::deadline::deadline_after;
 use crate::error::CloseFrame;
 
 /// A WebSocket connection: RTCBot's `Websocket`, on two threads.

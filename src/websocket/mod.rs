@@ -1,7 +1,6 @@
 //! `Websocket`: what a program does with a connection.
 
 mod accept;
-mod backoff;
 mod connect;
 mod connection;
 mod control;
@@ -10,8 +9,8 @@ mod frame_writer;
 mod handle;
 mod keepalive;
 mod lifecycle;
+mod opened;
 mod opening;
-mod options;
 mod read_loop;
 mod reader_thread;
 pub(crate) mod request;
@@ -29,21 +28,21 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
 
-pub use self::backoff::Backoff;
 pub use self::control::Latency;
 use self::control::MAX_UNANSWERED;
 use self::event_callback::EventCallback;
 pub use self::handle::{WeakWebsocket, Websocket};
 use self::lifecycle::Phase;
-pub use self::options::Options;
-pub(crate) use self::options::deadline_after;
 pub use self::request::Request;
 use self::shared::ConnectionInfo;
 pub(crate) use self::shared::Shared;
 pub use self::stats::Stats;
+use crate::deadline::deadline_after;
 use crate::error::{CloseFrame, Error, PutError, Result};
 use crate::message::Message;
 use crate::net::handshake::subprotocols;
+#[cfg(doc)]
+use crate::options::Options;
 use crate::pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId, blocking};
 
 /// Receiving.

@@ -2,16 +2,17 @@
 
 use tungstenite::protocol::Role as WireRole;
 
-use super::connect::{self, ConnectRequest};
 use super::handle::Websocket;
-use super::options::Options;
+use super::opened::given_up;
 use super::request::Request;
 use super::shared::Shared;
-use super::{accept, reader_thread};
-use crate::error::Result;
+use super::{accept, connect, reader_thread};
+use crate::error::{Error, Result};
 use crate::net::closing::Role;
 use crate::net::memory;
+use crate::net::panic_guard::guard;
 use crate::net::transport::Transport;
+use crate::options::Options;
 
 /// Opening.
 impl Websocket {
@@ -78,53 +79,82 @@ impl Websocket {
     pub fn pair() -> (Websocket, Websocket) {
         Options::new().pair()
     }
+}
 
-    pub(super) fn start_pair(options: &Options) -> (Websocket, Websocket) {
-        let (client, server) = memory::pair();
-        let start = |name: &str, role, wire_role, halves| {
-            let options = options.without_reconnect();
-            let (shared, ends) = Shared::new(name.to_owned(), role, options);
-            let open = once(move |shared: &Shared| accept::in_memory(shared, halves, wire_role));
-            reader_thread::start(shared.clone(), ends, None, open);
-            // Takes as long as a thread to start: there is no handshake.
-            shared.lifecycle.wait_ready(None);
-            Self::new(shared)
-        };
-        (
-            start("client in memory", Role::Client, WireRole::Client, client),
-            start("server in memory", Role::Server, WireRole::Server, server),
-        )
-    }
-
-    pub(super) fn start_client(call: ConnectRequest, mut options: Options) -> Websocket {
-        options.forget_renewed_headers();
-        let (shared, ends) = Shared::new(call.name().to_owned(), Role::Client, options);
-        reader_thread::start(shared.clone(), ends, None, move |shared| {
-            connect::as_client(shared, call.clone())
-        });
-        Self::new(shared)
-    }
-
-    pub(super) fn start_over(
-        transport: Box<dyn Transport>,
-        call: ConnectRequest,
-        mut options: Options,
-    ) -> Websocket {
-        options.forget_renewed_headers();
-        let (shared, ends) = Shared::new(call.name().to_owned(), Role::Client, options);
-        let open = once(move |shared: &Shared| connect::over(shared, transport, &call));
+/// Opening.
+impl Options {
+    /// Connects to a server with these settings. Returns immediately; see [`Websocket::connect`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidUrl`] for a URL, and [`Error::InvalidOption`] for a header, subprotocol,
+    /// proxy, back-off or root certificate, that cannot work. Errors of the network are reported
+    /// later, by `wait_ready`, `get`, `error` and the like.
+    pub fn connect(&self, url: impl AsRef<str>) -> Result<Websocket> {
+        let request = self.connect_request(url.as_ref())?;
+        let name = request.name().to_owned();
+        let (shared, ends) = Shared::new(name, Role::Client, self.for_client());
+        let open = move |shared: &Shared| connect::as_client(shared, request.clone());
         reader_thread::start(shared.clone(), ends, None, open);
-        Self::new(shared)
+        Ok(Websocket::new(shared))
     }
 
-    pub(super) fn start_server(mut request: Request, options: Options) -> Websocket {
+    /// Connects over a stream that exists already, such as one that another program handed over, or
+    /// a [`Transport`] of your own. Returns immediately.
+    ///
+    /// The URL says what the handshake asks for. It is not connected to, and no proxy or redirect
+    /// is followed. TLS is not added: for a `wss` URL, the stream has to be encrypted (a
+    /// `native_tls::TlsStream<TcpStream>` is).
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::Options;
+    /// use std::net::TcpStream;
+    ///
+    /// let stream = TcpStream::connect("10.0.0.7:8080")?;
+    /// let ws = Options::new().connect_over(stream, "ws://robot.local/drive")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect); [`Error::InvalidUrl`] for `wss` over a stream that is not
+    /// encrypted, and [`Error::InvalidOption`] with [`reconnect`](Self::reconnect).
+    pub fn connect_over(
+        &self,
+        transport: impl Transport,
+        url: impl AsRef<str>,
+    ) -> Result<Websocket> {
+        if self.reconnect.is_some() {
+            return Err(Error::InvalidOption {
+                setting: "reconnect",
+                reason: "a stream that is there already cannot be made again".into(),
+            });
+        }
+        let transport = guard(transport);
+        let request = self.connect_request(url.as_ref())?;
+        let name = request.name().to_owned();
+        if request.is_encrypted() && !transport.is_encrypted() {
+            return Err(Error::InvalidUrl {
+                url: name,
+                reason: "the stream is not encrypted; carry out the TLS handshake first".into(),
+            });
+        }
+        let (shared, ends) = Shared::new(name, Role::Client, self.for_client());
+        let open = once(move |shared: &Shared| connect::over(shared, transport, &request));
+        reader_thread::start(shared.clone(), ends, None, open);
+        Ok(Websocket::new(shared))
+    }
+
+    /// Completes an incoming connection with these settings. Returns immediately; see
+    /// [`Websocket::accept`].
+    pub fn accept(&self, mut request: Request) -> Websocket {
         let name = match request.peer_addr() {
             Some(address) => format!("connection from {address}"),
             None => "connection from a Unix socket".to_owned(),
         };
-        let (shared, ends) = Shared::new(name, Role::Server, options.without_reconnect());
+        let (shared, ends) = Shared::new(name, Role::Server, self.for_server());
         let slot = request.slot.take();
-        let ws = Self::new(shared.clone());
+        let ws = Websocket::new(shared.clone());
         // Before the client knows that it is connected: from then on it expects broadcasts.
         if let Some(slot) = &slot {
             slot.register(&ws);
@@ -134,6 +164,24 @@ impl Websocket {
         reader_thread::start(shared, ends, slot, open);
         ws
     }
+
+    /// Returns two connected `Websocket`s in memory, both with these settings; see
+    /// [`Websocket::pair`].
+    pub fn pair(&self) -> (Websocket, Websocket) {
+        let (client, server) = memory::pair();
+        let start = |name: &str, role, wire_role, halves| {
+            let (shared, ends) = Shared::new(name.to_owned(), role, self.for_pair());
+            let open = once(move |shared: &Shared| accept::in_memory(shared, halves, wire_role));
+            reader_thread::start(shared.clone(), ends, None, open);
+            // Takes as long as a thread needs to start: there is no handshake.
+            shared.lifecycle.wait_ready(None);
+            Websocket::new(shared)
+        };
+        (
+            start("client in memory", Role::Client, WireRole::Client, client),
+            start("server in memory", Role::Server, WireRole::Server, server),
+        )
+    }
 }
 
 /// Turns what opens one connection into what opens connections. It is called once: only clients
@@ -142,6 +190,6 @@ fn once<T>(open: impl FnOnce(&Shared) -> Result<T>) -> impl FnMut(&Shared) -> Re
     let mut open = Some(open);
     move |shared| match open.take() {
         Some(open) => open(shared),
-        None => Err(accept::given_up()),
+        None => Err(given_up()),
     }
 }

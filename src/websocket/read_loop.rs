@@ -10,10 +10,10 @@ use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext}
 
 use super::keepalive::{Due, Keepalive};
 use super::lifecycle::Phase;
-use super::options::deadline_after;
-use super::shared::{MESSAGE_OVERHEAD, Received, Shared};
+use super::shared::{Received, Shared};
+use crate::deadline::deadline_after;
 use crate::error::{CloseFrame, Error};
-use crate::message::Message;
+use crate::message::{MESSAGE_OVERHEAD, Message};
 use crate::net::closing::Event;
 use crate::net::frame_reader::{End, FrameReader};
 use crate::net::transport::{ReadHalf, is_timeout};

@@ -6,32 +6,22 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tungstenite::protocol::Role as WireRole;
 
-use super::backoff::{Schedule, chance};
 use super::frame_writer::{FrameWriter, Unsent};
 use super::lifecycle::EventCallbacks;
-use super::options::deadline_after;
+use super::opened::Opened;
 use super::read_loop::{self, ReadSide};
-use super::shared::{ConnectionInfo, Shared, ThreadEnds};
+use super::shared::{Shared, ThreadEnds};
 use super::slot::Slot;
 use super::writer_thread;
+use crate::backoff::{Schedule, chance};
+use crate::deadline::deadline_after;
 use crate::error::Error;
 use crate::message::Message;
 use crate::net::closing::Event;
-use crate::net::transport::Halves;
 use crate::panics::{catch_panic, drop_caught};
 use crate::pubsub::{Inbox, Publisher};
 use crate::thread::spawn;
-
-/// A connection after its handshake.
-pub(crate) struct Opened {
-    pub(crate) halves: Halves,
-    pub(crate) info: ConnectionInfo,
-    /// What came right behind the handshake.
-    pub(crate) rest: Vec<u8>,
-    pub(crate) role: WireRole,
-}
 
 /// Makes a connection.
 type Open = dyn FnMut(&Shared) -> Result<Opened, Error> + Send;

@@ -17,7 +17,6 @@ use parking_lot::Mutex;
 
 use super::control::{Latency, Pings};
 use super::frame_writer::{FrameWriter, Progress, Unsent, Wait};
-use super::shared::weight;
 use crate::error::PutError;
 use crate::message::Message;
 use crate::net::closing;
@@ -80,7 +79,7 @@ struct Parked {
 
 impl SendQueue {
     pub(crate) fn new(limit: usize) -> (Self, Inbox<Message>) {
-        let (consumer, inbox) = Consumer::with_weight(limit, weight);
+        let (consumer, inbox) = Consumer::with_weight(limit, Message::weight);
         let send_queue = SendQueue {
             consumer,
             control: Mutex::default(),

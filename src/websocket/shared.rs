@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::lifecycle::{Lifecycle, Phase};
-use super::options::{Options, deadline_after};
 use super::send_queue::SendQueue;
+use crate::deadline::deadline_after;
 use crate::error::{Close, CloseFrame, Error, PutError, Side};
 use crate::message::Message;
 use crate::net::closing::{Event, Role};
+use crate::options::Options;
 use crate::process::OwnerProcess;
 use crate::pubsub::{Inbox, Producer, Publisher, Weighing};
 use crate::thread::spawn;
@@ -65,20 +66,10 @@ pub(crate) struct ThreadEnds {
     pub(crate) inbox: Inbox<Message>,
 }
 
-/// What a message counts for beside its payload, in bytes.
-pub(crate) const MESSAGE_OVERHEAD: usize = 64;
-
-/// What a message counts for where memory is limited: its payload, and what it takes itself. Takes
-/// no time where the message has its text, as those that arrived do, and those that wait to be
-/// sent.
-pub(crate) fn weight(message: &Message) -> usize {
-    message.len() + MESSAGE_OVERHEAD
-}
-
 impl Shared {
     pub(crate) fn new(name: String, role: Role, options: Options) -> (Arc<Self>, ThreadEnds) {
         let weighing = Weighing {
-            weigh: weight,
+            weigh: Message::weight,
             limit: options.receive_queue_bytes,
         };
         let (publisher, producer) = Producer::with_weight(options.receive_queue, weighing);

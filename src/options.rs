@@ -2,24 +2,20 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::{self, HeaderName, HeaderValue};
 
-use super::Websocket;
-use super::backoff::Backoff;
-use super::connect::{ConnectRequest, HeaderSource, ProxyChoice};
-use super::request::Request;
+use crate::backoff::Backoff;
 use crate::error::{Error, Result};
 use crate::net::basic_auth::authorization;
+use crate::net::connect_request::{ConnectRequest, HeaderSource, ProxyChoice};
 use crate::net::credentials::Credentials;
 use crate::net::origin::Origins;
-use crate::net::panic_guard::guard;
 use crate::net::proxy::Proxy;
 use crate::net::target::Target;
 #[cfg(feature = "native-tls")]
 use crate::net::tls_settings::TlsSettings;
-use crate::net::transport::Transport;
 use crate::panics::Guarded;
 use crate::pubsub::Queue;
 
@@ -117,75 +113,38 @@ impl Options {
         Self::default()
     }
 
-    /// Connects to a server with these settings. Returns at once; see [`Websocket::connect`].
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidUrl`] for a URL, and [`Error::InvalidOption`] for a header, subprotocol, proxy,
-    /// back-off or root certificate, that cannot work. Whatever the network says comes later, to
-    /// `wait_ready`, `get`, `error` and the like.
-    pub fn connect(&self, url: impl AsRef<str>) -> Result<Websocket> {
-        Ok(Websocket::start_client(
-            self.call(url.as_ref())?,
-            self.clone(),
-        ))
-    }
-
-    /// Connects over a stream that is there already, such as one that another program handed over, or
-    /// a [`Transport`] of your own. Returns at once.
-    ///
-    /// The URL says what the handshake asks for; it is not connected to, and no proxy or redirect is
-    /// followed. TLS is not added: for a `wss` URL, the stream has to be encrypted (a
-    /// `native_tls::TlsStream<TcpStream>` is).
-    ///
-    /// ```no_run
-    /// use rtcbot_websocket::Options;
-    /// use std::net::TcpStream;
-    ///
-    /// let stream = TcpStream::connect("10.0.0.7:8080")?;
-    /// let ws = Options::new().connect_over(stream, "ws://robot.local/drive")?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`connect`](Self::connect); [`Error::InvalidUrl`] for `wss` over a stream that is not
-    /// encrypted, and [`Error::InvalidOption`] with [`reconnect`](Self::reconnect).
-    pub fn connect_over(
-        &self,
-        transport: impl Transport,
-        url: impl AsRef<str>,
-    ) -> Result<Websocket> {
-        if self.reconnect.is_some() {
-            return Err(Error::InvalidOption {
-                setting: "reconnect",
-                reason: "a stream that is there already cannot be made again".into(),
-            });
-        }
-        let transport = guard(transport);
-        let call = self.call(url.as_ref())?;
-        if call.is_encrypted() && !transport.is_encrypted() {
-            return Err(Error::InvalidUrl {
-                url: call.name().to_owned(),
-                reason: "the stream is not encrypted; carry out the TLS handshake first".into(),
-            });
-        }
-        Ok(Websocket::start_over(transport, call, self.clone()))
-    }
-
-    /// They are the call's. What a function owns may be the `Websocket` that keeps these settings.
-    pub(crate) fn forget_renewed_headers(&mut self) {
-        self.renewed_headers.clear();
-    }
-
-    pub(crate) fn without_reconnect(&self) -> Options {
+    /// Returns what a client keeps of its settings: all but the functions that compute headers.
+    /// These belong to its [`ConnectRequest`], since one may own the `Websocket` that keeps the
+    /// settings.
+    pub(crate) fn for_client(&self) -> Options {
         Options {
-            reconnect: None,
+            renewed_headers: Vec::new(),
             ..self.clone()
         }
     }
 
-    fn call(&self, url: &str) -> Result<ConnectRequest> {
+    /// Returns what a connection that was accepted keeps of its settings.
+    pub(crate) fn for_server(&self) -> Options {
+        Options {
+            max_message_size: Some(self.max_message_size.unwrap_or(SERVERS_MESSAGE)),
+            ..self.for_pair()
+        }
+    }
+
+    /// Returns what a connection in memory keeps of its settings.
+    pub(crate) fn for_pair(&self) -> Options {
+        Options {
+            reconnect: None,
+            ..self.for_client()
+        }
+    }
+
+    /// Checks the settings of a client.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub(crate) fn connect_request(&self, url: &str) -> Result<ConnectRequest> {
         let target = Target::parse(url)?;
         #[cfg(feature = "native-tls")]
         self.tls.check()?;
@@ -201,26 +160,14 @@ impl Options {
         ConnectRequest::new(target, self.request_headers()?, renewed, proxy)
     }
 
-    /// What a call with these settings asks for, without making it.
+    /// Returns the request that a client with these settings sends.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn request(&self, url: &str) -> Result<http::Request<()>> {
-        self.call(url)?.request()
+        self.connect_request(url)?.request()
     }
 
-    /// Completes an incoming connection with these settings. Returns at once; see [`Websocket::accept`].
-    pub fn accept(&self, request: Request) -> Websocket {
-        let mut options = self.clone();
-        options.max_message_size.get_or_insert(SERVERS_MESSAGE);
-        Websocket::start_server(request, options)
-    }
-
-    /// Two connected `Websocket`s in memory, both with these settings; see [`Websocket::pair`].
-    pub fn pair(&self) -> (Websocket, Websocket) {
-        Websocket::start_pair(self)
-    }
-
-    /// Whether messages are JSON, as RTCBot's `json` parameter says: see [`Message`](crate::Message).
-    /// Defaults to `true`.
+    /// Whether messages are JSON, as RTCBot's `json` parameter says: see
+    /// [`Message`](crate::Message). Defaults to `true`.
     pub fn json(&mut self, json: bool) -> &mut Self {
         self.json = json;
         self
@@ -247,10 +194,13 @@ impl Options {
         self
     }
 
-    /// How often the peer is sent a ping, whatever else is sent; `None` or zero for never. Defaults to 20 seconds.
+    /// How often the peer is sent a ping, whatever else is sent; `None` or zero for never. Defaults
+    /// to 20 seconds.
     ///
-    /// A ping keeps an idle connection from being forgotten on the way, and its answer tells that the peer is there, that it has taken
-    /// what was sent before ([`Stats::unconfirmed`](crate::Stats::unconfirmed)), and how far away it is ([`Websocket::latency`]).
+    /// A ping keeps an idle connection from being forgotten on the way, and its answer tells that
+    /// the peer is there, that it has taken what was sent before
+    /// ([`Stats::unconfirmed`](crate::Stats::unconfirmed)), and how far away it is
+    /// ([`Websocket::latency`](crate::Websocket::latency)).
     pub fn ping_interval(&mut self, interval: impl Into<Option<Duration>>) -> &mut Self {
         self.ping_interval = interval.into().filter(|interval| !interval.is_zero());
         self
@@ -258,14 +208,15 @@ impl Options {
 
     /// How long a peer may be silent after a ping, or take nothing of what is sent, before the
     /// connection fails with [`Error::PingTimeout`]; `None` or zero to wait for ever. Anything that
-    /// comes is a sign of life; the pong may be behind it. Only time that is spent reading counts: a
-    /// subscription that is full, and so pauses reading, is not held against the peer. (A peer may
-    /// hold it against this side: no ping is answered meanwhile.) Defaults to 20 seconds.
+    /// comes is a sign of life; the pong may be behind it. Only time that is spent reading counts:
+    /// a subscription that is full, and so pauses reading, is not held against the peer. (A peer
+    /// may hold it against this side: no ping is answered meanwhile.) Defaults to 20 seconds.
     ///
-    /// So a peer that vanishes without a word is noticed after `ping_interval` and `ping_timeout` at the latest: 40
-    /// seconds by default. A peer that vanishes while it takes nothing of what is sent is noticed up to a sixteenth of that
-    /// time later. For a robot that is being driven, half a second and one and a half are better. Without
-    /// pings, it is not noticed as long as nothing is sent.
+    /// So a peer that vanishes without a word is noticed after `ping_interval` and `ping_timeout`
+    /// at the latest: 40 seconds by default. A peer that vanishes while it takes nothing of what is
+    /// sent is noticed up to a sixteenth of that time later. For a robot that is being driven, half
+    /// a second and one and a half are better. Without pings, it is not noticed as long as nothing
+    /// is sent.
     ///
     /// A peer that takes a little now and then is not given up, however slowly it reads. See
     /// [`send_queue`](Self::send_queue) for what it can hold.
@@ -288,15 +239,15 @@ impl Options {
         self.max_message_size.unwrap_or(LONGEST_MESSAGE)
     }
 
-    /// The longest frame that is received, in bytes; as `max_message_size`, for a message's parts. A
-    /// frame takes memory as it arrives, whatever length it announces. Defaults to 16 MiB.
+    /// The longest frame that is received, in bytes; as `max_message_size`, for a message's parts.
+    /// A frame takes memory as it arrives, whatever length it announces. Defaults to 16 MiB.
     pub fn max_frame_size(&mut self, bytes: usize) -> &mut Self {
         self.max_frame_size = bytes;
         self
     }
 
-    /// The longest frame that is of any use. One that fits no message is refused by its head, rather
-    /// than when all of it is in memory.
+    /// The longest frame that is of any use. One that fits no message is refused by its head,
+    /// rather than when all of it is in memory.
     pub(crate) fn longest_frame(&self) -> usize {
         // Control frames are no messages, and have up to 125 bytes (RFC 6455, section 5.5).
         self.max_frame_size.min(self.longest_message().max(125))
@@ -307,8 +258,8 @@ impl Options {
     /// single message may be larger, when nothing else is queued. Defaults to 16 MiB.
     ///
     /// A peer that reads slowly can hold so much for as long as it likes. A program for which that
-    /// is too slow closes the connection when [`put_timeout`](Websocket::put_timeout) fails, when
-    /// [`broadcast`](crate::ServerHandle::broadcast) returns it, or when
+    /// is too slow closes the connection when [`put_timeout`](crate::Websocket::put_timeout) fails,
+    /// when [`broadcast`](crate::ServerHandle::broadcast) returns it, or when
     /// [`stats().send_queue_bytes`](crate::Stats::send_queue_bytes) stays high.
     pub fn send_queue(&mut self, bytes: usize) -> &mut Self {
         self.send_queue = bytes;
@@ -326,17 +277,17 @@ impl Options {
     ///
     /// The limit holds for each subscription of kind [`Queue::Block`] or [`Queue::DropOldest`], for
     /// all callbacks together, and for each
-    /// [`subscribe_concurrent`](Websocket::subscribe_concurrent), beside the limit of messages that
-    /// each of these has. When it is reached, a `DropOldest` queue drops its oldest messages; for
-    /// the others, reading pauses until something is taken. A single message may be longer, when
-    /// nothing else waits in that queue.
+    /// [`subscribe_concurrent`](crate::Websocket::subscribe_concurrent), beside the limit of
+    /// messages that each of these has. When it is reached, a `DropOldest` queue drops its oldest
+    /// messages; for the others, reading pauses until something is taken. A single message may be
+    /// longer, when nothing else waits in that queue.
     ///
     /// While a message waits in a subscription that is longer than an equal share (with the default
     /// of 1024 messages: 16 KiB), shorter ones in the same queue count as much as that share.
     ///
-    /// The limits of callbacks do not count while a callback waits in `get` and the like, on whichever
-    /// connection: what it waits for may be behind them. A callback that waits for long without a
-    /// time-out so gives a peer that sends much as much memory as it likes.
+    /// The limits of callbacks do not count while a callback waits in `get` and the like, on
+    /// whichever connection: what it waits for may be behind them. A callback that waits for long
+    /// without a time-out so gives a peer that sends much as much memory as it likes.
     pub fn receive_queue_bytes(&mut self, bytes: usize) -> &mut Self {
         self.receive_queue_bytes = bytes;
         self
@@ -354,8 +305,9 @@ impl Options {
         self
     }
 
-    /// Whether messages are held back until [`Websocket::resume`], so that several consumers can be
-    /// set up that must all see the first one. Reading pauses meanwhile. Defaults to `false`.
+    /// Whether messages are held back until [`Websocket::resume`](crate::Websocket::resume), so
+    /// that several consumers can be set up that must all see the first one. Reading pauses
+    /// meanwhile. Defaults to `false`.
     pub fn paused(&mut self, paused: bool) -> &mut Self {
         self.paused = paused;
         self
@@ -375,11 +327,12 @@ impl Options {
     /// [`header`](Self::header), its value stays with the URL's host.
     ///
     /// The function is called on the reader thread, before the time of
-    /// [`connect_timeout`](Self::connect_timeout) begins. Nobody can end it: while it takes its time, `close` may have
-    /// to return without it. When it fails, the attempt has failed, with [`Error::Header`]. A server that answers
-    /// 401 or 403 ends the `Websocket`, also with [`reconnect`](Self::reconnect): return a token that holds for a
-    /// while yet. It is called by reference (`Fn`): what it counts is an atomic. One that owns its own `Websocket` keeps
-    /// that open until either side closes it: give it a [`downgrade`](Websocket::downgrade)d one.
+    /// [`connect_timeout`](Self::connect_timeout) begins. Nobody can end it: while it takes its
+    /// time, `close` may have to return without it. When it fails, the attempt has failed, with
+    /// [`Error::Header`]. A server that answers 401 or 403 ends the `Websocket`, also with
+    /// [`reconnect`](Self::reconnect): return a token that holds for a while yet. It is called by
+    /// reference (`Fn`): what it counts is an atomic. One that owns its own `Websocket` keeps that
+    /// open until either side closes it: give it a [`downgrade`](crate::Websocket::downgrade)d one.
     ///
     /// ```no_run
     /// use rtcbot_websocket::{Backoff, Options};
@@ -408,27 +361,30 @@ impl Options {
     }
 
     /// Whether a client connects again when its connection has ended, or did not come about, for a
-    /// reason that may pass, and how long it waits before each attempt; `None` for never. Defaults to never.
+    /// reason that may pass, and how long it waits before each attempt; `None` for never. Defaults
+    /// to never.
     ///
-    /// * What may pass, [`Error::is_transient`] lists: a server that cannot be reached, a connection
-    ///   that is lost, a server that is going away. Anything else ends the `Websocket`, with that
-    ///   error: a 401, a certificate that is not trusted, a close with 1000.
-    /// * It is tried again for as long as it takes. To give up after a time, [`close`](Websocket::close). The waits grow
-    ///   up to [`Backoff::max`], 10 seconds; for a robot on a bad link, one second is better.
-    /// * Subscriptions, callbacks, the source and what is queued for sending survive, and all can be
-    ///   used meanwhile; `get` waits. [`on_ready`](Websocket::on_ready) is called for each connection,
-    ///   [`on_disconnect`](Websocket::on_disconnect) tells when one is lost and why, and
-    ///   [`last_error`](Websocket::last_error) why there is none now.
-    /// * **What is queued meanwhile is sent when there is a connection**, before anything that `on_ready` puts. A
-    ///   robot would get all the orders of the last minute at once: where only the newest counts, let the
-    ///   `Websocket` read them from a [`Queue::Latest`], as the [front page](crate#staying-connected) does.
-    /// * **What had been written to a connection that is lost may have been lost with it.** Nobody can
-    ///   tell whether the peer took it, and nothing is sent twice.
+    /// * What may pass, [`Error::is_transient`] lists: a server that cannot be reached, a
+    ///   connection that is lost, a server that is going away. Anything else ends the `Websocket`,
+    ///   with that error: a 401, a certificate that is not trusted, a close with 1000.
+    /// * It is tried again for as long as it takes. To give up after a time,
+    ///   [`close`](crate::Websocket::close). The waits grow up to [`Backoff::max`], 10 seconds; for
+    ///   a robot on a bad link, one second is better.
+    /// * Subscriptions, callbacks, the source and what is queued for sending survive, and all can
+    ///   be used meanwhile; `get` waits. [`on_ready`](crate::Websocket::on_ready) is called for
+    ///   each connection, [`on_disconnect`](crate::Websocket::on_disconnect) tells when one is lost
+    ///   and why, and [`last_error`](crate::Websocket::last_error) why there is none now.
+    /// * **What is queued meanwhile is sent when there is a connection**, before anything that
+    ///   `on_ready` puts. A robot would get all the orders of the last minute at once: where only
+    ///   the newest counts, let the `Websocket` read them from a [`Queue::Latest`], as the [front
+    ///   page](crate#staying-connected) does.
+    /// * **What had been written to a connection that is lost may have been lost with it.** Nobody
+    ///   can tell whether the peer took it, and nothing is sent twice.
     ///   [`stats().unconfirmed`](crate::Stats::unconfirmed) counts it. What has not been written is
     ///   sent on the next connection.
-    /// * What the peer sends while there is no connection is the peer's to keep. What a slow consumer has yet to
-    ///   take of a connection that is lost it gets before what the next one brings, up to 16 MiB;
-    ///   what is more is dropped, and [counted](crate::Stats::dropped).
+    /// * What the peer sends while there is no connection is the peer's to keep. What a slow
+    ///   consumer has yet to take of a connection that is lost it gets before what the next one
+    ///   brings, up to 16 MiB; what is more is dropped, and [counted](crate::Stats::dropped).
     ///
     /// Only for URLs: on servers it means nothing.
     ///
@@ -449,7 +405,8 @@ impl Options {
 
     /// A subprotocol (RFC 6455, section 1.9), most wanted first. A client offers them; a server
     /// takes the first of its own that the client offers, or none. Which one it is,
-    /// [`Websocket::subprotocol`] tells; who cannot do without looks there once it is ready. Defaults to none.
+    /// [`Websocket::subprotocol`](crate::Websocket::subprotocol) tells; who cannot do without looks
+    /// there once it is ready. Defaults to none.
     pub fn subprotocol(&mut self, name: impl Into<String>) -> &mut Self {
         self.subprotocols.push(name.into());
         self
@@ -496,27 +453,27 @@ impl Options {
     }
 
     /// The proxy that a client connects through: `http://[user:password@]host:port` (`CONNECT`),
-    /// `socks5://…` (this side resolves the server's name) or `socks5h://…` (the proxy does). Not for
-    /// Unix sockets. Defaults to none.
+    /// `socks5://…` (this side resolves the server's name) or `socks5h://…` (the proxy does). Not
+    /// for Unix sockets. Defaults to none.
     pub fn proxy(&mut self, url: impl Into<String>) -> &mut Self {
         self.proxy = Some(url.into());
         self
     }
 
     /// Whether a client asks the environment for a proxy, if [`proxy`](Self::proxy) gives none:
-    /// `http_proxy` for `ws` URLs, `https_proxy` or `HTTPS_PROXY` for `wss`, `all_proxy` or `ALL_PROXY`
-    /// for both, unless `no_proxy` or `NO_PROXY` lists the server. (Not `HTTP_PROXY`, which in a
-    /// CGI program is a request's header.) A [link-local address](Websocket::connect) is reached
-    /// directly if
-    /// `no_proxy` lists it, with or without its network interface, and not at all through a proxy.
-    /// Defaults to `false`.
+    /// `http_proxy` for `ws` URLs, `https_proxy` or `HTTPS_PROXY` for `wss`, `all_proxy` or
+    /// `ALL_PROXY` for both, unless `no_proxy` or `NO_PROXY` lists the server. (Not `HTTP_PROXY`,
+    /// which in a CGI program is a request's header.) A [link-local
+    /// address](crate::Websocket::connect) is reached directly if `no_proxy` lists it, with or
+    /// without its network interface, and not at all through a proxy. Defaults to `false`.
     pub fn proxy_from_env(&mut self, look: bool) -> &mut Self {
         self.proxy_from_env = look;
         self
     }
 
-    /// A further site whose pages may connect to this server, as browsers say in the `Origin` header: for
-    /// example `https://robot.example`, or `https://robot.example:8443`. May be given more than once.
+    /// A further site whose pages may connect to this server, as browsers say in the `Origin`
+    /// header: for example `https://robot.example`, or `https://robot.example:8443`. May be given
+    /// more than once.
     ///
     /// Browsers let every page connect to every WebSocket, with the user's cookies, so it is the
     /// server that must look whose page it is. By default only pages from the server itself may
@@ -525,18 +482,18 @@ impl Options {
     /// that has TLS, and takes both. Others are answered 403. Programs that are no browsers need
     /// not send an origin; then it is not looked at.
     ///
-    /// Whoever owns a name can have it lead to any address, also to one that only the user's browser
-    /// reaches (DNS rebinding); the default does not tell such a page from the server's own. A server on
-    /// `localhost` or in a private network names its origins here, and adds `allow_origin_if(|_| false)`:
-    /// then no others may connect.
+    /// Whoever owns a name can have it lead to any address, also to one that only the user's
+    /// browser reaches (DNS rebinding); the default does not tell such a page from the server's
+    /// own. A server on `localhost` or in a private network names its origins here, and adds
+    /// `allow_origin_if(|_| false)`: then no others may connect.
     pub fn allow_origin(&mut self, origin: impl Into<String>) -> &mut Self {
         self.origins.allow(origin.into());
         self
     }
 
     /// Lets a function decide, on the reader thread, which origins may connect: about those that
-    /// [`allow_origin`](Self::allow_origin) does not name, and about the server's own pages too. `|_|
-    /// true` lets every page connect: then check who it is in another way.
+    /// [`allow_origin`](Self::allow_origin) does not name, and about the server's own pages too.
+    /// `|_| true` lets every page connect: then check who it is in another way.
     pub fn allow_origin_if(
         &mut self,
         f: impl Fn(&str) -> bool + Send + Sync + 'static,
@@ -632,7 +589,8 @@ impl Options {
 /// name for the host.
 #[cfg(feature = "native-tls")]
 impl Options {
-    /// One or more certificates that are trusted beside the system's, in PEM. May be given more than once.
+    /// One or more certificates that are trusted beside the system's, in PEM. May be given more
+    /// than once.
     ///
     /// ```no_run
     /// use rtcbot_websocket::Options;
@@ -666,24 +624,19 @@ impl Options {
         self
     }
 
-    /// Whether a server is believed to be who it is **without any proof**: then whoever can answer in
-    /// its place can read and change everything. Defaults to `false`.
+    /// Whether a server is believed to be who it is **without any proof**: then whoever can answer
+    /// in its place can read and change everything. Defaults to `false`.
     pub fn danger_accept_invalid_certs(&mut self, accept: bool) -> &mut Self {
         self.tls.accept_invalid_certs(accept);
         self
     }
 
-    /// A ready-made connector, for settings that are not here; the other TLS settings do not count then.
+    /// A ready-made connector, for settings that are not here; the other TLS settings do not count
+    /// then.
     pub fn tls_connector(&mut self, connector: native_tls::TlsConnector) -> &mut Self {
         self.tls.set_connector(connector);
         self
     }
-}
-
-/// The moment when a time that begins now is over, however long it is.
-pub(crate) fn deadline_after(timeout: Duration) -> Instant {
-    const AN_AGE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    Instant::now() + timeout.min(AN_AGE)
 }
 
 /// Without what may be secret: of headers only the names, of a proxy only that there is one.

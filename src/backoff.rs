@@ -9,10 +9,10 @@ use crate::error::{Error, Result};
 /// How long a client waits before it tries to connect again: see
 /// [`Options::reconnect`](crate::Options::reconnect).
 ///
-/// The first wait is `initial`, each further one `factor` times as long, up to `max`. Of each wait, a
-/// random part of up to `jitter` is left out, so that the clients of a server that restarts do not
-/// all come back at the same moment. After a connection that lasted longer than the wait that would
-/// follow it, the waits begin with `initial` again.
+/// The first wait is `initial`, each further one `factor` times as long, up to `max`. Of each wait,
+/// a random part of up to `jitter` is left out, so that the clients of a server that restarts do
+/// not all come back at the same moment. After a connection that lasted longer than the wait that
+/// would follow it, the waits begin with `initial` again.
 ///
 /// ```
 /// use rtcbot_websocket::Backoff;
@@ -29,8 +29,8 @@ pub struct Backoff {
     pub max: Duration,
     /// How much longer each wait is than the one before. Defaults to 2; at least 1.
     pub factor: f64,
-    /// Which part of a wait is left to chance, from 0 (none) to 1 (all). Defaults to 0.5: a wait of 10 s is one
-    /// of 5 to 10 s.
+    /// Which part of a wait is left to chance, from 0 (none) to 1 (all). Defaults to 0.5: a wait of
+    /// 10 s is one of 5 to 10 s.
     pub jitter: f64,
 }
 
@@ -46,7 +46,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let wrong = if self.initial.is_zero() {
             "the initial wait is zero, so it would try again without a pause"
         } else if self.max < self.initial {
@@ -66,13 +66,13 @@ impl Backoff {
 }
 
 /// Which wait comes next.
-pub(super) struct Schedule {
+pub(crate) struct Schedule {
     backoff: Backoff,
     next: Duration,
 }
 
 impl Schedule {
-    pub(super) fn new(backoff: Backoff) -> Self {
+    pub(crate) fn new(backoff: Backoff) -> Self {
         Schedule {
             backoff,
             next: backoff.initial,
@@ -80,14 +80,14 @@ impl Schedule {
     }
 
     /// A connection has ended that was ready for so long.
-    pub(super) fn lasted(&mut self, time: Duration) {
+    pub(crate) fn lasted(&mut self, time: Duration) {
         if time >= self.next {
             self.next = self.backoff.initial;
         }
     }
 
     /// How long to wait now; `chance` is from 0 to 1.
-    pub(super) fn wait(&mut self, chance: f64) -> Duration {
+    pub(crate) fn wait(&mut self, chance: f64) -> Duration {
         let wait = self.next;
         let longer = wait.as_secs_f64() * self.backoff.factor;
         // Compared as numbers: it may be more than a `Duration` can hold.
@@ -101,7 +101,7 @@ impl Schedule {
 }
 
 /// A number from 0 to 1, another one each time.
-pub(super) fn chance() -> f64 {
+pub(crate) fn chance() -> f64 {
     // Each `RandomState` has keys of its own; it is what std has of randomness.
     let random = RandomState::new().build_hasher().finish();
     (random >> 11) as f64 / (1u64 << 53) as f64

@@ -1,0 +1,37 @@
+//! What opening a connection results in.
+
+use std::net::SocketAddr;
+
+use http::{Request, Response};
+use tungstenite::protocol::Role as WireRole;
+
+use super::shared::ConnectionInfo;
+use crate::error::Error;
+use crate::net::transport::Halves;
+
+/// A connection after its handshake.
+pub(crate) struct Opened {
+    pub(crate) halves: Halves,
+    pub(crate) info: ConnectionInfo,
+    /// What came right behind the handshake.
+    pub(crate) rest: Vec<u8>,
+    pub(crate) role: WireRole,
+}
+
+pub(crate) fn info(
+    (peer_addr, local_addr): (Option<SocketAddr>, Option<SocketAddr>),
+    request: Request<()>,
+    response: Response<()>,
+) -> ConnectionInfo {
+    ConnectionInfo {
+        peer_addr,
+        local_addr,
+        request: request.into(),
+        response: response.into(),
+    }
+}
+
+/// Not seen by anyone: the connection was closed before it came about.
+pub(crate) fn given_up() -> Error {
+    Error::lost(std::io::ErrorKind::Interrupted.into())
+}
