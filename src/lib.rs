@@ -274,6 +274,7 @@ compile_error!("rtcbot-websocket runs on Unix (Linux, macOS, the BSDs)");
 
 mod backoff;
 mod capacity;
+mod catch_panic;
 mod deadline;
 mod error;
 #[cfg(any(test, fuzzing))]

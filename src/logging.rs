@@ -4,7 +4,7 @@ use std::fmt;
 
 use log::{Level, Record};
 
-use crate::panics::catch_panic;
+use crate::catch_panic::catch_panic;
 
 /// Logs at a level, with the module that it is called in as the target, as `log`'s own macros do.
 macro_rules! log_at {

@@ -2,11 +2,11 @@
 //! transports, functions in settings, a logger, and the destructors of all of these. It is called
 //! through here.
 
-use std::any::Any;
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub(crate) use crate::catch_panic::catch_panic;
 
 /// Calls the user's code; a panic in it is logged and ends nothing.
 pub(crate) fn log_panic(f: impl FnOnce()) {
@@ -18,28 +18,6 @@ pub(crate) fn log_panic(f: impl FnOnce()) {
 /// Drops what is the user's, or may own something of it.
 pub(crate) fn drop_caught(what: impl Sized) {
     log_panic(|| drop(what));
-}
-
-/// Calls the user's code; returns the text of a panic in it.
-pub(crate) fn catch_panic<R>(f: impl FnOnce() -> R) -> Result<R, String> {
-    catch_unwind(AssertUnwindSafe(f)).map_err(text_of)
-}
-
-fn text_of(panic: Box<dyn Any + Send>) -> String {
-    let text = match panic.downcast::<&str>() {
-        Ok(text) => return (*text).to_owned(),
-        Err(panic) => panic.downcast::<String>(),
-    };
-    match text {
-        Ok(text) => *text,
-        Err(panic) => {
-            // Dropping what it panicked with is the user's code too.
-            if let Err(another) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
-                std::mem::forget(another);
-            }
-            "(no text)".to_owned()
-        }
-    }
 }
 
 /// As the cause of an I/O error: what has panicked, and with which text.
@@ -115,16 +93,5 @@ mod tests {
             panic!("the first {}", "panic");
         });
         assert_eq!(panic, Err("the first panic".to_owned()));
-    }
-
-    #[test]
-    fn the_text_of_a_panic_is_told_whatever_it_panics_with() {
-        assert_eq!(catch_panic(|| 1), Ok(1));
-        assert_eq!(
-            catch_panic(|| panic!("static")),
-            Err::<(), _>("static".into())
-        );
-        let odd = catch_panic(|| std::panic::panic_any(7));
-        assert_eq!(odd, Err::<(), _>("(no text)".into()));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
@@ -14,11 +14,14 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix};
 
-use super::BACKLOG;
 use crate::net::dial::socket;
 use crate::net::socket::Socket;
 use crate::os_limits::of_descriptors;
 use crate::process::OwnerProcess;
+
+/// How many connections may wait to be accepted; the system may allow fewer. std asks for 128, and
+/// a client that finds no place tries again only after a second.
+const BACKLOG: i32 = 4096;
 
 pub(crate) enum Listener {
     Tcp(TcpListener),
@@ -35,7 +38,13 @@ pub(crate) struct File {
 }
 
 impl Listener {
-    /// Listens on a path. A file that a server left there which is no more is replaced.
+    pub(crate) fn tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).map_err(of_descriptors)?;
+        rustix::net::listen(&listener, BACKLOG)?;
+        Ok(Listener::Tcp(listener))
+    }
+
+    /// Listens on a path. Replaces a file that was left there by a server that has ended.
     pub(crate) fn unix(path: &Path) -> io::Result<Self> {
         let lock = lock_folder_of(path);
         let listener = match UnixListener::bind(path).map_err(of_descriptors) {
@@ -103,9 +112,9 @@ fn is_left_over(path: &Path) -> bool {
     }
 }
 
-/// Keeps others that want to listen in the same folder out, until it is dropped: two that both find a
-/// dead socket would remove each other's. Whoever else locks folders is not waited for long, and where
-/// there are no locks it goes without.
+/// Keeps others that want to listen in the same folder out, until it is dropped: two that both find
+/// a dead socket would remove each other's. Whoever else locks folders is not waited for long, and
+/// where there are no locks it goes without.
 fn lock_folder_of(path: &Path) -> Option<fs::File> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,

@@ -40,10 +40,6 @@ use crate::websocket::{Request, Websocket};
 /// How long a client may take until its request's head has come, unless the server says otherwise.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many connections may wait to be accepted; the system may allow less. std asks for 128, and a
-/// client that finds no place tries again only after a second.
-const BACKLOG: i32 = 4096;
-
 /// How many connections are accepted before those that came earlier have their turn.
 const ACCEPTS: usize = 16;
 
@@ -138,9 +134,7 @@ impl Server {
     ///
     /// What the operating system says, for example that the address is in use.
     pub fn bind(address: impl ToSocketAddrs) -> io::Result<Server> {
-        let listener = TcpListener::bind(address).map_err(of_descriptors)?;
-        rustix::net::listen(&listener, BACKLOG)?;
-        Self::from_listener(listener)
+        Self::with(Listener::tcp(address)?)
     }
 
     /// Listens on an address, with TLS: `wss://`. Needs the feature `native-tls`.

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use super::Proxy;
+use super::url::Proxy;
 use crate::net::handshake::Failure;
 use crate::net::transport::is_timeout;
 
