@@ -1,4 +1,4 @@
-//! How many connections the servers of this process take in, unless a program says otherwise.
+//! How many connections the servers of this process accept, unless the program sets a number.
 //!
 //! Connections cost threads, memory maps, address space and descriptors. What is left of each when
 //! a server is made is divided: a part is for the program, and the rest is for connections.
@@ -12,10 +12,10 @@ use crate::os_limits::{self, Limit, Unit};
 /// The threads of a connection: two of its own, one for callbacks, one for its handler.
 const THREADS: u64 = 4;
 
-/// What is left for the program at the least: what so many threads take, and so many descriptors.
+/// What is left for the program at least: so many descriptors, and what so many threads take.
 const SPARE: u64 = 16;
 
-/// How many connections there may be where no limit on threads can be read: on other systems than
+/// How many connections there may be where no limit on threads can be read: on systems other than
 /// Linux.
 const UNKNOWN: u64 = 500;
 
@@ -23,17 +23,16 @@ const UNKNOWN: u64 = 500;
 /// looks at each of them every time.
 const MAX_WAITING: u64 = 1024;
 
-/// The connections that were let in by servers of this process.
+/// The connections that servers of this process have accepted as requests.
 pub(crate) static CONNECTIONS: Count = Count(AtomicUsize::new(0));
 
-/// Those that were accepted and have not sent a request's head, or are being told why they are
-/// refused.
+/// The connections that have not sent a request's head, or are being told why they are refused.
 pub(crate) static WAITING: Count = Count(AtomicUsize::new(0));
 
-/// How many there are of something in this process.
+/// Counts something in this process.
 pub(crate) struct Count(AtomicUsize);
 
-/// One of them; it is given back when it is dropped.
+/// One of what is counted, until it is dropped.
 pub(crate) struct Taken(&'static Count);
 
 impl Count {
@@ -63,42 +62,42 @@ pub(crate) struct Capacity {
 }
 
 impl Capacity {
-    /// Looks at the limits, which takes milliseconds.
+    /// Reads the limits, which takes milliseconds.
     pub(crate) fn now() -> Capacity {
         let more = Capacity::beside(&os_limits::all());
         Capacity {
-            // Those that are there have been counted as used.
+            // The limits count those that exist as used.
             connections: more.connections + CONNECTIONS.now(),
             waiting: more.waiting + WAITING.now(),
             why: more.why,
         }
     }
 
-    /// How many there may be beside those that there are.
+    /// Returns how many there may be in addition to those that there are.
     fn beside(limits: &[Limit]) -> Capacity {
-        let descriptors = limits.iter().filter(|limit| is_of_descriptors(limit));
-        let waiting = descriptors.map(|limit| share(limit) / 3).min();
+        let (descriptors, of_threads): (Vec<&Limit>, Vec<&Limit>) = limits
+            .iter()
+            .partition(|limit| limit.unit == Unit::Descriptors);
+        let waiting = descriptors.iter().map(|limit| share(limit) / 3).min();
         let waiting = waiting.unwrap_or(MAX_WAITING).clamp(1, MAX_WAITING);
 
-        let rooms = limits.iter().map(|limit| match limit.what {
-            Unit::Descriptors => (share(limit).saturating_sub(waiting), limit.to_string()),
-            unit => {
-                let room = share(limit) / (THREADS * unit.of_a_thread());
-                (room, limit.to_string())
-            }
-        });
-        let threads_are_known = limits.iter().any(|limit| !is_of_descriptors(limit));
-        let unknown = (!threads_are_known).then(|| {
-            (
-                UNKNOWN,
-                "how many threads there may be is not known".to_owned(),
-            )
-        });
-        let least = rooms.chain(unknown).min_by_key(|(room, _)| *room);
+        let mut rooms = Vec::new();
+        for limit in descriptors {
+            rooms.push((share(limit).saturating_sub(waiting), limit.to_string()));
+        }
+        for limit in &of_threads {
+            let room = share(limit) / (THREADS * limit.unit.of_a_thread());
+            rooms.push((room, limit.to_string()));
+        }
+        if of_threads.is_empty() {
+            let why = "how many threads there may be is not known".to_owned();
+            rooms.push((UNKNOWN, why));
+        }
+        let least = rooms.into_iter().min_by_key(|(room, _)| *room);
         let (connections, why) = least.unwrap_or_default();
         let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         Capacity {
-            // A robot is to be reached, however little there is.
+            // A robot must be reachable, however little there is.
             connections: number(connections.max(1)),
             waiting: number(waiting),
             why,
@@ -106,17 +105,10 @@ impl Capacity {
     }
 }
 
-fn is_of_descriptors(limit: &Limit) -> bool {
-    matches!(limit.what, Unit::Descriptors)
-}
-
-/// How much of what is left is for connections.
+/// Returns how much of what is left is for connections: the rest is for the program.
 fn share(limit: &Limit) -> u64 {
     let left = limit.max.saturating_sub(limit.used);
-    let spare = match limit.what {
-        Unit::Descriptors => SPARE,
-        unit => SPARE * unit.of_a_thread(),
-    };
+    let spare = SPARE * limit.unit.of_a_thread().max(1);
     left.saturating_sub(spare.max(left / 4))
 }
 
@@ -124,14 +116,13 @@ fn share(limit: &Limit) -> u64 {
 mod tests {
     use super::*;
 
-    fn limit(what: Unit, used: u64, max: u64) -> Limit {
+    fn limit(unit: Unit, used: u64, max: u64) -> Limit {
         Limit {
             who: "this process".into(),
-            what,
+            unit,
             used,
             max,
-            name: "it",
-            set_with: "a setting",
+            allowed_by: "it allows",
         }
     }
 

@@ -276,6 +276,7 @@ mod backoff;
 mod capacity;
 mod catch_panic;
 mod deadline;
+mod descriptors;
 mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -1,37 +1,28 @@
-//! The limits of the system on threads and descriptors, and which of them keeps a thread or a
-//! socket from being made, in words that a user can act on.
+//! The limits of the system on threads, memory and descriptors, and what is used of each.
 //!
-//! What the system says of it is "Resource temporarily unavailable" for half a dozen different limits. Here
-//! they are looked up, with what is used of each, as far as the system tells: Linux does.
+//! They are read from /proc and from the control groups, as far as the system has these: Linux
+//! does.
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-/// How long what was found holds: to look takes milliseconds, and where one thread cannot be started, many
-/// others cannot.
-const KEPT: Duration = Duration::from_secs(1);
-
-/// Something that there is only so much of.
+/// Something that the system has a limited amount of.
 #[derive(Debug, Clone)]
 pub(crate) struct Limit {
-    /// Who has used so much of it.
+    /// Whose use is limited.
     pub(crate) who: String,
-    pub(crate) what: Unit,
+    pub(crate) unit: Unit,
     pub(crate) used: u64,
     pub(crate) max: u64,
-    pub(crate) name: &'static str,
-    /// What it is set with.
-    pub(crate) set_with: &'static str,
+    /// The limit's name and what changes it: "NAME allows (TOOL)".
+    pub(crate) allowed_by: &'static str,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
     Threads,
     Maps,
@@ -43,7 +34,7 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    /// How much of it one thread takes.
+    /// Returns how much of it one thread takes.
     pub(crate) fn of_a_thread(self) -> u64 {
         match self {
             Unit::Threads => 1,
@@ -56,16 +47,9 @@ impl Unit {
     }
 }
 
-impl Limit {
-    /// Whether it is why there is no further thread; give or take those that have ended since.
-    fn is_reached(&self) -> bool {
-        self.used + self.what.of_a_thread() + self.max / 32 > self.max
-    }
-}
-
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.what {
+        let unit = match self.unit {
             Unit::Threads => "threads",
             Unit::Maps => "memory maps",
             Unit::Space => "MiB of address space",
@@ -73,168 +57,68 @@ impl fmt::Display for Limit {
             Unit::Descriptors => "descriptors",
         };
         let Limit { who, used, max, .. } = self;
-        let (name, set_with) = (self.name, self.set_with);
-        write!(
-            f,
-            "{who} has {used} {what}, of the {max} that {name} allows ({set_with})"
-        )
+        let allowed_by = self.allowed_by;
+        write!(f, "{who} has {used} {unit}, of the {max} that {allowed_by}")
     }
 }
 
-/// The error of a thread that could not be started, with the limit that is reached.
-pub(crate) fn of_threads(error: io::Error) -> io::Error {
-    /// Held while the limits are looked up, so that this is done once.
-    static LATEST: Mutex<Option<(Instant, String)>> = Mutex::new(None);
-
-    if !matches!(
-        Errno::from_io_error(&error),
-        Some(Errno::AGAIN | Errno::NOMEM)
-    ) {
-        return error;
-    }
-    let mut latest = LATEST.lock();
-    let (_, text) = match latest.take() {
-        Some(found) if found.0.elapsed() < KEPT => latest.insert(found),
-        _ => latest.insert((Instant::now(), describe(&thread_limits()))),
-    };
-    with(error, text)
-}
-
-/// The error of a descriptor that could not be had, with the limit that is reached.
-pub(crate) fn of_descriptors(error: io::Error) -> io::Error {
-    match Errno::from_io_error(&error) {
-        Some(Errno::MFILE) => {
-            // Not counted: for that, a descriptor is needed.
-            let all = match getrlimit(Resource::Nofile).current {
-                Some(max) => format!("all {max} descriptors"),
-                None => "all the descriptors".to_owned(),
-            };
-            let text = format!("this process has {all} that RLIMIT_NOFILE allows (ulimit -n)");
-            with(error, &text)
-        }
-        Some(Errno::NFILE) => with(
-            error,
-            "this system has all the files open that fs.file-max allows (sysctl)",
-        ),
-        Some(Errno::NOBUFS | Errno::NOMEM) => with(
-            error,
-            "the system is out of memory, or its control group is (memory.max)",
-        ),
-        _ => error,
-    }
-}
-
-/// Whether it would be another matter if a descriptor or a little memory were given back.
-pub(crate) fn is_want_of_descriptors(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
-    )
-}
-
-fn with(error: io::Error, text: &str) -> io::Error {
-    io::Error::new(error.kind(), format!("{error}: {text}"))
-}
-
-/// Those that are reached; if there is none that is known to be, all.
-fn describe(limits: &[Limit]) -> String {
-    let list = |limits: &mut dyn Iterator<Item = &Limit>| {
-        limits.map(Limit::to_string).collect::<Vec<_>>().join("; ")
-    };
-    let reached = list(&mut limits.iter().filter(|limit| limit.is_reached()));
-    match (reached.is_empty(), limits.is_empty()) {
-        (false, _) => reached,
-        (true, false) => format!("no limit seems to be reached: {}", list(&mut limits.iter())),
-        (true, true) => "a limit on threads or memory is reached (ulimit -u, ulimit -v)".to_owned(),
-    }
-}
-
-/// All that can keep a connection from being made, as far as it can be known here.
+/// Returns every limit that can keep a connection from being made, as far as the system tells.
+/// Takes milliseconds.
 pub(crate) fn all() -> Vec<Limit> {
-    let mut limits = thread_limits();
-    limits.extend(descriptors());
-    limits
-}
-
-fn descriptors() -> Option<Limit> {
-    let max = getrlimit(Resource::Nofile).current?;
-    Some(Limit {
-        who: "this process".to_owned(),
-        what: Unit::Descriptors,
-        // Where they are not listed, there are few: the standard streams and a server.
-        used: fs::read_dir("/dev/fd").map_or(0, |list| list.count() as u64),
-        max,
-        name: "RLIMIT_NOFILE",
-        set_with: "ulimit -n",
-    })
-}
-
-/// All that can keep a thread from being started, as far as it can be known here.
-fn thread_limits() -> Vec<Limit> {
-    let limit = |who: &str, what, used: Option<u64>, max: Option<u64>, name, set_with| {
-        let (who, used, max) = (who.to_owned(), used?, max?);
-        Some(Limit {
-            who,
-            what,
-            used,
-            max,
-            name,
-            set_with,
-        })
-    };
     let (process, user, system) = ("this process", "this user", "this system");
     let mib = |kib: u64| kib >> 10;
 
-    let running = threads_of_the_system();
+    let used = threads_of_the_system();
     let max = number("/proc/sys/kernel/threads-max");
-    let all = limit(
-        system,
-        Unit::Threads,
-        running,
-        max,
-        "kernel.threads-max",
-        "sysctl",
-    );
+    let name = "kernel.threads-max allows (sysctl)";
+    let threads = limit(system, Unit::Threads, used, max, name);
+
     let max = number("/proc/sys/kernel/pid_max");
-    let ids = limit(
-        system,
-        Unit::Threads,
-        running,
-        max,
-        "kernel.pid_max",
-        "sysctl",
-    )
-    // Since Linux 6.14, a PID namespace may have one of its own, and all that run are counted.
-    .filter(|ids| ids.used <= ids.max);
+    let name = "kernel.pid_max allows (sysctl)";
+    let ids = limit(system, Unit::Threads, used, max, name)
+        // Since Linux 6.14, a PID namespace may have a limit of its own, but all threads are
+        // counted.
+        .filter(|ids| ids.used <= ids.max);
 
     let max = getrlimit(Resource::Nproc).current;
-    // Root may have more.
+    // The limit does not hold for root.
     let id = field("/proc/self/status", "Uid:").filter(|id| *id != 0 && max.is_some());
     let used = id.map(|id| threads_of(id, Path::new("/proc")));
-    let own = limit(user, Unit::Threads, used, max, "RLIMIT_NPROC", "ulimit -u");
+    let name = "RLIMIT_NPROC allows (ulimit -u)";
+    let own = limit(user, Unit::Threads, used, max, name);
 
     let used = field("/proc/self/status", "VmSize:").map(mib);
     let max = getrlimit(Resource::As).current.map(|bytes| bytes >> 20);
-    let space = limit(process, Unit::Space, used, max, "RLIMIT_AS", "ulimit -v");
+    let space = limit(
+        process,
+        Unit::Space,
+        used,
+        max,
+        "RLIMIT_AS allows (ulimit -v)",
+    );
 
-    let strict = number("/proc/sys/vm/overcommit_memory") == Some(2);
-    let used = field("/proc/meminfo", "Committed_AS:")
-        .filter(|_| strict)
-        .map(mib);
+    let used = field("/proc/meminfo", "Committed_AS:").map(mib);
     let max = field("/proc/meminfo", "CommitLimit:").map(mib);
-    let (name, set_with) = ("vm.overcommit_memory=2", "sysctl vm.overcommit_ratio");
-    let memory = limit(system, Unit::Memory, used, max, name, set_with);
+    let name = "vm.overcommit_memory=2 allows (sysctl vm.overcommit_ratio)";
+    let memory = limit(system, Unit::Memory, used, max, name)
+        .filter(|_| number("/proc/sys/vm/overcommit_memory") == Some(2));
+
+    // Where descriptors are not listed, few are open: the standard streams and a server.
+    let used = fs::read_dir("/dev/fd").map_or(0, |list| list.count() as u64);
+    let max = getrlimit(Resource::Nofile).current;
+    let name = "RLIMIT_NOFILE allows (ulimit -n)";
+    let descriptors = limit(process, Unit::Descriptors, Some(used), max, name);
 
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let groups = pids_of(&groups, Path::new("/sys/fs/cgroup"));
-    [maps(), all, ids, own, space, memory]
+    [maps(), threads, ids, own, space, memory, descriptors]
         .into_iter()
         .flatten()
-        .chain(groups)
+        .chain(pids_of(&groups, Path::new("/sys/fs/cgroup")))
         .collect()
 }
 
-/// The memory maps of this process, and how many it may have. They are counted, which takes 25 ms for 65 000.
+/// Returns the limit on the memory maps of this process. The maps are counted, which takes 25 ms
+/// for 65 000.
 pub(crate) fn maps() -> Option<Limit> {
     let max = number("/proc/sys/vm/max_map_count")?;
     let mut file = fs::File::open("/proc/self/maps").ok()?;
@@ -246,31 +130,38 @@ pub(crate) fn maps() -> Option<Limit> {
             n => used += chunk[..n].iter().filter(|byte| **byte == b'\n').count() as u64,
         }
     }
+    let name = "vm.max_map_count allows (sysctl; a thread takes 4)";
+    limit("this process", Unit::Maps, Some(used), Some(max), name)
+}
+
+/// Returns a limit of which both numbers are known.
+fn limit(
+    who: &str,
+    unit: Unit,
+    used: Option<u64>,
+    max: Option<u64>,
+    allowed_by: &'static str,
+) -> Option<Limit> {
     Some(Limit {
-        who: "this process".to_owned(),
-        what: Unit::Maps,
-        used,
-        max,
-        name: "vm.max_map_count",
-        set_with: "sysctl; a thread takes 4",
+        who: who.to_owned(),
+        unit,
+        used: used?,
+        max: max?,
+        allowed_by,
     })
 }
 
 fn threads_of_the_system() -> Option<u64> {
-    // "0.00 0.01 0.05 1/123 4567": of 123 threads, one is running.
+    // "0.00 0.01 0.05 1/123 4567": one of 123 threads is running.
     let load = fs::read_to_string("/proc/loadavg").ok()?;
-    load.split_whitespace()
-        .nth(3)?
-        .split_once('/')?
-        .1
-        .parse()
-        .ok()
+    let (_, all) = load.split_whitespace().nth(3)?.split_once('/')?;
+    all.parse().ok()
 }
 
 fn threads_of(user: u64, processes: &Path) -> u64 {
     let processes = fs::read_dir(processes).into_iter().flatten().flatten();
     let statuses = processes.filter_map(|process| {
-        // Not "self", which has been counted.
+        // Not "self", which is counted by its number.
         process.file_name().to_str()?.parse::<u32>().ok()?;
         let status = fs::read_to_string(process.path().join("status")).ok()?;
         (field_in(&status, "Uid:")? == user).then_some(field_in(&status, "Threads:")?)
@@ -278,42 +169,36 @@ fn threads_of(user: u64, processes: &Path) -> u64 {
     statuses.sum()
 }
 
-/// The limits on threads of the control groups that this process is in, from its own group up. `list` is
-/// its /proc/self/cgroup.
+/// Returns the limits on threads of the control groups that this process is in, from its own group
+/// up. `list` is its /proc/self/cgroup.
 fn pids_of(list: &str, root: &Path) -> Vec<Limit> {
     let mut limits = Vec::new();
     for line in list.lines() {
-        let mut parts = line.splitn(3, ':');
-        let (_, controllers, path) = (parts.next(), parts.next(), parts.next().unwrap_or("/"));
-        let folder = match controllers {
+        // "0::/group" in version 2; "8:pids:/group" in version 1, where controllers have trees.
+        let mut parts = line.splitn(3, ':').skip(1);
+        let folder = match parts.next() {
             Some("") => root.to_owned(),
             Some("pids") => root.join("pids"),
             _ => continue,
         };
-        for group in Path::new(path).ancestors() {
+        for group in Path::new(parts.next().unwrap_or("/")).ancestors() {
             let folder = folder.join(group.strip_prefix("/").unwrap_or(group));
             let used = number(folder.join("pids.current"));
-            if let (Some(used), Some(max)) = (used, number(folder.join("pids.max"))) {
-                limits.push(Limit {
-                    who: format!("the control group {}", group.display()),
-                    what: Unit::Threads,
-                    used,
-                    max,
-                    name: "its pids.max",
-                    set_with: "TasksMax in systemd",
-                });
-            }
+            let max = number(folder.join("pids.max"));
+            let who = format!("the control group {}", group.display());
+            let name = "its pids.max allows (TasksMax in systemd)";
+            limits.extend(limit(&who, Unit::Threads, used, max, name));
         }
     }
     limits
 }
 
-/// A file's only number.
+/// Returns a file's only number.
 fn number(path: impl AsRef<Path>) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// The first number behind a name.
+/// Returns the first number after a name in a file.
 fn field(path: &str, name: &str) -> Option<u64> {
     field_in(&fs::read_to_string(path).ok()?, name)
 }
@@ -327,67 +212,14 @@ fn field_in(text: &str, name: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn limit(used: u64, max: u64, name: &'static str) -> Limit {
-        Limit {
-            who: "this system".into(),
-            what: Unit::Threads,
-            used,
-            max,
-            name,
-            set_with: "sysctl",
-        }
-    }
-
-    #[test]
-    fn limits_that_are_reached_are_told_and_the_others_are_not() {
-        let limits = [
-            limit(32_700, 32_768, "kernel.pid_max"),
-            limit(32_700, 192_729, "kernel.threads-max"),
-            limit(50, 50, "its pids.max"),
-        ];
-        assert_eq!(
-            describe(&limits),
-            "this system has 32700 threads, of the 32768 that kernel.pid_max allows (sysctl); \
-             this system has 50 threads, of the 50 that its pids.max allows (sysctl)"
-        );
-    }
-
-    #[test]
-    fn when_no_limit_is_known_to_be_reached_all_are_told() {
-        let text = describe(&[limit(10, 50, "a"), limit(10, 60, "b")]);
-        assert!(text.starts_with("no limit seems to be reached: "), "{text}");
-        assert!(text.contains("50 that a allows") && text.contains("60 that b allows"));
-        assert!(describe(&[]).contains("ulimit -u"));
-    }
-
-    #[test]
-    fn an_error_keeps_its_kind_and_its_text() {
-        for (errno, word) in [
-            (Errno::MFILE, "RLIMIT_NOFILE"),
-            (Errno::NFILE, "fs.file-max"),
-            (Errno::NOBUFS, "memory"),
-        ] {
-            let before = io::Error::from(errno);
-            let after = of_descriptors(io::Error::from(errno));
-            assert_eq!(after.kind(), before.kind());
-            let text = after.to_string();
-            assert!(
-                text.starts_with(&format!("{before}: ")) && text.contains(word),
-                "{text}"
-            );
-        }
-        let refused = of_descriptors(Errno::CONNREFUSED.into());
-        assert_eq!(Errno::from_io_error(&refused), Some(Errno::CONNREFUSED));
-        let invalid = of_threads(Errno::INVAL.into());
-        assert_eq!(Errno::from_io_error(&invalid), Some(Errno::INVAL));
-    }
-
     #[test]
     #[cfg(target_os = "linux")]
     fn linux_tells_its_limits() {
-        let limits = thread_limits();
+        let limits = all();
         for name in ["vm.max_map_count", "kernel.threads-max", "kernel.pid_max"] {
-            let found = limits.iter().find(|limit| limit.name.starts_with(name));
+            let found = limits
+                .iter()
+                .find(|limit| limit.allowed_by.starts_with(name));
             let limit = found.unwrap_or_else(|| panic!("{name}: {limits:?}"));
             assert!((1..=limit.max).contains(&limit.used), "{limit:?}");
         }
@@ -395,7 +227,9 @@ mod tests {
 
     #[test]
     fn descriptors_are_counted() {
-        let limit = descriptors().unwrap();
+        let mut limits = all().into_iter();
+        let limit = limits.find(|limit| limit.unit == Unit::Descriptors);
+        let limit = limit.unwrap();
         assert!((3..limit.max).contains(&limit.used), "{limit:?}");
         let text = limit.to_string();
         assert!(

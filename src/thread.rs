@@ -1,9 +1,11 @@
-//! Starting threads, with an error that says why not.
+//! Starts threads, with an error that says why none could be started.
 //!
-//! Where memory maps run out, std does not return an error but **ends the process**: a new thread that
-//! gets no stack for its signals panics where nothing can catch it (rust-lang/rust 78497). So whether there are maps left is
-//! looked at before. To count them takes time, so there is a number of threads that may be started before
-//! they are counted again: half of those that there is room for.
+//! The system reports half a dozen limits as "Resource temporarily unavailable". So the limits are
+//! looked up when it does.
+//!
+//! Where memory maps run out, std does not return an error but **ends the process**: a new thread
+//! that gets no stack for its signals panics where nothing can catch it (rust-lang/rust 78497). So
+//! the maps are counted before. Counting takes time, so it is done once for many threads.
 
 use std::io;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,27 +13,32 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
 
 use crate::os_limits::{self, Limit};
 
-/// For how long there is none to be had once there was none.
+/// For how long no thread is started after the maps have run out.
 const REFUSED: Duration = Duration::from_millis(100);
 
-/// How many threads may be started before maps are counted again, where they cannot be.
+/// How many threads are started before maps are counted again, where they cannot be counted.
 const UNKNOWN: i64 = 1000;
+
+/// For how long the limits that were looked up hold: to read them takes milliseconds, and where one
+/// thread cannot be started, many others cannot either.
+const KEPT: Duration = Duration::from_secs(1);
 
 static BUDGET: ThreadBudget = ThreadBudget::new(REFUSED);
 
-/// Starts a thread of that name.
+/// Starts a thread with a name.
 ///
 /// # Errors
 ///
-/// What the system says, with the limit that is reached.
+/// The system's error, with the limit that is reached.
 pub(crate) fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> io::Result<()> {
     spawn_to_join(name, f).map(drop)
 }
 
-/// As [`spawn`], for who waits for what the thread leaves.
+/// As [`spawn`], for a thread whose result is awaited.
 pub(crate) fn spawn_to_join<R: Send + 'static>(
     name: &str,
     f: impl FnOnce() -> R + Send + 'static,
@@ -40,15 +47,55 @@ pub(crate) fn spawn_to_join<R: Send + 'static>(
     thread::Builder::new()
         .name(name.into())
         .spawn(f)
-        .map_err(os_limits::of_threads)
+        .map_err(with_reached_limit)
 }
 
-/// How many threads may be started before memory maps are counted again.
+/// Adds to the error of a thread that could not be started which limit is reached.
+fn with_reached_limit(error: io::Error) -> io::Error {
+    /// Held while the limits are read, so that one thread reads them for all. Reading /proc ends by
+    /// itself.
+    static LATEST: Mutex<Option<(Instant, String)>> = Mutex::new(None);
+
+    let errno = Errno::from_io_error(&error);
+    if !matches!(errno, Some(Errno::AGAIN | Errno::NOMEM)) {
+        return error;
+    }
+    let mut latest = LATEST.lock();
+    let (_, text) = match latest.take() {
+        Some(found) if found.0.elapsed() < KEPT => latest.insert(found),
+        _ => latest.insert((Instant::now(), describe(&os_limits::all()))),
+    };
+    io::Error::new(error.kind(), format!("{error}: {text}"))
+}
+
+/// Lists the limits on threads that are reached; all of them if none seems to be.
+fn describe(limits: &[Limit]) -> String {
+    let of_threads = limits.iter().filter(|limit| limit.unit.of_a_thread() > 0);
+    let (reached, others): (Vec<_>, Vec<_>) = of_threads.partition(|limit| is_reached(limit));
+    let list = |limits: Vec<&Limit>| {
+        let limits: Vec<_> = limits.iter().map(ToString::to_string).collect();
+        limits.join("; ")
+    };
+    match (reached.is_empty(), others.is_empty()) {
+        (false, _) => list(reached),
+        (true, false) => format!("no limit seems to be reached: {}", list(others)),
+        (true, true) => "a limit on threads or memory is reached (ulimit -u, ulimit -v)".to_owned(),
+    }
+}
+
+/// Returns whether a limit allows no further thread, give or take those that have ended since.
+fn is_reached(limit: &Limit) -> bool {
+    limit.used + limit.unit.of_a_thread() + limit.max / 32 > limit.max
+}
+
+/// How many threads may be started before memory maps are counted again: half of those that there
+/// was room for when they were counted.
 struct ThreadBudget {
     left: AtomicI64,
-    /// Why there was none, and when. Held while maps are counted, so that one thread does.
+    /// When no map was left, and the limit. Held while maps are counted, so that one thread counts
+    /// for all.
     refused: Mutex<Option<(Instant, String)>>,
-    /// For how long that holds.
+    /// For how long a refusal holds.
     holds: Duration,
 }
 
@@ -61,7 +108,7 @@ impl ThreadBudget {
         }
     }
 
-    /// Takes the room for one thread. `maps` counts those there are.
+    /// Takes the room for one thread. `maps` counts the maps that there are.
     fn take(&self, maps: impl FnOnce() -> Option<Limit>) -> io::Result<()> {
         if self.left.fetch_sub(1, Ordering::Relaxed) > 0 {
             return Ok(());
@@ -80,9 +127,9 @@ impl ThreadBudget {
             self.left.store(UNKNOWN, Ordering::Relaxed);
             return Ok(());
         };
-        // Others need some, too: the program's own threads, and what allocates memory.
+        // The program's own threads and its memory need some, too.
         let spare = maps.max.saturating_sub(maps.used + maps.max / 64);
-        let threads = i64::try_from(spare / maps.what.of_a_thread()).unwrap_or(i64::MAX);
+        let threads = i64::try_from(spare / maps.unit.of_a_thread()).unwrap_or(i64::MAX);
         if threads == 0 {
             let why = maps.to_string();
             *refused = Some((Instant::now(), why.clone()));
@@ -102,11 +149,10 @@ mod tests {
         move || {
             Some(Limit {
                 who: "this process".into(),
-                what: Unit::Maps,
+                unit: Unit::Maps,
                 used,
                 max: 6400,
-                name: "vm.max_map_count",
-                set_with: "sysctl",
+                allowed_by: "vm.max_map_count allows (sysctl)",
             })
         }
     }
@@ -155,5 +201,43 @@ mod tests {
         let budget = ThreadBudget::new(REFUSED);
         budget.take(|| None).unwrap();
         budget.take(not_counted).unwrap();
+    }
+
+    fn limit(used: u64, max: u64, name: &'static str) -> Limit {
+        Limit {
+            who: "this system".into(),
+            unit: Unit::Threads,
+            used,
+            max,
+            allowed_by: name,
+        }
+    }
+
+    #[test]
+    fn limits_that_are_reached_are_told_and_the_others_are_not() {
+        let limits = [
+            limit(32_700, 32_768, "kernel.pid_max allows"),
+            limit(32_700, 192_729, "kernel.threads-max allows"),
+            limit(50, 50, "its pids.max allows"),
+        ];
+        assert_eq!(
+            describe(&limits),
+            "this system has 32700 threads, of the 32768 that kernel.pid_max allows; \
+             this system has 50 threads, of the 50 that its pids.max allows"
+        );
+    }
+
+    #[test]
+    fn when_no_limit_is_known_to_be_reached_all_are_told() {
+        let text = describe(&[limit(10, 50, "a allows"), limit(10, 60, "b allows")]);
+        assert!(text.starts_with("no limit seems to be reached: "), "{text}");
+        assert!(text.contains("50 that a allows") && text.contains("60 that b allows"));
+        assert!(describe(&[]).contains("ulimit -u"));
+    }
+
+    #[test]
+    fn other_errors_stay_as_they_are() {
+        let invalid = with_reached_limit(Errno::INVAL.into());
+        assert_eq!(Errno::from_io_error(&invalid), Some(Errno::INVAL));
     }
 }

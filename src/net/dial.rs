@@ -20,8 +20,8 @@ use super::handshake::Failure;
 use super::host::Endpoint;
 use super::socket::wait_for;
 use super::transport::ShutdownHandle;
+use crate::descriptors::of_descriptors;
 use crate::error::{Error, Result};
-use crate::os_limits::of_descriptors;
 use crate::thread::spawn;
 
 /// How long one attempt has before the next address is tried beside it (RFC 8305, section 5).

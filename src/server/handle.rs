@@ -14,9 +14,9 @@ use parking_lot::{Condvar, Mutex};
 use super::listener::Listener;
 use super::registry::Registry;
 use crate::deadline::deadline_after;
+use crate::descriptors::of_descriptors;
 use crate::error::{Error, Result};
 use crate::message::Message;
-use crate::os_limits::of_descriptors;
 use crate::process::OwnerProcess;
 use crate::websocket::Websocket;
 

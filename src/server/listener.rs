@@ -14,9 +14,9 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix};
 
+use crate::descriptors::of_descriptors;
 use crate::net::dial::socket;
 use crate::net::socket::Socket;
-use crate::os_limits::of_descriptors;
 use crate::process::OwnerProcess;
 
 /// How many connections may wait to be accepted; the system may allow fewer. std asks for 128, and

@@ -25,6 +25,7 @@ use self::handle::{Borrowed, Control};
 use self::listener::Listener;
 use crate::capacity::{CONNECTIONS, Capacity, WAITING};
 use crate::deadline::deadline_after;
+use crate::descriptors::{is_want_of_descriptors, of_descriptors};
 use crate::error::Result;
 use crate::message::Message;
 use crate::net::host::Endpoint;
@@ -32,7 +33,6 @@ use crate::net::pending::{Acceptor, PendingRequest, Step};
 use crate::net::socket::{Socket, wait_for};
 #[cfg(feature = "native-tls")]
 use crate::net::tls;
-use crate::os_limits::{is_want_of_descriptors, of_descriptors};
 use crate::panics::Guarded;
 use crate::thread::spawn;
 use crate::websocket::{Request, Websocket};

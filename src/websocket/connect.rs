@@ -10,6 +10,7 @@ use url::Host;
 use super::opened::{Opened, given_up, info};
 use super::shared::Shared;
 use crate::deadline::deadline_after;
+use crate::descriptors::of_descriptors;
 use crate::error::{Error, Result};
 use crate::net::connect_request::ConnectRequest;
 use crate::net::dial::{Cancel, addresses, connect, connect_unix};
@@ -20,7 +21,6 @@ use crate::net::proxy::Proxy;
 use crate::net::socket::Socket;
 use crate::net::target::{Place, Target};
 use crate::net::transport::Transport;
-use crate::os_limits::of_descriptors;
 
 /// Connects, and follows redirects as far as that is allowed.
 pub(crate) fn as_client(shared: &Shared, mut call: ConnectRequest) -> Result<Opened> {

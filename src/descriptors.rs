@@ -1,0 +1,61 @@
+//! The errors of a system that has no descriptor left.
+
+use std::io;
+
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+
+/// Adds to an error which limit on descriptors is reached, if it is one.
+pub(crate) fn of_descriptors(error: io::Error) -> io::Error {
+    let text = match Errno::from_io_error(&error) {
+        Some(Errno::MFILE) => {
+            // They are not counted: that takes a descriptor.
+            let all = match getrlimit(Resource::Nofile).current {
+                Some(max) => format!("all {max} descriptors"),
+                None => "all the descriptors".to_owned(),
+            };
+            format!("this process has {all} that RLIMIT_NOFILE allows (ulimit -n)")
+        }
+        Some(Errno::NFILE) => {
+            "this system has all the files open that fs.file-max allows (sysctl)".to_owned()
+        }
+        Some(Errno::NOBUFS | Errno::NOMEM) => {
+            "the system is out of memory, or its control group is (memory.max)".to_owned()
+        }
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{error}: {text}"))
+}
+
+/// Returns whether the operation could succeed if a descriptor or a little memory were given back.
+pub(crate) fn is_want_of_descriptors(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_kind_and_its_text() {
+        for (errno, word) in [
+            (Errno::MFILE, "RLIMIT_NOFILE"),
+            (Errno::NFILE, "fs.file-max"),
+            (Errno::NOBUFS, "memory"),
+        ] {
+            let before = io::Error::from(errno);
+            let after = of_descriptors(io::Error::from(errno));
+            assert_eq!(after.kind(), before.kind());
+            let text = after.to_string();
+            assert!(
+                text.starts_with(&format!("{before}: ")) && text.contains(word),
+                "{text}"
+            );
+        }
+        let refused = of_descriptors(Errno::CONNREFUSED.into());
+        assert_eq!(Errno::from_io_error(&refused), Some(Errno::CONNREFUSED));
+    }
+}
