@@ -1,10 +1,10 @@
 //! Listens, reads request heads, hands out requests.
 
+mod accept_loop;
 mod handle;
 mod listener;
 mod registry;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -12,39 +12,23 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
-use rustix::event::{PollFd, PollFlags};
 
+use self::accept_loop::AcceptLoop;
+use self::handle::Control;
 pub use self::handle::ServerHandle;
-use self::handle::{Borrowed, Control};
 use self::listener::Listener;
-use crate::capacity::{CONNECTIONS, Capacity, WAITING};
-use crate::deadline::deadline_after;
-use crate::descriptors::{is_want_of_descriptors, of_descriptors};
 use crate::error::Result;
 use crate::message::Message;
 use crate::net::host::Endpoint;
-use crate::net::pending::{Acceptor, PendingRequest, Step};
-use crate::net::socket::{Socket, wait_for};
 #[cfg(feature = "native-tls")]
 use crate::net::tls;
 use crate::panics::Guarded;
 use crate::thread::spawn;
 use crate::websocket::{Request, Websocket};
-
-/// How long a client may take until its request's head has come, unless the server says otherwise.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How many connections are accepted before those that came earlier have their turn.
-const ACCEPTS: usize = 16;
-
-/// How long accepting pauses when the system has no descriptor left.
-const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 
 /// A listening socket and an iterator of the requests that come in on it.
 ///
@@ -108,22 +92,7 @@ const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 pub struct Server {
     control: Arc<Control>,
     local_addr: Option<SocketAddr>,
-    url: String,
-    acceptor: Acceptor,
-    handshake_timeout: Duration,
-    max_connections: Option<usize>,
-    capacity: Capacity,
-    /// Those that have sent no complete head, and those that were refused and are still listened
-    /// to.
-    pending: Vec<PendingRequest>,
-    /// Requests that were complete when another was handed out.
-    complete: VecDeque<Request>,
-    /// Until when nothing is accepted, for want of descriptors.
-    paused_until: Option<Instant>,
-    /// Whether it has been said that descriptors are wanting.
-    complained: bool,
-    /// Whether it has been said that there are too many connections.
-    was_full: bool,
+    accept_loop: AcceptLoop,
 }
 
 /// Listening.
@@ -207,24 +176,11 @@ impl Server {
             (None, Some(path)) => unix_url(&path),
             (None, None) => "ws+unix:".to_owned(),
         };
-        let capacity = Capacity::now();
-        let Capacity {
-            connections, why, ..
-        } = &capacity;
-        crate::logging::info!("{url}: there is room for {connections} connections: {why}");
+        let control = Control::new(listener)?;
         Ok(Server {
+            accept_loop: AcceptLoop::new(url, control.clone()),
+            control,
             local_addr,
-            url,
-            control: Control::new(listener)?,
-            acceptor: Acceptor::default(),
-            handshake_timeout: HANDSHAKE_TIMEOUT,
-            max_connections: None,
-            capacity,
-            pending: Vec::new(),
-            complete: VecDeque::new(),
-            paused_until: None,
-            complained: false,
-            was_full: false,
         })
     }
 
@@ -244,9 +200,10 @@ impl Server {
     /// As [`tls`](Self::tls), with a ready-made acceptor. Needs the feature `native-tls`.
     #[cfg(feature = "native-tls")]
     pub fn tls_acceptor(mut self, acceptor: native_tls::TlsAcceptor) -> Server {
-        self.acceptor.tls = Some(acceptor);
-        if let Some(rest) = self.url.strip_prefix("ws") {
-            self.url = format!("wss{rest}");
+        self.accept_loop.acceptor.tls = Some(acceptor);
+        let url = &mut self.accept_loop.url;
+        if let Some(rest) = url.strip_prefix("ws") {
+            *url = format!("wss{rest}");
         }
         self
     }
@@ -254,7 +211,7 @@ impl Server {
     /// How long a client may take for its TLS handshake and its request's head together. Defaults to
     /// 10 seconds.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Server {
-        self.handshake_timeout = timeout;
+        self.accept_loop.handshake_timeout = timeout;
         self
     }
 
@@ -278,7 +235,7 @@ impl Server {
     /// [`subscribe_concurrent`](Websocket::subscribe_concurrent); `docs/scaling.md` says what it
     /// needs of each.
     pub fn max_connections(mut self, connections: usize) -> Server {
-        self.max_connections = Some(connections);
+        self.accept_loop.max_connections = Some(connections);
         self
     }
 
@@ -291,7 +248,7 @@ impl Server {
     /// link-local address has the number of the network interface in it, such as
     /// `ws://[fe80::1%2]:8080`; another machine has other numbers.
     pub fn url(&self) -> &str {
-        &self.url
+        &self.accept_loop.url
     }
 }
 
@@ -307,7 +264,7 @@ impl Server {
     /// A loop over the requests often is all of `main`: it ends when the shutdown does, and not when that
     /// begins.
     fn next_or_end(&mut self, deadline: Option<Instant>) -> Option<Request> {
-        let next = self.next_until(deadline);
+        let next = self.accept_loop.next(deadline);
         if next.is_none() {
             self.control.wait_for_shutdown(deadline);
         }
@@ -338,7 +295,7 @@ impl Server {
         let serving = self.control.handler();
         serving.is_here();
         let mut refused = false;
-        while let Some(request) = self.next_until(None) {
+        while let Some(request) = self.accept_loop.next(None) {
             let (handler, running) = (handler.clone(), self.control.handler());
             let request = Arc::new(Mutex::new(Some(request)));
             let taken = request.clone();
@@ -354,7 +311,7 @@ impl Server {
             if let Err(error) = spawned {
                 // A crowd of clients is one line in the log.
                 if !were_refused {
-                    crate::logging::error!("{}: cannot start a thread: {error}", self.url);
+                    crate::logging::error!("{}: cannot start a thread: {error}", self.url());
                 }
                 let request = request.lock().take();
                 let _ = request.map(|request| request.respond(503, "too busy"));
@@ -400,198 +357,6 @@ impl Iterator for Server {
     }
 }
 
-/// What has happened while it was waited for.
-struct Events {
-    /// Whether there is something to accept.
-    acceptable: bool,
-    /// Which of the pending connections can go on.
-    ready: Vec<bool>,
-}
-
-impl Server {
-    fn next_until(&mut self, deadline: Option<Instant>) -> Option<Request> {
-        let control = self.control.clone();
-        loop {
-            let Some(borrowed) = control.borrow_listener() else {
-                self.reject_all();
-                return None;
-            };
-            if let Some(request) = self.complete.pop_front() {
-                return Some(request);
-            }
-            let events = self.wait(&borrowed, deadline);
-            let now = Instant::now();
-            match events {
-                Ok(events) => {
-                    self.let_go_on(&events.ready);
-                    // Only now: what has come in time is not refused, however long nobody called this.
-                    self.refuse_the_late(now);
-                    if events.acceptable {
-                        self.accept_some(&borrowed);
-                    }
-                }
-                Err(error) => {
-                    crate::logging::error!("{}: cannot wait for connections: {error}", self.url);
-                    self.paused_until = Some(now + NO_DESCRIPTORS);
-                    thread::sleep(NO_DESCRIPTORS);
-                }
-            }
-            if self.complete.is_empty() && deadline.is_some_and(|deadline| now >= deadline) {
-                return None;
-            }
-        }
-    }
-
-    /// Waits until something happens, or the earliest deadline of all.
-    fn wait(&mut self, borrowed: &Borrowed<'_>, deadline: Option<Instant>) -> io::Result<Events> {
-        let now = Instant::now();
-        self.paused_until = self.paused_until.filter(|until| *until > now);
-        let listening = match self.paused_until {
-            None => PollFlags::IN,
-            Some(_) => PollFlags::empty(),
-        };
-        let mut fds = Vec::with_capacity(2 + self.pending.len());
-        fds.push(PollFd::new(&self.control.woken, PollFlags::IN));
-        fds.push(PollFd::new(borrowed.listener(), listening));
-        let pending = self.pending.iter();
-        fds.extend(pending.map(|pending| PollFd::new(pending, pending.events())));
-
-        let deadlines = self.pending.iter().map(PendingRequest::deadline);
-        let until = deadlines.chain(deadline).chain(self.paused_until).min();
-        wait_for(&mut fds, until)?;
-        let mut happened = fds.iter().map(|fd| !fd.revents().is_empty()).skip(1);
-        Ok(Events {
-            acceptable: happened.next().unwrap_or_default(),
-            ready: happened.collect(),
-        })
-    }
-
-    fn accept_some(&mut self, borrowed: &Borrowed<'_>) {
-        for _ in 0..ACCEPTS {
-            match borrowed.listener().accept() {
-                Ok(socket) => {
-                    if std::mem::take(&mut self.complained) {
-                        crate::logging::info!("{}: connections are accepted again", self.url);
-                    }
-                    self.start(socket);
-                }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return,
-                    // The client has given up already, or a signal came.
-                    io::ErrorKind::ConnectionAborted
-                    | io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::Interrupted => {}
-                    _ if is_want_of_descriptors(&error) && self.make_room() => {}
-                    _ => {
-                        if !std::mem::replace(&mut self.complained, true) {
-                            let error = of_descriptors(error);
-                            crate::logging::error!(
-                                "{}: no connections are accepted: {error}",
-                                self.url
-                            );
-                        }
-                        self.paused_until = Some(Instant::now() + NO_DESCRIPTORS);
-                        return;
-                    }
-                },
-            }
-        }
-    }
-
-    fn start(&mut self, socket: Socket) {
-        let deadline = deadline_after(self.handshake_timeout);
-        let step = PendingRequest::new(socket, &self.acceptor, deadline).go_on();
-        self.follow(step);
-        // One may always wait, however many do at other servers of this process.
-        if self.pending.len() > 1 && WAITING.now() > self.capacity.waiting {
-            self.make_room();
-        }
-    }
-
-    /// Ends the connection whose time would have been over first: one that has been refused, or the
-    /// oldest of those that have sent no complete head. They have asked for nothing, so they have
-    /// no claim. Returns whether there was one.
-    fn make_room(&mut self) -> bool {
-        loop {
-            let all = 0..self.pending.len();
-            let Some(first) = all.min_by_key(|index| self.pending[*index].deadline()) else {
-                return false;
-            };
-            // Its head may be there by now.
-            match self.pending.swap_remove(first).go_on() {
-                Step::Wait(pending) => {
-                    crate::logging::debug!("{}: a connection has to go for the next", self.url);
-                    pending.refuse(StatusCode::SERVICE_UNAVAILABLE);
-                    return true;
-                }
-                Step::Gone => return true,
-                complete => self.follow(complete),
-            }
-        }
-    }
-
-    fn has_place(&self) -> bool {
-        match self.max_connections {
-            Some(max) => self.control.registry.len() < max,
-            None => CONNECTIONS.now() < self.capacity.connections,
-        }
-    }
-
-    fn let_go_on(&mut self, ready: &[bool]) {
-        // From the back, so that what is removed does not move what is yet to be looked at.
-        for index in (0..ready.len()).rev() {
-            if ready[index] {
-                let step = self.pending.swap_remove(index).go_on();
-                self.follow(step);
-            }
-        }
-    }
-
-    fn refuse_the_late(&mut self, now: Instant) {
-        for index in (0..self.pending.len()).rev() {
-            if self.pending[index].deadline() <= now {
-                let step = self.pending.swap_remove(index).too_late();
-                self.follow(step);
-            }
-        }
-    }
-
-    fn follow(&mut self, step: Step) {
-        match step {
-            Step::Wait(pending) => self.pending.push(pending),
-            Step::Complete(complete) if self.has_place() => {
-                let slot = Some(self.control.registry.acquire());
-                let (head, transport, rest) = complete.into_parts();
-                self.complete.push_back(Request {
-                    head,
-                    transport,
-                    rest,
-                    slot,
-                });
-            }
-            Step::Complete(complete) => {
-                // Once: strangers are not to fill the log.
-                if !std::mem::replace(&mut self.was_full, true) {
-                    let many = self.control.registry.len();
-                    crate::logging::warn!("{}: {many} connections; more are refused", self.url);
-                }
-                self.follow(complete.refuse(StatusCode::SERVICE_UNAVAILABLE));
-            }
-            Step::Gone => {}
-        }
-    }
-
-    /// The server is shutting down.
-    fn reject_all(&mut self) {
-        for request in self.complete.drain(..) {
-            let _ = request.respond(503, "shutting down");
-        }
-        for pending in self.pending.drain(..) {
-            pending.refuse(StatusCode::SERVICE_UNAVAILABLE);
-        }
-    }
-}
-
 /// A client's URL for a path, in which a colon is the path's end.
 fn unix_url(path: &Path) -> String {
     const NOT_AS_IT_IS: &AsciiSet = &CONTROLS.add(b' ').add(b'#').add(b'%').add(b':');
@@ -612,56 +377,7 @@ impl Drop for Server {
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
-            .field("url", &self.url)
+            .field("url", &self.url())
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{Read, Write};
-    use std::os::unix::net::UnixStream;
-
-    /// A server on a Unix socket, where what is sent is there at once.
-    fn server(name: &str) -> Server {
-        let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
-        Server::bind_unix(path).unwrap()
-    }
-
-    fn accept(server: &mut Server) -> UnixStream {
-        let control = server.control.clone();
-        let borrowed = control.borrow_listener().unwrap();
-        let stream = UnixStream::connect(borrowed.listener().path().unwrap()).unwrap();
-        server.accept_some(&borrowed);
-        stream
-    }
-
-    #[test]
-    fn a_client_that_is_to_go_is_let_in_if_its_head_has_come() {
-        let mut server = server("late-heads");
-        let mut first = accept(&mut server);
-        let mut second = accept(&mut server);
-        first.write_all(b"GET /first HTTP/1.1\r\n\r\n").unwrap();
-        server.capacity.waiting = 0;
-        let _third = accept(&mut server);
-        assert_eq!(server.complete.len(), 1);
-        assert_eq!(server.complete[0].path(), "/first");
-        // The second went in its place.
-        assert_eq!(server.pending.len(), 1);
-        let mut answer = String::new();
-        second.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    }
-
-    #[test]
-    fn one_may_wait_however_many_do_elsewhere() {
-        let mut server = server("one-waits");
-        server.capacity.waiting = 0;
-        let _streams = [(); 5].map(|()| {
-            let stream = accept(&mut server);
-            assert_eq!(server.pending.len(), 1);
-            stream
-        });
     }
 }

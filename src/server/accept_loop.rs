@@ -1,0 +1,314 @@
+//! Accepts connections and reads their requests' heads, all at once and on one thread.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use rustix::event::{PollFd, PollFlags};
+
+use super::handle::{Borrowed, Control};
+use crate::capacity::{CONNECTIONS, Capacity, WAITING};
+use crate::deadline::deadline_after;
+use crate::descriptors::{is_want_of_descriptors, of_descriptors};
+use crate::net::pending::{Acceptor, PendingRequest, Step};
+use crate::net::socket::{Socket, wait_for};
+use crate::websocket::Request;
+
+/// How long a client may take until its request's head has come, unless the program sets a time.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many connections are accepted before those that came earlier have their turn.
+const ACCEPTS: usize = 16;
+
+/// How long accepting pauses when the system has no descriptor left.
+const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
+
+/// The connections that are not accepted as WebSockets yet, and the settings for these.
+pub(super) struct AcceptLoop {
+    control: Arc<Control>,
+    pub(super) url: String,
+    pub(super) acceptor: Acceptor,
+    pub(super) handshake_timeout: Duration,
+    pub(super) max_connections: Option<usize>,
+    capacity: Capacity,
+    /// Connections that have sent no complete head, and refused ones that are still read from.
+    pending: Vec<PendingRequest>,
+    /// Requests that were complete when another was returned.
+    complete: VecDeque<Request>,
+    /// Until when nothing is accepted, because the system has no descriptor left.
+    paused_until: Option<Instant>,
+    /// Whether it was logged that no descriptor is left.
+    complained: bool,
+    /// Whether it was logged that there are too many connections.
+    was_full: bool,
+}
+
+/// What happened during a wait.
+struct Events {
+    /// Whether a connection can be accepted.
+    acceptable: bool,
+    /// Which of the pending connections can go on.
+    ready: Vec<bool>,
+}
+
+impl AcceptLoop {
+    pub(super) fn new(url: String, control: Arc<Control>) -> Self {
+        let capacity = Capacity::now();
+        let Capacity {
+            connections, why, ..
+        } = &capacity;
+        crate::logging::info!("{url}: there is room for {connections} connections: {why}");
+        AcceptLoop {
+            control,
+            url,
+            acceptor: Acceptor::default(),
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            max_connections: None,
+            capacity,
+            pending: Vec::new(),
+            complete: VecDeque::new(),
+            paused_until: None,
+            complained: false,
+            was_full: false,
+        }
+    }
+
+    /// Waits for the next request, until the deadline. Returns `None` when that has passed or the
+    /// server is shut down.
+    pub(super) fn next(&mut self, deadline: Option<Instant>) -> Option<Request> {
+        let control = self.control.clone();
+        loop {
+            let Some(borrowed) = control.borrow_listener() else {
+                self.reject_all();
+                return None;
+            };
+            if let Some(request) = self.complete.pop_front() {
+                return Some(request);
+            }
+            let events = self.wait(&borrowed, deadline);
+            let now = Instant::now();
+            match events {
+                Ok(events) => {
+                    self.go_on_with(&events.ready);
+                    // Afterwards: a head that came in time is not refused, however long nobody
+                    // called this.
+                    self.refuse_late(now);
+                    if events.acceptable {
+                        self.accept_some(&borrowed);
+                    }
+                }
+                Err(error) => {
+                    crate::logging::error!("{}: cannot wait for connections: {error}", self.url);
+                    self.paused_until = Some(now + NO_DESCRIPTORS);
+                    thread::sleep(NO_DESCRIPTORS);
+                }
+            }
+            if self.complete.is_empty() && deadline.is_some_and(|deadline| now >= deadline) {
+                return None;
+            }
+        }
+    }
+
+    /// Waits until something happens, or the earliest deadline of all.
+    fn wait(&mut self, borrowed: &Borrowed<'_>, deadline: Option<Instant>) -> io::Result<Events> {
+        let now = Instant::now();
+        self.paused_until = self.paused_until.filter(|until| *until > now);
+        let listening = match self.paused_until {
+            None => PollFlags::IN,
+            Some(_) => PollFlags::empty(),
+        };
+        let mut fds = Vec::with_capacity(2 + self.pending.len());
+        fds.push(PollFd::new(&self.control.woken, PollFlags::IN));
+        fds.push(PollFd::new(borrowed.listener(), listening));
+        let pending = self.pending.iter();
+        fds.extend(pending.map(|pending| PollFd::new(pending, pending.events())));
+
+        let deadlines = self.pending.iter().map(PendingRequest::deadline);
+        let until = deadlines.chain(deadline).chain(self.paused_until).min();
+        wait_for(&mut fds, until)?;
+        let mut happened = fds.iter().map(|fd| !fd.revents().is_empty()).skip(1);
+        Ok(Events {
+            acceptable: happened.next().unwrap_or_default(),
+            ready: happened.collect(),
+        })
+    }
+
+    fn accept_some(&mut self, borrowed: &Borrowed<'_>) {
+        for _ in 0..ACCEPTS {
+            match borrowed.listener().accept() {
+                Ok(socket) => {
+                    if std::mem::take(&mut self.complained) {
+                        crate::logging::info!("{}: connections are accepted again", self.url);
+                    }
+                    self.start(socket);
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return,
+                    // The client has given up already, or a signal came.
+                    io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::Interrupted => {}
+                    _ if is_want_of_descriptors(&error) && self.make_room() => {}
+                    _ => {
+                        if !std::mem::replace(&mut self.complained, true) {
+                            let error = of_descriptors(error);
+                            crate::logging::error!(
+                                "{}: no connections are accepted: {error}",
+                                self.url
+                            );
+                        }
+                        self.paused_until = Some(Instant::now() + NO_DESCRIPTORS);
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    fn start(&mut self, socket: Socket) {
+        let deadline = deadline_after(self.handshake_timeout);
+        let step = PendingRequest::new(socket, &self.acceptor, deadline).go_on();
+        self.follow(step);
+        // One may always wait, however many do at other servers of this process.
+        if self.pending.len() > 1 && WAITING.now() > self.capacity.waiting {
+            self.make_room();
+        }
+    }
+
+    /// Ends the connection with the earliest deadline: one that was refused, or the oldest of those
+    /// that have sent no complete head. Returns whether there was one.
+    fn make_room(&mut self) -> bool {
+        loop {
+            let all = 0..self.pending.len();
+            let Some(first) = all.min_by_key(|index| self.pending[*index].deadline()) else {
+                return false;
+            };
+            // Its head may be there by now.
+            match self.pending.swap_remove(first).go_on() {
+                Step::Wait(pending) => {
+                    crate::logging::debug!("{}: a connection has to go for the next", self.url);
+                    pending.refuse(StatusCode::SERVICE_UNAVAILABLE);
+                    return true;
+                }
+                Step::Gone => return true,
+                complete => self.follow(complete),
+            }
+        }
+    }
+
+    fn has_place(&self) -> bool {
+        match self.max_connections {
+            Some(max) => self.control.registry.len() < max,
+            None => CONNECTIONS.now() < self.capacity.connections,
+        }
+    }
+
+    fn go_on_with(&mut self, ready: &[bool]) {
+        // From the back: removing one moves only connections that have had their turn.
+        for index in (0..ready.len()).rev() {
+            if ready[index] {
+                let step = self.pending.swap_remove(index).go_on();
+                self.follow(step);
+            }
+        }
+    }
+
+    fn refuse_late(&mut self, now: Instant) {
+        for index in (0..self.pending.len()).rev() {
+            if self.pending[index].deadline() <= now {
+                let step = self.pending.swap_remove(index).too_late();
+                self.follow(step);
+            }
+        }
+    }
+
+    fn follow(&mut self, step: Step) {
+        match step {
+            Step::Wait(pending) => self.pending.push(pending),
+            Step::Complete(complete) if self.has_place() => {
+                let slot = Some(self.control.registry.acquire());
+                let (head, transport, rest) = complete.into_parts();
+                self.complete.push_back(Request {
+                    head,
+                    transport,
+                    rest,
+                    slot,
+                });
+            }
+            Step::Complete(complete) => {
+                // Logged once, so that strangers cannot fill the log.
+                if !std::mem::replace(&mut self.was_full, true) {
+                    let many = self.control.registry.len();
+                    crate::logging::warn!("{}: {many} connections; more are refused", self.url);
+                }
+                self.follow(complete.refuse(StatusCode::SERVICE_UNAVAILABLE));
+            }
+            Step::Gone => {}
+        }
+    }
+
+    /// The server is shutting down.
+    fn reject_all(&mut self) {
+        for request in self.complete.drain(..) {
+            let _ = request.respond(503, "shutting down");
+        }
+        for pending in self.pending.drain(..) {
+            pending.refuse(StatusCode::SERVICE_UNAVAILABLE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::listener::Listener;
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    /// A server on a Unix socket, where what is sent has arrived when the sender goes on.
+    fn server(name: &str) -> AcceptLoop {
+        let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+        let listener = Listener::unix(&path).unwrap();
+        listener.prepare().unwrap();
+        AcceptLoop::new(name.to_owned(), Control::new(listener).unwrap())
+    }
+
+    fn accept(server: &mut AcceptLoop) -> UnixStream {
+        let control = server.control.clone();
+        let borrowed = control.borrow_listener().unwrap();
+        let stream = UnixStream::connect(borrowed.listener().path().unwrap()).unwrap();
+        server.accept_some(&borrowed);
+        stream
+    }
+
+    #[test]
+    fn a_client_that_is_to_go_is_let_in_if_its_head_has_come() {
+        let mut server = server("late-heads");
+        let mut first = accept(&mut server);
+        let mut second = accept(&mut server);
+        first.write_all(b"GET /first HTTP/1.1\r\n\r\n").unwrap();
+        server.capacity.waiting = 0;
+        let _third = accept(&mut server);
+        assert_eq!(server.complete.len(), 1);
+        assert_eq!(server.complete[0].path(), "/first");
+        // The second went in its place.
+        assert_eq!(server.pending.len(), 1);
+        let mut answer = String::new();
+        second.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    }
+
+    #[test]
+    fn one_may_wait_however_many_do_elsewhere() {
+        let mut server = server("one-waits");
+        server.capacity.waiting = 0;
+        let _streams = [(); 5].map(|()| {
+            let stream = accept(&mut server);
+            assert_eq!(server.pending.len(), 1);
+            stream
+        });
+    }
+}
