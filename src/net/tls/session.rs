@@ -1,0 +1,388 @@
+//! A session and its two halves.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use native_tls::TlsStream;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::event::{PollFd, PollFlags};
+
+use super::wire::{Blocked, Sock, Wire};
+use crate::net::socket::{Socket, wait_for};
+use crate::net::transport::{Halves, ReadHalf, ShutdownHandle, Transport, WriteHalf};
+use crate::net::write_stall::Stall;
+
+/// How long a half waits for the other to get on, or for what it can only guess, before it looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// What the two halves share.
+struct Session<S> {
+    /// Held for one operation, which does not wait.
+    stream: Mutex<TlsStream<S>>,
+    /// Told when the reader has read something, and when there will be no more reading. Its waits
+    /// are short ones.
+    progress: Condvar,
+    /// Nothing will be read any more.
+    unread: AtomicBool,
+    socket: Socket,
+    /// For a session whose writes may read: wakes the reader, for whom that may have been.
+    waker: Option<Waker>,
+}
+
+struct Waker {
+    sender: UnixStream,
+    receiver: UnixStream,
+}
+
+impl Waker {
+    fn new() -> io::Result<Self> {
+        let (sender, receiver) = UnixStream::pair()?;
+        sender.set_nonblocking(true)?;
+        receiver.set_nonblocking(true)?;
+        Ok(Waker { sender, receiver })
+    }
+
+    fn wake(&self) {
+        // When it is full, the reader has yet to notice.
+        let _ = { &self.sender }.write(&[0]);
+    }
+
+    /// Waits for the socket, or to be woken.
+    fn wait(
+        &self,
+        socket: &Socket,
+        events: PollFlags,
+        deadline: Option<Instant>,
+    ) -> io::Result<()> {
+        let mut fds = [
+            PollFd::new(socket, events),
+            PollFd::new(&self.receiver, PollFlags::IN),
+        ];
+        wait_for(&mut fds, deadline)?;
+        if !fds[1].revents().is_empty() {
+            let _ = { &self.receiver }.read(&mut [0; 64]);
+        }
+        Ok(())
+    }
+}
+
+impl<S> Session<S> {
+    /// There will be no more reading: a write that waits for it would wait for ever.
+    fn stop_reading(&self) {
+        self.unread.store(true, Ordering::SeqCst);
+        // Who looked before that, and holds the lock, is waiting by the time it can be had.
+        drop(self.stream.lock());
+        self.progress.notify_all();
+    }
+}
+
+impl<S: Sock> Session<S> {
+    fn halves(stream: TlsStream<S>, socket: Socket, waker: Option<Waker>) -> Halves {
+        let session = Arc::new(Session {
+            stream: Mutex::new(stream),
+            progress: Condvar::new(),
+            unread: AtomicBool::new(false),
+            socket,
+            waker,
+        });
+        Halves {
+            read: Box::new(TlsRead {
+                session: session.clone(),
+                timeout: None,
+            }),
+            write: Box::new(TlsWrite {
+                session: session.clone(),
+                timeout: None,
+            }),
+            shutdown: session,
+        }
+    }
+
+    /// Waits until a read may get on.
+    fn wait_to_read(
+        &self,
+        blocked: Blocked,
+        waited: bool,
+        mut deadline: Option<Instant>,
+    ) -> io::Result<()> {
+        let events = match blocked {
+            Blocked::Read { unsent: false } => PollFlags::IN,
+            Blocked::Read { unsent: true } => PollFlags::IN | PollFlags::OUT,
+            // It may be room to write that it waits for.
+            _ if !waited => PollFlags::IN | PollFlags::OUT,
+            // There was some, and that was not it.
+            _ if self.socket.is_writable()? => PollFlags::IN,
+            // There is something to read, perhaps, which it does not take before it has written.
+            _ => {
+                deadline = Some(earlier(deadline, Instant::now() + LOOK_AGAIN));
+                PollFlags::OUT
+            }
+        };
+        match &self.waker {
+            None => self.socket.wait(events, deadline),
+            Some(waker) => waker.wait(&self.socket, events, deadline),
+        }
+    }
+
+    /// Writes what there is room for. What that has read is the reader's.
+    fn write(&self, stream: &mut TlsStream<S>, bytes: &[u8]) -> io::Result<usize> {
+        let written = stream.write(bytes);
+        if let Some(waker) = &self.waker {
+            if stream.buffered_read_size().is_ok_and(|size| size > 0) {
+                waker.wake();
+            }
+        }
+        written
+    }
+
+    /// Sends `close_notify`, if there is room for it.
+    fn say_the_end(&self) {
+        let mut stream = self.stream.lock();
+        stream.get_mut().begin(false, false);
+        let _ = stream.shutdown();
+    }
+}
+
+impl<S: Sock> ShutdownHandle for Session<S> {
+    fn shutdown(&self) {
+        self.say_the_end();
+        self.socket.shutdown();
+        self.stop_reading();
+    }
+}
+
+struct TlsRead<S> {
+    session: Arc<Session<S>>,
+    timeout: Option<Duration>,
+}
+
+impl<S: Sock> TlsRead<S> {
+    /// Reads what is there; or says what to wait for.
+    fn read_now(&self, buffer: &mut [u8], waited: bool) -> Result<io::Result<usize>, Blocked> {
+        let mut stream = self.session.stream.lock();
+        let wire = stream.get_mut();
+        wire.begin(true, waited);
+        if let Err(error) = wire.send_kept() {
+            // That is for the writer to find; the peer may have said something before.
+            crate::logging::trace!("cannot write: {error}");
+        }
+        let read = stream.read(buffer);
+        let wire = stream.get_mut();
+        match wire.check().and(read) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(wire.blocked()),
+            other => Ok(other),
+        }
+    }
+}
+
+impl<S: Sock> Read for TlsRead<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // Set by the first wait: a read that need not wait does not read the clock.
+        let mut deadline = None;
+        loop {
+            let waited = deadline.is_some();
+            let read = self.read_now(buffer, waited);
+            self.session.progress.notify_all();
+            let blocked = match read {
+                Ok(read) => return read,
+                Err(blocked) => blocked,
+            };
+            let after = || Instant::now().checked_add(self.timeout?);
+            let until = *deadline.get_or_insert_with(after);
+            // A time-out of zero still looks at the socket once.
+            if waited && until.is_some_and(|until| Instant::now() >= until) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.session.wait_to_read(blocked, waited, until)?;
+        }
+    }
+}
+
+impl<S> Drop for TlsRead<S> {
+    fn drop(&mut self) {
+        self.session.stop_reading();
+    }
+}
+
+impl<S: Sock> ReadHalf for TlsRead<S> {
+    fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.timeout = timeout;
+        Ok(())
+    }
+}
+
+struct TlsWrite<S> {
+    session: Arc<Session<S>>,
+    timeout: Option<Duration>,
+}
+
+type Locked<'a, S> = MutexGuard<'a, TlsStream<S>>;
+
+impl<S: Sock> TlsWrite<S> {
+    /// Sends what was kept, waiting for room; hands over the lock with nothing kept. Fails with
+    /// `Interrupted` when the peer has taken a part: the next call has a time of its own, and the caller
+    /// may have a deadline.
+    fn flushed(&self, stall: &mut Stall) -> io::Result<Locked<'_, S>> {
+        let mut before = None;
+        loop {
+            let mut stream = self.session.stream.lock();
+            let wire = stream.get_mut();
+            wire.begin(false, false);
+            wire.writer_waits(false);
+            let kept = wire.send_kept()?;
+            if kept == 0 {
+                return Ok(stream);
+            }
+            if before.is_some_and(|before| kept < before) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            before = Some(kept);
+            let until = stall.next_attempt()?;
+            wire.writer_waits(true);
+            drop(stream);
+            self.session.socket.wait(PollFlags::OUT, until)?;
+        }
+    }
+}
+
+impl<S: Sock> Write for TlsWrite<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut stall = Stall::new(self.timeout);
+        loop {
+            let mut stream = self.flushed(&mut stall)?;
+            match self.session.write(&mut stream, bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+            if self.session.unread.load(Ordering::SeqCst) {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            let until = stall.next_attempt()?;
+            if stream.get_mut().blocked() == Blocked::Unknown
+                && !self.session.socket.is_writable()?
+            {
+                drop(stream);
+                self.session.socket.wait(PollFlags::OUT, until)?;
+            } else {
+                // There is room, so it has to read first.
+                let until = earlier(until, Instant::now() + LOOK_AGAIN);
+                self.session.progress.wait_until(&mut stream, until);
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.flushed(&mut Stall::new(self.timeout)).map(drop)
+    }
+}
+
+impl<S: Sock> WriteHalf for TlsWrite<S> {
+    fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.timeout = timeout;
+        Ok(())
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // The reader decrypts under the lock: not long, but this is not to wait at all.
+        let stream = self.session.stream.try_lock();
+        let mut stream = stream.ok_or(io::ErrorKind::WouldBlock)?;
+        stream.get_mut().begin(false, false);
+        match stream.get_mut().send_kept()? {
+            0 => self.session.write(&mut stream, bytes),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn try_flush(&mut self) -> io::Result<()> {
+        let stream = self.session.stream.try_lock();
+        let mut stream = stream.ok_or(io::ErrorKind::WouldBlock)?;
+        match stream.get_mut().send_kept()? {
+            0 => Ok(()),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.session.say_the_end();
+        self.session.socket.shutdown_write()
+    }
+}
+
+/// A session over a socket of this crate's own.
+pub(crate) struct Tls(pub(crate) TlsStream<Wire>);
+
+impl Tls {
+    /// Reads what is there, for who polls the socket and is alone with the session.
+    pub(crate) fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.get_mut().begin()?;
+        let read = self.0.read(buffer);
+        self.0.get_ref().check().and(read)
+    }
+
+    /// Writes the last bytes and `close_notify`, as far as there is room.
+    pub(crate) fn say_goodbye(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.get_mut().begin()?;
+        self.0.write_all(bytes)?;
+        self.0.shutdown()?;
+        self.0.get_ref().socket.shutdown_write()
+    }
+}
+
+impl Transport for Tls {
+    fn split(self: Box<Self>) -> io::Result<Halves> {
+        let socket = self.0.get_ref().socket.clone();
+        Ok(Session::halves(self.0, socket, None))
+    }
+
+    fn peer_addr(&self) -> Option<SocketAddr> {
+        self.0.get_ref().socket.peer_addr()
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        Transport::local_addr(&self.0.get_ref().socket)
+    }
+
+    fn is_encrypted(&self) -> bool {
+        true
+    }
+
+    fn set_nodelay(&mut self, nodelay: bool) -> io::Result<()> {
+        self.0.get_ref().socket.set_nodelay(nodelay)
+    }
+}
+
+/// A session that was made elsewhere. With OpenSSL it ends with an error if the peer changes its keys
+/// (a KeyUpdate or a renegotiation) just when a record is half written; those that a `wss` URL or a TLS
+/// server makes do not.
+impl Transport for TlsStream<TcpStream> {
+    fn split(self: Box<Self>) -> io::Result<Halves> {
+        let stream = self.get_ref();
+        stream.set_nonblocking(true)?;
+        let socket = Socket::from(stream.try_clone()?);
+        Ok(Session::halves(*self, socket, Some(Waker::new()?)))
+    }
+
+    fn peer_addr(&self) -> Option<SocketAddr> {
+        self.get_ref().peer_addr().ok()
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.get_ref().local_addr().ok()
+    }
+
+    fn is_encrypted(&self) -> bool {
+        true
+    }
+
+    fn set_nodelay(&mut self, nodelay: bool) -> io::Result<()> {
+        self.get_ref().set_nodelay(nodelay)
+    }
+}
+
+fn earlier(deadline: Option<Instant>, other: Instant) -> Instant {
+    deadline.map_or(other, |deadline| deadline.min(other))
+}
