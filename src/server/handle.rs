@@ -1,4 +1,4 @@
-//! What any thread may ask of a server while another waits for its requests.
+//! What any thread may do with a server while another waits for its requests.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,7 +20,8 @@ use crate::message::Message;
 use crate::process::OwnerProcess;
 use crate::websocket::Websocket;
 
-/// A handle to a [`Server`](super::Server), for any thread: see [`Server::handle`](super::Server::handle).
+/// A handle to a [`Server`](super::Server), for any thread: see
+/// [`Server::handle`](super::Server::handle).
 #[derive(Clone)]
 pub struct ServerHandle {
     pub(super) control: Arc<Control>,
@@ -30,9 +31,10 @@ pub struct ServerHandle {
 pub(super) struct Control {
     pub(super) registry: Arc<Registry>,
     pub(super) process: OwnerProcess,
-    /// Held to look and to change; nothing is called under it.
+    /// Held to read or to change it. Nothing else is called under it.
     state: Mutex<State>,
-    /// Told of every change. Its waits have a deadline, or end with the shutdowns, which have one each.
+    /// Notified of every change. Each wait has a deadline or ends with the shutdowns, which have
+    /// deadlines.
     changed: Condvar,
     /// Shut down to make `woken` readable.
     waker: UnixStream,
@@ -41,21 +43,21 @@ pub(super) struct Control {
 
 struct State {
     listener: Option<Arc<Listener>>,
-    /// Whether somebody waits for requests, and so has the listener.
+    /// Whether a thread waits for requests, and so holds the listener.
     waiting: bool,
-    /// Handlers that run, or are about to, and `serve` itself.
+    /// Handlers that run or are about to run, and `serve` itself.
     handlers: HashMap<u64, Running>,
     next: u64,
     /// Threads that wait for a shutdown.
     shutting_down: Vec<ThreadId>,
 }
 
-/// What is known of a handler.
+/// A handler that a shutdown waits for.
 #[derive(Default)]
 struct Running {
-    /// Its thread, once it has one.
+    /// Its thread, once that runs.
     thread: Option<ThreadId>,
-    /// It has called `shutdown`, and nobody knows what it does after that.
+    /// It has called `shutdown`. What it does afterwards is not known.
     shuts_down: bool,
 }
 
@@ -78,7 +80,7 @@ impl Control {
         }))
     }
 
-    /// The listener, to wait with; `None` once the server has been shut down.
+    /// Returns the listener, to wait with; `None` once the server has been shut down.
     pub(super) fn borrow_listener(&self) -> Option<Borrowed<'_>> {
         let mut state = self.state.lock();
         let listener = state.listener.clone()?;
@@ -89,13 +91,13 @@ impl Control {
         })
     }
 
-    /// Stops listening. What is accepted already is not affected.
+    /// Stops listening. Connections that are accepted already are not affected.
     pub(super) fn stop_listening(&self) {
         let listener = self.state.lock().listener.take();
         drop(listener);
     }
 
-    /// Something that a shutdown waits for, from now on.
+    /// Returns a handler that a shutdown waits for from now on.
     pub(super) fn handler(self: &Arc<Self>) -> Handler {
         let mut state = self.state.lock();
         let id = state.next;
@@ -107,20 +109,18 @@ impl Control {
         }
     }
 
-    /// For `serve`: waits for its handlers, for as long as a shutdown does.
+    /// Waits for the handlers, for as long as a shutdown does.
     pub(super) fn wait_for_handlers(&self) {
-        let mut state = self.state.lock();
-        while !state.handlers.is_empty() && !state.shutting_down.is_empty() {
-            // Each shutdown has its own deadline, and tells of its end.
-            self.changed.wait(&mut state);
-        }
+        self.wait(None, |state| {
+            state.handlers.is_empty() || state.shutting_down.is_empty()
+        });
     }
 
-    /// Waits for all handlers to return. If the caller is one itself, neither it nor others that have
-    /// called `shutdown` can be waited for.
+    /// Waits until all handlers have returned. A caller that is a handler itself waits neither for
+    /// itself nor for others that have called `shutdown`.
     fn handlers_have_returned(&self, deadline: Instant) -> bool {
         let own = Some(thread::current().id());
-        self.wait(deadline, |state| {
+        self.wait(Some(deadline), |state| {
             let mut handlers = state.handlers.values();
             match handlers.any(|running| running.thread == own) {
                 false => state.handlers.is_empty(),
@@ -129,28 +129,26 @@ impl Control {
         })
     }
 
-    /// Waits until no shutdown is under way, or until `deadline`.
+    /// Waits until no other thread shuts down, or until the deadline.
     pub(super) fn wait_for_shutdown(&self, deadline: Option<Instant>) {
         let own = thread::current().id();
+        self.wait(deadline, |state| {
+            state.shutting_down.iter().all(|thread| *thread == own)
+        });
+    }
+
+    /// Waits until `done` or the deadline. Returns whether it is done. A wait without a deadline is
+    /// for a shutdown, which has one and notifies of its end.
+    fn wait(&self, deadline: Option<Instant>, done: impl Fn(&State) -> bool) -> bool {
         let mut state = self.state.lock();
-        while state.shutting_down.iter().any(|thread| *thread != own) {
+        while !done(&state) {
             match deadline {
-                // Each shutdown has its own deadline, and tells of its end.
                 None => self.changed.wait(&mut state),
                 Some(deadline) => {
                     if self.changed.wait_until(&mut state, deadline).timed_out() {
-                        return;
+                        return done(&state);
                     }
                 }
-            }
-        }
-    }
-
-    fn wait(&self, deadline: Instant, done: impl Fn(&State) -> bool) -> bool {
-        let mut state = self.state.lock();
-        while !done(&state) {
-            if self.changed.wait_until(&mut state, deadline).timed_out() {
-                return done(&state);
             }
         }
         true
@@ -188,10 +186,10 @@ impl Drop for ShuttingDown<'_> {
     }
 }
 
-/// The listener, lent to who waits for connections.
+/// The listener, lent to a thread that waits for connections.
 pub(super) struct Borrowed<'a> {
     listener: Arc<Listener>,
-    /// Dropped last: the listener may be the last of it, and then the port is free.
+    /// Dropped after the listener: a shutdown then knows that the port is free.
     _waiting: Waiting<'a>,
 }
 
@@ -210,14 +208,14 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A handler that runs, or is about to.
+/// A handler that runs or is about to run.
 pub(super) struct Handler {
     control: Arc<Control>,
     id: u64,
 }
 
 impl Handler {
-    /// It runs on this thread.
+    /// Notes that the handler runs on this thread.
     pub(super) fn is_here(&self) {
         let thread = thread::current().id();
         let mut state = self.control.state.lock();
@@ -235,8 +233,8 @@ impl Drop for Handler {
 }
 
 impl ServerHandle {
-    /// The connections that were accepted from this server and have not ended, in no order. Each is a
-    /// handle like others, which keeps its connection open.
+    /// The connections that were accepted from this server and have not ended, in no order. Each is
+    /// a handle like others, which keeps its connection open.
     pub fn connections(&self) -> Vec<Websocket> {
         self.control.registry.connections()
     }
@@ -252,8 +250,8 @@ impl ServerHandle {
 
     /// Shuts the server down: stops listening, closes all connections with code 1001 ("going
     /// away"), all at once, and waits until they have ended and the handlers of
-    /// [`serve`](super::Server::serve) have returned. Then the server's iterator ends. A request that
-    /// is accepted from now on is closed in the same way.
+    /// [`serve`](super::Server::serve) have returned. Then the server's iterator ends. A request
+    /// that is accepted from now on is closed in the same way.
     ///
     /// Returns at the latest after `timeout` (and at most a second more, for cutting what is left).
     /// A handler that calls this does not wait for itself, nor for another that does.
@@ -261,8 +259,10 @@ impl ServerHandle {
     /// # Errors
     ///
     /// [`Error::Timeout`] when a handler, or a [`Sink`](crate::Sink) of a connection, has not
-    /// returned by then; [`Error::Forked`] in a child of the server's process. Connections that did not close in time have been cut, also where this is `Ok`: each one's
-    /// [`error`](Websocket::error) tells, for which [`connections`](Self::connections) is asked before.
+    /// returned by then; [`Error::Forked`] in a child of the server's process. Connections that did
+    /// not close in time have been cut, also where this is `Ok`: each one's
+    /// [`error`](Websocket::error) tells, for which [`connections`](Self::connections) is asked
+    /// before.
     pub fn shutdown(&self, timeout: Duration) -> Result<()> {
         let mut deadline = deadline_after(timeout);
         let control = &self.control;
@@ -279,7 +279,7 @@ impl ServerHandle {
                 return Err(Error::Timeout);
             }
         }
-        let stopped = control.wait(deadline, |state| !state.waiting);
+        let stopped = control.wait(Some(deadline), |state| !state.waiting);
         match stopped && control.handlers_have_returned(deadline) {
             true => Ok(()),
             false => Err(Error::Timeout),

@@ -25,11 +25,12 @@ const BACKLOG: i32 = 4096;
 
 pub(crate) enum Listener {
     Tcp(TcpListener),
-    /// The file goes first, while nobody else can take the socket for dead.
+    /// The file is removed first, while the socket still listens: no other server takes it for
+    /// dead.
     Unix(Option<File>, UnixListener),
 }
 
-/// The file of a Unix socket that was made here; it is removed with the listener.
+/// The file of a Unix socket that was made here. It is removed with the listener.
 pub(crate) struct File {
     path: PathBuf,
     device: u64,
@@ -66,7 +67,7 @@ impl Listener {
         Ok(Listener::Unix(Some(file), listener))
     }
 
-    /// Makes accepting not wait.
+    /// Sets that accepting does not wait.
     pub(crate) fn prepare(&self) -> io::Result<()> {
         match self {
             Listener::Tcp(listener) => listener.set_nonblocking(true),
@@ -100,11 +101,11 @@ impl Listener {
     }
 }
 
-/// Whether it is a socket that nobody listens on.
+/// Returns whether the path is a socket that nobody listens on.
 fn is_left_over(path: &Path) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket());
     match (socket(AddressFamily::UNIX), SocketAddrUnix::new(path)) {
-        // Without waiting: one whose backlog is full is there, too.
+        // Without waiting: a server whose backlog is full exists, too.
         (Ok(socket), Ok(address)) if is_socket => {
             rustix::net::connect(&socket, &address) == Err(Errno::CONNREFUSED)
         }
@@ -112,9 +113,9 @@ fn is_left_over(path: &Path) -> bool {
     }
 }
 
-/// Keeps others that want to listen in the same folder out, until it is dropped: two that both find
-/// a dead socket would remove each other's. Whoever else locks folders is not waited for long, and
-/// where there are no locks it goes without.
+/// Locks a folder until the lock is dropped, so that no other server makes a socket in it: two that
+/// both find a dead socket would remove each other's. A program that locks the folder is waited for
+/// for a second, and where the system has no locks there is none.
 fn lock_folder_of(path: &Path) -> Option<fs::File> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
@@ -136,7 +137,7 @@ impl Drop for File {
         if !self.process.is_current() {
             return;
         }
-        // Another server may have taken the place.
+        // Another server may have replaced the file.
         let found = fs::symlink_metadata(&self.path);
         if found.is_ok_and(|data| (data.dev(), data.ino()) == (self.device, self.inode)) {
             let _ = fs::remove_file(&self.path);

@@ -53,8 +53,8 @@ use crate::websocket::{Request, Websocket};
 /// # Strangers
 ///
 /// The server needs no thread: the iterator itself waits for new connections, for their TLS
-/// handshakes and for their heads, all at once, so slow and silent clients never hold up the next. Nobody
-/// ends the iterator but [`shutdown`](Self::shutdown). These it answers by itself:
+/// handshakes and for their heads, all at once, so slow and silent clients never hold up the next.
+/// Nobody ends the iterator but [`shutdown`](Self::shutdown). These it answers by itself:
 ///
 /// | client | answer |
 /// | --- | --- |
@@ -87,8 +87,8 @@ use crate::websocket::{Request, Websocket};
 /// When the system has no descriptor left and no such client waits, accepting pauses, which is
 /// logged, until there is one.
 ///
-/// Dropping the server stops listening. Connections that were accepted are not affected. In a forked child,
-/// dropping it does nothing.
+/// Dropping the server stops listening. Connections that were accepted are not affected. In a
+/// forked child, dropping it does nothing.
 pub struct Server {
     control: Arc<Control>,
     local_addr: Option<SocketAddr>,
@@ -97,7 +97,8 @@ pub struct Server {
 
 /// Listening.
 impl Server {
-    /// Listens on an address; port 0 is any free port, which [`local_addr`](Self::local_addr) tells.
+    /// Listens on an address; port 0 is any free port, which [`local_addr`](Self::local_addr)
+    /// tells.
     ///
     /// # Errors
     ///
@@ -108,10 +109,11 @@ impl Server {
 
     /// Listens on an address, with TLS: `wss://`. Needs the feature `native-tls`.
     ///
-    /// The identity is the server's certificate and key. `native_tls::Identity::from_pkcs8` reads them
-    /// from PEM: the certificate, with those that vouch for it behind it, and the key as PKCS#8 (`BEGIN
-    /// PRIVATE KEY`; others are turned into that by `openssl pkcs8 -topk8 -nocrypt -in key.pem`).
-    /// `from_pkcs12` reads PKCS#12. The certificate has to name the hosts or addresses that clients use.
+    /// The identity is the server's certificate and key. `native_tls::Identity::from_pkcs8` reads
+    /// them from PEM: the certificate, with those that vouch for it behind it, and the key as
+    /// PKCS#8 (`BEGIN PRIVATE KEY`; others are turned into that by `openssl pkcs8 -topk8 -nocrypt
+    /// -in key.pem`). `from_pkcs12` reads PKCS#12. The certificate has to name the hosts or
+    /// addresses that clients use.
     ///
     /// ```no_run
     /// use rtcbot_websocket::{Server, native_tls::Identity};
@@ -122,13 +124,13 @@ impl Server {
     /// ```
     ///
     /// With OpenSSL, native-tls's servers speak TLS 1.2 and no later version; clients of this crate
-    /// speak TLS 1.3 as well. Whoever has to offer 1.3 puts a reverse proxy in front, and serves that on
-    /// a [Unix socket](Self::bind_unix).
+    /// speak TLS 1.3 as well. Whoever has to offer 1.3 puts a reverse proxy in front, and serves
+    /// that on a [Unix socket](Self::bind_unix).
     ///
     /// # Errors
     ///
-    /// What the operating system says of the address, or the TLS library of the identity, such as that
-    /// the key does not belong to the certificate.
+    /// What the operating system says of the address, or the TLS library of the identity, such as
+    /// that the key does not belong to the certificate.
     #[cfg(feature = "native-tls")]
     pub fn bind_tls(
         address: impl ToSocketAddrs,
@@ -137,11 +139,12 @@ impl Server {
         Self::bind(address)?.tls(identity)
     }
 
-    /// Listens on the path of a Unix socket, which clients reach as `ws+unix:PATH`. The file is removed
-    /// when listening ends; one that was left there by a server that is no more is replaced.
+    /// Listens on the path of a Unix socket, which clients reach as `ws+unix:PATH`. The file is
+    /// removed when listening ends; one that was left there by a server that is no more is
+    /// replaced.
     ///
-    /// Whoever may write to the file may connect. While others make sockets in the same folder, this
-    /// waits for them, for a second at the most.
+    /// Whoever may write to the file may connect. While others make sockets in the same folder,
+    /// this waits for them, for a second at the most.
     ///
     /// # Errors
     ///
@@ -184,8 +187,8 @@ impl Server {
         })
     }
 
-    /// Has every connection use TLS, on whatever listener. See [`bind_tls`](Self::bind_tls). Needs the
-    /// feature `native-tls`.
+    /// Has every connection use TLS, on whatever listener. See [`bind_tls`](Self::bind_tls). Needs
+    /// the feature `native-tls`.
     ///
     /// # Errors
     ///
@@ -208,8 +211,8 @@ impl Server {
         self
     }
 
-    /// How long a client may take for its TLS handshake and its request's head together. Defaults to
-    /// 10 seconds.
+    /// How long a client may take for its TLS handshake and its request's head together. Defaults
+    /// to 10 seconds.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Server {
         self.accept_loop.handshake_timeout = timeout;
         self
@@ -261,8 +264,8 @@ impl Server {
         self.next_or_end(deadline)
     }
 
-    /// A loop over the requests often is all of `main`: it ends when the shutdown does, and not when that
-    /// begins.
+    /// A loop over the requests often is all of `main`: it ends when the shutdown does, and not
+    /// when that begins.
     fn next_or_end(&mut self, deadline: Option<Instant>) -> Option<Request> {
         let next = self.accept_loop.next(deadline);
         if next.is_none() {
@@ -287,8 +290,9 @@ impl Server {
     /// ```
     ///
     /// Returns when the server has been shut down, and the handlers have returned or the time that
-    /// the shutdown was given is over. A handler that panics ends nothing else; a connection that it drops
-    /// is closed with code 1011. When there is no thread to be had, the client is answered 503.
+    /// the shutdown was given is over. A handler that panics ends nothing else; a connection that
+    /// it drops is closed with code 1011. When there is no thread to be had, the client is answered
+    /// 503.
     pub fn serve(mut self, handler: impl Fn(Request) + Send + Sync + 'static) {
         let handler = Arc::new(Guarded::new(handler));
         // A shutdown waits for this, too: each handler is counted before this one no longer is.

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::net::handshake::Failure;
 use crate::net::socket::Socket;
 
-/// Carries out a client's TLS handshake; `host` is whom the server's certificate must name.
+/// Carries out a client's TLS handshake. The server's certificate must name `host`.
 pub(crate) fn connect(
     connector: &TlsConnector,
     host: &str,
@@ -38,8 +38,8 @@ pub(crate) fn connect(
     }
 }
 
-/// Carries out a handshake with itself: a key that does not belong to its certificate is found by the
-/// first handshake only, and that one is better not a client's.
+/// Carries out a handshake with itself. Only a handshake finds a key that does not belong to its
+/// certificate, and the first one should not be a client's.
 pub(crate) fn try_out(acceptor: &TlsAcceptor) -> io::Result<()> {
     let connector = TlsConnector::builder()
         .danger_accept_invalid_certs(true)
@@ -49,7 +49,7 @@ pub(crate) fn try_out(acceptor: &TlsAcceptor) -> io::Result<()> {
     let (client, server) = UnixStream::pair()?;
     let mut client = connector.connect("localhost", Wire::new(client.into()));
     let mut server = Accepting::start(acceptor, server.into());
-    // Each side takes a few turns; to be sure, some more.
+    // Each side needs a few turns; there are more than enough.
     for _ in 0..20 {
         server = match server {
             Accepting::Done(_) => return Ok(()),
@@ -80,7 +80,7 @@ fn up(mut stream: TlsStream<Wire>) -> Tls {
 }
 
 fn failed(host: &str, error: native_tls::Error) -> Error {
-    // A connection that broke says nothing about what the two sides would have agreed on.
+    // A connection that broke does not mean that the two sides disagree.
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -95,7 +95,7 @@ fn failed(host: &str, error: native_tls::Error) -> Error {
     }
 }
 
-/// A server's TLS handshake, which does not wait.
+/// The state of a server's TLS handshake, which does not wait.
 pub(crate) enum Accepting {
     Done(Tls),
     Under(MidHandshakeTlsStream<Wire>),

@@ -1,16 +1,18 @@
 //! TLS: a session that two threads share, full duplex.
 //!
-//! A TLS session cannot be divided: to read and to write, both need all of it. So both halves share it
-//! behind a lock, and **no operation on it ever waits**: the session's socket gives what there is to read,
-//! and takes all that is to be written, keeping what the system has no room for. The halves wait
-//! with poll(2), without the lock.
+//! A TLS session cannot be divided: reading and writing both need all of it. So both halves share
+//! it behind a lock, and **no operation on it ever waits**. The session's socket gives what has
+//! arrived, and takes everything that is written: it keeps what the system has no room for. The
+//! halves wait with poll(2), without the lock.
 //!
-//! A TLS read may have to write: the answer to a renegotiation (TLS 1.2) or to a KeyUpdate (TLS 1.3). OpenSSL
-//! fails there when it has a record half written, with an error that ends the connection. It never has one
-//! here, since its writes always succeed; what is kept is sent by whichever half comes first.
+//! A TLS read may have to write: the answer to a renegotiation (TLS 1.2) or to a KeyUpdate (TLS
+//! 1.3). OpenSSL fails there when it has a record half written, with an error that ends the
+//! connection. It never has one here, since its writes always succeed. The half that comes first
+//! sends what is kept.
 //!
-//! A TLS write may have to read, during a renegotiation. **Only reads read**: otherwise a writer might take
-//! bytes that the reader waits for. Such a write waits for the reader to have made progress.
+//! A TLS write may have to read, during a renegotiation. **Only reads read**: otherwise a writer
+//! could take bytes that the reader waits for. Such a write waits until the reader has made
+//! progress.
 
 mod handshake;
 mod session;

@@ -16,20 +16,21 @@ use crate::net::socket::{Socket, wait_for};
 use crate::net::transport::{Halves, ReadHalf, ShutdownHandle, Transport, WriteHalf};
 use crate::net::write_stall::Stall;
 
-/// How long a half waits for the other to get on, or for what it can only guess, before it looks again.
+/// How long a half waits for the other to make progress, or for an event that it can only guess,
+/// before it tries again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What the two halves share.
 struct Session<S> {
-    /// Held for one operation, which does not wait.
+    /// Held for one operation of the TLS library, which does not wait.
     stream: Mutex<TlsStream<S>>,
-    /// Told when the reader has read something, and when there will be no more reading. Its waits
-    /// are short ones.
+    /// Notified when the reader has read something, and when it will read no more. Each wait ends
+    /// after `LOOK_AGAIN`.
     progress: Condvar,
-    /// Nothing will be read any more.
+    /// The reader will read no more.
     unread: AtomicBool,
     socket: Socket,
-    /// For a session whose writes may read: wakes the reader, for whom that may have been.
+    /// For a session whose writes may read: wakes the reader, since they may have read its bytes.
     waker: Option<Waker>,
 }
 
@@ -47,11 +48,11 @@ impl Waker {
     }
 
     fn wake(&self) {
-        // When it is full, the reader has yet to notice.
+        // If it is full, the reader has not noticed an earlier byte yet.
         let _ = { &self.sender }.write(&[0]);
     }
 
-    /// Waits for the socket, or to be woken.
+    /// Waits for the socket, or until it is woken.
     fn wait(
         &self,
         socket: &Socket,
@@ -71,10 +72,10 @@ impl Waker {
 }
 
 impl<S> Session<S> {
-    /// There will be no more reading: a write that waits for it would wait for ever.
+    /// Ends the waits for the reader, which will read no more.
     fn stop_reading(&self) {
         self.unread.store(true, Ordering::SeqCst);
-        // Who looked before that, and holds the lock, is waiting by the time it can be had.
+        // A writer that saw the old value holds the lock until it waits.
         drop(self.stream.lock());
         self.progress.notify_all();
     }
@@ -102,7 +103,7 @@ impl<S: Sock> Session<S> {
         }
     }
 
-    /// Waits until a read may get on.
+    /// Waits until a read may succeed.
     fn wait_to_read(
         &self,
         blocked: Blocked,
@@ -112,11 +113,11 @@ impl<S: Sock> Session<S> {
         let events = match blocked {
             Blocked::Read { unsent: false } => PollFlags::IN,
             Blocked::Read { unsent: true } => PollFlags::IN | PollFlags::OUT,
-            // It may be room to write that it waits for.
+            // It may need room to write.
             _ if !waited => PollFlags::IN | PollFlags::OUT,
-            // There was some, and that was not it.
+            // There was room, so it needs bytes.
             _ if self.socket.is_writable()? => PollFlags::IN,
-            // There is something to read, perhaps, which it does not take before it has written.
+            // Bytes may have arrived that it does not take before it has written.
             _ => {
                 deadline = Some(earlier(deadline, Instant::now() + LOOK_AGAIN));
                 PollFlags::OUT
@@ -128,7 +129,7 @@ impl<S: Sock> Session<S> {
         }
     }
 
-    /// Writes what there is room for. What that has read is the reader's.
+    /// Writes as much as there is room for. If that has read, the bytes belong to the reader.
     fn write(&self, stream: &mut TlsStream<S>, bytes: &[u8]) -> io::Result<usize> {
         let written = stream.write(bytes);
         if let Some(waker) = &self.waker {
@@ -161,13 +162,13 @@ struct TlsRead<S> {
 }
 
 impl<S: Sock> TlsRead<S> {
-    /// Reads what is there; or says what to wait for.
+    /// Reads what has arrived, or returns what to wait for.
     fn read_now(&self, buffer: &mut [u8], waited: bool) -> Result<io::Result<usize>, Blocked> {
         let mut stream = self.session.stream.lock();
         let wire = stream.get_mut();
         wire.begin(true, waited);
         if let Err(error) = wire.send_kept() {
-            // That is for the writer to find; the peer may have said something before.
+            // The writer will find it. The peer may have sent something before.
             crate::logging::trace!("cannot write: {error}");
         }
         let read = stream.read(buffer);
@@ -223,9 +224,9 @@ struct TlsWrite<S> {
 type Locked<'a, S> = MutexGuard<'a, TlsStream<S>>;
 
 impl<S: Sock> TlsWrite<S> {
-    /// Sends what was kept, waiting for room; hands over the lock with nothing kept. Fails with
-    /// `Interrupted` when the peer has taken a part: the next call has a time of its own, and the caller
-    /// may have a deadline.
+    /// Sends what was kept, waiting for room. Returns the lock when nothing is kept. Fails with
+    /// `Interrupted` when the peer has taken a part: the next call has a timeout of its own, and
+    /// the caller may have a deadline.
     fn flushed(&self, stall: &mut Stall) -> io::Result<Locked<'_, S>> {
         let mut before = None;
         loop {
@@ -268,7 +269,7 @@ impl<S: Sock> Write for TlsWrite<S> {
                 drop(stream);
                 self.session.socket.wait(PollFlags::OUT, until)?;
             } else {
-                // There is room, so it has to read first.
+                // There is room, so the write has to read first.
                 let until = earlier(until, Instant::now() + LOOK_AGAIN);
                 self.session.progress.wait_until(&mut stream, until);
             }
@@ -287,7 +288,7 @@ impl<S: Sock> WriteHalf for TlsWrite<S> {
     }
 
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // The reader decrypts under the lock: not long, but this is not to wait at all.
+        // The reader decrypts under the lock. That is short, but this must not wait at all.
         let stream = self.session.stream.try_lock();
         let mut stream = stream.ok_or(io::ErrorKind::WouldBlock)?;
         stream.get_mut().begin(false, false);
@@ -316,7 +317,7 @@ impl<S: Sock> WriteHalf for TlsWrite<S> {
 pub(crate) struct Tls(pub(crate) TlsStream<Wire>);
 
 impl Tls {
-    /// Reads what is there, for who polls the socket and is alone with the session.
+    /// Reads what has arrived, for a caller that polls the socket and is alone with the session.
     pub(crate) fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.get_mut().begin()?;
         let read = self.0.read(buffer);
@@ -355,9 +356,9 @@ impl Transport for Tls {
     }
 }
 
-/// A session that was made elsewhere. With OpenSSL it ends with an error if the peer changes its keys
-/// (a KeyUpdate or a renegotiation) just when a record is half written; those that a `wss` URL or a TLS
-/// server makes do not.
+/// A session that was made elsewhere. With OpenSSL it ends with an error if the peer changes its
+/// keys (a KeyUpdate or a renegotiation) while a record is half written. Sessions that a `wss` URL
+/// or a TLS server makes do not.
 impl Transport for TlsStream<TcpStream> {
     fn split(self: Box<Self>) -> io::Result<Halves> {
         let stream = self.get_ref();

@@ -9,34 +9,34 @@ use rustix::event::PollFlags;
 use crate::net::socket::Socket;
 use crate::net::transport::is_timeout;
 
-/// How much is read from the socket at a time: a TLS record at its longest, and its header. OpenSSL
-/// by itself reads each record in two calls.
+/// How much is read from the socket at a time: the longest TLS record and its header. OpenSSL alone
+/// reads each record in two calls.
 const READ_AHEAD: usize = 5 + (16 << 10) + 256;
 
-/// How much is kept that the system has no room for: the record of a writer, who waits before the
-/// next, and some answers.
+/// How much is kept that the system has no room for: one record, after which a writer waits, and
+/// some answers.
 const MAX_KEPT: usize = 64 << 10;
 
 /// The socket below a session, as the session sees it: it never waits.
 #[derive(Debug)]
 pub(crate) struct Wire {
     pub(super) socket: Socket,
-    /// Either empty or of the full length; `unread` of it is what was received.
+    /// Empty or of the full length. `unread` of it was received and not yet read.
     ahead: Vec<u8>,
     unread: Range<usize>,
-    /// The last look at the socket found all there was: there is no use in another before a wait.
+    /// The last read took everything that had arrived: the next one is useless before a wait.
     drained: bool,
     /// Whether the operation may read.
     may_read: bool,
     /// The handshake is done: from here on the peer may end the stream.
     pub(super) is_up: bool,
-    /// The operation would have had to read first, and might not.
+    /// The operation had to read first, which it may not.
     wants_reader: bool,
-    /// What has been written and the system had no room for: a record or two.
+    /// What was written and the system had no room for: a record or two.
     kept: Vec<u8>,
-    /// Nothing can be sent any more: that is for the writer to find, whoever met with it.
+    /// Nothing can be sent any more. The writer reports it, whichever half finds it.
     broken: Option<io::ErrorKind>,
-    /// More would have had to be kept than is reasonable.
+    /// More than `MAX_KEPT` would have had to be kept.
     overflowed: bool,
     /// Whether the writer waits for room for what is kept.
     writer_waits: bool,
@@ -59,7 +59,7 @@ impl Wire {
         }
     }
 
-    /// Sends what there is room for, which may be nothing.
+    /// Sends as much as there is room for, which may be nothing.
     fn send_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if let Some(kind) = self.broken {
             return Err(kind.into());
@@ -74,14 +74,14 @@ impl Wire {
         }
     }
 
-    /// For who polls the socket and then carries on, alone: what to wait for.
+    /// Returns what to wait for, for a caller that polls the socket and is alone with the session.
     pub(crate) fn events(&self) -> PollFlags {
         let mut events = PollFlags::IN;
         events.set(PollFlags::OUT, !self.kept.is_empty());
         events
     }
 
-    /// For who polls the socket and then carries on, alone: a new operation begins.
+    /// Begins an operation, for a caller that polls the socket and is alone with the session.
     pub(crate) fn begin(&mut self) -> io::Result<()> {
         Sock::begin(self, true, true);
         self.send_kept().map(drop)
@@ -124,8 +124,8 @@ impl Write for Wire {
         };
         let rest = &bytes[sent..];
         if self.kept.len() + rest.len() > MAX_KEPT {
-            // A writer waits before it comes so far: these are answers that the peer asks for and does
-            // not take. OpenSSL makes nothing of an error here.
+            // A writer waits earlier than this: these are answers that the peer asks for and does
+            // not take. OpenSSL does not pass on an error from here.
             self.overflowed = true;
             self.broken = Some(io::ErrorKind::Other);
             return Err(io::ErrorKind::Other.into());
@@ -139,8 +139,8 @@ impl Write for Wire {
     }
 }
 
-/// What a session runs over. The defaults are for a session that was made elsewhere, which keeps its
-/// state to itself and for which nothing can be kept.
+/// What a session runs over. The defaults are for a session that was made elsewhere, which keeps
+/// its state to itself and for which nothing can be kept.
 pub(super) trait Sock: Read + Write + Send + 'static {
     /// Begins an operation. `waited` says whether it follows a wait for the socket.
     fn begin(&mut self, _may_read: bool, _waited: bool) {}
@@ -168,11 +168,11 @@ impl Sock for TcpStream {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Blocked {
-    /// There is nothing to read; to send, there may be something, which the reader is to see to.
+    /// Nothing has arrived. Something may be left to send, which the reader sends.
     Read { unsent: bool },
-    /// A write that has to read first.
+    /// A write has to read first.
     WantsReader,
-    /// Nobody knows.
+    /// The reason is not known.
     Unknown,
 }
 
