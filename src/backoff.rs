@@ -65,7 +65,8 @@ impl Backoff {
     }
 }
 
-/// Which wait comes next.
+/// The waits between attempts to connect.
+#[derive(Debug, Clone)]
 pub(crate) struct Schedule {
     backoff: Backoff,
     next: Duration,

@@ -7,5 +7,10 @@ const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Returns the moment when a timeout that begins now is over, however long it is.
 pub(crate) fn deadline_after(timeout: Duration) -> Instant {
-    Instant::now() + timeout.min(LONGEST)
+    after(Instant::now(), timeout)
+}
+
+/// Returns the moment when a timeout that begins at `start` is over, however long it is.
+pub(crate) fn after(start: Instant, timeout: Duration) -> Instant {
+    start + timeout.min(LONGEST)
 }

@@ -12,10 +12,10 @@ use super::tape::Tape;
 use super::wire::{self, Data, Ending, Meaning};
 use crate::error::{Close, Error, Side};
 use crate::message::Message;
-use crate::net::closing::Role;
 use crate::options::Options;
 use crate::pubsub::Queue;
 use crate::websocket::{Request, Websocket};
+use tungstenite::protocol::Role;
 
 /// Far longer than anything in here takes: what is not over by then hangs.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -5,20 +5,20 @@
 //! hundred inputs each, or as many as there is time for with `RTCBOT_FUZZ_SECONDS`. They are compiled
 //! for nothing else.
 
-mod closing;
 mod frames;
 mod head;
 mod json;
 mod peer;
 mod replay;
+mod session;
 mod settings;
 mod tape;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-pub use closing::closing;
 pub use frames::{frames_from_a_client, frames_from_a_server};
 pub use head::{request_head, response_head};
 pub use json::json;
+pub use session::session;
 pub use settings::settings;

@@ -13,8 +13,8 @@ use super::tape::{Tape, edit};
 const CASES: u32 = 300;
 
 #[test]
-fn closing_holds() {
-    hold("closing", super::closing);
+fn session_holds() {
+    hold("session", super::session);
 }
 
 #[test]

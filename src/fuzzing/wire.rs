@@ -2,7 +2,7 @@
 
 use super::frames::Limits;
 use crate::error::CloseFrame;
-use crate::net::closing::Role;
+use tungstenite::protocol::Role;
 
 pub(super) const CONTINUATION: u8 = 0;
 pub(super) const TEXT: u8 = 1;

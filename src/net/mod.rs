@@ -2,7 +2,6 @@
 
 pub(crate) mod base64;
 pub(crate) mod basic_auth;
-pub(crate) mod closing;
 pub(crate) mod connect_request;
 pub(crate) mod credentials;
 pub(crate) mod dial;

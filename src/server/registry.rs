@@ -11,6 +11,7 @@ use crate::deadline::deadline_after;
 use crate::error::CloseFrame;
 use crate::message::Message;
 use crate::process::OwnerProcess;
+use crate::websocket::session::Input;
 use crate::websocket::slot::Slot;
 use crate::websocket::{Shared, WeakWebsocket, Websocket};
 
@@ -187,7 +188,7 @@ impl Registry {
     /// Ends the connections that have not ended by themselves.
     pub(super) fn abort_all(&self) {
         for (_, shared) in self.all() {
-            shared.time_out();
+            shared.step(Input::DeadlinePassed);
         }
     }
 

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 
+use crate::error::CloseFrame;
+
 /// How many of a program's own pings may be without an answer.
 pub(super) const MAX_UNANSWERED: usize = 64;
 
@@ -31,6 +33,15 @@ impl Latency {
         };
         Latency { last, smoothed }
     }
+}
+
+/// A Close frame to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SendClose {
+    /// `None` is a frame without a body.
+    pub(crate) frame: Option<CloseFrame>,
+    /// Whether the messages that are queued are sent first.
+    pub(crate) after_queue: bool,
 }
 
 /// What a pong has answered.

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use tungstenite::protocol::frame::CloseFrame as WireCloseFrame;
 use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext};
 
+use super::control::SendClose;
 use super::send_queue::SendQueue;
 use crate::message::Message;
-use crate::net::closing;
 use crate::net::transport::{WriteHalf, is_timeout};
 use crate::panics::drop_caught;
 use crate::pubsub::Inbox;
@@ -50,7 +50,7 @@ pub(crate) struct FrameWriter {
     inbox: Inbox<Message>,
     json: bool,
     last_write: Option<Instant>,
-    close: Option<closing::Send>,
+    close: Option<SendClose>,
     close_encoded: bool,
     /// Nothing was sent before the Close frame that was asked for before it.
     last_word: bool,
@@ -174,10 +174,7 @@ impl FrameWriter {
             if self.stopped {
                 return Ok(Progress::Stopped);
             }
-            let at_once = self
-                .close
-                .as_ref()
-                .is_some_and(|close| !close.after_the_queue);
+            let at_once = self.close.as_ref().is_some_and(|close| !close.after_queue);
             if self.close_encoded || at_once || !self.write_messages(send_queue)? {
                 break;
             }
@@ -293,7 +290,7 @@ impl FrameWriter {
                 code: frame.code.into(),
                 reason: frame.reason.into(),
             });
-            self.last_word = !close.after_the_queue;
+            self.last_word = !close.after_queue;
             let body = frame.as_ref().map_or(0, |frame| 2 + frame.reason.len());
             self.bytes += frame_length(body, self.role);
             self.codec.close(&mut self.out, frame)?;

@@ -3,9 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::Instant;
 
-use super::lifecycle::Phase;
+use super::session::Phase;
 use super::shared::Shared;
 use crate::deadline::deadline_after;
 use crate::error::CloseFrame;
@@ -64,22 +63,20 @@ impl Drop for Handle {
             std::mem::forget(shared.clone());
             return;
         }
-        // Nobody is left who could make room.
-        shared.producer.set_delivery_deadline(Instant::now());
-        if shared.lifecycle.phase() == Phase::Closed {
-            return;
-        }
-        let deadline = deadline_after(shared.options.linger);
+        let was_closed = shared.lifecycle.phase() == Phase::Closed;
         let frame = match thread::panicking() {
             true => CloseFrame::internal_error(),
             false => CloseFrame::normal(),
         };
-        let deadline = shared.begin_close(frame, deadline);
+        let deadline = shared.begin_close(frame, deadline_after(shared.options.linger));
+        if was_closed {
+            return;
+        }
         // The connection's own threads must not wait for themselves.
         if shared.is_own_thread() || shared.producer.dispatcher().is_current_thread() {
             shared.spawn_close_watchdog();
         } else {
-            shared.wait_until_closed(deadline);
+            shared.wait_closed(Some(deadline));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From connecting to closed: where a `Websocket` is, why it ended, and who waits for it.
+//! The [`Session`] behind its lock: who waits for it to change, and who is told.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -7,53 +7,35 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
-use super::connection::{Connection, frame};
 use super::event_callback::EventCallback;
-use crate::error::{CloseFrame, Error};
-use crate::net::closing::{Event, Role, Todo};
+use super::session::{Action, Input, Phase, Session};
+use crate::error::Error;
 use crate::net::transport::ShutdownHandle;
 use crate::panics::drop_caught;
 
-/// The state of one `Websocket`. Reader, writer and users' threads all look here.
+/// The state of one `Websocket`, for the reader, the writer and the user's threads.
 pub(crate) struct Lifecycle {
-    /// Held to look and to change. Nothing else is called under it: no cut, no callback, no other lock.
+    /// Held to look and to change. Nothing is called under it: no shutdown, no callback, no
+    /// destructor of the user's, no other lock.
     state: Mutex<State>,
-    /// Told of every change. Its waits are ended by the change they wait for, all of which follow
-    /// from the reader thread's end, or by their own deadline.
+    /// Told of every change. Its waits end with the change they wait for, with the session's
+    /// deadline, or with their own. A session that has no deadline changes when its reader thread
+    /// ends, and nothing keeps that from ending.
     changed: Condvar,
     /// Disconnected at the end.
     closed: Receiver<Infallible>,
-    /// Whether there may be more than one connection.
-    reconnects: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    /// Or waiting to try again.
-    Connecting,
-    Ready,
-    Closing,
-    Closed,
 }
 
 struct State {
-    phase: Phase,
-    /// The one that there is, or that is to come about.
-    connection: Connection,
-    /// This program has closed: there will be no other connection.
-    closed_locally: bool,
-    ever_ready: bool,
-    /// Why the last connection was lost, or the last attempt failed.
-    last_error: Option<Error>,
-    /// Why it ended; set once, with `Phase::Closed`.
-    end: Option<Error>,
-    /// Whether those who wait may be told: everything else has ended, too.
-    waiters_released: bool,
+    session: Session,
+    /// Ends what the reader and the writer wait in.
+    shutdown: Option<Arc<dyn ShutdownHandle>>,
+    callbacks: EventCallbacks,
+    /// `None` once everything is over.
     alive: Option<Sender<Infallible>>,
-    listeners: EventCallbacks,
 }
 
-/// Callbacks for what happens to a `Websocket`; to be called and dropped outside of the lock.
+/// Callbacks for events; called and dropped outside of the lock.
 #[derive(Default)]
 pub(crate) struct EventCallbacks {
     pub(crate) on_ready: Vec<Arc<EventCallback<()>>>,
@@ -62,370 +44,168 @@ pub(crate) struct EventCallbacks {
     pub(crate) on_close: Vec<Arc<EventCallback<()>>>,
 }
 
+/// How a wait ended.
+pub(crate) enum Waited<R> {
+    Found(R),
+    /// The session's deadline has passed: [`Input::DeadlinePassed`] is due.
+    Due,
+    TimedOut,
+}
+
 impl Lifecycle {
-    pub(crate) fn new(role: Role, reconnects: bool) -> Self {
+    pub(crate) fn new(session: Session) -> Self {
         let (alive, closed) = bounded(0);
         Lifecycle {
             state: Mutex::new(State {
-                phase: Phase::Connecting,
-                connection: Connection::new(role),
-                closed_locally: false,
-                ever_ready: false,
-                last_error: None,
-                end: None,
-                waiters_released: false,
+                session,
+                shutdown: None,
+                callbacks: EventCallbacks::default(),
                 alive: Some(alive),
-                listeners: EventCallbacks::default(),
             }),
             changed: Condvar::new(),
             closed,
-            reconnects,
         }
     }
 
-    // Looking.
+    /// Looks at the session.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&Session) -> R) -> R {
+        look(&self.state.lock().session)
+    }
 
     pub(crate) fn phase(&self) -> Phase {
-        self.state.lock().phase
+        self.look(Session::phase)
     }
 
+    /// How it ended.
     pub(crate) fn end(&self) -> Option<Error> {
-        self.state.lock().end.clone()
-    }
-
-    pub(crate) fn last_error(&self) -> Option<Error> {
-        self.state.lock().last_error.clone()
+        self.look(|session| session.end().cloned())
     }
 
     pub(crate) fn closed_signal(&self) -> &Receiver<Infallible> {
         &self.closed
     }
 
-    pub(crate) fn sent_close(&self) -> Option<CloseFrame> {
-        frame(self.state.lock().connection.closing().sent())
-    }
-
-    /// Whether this side's Close frame is on its way.
-    pub(crate) fn has_written_close(&self) -> bool {
-        self.state.lock().connection.closing().has_written()
-    }
-
-    pub(crate) fn received_close(&self) -> Option<CloseFrame> {
-        frame(self.state.lock().connection.closing().received())
-    }
-
-    /// Why nothing more is sent, once that is so.
-    pub(crate) fn why_closed(&self) -> Option<Error> {
-        let state = self.state.lock();
-        match &state.end {
-            Some(end) => Some(end.clone()),
-            None if state.closed_locally || (state.phase == Phase::Closing && !self.reconnects) => {
-                Some(Error::Closed(state.connection.closed()))
-            }
-            None => None,
-        }
-    }
-
-    // Waiting. `None` when the deadline comes first.
-
-    /// Until it is ready, or has been, or closed without: then with the end.
-    pub(crate) fn wait_ready(&self, deadline: Option<Instant>) -> Option<Result<(), Error>> {
-        self.wait(deadline, |state| match &state.end {
-            _ if state.connection.was_ready => Some(Ok(())),
-            Some(end) => state.waiters_released.then(|| Err(end.clone())),
-            None => None,
-        })
-    }
-
-    pub(crate) fn wait_closed(&self, deadline: Option<Instant>) -> Option<Error> {
-        self.wait(deadline, |state| {
-            state
-                .end
-                .as_ref()
-                .filter(|_| state.waiters_released)
-                .cloned()
-        })
-    }
-
-    /// For the writer: until the reader has come to its end, or the closing's deadline, which may
-    /// yet be set. Returns whether the reader has.
-    pub(crate) fn wait_reader_done(&self) -> bool {
-        self.wait_closing(|state| state.connection.reader_done || state.connection.was_cut)
-    }
-
-    /// For the reader: until the connection was cut, or the closing's deadline. Returns whether it was cut.
-    pub(crate) fn wait_cut(&self) -> bool {
-        self.wait_closing(|state| state.connection.was_cut)
-    }
-
-    /// Until the end is waiters_released, or the closing's deadline. Returns whether it was waiters_released.
-    pub(crate) fn wait_waiters_released(&self) -> bool {
-        self.wait_closing(|state| state.waiters_released)
-    }
-
-    fn wait_closing(&self, done: impl Fn(&State) -> bool) -> bool {
-        let mut state = self.state.lock();
-        loop {
-            if done(&state) {
-                return true;
-            }
-            match state.connection.deadline {
-                None => self.changed.wait(&mut state),
-                Some((_, deadline)) if Instant::now() >= deadline => return false,
-                Some((_, deadline)) => drop(self.changed.wait_until(&mut state, deadline)),
-            }
-        }
-    }
-
-    /// For the reader, before it tries again: until then, or this program closes. Returns whether
-    /// to try again.
-    pub(crate) fn wait_to_try_again(&self, until: Instant) -> bool {
-        let closed = self.wait(Some(until), |state| state.closed_locally.then_some(()));
-        closed.is_none()
-    }
-
-    fn wait<R>(
+    /// Waits until `look` finds something, until the session's deadline, or until `until`.
+    pub(crate) fn wait<R>(
         &self,
-        deadline: Option<Instant>,
-        mut look: impl FnMut(&mut State) -> Option<R>,
-    ) -> Option<R> {
+        until: Option<Instant>,
+        mut look: impl FnMut(&Session) -> Option<R>,
+    ) -> Waited<R> {
         let mut state = self.state.lock();
         loop {
-            if let Some(found) = look(&mut state) {
-                return Some(found);
+            if let Some(found) = look(&state.session) {
+                return Waited::Found(found);
             }
-            match deadline {
+            let now = Instant::now();
+            let deadline = state.session.deadline();
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return Waited::Due;
+            }
+            if until.is_some_and(|until| now >= until) {
+                return Waited::TimedOut;
+            }
+            match [deadline, until].into_iter().flatten().min() {
                 None => self.changed.wait(&mut state),
-                Some(deadline) => {
-                    if self.changed.wait_until(&mut state, deadline).timed_out() {
-                        return look(&mut state);
-                    }
-                }
+                Some(next) => drop(self.changed.wait_until(&mut state, next)),
             }
         }
     }
 
-    // Changing.
-
-    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
-        let result = change(&mut self.state.lock());
+    /// Reports what happened, and returns what is to be done.
+    pub(crate) fn step(&self, input: &Input) -> Vec<Action> {
+        let (actions, before) = {
+            let mut state = self.state.lock();
+            // Errors may be the user's, with destructors. The step drops no last copy of one under
+            // the lock, since this keeps a copy.
+            let before = state.session.clone();
+            let actions = state.session.handle(Instant::now(), input);
+            if state.session.closed().is_some() {
+                state.alive = None;
+            }
+            (actions, before)
+        };
         self.changed.notify_all();
-        result
+        drop_caught(before);
+        actions
     }
 
-    /// Says how to end what the reader is about to wait in. `false` when it has been ended already.
+    /// Keeps what ends the wait that the reader is about to begin. `false` when the connection is
+    /// shut down already.
     #[must_use]
     pub(crate) fn install(&self, shutdown: Arc<dyn ShutdownHandle>) -> bool {
-        let (installed, _old) = self.change(|state| state.connection.install(shutdown));
+        let (installed, _old) = {
+            let mut state = self.state.lock();
+            let old = state.shutdown.replace(shutdown);
+            (!state.session.is_shut_down(), old)
+        };
         installed
     }
 
-    /// The handshake is done and the writer about to run. `None` when the connection was cut
-    /// meanwhile, else the callbacks to call.
-    pub(crate) fn set_ready(&self) -> Option<Vec<Arc<EventCallback<()>>>> {
-        self.change(|state| {
-            if state.connection.was_cut {
-                return None;
-            }
-            state.connection.was_ready = true;
-            state.ever_ready = true;
-            state.phase = match state.connection.closing().has_begun() {
-                true => Phase::Closing,
-                false => Phase::Ready,
-            };
-            Some(match self.reconnects {
-                true => state.listeners.on_ready.clone(),
-                false => std::mem::take(&mut state.listeners.on_ready),
-            })
-        })
+    pub(crate) fn shutdown_handle(&self) -> Option<Arc<dyn ShutdownHandle>> {
+        self.state.lock().shutdown.clone()
     }
 
-    /// The peer's Close frame comes after all messages were written.
-    pub(crate) fn is_answered(&self) {
-        self.change(|state| state.connection.is_answered());
+    /// Returns what is no longer needed at the end, to be dropped by the caller.
+    pub(crate) fn take_shutdown_handle(&self) -> Option<Arc<dyn ShutdownHandle>> {
+        self.state.lock().shutdown.take()
     }
 
-    /// Tells the closing handshake; returns what is to be done, and how to cut.
-    pub(crate) fn handle(&self, event: Event) -> (Todo, Option<Arc<dyn ShutdownHandle>>) {
-        self.change(|state| state.handle(event))
-    }
-
-    /// This program closes, by `deadline`: from now on there will be no other connection. Returns
-    /// what is to be done, how to cut, and the deadline that holds.
-    pub(crate) fn begin_close(
-        &self,
-        frame: CloseFrame,
-        deadline: Instant,
-    ) -> (Todo, Option<Arc<dyn ShutdownHandle>>, Instant) {
-        self.change(|state| {
-            state.closed_locally = true;
-            let deadline = state.connection.set_deadline(deadline);
-            let (todo, cut) = state.handle(Event::Local(frame));
-            (todo, cut, deadline)
-        })
-    }
-
-    /// The connection's closing has to be over by then. An earlier time that was set before stays;
-    /// returns what holds.
-    pub(crate) fn set_deadline(&self, deadline: Instant) -> Instant {
-        self.change(|state| state.connection.set_deadline(deadline))
-    }
-
-    /// The connection has failed, for a reason that counts whatever else happens. The first one does.
-    pub(crate) fn fail(&self, error: Error) {
-        drop_caught(self.change(|state| state.connection.fail(error)));
-    }
-
-    /// The operating system reported an error, or the end of the stream; which is no news once this
-    /// side has cut the connection.
-    pub(crate) fn lose(&self, error: Error) {
-        drop_caught(self.change(|state| state.connection.lose(error)));
-    }
-
-    /// Closing took too long: a failure, unless all that matters has been said or it has failed already.
-    pub(crate) fn time_out(&self) {
-        self.change(|state| state.connection.time_out());
-    }
-
-    /// Gives up a client's connection that is not ready yet. (A server's is about to be: all it
-    /// takes is a response, and then the client is told why it is closed.)
-    pub(crate) fn abandon(&self) -> Option<Arc<dyn ShutdownHandle>> {
-        self.change(
-            |state| match (state.phase, state.connection.closing().role()) {
-                (Phase::Connecting, Role::Client) => state.connection.take_shutdown(),
-                _ => None,
-            },
-        )
-    }
-
-    /// The connection did not come about: a failure, unless it was given up.
-    pub(crate) fn fail_to_open(&self, error: Error) {
-        drop_caught(self.change(|state| state.connection.fail_to_open(error)));
-    }
-
-    /// Cuts the connection, whatever its state.
-    pub(crate) fn shut_down(&self) -> Option<Arc<dyn ShutdownHandle>> {
-        self.change(|state| state.connection.take_shutdown())
-    }
-
-    pub(crate) fn reader_done(&self) {
-        self.change(|state| state.connection.reader_done = true);
-    }
-
-    /// Whether the peer is known to have taken all that was written.
-    pub(crate) fn confirms_all(&self) -> bool {
-        self.state.lock().connection.confirms_all()
-    }
-
-    /// Makes room for another connection if the one that has ended, with `unsent` messages not sent,
-    /// ended for a reason that `heals`; unless this program has closed. Returns the reason, and
-    /// whom to tell that the connection was lost.
-    pub(crate) fn reconnect(
-        &self,
-        unsent: usize,
-        heals: impl Fn(&Error) -> bool,
-    ) -> Option<(Error, Vec<Arc<EventCallback<Error>>>)> {
-        let (anew, old) = self.change(|state| {
-            let mut reason = state.connection.end(unsent);
-            if let Error::Closed(close) = &mut reason {
-                // They are for the next connection.
-                close.unsent = 0;
-            }
-            if !heals(&reason) {
-                return (None, None);
-            }
-            if state.closed_locally {
-                // An attempt that fails when this program has just closed is one that it gives up, as
-                // it is a moment before and a moment after.
-                return (None, Some((None, state.connection.give_up(unsent))));
-            }
-            let was_ready = state.connection.was_ready;
-            state.phase = Phase::Connecting;
-            let next = Connection::new(state.connection.role());
-            let old = std::mem::replace(&mut state.connection, next);
-            let error = state.last_error.replace(reason.clone());
-            let told = match was_ready {
-                true => state.listeners.on_disconnect.clone(),
-                false => Vec::new(),
-            };
-            (Some((reason, told)), Some((Some(old), error)))
-        });
-        // There may be the user's errors in it: not under the lock.
-        drop_caught(old);
-        anew
-    }
-
-    /// The end, for those who look; [`notify_closed`](Self::notify_closed) tells those who wait.
-    pub(crate) fn set_closed(&self, unsent: usize) -> Error {
-        let (end, old) = {
-            let mut state = self.state.lock();
-            let end = state.connection.end(unsent);
-            state.end = Some(end.clone());
-            state.phase = Phase::Closed;
-            let old = end
-                .failure()
-                .and_then(|error| state.last_error.replace(error));
-            (end, (state.connection.forget_shutdown(), old))
-        };
-        // As above.
-        drop_caught(old);
-        end
-    }
-
-    /// Wakes all who wait for the end. Returns the callbacks, of which some are to be called.
-    pub(crate) fn notify_closed(&self) -> EventCallbacks {
-        self.change(|state| {
-            state.waiters_released = true;
-            state.alive = None;
-            std::mem::take(&mut state.listeners)
-        })
-    }
-
-    // Listening. Each keeps the callback for as long as its time may come, and tells whether it is to be
-    // called now, since that has come already.
+    // Callbacks. Each is kept for as long as its event may come. `true`, or an error, says that it is
+    // to be called now, since the event has come already.
 
     pub(crate) fn on_ready(&self, f: &Arc<EventCallback<()>>) -> bool {
         let mut state = self.state.lock();
-        if state.waiters_released {
-            return state.ever_ready;
+        let was_ever_ready = state.session.connections() > 0;
+        if state.session.closed().is_some() {
+            return was_ever_ready;
         }
-        if self.reconnects || !state.ever_ready {
-            state.listeners.on_ready.push(f.clone());
+        if state.session.reconnects() || !was_ever_ready {
+            state.callbacks.on_ready.push(f.clone());
         }
-        state.connection.was_ready
+        state.session.has_opened()
     }
 
     pub(crate) fn on_disconnect(&self, f: &Arc<EventCallback<Error>>) {
         let mut state = self.state.lock();
-        if !state.waiters_released {
-            state.listeners.on_disconnect.push(f.clone());
+        if state.session.closed().is_none() {
+            state.callbacks.on_disconnect.push(f.clone());
         }
     }
 
     pub(crate) fn on_error(&self, f: &Arc<EventCallback<Error>>) -> Option<Error> {
         let mut state = self.state.lock();
-        if !state.waiters_released {
-            state.listeners.on_error.push(f.clone());
-            return None;
+        if let Some(end) = state.session.closed() {
+            return end.failure();
         }
-        state.end.as_ref()?.failure()
+        state.callbacks.on_error.push(f.clone());
+        None
     }
 
     pub(crate) fn on_close(&self, f: &Arc<EventCallback<()>>) -> bool {
         let mut state = self.state.lock();
-        if !state.waiters_released {
-            state.listeners.on_close.push(f.clone());
+        let closed = state.session.closed().is_some();
+        if !closed {
+            state.callbacks.on_close.push(f.clone());
         }
-        state.waiters_released
+        closed
     }
-}
 
-impl State {
-    fn handle(&mut self, event: Event) -> (Todo, Option<Arc<dyn ShutdownHandle>>) {
-        let done = self.connection.handle(event);
-        if self.connection.closing().has_begun() && self.phase == Phase::Ready {
-            self.phase = Phase::Closing;
+    /// The callbacks to call when a connection is ready.
+    pub(crate) fn ready_callbacks(&self) -> Vec<Arc<EventCallback<()>>> {
+        let mut state = self.state.lock();
+        match state.session.reconnects() {
+            true => state.callbacks.on_ready.clone(),
+            false => std::mem::take(&mut state.callbacks.on_ready),
         }
-        done
+    }
+
+    /// The callbacks to call when a connection is lost.
+    pub(crate) fn disconnect_callbacks(&self) -> Vec<Arc<EventCallback<Error>>> {
+        self.state.lock().callbacks.on_disconnect.clone()
+    }
+
+    /// All callbacks, at the end.
+    pub(crate) fn take_callbacks(&self) -> EventCallbacks {
+        std::mem::take(&mut self.state.lock().callbacks)
     }
 }

@@ -2,7 +2,6 @@
 
 mod accept;
 mod connect;
-mod connection;
 mod control;
 mod event_callback;
 mod frame_writer;
@@ -15,6 +14,7 @@ mod read_loop;
 mod reader_thread;
 pub(crate) mod request;
 mod send_queue;
+pub(crate) mod session;
 mod shared;
 pub(crate) mod slot;
 mod stats;
@@ -32,8 +32,8 @@ pub use self::control::Latency;
 use self::control::MAX_UNANSWERED;
 use self::event_callback::EventCallback;
 pub use self::handle::{WeakWebsocket, Websocket};
-use self::lifecycle::Phase;
 pub use self::request::Request;
+use self::session::{Phase, Session};
 use self::shared::ConnectionInfo;
 pub(crate) use self::shared::Shared;
 pub use self::stats::Stats;
@@ -321,7 +321,9 @@ impl Websocket {
     /// For good and for any reason: [`end_reason`](Self::end_reason). For good and a failure:
     /// [`error`](Self::error). For now: this.
     pub fn last_error(&self) -> Option<Error> {
-        self.shared().lifecycle.last_error()
+        self.shared()
+            .lifecycle
+            .look(|session| session.last_error().cloned())
     }
 
     /// Calls `f` on the dispatch thread when the connection is ready; at once, if it is, or if it has ended and
@@ -407,9 +409,9 @@ impl Websocket {
 
     fn wait_ready_until(&self, deadline: Option<Instant>) -> Result<()> {
         self.in_owner_process()?;
-        let lifecycle = &self.shared().lifecycle;
+        let shared = self.shared();
         let deadline = self.unless_own_thread(deadline);
-        match blocking(|| lifecycle.wait_ready(deadline)) {
+        match blocking(|| shared.wait(deadline, Session::has_been_ready)) {
             Some(Ok(())) => Ok(()),
             Some(Err(end)) => Err(end),
             None => Err(self.not_yet()),
@@ -459,9 +461,9 @@ impl Websocket {
 
     fn wait_closed_until(&self, deadline: Option<Instant>) -> Result<Error> {
         self.in_owner_process()?;
-        let lifecycle = &self.shared().lifecycle;
+        let shared = self.shared();
         let deadline = self.unless_own_thread(deadline);
-        let end = blocking(|| lifecycle.wait_closed(deadline));
+        let end = blocking(|| shared.wait_closed(deadline));
         end.ok_or_else(|| self.not_yet())
     }
 
@@ -539,15 +541,9 @@ impl Websocket {
             shared.spawn_close_watchdog();
             return Err(Error::OwnThread);
         }
-        let end = match self.wait_closed_until(Some(deadline)) {
-            Err(Error::Timeout) => {
-                shared.time_out();
-                // Nothing holds the threads up now, but for a sink of the user's that does not return.
-                let soon = Instant::now() + Duration::from_secs(1);
-                self.wait_closed_until(Some(soon))?
-            }
-            other => other?,
-        };
+        // The connection is shut down at the deadline. Nothing holds the threads up after that, but
+        // for a sink of the user's that does not return.
+        let end = self.wait_closed_until(Some(deadline + Duration::from_secs(1)))?;
         end.failure().map_or(Ok(()), Err)
     }
 }
@@ -637,7 +633,7 @@ impl Websocket {
             });
         }
         let shared = self.shared();
-        if let Some(reason) = shared.lifecycle.why_closed() {
+        if let Some(reason) = shared.lifecycle.look(Session::why_closed) {
             return Err(reason);
         }
         let (asker, answer) = bounded(1);
@@ -678,12 +674,12 @@ impl Websocket {
 
     /// The code and reason of the Close frame that this side has sent, or is about to send.
     pub fn sent_close(&self) -> Option<CloseFrame> {
-        self.shared().lifecycle.sent_close()
+        self.shared().lifecycle.look(Session::sent_close)
     }
 
     /// The code and reason of the peer's Close frame; `None` while there was none, or when it gave none.
     pub fn received_close(&self) -> Option<CloseFrame> {
-        self.shared().lifecycle.received_close()
+        self.shared().lifecycle.look(Session::received_close)
     }
 }
 

@@ -1,14 +1,14 @@
 //! Opens a `Websocket`: to a URL, over a stream, for a request, or in memory.
 
-use tungstenite::protocol::Role as WireRole;
+use tungstenite::protocol::Role;
 
 use super::handle::Websocket;
 use super::opened::given_up;
 use super::request::Request;
+use super::session::Session;
 use super::shared::Shared;
 use super::{accept, connect, reader_thread};
 use crate::error::{Error, Result};
-use crate::net::closing::Role;
 use crate::net::memory;
 use crate::net::panic_guard::guard;
 use crate::net::transport::Transport;
@@ -169,17 +169,17 @@ impl Options {
     /// [`Websocket::pair`].
     pub fn pair(&self) -> (Websocket, Websocket) {
         let (client, server) = memory::pair();
-        let start = |name: &str, role, wire_role, halves| {
+        let start = |name: &str, role, halves| {
             let (shared, ends) = Shared::new(name.to_owned(), role, self.for_pair());
-            let open = once(move |shared: &Shared| accept::in_memory(shared, halves, wire_role));
+            let open = once(move |shared: &Shared| accept::in_memory(shared, halves, role));
             reader_thread::start(shared.clone(), ends, None, open);
             // Takes as long as a thread needs to start: there is no handshake.
-            shared.lifecycle.wait_ready(None);
+            shared.wait(None, Session::has_been_ready);
             Websocket::new(shared)
         };
         (
-            start("client in memory", Role::Client, WireRole::Client, client),
-            start("server in memory", Role::Server, WireRole::Server, server),
+            start("client in memory", Role::Client, client),
+            start("server in memory", Role::Server, server),
         )
     }
 }

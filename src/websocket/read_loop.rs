@@ -9,18 +9,13 @@ use tungstenite::error::{CapacityError, ProtocolError};
 use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext};
 
 use super::keepalive::{Due, Keepalive};
-use super::lifecycle::Phase;
+use super::session::{Input, LAST_WAIT, PeerClose, Phase};
 use super::shared::{Received, Shared};
-use crate::deadline::deadline_after;
 use crate::error::{CloseFrame, Error};
 use crate::message::{MESSAGE_OVERHEAD, Message};
-use crate::net::closing::Event;
 use crate::net::frame_reader::{End, FrameReader};
 use crate::net::transport::{ReadHalf, is_timeout};
 use crate::pubsub::Publisher;
-
-/// How long the peer has to end the stream once there is nothing more to say.
-const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// How many messages of those that came in one piece are handed out in one go. A subscriber that
 /// wakes up with the first then finds the others, and works on them while the next are decoded; handing
@@ -47,13 +42,8 @@ enum Ending {
     Dead(Error),
 }
 
-/// Reads what comes over a connection and hands it out, until it ends. Returns when it was that no more
-/// messages could come: closing takes its time after that.
-pub(crate) fn read(
-    shared: &Shared,
-    opened: ReadSide,
-    publisher: &mut Publisher<Message>,
-) -> Instant {
+/// Reads what comes over a connection and delivers it, until the connection is shut down.
+pub(crate) fn read(shared: &Shared, opened: ReadSide, publisher: &mut Publisher<Message>) {
     let options = &shared.options;
     let config = WebSocketConfig::default()
         .read_buffer_size(options.read_buffer)
@@ -80,14 +70,12 @@ pub(crate) fn read(
     // What the last connection brought comes first.
     stream.source.publisher.drain_backlog();
     let ending = read_loop(shared, &mut codec, &mut stream);
-    let ended = Instant::now();
     drop(codec);
     let mut source = stream.source;
     source.hand_out();
     // Closing takes its time: nobody who leaves meanwhile is to be kept.
     source.publisher.drop_caught();
     finish_closing(shared, source.half, ending);
-    ended
 }
 
 /// The main loop.
@@ -166,12 +154,10 @@ fn ending(error: tungstenite::Error) -> Ending {
     }
 }
 
-/// Closes from the reader's side: says what happened, and reads on until the peer ends the stream,
-/// the writer cuts it, or it takes too long. (In this order: on a busy machine, this thread may have to wait for
-/// longer than the peer may take, and then what has happened is not to be taken for a time-out.)
+/// Closes from the reader's side: reports what happened, and reads on until the peer ends the stream
+/// or the connection is shut down.
 fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) {
-    let timeout = shared.options.close_timeout;
-    match ending {
+    let end = match ending {
         Ending::Peer(frame) => {
             match &frame {
                 Some(frame) => {
@@ -179,16 +165,10 @@ fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
                 }
                 None => crate::logging::debug!("{}: the peer closes", shared.name),
             }
-            // With both frames exchanged there is nothing more to say.
-            let said = shared.lifecycle.has_written_close();
-            let wait = if said {
-                timeout.min(LAST_WAIT)
-            } else {
-                timeout
-            };
-            shared.on(Event::Peer(frame));
-            let deadline = shared.lifecycle.set_deadline(deadline_after(wait));
-            discard(shared, &mut *half, deadline);
+            let after_all = shared.send_queue.has_begun_to_close();
+            shared.step(Input::PeerClosed(PeerClose { frame, after_all }));
+            discard(shared, &mut *half);
+            Input::ReadEnded(None)
         }
         Ending::Violation(code, error) => {
             crate::logging::debug!("{}: {error}", shared.name);
@@ -196,36 +176,31 @@ fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
                 Error::Protocol { reason, .. } => reason.clone(),
                 error => error.to_string(),
             };
-            shared.lifecycle.fail(error);
-            shared.on(Event::Violation(CloseFrame {
-                code,
-                reason: shortened(reason),
-            }));
-            let wait = deadline_after(timeout.min(LAST_WAIT));
-            let deadline = shared.lifecycle.set_deadline(wait);
+            let reason = shortened(reason);
+            shared.step(Input::Violation(CloseFrame { code, reason }, error));
             // Closing the socket with bytes unread would reset the connection, and the peer might
             // not see why.
-            discard(shared, &mut *half, deadline);
+            discard(shared, &mut *half);
+            Input::ReadEnded(None)
         }
-        Ending::Lost(error) => {
-            shared.lifecycle.lose(Error::lost(error));
-            shared.lifecycle.set_deadline(deadline_after(timeout));
-        }
-        Ending::Dead(error) => {
-            shared.lifecycle.fail(error);
-            return shared.on(Event::Timeout);
-        }
-    }
-    shared.on(Event::ReadEnded);
-    if !shared.lifecycle.wait_cut() {
-        shared.time_out();
-    }
+        Ending::Lost(error) => Input::ReadEnded(Some(Error::lost(error))),
+        Ending::Dead(error) => Input::Failed(error),
+    };
+    shared.step(end);
+    shared.wait_shut_down();
 }
 
-/// Reads and forgets until the end of the stream, for which the peer may be waiting.
-fn discard(shared: &Shared, half: &mut dyn ReadHalf, deadline: Instant) {
+/// Reads and ignores everything until the end of the stream, for which the peer may be waiting, or
+/// until the closing's deadline.
+fn discard(shared: &Shared, half: &mut dyn ReadHalf) {
     let mut bytes = [0; 4096];
     loop {
+        let (deadline, written) = shared
+            .lifecycle
+            .look(|session| (session.deadline(), session.has_written_close()));
+        let Some(deadline) = deadline else {
+            return;
+        };
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = Some(left.min(LAST_WAIT));
         if left == Duration::ZERO || half.set_timeout(timeout).is_err() {
@@ -234,8 +209,8 @@ fn discard(shared: &Shared, half: &mut dyn ReadHalf, deadline: Instant) {
         match half.read(&mut bytes) {
             Ok(1..) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // The peer waits for the rest. (Or has it, and the writer is about to say so.)
-            Err(error) if is_timeout(&error) && !shared.lifecycle.has_written_close() => {}
+            // The peer waits for the rest. (Or has it, and the writer is about to report that.)
+            Err(error) if is_timeout(&error) && !written => {}
             Ok(0) | Err(_) => return,
         }
     }

@@ -1,24 +1,21 @@
 //! The reader thread: one connection after the other, from the first attempt to the end of the last.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use super::frame_writer::{FrameWriter, Unsent};
-use super::lifecycle::EventCallbacks;
 use super::opened::Opened;
 use super::read_loop::{self, ReadSide};
+use super::session::{Input, Session};
 use super::shared::{Shared, ThreadEnds};
 use super::slot::Slot;
 use super::writer_thread;
-use crate::backoff::{Schedule, chance};
-use crate::deadline::deadline_after;
+use crate::backoff::chance;
 use crate::error::Error;
 use crate::message::Message;
-use crate::net::closing::Event;
 use crate::panics::{catch_panic, drop_caught};
 use crate::pubsub::{Inbox, Publisher};
 use crate::thread::spawn;
@@ -55,7 +52,7 @@ pub(crate) fn start(
     });
     if let Err(error) = spawned {
         crate::logging::error!("{}: cannot start a thread: {error}", shared.name);
-        shared.lifecycle.fail(Error::Thread(Arc::new(error)));
+        shared.step(Input::Failed(Error::Thread(Arc::new(error))));
         // It is closed with its thread; not under the lock.
         let start = start.lock().take();
         drop(start);
@@ -80,7 +77,7 @@ impl ReaderThread {
     fn run(mut self, mut open: Box<Open>) {
         if let Err(text) = catch_panic(|| self.connection_loop(&mut open)) {
             let text = format!("the reader thread panicked: {text}");
-            self.shared.lifecycle.fail(Error::Internal(text));
+            self.shared.step(Input::Failed(Error::Internal(text)));
         }
         // The user's code may be in it.
         drop_caught(open);
@@ -89,29 +86,19 @@ impl ReaderThread {
     fn connection_loop(&mut self, open: &mut Open) {
         let shared = self.shared.clone();
         let _ = shared.reader_thread.set(thread::current().id());
-        let mut schedule = shared.options.reconnect.map(Schedule::new);
         loop {
             match open(&shared) {
-                Ok(opened) => {
-                    let lasted = self.use_connection(opened).unwrap_or_default();
-                    if let Some(schedule) = &mut schedule {
-                        schedule.lasted(lasted);
-                    }
-                }
-                Err(error) => shared.lifecycle.fail_to_open(error),
+                Ok(opened) => self.use_connection(opened),
+                Err(error) => shared.step(Input::Failed(error)),
             }
             self.end_connection();
-            let Some(schedule) = &mut schedule else {
-                return;
-            };
-            if !self.reconnect(schedule) {
+            if !self.wait_to_reconnect() {
                 return;
             }
         }
     }
 
-    /// Returns for how long it could be used; `None` when it could not be.
-    fn use_connection(&mut self, opened: Opened) -> Option<Duration> {
+    fn use_connection(&mut self, opened: Opened) {
         let shared = &self.shared;
         let Opened {
             mut halves,
@@ -124,34 +111,27 @@ impl ReaderThread {
         if let (Some(interval), Some(timeout)) = (options.ping_interval, options.ping_timeout) {
             let time = interval.saturating_add(timeout);
             if let Err(error) = halves.write.set_timeout(Some(time)) {
-                shared.lifecycle.fail(Error::lost(error));
-                return None;
+                return shared.step(Input::Failed(Error::lost(error)));
             }
         }
-        // Before anybody can know that it is ready.
-        let connections = &shared.received.connections;
-        connections.store(connections.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        let Some(on_ready) = shared.lifecycle.set_ready() else {
-            let others = connections.load(Ordering::Relaxed) - 1;
-            connections.store(others, Ordering::Relaxed);
-            return None;
-        };
-        let ready = Instant::now();
-        let inbox = self.inbox.take()?;
-        crate::logging::debug!("{}: ready", shared.name);
-        for f in on_ready {
-            shared.producer.dispatcher().run(move || f.call(()));
+        shared.step(Input::Opened);
+        if !shared.lifecycle.look(Session::has_opened) {
+            // It was shut down meanwhile.
+            return;
         }
+        crate::logging::debug!("{}: ready", shared.name);
+        let Some(inbox) = self.inbox.take() else {
+            return;
+        };
         let keep = options.reconnect.is_some();
         let writer = FrameWriter::new(role, halves.write, inbox, options.json, keep);
         shared.send_queue.park(writer);
         match writer_thread::start(shared) {
-            Ok(writer) => self.writer = Some(writer),
+            Ok(thread) => self.writer = Some(thread),
             Err(error) => {
-                shared.lifecycle.fail(Error::Thread(Arc::new(error)));
+                shared.step(Input::Failed(Error::Thread(Arc::new(error))));
                 let writer = shared.send_queue.take_writer();
-                self.take_back(writer.end(&self.shared.send_queue));
-                return None;
+                return self.take_back(writer.end(&self.shared.send_queue));
             }
         }
         let read_side = ReadSide {
@@ -159,18 +139,17 @@ impl ReaderThread {
             rest,
             role,
         };
-        let ended = read_loop::read(shared, read_side, self.publisher.as_mut()?);
-        Some(ended.saturating_duration_since(ready))
+        if let Some(publisher) = &mut self.publisher {
+            read_loop::read(shared, read_side, publisher);
+        }
     }
 
     /// Ends the writer, and takes back what it has not sent.
     fn end_connection(&mut self) {
         let shared = &self.shared;
-        shared.on(Event::Timeout);
+        shared.step(Input::ReadStopped);
         shared.send_queue.stop();
-        shared.shutdown();
-        shared.lifecycle.reader_done();
-        // Nothing keeps it now: the connection has been cut.
+        // Nothing holds it up now: the connection is shut down.
         if let Some(left) = self.writer.take().map(JoinHandle::join) {
             match left {
                 Ok(unsent) => self.take_back(unsent),
@@ -178,14 +157,14 @@ impl ReaderThread {
                 Err(panic) => {
                     drop_caught(panic);
                     let text = "the writer thread panicked".to_owned();
-                    shared.lifecycle.fail(Error::Internal(text));
+                    shared.step(Input::Failed(Error::Internal(text)));
                 }
             }
         }
     }
 
     fn take_back(&mut self, unsent: Unsent) {
-        let all_confirmed = self.shared.lifecycle.confirms_all();
+        let all_confirmed = self.shared.lifecycle.look(Session::confirms_all);
         let (inbox, lost) = self.shared.send_queue.take_back(unsent, all_confirmed);
         self.inbox = Some(inbox);
         self.lost += lost;
@@ -197,39 +176,31 @@ impl ReaderThread {
     }
 
     /// Waits until it is time for another connection; `false` when there is to be none.
-    fn reconnect(&mut self, schedule: &mut Schedule) -> bool {
+    fn wait_to_reconnect(&mut self) -> bool {
         let shared = &self.shared;
-        // Before it may be used for another: what a program has to say from then on is for that one.
+        // First: what a program has to say once it knows of the loss is for the next connection.
         shared.send_queue.forget_connection();
-        let is_followed = |reason: &Error| shared.is_followed(reason);
-        let Some((reason, told)) = shared.lifecycle.reconnect(self.unsent(), is_followed) else {
-            return false;
-        };
-        // The writer, which sets it aside, has ended.
-        shared.producer.spill(false);
-        let wait = schedule.wait(chance());
-        crate::logging::info!("{}: {reason}; trying again in {wait:.1?}", shared.name);
-        for f in told {
-            let reason = reason.clone();
-            shared.producer.dispatcher().run(move || f.call(reason));
+        loop {
+            shared.step(Input::ThreadsEnded {
+                unsent: self.unsent(),
+                chance: chance(),
+            });
+            let waiting = shared.lifecycle.look(|session| {
+                let (until, reason) = session.waiting()?;
+                Some((until, reason.clone()))
+            });
+            let Some((until, reason)) = waiting else {
+                return shared.lifecycle.look(Session::is_connecting);
+            };
+            let wait = until.saturating_duration_since(Instant::now());
+            crate::logging::info!("{}: {reason}; trying again in {wait:.1?}", shared.name);
+            drop_caught(reason);
+            if let Some(publisher) = &mut self.publisher {
+                // Ended early by `close`, and where callbacks get no thread.
+                publisher.drain_backlog_until(until);
+            }
+            shared.wait(None, |session| session.waiting().is_none().then_some(()));
         }
-        let until = deadline_after(wait);
-        if let Some(publisher) = &mut self.publisher {
-            // Meanwhile; `close` cuts it short.
-            publisher.drain_backlog_until(until);
-        }
-        if shared.lifecycle.wait_to_try_again(until) {
-            return true;
-        }
-        // This program closes. Where nothing was to be sent, that is no failure.
-        shared.send_queue.consumer().close();
-        match self.unsent() {
-            0 => shared.shutdown(),
-            // That is no failure by itself: what was not sent is told.
-            _ if reason.is_orderly() => {}
-            _ => shared.lifecycle.fail_to_open(reason),
-        }
-        false
     }
 }
 
@@ -247,60 +218,30 @@ impl Drop for ReaderThread {
 }
 
 impl ReaderThread {
-    /// Who has yet to take what an earlier connection brought has as long for it as closing may take.
-    fn drain_backlog(&mut self) {
-        let Some(publisher) = &mut self.publisher else {
-            return;
-        };
-        if publisher.has_backlog() {
-            let producer = &self.shared.producer;
-            producer.spill(false);
-            producer.set_delivery_deadline(deadline_after(self.shared.options.close_timeout));
-            publisher.drain_backlog();
-        }
-    }
-
     /// Ends everything.
     fn end(&mut self) {
         let shared = self.shared.clone();
         // From here on nothing is accepted, and so nothing that is accepted is missing from the count.
-        shared.send_queue.consumer().close();
+        shared.send_queue.refuse_puts();
         self.end_connection();
         let unsent = self.unsent();
-        let end = shared.lifecycle.set_closed(unsent);
+        let backlog = self.publisher.as_ref().is_some_and(Publisher::has_backlog);
+        shared.step(Input::Finished { unsent, backlog });
         shared.send_queue.end(unsent);
-        self.drain_backlog();
-        let inbox = self.inbox.take();
-        drop_caught(inbox);
-        match &end {
-            Error::Closed(close) => crate::logging::debug!("{}: closed {close}", shared.name),
-            error => crate::logging::debug!("{}: {error}", shared.name),
-        }
-        if let Some(publisher) = self.publisher.take() {
-            publisher.end_before_callbacks(end.clone());
-        }
-        let EventCallbacks {
-            on_ready,
-            on_disconnect,
-            on_error,
-            on_close,
-        } = shared.lifecycle.notify_closed();
-        let dispatcher = shared.producer.dispatcher();
-        // Those that are not called are dropped there, too: that is the user's code as well.
-        for f in on_error {
-            match end.failure() {
-                Some(error) => dispatcher.run(move || f.call(error)),
-                None => dispatcher.run(move || drop(f)),
+        drop_caught(shared.lifecycle.take_shutdown_handle());
+        if let Some(end) = shared.lifecycle.end() {
+            match &end {
+                Error::Closed(close) => crate::logging::debug!("{}: closed {close}", shared.name),
+                error => crate::logging::debug!("{}: {error}", shared.name),
+            }
+            if let Some(mut publisher) = self.publisher.take() {
+                if backlog {
+                    publisher.drain_backlog();
+                }
+                publisher.end_before_callbacks(end);
             }
         }
-        for f in on_close {
-            dispatcher.run(move || f.call(()));
-        }
-        for f in on_ready {
-            dispatcher.run(move || drop(f));
-        }
-        for f in on_disconnect {
-            dispatcher.run(move || drop(f));
-        }
+        drop_caught(self.inbox.take());
+        shared.step(Input::Drained);
     }
 }

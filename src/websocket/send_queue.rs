@@ -15,11 +15,10 @@ use bytes::Bytes;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
-use super::control::{Latency, Pings};
+use super::control::{Latency, Pings, SendClose};
 use super::frame_writer::{FrameWriter, Progress, Unsent, Wait};
 use crate::error::PutError;
 use crate::message::Message;
-use crate::net::closing;
 use crate::pubsub::{Consumer, Inbox, Patience, Pushed};
 
 /// How many pongs wait to be sent at the most. A peer that sends pings faster than it takes the
@@ -45,7 +44,7 @@ pub(crate) struct SendQueue {
 struct Control {
     pongs: VecDeque<Bytes>,
     pings: Pings,
-    close: Option<closing::Send>,
+    close: Option<SendClose>,
     /// The Close frame is about to be written, and all before it has been.
     begun_to_close: bool,
     stop: bool,
@@ -55,7 +54,7 @@ struct Control {
 pub(super) struct Work {
     pub(super) pongs: VecDeque<Bytes>,
     pub(super) pings: Vec<Bytes>,
-    pub(super) close: Option<closing::Send>,
+    pub(super) close: Option<SendClose>,
     pub(super) stop: bool,
 }
 
@@ -172,16 +171,17 @@ impl SendQueue {
         &self.sent
     }
 
-    /// Sends a Close frame, and takes nothing more.
-    pub(crate) fn close(&self, send: closing::Send) {
-        // In this order: what was accepted is in the queue by the time the writer sees the Close.
+    /// Accepts no more messages.
+    pub(crate) fn refuse_puts(&self) {
         self.consumer.close();
-        self.close_connection(send);
     }
 
-    /// Sends a Close frame. What is put from now on is for another connection.
-    pub(crate) fn close_connection(&self, send: closing::Send) {
-        self.control(|control| control.close = Some(send));
+    /// Sends a Close frame on the present connection.
+    ///
+    /// Where nothing is sent after it, [`refuse_puts`](Self::refuse_puts) comes first: what was accepted is in the
+    /// queue by the time the writer sees the Close frame.
+    pub(crate) fn send_close(&self, close: SendClose) {
+        self.control(|control| control.close = Some(close));
         self.consumer.wake();
     }
 

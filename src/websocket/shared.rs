@@ -7,22 +7,24 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tungstenite::protocol::Role;
 
-use super::lifecycle::{Lifecycle, Phase};
+use super::lifecycle::{EventCallbacks, Lifecycle, Waited};
 use super::send_queue::SendQueue;
-use crate::deadline::deadline_after;
-use crate::error::{Close, CloseFrame, Error, PutError, Side};
+use super::session::{Action, Hold, Input, Phase, Session};
+use crate::backoff::Schedule;
+use crate::error::{CloseFrame, Error, PutError};
 use crate::message::Message;
-use crate::net::closing::{Event, Role};
 use crate::options::Options;
+use crate::panics::drop_caught;
 use crate::process::OwnerProcess;
 use crate::pubsub::{Inbox, Producer, Publisher, Weighing};
 use crate::thread::spawn;
 
-/// For how long a thread that sees to the end is tried to be started where nothing else does, and
-/// how often.
-const LINGER_PATIENCE: Duration = Duration::from_secs(1);
-const LINGER_TRY_AGAIN: Duration = Duration::from_millis(5);
+/// How long, and how often, starting the close watchdog is tried where nothing else enforces the
+/// deadline.
+const WATCHDOG_PATIENCE: Duration = Duration::from_secs(1);
+const WATCHDOG_TRY_AGAIN: Duration = Duration::from_millis(5);
 
 pub(crate) struct Shared {
     /// A copy in another process does nothing.
@@ -39,8 +41,8 @@ pub(crate) struct Shared {
     pub(crate) reader_thread: OnceLock<ThreadId>,
     /// The present one. Held to look, or to replace it.
     pub(crate) writer_thread: Mutex<Option<ThreadId>>,
-    /// Whether a thread sees to the closing's deadline.
-    lingers: AtomicBool,
+    /// Whether a thread enforces the closing's deadline.
+    has_watchdog: AtomicBool,
 }
 
 /// What the handshake told.
@@ -52,12 +54,11 @@ pub(crate) struct ConnectionInfo {
     pub(crate) response: Arc<http::Response<()>>,
 }
 
-/// How much was received, on all connections, and how many there were. Written by the reader alone.
+/// How much was received, on all connections. Written by the reader alone.
 #[derive(Default)]
 pub(crate) struct Received {
     pub(crate) messages: AtomicU64,
     pub(crate) bytes: AtomicU64,
-    pub(crate) connections: AtomicU64,
 }
 
 /// The ends that the threads own.
@@ -77,9 +78,11 @@ impl Shared {
         if options.paused {
             producer.pause();
         }
+        let schedule = options.reconnect.map(Schedule::new);
+        let session = Session::new(role, options.close_timeout, schedule);
         let shared = Arc::new(Shared {
             process: OwnerProcess::current(),
-            lifecycle: Lifecycle::new(role, options.reconnect.is_some()),
+            lifecycle: Lifecycle::new(session),
             options,
             producer,
             send_queue,
@@ -88,7 +91,7 @@ impl Shared {
             info: Mutex::default(),
             reader_thread: OnceLock::new(),
             writer_thread: Mutex::default(),
-            lingers: AtomicBool::new(false),
+            has_watchdog: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&shared);
         shared.producer.threads().tell(move |error| {
@@ -130,181 +133,186 @@ impl Shared {
         }
     }
 
-    /// Whether a connection that ends for this reason is followed by another, unless this program closes.
-    pub(crate) fn is_followed(&self, reason: &Error) -> bool {
-        self.options.reconnect.is_some() && reason.is_transient()
+    /// Reports what happened to the session, and carries out what it answers.
+    ///
+    /// Must be called without a lock: what it carries out may wait for other threads' locks, and
+    /// calls the transport.
+    pub(crate) fn step(&self, input: Input) {
+        for action in self.lifecycle.step(&input) {
+            self.perform(&action);
+            drop_caught(action);
+        }
+        drop_caught(input);
     }
 
-    /// Tells the closing handshake, and does what it asks for.
-    pub(crate) fn on(&self, event: Event) {
-        let peers = match &event {
-            Event::Peer(frame) => Some(Error::Closed(Close {
-                by: Side::Peer,
-                frame: frame.clone(),
-                unsent: 0,
-            })),
-            _ => None,
-        };
-        if peers.is_some() && self.send_queue.has_begun_to_close() {
-            self.lifecycle.is_answered();
+    /// The one place where the session's decisions take effect.
+    fn perform(&self, action: &Action) {
+        match action {
+            Action::RefusePuts => self.send_queue.refuse_puts(),
+            Action::SendClose(close) => self.send_queue.send_close(close.clone()),
+            Action::ShutDown => {
+                if let Some(handle) = self.lifecycle.shutdown_handle() {
+                    handle.shutdown();
+                }
+            }
+            Action::Hold => self.apply_hold(),
+            Action::NotifyReady => {
+                for f in self.lifecycle.ready_callbacks() {
+                    self.producer.dispatcher().run(move || f.call(()));
+                }
+            }
+            Action::NotifyLost(reason) => {
+                for f in self.lifecycle.disconnect_callbacks() {
+                    let reason = reason.clone();
+                    self.producer.dispatcher().run(move || f.call(reason));
+                }
+            }
+            Action::NotifyClosed(end) => self.notify_closed(end),
         }
-        let (mut todo, shutdown) = self.lifecycle.handle(event);
-        if let Some(mut send) = todo.send.take() {
-            if peers.is_some_and(|reason| self.is_followed(&reason)) {
-                // A peer that has closed need not look at what comes: the next connection gets it.
-                send.after_the_queue = false;
-                self.send_queue.close_connection(send);
-            } else {
-                self.send_queue.close(send);
+    }
+
+    fn apply_hold(&self) {
+        loop {
+            let hold = self.lifecycle.look(Session::hold);
+            match hold {
+                Hold::Forever => self.producer.spill(false),
+                Hold::Until(until) => {
+                    self.producer.spill(false);
+                    self.producer.set_delivery_deadline(until);
+                }
+                Hold::Spill => self.producer.spill(true),
+            }
+            // Another thread may have applied a newer one before this one.
+            if self.lifecycle.look(Session::hold) == hold {
+                return;
             }
         }
-        if let Some(handle) = shutdown {
-            handle.shutdown();
+    }
+
+    fn notify_closed(&self, end: &Error) {
+        let EventCallbacks {
+            on_ready,
+            on_disconnect,
+            on_error,
+            on_close,
+        } = self.lifecycle.take_callbacks();
+        let dispatcher = self.producer.dispatcher();
+        // Those that are not called are dropped there, too: that is the user's code as well.
+        for f in on_error {
+            match end.failure() {
+                Some(error) => dispatcher.run(move || f.call(error)),
+                None => dispatcher.run(move || drop(f)),
+            }
+        }
+        for f in on_close {
+            dispatcher.run(move || f.call(()));
+        }
+        for f in on_ready {
+            dispatcher.run(move || drop(f));
+        }
+        for f in on_disconnect {
+            dispatcher.run(move || drop(f));
         }
     }
 
-    /// Begins to close, unless that has begun; it has to be over by `deadline`.
+    /// Waits until `look` finds something, or until `until`.
+    ///
+    /// This is the one place that enforces the session's deadline. A thread that gives the session
+    /// a deadline waits here afterwards, or leaves that to a thread of its own: `close` and the
+    /// drop of the last handle, the reader and the writer at their ends, and the close watchdog.
+    /// There is no timer thread, which would have to be shared by all connections of the process.
+    pub(crate) fn wait<R>(
+        &self,
+        until: Option<Instant>,
+        mut look: impl FnMut(&Session) -> Option<R>,
+    ) -> Option<R> {
+        loop {
+            match self.lifecycle.wait(until, &mut look) {
+                Waited::Found(found) => return Some(found),
+                Waited::Due => self.step(Input::DeadlinePassed),
+                Waited::TimedOut => return None,
+            }
+        }
+    }
+
+    /// Waits until the connection's transport is shut down.
+    pub(crate) fn wait_shut_down(&self) {
+        self.wait(None, |session| session.is_shut_down().then_some(()));
+    }
+
+    /// Waits until everything is over, and returns how it ended.
+    pub(crate) fn wait_closed(&self, until: Option<Instant>) -> Option<Error> {
+        self.wait(until, |session| session.closed().cloned())
+    }
+
+    /// Begins to close, unless that has begun. Returns when it has to be over.
     pub(crate) fn begin_close(&self, frame: CloseFrame, deadline: Instant) -> Instant {
+        // First: nothing is accepted after the Close frame, and nothing is missing from the count.
+        self.send_queue.refuse_puts();
+        let idle = self.send_queue.consumer().is_empty();
         crate::logging::debug!("{}: closing with {frame}", self.name);
-        let (todo, shutdown, deadline) = self.lifecycle.begin_close(frame, deadline);
-        // The program has had enough: nothing more waits for its full queues.
-        self.producer.set_delivery_deadline(Instant::now());
-        match todo.send {
-            Some(send) => self.send_queue.close(send),
-            None => self.send_queue.consumer().close(),
-        }
-        if let Some(handle) = shutdown {
-            handle.shutdown();
-        }
-        // Nobody would miss a connection that has nothing to send.
-        if self.send_queue.consumer().is_empty() {
-            if let Some(handle) = self.lifecycle.abandon() {
-                handle.shutdown();
-            }
-        }
-        deadline
+        self.step(Input::CloseRequested {
+            frame,
+            deadline,
+            idle,
+        });
+        self.lifecycle
+            .look(Session::deadline)
+            .map_or(deadline, |earlier| earlier.min(deadline))
     }
 
-    /// Sees to it that closing is over by its deadline, on a thread of its own: for those who must
-    /// not wait, since they are what it waits for. One such thread is enough.
+    /// Starts a thread that enforces the closing's deadline, for callers that must not wait, since
+    /// the closing waits for them. One such thread is enough.
     pub(crate) fn spawn_close_watchdog(self: &Arc<Self>) {
-        if self.lingers.swap(true, Ordering::SeqCst) {
+        if self.has_watchdog.swap(true, Ordering::SeqCst) {
             return;
         }
         let start = || {
             let shared = self.clone();
-            spawn("ws-linger", move || {
-                if !shared.lifecycle.wait_waiters_released() {
-                    shared.time_out();
-                }
-            })
+            spawn("ws-linger", move || drop(shared.wait_closed(None)))
         };
-        // Without one, the writer sees to it, unless the peer keeps it from that; then the pings'
-        // time-out does.
+        // Without one, the writer enforces the deadline, unless the peer keeps it from that; then the
+        // pings' time-out does.
         let pings = self.options.ping_interval.and(self.options.ping_timeout);
-        let until = Instant::now() + LINGER_PATIENCE;
+        let until = Instant::now() + WATCHDOG_PATIENCE;
         while let Err(error) = start() {
-            let next = Instant::now() + LINGER_TRY_AGAIN;
+            let next = Instant::now() + WATCHDOG_TRY_AGAIN;
             if pings.is_some() || next >= until {
                 crate::logging::error!("{}: cannot start a thread to close: {error}", self.name);
-                self.lingers.store(false, Ordering::SeqCst);
+                self.has_watchdog.store(false, Ordering::SeqCst);
                 if pings.is_none() {
-                    self.time_out();
+                    self.step(Input::Failed(Error::Thread(Arc::new(error))));
                 }
                 return;
             }
-            if self.lifecycle.wait_closed(Some(next)).is_some() {
+            if self.wait_closed(Some(next)).is_some() {
                 return;
             }
         }
     }
 
-    /// Waits for the end; cuts the connection if it has not come by `deadline`.
-    pub(crate) fn wait_until_closed(&self, deadline: Instant) {
-        if self.lifecycle.wait_closed(Some(deadline)).is_none() {
-            self.time_out();
-        }
-    }
-
-    /// Closing took too long.
-    pub(crate) fn time_out(&self) {
-        self.lifecycle.time_out();
-        self.on(Event::Timeout);
-        // Not before: a Close frame that comes after something was dropped does not make an end in order.
-        if self.options.reconnect.is_none() {
-            self.producer.set_delivery_deadline(Instant::now());
-        }
-        self.shutdown();
-        self.spill_deliveries();
-    }
-
-    /// Where another connection may follow, nothing is dropped for want of room until this program closes. But
-    /// the reader must not wait for it between the two: who has to make room may itself be waiting for the
-    /// send queue, which only the next connection makes shorter.
-    fn spill_deliveries(&self) {
-        if self.options.reconnect.is_some() {
-            self.producer.spill(true);
-        }
-    }
-
-    /// The peer takes nothing, not even a ping. The reader may not notice: it may itself be waiting for
-    /// room in the queue that this keeps full.
+    /// The peer takes nothing, not even a ping. The reader may not notice: it may itself be waiting
+    /// for room in the queue that this keeps full.
     pub(crate) fn peer_stalled(&self) {
-        if self.lifecycle.phase() == Phase::Closing {
-            return self.time_out();
-        }
         let after = self.options.ping_timeout.unwrap_or_default();
-        self.give_up(Error::PingTimeout { after });
+        self.step(Input::Failed(Error::PingTimeout { after }));
     }
 
     /// The callbacks have been without a thread for too long. A connection that ends anyway does so
-    /// as it would: then they are called all the same.
+    /// as it would: its callbacks are called all the same.
     fn no_thread_for_callbacks(&self, error: Arc<io::Error>) {
         if self.lifecycle.phase() < Phase::Closing {
-            self.give_up(Error::Thread(error));
+            self.step(Input::Failed(Error::Thread(error)));
         }
     }
 
-    /// The connection has failed, whatever its threads are doing.
-    fn give_up(&self, error: Error) {
-        if !self.is_followed(&error) {
-            self.producer.set_delivery_deadline(Instant::now());
-        }
-        self.lifecycle.fail(error);
-        self.on(Event::Timeout);
-        self.shutdown();
-        self.spill_deliveries();
-    }
-
-    /// Ends whatever the reader and the writer wait for.
-    pub(crate) fn shutdown(&self) {
-        if let Some(handle) = self.lifecycle.shut_down() {
-            handle.shutdown();
-        }
-    }
-
-    /// Nothing can be written any more. What the peer has sent is still read, for a while.
+    /// Nothing can be written any more.
     pub(crate) fn write_failed(&self, error: tungstenite::Error) {
         let error = match error {
             tungstenite::Error::Io(error) => error,
             other => io::Error::other(other),
         };
         crate::logging::debug!("{}: cannot write: {error}", self.name);
-        let error = Error::lost(error);
-        if matches!(error, Error::Internal(_)) {
-            // Of a transport that panicked nothing more is read.
-            self.lifecycle.fail(error);
-            return self.time_out();
-        }
-        let followed = self.is_followed(&error);
-        self.lifecycle.lose(error);
-        // Who is to have what the peer has sent has until then to take it.
-        let deadline = deadline_after(self.options.close_timeout);
-        self.lifecycle.set_deadline(deadline);
-        // Where another connection follows, it takes what is put now.
-        if !followed {
-            self.send_queue.consumer().close();
-        }
-        self.on(Event::WriteFailed);
+        self.step(Input::WriteFailed(Error::lost(error)));
     }
 }

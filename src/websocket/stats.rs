@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::control::Latency;
+use super::session::Session;
 use super::shared::Shared;
 
 /// What has gone through a [`Websocket`](crate::Websocket) so far, and what waits in it now: see
@@ -58,6 +59,7 @@ impl Stats {
     pub(super) fn of(shared: &Shared) -> Stats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (received, sent) = (&shared.received, shared.send_queue.sent());
+        let connections = shared.lifecycle.look(Session::connections);
         let (send_queue, send_queue_bytes) = shared.send_queue.consumer().backlog();
         Stats {
             messages_in: read(&received.messages),
@@ -70,7 +72,7 @@ impl Stats {
             dropped: shared.producer.dropped(),
             unconfirmed: read(&sent.unconfirmed),
             unsent: read(&sent.unsent),
-            reconnects: read(&received.connections).saturating_sub(1),
+            reconnects: connections.saturating_sub(1),
             latency: shared.send_queue.latency(),
         }
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use super::frame_writer::{FrameWriter, Progress, Unsent, Wait};
+use super::session::Input;
 use super::shared::Shared;
 use crate::error::Error;
-use crate::net::closing::Event;
 use crate::thread::spawn_to_join;
 
 /// Starts the thread, which takes the frame writer, and leaves at its end what it has not sent.
@@ -18,7 +18,8 @@ pub(crate) fn start(shared: &Arc<Shared>) -> io::Result<JoinHandle<Unsent>> {
         let _guard = PanicGuard(&shared);
         let writer = write_loop(&shared);
         let unsent = writer.end(&shared.send_queue);
-        wait_for_reader(&shared);
+        // The reader may be waiting for a peer that says nothing more: here its time is limited.
+        shared.wait_shut_down();
         unsent
     })
 }
@@ -30,8 +31,7 @@ impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
             let text = "the writer thread panicked".to_owned();
-            self.0.lifecycle.fail(Error::Internal(text));
-            self.0.time_out();
+            self.0.step(Input::Failed(Error::Internal(text)));
         }
     }
 }
@@ -47,7 +47,7 @@ fn write_loop(shared: &Shared) -> Box<FrameWriter> {
                 return writer;
             }
             Ok(Progress::Closed) => {
-                shared.on(Event::Written);
+                shared.step(Input::CloseWritten);
                 return writer;
             }
             Ok(Progress::Stopped) => return writer,
@@ -56,13 +56,5 @@ fn write_loop(shared: &Shared) -> Box<FrameWriter> {
                 return writer;
             }
         }
-    }
-}
-
-/// The reader may be waiting for a peer that says nothing more: when closing takes too long, the
-/// connection is cut.
-fn wait_for_reader(shared: &Shared) {
-    if !shared.lifecycle.wait_reader_done() {
-        shared.time_out();
     }
 }

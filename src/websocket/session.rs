@@ -1,0 +1,1044 @@
+//! One `Websocket`'s life as a state machine, over one or more connections: no lock, no thread, no
+//! I/O and no clock.
+//!
+//! The threads report what happened as an [`Input`], with the time. The session answers with the
+//! [`Action`]s to carry out. It decides which side sends the one Close frame (RFC 6455, section 7),
+//! when a connection is shut down, by when, whether another one follows, and how all of it ended.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use tungstenite::protocol::Role;
+
+use super::control::SendClose;
+use crate::backoff::Schedule;
+use crate::deadline::after;
+use crate::error::{Close, CloseFrame, Error, Side};
+
+/// How long the peer has to end the stream once there is nothing more to say.
+pub(super) const LAST_WAIT: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    role: Role,
+    close_timeout: Duration,
+    /// `None` where the first connection is the only one.
+    reconnect: Option<Schedule>,
+    state: State,
+    /// Why the last connection was lost, or the last attempt failed.
+    last_error: Option<Error>,
+    /// How many connections have completed their handshake.
+    connections: u64,
+    /// What the present input asks for.
+    actions: Vec<Action>,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    /// A connection is being made.
+    Connecting,
+    /// The handshake is done, and nothing has ended the connection yet.
+    Open { since: Instant },
+    /// The connection ends, or will end as soon as it is made.
+    Ending(Box<Ending>),
+    /// The client waits until then to connect again.
+    Waiting { until: Instant, reason: Error },
+}
+
+/// How one connection comes to its end.
+#[derive(Debug, Clone)]
+struct Ending {
+    stage: Stage,
+    /// How long the connection was open before; `None` while its handshake is not done.
+    opened: Option<Duration>,
+    /// Whether this program closes: no other connection follows.
+    requested: bool,
+    /// The side whose Close frame came first.
+    by: Option<Side>,
+    /// The Close frame that was handed to the writer. The inner `None` is one without a body.
+    sent: Option<Option<CloseFrame>>,
+    received: Option<PeerClose>,
+    write: Write,
+    read: Read,
+    /// An error that is the reason of the end, whatever happens after it.
+    failure: Option<Error>,
+    /// The first error of the transport. The reason of the end, unless a Close frame was received.
+    lost: Option<Error>,
+    begun: Instant,
+    /// When closing has to be over.
+    deadline: Instant,
+    /// Until when messages of lost connections are delivered, where some have not been.
+    drain_until: Option<Instant>,
+}
+
+#[derive(Debug, Clone)]
+enum Stage {
+    /// The closing handshake, or what is left of it.
+    Closing,
+    /// The transport is shut down, and the connection's threads are ending.
+    ShutDown,
+    /// How it ended is known, and messages that were received are still delivered.
+    Draining(Error),
+    /// Everything is over.
+    Closed(Error),
+}
+
+/// The peer's Close frame.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerClose {
+    pub(crate) frame: Option<CloseFrame>,
+    /// When it came, this side had written everything but its own Close frame.
+    pub(crate) after_all: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Write {
+    Open,
+    /// The Close frame, and everything before it, has been written.
+    Done,
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    Messages,
+    /// Everything up to the end of the stream is ignored.
+    Discard,
+    Ended,
+}
+
+/// Where a `Websocket` is, as its users see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// A connection is being made, or the client waits to connect again.
+    Connecting,
+    Ready,
+    Closing,
+    Closed,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub(crate) enum Input {
+    /// The opening handshake is complete.
+    Opened,
+    /// This program closes.
+    CloseRequested {
+        frame: CloseFrame,
+        deadline: Instant,
+        /// Nothing waits to be sent.
+        idle: bool,
+    },
+    /// The peer's Close frame was received.
+    PeerClosed(PeerClose),
+    /// The peer broke the protocol: it is told so with this frame, and nothing it sends counts any more.
+    Violation(CloseFrame, Error),
+    /// The Close frame, and everything before it, has been written.
+    CloseWritten,
+    /// Nothing can be written any more.
+    WriteFailed(Error),
+    /// The peer's stream has ended; with an error, where that was not expected.
+    ReadEnded(Option<Error>),
+    /// A connection could not be made, or has failed, whatever its threads are doing.
+    Failed(Error),
+    /// The [deadline](Session::deadline) has come.
+    DeadlinePassed,
+    /// The reader thread has nothing more to do with the connection.
+    ReadStopped,
+    /// Both threads are done with the connection. This many messages were accepted and not written;
+    /// `chance`, from 0 to 1, is for the [`Backoff`](crate::Backoff)'s jitter.
+    ThreadsEnded { unsent: usize, chance: f64 },
+    /// No other connection follows, and nothing is accepted any more. With a backlog, messages that
+    /// were received wait for their subscribers.
+    Finished { unsent: usize, backlog: bool },
+    /// The backlog is delivered, or out of time.
+    Drained,
+}
+
+/// What is to be done about it.
+#[derive(Debug, Clone)]
+pub(crate) enum Action {
+    /// Accept no more messages.
+    RefusePuts,
+    /// Send a Close frame: at most one for each connection.
+    SendClose(SendClose),
+    /// Shut the transport down: exactly once for each connection.
+    ShutDown,
+    /// [`Session::hold`] has changed.
+    Hold,
+    /// The connection is ready.
+    NotifyReady,
+    /// A connection that was ready was lost, and another one follows.
+    NotifyLost(Error),
+    /// The end, exactly once: nothing is done after this.
+    NotifyClosed(Error),
+}
+
+/// How long the delivery of messages may wait for a subscriber that is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    Forever,
+    Until(Instant),
+    /// Not at all: what cannot be delivered now is kept for later.
+    Spill,
+}
+
+impl Session {
+    pub(crate) fn new(role: Role, close_timeout: Duration, reconnect: Option<Schedule>) -> Self {
+        Session {
+            role,
+            close_timeout,
+            reconnect,
+            state: State::Connecting,
+            last_error: None,
+            connections: 0,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes note of what happened, and returns what is to be done, in this order.
+    pub(crate) fn handle(&mut self, now: Instant, input: &Input) -> Vec<Action> {
+        let (hold, was_shut_down) = (self.hold(), self.is_shut_down());
+        match input {
+            Input::Opened => self.opened(now),
+            Input::CloseRequested {
+                frame,
+                deadline,
+                idle,
+            } => self.close_requested(now, frame, *deadline, *idle),
+            Input::PeerClosed(received) => self.peer_closed(now, received),
+            Input::Violation(frame, error) => self.violation(now, frame, error),
+            Input::CloseWritten => self.close_written(),
+            Input::WriteFailed(error) => self.write_failed(now, error),
+            Input::ReadEnded(error) => self.read_ended(now, error.as_ref()),
+            Input::Failed(error) => self.failed(now, error),
+            Input::DeadlinePassed => self.deadline_passed(now),
+            Input::ReadStopped => self.read_stopped(now),
+            Input::ThreadsEnded { unsent, chance } => self.threads_ended(now, *unsent, *chance),
+            Input::Finished { unsent, backlog } => self.finished(now, *unsent, *backlog),
+            Input::Drained => self.drained(),
+        }
+        let role = self.role;
+        if let Some(ending) = self.closing_now() {
+            if ending.has_nothing_left(role) {
+                ending.shut_down();
+            }
+        }
+        if self.is_shut_down() && !was_shut_down {
+            self.actions.push(Action::ShutDown);
+        }
+        if self.hold() != hold {
+            self.actions.push(Action::Hold);
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    fn opened(&mut self, now: Instant) {
+        match &mut self.state {
+            State::Connecting => self.state = State::Open { since: now },
+            State::Ending(ending) if ending.is_closing() && ending.opened.is_none() => {
+                ending.opened = Some(Duration::ZERO);
+            }
+            _ => return,
+        }
+        self.connections += 1;
+        self.actions.push(Action::NotifyReady);
+    }
+
+    fn close_requested(&mut self, now: Instant, frame: &CloseFrame, deadline: Instant, idle: bool) {
+        if let State::Waiting { reason, .. } = &self.state {
+            // No peer has to be told. If messages are left, the reason they are is why it ended.
+            let mut ending = Ending::new(now, now, None);
+            ending.lost = reason.failure();
+            ending.shut_down();
+            self.state = State::Ending(Box::new(ending));
+        }
+        let close = self
+            .closing(now, deadline)
+            .and_then(|ending| ending.send(Some(frame.clone()), true));
+        self.actions.extend(close);
+        let State::Ending(ending) = &mut self.state else {
+            return;
+        };
+        ending.requested = true;
+        // A client's attempt can be given up. A server's is about to be made: all it takes is a
+        // response, and then the client is told why it is closed.
+        if ending.is_closing() && ending.opened.is_none() && self.role == Role::Client && idle {
+            ending.shut_down();
+        }
+    }
+
+    fn peer_closed(&mut self, now: Instant, received: &PeerClose) {
+        let frame = received.frame.clone();
+        let reason = Error::Closed(Close {
+            by: Side::Peer,
+            frame: frame.clone(),
+            unsent: 0,
+        });
+        let followed = self.is_followed(&reason);
+        // With both frames exchanged there is nothing more to say.
+        let wait = match self.has_written_close() {
+            true => self.close_timeout.min(LAST_WAIT),
+            false => self.close_timeout,
+        };
+        let Some(ending) = self.closing(now, after(now, wait)) else {
+            return;
+        };
+        if ending.failure.is_some() || ending.received.is_some() {
+            return;
+        }
+        ending.by.get_or_insert(Side::Peer);
+        ending.read = Read::Discard;
+        ending.received = Some(received.clone());
+        // The answer to a Close frame carries its code (section 5.5.1). A peer that has closed need
+        // not look at what comes before it: another connection gets that.
+        let answer = frame.map(|frame| CloseFrame {
+            code: frame.code,
+            reason: String::new(),
+        });
+        let close = ending.send(answer, !followed);
+        self.refuse_puts_unless(followed);
+        self.actions.extend(close);
+    }
+
+    fn violation(&mut self, now: Instant, frame: &CloseFrame, error: &Error) {
+        let wait = after(now, self.close_timeout.min(LAST_WAIT));
+        let Some(ending) = self.closing(now, wait) else {
+            return;
+        };
+        ending.fail(error);
+        ending.read = Read::Discard;
+        let close = ending.send(Some(frame.clone()), false);
+        self.refuse_puts_unless(self.is_followed(error));
+        self.actions.extend(close);
+    }
+
+    fn close_written(&mut self) {
+        if let Some(ending) = self.closing_now() {
+            if ending.sent.is_some() && ending.write == Write::Open {
+                ending.write = Write::Done;
+            }
+        }
+    }
+
+    /// What the peer has sent is still read, for a while.
+    fn write_failed(&mut self, now: Instant, error: &Error) {
+        if matches!(error, Error::Internal(_)) {
+            // Nothing more is read from a transport that has panicked.
+            return self.failed(now, error);
+        }
+        let Some(ending) = self.closing(now, after(now, self.close_timeout)) else {
+            return;
+        };
+        keep_first(&mut ending.lost, Some(error));
+        if ending.write == Write::Open {
+            ending.write = Write::Failed;
+        }
+        self.refuse_puts_unless(self.is_followed(error));
+    }
+
+    fn read_ended(&mut self, now: Instant, error: Option<&Error>) {
+        if let Some(ending) = self.closing(now, after(now, self.close_timeout)) {
+            ending.read = Read::Ended;
+            keep_first(&mut ending.lost, error);
+        }
+    }
+
+    fn failed(&mut self, now: Instant, error: &Error) {
+        if let State::Waiting { .. } = &self.state {
+            // There is nothing to shut down. Whether another attempt follows is decided anew.
+            let mut ending = Ending::new(now, now, None);
+            ending.shut_down();
+            self.state = State::Ending(Box::new(ending));
+        }
+        self.closing(now, after(now, self.close_timeout));
+        let State::Ending(ending) = &mut self.state else {
+            return;
+        };
+        match error {
+            // A peer that no longer answers is expected to be slow to close, too.
+            Error::PingTimeout { .. } if ending.has_begun() => ending.time_out(now),
+            // Of an attempt that was given up, an error is no news.
+            _ if ending.requested && ending.opened.is_none() && !ending.is_closing() => {}
+            _ => ending.fail(error),
+        }
+        ending.shut_down();
+    }
+
+    fn deadline_passed(&mut self, now: Instant) {
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        match self.closing_now() {
+            Some(ending) => {
+                ending.time_out(now);
+                ending.shut_down();
+            }
+            None => self.state = State::Connecting,
+        }
+    }
+
+    fn threads_ended(&mut self, now: Instant, unsent: usize, chance: f64) {
+        let (State::Ending(ending), Some(schedule)) = (&mut self.state, &mut self.reconnect) else {
+            return;
+        };
+        if !matches!(ending.stage, Stage::ShutDown) {
+            return;
+        }
+        let mut reason = ending.end(unsent);
+        if let Error::Closed(close) = &mut reason {
+            // The next connection sends these.
+            close.unsent = 0;
+        }
+        if !reason.is_transient() {
+            return;
+        }
+        if ending.requested {
+            if ending.opened.is_none() && unsent == 0 {
+                // An attempt that fails when this program has just closed is given up, as it is
+                // a moment before and a moment after.
+                ending.failure = None;
+            }
+            return;
+        }
+        schedule.lasted(ending.opened.unwrap_or_default());
+        let until = after(now, schedule.wait(chance));
+        self.last_error = Some(reason.clone());
+        if ending.opened.is_some() {
+            self.actions.push(Action::NotifyLost(reason.clone()));
+        }
+        self.state = State::Waiting { until, reason };
+    }
+
+    fn finished(&mut self, now: Instant, unsent: usize, backlog: bool) {
+        let until = after(now, self.close_timeout);
+        let waits_for = self.waiting().map(|(_, reason)| reason.clone());
+        match waits_for {
+            Some(reason) => self.failed(now, &reason),
+            None => self.read_stopped(now),
+        }
+        let State::Ending(ending) = &mut self.state else {
+            return;
+        };
+        if !matches!(ending.stage, Stage::ShutDown) {
+            return;
+        }
+        ending.drain_until = backlog.then_some(until);
+        let end = ending.end(unsent);
+        if let Some(failure) = end.failure() {
+            self.last_error = Some(failure);
+        }
+        ending.stage = Stage::Draining(end);
+    }
+
+    fn drained(&mut self) {
+        let State::Ending(ending) = &mut self.state else {
+            return;
+        };
+        if let Stage::Draining(end) = &ending.stage {
+            let end = end.clone();
+            ending.stage = Stage::Closed(end.clone());
+            self.actions.push(Action::NotifyClosed(end));
+        }
+    }
+
+    fn read_stopped(&mut self, now: Instant) {
+        if let Some(ending) = self.closing(now, now) {
+            ending.shut_down();
+        }
+    }
+
+    /// Where another connection follows, it sends what is put now.
+    fn refuse_puts_unless(&mut self, followed: bool) {
+        if !followed {
+            self.actions.push(Action::RefusePuts);
+        }
+    }
+
+    /// The connection's ending, which has to be over by `deadline`; `None` where there is no
+    /// connection, or it is shut down.
+    fn closing(&mut self, now: Instant, deadline: Instant) -> Option<&mut Ending> {
+        let opened = match &self.state {
+            State::Connecting => Some(None),
+            State::Open { since } => Some(Some(now.saturating_duration_since(*since))),
+            _ => None,
+        };
+        if let Some(opened) = opened {
+            self.state = State::Ending(Box::new(Ending::new(now, deadline, opened)));
+        }
+        let ending = self.closing_now()?;
+        ending.deadline = ending.deadline.min(deadline);
+        Some(ending)
+    }
+
+    /// The ending of a connection that is closing already.
+    fn closing_now(&mut self) -> Option<&mut Ending> {
+        match &mut self.state {
+            State::Ending(ending) if ending.is_closing() => Some(ending),
+            _ => None,
+        }
+    }
+
+    /// Whether another connection follows one that ends for this reason.
+    fn is_followed(&self, reason: &Error) -> bool {
+        let requested = self.ending().is_some_and(|ending| ending.requested);
+        self.reconnect.is_some() && !requested && reason.is_transient()
+    }
+
+    // Looking.
+
+    pub(crate) fn phase(&self) -> Phase {
+        match &self.state {
+            State::Connecting | State::Waiting { .. } => Phase::Connecting,
+            State::Open { .. } => Phase::Ready,
+            State::Ending(ending) => match ending.stage {
+                Stage::Draining(_) | Stage::Closed(_) => Phase::Closed,
+                _ if ending.opened.is_none() => Phase::Connecting,
+                _ => Phase::Closing,
+            },
+        }
+    }
+
+    /// When [`Input::DeadlinePassed`] is due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Ending(ending) if ending.is_closing() => Some(ending.deadline),
+            State::Waiting { until, .. } => Some(*until),
+            _ => None,
+        }
+    }
+
+    /// How long the delivery of messages may wait.
+    pub(crate) fn hold(&self) -> Hold {
+        let Some(ending) = self.ending() else {
+            return Hold::Forever;
+        };
+        if ending.requested {
+            // The program has had enough.
+            return Hold::Until(ending.begun);
+        }
+        if let Some(until) = ending.drain_until {
+            return Hold::Until(until);
+        }
+        // Only a reader that waits to deliver a message has not stopped reading them by now.
+        match ending.read == Read::Messages && self.is_shut_down() {
+            false => Hold::Forever,
+            // A subscriber may itself be waiting for the send queue, which only the next connection
+            // makes shorter.
+            true if self.reconnects() => Hold::Spill,
+            true => Hold::Until(ending.begun),
+        }
+    }
+
+    /// Whether the handshake of the present connection was completed.
+    pub(crate) fn has_opened(&self) -> bool {
+        match self.ending() {
+            Some(ending) => ending.opened.is_some(),
+            None => matches!(self.state, State::Open { .. }),
+        }
+    }
+
+    /// Whether the present connection is or was ready; or how it ended without.
+    pub(crate) fn has_been_ready(&self) -> Option<Result<(), Error>> {
+        match self.has_opened() {
+            true => Some(Ok(())),
+            false => self.closed().map(|end| Err(end.clone())),
+        }
+    }
+
+    /// Whether there is no connection, or its transport is shut down.
+    pub(crate) fn is_shut_down(&self) -> bool {
+        match &self.state {
+            State::Connecting | State::Open { .. } => false,
+            State::Ending(ending) => !ending.is_closing(),
+            State::Waiting { .. } => true,
+        }
+    }
+
+    /// Until when the client waits to connect again, and why.
+    pub(crate) fn waiting(&self) -> Option<(Instant, &Error)> {
+        match &self.state {
+            State::Waiting { until, reason } => Some((*until, reason)),
+            _ => None,
+        }
+    }
+
+    /// Whether a connection may be made.
+    pub(crate) fn is_connecting(&self) -> bool {
+        matches!(self.state, State::Connecting)
+    }
+
+    /// How it ended.
+    pub(crate) fn end(&self) -> Option<&Error> {
+        match &self.ending()?.stage {
+            Stage::Draining(end) | Stage::Closed(end) => Some(end),
+            Stage::Closing | Stage::ShutDown => None,
+        }
+    }
+
+    /// How it ended, once everything is over.
+    pub(crate) fn closed(&self) -> Option<&Error> {
+        match &self.ending()?.stage {
+            Stage::Closed(end) => Some(end),
+            _ => None,
+        }
+    }
+
+    /// Why nothing more is sent, where that is so.
+    pub(crate) fn why_closed(&self) -> Option<Error> {
+        if let Some(end) = self.end() {
+            return Some(end.clone());
+        }
+        let ending = self.ending()?;
+        let closes = ending.requested || (ending.has_begun() && self.reconnect.is_none());
+        closes.then(|| Error::Closed(ending.close(0)))
+    }
+
+    pub(crate) fn last_error(&self) -> Option<&Error> {
+        self.last_error.as_ref()
+    }
+
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections
+    }
+
+    pub(crate) fn reconnects(&self) -> bool {
+        self.reconnect.is_some()
+    }
+
+    /// The Close frame that this side sent, or meant to send.
+    pub(crate) fn sent_close(&self) -> Option<CloseFrame> {
+        self.ending()?.sent.clone().flatten()
+    }
+
+    pub(crate) fn received_close(&self) -> Option<CloseFrame> {
+        self.ending()?.received.as_ref()?.frame.clone()
+    }
+
+    /// Whether this side's Close frame has been written.
+    pub(crate) fn has_written_close(&self) -> bool {
+        self.ending()
+            .is_some_and(|ending| ending.write == Write::Done)
+    }
+
+    /// Whether the peer is known to have taken everything that was written before this side's
+    /// Close frame, since its own came after that one.
+    pub(crate) fn confirms_all(&self) -> bool {
+        self.ending().is_some_and(Ending::confirms_all)
+    }
+
+    fn ending(&self) -> Option<&Ending> {
+        match &self.state {
+            State::Ending(ending) => Some(ending),
+            _ => None,
+        }
+    }
+}
+
+impl Ending {
+    fn new(now: Instant, deadline: Instant, opened: Option<Duration>) -> Self {
+        Ending {
+            stage: Stage::Closing,
+            opened,
+            requested: false,
+            by: None,
+            sent: None,
+            received: None,
+            write: Write::Open,
+            read: Read::Messages,
+            failure: None,
+            lost: None,
+            begun: now,
+            deadline,
+            drain_until: None,
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        matches!(self.stage, Stage::Closing)
+    }
+
+    fn shut_down(&mut self) {
+        if self.is_closing() {
+            self.stage = Stage::ShutDown;
+        }
+    }
+
+    /// Closing took too long: a failure, unless everything that matters has been said or the
+    /// connection has failed already.
+    fn time_out(&mut self, now: Instant) {
+        if self.is_closing() && self.lost.is_none() && !self.is_clean() {
+            // A peer that takes nothing is given up before the deadline.
+            let over = self.deadline.min(now);
+            self.fail(&Error::CloseTimeout {
+                after: rounded(over.saturating_duration_since(self.begun)),
+                unsent: 0,
+            });
+        }
+    }
+
+    /// Whether there is nothing more to wait for.
+    fn has_nothing_left(&self, role: Role) -> bool {
+        let writing = self.sent.is_some() && self.write == Write::Open;
+        // The server ends the TCP connection, the client waits for that (section 7.1.1).
+        let server_is_done =
+            role == Role::Server && self.received.is_some() && self.write != Write::Open;
+        server_is_done || (self.read == Read::Ended && !writing)
+    }
+
+    /// Sends a Close frame, unless that was done or nothing can be written.
+    fn send(&mut self, frame: Option<CloseFrame>, after_queue: bool) -> Option<Action> {
+        if self.sent.is_some() || self.write == Write::Failed {
+            return None;
+        }
+        self.by.get_or_insert(Side::Local);
+        self.sent = Some(frame.clone());
+        Some(Action::SendClose(SendClose { frame, after_queue }))
+    }
+
+    /// Keeps the first failure. After the peer's Close frame there is none: that says how the
+    /// connection was closed (section 7.1.5).
+    fn fail(&mut self, error: &Error) {
+        if self.received.is_none() {
+            keep_first(&mut self.failure, Some(error));
+        }
+    }
+
+    /// Whether either side has closed.
+    fn has_begun(&self) -> bool {
+        self.sent.is_some() || self.received.is_some()
+    }
+
+    /// Whether both Close frames were exchanged: everything that was sent before them has arrived.
+    fn is_clean(&self) -> bool {
+        self.received.is_some() && self.write == Write::Done
+    }
+
+    fn confirms_all(&self) -> bool {
+        let (Some(received), Some(sent)) = (&self.received, &self.sent) else {
+            return false;
+        };
+        // Frames may have crossed: then the peer's has a code of its own, as a rule.
+        let code = |frame: &Option<CloseFrame>| frame.as_ref().map(|frame| frame.code);
+        let echoed = code(sent) == code(&received.frame);
+        self.by == Some(Side::Local) && received.after_all && echoed && self.is_clean()
+    }
+
+    /// How a Close frame from either side is reported.
+    fn close(&self, unsent: usize) -> Close {
+        let received = self.received.as_ref();
+        let by = match self.by {
+            // The peer has not seen a frame that was not written, and closed by itself.
+            _ if received.is_some() && self.write != Write::Done => Side::Peer,
+            by => by.unwrap_or(Side::Local),
+        };
+        let frame = match by {
+            Side::Local => self.sent.clone().flatten(),
+            Side::Peer => received.and_then(|received| received.frame.clone()),
+        };
+        Close { by, frame, unsent }
+    }
+
+    /// How it ended, with this many messages that were accepted and not written: the one value that
+    /// everybody is told.
+    fn end(&self, unsent: usize) -> Error {
+        match &self.failure {
+            Some(Error::CloseTimeout { after, .. }) => {
+                let after = *after;
+                return Error::CloseTimeout { after, unsent };
+            }
+            Some(failure) => return failure.clone(),
+            None => {}
+        }
+        if self.received.is_some() {
+            return Error::Closed(self.close(unsent));
+        }
+        if self.requested && self.opened.is_none() && unsent == 0 {
+            // The attempt was given up.
+            return Error::Closed(Close {
+                by: Side::Local,
+                frame: None,
+                unsent,
+            });
+        }
+        self.lost.clone().unwrap_or_else(|| {
+            let text = match unsent {
+                0 => "it was shut down".to_owned(),
+                _ => format!("it ended before {unsent} messages were sent"),
+            };
+            Error::lost(io::Error::new(io::ErrorKind::UnexpectedEof, text))
+        })
+    }
+}
+
+fn keep_first(kept: &mut Option<Error>, error: Option<&Error>) {
+    if kept.is_none() {
+        *kept = error.cloned();
+    }
+}
+
+/// A time-out as it was set, and not a few microseconds less.
+fn rounded(time: Duration) -> Duration {
+    let millis = (time + Duration::from_micros(500)).as_millis();
+    Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backoff::Backoff;
+    use proptest::prelude::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    struct Play {
+        session: Session,
+        now: Instant,
+    }
+
+    impl Play {
+        fn new(role: Role, reconnect: Option<Backoff>) -> Self {
+            Play {
+                session: Session::new(role, TIMEOUT, reconnect.map(Schedule::new)),
+                now: Instant::now(),
+            }
+        }
+
+        fn open(role: Role, reconnect: Option<Backoff>) -> Self {
+            let mut play = Play::new(role, reconnect);
+            play.step(Input::Opened);
+            play
+        }
+
+        /// Returns the Close frame to send, and whether to shut down.
+        fn step(&mut self, input: Input) -> (Option<SendClose>, bool) {
+            let actions = self.session.handle(self.now, &input);
+            let close = actions.iter().find_map(|action| match action {
+                Action::SendClose(close) => Some(close.clone()),
+                _ => None,
+            });
+            let shut_down = actions
+                .iter()
+                .any(|action| matches!(action, Action::ShutDown));
+            (close, shut_down)
+        }
+
+        fn close(&mut self) -> (Option<SendClose>, bool) {
+            self.step(Input::CloseRequested {
+                frame: frame(1000),
+                deadline: self.now + TIMEOUT,
+                idle: true,
+            })
+        }
+
+        fn peer_closes(&mut self, code: u16, after_all: bool) -> (Option<SendClose>, bool) {
+            let frame = Some(frame(code));
+            self.step(Input::PeerClosed(PeerClose { frame, after_all }))
+        }
+
+        fn finish(&mut self, unsent: usize) -> Error {
+            self.step(Input::ReadStopped);
+            self.step(Input::ThreadsEnded {
+                unsent,
+                chance: 0.0,
+            });
+            let backlog = false;
+            self.step(Input::Finished { unsent, backlog });
+            self.step(Input::Drained);
+            self.session.closed().cloned().expect("it is closed")
+        }
+    }
+
+    fn frame(code: u16) -> CloseFrame {
+        CloseFrame {
+            code,
+            reason: String::new(),
+        }
+    }
+
+    fn send(code: u16, after_queue: bool) -> Option<SendClose> {
+        let frame = Some(frame(code));
+        Some(SendClose { frame, after_queue })
+    }
+
+    fn lost() -> Error {
+        Error::lost(io::ErrorKind::ConnectionReset.into())
+    }
+
+    #[test]
+    fn a_server_shuts_down_once_both_frames_have_passed() {
+        let mut play = Play::open(Role::Server, None);
+        assert_eq!(play.peer_closes(1001, false), (send(1001, true), false));
+        assert_eq!(play.step(Input::CloseWritten), (None, true));
+        assert!(play.finish(0).is_orderly());
+    }
+
+    #[test]
+    fn a_client_waits_for_the_server_to_end_the_stream() {
+        let mut play = Play::open(Role::Client, None);
+        assert_eq!(play.close(), (send(1000, true), false));
+        assert_eq!(play.step(Input::CloseWritten), (None, false));
+        assert_eq!(play.peer_closes(1000, true), (None, false));
+        assert_eq!(play.step(Input::ReadEnded(None)), (None, true));
+        assert!(play.session.confirms_all());
+        assert!(play.finish(0).is_orderly());
+    }
+
+    #[test]
+    fn close_frames_that_cross_confirm_nothing() {
+        for (code, after_all) in [(1000, false), (1001, true)] {
+            let mut play = Play::open(Role::Client, None);
+            play.close();
+            play.step(Input::CloseWritten);
+            play.peer_closes(code, after_all);
+            assert!(!play.session.confirms_all());
+        }
+    }
+
+    #[test]
+    fn a_violation_is_reported_before_queued_messages() {
+        let mut play = Play::open(Role::Server, None);
+        let reason = "a reserved bit".to_owned();
+        let error = Error::Protocol { code: 1002, reason };
+        let violation = Input::Violation(frame(1002), error);
+        assert_eq!(play.step(violation), (send(1002, false), false));
+        assert_eq!(play.peer_closes(1000, false), (None, false));
+        assert!(matches!(play.finish(0), Error::Protocol { .. }));
+    }
+
+    #[test]
+    fn the_answer_is_written_though_the_peer_has_ended_its_stream() {
+        let mut play = Play::open(Role::Client, None);
+        assert!(play.peer_closes(1000, false).0.is_some());
+        assert_eq!(play.step(Input::ReadEnded(None)), (None, false));
+        assert_eq!(play.step(Input::CloseWritten), (None, true));
+        assert!(play.finish(0).is_orderly());
+    }
+
+    #[test]
+    fn a_stream_that_ends_without_a_close_frame_is_a_loss() {
+        let mut play = Play::open(Role::Client, None);
+        play.close();
+        play.step(Input::CloseWritten);
+        assert!(play.step(Input::ReadEnded(Some(lost()))).1);
+        assert!(matches!(play.finish(0), Error::Lost(_)));
+    }
+
+    #[test]
+    fn closing_that_takes_too_long_is_a_failure_that_counts_unsent_messages() {
+        let mut play = Play::open(Role::Client, None);
+        play.close();
+        play.now += TIMEOUT;
+        assert!(play.step(Input::DeadlinePassed).1);
+        let end = play.finish(3);
+        let expected = Error::CloseTimeout {
+            after: TIMEOUT,
+            unsent: 3,
+        };
+        assert_eq!(end.to_string(), expected.to_string());
+    }
+
+    #[test]
+    fn a_peer_that_does_not_end_the_stream_after_both_frames_is_no_failure() {
+        let mut play = Play::open(Role::Client, None);
+        play.close();
+        play.step(Input::CloseWritten);
+        play.peer_closes(1000, true);
+        play.now += LAST_WAIT;
+        assert!(play.step(Input::DeadlinePassed).1);
+        assert!(play.finish(0).is_orderly());
+    }
+
+    #[test]
+    fn a_client_gives_an_attempt_up_and_a_server_does_not() {
+        let mut client = Play::new(Role::Client, None);
+        assert!(client.close().1);
+        assert!(client.step(Input::Failed(lost())).0.is_none());
+        assert!(client.finish(0).is_orderly());
+
+        let mut server = Play::new(Role::Server, None);
+        assert_eq!(server.close(), (send(1000, true), false));
+        server.step(Input::Opened);
+        assert_eq!(server.session.phase(), Phase::Closing);
+    }
+
+    #[test]
+    fn a_client_that_reconnects_waits_and_connects_again_until_this_program_closes() {
+        let mut play = Play::open(Role::Client, Some(Backoff::default()));
+        play.step(Input::ReadEnded(Some(lost())));
+        play.step(Input::ThreadsEnded {
+            unsent: 1,
+            chance: 0.0,
+        });
+        let (until, reason) = play.session.waiting().expect("it waits");
+        assert!(matches!(reason, Error::Lost(_)));
+        play.now = until;
+        play.step(Input::DeadlinePassed);
+        assert!(play.session.is_connecting());
+        play.step(Input::Opened);
+        assert_eq!(play.session.connections(), 2);
+        play.close();
+        play.step(Input::ReadEnded(Some(lost())));
+        assert!(matches!(play.finish(0), Error::Lost(_)));
+    }
+
+    #[test]
+    fn closing_while_waiting_to_reconnect_is_a_failure_only_if_messages_are_unsent() {
+        for unsent in [0, 2] {
+            let mut play = Play::open(Role::Client, Some(Backoff::default()));
+            play.step(Input::ReadEnded(Some(lost())));
+            play.step(Input::ThreadsEnded {
+                unsent,
+                chance: 0.0,
+            });
+            assert_eq!(play.close(), (None, false));
+            assert_eq!(play.finish(unsent).is_orderly(), unsent == 0);
+        }
+    }
+
+    #[test]
+    fn an_attempt_that_fails_when_this_program_closes_is_given_up() {
+        let mut play = Play::new(Role::Client, Some(Backoff::default()));
+        play.step(Input::Failed(lost()));
+        play.close();
+        assert!(play.finish(0).is_orderly());
+    }
+
+    #[test]
+    fn delivery_waits_until_this_program_closes_or_the_connection_must_end() {
+        let mut play = Play::open(Role::Client, None);
+        assert_eq!(play.session.hold(), Hold::Forever);
+        play.peer_closes(1000, false);
+        assert_eq!(play.session.hold(), Hold::Forever);
+        play.close();
+        assert_eq!(play.session.hold(), Hold::Until(play.now));
+
+        let mut play = Play::open(Role::Client, None);
+        play.step(Input::Failed(lost()));
+        assert_eq!(play.session.hold(), Hold::Until(play.now));
+
+        let mut play = Play::open(Role::Client, Some(Backoff::default()));
+        play.step(Input::Failed(lost()));
+        assert_eq!(play.session.hold(), Hold::Spill);
+        play.step(Input::ThreadsEnded {
+            unsent: 0,
+            chance: 0.0,
+        });
+        assert_eq!(play.session.hold(), Hold::Forever);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 4096,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn every_order_of_inputs_keeps_the_rules(
+            input in prop::collection::vec(any::<u8>(), 2..120),
+        ) {
+            crate::fuzzing::session(&input);
+        }
+    }
+}
