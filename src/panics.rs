@@ -1,6 +1,7 @@
-//! Code that is not this crate's own may panic where nobody catches it: callbacks, sinks,
-//! transports, functions in settings, a logger, and the destructors of all of these. It is called
-//! through here.
+//! Calls user code and catches its panics.
+//!
+//! User code is callbacks, sinks, transports, functions in settings, the logger, and the
+//! destructors of all of these. It may panic where no one else catches the panic.
 
 use std::any::Any;
 use std::fmt;
@@ -8,19 +9,19 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Calls the user's code; a panic in it is logged and ends nothing.
+/// Calls user code and logs a panic in it.
 pub(crate) fn log_panic(f: impl FnOnce()) {
     if let Err(text) = catch_panic(f) {
         crate::logging::error!("a callback panicked: {text}");
     }
 }
 
-/// Drops what is the user's, or may own something of it.
+/// Drops a value that belongs to the user or may own such a value. Logs a panic.
 pub(crate) fn drop_caught(what: impl Sized) {
     log_panic(|| drop(what));
 }
 
-/// Calls the user's code; returns the text of a panic in it.
+/// Calls user code. Returns the text of a panic in it.
 pub(crate) fn catch_panic<R>(f: impl FnOnce() -> R) -> Result<R, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(text_of)
 }
@@ -33,7 +34,7 @@ fn text_of(panic: Box<dyn Any + Send>) -> String {
     match text {
         Ok(text) => *text,
         Err(panic) => {
-            // Dropping what it panicked with is the user's code too.
+            // The destructor of the panic's payload is user code as well.
             if let Err(another) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
                 std::mem::forget(another);
             }
@@ -42,7 +43,7 @@ fn text_of(panic: Box<dyn Any + Send>) -> String {
     }
 }
 
-/// As the cause of an I/O error: what has panicked, and with which text.
+/// The cause of an I/O error that stands for a panic: the code that panicked, and the panic's text.
 #[derive(Debug)]
 pub(crate) struct Panicked(pub(crate) String);
 
@@ -60,7 +61,7 @@ impl fmt::Display for Panicked {
 
 impl std::error::Error for Panicked {}
 
-/// Something of the user's, whose destructor may panic wherever it is dropped.
+/// A value of the user's whose destructor may panic wherever it is dropped.
 pub(crate) struct Guarded<T>(Option<T>);
 
 impl<T> Guarded<T> {
@@ -79,7 +80,7 @@ impl<T> Drop for Guarded<T> {
     }
 }
 
-const THERE: &str = "it is there until it is dropped";
+const THERE: &str = "the value is present until it is dropped";
 
 impl<T> Deref for Guarded<T> {
     type Target = T;
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_panics_when_it_is_dropped_ends_nothing_even_during_a_panic() {
+    fn a_panicking_destructor_is_caught_even_during_a_panic() {
         drop(Guarded::new(Bomb));
         let panic = catch_panic(|| {
             let _bomb = Guarded::new(Bomb);
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_a_panic_is_told_whatever_it_panics_with() {
+    fn a_panic_with_any_payload_has_a_text() {
         assert_eq!(catch_panic(|| 1), Ok(1));
         assert_eq!(
             catch_panic(|| panic!("static")),
