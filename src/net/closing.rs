@@ -1,7 +1,7 @@
 //! The closing handshake (RFC 6455, section 7) as a state machine: no I/O, no threads, no clock.
 //!
-//! The threads tell it what happened, and carry out what it answers. It decides who sends the one
-//! Close frame and when the connection is cut.
+//! The threads report events and carry out the resulting actions. The machine decides which side
+//! sends the first Close frame and when the connection is shut down.
 
 use crate::error::CloseFrame;
 
@@ -14,44 +14,45 @@ pub(crate) enum Role {
 /// What happened to a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// This program closes.
+    /// This program closes the connection.
     Local(CloseFrame),
     /// The peer's Close frame arrived.
     Peer(Option<CloseFrame>),
-    /// The peer broke the protocol: it is told so, and nothing it sends counts any more.
+    /// The peer violated the protocol. It receives a Close frame, and what it sends from now on is
+    /// ignored.
     Violation(CloseFrame),
-    /// The Close frame, and all before it, has been written.
+    /// The Close frame and everything before it have been written.
     Written,
     /// Nothing can be written any more.
     WriteFailed,
-    /// The peer's stream has ended, or nothing can be read any more.
+    /// The peer's stream has ended, or reading has failed.
     ReadEnded,
-    /// Closing takes too long.
+    /// The close timeout has passed.
     Timeout,
 }
 
-/// What is to be done about it.
+/// The actions that an event requires.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Todo {
-    /// Send this Close frame. It is asked for at most once in a connection's life.
+    /// Send this Close frame. Returned at most once for a connection.
     pub(crate) send: Option<Send>,
-    /// Cut the connection: it is over. It is asked for exactly once.
+    /// Shut the connection down. Returned exactly once.
     pub(crate) cut: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Send {
-    /// `None` is a Close frame without a body.
+    /// The content of the frame. `None` is a Close frame without a body.
     pub(crate) frame: Option<CloseFrame>,
-    /// Whether what is queued is sent first.
+    /// Whether queued messages are sent first.
     pub(crate) after_the_queue: bool,
 }
 
-/// How far the closing of one connection has come.
+/// The progress of the closing handshake on one connection.
 #[derive(Debug)]
 pub(crate) struct Closing {
     role: Role,
-    /// The Close frame that was asked to be sent, and whether it answers the peer's.
+    /// The Close frame of this side, and whether it has a body.
     sent: Option<Option<CloseFrame>>,
     received: Option<Option<CloseFrame>>,
     write: Write,
@@ -80,7 +81,7 @@ impl Closing {
         }
     }
 
-    /// Takes note of an event. What comes after the end changes nothing.
+    /// Handles an event. Events after the end have no effect.
     pub(crate) fn handle(&mut self, event: Event) -> Todo {
         if self.over {
             return Todo::default();
@@ -90,7 +91,7 @@ impl Closing {
             Event::Peer(_) if self.violated || self.received.is_some() => None,
             Event::Peer(frame) => {
                 self.received = Some(frame.clone());
-                self.send(answer(frame), true)
+                self.send(reply_to(frame), true)
             }
             Event::Violation(frame) => {
                 self.violated = true;
@@ -117,7 +118,7 @@ impl Closing {
                 None
             }
         };
-        self.over |= self.nothing_left();
+        self.over |= self.is_complete();
         Todo {
             send,
             cut: self.over,
@@ -128,27 +129,28 @@ impl Closing {
         self.role
     }
 
-    /// Whether closing has begun, on either side.
+    /// Returns whether one of the sides has started to close.
     pub(crate) fn has_begun(&self) -> bool {
         self.sent.is_some() || self.received.is_some()
     }
 
-    /// Whether both Close frames were exchanged: all that was sent before them has arrived.
+    /// Returns whether both Close frames were exchanged. Then everything sent before them has
+    /// arrived.
     pub(crate) fn is_clean(&self) -> bool {
         self.received.is_some() && self.write == Write::Done
     }
 
-    /// Whether this side's Close frame has been written.
+    /// Returns whether this side's Close frame has been written.
     pub(crate) fn has_written(&self) -> bool {
         self.write == Write::Done
     }
 
-    /// The Close frame that this side sent, or meant to send.
+    /// Returns the Close frame that this side sent or was about to send.
     pub(crate) fn sent(&self) -> Option<&Option<CloseFrame>> {
         self.sent.as_ref()
     }
 
-    /// The peer's Close frame.
+    /// Returns the peer's Close frame.
     pub(crate) fn received(&self) -> Option<&Option<CloseFrame>> {
         self.received.as_ref()
     }
@@ -164,17 +166,17 @@ impl Closing {
         })
     }
 
-    fn nothing_left(&self) -> bool {
+    fn is_complete(&self) -> bool {
         let writing = self.sent.is_some() && self.write == Write::Open;
-        // The server ends the TCP connection, the client waits for that (section 7.1.1).
+        // The server ends the TCP connection and the client waits for that (section 7.1.1).
         let server_is_done =
             self.role == Role::Server && self.received.is_some() && self.write != Write::Open;
         server_is_done || (self.read_ended && !writing)
     }
 }
 
-/// The answer to a Close frame carries its code (section 5.5.1).
-fn answer(frame: Option<CloseFrame>) -> Option<CloseFrame> {
+/// Returns the reply to a Close frame, with the same code (section 5.5.1).
+fn reply_to(frame: Option<CloseFrame>) -> Option<CloseFrame> {
     frame.map(|frame| CloseFrame {
         code: frame.code,
         reason: String::new(),
@@ -201,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_cuts_once_both_frames_have_passed() {
+    fn a_server_shuts_down_after_both_close_frames() {
         let mut closing = Closing::new(Role::Server);
         let todo = closing.handle(Event::Peer(Some(frame(1001))));
         assert_eq!(
@@ -248,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_violation_is_told_before_what_is_queued() {
+    fn a_violation_is_reported_before_queued_messages() {
         let mut closing = Closing::new(Role::Server);
         let todo = closing.handle(Event::Violation(frame(1002)));
         assert_eq!(
@@ -263,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_is_written_though_the_peer_ended_its_stream() {
+    fn the_reply_is_written_after_the_peer_ended_its_stream() {
         let mut closing = Closing::new(Role::Client);
         assert!(closing.handle(Event::Peer(None)).send.is_some());
         assert_eq!(closing.handle(Event::ReadEnded), Todo::default());
@@ -298,8 +300,8 @@ mod tests {
         ]
     }
 
-    /// What the threads do: nothing is written before a frame was asked for, and what cannot go on
-    /// times out.
+    /// Feeds events as the threads do: `Written` comes only after a frame was requested, and a
+    /// handshake that does not complete times out.
     fn play(role: Role, events: Vec<Event>) -> (Closing, usize, usize) {
         let mut closing = Closing::new(role);
         let (mut sends, mut cuts) = (0, 0);
@@ -318,7 +320,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_interleaving_ends_cut_once_with_at_most_one_close_frame(
+        fn every_order_of_events_ends_with_one_shutdown_and_at_most_one_close_frame(
             events in prop::collection::vec(any_event(), 0..20),
             server: bool,
         ) {
@@ -331,7 +333,7 @@ mod tests {
         }
 
         #[test]
-        fn exactly_one_close_frame_is_sent_once_anyone_closes_a_working_connection(
+        fn closing_a_working_connection_sends_exactly_one_close_frame(
             first in prop_oneof![
                 Just(Event::Local(frame(1000))),
                 Just(Event::Peer(Some(frame(1000)))),
@@ -347,7 +349,7 @@ mod tests {
         }
 
         #[test]
-        fn without_a_timeout_both_frames_and_the_streams_end_are_enough(
+        fn both_frames_and_the_end_of_the_stream_complete_the_handshake(
             order in Just(vec![
                 Event::Local(frame(1000)),
                 Event::Written,
@@ -356,11 +358,11 @@ mod tests {
             ]).prop_shuffle(),
             server: bool,
         ) {
-            // A frame is written after it was asked for, and a stream ends after its last frame.
+            // A frame is written after it was requested. A stream ends after its last frame.
             let place = |event: &Event| order.iter().position(|e| e == event).unwrap();
             let peer = place(&Event::Peer(Some(frame(1000))));
-            let asked = place(&Event::Local(frame(1000))).min(peer);
-            prop_assume!(place(&Event::Written) > asked && place(&Event::ReadEnded) > peer);
+            let requested = place(&Event::Local(frame(1000))).min(peer);
+            prop_assume!(place(&Event::Written) > requested && place(&Event::ReadEnded) > peer);
             let role = if server { Role::Server } else { Role::Client };
             let mut closing = Closing::new(role);
             let cuts = order.into_iter().filter(|event| closing.handle(event.clone()).cut).count();

@@ -1,16 +1,18 @@
 //! TLS: a session that two threads share, full duplex.
 //!
-//! A TLS session cannot be divided: to read and to write, both need all of it. So both halves share it
-//! behind a lock, and **no operation on it ever waits**: the session's socket gives what there is to read,
-//! and takes all that is to be written, keeping what the system has no room for. The halves wait
-//! with poll(2), without the lock.
+//! Reading and writing both need the whole of a TLS session, so both halves share it behind a lock.
+//! **No operation on the session waits**: its socket returns the bytes that have arrived, and
+//! accepts all bytes that are written, keeping those that the system does not accept. The halves
+//! wait with poll(2), without the lock.
 //!
-//! A TLS read may have to write: the answer to a renegotiation (TLS 1.2) or to a KeyUpdate (TLS 1.3). OpenSSL
-//! fails there when it has a record half written, with an error that ends the connection. It never has one
-//! here, since its writes always succeed; what is kept is sent by whichever half comes first.
+//! A TLS read may have to write: the reply to a renegotiation (TLS 1.2) or to a KeyUpdate (TLS
+//! 1.3). If OpenSSL has written half a record at that time, it fails with an error that ends the
+//! connection. Here it never has, because its writes always succeed. The next half that runs sends
+//! the bytes that were kept.
 //!
-//! A TLS write may have to read, during a renegotiation. **Only reads read**: otherwise a writer might take
-//! bytes that the reader waits for. Such a write waits for the reader to have made progress.
+//! A TLS write may have to read, during a renegotiation. **Only the reader reads**: otherwise a
+//! writer could take bytes that the reader waits for. Such a write waits until the reader has made
+//! progress.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -30,39 +32,39 @@ use super::transport::{Halves, ReadHalf, ShutdownHandle, Transport, WriteHalf, i
 use super::write_stall::Stall;
 use crate::error::Error;
 
-/// How much is read from the socket at a time: a TLS record at its longest, and its header. OpenSSL
-/// by itself reads each record in two calls.
+/// The size of a read from the socket: the longest TLS record with its header. OpenSSL alone reads
+/// each record in two calls.
 const READ_AHEAD: usize = 5 + (16 << 10) + 256;
 
-/// How much is kept that the system has no room for: the record of a writer, who waits before the
-/// next, and some answers.
+/// The maximum number of kept bytes: one record of a writer, which waits before the next one, and
+/// some replies.
 const MAX_KEPT: usize = 64 << 10;
 
-/// How long a half waits for the other to get on, or for what it can only guess, before it looks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// The time after which a half checks again for a condition that poll(2) cannot report.
+const RECHECK: Duration = Duration::from_millis(50);
 
-/// The socket below a session, as the session sees it: it never waits.
+/// The socket below a session. Its reads and writes do not wait.
 #[derive(Debug)]
 pub(crate) struct Wire {
     socket: Socket,
-    /// Either empty or of the full length; `unread` of it is what was received.
+    /// The read buffer: empty or of full length. Its part `unread` has been received and not read.
     ahead: Vec<u8>,
     unread: Range<usize>,
-    /// The last look at the socket found all there was: there is no use in another before a wait.
+    /// The last read took all bytes, so that another one is useless before a wait.
     drained: bool,
-    /// Whether the operation may read.
+    /// Whether the current operation may read.
     may_read: bool,
-    /// The handshake is done: from here on the peer may end the stream.
-    is_up: bool,
-    /// The operation would have had to read first, and might not.
-    wants_reader: bool,
-    /// What has been written and the system had no room for: a record or two.
+    /// The handshake is complete. From now on, the peer may end the stream.
+    is_established: bool,
+    /// The current operation had to read but was not allowed to.
+    must_read: bool,
+    /// Written bytes that the system has not accepted: a record or two.
     kept: Vec<u8>,
-    /// Nothing can be sent any more: that is for the writer to find, whoever met with it.
+    /// Sending has failed. The writer reports it, whichever half met the error.
     broken: Option<io::ErrorKind>,
-    /// More would have had to be kept than is reasonable.
+    /// The limit for kept bytes was exceeded.
     overflowed: bool,
-    /// Whether the writer waits for room for what is kept.
+    /// Whether the writer waits until the kept bytes can be sent.
     writer_waits: bool,
 }
 
@@ -74,8 +76,8 @@ impl Wire {
             unread: 0..0,
             drained: false,
             may_read: true,
-            is_up: false,
-            wants_reader: false,
+            is_established: false,
+            must_read: false,
             kept: Vec::new(),
             broken: None,
             overflowed: false,
@@ -83,7 +85,7 @@ impl Wire {
         }
     }
 
-    /// Sends what there is room for, which may be nothing.
+    /// Sends without waiting. Returns the number of bytes sent, possibly 0.
     fn send_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if let Some(kind) = self.broken {
             return Err(kind.into());
@@ -98,14 +100,14 @@ impl Wire {
         }
     }
 
-    /// For who polls the socket and then carries on, alone: what to wait for.
+    /// Returns the events to poll for. For a caller that is alone with the session.
     pub(crate) fn events(&self) -> PollFlags {
         let mut events = PollFlags::IN;
         events.set(PollFlags::OUT, !self.kept.is_empty());
         events
     }
 
-    /// For who polls the socket and then carries on, alone: a new operation begins.
+    /// Starts a new operation after a poll. For a caller that is alone with the session.
     pub(crate) fn begin(&mut self) -> io::Result<()> {
         Sock::begin(self, true, true);
         self.send_kept().map(drop)
@@ -115,7 +117,7 @@ impl Wire {
 impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.may_read {
-            self.wants_reader = true;
+            self.must_read = true;
             return Err(io::ErrorKind::WouldBlock.into());
         }
         if self.unread.is_empty() {
@@ -126,7 +128,7 @@ impl Read for Wire {
             }
             self.ahead.resize(READ_AHEAD, 0);
             let received = self.socket.recv_now(&mut self.ahead)?;
-            if received == 0 && !self.is_up {
+            if received == 0 && !self.is_established {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.unread = 0..received;
@@ -148,8 +150,8 @@ impl Write for Wire {
         };
         let rest = &bytes[sent..];
         if self.kept.len() + rest.len() > MAX_KEPT {
-            // A writer waits before it comes so far: these are answers that the peer asks for and does
-            // not take. OpenSSL makes nothing of an error here.
+            // A writer waits before it reaches this limit, so these are replies that the peer
+            // requests and does not read. OpenSSL ignores this error.
             self.overflowed = true;
             self.broken = Some(io::ErrorKind::Other);
             return Err(io::ErrorKind::Other.into());
@@ -163,31 +165,31 @@ impl Write for Wire {
     }
 }
 
-/// What a session runs over.
+/// The stream that a session runs over.
 trait Sock: Read + Write + Send + 'static {
-    /// A new operation begins; `waited` says that it follows upon a wait for the socket.
+    /// Starts an operation. `waited` tells whether a wait for the socket preceded it.
     fn begin(&mut self, may_read: bool, waited: bool);
 
-    /// Sends what was kept, as far as there is room. Returns how much is still kept.
+    /// Sends kept bytes without waiting. Returns the number of bytes still kept.
     fn send_kept(&mut self) -> io::Result<usize>;
 
-    /// Why an operation would have had to wait.
+    /// Returns why an operation would have had to wait.
     fn blocked(&self) -> Blocked;
 
-    /// Whether the peer wants more answers than it takes, which it is not to go on with.
+    /// Fails if the peer requests more replies than it reads.
     fn check(&self) -> io::Result<()>;
 
-    /// The writer begins or ends to wait for room.
+    /// Sets whether the writer waits until kept bytes can be sent.
     fn writer_waits(&mut self, waits: bool);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Blocked {
-    /// There is nothing to read; to send, there may be something, which the reader is to see to.
+    /// There is nothing to read. With `unsent`, the reader has to send kept bytes as well.
     Read { unsent: bool },
-    /// A write that has to read first.
-    WantsReader,
-    /// Nobody knows.
+    /// A write has to read first.
+    MustRead,
+    /// The reason is not known.
     Unknown,
 }
 
@@ -195,7 +197,7 @@ impl Sock for Wire {
     fn begin(&mut self, may_read: bool, waited: bool) {
         self.may_read = may_read;
         self.drained &= !waited;
-        self.wants_reader = false;
+        self.must_read = false;
     }
 
     fn send_kept(&mut self) -> io::Result<usize> {
@@ -212,8 +214,8 @@ impl Sock for Wire {
     }
 
     fn blocked(&self) -> Blocked {
-        match self.wants_reader {
-            true => Blocked::WantsReader,
+        match self.must_read {
+            true => Blocked::MustRead,
             false => Blocked::Read {
                 unsent: !self.kept.is_empty() && !self.writer_waits && self.broken.is_none(),
             },
@@ -222,7 +224,9 @@ impl Sock for Wire {
 
     fn check(&self) -> io::Result<()> {
         match self.overflowed {
-            true => Err(io::Error::other("the peer takes no answers in TLS")),
+            true => Err(io::Error::other(
+                "the peer does not read the replies of TLS",
+            )),
             false => Ok(()),
         }
     }
@@ -232,7 +236,8 @@ impl Sock for Wire {
     }
 }
 
-/// A session that was made elsewhere keeps its secrets, and nothing can be kept for it.
+/// The stream of a session made elsewhere. Nothing can be kept for it, and nothing is known about
+/// its operations.
 impl Sock for TcpStream {
     fn begin(&mut self, _: bool, _: bool) {}
 
@@ -251,17 +256,18 @@ impl Sock for TcpStream {
     fn writer_waits(&mut self, _: bool) {}
 }
 
-/// What the two halves share.
+/// The state that the two halves share.
 struct Session<S> {
-    /// Held for one operation, which does not wait.
+    /// Locked for one operation, which does not wait. No user code runs under the lock.
     stream: Mutex<TlsStream<S>>,
-    /// Told when the reader has read something, and when there will be no more reading. Its waits
-    /// are short ones.
+    /// Notified when the reader has read, and when reading ends. Each wait also ends after
+    /// [`RECHECK`] at the latest.
     progress: Condvar,
-    /// Nothing will be read any more.
-    unread: AtomicBool,
+    /// Reading has ended.
+    reading_ended: AtomicBool,
     socket: Socket,
-    /// For a session whose writes may read: wakes the reader, for whom that may have been.
+    /// Wakes the reader after a write that may have read the reader's bytes. `None` if writes never
+    /// read.
     waker: Option<Waker>,
 }
 
@@ -279,11 +285,11 @@ impl Waker {
     }
 
     fn wake(&self) {
-        // When it is full, the reader has yet to notice.
+        // If the buffer is full, the reader has not read the earlier bytes yet, so it wakes anyway.
         let _ = { &self.sender }.write(&[0]);
     }
 
-    /// Waits for the socket, or to be woken.
+    /// Waits for the socket or for a wake-up.
     fn wait(
         &self,
         socket: &Socket,
@@ -303,10 +309,11 @@ impl Waker {
 }
 
 impl<S> Session<S> {
-    /// There will be no more reading: a write that waits for it would wait for ever.
+    /// Records the end of reading and releases a write that waits for the reader.
     fn stop_reading(&self) {
-        self.unread.store(true, Ordering::SeqCst);
-        // Who looked before that, and holds the lock, is waiting by the time it can be had.
+        self.reading_ended.store(true, Ordering::SeqCst);
+        // A writer that read the flag before this store holds the lock until it waits. Taking the
+        // lock here makes sure that the notification reaches it.
         drop(self.stream.lock());
         self.progress.notify_all();
     }
@@ -317,7 +324,7 @@ impl<S: Sock> Session<S> {
         let session = Arc::new(Session {
             stream: Mutex::new(stream),
             progress: Condvar::new(),
-            unread: AtomicBool::new(false),
+            reading_ended: AtomicBool::new(false),
             socket,
             waker,
         });
@@ -334,7 +341,7 @@ impl<S: Sock> Session<S> {
         }
     }
 
-    /// Waits until a read may get on.
+    /// Waits until a read may make progress.
     fn wait_to_read(
         &self,
         blocked: Blocked,
@@ -344,13 +351,13 @@ impl<S: Sock> Session<S> {
         let events = match blocked {
             Blocked::Read { unsent: false } => PollFlags::IN,
             Blocked::Read { unsent: true } => PollFlags::IN | PollFlags::OUT,
-            // It may be room to write that it waits for.
+            // The read may wait for space to write.
             _ if !waited => PollFlags::IN | PollFlags::OUT,
-            // There was some, and that was not it.
+            // There was space, so it does not wait for that.
             _ if self.socket.is_writable()? => PollFlags::IN,
-            // There is something to read, perhaps, which it does not take before it has written.
+            // Bytes may have arrived that it does not read before it has written.
             _ => {
-                deadline = Some(earlier(deadline, Instant::now() + LOOK_AGAIN));
+                deadline = Some(earlier(deadline, Instant::now() + RECHECK));
                 PollFlags::OUT
             }
         };
@@ -360,7 +367,7 @@ impl<S: Sock> Session<S> {
         }
     }
 
-    /// Writes what there is room for. What that has read is the reader's.
+    /// Writes without waiting. Wakes the reader if the write has read bytes.
     fn write(&self, stream: &mut TlsStream<S>, bytes: &[u8]) -> io::Result<usize> {
         let written = stream.write(bytes);
         if let Some(waker) = &self.waker {
@@ -371,8 +378,8 @@ impl<S: Sock> Session<S> {
         written
     }
 
-    /// Sends `close_notify`, if there is room for it.
-    fn say_the_end(&self) {
+    /// Sends `close_notify` if the system accepts it immediately.
+    fn send_close_notify(&self) {
         let mut stream = self.stream.lock();
         stream.get_mut().begin(false, false);
         let _ = stream.shutdown();
@@ -381,7 +388,7 @@ impl<S: Sock> Session<S> {
 
 impl<S: Sock> ShutdownHandle for Session<S> {
     fn shutdown(&self) {
-        self.say_the_end();
+        self.send_close_notify();
         self.socket.shutdown();
         self.stop_reading();
     }
@@ -393,13 +400,13 @@ struct TlsRead<S> {
 }
 
 impl<S: Sock> TlsRead<S> {
-    /// Reads what is there; or says what to wait for.
+    /// Reads without waiting. Returns what to wait for as the error.
     fn read_now(&self, buffer: &mut [u8], waited: bool) -> Result<io::Result<usize>, Blocked> {
         let mut stream = self.session.stream.lock();
         let wire = stream.get_mut();
         wire.begin(true, waited);
         if let Err(error) = wire.send_kept() {
-            // That is for the writer to find; the peer may have said something before.
+            // The writer reports this error. The peer may have sent bytes before it.
             crate::logging::trace!("cannot write: {error}");
         }
         let read = stream.read(buffer);
@@ -413,7 +420,7 @@ impl<S: Sock> TlsRead<S> {
 
 impl<S: Sock> Read for TlsRead<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut patience = Patience::new(self.timeout);
+        let mut limit = ReadDeadline::new(self.timeout);
         let mut waited = false;
         loop {
             let read = self.read_now(buffer, waited);
@@ -422,10 +429,10 @@ impl<S: Sock> Read for TlsRead<S> {
                 Ok(read) => return read,
                 Err(blocked) => blocked,
             };
-            // A time-out of zero still is a look at the socket.
+            // Even a timeout of zero reads from the socket once.
             let deadline = match waited {
-                true => patience.left()?,
-                false => patience.deadline(),
+                true => limit.left()?,
+                false => limit.deadline(),
             };
             self.session.wait_to_read(blocked, waited, deadline)?;
             waited = true;
@@ -454,9 +461,9 @@ struct TlsWrite<S> {
 type Locked<'a, S> = MutexGuard<'a, TlsStream<S>>;
 
 impl<S: Sock> TlsWrite<S> {
-    /// Sends what was kept, waiting for room; hands over the lock with nothing kept. Fails with
-    /// `Interrupted` when the peer has taken a part: the next call has a time of its own, and the caller
-    /// may have a deadline.
+    /// Sends the kept bytes, waiting if necessary. Returns the lock with nothing kept. Fails with
+    /// `Interrupted` if the peer accepted a part, because the timeout starts again for the next
+    /// call, and the caller may have a deadline.
     fn flushed(&self, stall: &mut Stall) -> io::Result<Locked<'_, S>> {
         let mut before = None;
         loop {
@@ -489,7 +496,7 @@ impl<S: Sock> Write for TlsWrite<S> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => return other,
             }
-            if self.session.unread.load(Ordering::SeqCst) {
+            if self.session.reading_ended.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
             let until = stall.next_attempt()?;
@@ -499,8 +506,8 @@ impl<S: Sock> Write for TlsWrite<S> {
                 drop(stream);
                 self.session.socket.wait(PollFlags::OUT, until)?;
             } else {
-                // There is room, so it has to read first.
-                let until = earlier(until, Instant::now() + LOOK_AGAIN);
+                // There is space, so the write has to read first.
+                let until = earlier(until, Instant::now() + RECHECK);
                 self.session.progress.wait_until(&mut stream, until);
             }
         }
@@ -518,7 +525,7 @@ impl<S: Sock> WriteHalf for TlsWrite<S> {
     }
 
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // The reader decrypts under the lock: not long, but this is not to wait at all.
+        // The reader decrypts under the lock. That is short, but this call must not wait at all.
         let stream = self.session.stream.try_lock();
         let mut stream = stream.ok_or(io::ErrorKind::WouldBlock)?;
         stream.get_mut().begin(false, false);
@@ -538,7 +545,7 @@ impl<S: Sock> WriteHalf for TlsWrite<S> {
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {
-        self.session.say_the_end();
+        self.session.send_close_notify();
         self.session.socket.shutdown_write()
     }
 }
@@ -547,15 +554,15 @@ impl<S: Sock> WriteHalf for TlsWrite<S> {
 pub(crate) struct Tls(pub(crate) TlsStream<Wire>);
 
 impl Tls {
-    /// Reads what is there, for who polls the socket and is alone with the session.
+    /// Reads without waiting. For a caller that polls the socket and is alone with the session.
     pub(crate) fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.get_mut().begin()?;
         let read = self.0.read(buffer);
         self.0.get_ref().check().and(read)
     }
 
-    /// Writes the last bytes and `close_notify`, as far as there is room.
-    pub(crate) fn say_goodbye(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Writes the last bytes and `close_notify`, as far as the system accepts them immediately.
+    pub(crate) fn send_last(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.get_mut().begin()?;
         self.0.write_all(bytes)?;
         self.0.shutdown()?;
@@ -586,9 +593,9 @@ impl Transport for Tls {
     }
 }
 
-/// A session that was made elsewhere. With OpenSSL it ends with an error if the peer changes its keys
-/// (a KeyUpdate or a renegotiation) just when a record is half written; those that a `wss` URL or a TLS
-/// server makes do not.
+/// A session made elsewhere. With OpenSSL, it fails if the peer changes its keys (by a KeyUpdate or
+/// a renegotiation) while a record is half written. Sessions that this crate makes, for a `wss` URL
+/// or a TLS server, do not.
 impl Transport for TlsStream<TcpStream> {
     fn split(self: Box<Self>) -> io::Result<Halves> {
         let stream = self.get_ref();
@@ -614,7 +621,7 @@ impl Transport for TlsStream<TcpStream> {
     }
 }
 
-/// Carries out a client's TLS handshake; `host` is whom the server's certificate must name.
+/// Performs a client's TLS handshake. The server's certificate must be valid for `host`.
 pub(crate) fn connect(
     connector: &TlsConnector,
     host: &str,
@@ -624,7 +631,7 @@ pub(crate) fn connect(
     let mut step = connector.connect(host, Wire::new(socket));
     loop {
         match step {
-            Ok(stream) => return Ok(up(stream)),
+            Ok(stream) => return Ok(established(stream)),
             Err(HandshakeError::Failure(error)) => return Err(failed(host, error).into()),
             Err(HandshakeError::WouldBlock(mut handshake)) => {
                 if Instant::now() >= deadline {
@@ -639,8 +646,8 @@ pub(crate) fn connect(
     }
 }
 
-/// Carries out a handshake with itself: a key that does not belong to its certificate is found by the
-/// first handshake only, and that one is better not a client's.
+/// Performs a handshake between the acceptor and a local client. Only a handshake finds out that a
+/// key does not belong to its certificate, and that must not happen to the first client.
 pub(crate) fn try_out(acceptor: &TlsAcceptor) -> io::Result<()> {
     let connector = TlsConnector::builder()
         .danger_accept_invalid_certs(true)
@@ -650,12 +657,12 @@ pub(crate) fn try_out(acceptor: &TlsAcceptor) -> io::Result<()> {
     let (client, server) = UnixStream::pair()?;
     let mut client = connector.connect("localhost", Wire::new(client.into()));
     let mut server = Accepting::start(acceptor, server.into());
-    // Each side takes a few turns; to be sure, some more.
+    // Each side needs a few turns. The limit is a safety margin.
     for _ in 0..20 {
         server = match server {
             Accepting::Done(_) => return Ok(()),
-            Accepting::Failed(error) => return Err(not_tried_out(&error)),
-            Accepting::Under(handshake) => Accepting::go_on(handshake),
+            Accepting::Failed(error) => return Err(try_out_failed(&error)),
+            Accepting::InProgress(handshake) => Accepting::go_on(handshake),
         };
         client = match client {
             Err(HandshakeError::WouldBlock(mut handshake)) => {
@@ -665,23 +672,24 @@ pub(crate) fn try_out(acceptor: &TlsAcceptor) -> io::Result<()> {
             other => other,
         };
     }
-    Err(not_tried_out(&"it comes to no end"))
+    Err(try_out_failed(&"the handshake does not end"))
 }
 
-fn not_tried_out(why: &dyn std::fmt::Display) -> io::Error {
+fn try_out_failed(why: &dyn std::fmt::Display) -> io::Error {
     io::Error::other(format!(
-        "no handshake comes about with this identity; does the key belong to the certificate? ({why}) \
-         If they are for other clients than this TLS library's own, use Server::tls_acceptor"
+        "a TLS handshake with this identity fails; does the key belong to the certificate? \
+         ({why}) If they are for other clients than this TLS library's own, \
+         use Server::tls_acceptor"
     ))
 }
 
-fn up(mut stream: TlsStream<Wire>) -> Tls {
-    stream.get_mut().is_up = true;
+fn established(mut stream: TlsStream<Wire>) -> Tls {
+    stream.get_mut().is_established = true;
     Tls(stream)
 }
 
 fn failed(host: &str, error: native_tls::Error) -> Error {
-    // A connection that broke says nothing about what the two sides would have agreed on.
+    // A broken connection is not a failure to agree on TLS.
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -696,10 +704,10 @@ fn failed(host: &str, error: native_tls::Error) -> Error {
     }
 }
 
-/// A server's TLS handshake, which does not wait.
+/// A server's TLS handshake. It does not wait.
 pub(crate) enum Accepting {
     Done(Tls),
-    Under(MidHandshakeTlsStream<Wire>),
+    InProgress(MidHandshakeTlsStream<Wire>),
     Failed(Error),
 }
 
@@ -717,34 +725,34 @@ impl Accepting {
 
     fn step(result: Result<TlsStream<Wire>, HandshakeError<Wire>>) -> Self {
         match result {
-            Ok(stream) => Accepting::Done(up(stream)),
-            Err(HandshakeError::WouldBlock(handshake)) => Accepting::Under(handshake),
+            Ok(stream) => Accepting::Done(established(stream)),
+            Err(HandshakeError::WouldBlock(handshake)) => Accepting::InProgress(handshake),
             Err(HandshakeError::Failure(error)) => Accepting::Failed(failed("the client", error)),
         }
     }
 }
 
-/// How long one read may wait; what need not wait does not look at the clock.
-struct Patience {
+/// The timeout of one read. The clock is read only when the read has to wait.
+struct ReadDeadline {
     timeout: Option<Duration>,
     deadline: Option<Option<Instant>>,
 }
 
-impl Patience {
+impl ReadDeadline {
     fn new(timeout: Option<Duration>) -> Self {
-        Patience {
+        ReadDeadline {
             timeout,
             deadline: None,
         }
     }
 
-    /// When the time is over that began with the first call of this; `None` is never.
+    /// Returns the end of the time that began with the first call. `None` is never.
     fn deadline(&mut self) -> Option<Instant> {
         let after = || Instant::now().checked_add(self.timeout?);
         *self.deadline.get_or_insert_with(after)
     }
 
-    /// As [`deadline`](Self::deadline); fails with `WouldBlock` when it has passed.
+    /// Like [`deadline`](Self::deadline), but fails with `WouldBlock` if it has passed.
     fn left(&mut self) -> io::Result<Option<Instant>> {
         match self.deadline() {
             Some(deadline) if Instant::now() >= deadline => Err(io::ErrorKind::WouldBlock.into()),

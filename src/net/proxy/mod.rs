@@ -1,4 +1,4 @@
-//! Proxies: what their URLs say, and whom to ask for a tunnel.
+//! Proxies: their URLs, and tunnels through them.
 
 mod connect;
 mod env;
@@ -20,7 +20,7 @@ use super::handshake::Failure;
 use super::host::{Endpoint, without_zone};
 use crate::error::{Error, Result};
 
-/// A proxy, as its URL says.
+/// A proxy, as its URL describes it.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Proxy {
     scheme: Scheme,
@@ -36,14 +36,15 @@ enum Scheme {
 }
 
 impl Proxy {
-    /// Reads `http://[user:password@]host[:port]`, `socks5://…` or `socks5h://…`.
+    /// Parses `http://[user:password@]host[:port]`, `socks5://…` or `socks5h://…`.
     ///
-    /// As in curl, with `socks5` this side looks the target's name up, with `socks5h` the proxy does.
-    /// The port is 80 for `http`, else 1080, if the URL has none. User and password may be percent-encoded.
+    /// As in curl, this side resolves the target's name with `socks5`, and the proxy does with
+    /// `socks5h`. The port defaults to 80 for `http`, and to 1080 otherwise. User and password may
+    /// be percent-encoded.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for anything else. It does not show the password.
+    /// [`Error::InvalidOption`] for anything else. Its text does not contain the password.
     pub(crate) fn parse(text: &str) -> Result<Proxy> {
         read_url(text).map_err(|reason| Error::InvalidOption {
             setting: "proxy",
@@ -51,7 +52,7 @@ impl Proxy {
         })
     }
 
-    /// Why it did not connect; `transient` if it may do so another time.
+    /// Returns the error for this proxy. `transient` tells whether a later attempt may succeed.
     pub(crate) fn failed(&self, reason: impl Into<String>, transient: bool) -> Failure {
         Failure::Failed(Error::Proxy {
             proxy: self.to_string(),
@@ -64,14 +65,13 @@ impl Proxy {
         &self.endpoint
     }
 
-    /// Whether the proxy looks the target's name up itself.
+    /// Returns whether the proxy resolves the target's name.
     pub(crate) fn resolves_names(&self) -> bool {
         self.scheme != Scheme::Socks5
     }
 
-    /// Asks the proxy to connect to the target. `stream` is a blocking connection to the proxy on
-    /// which nothing has been said; afterwards it leads to the target, and not one byte of what the
-    /// target says has been read.
+    /// Asks the proxy to connect to the target. `stream` is a new blocking connection to the proxy.
+    /// Afterwards it leads to the target, and no byte of the target's has been read.
     pub(crate) fn tunnel(
         &self,
         stream: &TcpStream,
@@ -79,16 +79,16 @@ impl Proxy {
         port: u16,
         deadline: Instant,
     ) -> Result<(), Failure> {
-        let line = ProxyStream::new(self, stream, deadline);
+        let stream = ProxyStream::new(self, stream, deadline);
         match self.scheme {
-            Scheme::Http => line.connect(host, port)?,
-            Scheme::Socks5 | Scheme::Socks5h => line.socks(host, port)?,
+            Scheme::Http => stream.connect(host, port)?,
+            Scheme::Socks5 | Scheme::Socks5h => stream.socks(host, port)?,
         }
-        line.forget_deadline()
+        stream.clear_timeouts()
     }
 }
 
-/// Without user and password, for errors and logs.
+/// Leaves user and password out, for errors and logs.
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.scheme {
@@ -109,7 +109,7 @@ impl fmt::Debug for Proxy {
     }
 }
 
-/// A proxy's URL; or what is wrong with it, in words that show none of it but its scheme.
+/// Parses a proxy's URL. The error shows nothing of the URL but its scheme.
 fn read_url(text: &str) -> Result<Proxy, String> {
     if !text.contains("://") {
         return Err("it has no scheme: write http://, socks5:// or socks5h:// before it".into());
@@ -123,13 +123,13 @@ fn read_url(text: &str) -> Result<Proxy, String> {
         "http" => Scheme::Http,
         "socks5" => Scheme::Socks5,
         "socks5h" => Scheme::Socks5h,
-        "https" => return Err("a proxy cannot be talked to through TLS; try http://".into()),
+        "https" => return Err("a proxy cannot be reached through TLS; try http://".into()),
         other => {
             let known = "\"http\", \"socks5\" or \"socks5h\"";
             return Err(format!("the scheme is \"{other}\", not {known}"));
         }
     };
-    // A password with a bare '/', '?' or '#' ends up here, and its user's name as the host.
+    // A password with an unescaped '/', '?' or '#' ends up here, with the user as the host.
     let ends_at_port = matches!(url.path(), "" | "/");
     if !ends_at_port || url.query().is_some() || url.fragment().is_some() {
         return Err(
@@ -138,7 +138,8 @@ fn read_url(text: &str) -> Result<Proxy, String> {
                 .into(),
         );
     }
-    // The URL standard takes apart names and IPv4 addresses for "http", not for schemes it does not know.
+    // The URL standard parses names and IPv4 addresses only for schemes that it knows, such as
+    // "http".
     let host = url.host_str().unwrap_or_default();
     let host = Host::parse(host).map_err(|error| error.to_string())?;
     let port = match (url.port(), scheme) {
@@ -160,11 +161,11 @@ fn credentials(url: &Url, scheme: Scheme) -> Result<Option<Credentials>, String>
     };
     match scheme {
         Scheme::Http if credentials.basic().is_none() => {
-            Err("an HTTP proxy's user cannot have a colon in it".into())
+            Err("the user of an HTTP proxy must not contain a colon".into())
         }
         Scheme::Http => Ok(Some(credentials)),
         Scheme::Socks5 | Scheme::Socks5h => {
-            // RFC 1929, section 2: a length is one byte, and not zero.
+            // RFC 1929, section 2: the length is one byte and not zero.
             let fits = |bytes: &[u8]| (1..=255).contains(&bytes.len());
             match fits(&credentials.user) && fits(&credentials.password) {
                 true => Ok(Some(credentials)),
@@ -180,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_read_into_its_parts() {
+    fn a_url_is_parsed_into_its_parts() {
         for (text, shown, resolves) in [
             ("http://proxy", "http://proxy:80", true),
             ("http://proxy/", "http://proxy:80", true),
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_a_url_is_an_address_for_each_scheme() {
+    fn an_address_is_recognised_for_each_scheme() {
         for scheme in ["http", "socks5", "socks5h"] {
             let proxy = Proxy::parse(&format!("{scheme}://127.0.0.1:7")).unwrap();
             assert_eq!(proxy.endpoint().host, host("127.0.0.1"));
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_that_cannot_work_are_refused_without_showing_the_password() {
+    fn invalid_urls_are_rejected_without_showing_the_password() {
         let long = format!("socks5://secret:{}@proxy", "x".repeat(256));
         for (text, word) in [
             ("", "no scheme"),
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_target_says_in_the_same_segment_is_left_to_be_read() {
+    fn bytes_of_the_target_in_the_same_segment_stay_unread() {
         let said: &[u8] = b"\r\nHTTP/1.1 200 said the target\r\n\r\n";
         for (proxy, mut script) in conversations() {
             script.last_mut().unwrap().1.extend_from_slice(said);
