@@ -312,8 +312,8 @@ impl Error {
     /// - Connecting, a ping or closing timed out.
     /// - The connection was lost without a closing handshake.
     /// - The server answered with status 408, 425, 429, or any 5xx but 501 and 505.
-    /// - The peer closed with code 1001 (going away), 1011 (internal error), 1012 (service restart),
-    ///   1013 (try again later) or 1014 (bad gateway).
+    /// - The peer closed with code 1001 (going away), 1011 (internal error), 1012 (service
+    ///   restart), 1013 (try again later) or 1014 (bad gateway).
     /// - The proxy cannot be reached, or cannot reach the server.
     /// - The function of `header_with` failed.
     /// - The system could not start a thread.
