@@ -69,7 +69,7 @@ pub use json::Json;
 /// | half a surrogate pair, as `"\ud800"` | U+FFFD in its place | the same |
 /// | a name twice in an object | the last one | map: the last; struct: error |
 ///
-/// Text that is none of this arrives as `Text`, and `decode` returns an error for it. Examples are
+/// Any other text arrives as `Text`, and `decode` returns an error for it. Examples are
 /// arrays and objects nested deeper than 127 levels, a byte order mark, a comment, a trailing
 /// comma, a control character in a string, and anything after the value.
 ///

@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 ///         let response = http::Response::builder()
 ///             .status(401)
 ///             .header("WWW-Authenticate", "Basic realm=\"robot\"")
-///             .body("who are you?")?;
+///             .body("login required")?;
 ///         // An error concerns this client only: it has disconnected.
 ///         let _ = request.respond_with(response);
 ///     } else if request.path() == "/ws" {
