@@ -1,20 +1,21 @@
-//! A WebSocket at the terminal: lines of standard input are sent, messages that come are printed.
+//! A WebSocket client for the terminal. Sends lines of standard input and prints received messages.
 //!
-//! Run it with `cargo run --example client URL [OPTION]...`. The URL is `ws://HOST/PATH`, `wss://…`, or
-//! `ws+unix:/SOCKET:/PATH`. A line that is JSON is sent as that value and any other as a string.
+//! Run it with `cargo run --example client URL [OPTION]...`. The URL is `ws://HOST/PATH`,
+//! `wss://…`, or `ws+unix:/SOCKET:/PATH`. A line that is JSON is sent as that value, and any other
+//! line as a string.
 //!
 //! ```text
-//! --text               every line is sent as the text that it is
-//! --ca FILE            trust the root certificates in this PEM file, too
-//! --header 'K: V'      a header for the request; may be repeated
-//! --origin ORIGIN      what a browser would say of its page: https://robot.example
-//! --subprotocol NAME   offer a subprotocol; may be repeated, most wanted first
+//! --text               send every line as text, even if it is JSON
+//! --ca FILE            also trust the root certificates in this PEM file
+//! --header 'K: V'      add a header to the request; may be repeated
+//! --origin ORIGIN      send the origin of a page, as a browser does: https://robot.example
+//! --subprotocol NAME   offer a subprotocol; may be repeated, in order of preference
 //! --user NAME:PASSWORD Basic authentication
 //! ```
 //!
-//! At the end of the input, what was sent is delivered, what the server still has to say is printed,
-//! and the connection is closed. If it ends for any other reason, that is said on standard error and
-//! the exit status is 1.
+//! At the end of the input, the client sends the remaining messages, closes the connection, and
+//! prints the messages that still arrive. If the connection ends for another reason, the client
+//! prints the reason to standard error and exits with status 1.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -30,7 +31,7 @@ const USAGE: &str = "usage: client URL [--text] [--ca FILE] [--header 'K: V']...
 
 fn main() -> ExitCode {
     let done = parse(env::args().skip(1))
-        .and_then(|(url, as_text, mut options)| talk(&url, as_text, &mut options));
+        .and_then(|(url, as_text, mut options)| run(&url, as_text, &mut options));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The URL, whether lines are text, and all other settings.
+/// Returns the URL, whether lines are sent as text, and all other settings.
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<(String, bool, Options)> {
     let mut url = None;
     let mut as_text = false;
@@ -87,28 +88,29 @@ fn trust(options: &mut Options, file: &str) -> Result<()> {
 
 #[cfg(not(feature = "native-tls"))]
 fn trust(_: &mut Options, _: &str) -> Result<()> {
-    Err("--ca: this was built without the feature native-tls".into())
+    Err("--ca: this program was built without the feature native-tls".into())
 }
 
-fn talk(url: &str, as_text: bool, options: &mut Options) -> Result<()> {
+fn run(url: &str, as_text: bool, options: &mut Options) -> Result<()> {
     let ws = options
         .json(!as_text)
-        // Until it is known where messages go: only so many are kept that come before that.
+        // Reading starts after the subscription, because only some messages are kept before one.
         .paused(true)
-        // Little is left to send at the end of a long input, and a slow network has time for it.
+        // A short queue and a long timeout, so that even a slow network can send the end of a long
+        // input.
         .send_queue(1 << 20)
         .close_timeout(Duration::from_secs(20))
         .connect(url)?;
-    // Without a limit: while a connection is closing, messages that find a queue full are dropped,
-    // and none is to be missing however slow the terminal is.
+    // The queue has no limit. While a connection is closing, messages that do not fit into a queue
+    // are dropped, and none must be lost, however slow the terminal is.
     let messages = ws.subscribe_with(Queue::Unbounded);
     ws.resume();
 
-    // Reading from a terminal cannot be interrupted. It has a thread of its own, so that the end of
-    // the connection is the end of the program even while that thread waits for a line.
+    // Reading from a terminal cannot be interrupted. A separate thread reads, so that the program
+    // ends with the connection even while that thread waits for a line.
     let input = thread::spawn(move || {
         let sent = send_lines(&ws, as_text);
-        // Sends what is queued; the server answers after all that it has sent before.
+        // Sends the queued messages. The server's reply follows all of its messages.
         ws.close()?;
         sent
     });
@@ -117,12 +119,12 @@ fn talk(url: &str, as_text: bool, options: &mut Options) -> Result<()> {
     if !matches!(&reason, Error::Closed(close) if close.by == Side::Local) {
         return Err(reason.into());
     }
-    // It was closed by that thread, which knows whether all of the input was sent.
+    // That thread closed the connection, and knows whether the whole input was sent.
     input.join().map_err(|_| "reading the input panicked")?
 }
 
 fn send_lines(ws: &Websocket, as_text: bool) -> Result<()> {
-    // To close a connection that is not there yet is to give it up, and the input may be empty.
+    // The input may be empty, and closing before the connection is ready would cancel it.
     ws.wait_ready()?;
     if let Some(name) = ws.subprotocol() {
         eprintln!("client: the server chose the subprotocol {name}");
@@ -133,13 +135,13 @@ fn send_lines(ws: &Websocket, as_text: bool) -> Result<()> {
             Ok(value) if !as_text => Message::from(value),
             _ => Message::from(line),
         };
-        // Waits while the queue is full, so a long input is read only as fast as it is sent.
+        // Waits while the queue is full, so a long input is read as fast as it is sent.
         ws.put(message)?;
     }
     Ok(())
 }
 
-/// Prints messages until there are no more, and returns why.
+/// Prints messages until the connection ends. Returns the reason.
 fn print_all(messages: &Subscription<Message>) -> Result<Error> {
     let mut output = io::stdout().lock();
     loop {

@@ -1,11 +1,11 @@
-//! Sends every message back as it came, text and binary, to any number of clients at once.
+//! Sends every message back unchanged, text and binary, to any number of clients at once.
 //!
-//! Run it with `cargo run --example echo_server [ADDRESS] [--tls CERT KEY]`. The address is a host and
-//! port, `127.0.0.1:9001` unless told otherwise, or the path of a Unix socket. `CERT` and `KEY` are PEM
-//! files: the certificate, with those that vouch for it behind it, and its key (PKCS#8).
+//! Run it with `cargo run --example echo_server [ADDRESS] [--tls CERT KEY]`. The address is a host
+//! and port (by default `127.0.0.1:9001`) or the path of a Unix socket. `CERT` and `KEY` are PEM
+//! files: the certificate, followed by its intermediate certificates, and its key (PKCS#8).
 //!
-//! It says on standard output what it listens on, and runs until it is killed. For each connection it
-//! writes one line to standard error when it is over: where it came from and how it ended.
+//! The server prints its URL to standard output and runs until it is killed. When a connection
+//! ends, it prints one line to standard error, with the client's address and the reason.
 
 use std::env;
 use std::io::{self, Write};
@@ -63,49 +63,49 @@ fn with_tls(server: Server, cert: &str, key: &str) -> Result<Server> {
 
 #[cfg(not(feature = "native-tls"))]
 fn with_tls(_: Server, _: &str, _: &str) -> Result<Server> {
-    Err("this was built without the feature native-tls".into())
+    Err("this program was built without the feature native-tls".into())
 }
 
 fn serve(server: Server) -> Result<()> {
-    // With port 0, this is the port that the system has chosen.
+    // With port 0, the URL has the port that the system chose.
     println!("listening on {}", server.url());
     io::stdout().flush()?;
 
     for request in server {
-        // Whatever it is: what asks for no WebSocket, or not properly, is told so in HTTP, with the
-        // status for it (426, 405, 400) and a text that says why.
+        // A request that is not a valid WebSocket upgrade is rejected with an HTTP status (426,
+        // 405, 400) and a text that gives the reason.
         echo(request);
     }
     Ok(())
 }
 
-/// Returns at once; the connection's own threads do the work.
+/// Returns immediately. The connection's own threads do the work.
 fn echo(request: Request) {
-    let came = Instant::now();
+    let start = Instant::now();
     let peer = match request.peer_addr() {
         Some(address) => address.to_string(),
         None => "a local client".to_owned(),
     };
-    // Text is to stay text, even where it happens to be JSON. Paused, so that a client in a hurry
-    // does not send more than is kept until the connection has been told where to.
+    // Text stays text, even if it is JSON. Reading starts after `subscribe_to`, because only some
+    // messages are kept before that.
     let ws = Options::new()
         .json(false)
         .paused(true)
-        // There is nothing here that a page from elsewhere should not see.
+        // This server has nothing to hide from pages of other sites.
         .allow_origin_if(|_| true)
         .accept(request);
 
-    // The connection feeds itself: each message is queued for sending before the next one is read.
-    // So all that came before the client's Close frame goes out before the answer to it, and a
-    // client that sends but does not read is not read from any more once the queue is full.
+    // The connection is its own sink: each message is queued for sending before the next one is
+    // read. So every message before the client's Close frame is sent back before the reply to it.
+    // If a client sends but does not read, the queue fills up, and the server stops reading.
     ws.subscribe_to(ws.clone());
     ws.resume();
 
     let ended = ws.clone();
     ws.on_close(move || {
-        // Nothing is left to get: this is the reason.
+        // No message is left, so this returns the reason for the end.
         if let Err(reason) = ended.get() {
-            eprintln!("{peer}: {reason}, after {:.1?}", came.elapsed());
+            eprintln!("{peer}: {reason}, after {:.1?}", start.elapsed());
         }
     });
 }

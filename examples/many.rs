@@ -1,14 +1,14 @@
-//! Many connections, each echoing once a second: how many are answered, how fast, what each costs, and
-//! where it stops.
+//! Many connections that each echo one message per second. Measures answers, delays and memory, and
+//! shows which limit ends the test.
 //!
-//! Run it with `cargo run --release --example many [N] [--seconds S] [--subscribe]`: 5000 connections for
-//! 10 seconds unless told otherwise. With `--subscribe`, the server keeps a subscription to each
-//! connection as well, as a program does that waits in `get`. It ends by itself, and fails unless all
-//! was answered and all ended in order.
+//! Run it with `cargo run --release --example many [N] [--seconds S] [--subscribe]`. The default is
+//! 5000 connections for 10 seconds. With `--subscribe`, the server also keeps a subscription to
+//! each connection, as a program does that waits in `get`. The program ends by itself. It fails
+//! unless all messages were answered and all connections ended in order.
 //!
-//! This process is the server, which sends everything back. It runs itself once more for the clients,
-//! so that the memory it measures is that of one side. The clients have one thread that puts, evenly
-//! over the second, and a sink that notes what arrives.
+//! This process is the server, which sends everything back. It starts itself once more for the
+//! clients, so that the measured memory is that of one side. The clients share one thread that puts
+//! messages, evenly over each second, and a sink that records the answers.
 
 use std::env;
 use std::fs;
@@ -26,18 +26,18 @@ use rtcbot_websocket::{
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// How many connections are being made at a time.
+/// The number of connections that are made at the same time.
 const AT_A_TIME: usize = 100;
 
-/// How long a step may take beyond what it takes anyway, on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The time limit for one step on a busy machine.
+const STEP_LIMIT: Duration = Duration::from_secs(60);
 
-/// What the first argument is in the process of the clients; the server's URL and the plan follow.
+/// The first argument of the clients' process. The server's URL and the plan follow it.
 const CLIENTS: &str = "--clients-of";
 
 fn main() -> ExitCode {
     log::set_max_level(log::LevelFilter::Warn);
-    let _ = log::set_logger(&Complaints);
+    let _ = log::set_logger(&StderrLogger);
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
@@ -71,8 +71,8 @@ impl Plan {
             match argument {
                 "--subscribe" => plan.subscribe = true,
                 "--seconds" => {
-                    let seconds = arguments.next().ok_or("--seconds of what?")?;
-                    // A subscription that nobody takes from holds a message for each second.
+                    let seconds = arguments.next().ok_or("--seconds needs a number")?;
+                    // An unread subscription holds one message per second, at most 1024.
                     plan.seconds = seconds.parse::<usize>()?.clamp(1, 1000);
                 }
                 connections => {
@@ -85,12 +85,13 @@ impl Plan {
         Ok(plan)
     }
 
-    /// How many messages there are, of all connections together.
+    /// Returns the number of messages of all connections together.
     fn messages(&self) -> usize {
         self.connections * self.seconds
     }
 
-    /// When a message is to be sent. The first of each connection come first, then all the second ones.
+    /// Returns when a message is due. All connections send their first message, then their second,
+    /// and so on.
     fn due(&self, number: usize) -> Duration {
         Duration::from_secs(1).mul_f64(number as f64 / self.connections as f64)
     }
@@ -99,10 +100,10 @@ impl Plan {
 // The server.
 
 fn serve(plan: &Plan) -> Result<()> {
-    end_after(4 * PATIENCE + Duration::from_secs(plan.seconds as u64));
-    // What stops it is to be seen, so that nothing is left for other purposes.
+    end_after(4 * STEP_LIMIT + Duration::from_secs(plan.seconds as u64));
+    // The test should meet the system's limits, so the server reserves nothing.
     let server = Server::bind("127.0.0.1:0")?
-        .handshake_timeout(PATIENCE)
+        .handshake_timeout(STEP_LIMIT)
         .max_connections(usize::MAX);
     let (url, handle) = (server.url().to_owned(), server.handle());
     let (accepted, connections) = channel::unbounded();
@@ -114,12 +115,12 @@ fn serve(plan: &Plan) -> Result<()> {
     let before = Usage::now();
 
     let mut clients = Clients::start(&url, plan)?;
-    let made = clients.hear("made")?.as_u64().unwrap_or_default() as usize;
+    let made = clients.receive("made")?.as_u64().unwrap_or_default() as usize;
     let mut subscriptions = Vec::new();
     for _ in 0..made {
-        let ws: Websocket = connections.recv_timeout(PATIENCE)?;
-        // One that failed is missed when it comes to the answers.
-        let _ = ws.wait_ready_timeout(PATIENCE);
+        let ws: Websocket = connections.recv_timeout(STEP_LIMIT)?;
+        // The answers of a failed connection are missing in the report.
+        let _ = ws.wait_ready_timeout(STEP_LIMIT);
         if plan.subscribe {
             subscriptions.push(ws.subscribe());
         }
@@ -127,15 +128,15 @@ fn serve(plan: &Plan) -> Result<()> {
     println!("{made} connections");
     println!("idle, server side: {}", before.since(made));
     if made < plan.connections {
-        // What cannot be had may be missed in closing, too.
+        // The limit may also affect closing.
         if let Err(error) = end(&handle, clients, subscriptions) {
             eprintln!("many: {error}");
         }
         return Err(format!("stopped after {made} of {} connections", plan.connections).into());
     }
 
-    clients.tell("go")?;
-    let report = clients.hear("report")?;
+    clients.send("go")?;
+    let report = clients.receive("report")?;
     println!("echoing, server side: {}", before.since(made));
     println!(
         "echoing, client side: {}",
@@ -149,26 +150,26 @@ fn serve(plan: &Plan) -> Result<()> {
     accepting.join().map_err(|_| "the server panicked")?;
     match answered == Some(all as u64) {
         true => Ok(()),
-        false => Err("not all was answered".into()),
+        false => Err("not all messages were answered".into()),
     }
 }
 
-/// Sends everything back. The connection feeds itself, and needs no handle here.
+/// Sends everything back. The connection is its own sink.
 fn echo(request: Request) -> Websocket {
-    let ws = Options::new().connect_timeout(PATIENCE).accept(request);
+    let ws = Options::new().connect_timeout(STEP_LIMIT).accept(request);
     ws.subscribe_to(ws.clone());
     ws
 }
 
-/// Closes all connections, and looks whether all of them closed in order.
+/// Closes all connections, and checks that all of them closed in order.
 fn end(
     handle: &ServerHandle,
     mut clients: Clients,
     subscriptions: Vec<Subscription<Message>>,
 ) -> Result<()> {
-    handle.shutdown(PATIENCE)?;
+    handle.shutdown(STEP_LIMIT)?;
     drop(subscriptions);
-    let in_order = clients.hear("closed")?;
+    let in_order = clients.receive("closed")?;
     println!("all closed in order: {in_order}");
     let status = clients.process.wait()?;
     match in_order == true && status.success() {
@@ -177,10 +178,10 @@ fn end(
     }
 }
 
-/// The process that has the clients.
+/// The process of the clients.
 struct Clients {
     process: Child,
-    says: Lines<BufReader<ChildStdout>>,
+    output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Clients {
@@ -191,30 +192,30 @@ impl Clients {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let says = process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        let says = BufReader::new(says).lines();
-        Ok(Clients { process, says })
+        let output = process.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let output = BufReader::new(output).lines();
+        Ok(Clients { process, output })
     }
 
-    fn tell(&mut self, word: &str) -> io::Result<()> {
+    fn send(&mut self, word: &str) -> io::Result<()> {
         let input = self.process.stdin.as_mut();
         writeln!(input.ok_or(io::ErrorKind::BrokenPipe)?, "{word}")
     }
 
-    /// Waits for what the clients have to say of this.
-    fn hear(&mut self, of: &str) -> Result<Value> {
-        let line = self.says.next().ok_or("the clients have ended")??;
-        let mut said: Value = serde_json::from_str(&line)?;
-        match said.get_mut(of) {
+    /// Waits for a report of the clients and returns its value for this key.
+    fn receive(&mut self, key: &str) -> Result<Value> {
+        let line = self.output.next().ok_or("the clients have ended")??;
+        let mut report: Value = serde_json::from_str(&line)?;
+        match report.get_mut(key) {
             Some(value) => Ok(value.take()),
-            None => Err(format!("the clients say: {line}").into()),
+            None => Err(format!("unexpected output of the clients: {line}").into()),
         }
     }
 }
 
 impl Drop for Clients {
     fn drop(&mut self) {
-        // It has ended by itself, unless something went wrong.
+        // The process has ended by itself, except after an error.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -223,7 +224,7 @@ impl Drop for Clients {
 // The clients.
 
 fn clients(url: &str, plan: Plan) -> Result<()> {
-    end_after(4 * PATIENCE + Duration::from_secs(plan.seconds as u64));
+    end_after(4 * STEP_LIMIT + Duration::from_secs(plan.seconds as u64));
     let before = Usage::now();
     let arrivals = Arc::new(Arrivals {
         plan,
@@ -231,36 +232,36 @@ fn clients(url: &str, plan: Plan) -> Result<()> {
         took: Mutex::default(),
     });
     let connections = connect(url, &arrivals)?;
-    say(&json!({"made": connections.len()}))?;
+    report(&json!({"made": connections.len()}))?;
     if connections.len() == arrivals.plan.connections {
         wait_for("go")?;
-        send(&connections, &arrivals);
+        send_all(&connections, &arrivals);
         let usage = before.since(connections.len());
-        say(&json!({"report": arrivals.report(&usage)}))?;
+        report(&json!({"report": arrivals.report(&usage)}))?;
     }
     let mut in_order = true;
     for ws in connections {
-        in_order &= ws.wait_closed_timeout(2 * PATIENCE).is_ok();
+        in_order &= ws.wait_closed_timeout(2 * STEP_LIMIT).is_ok();
     }
-    say(&json!({"closed": in_order}))
+    report(&json!({"closed": in_order}))
 }
 
-fn say(what: &Value) -> Result<()> {
+fn report(what: &Value) -> Result<()> {
     println!("{what}");
     Ok(io::stdout().flush()?)
 }
 
 fn wait_for(word: &str) -> Result<()> {
     match io::stdin().lock().lines().next() {
-        Some(Ok(heard)) if heard == word => Ok(()),
+        Some(Ok(line)) if line == word => Ok(()),
         _ => Err("the server has ended".into()),
     }
 }
 
-/// Makes all connections, or as many as can be had.
+/// Makes all connections, or as many as possible.
 fn connect(url: &str, arrivals: &Arc<Arrivals>) -> Result<Vec<Websocket>> {
     let all = arrivals.plan.connections;
-    let options = Options::new().connect_timeout(PATIENCE).clone();
+    let options = Options::new().connect_timeout(STEP_LIMIT).clone();
     let mut connections = Vec::with_capacity(all);
     let mut ready = 0;
     while ready < all {
@@ -273,7 +274,7 @@ fn connect(url: &str, arrivals: &Arc<Arrivals>) -> Result<Vec<Websocket>> {
             connections.push(ws);
         } else if let Err(error) = connections[ready].wait_ready() {
             eprintln!("many: connection {}: {error}", ready + 1);
-            // Those behind it may come about, or not.
+            // Later ones may succeed or not.
             connections.retain(|ws| ws.wait_ready().is_ok());
             break;
         } else {
@@ -283,8 +284,8 @@ fn connect(url: &str, arrivals: &Arc<Arrivals>) -> Result<Vec<Websocket>> {
     Ok(connections)
 }
 
-/// Sends each message when it is due, and waits for the answers.
-fn send(connections: &[Websocket], arrivals: &Arrivals) {
+/// Sends each message when it is due, and waits for all answers.
+fn send_all(connections: &[Websocket], arrivals: &Arrivals) {
     let (plan, start) = (&arrivals.plan, Instant::now());
     let _ = arrivals.start.set(start);
     for number in 0..plan.messages() {
@@ -294,17 +295,18 @@ fn send(connections: &[Websocket], arrivals: &Arrivals) {
             eprintln!("many: message {number}: {error}");
         }
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + STEP_LIMIT;
     while arrivals.count() < plan.messages() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// What the answers tell.
+/// The answers that have arrived.
 struct Arrivals {
     plan: Plan,
     start: OnceLock<Instant>,
-    /// From the moment a message was due to that of its answer, so that it counts when this side is late.
+    /// The time from when a message was due until its answer arrived. So a delay on this side
+    /// counts.
     took: Mutex<Vec<Duration>>,
 }
 
@@ -313,7 +315,7 @@ impl Arrivals {
         self.took.lock().map_or(0, |took| took.len())
     }
 
-    fn note(&self, number: usize) {
+    fn record(&self, number: usize) {
         let start = self.start.get().copied().unwrap_or_else(Instant::now);
         let took = start.elapsed().saturating_sub(self.plan.due(number));
         if let Ok(mut all) = self.took.lock() {
@@ -339,9 +341,9 @@ impl Arrivals {
     }
 }
 
-/// Where the answers to one connection arrive: on its reader thread.
+/// Receives the answers of one connection, on its reader thread.
 struct Arrival {
-    /// The message that is to be answered next.
+    /// The number of the next answer.
     next: AtomicUsize,
     arrivals: Arc<Arrivals>,
 }
@@ -351,19 +353,19 @@ impl Sink<Message> for Arrival {
         let connections = self.arrivals.plan.connections;
         let expected = self.next.fetch_add(connections, Ordering::Relaxed);
         match message.decode::<usize>() {
-            Ok(number) if number == expected => self.arrivals.note(number),
-            _ => eprintln!("many: {message} arrived in place of {expected}"),
+            Ok(number) if number == expected => self.arrivals.record(number),
+            _ => eprintln!("many: {message} arrived instead of {expected}"),
         }
         Ok(())
     }
 }
 
-// What both sides need.
+// Both sides.
 
-/// What this process uses.
+/// The resources of this process.
 #[derive(Clone, Copy)]
 struct Usage {
-    /// In KiB; `None` where there is no /proc to tell it.
+    /// In KiB. `None` on systems without /proc.
     memory: Option<f64>,
     threads: Option<f64>,
 }
@@ -381,7 +383,7 @@ impl Usage {
         }
     }
 
-    /// What is used now, and what of it is for each of so many connections.
+    /// Describes the current usage, and the growth per connection.
     fn since(self, connections: usize) -> String {
         let now = Usage::now();
         match (now.memory, self.memory, now.threads) {
@@ -390,12 +392,12 @@ impl Usage {
                 let mib = now / 1024.0;
                 format!("{each:.1} KiB resident per connection ({mib:.0} MiB), {threads} threads")
             }
-            _ => "memory and threads are not known here".to_owned(),
+            _ => "memory and threads are unknown on this system".to_owned(),
         }
     }
 }
 
-/// Whatever hangs: this process ends.
+/// Ends this process after a time limit, even if it hangs.
 fn end_after(limit: Duration) {
     thread::spawn(move || {
         thread::sleep(limit);
@@ -404,16 +406,16 @@ fn end_after(limit: Duration) {
     });
 }
 
-/// Shows what the library complains of: a server has nobody else to tell.
-struct Complaints;
+/// Prints the library's warnings and errors. A server reports some of them only in the log.
+struct StderrLogger;
 
-impl log::Log for Complaints {
+impl log::Log for StderrLogger {
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
         true
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        // In one piece: the other process writes here, too.
+        // In one write, because the other process writes to the same output.
         let line = format!("{}: {}\n", record.level(), record.args());
         eprint!("{line}");
     }

@@ -1,10 +1,10 @@
-//! Drives a robot that comes and goes: reconnects, sends the newest order fifty times a second, and says
-//! once a second how the connection is.
+//! Drives a robot over an unreliable network. Reconnects, sends the newest order fifty times a
+//! second, and prints the state of the connection once a second.
 //!
-//! Run it with `cargo run --example operator [URL] [SECONDS]`; with `echo_server` for a robot, for example. Stop
-//! that and start it again meanwhile.
+//! Run it with `cargo run --example operator [URL] [SECONDS]`, for example with `echo_server` as
+//! the robot. Stop that server and start it again meanwhile.
 //!
-//! A robot that moves has to stop when the orders stop, whatever the connection says:
+//! A robot that moves must stop when no more orders arrive, even if the connection stays open:
 //! `page_and_socket` has one that does.
 
 use std::time::{Duration, Instant};
@@ -24,21 +24,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             max: Duration::from_secs(1),
             ..Backoff::default()
         })
-        // A robot that vanishes is noticed after two seconds at the latest.
+        // Detects a lost robot within two seconds.
         .ping_interval(Duration::from_millis(500))
         .ping_timeout(Duration::from_millis(1500))
         .receive_queue(Queue::Latest)
         .connect(&url)?;
-    ws.on_ready(|| println!("the robot is there"));
+    ws.on_ready(|| println!("the robot is connected"));
     let (socket, mut before) = (ws.downgrade(), 0);
-    ws.on_disconnect(move |why| {
+    ws.on_disconnect(move |reason| {
         let Some(ws) = socket.upgrade() else { return };
         let all = ws.stats().unconfirmed;
-        println!("lost the robot: {why}; perhaps {} orders too", all - before);
+        println!(
+            "lost the robot: {reason}; up to {} orders may be lost",
+            all - before
+        );
         before = all;
     });
 
-    // Of the orders that could not be sent, the robot gets only the newest when it is back.
+    // After a reconnect, the robot receives only the newest of the orders that were not sent.
     let (mut orders, producer) = Producer::<Message>::new();
     ws.put_subscription(producer.subscribe_with(Queue::Latest));
 
@@ -57,16 +60,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             recv(states.receiver()) -> state => match state {
                 Ok(state) => newest = Some(state),
-                // For good: its end says why.
+                // The connection has ended permanently. `get` returns the reason.
                 Err(_) => return Err(states.get().unwrap_err().into()),
             },
             recv(report) -> _ => {
                 let stats = ws.stats();
                 let state = newest.as_ref().map_or("nothing".to_owned(), Message::to_string);
+                let sent = stats.messages_out;
+                let reason = ws.last_error().map(|error| error.to_string());
+                let reason = reason.unwrap_or_else(|| "connecting".to_owned());
                 match (ws.is_ready(), ws.latency()) {
-                    (true, Some(latency)) => println!("{state}, {:?} away, {} sent", latency.smoothed, stats.messages_out),
-                    (true, None) => println!("{state}, {} sent", stats.messages_out),
-                    (false, _) => println!("no robot: {}", ws.last_error().map_or("not yet".to_owned(), |why| why.to_string())),
+                    (true, Some(latency)) => {
+                        println!("{state}, round trip {:?}, {sent} sent", latency.smoothed);
+                    }
+                    (true, None) => println!("{state}, {sent} sent"),
+                    (false, _) => println!("no robot: {reason}"),
                 }
             }
         }

@@ -1,13 +1,13 @@
-//! A web page and its WebSocket on one port: any number of browsers, one of which drives a pretend
+//! A web page and its WebSocket on one port. One of any number of browsers drives a simulated
 //! robot.
 //!
-//! The robot moves only while it goes on being told to: an order holds for 300 ms. A connection
-//! that is open says nothing about whoever is at the other end, who may have fallen asleep, or
-//! whose program may hang.
+//! The robot moves only while it receives orders: an order is valid for 300 ms. An open connection
+//! does not mean that the operator is attentive or that the operator's program still runs.
 //!
-//! Run it with `cargo run --example page_and_socket [ADDRESS] [--tls CERT KEY]` and open the address that
-//! it prints; more than once, to see that all pages are told the same. The address is a host and port,
-//! `127.0.0.1:8080` unless told otherwise; `CERT` and `KEY` are PEM files as for `echo_server`.
+//! Run it with `cargo run --example page_and_socket [ADDRESS] [--tls CERT KEY]` and open the
+//! printed address, in several windows to see that all pages show the same state. The address is a
+//! host and port (by default `127.0.0.1:8080`). `CERT` and `KEY` are PEM files as for
+//! `echo_server`.
 
 use std::env;
 use std::f64::consts::TAU;
@@ -23,10 +23,10 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const PAGE: &str = include_str!("page_and_socket.html");
 
-/// How long an order holds. The page repeats it three times as often.
-const ORDER_HOLDS: Duration = Duration::from_millis(300);
+/// The time for which an order is valid. The page repeats it three times as often.
+const ORDER_VALID: Duration = Duration::from_millis(300);
 
-/// An order, and the page that it comes from.
+/// An order, and the page that sent it.
 type Order = (String, Message);
 
 fn main() -> ExitCode {
@@ -73,7 +73,7 @@ fn with_tls(server: Server, cert: &str, key: &str) -> Result<Server> {
 
 #[cfg(not(feature = "native-tls"))]
 fn with_tls(_: Server, _: &str, _: &str) -> Result<Server> {
-    Err("this was built without the feature native-tls".into())
+    Err("this program was built without the feature native-tls".into())
 }
 
 fn run(server: Server) -> Result<()> {
@@ -84,21 +84,21 @@ fn run(server: Server) -> Result<()> {
     let pages = server.handle();
     thread::spawn(move || robot(&robot_orders, &pages));
 
-    // A thread for each request, so that what happens with one can be written down in order.
+    // Each request has its own thread, so that its steps can be written in order.
     server.serve(move |request| {
         let peer = request.peer_addr().map(|address| address.to_string());
         let peer = peer.unwrap_or_default();
-        if let Err(reason) = answer(request, &peer, &orders) {
+        if let Err(reason) = respond(request, &peer, &orders) {
             println!("{peer}: {reason}");
         }
     });
     Ok(())
 }
 
-fn answer(request: Request, peer: &str, orders: &Sender<Order>) -> Result<()> {
+fn respond(request: Request, peer: &str, orders: &Sender<Order>) -> Result<()> {
     match (request.method().as_str(), request.path()) {
-        (_, "/ws") => obey(request, peer, orders),
-        // To HEAD, the body is not sent.
+        (_, "/ws") => relay_orders(request, peer, orders),
+        // The library does not send the body in reply to HEAD.
         ("GET" | "HEAD", "/") => {
             let response = http::Response::builder().header("Content-Type", "text/html");
             Ok(request.respond_with(response.body(PAGE)?)?)
@@ -111,15 +111,15 @@ fn answer(request: Request, peer: &str, orders: &Sender<Order>) -> Result<()> {
     }
 }
 
-/// Hands the orders of one page to the robot, until the page is closed: then `get` says so.
-fn obey(request: Request, peer: &str, orders: &Sender<Order>) -> Result<()> {
-    // Browsers let any page of any site connect to here, so it must be looked at whose page it is. The
-    // default does: only pages from this host and port may, others are answered 403. For a page that
-    // is served elsewhere, there is `allow_origin`.
+/// Passes the orders of one page to the robot. Returns the error of `get` when the page is closed.
+fn relay_orders(request: Request, peer: &str, orders: &Sender<Order>) -> Result<()> {
+    // Browsers let pages of any site connect, so the server must check the page's origin. By
+    // default only pages from this host and port may connect; others receive status 403.
+    // `allow_origin` allows a page from another server.
     let ws = Options::new()
-        // Where the sliders are counts, not where they have been.
+        // Only the current position of the sliders matters.
         .receive_queue(Queue::Latest)
-        // A page that cannot keep up is to miss states rather than to show old ones.
+        // A slow page misses states instead of showing old ones.
         .send_queue(4 << 10)
         .accept(request);
     ws.wait_ready()?;
@@ -127,7 +127,7 @@ fn obey(request: Request, peer: &str, orders: &Sender<Order>) -> Result<()> {
     let mut before = None;
     loop {
         let order = ws.get()?;
-        // It is repeated for as long as it is meant.
+        // The page repeats an order while it is valid. Only changes are printed.
         if before.as_ref() != Some(&order) {
             println!("{peer}: {order}");
         }
@@ -136,26 +136,26 @@ fn obey(request: Request, peer: &str, orders: &Sender<Order>) -> Result<()> {
     }
 }
 
-/// Two wheels on the floor, 1 m apart. Tells all pages ten times a second how it is.
+/// Simulates a robot with two wheels, 1 m apart. Sends its state to all pages ten times a second.
 fn robot(orders: &Receiver<Order>, pages: &ServerHandle) {
     const PERIOD: Duration = Duration::from_millis(100);
     let clock = tick(PERIOD);
-    // Becomes readable when the driver's last order is too old.
+    // Becomes readable when the driver's last order is no longer valid.
     let mut silence = never();
     let (mut left, mut right) = (0.0, 0.0);
-    // Who drives, and whether another has stopped the robot meanwhile.
+    // The page that drives, and whether another page has stopped the robot.
     let (mut driver, mut stopped) = (None, false);
     let (mut x, mut y, mut heading) = (0.0_f64, 0.0_f64, 0.0_f64);
     loop {
         select! {
             recv(orders) -> order => {
                 let Ok((page, order)) = order else { return };
-                // What is no order, from whoever, changes nothing.
+                // Messages that are not orders have no effect.
                 let Some((l, r)) = speeds(&order) else { continue };
-                // Who begins drives until it lets go. Any other can only stop the robot.
+                // The first page drives until its orders end. Others can only stop the robot.
                 if *driver.get_or_insert_with(|| page.clone()) == page {
                     (left, right) = (l, r);
-                    silence = after(ORDER_HOLDS);
+                    silence = after(ORDER_VALID);
                 } else if (l, r) == (0.0, 0.0) {
                     stopped = true;
                 }
@@ -163,17 +163,17 @@ fn robot(orders: &Receiver<Order>, pages: &ServerHandle) {
                     (left, right) = (0.0, 0.0);
                 }
             }
-            // Nobody goes on ordering: nobody is there, or nobody means it any more.
+            // No valid order is left.
             recv(silence) -> _ => {
                 (left, right) = (0.0, 0.0);
                 (driver, stopped) = (None, false);
             }
             recv(clock) -> _ => {
-                let way = (left + right) / 2.0 * PERIOD.as_secs_f64();
+                let distance = (left + right) / 2.0 * PERIOD.as_secs_f64();
                 heading = (heading + (right - left) * PERIOD.as_secs_f64()).rem_euclid(TAU);
-                // The room ends where the page's picture of it does.
-                x = (x + way * heading.cos()).clamp(-5.0, 5.0);
-                y = (y + way * heading.sin()).clamp(-5.0, 5.0);
+                // The robot stays within the picture on the page.
+                x = (x + distance * heading.cos()).clamp(-5.0, 5.0);
+                y = (y + distance * heading.sin()).clamp(-5.0, 5.0);
                 pages.broadcast(json!({
                     "left": left, "right": right, "stopped": stopped,
                     "x": x, "y": y, "heading": heading,
@@ -183,7 +183,7 @@ fn robot(orders: &Receiver<Order>, pages: &ServerHandle) {
     }
 }
 
-/// How fast an order wants the wheels to turn.
+/// Returns the wheel speeds of an order.
 fn speeds(order: &Message) -> Option<(f64, f64)> {
     let speed = |side| order.as_json()?.get(side)?.as_f64();
     Some((

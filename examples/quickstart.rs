@@ -1,4 +1,5 @@
-//! A robot and its operator in one process: JSON both ways, a subscription, a callback and a source.
+//! A robot and its operator in one process: JSON in both directions, a subscription, a callback and
+//! a source.
 //!
 //! Run it with `cargo run --example quickstart`; it prints the conversation and ends by itself.
 
@@ -16,20 +17,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The robot waits for one operator.
     let robot = thread::spawn(move || robot(&mut server));
 
-    // The operator connects. This returns at once, and everything works from here on: what is put
-    // before the connection is up is sent as soon as it is.
+    // The operator connects. This returns immediately. Messages that are put before the connection
+    // is ready are queued and sent later.
     let ws = Websocket::connect(&url)?;
     ws.on_ready(|| println!("operator: connected"));
     ws.put_nowait(json!({"hello": "robot"}))?;
 
-    // A source: everything that arrives in this channel is sent, until something else is put.
+    // A source: everything in this channel is sent, until another message is put.
     let (joystick, orders) = crossbeam_channel::unbounded();
     ws.put_subscription(orders);
     for speed in [0.2, 0.7, 1.0] {
         joystick.send(json!({"speed": speed}).into())?;
     }
 
-    // The default subscription: one message after the other.
+    // `get` reads the default subscription.
     println!("operator: the robot says {}", ws.get()?);
     for _ in 0..3 {
         println!(
@@ -38,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
 
-    // A direct put takes the place of the source. Then close, and wait until the robot has, too.
+    // A direct put detaches the source. Then close, and wait for the robot to end.
     ws.put_nowait("that is all")?;
     ws.close()?;
     if let Some(reason) = ws.end_reason() {
@@ -53,20 +54,20 @@ fn robot(server: &mut Server) -> Result<(), rtcbot_websocket::Error> {
     let Some(request) = server.next() else {
         return Ok(());
     };
-    println!("robot:    somebody asks for {}", request.path());
+    println!("robot:    a client requests {}", request.path());
     let ws = Websocket::accept(request);
 
-    // A callback, on a thread of the connection's own. It may use the connection as it likes.
+    // The connection calls the function on its own thread. The function may use the connection.
     let answers = ws.clone();
     ws.subscribe_callback(move |message| {
         println!("robot:    the operator says {message}");
         if let Some(order) = message.as_json().filter(|order| order.is_object()) {
-            // Fails only once the connection is closing, and then nobody waits for an answer.
+            // This fails only when the connection is closing. Then no answer is needed.
             let _ = answers.put_nowait(json!({"done": order}));
         }
     });
 
     ws.wait_closed()?;
-    println!("robot:    the operator has left");
+    println!("robot:    the operator has disconnected");
     Ok(())
 }

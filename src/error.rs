@@ -1,4 +1,4 @@
-//! Why a call failed or a connection ended.
+//! The errors of this crate, and the Close frame as one of the reasons for an end.
 
 use std::fmt;
 use std::io;
@@ -9,99 +9,122 @@ use bytes::Bytes;
 
 use crate::panics::Panicked;
 
-/// What this crate's calls return.
+/// The result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call failed, or why a connection ended.
 ///
-/// It is [`Clone`], because every waiter, every subscription and every callback of a connection is
-/// told the same reason. Its text is complete: [`source`](std::error::Error::source) has nothing to add.
+/// An `Error` is [`Clone`], because every waiter, subscription and callback of a connection
+/// receives the same reason. Its text is complete: [`source`](std::error::Error::source) adds
+/// nothing.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::{Error, Websocket};
+///
+/// match Websocket::connect("htp://robot.local/") {
+///     Err(Error::InvalidUrl { url, reason }) => println!("correct {url}: {reason}"),
+///     Err(error) => println!("{error}"),
+///     Ok(_) => unreachable!("`htp` is not a scheme for WebSockets"),
+/// }
+/// ```
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The URL cannot work, whatever the network does: no host, a port out of range, a scheme that
-    /// is none of `ws`, `wss`, `http`, `https`. Returned by `connect` itself; correct the URL.
+    /// The URL cannot work on any network. Its host is missing, its port is out of range, or its
+    /// scheme is not one of `ws`, `wss`, `http`, `https`, `ws+unix` and `wss+unix`. `connect`
+    /// itself returns this error. Correct the URL.
     #[error("invalid URL {url:?}: {reason}")]
     InvalidUrl {
-        /// The URL as it was given, without what may be a user and a password, and without the text
-        /// of its query.
+        /// The URL as it was given, without the part that may be a user and a password, and without
+        /// its query.
         url: String,
-        /// What is wrong with it.
+        /// What is wrong with the URL.
         reason: String,
     },
 
-    /// A setting cannot work: a header that HTTP does not allow, a close code that RFC 6455 reserves.
+    /// A setting has a value that cannot work, for example a header that HTTP does not allow or a
+    /// close code that RFC 6455 reserves. Correct the setting.
     #[error("invalid {setting}: {reason}")]
     InvalidOption {
-        /// Which setting.
+        /// The name of the setting.
         setting: &'static str,
-        /// What is wrong with it.
+        /// What is wrong with its value.
         reason: String,
     },
 
-    /// The host's name could not be resolved to an address; or the network interface that a
-    /// link-local address is written with does not exist.
+    /// The host name could not be resolved to an address, or the network interface in a link-local
+    /// address does not exist.
     #[error("cannot resolve {host:?}: {error}")]
     Resolve {
-        /// The name that was looked up, or the address with the interface.
+        /// The host name, or the address with its interface.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         error: Arc<io::Error>,
     },
 
-    /// None of the host's addresses took the connection.
+    /// None of the host's addresses accepted the connection.
     #[error("cannot connect to {address}: {error}")]
     Connect {
-        /// The address, or all of them, separated by commas.
+        /// The address, or all addresses, separated by commas.
         address: String,
-        /// What the operating system said of the last one.
+        /// The operating system's error for the last address.
         error: Arc<io::Error>,
     },
 
-    /// The proxy could not or would not connect to the server.
+    /// The proxy could not connect to the server, or refused to.
     #[error("proxy {proxy}: {reason}")]
     Proxy {
-        /// The proxy, without user and password.
+        /// The proxy's URL, without user and password.
         proxy: String,
-        /// What it said, or did.
+        /// What the proxy answered, or why it could not be used.
         reason: String,
-        /// Whether it may do so another time: it could not be reached, or could not reach the server.
+        /// Whether a later attempt may succeed: the proxy could not be reached, or could not reach
+        /// the server.
         transient: bool,
     },
 
-    /// The TLS handshake failed: the server's certificate is not trusted ("unable to get local issuer
-    /// certificate", "self-signed certificate": see `Options::root_certificate_pem`) or is for another host
-    /// ("hostname mismatch", "IP address mismatch"), or one side does not do what the other insists on.
+    /// The TLS handshake failed.
+    ///
+    /// Either the server's certificate is not trusted ("unable to get local issuer certificate",
+    /// "self-signed certificate"): see `Options::root_certificate_pem`. Or the certificate is for
+    /// another host ("hostname mismatch", "IP address mismatch"). Or the two sides have no TLS
+    /// version or cipher in common.
     #[error("TLS with {peer}: {}", tls_reason(&**.error))]
     Tls {
-        /// The host that was to be reached.
+        /// The host that this side connected to.
         peer: String,
-        /// What the TLS library said.
+        /// The TLS library's error.
         error: Arc<dyn std::error::Error + Send + Sync>,
     },
 
     /// The connection was not ready within `connect_timeout`.
     #[error("{target} was not ready within {after:?}: still waiting for {stage}")]
     ConnectTimeout {
-        /// The URL or address.
+        /// The URL or the address.
         target: String,
         /// The time allowed.
         after: Duration,
-        /// What had not happened yet, for example "the server's handshake response".
+        /// The step that was not finished, for example "the server's handshake response".
         stage: &'static str,
     },
 
-    /// The server answered the handshake with an HTTP status other than 101. The text shows what a
-    /// body says that is plain text, JSON or of no type.
-    #[error("the server refused the WebSocket: it answered {}{}", .response.status(), said(.response))]
+    /// The server answered the handshake with an HTTP status other than 101. The error's text
+    /// quotes the body if that is plain text, JSON, or has no content type.
+    #[error(
+        "the server refused the WebSocket: it answered {}{}",
+        .response.status(),
+        body_excerpt(.response)
+    )]
     Refused {
-        /// The status, the headers and the body: at most 64 KiB, and what came of it before the
-        /// server was silent for a second. A chunked body is put together. (The body of a redirect
-        /// that is followed is not read.)
+        /// The response: status, headers and body. The body is at most 64 KiB long and ends where
+        /// the server sent nothing for a second. A chunked body is decoded. The body of a redirect
+        /// that is followed is not read.
         response: Arc<http::Response<Bytes>>,
     },
 
-    /// What the peer sent in place of a handshake is not one (RFC 6455, section 4).
+    /// The peer answered with something that is not a WebSocket handshake (RFC 6455, section 4).
     #[error("WebSocket handshake failed: {0}")]
     Handshake(String),
 
@@ -110,33 +133,33 @@ pub enum Error {
     Header {
         /// The header's name.
         name: String,
-        /// What the function returned.
+        /// The error that the function returned.
         error: Arc<dyn std::error::Error + Send + Sync>,
     },
 
-    /// The stream ended, or the operating system reported an error, without a closing handshake
-    /// (the close code that RFC 6455 calls 1006).
+    /// The stream ended without a closing handshake, or the operating system reported an error. RFC
+    /// 6455 calls this close code 1006.
     #[error("connection lost: {0}")]
     Lost(Arc<io::Error>),
 
-    /// The peer broke the protocol; it was told so with close code 1002 (or 1007, for text that is
-    /// not UTF-8).
+    /// The peer violated the WebSocket protocol. This side closed the connection with code 1002, or
+    /// with 1007 for text that is not UTF-8.
     #[error("the peer broke the protocol: {reason} (closed with {code})")]
     Protocol {
-        /// The close code the peer was sent.
+        /// The close code that was sent to the peer.
         code: u16,
-        /// What it did.
+        /// What the peer did.
         reason: String,
     },
 
-    /// The peer sent more than [`max_message_size`](crate::Options::max_message_size), which is 1
-    /// MiB on servers by default, or `max_frame_size`; it was told so, with the limit, with close
-    /// code 1009.
+    /// The peer sent more than [`max_message_size`](crate::Options::max_message_size) or
+    /// `max_frame_size` allows. On a server, `max_message_size` is 1 MiB by default. This side
+    /// closed the connection with code 1009 and named the limit in the reason.
     #[error("the peer sent a message of {size} bytes, more than the {limit} allowed")]
     MessageTooBig {
-        /// The size it announced, or that had come together so far; in bytes.
+        /// The size in bytes that the peer announced, or that had arrived so far.
         size: usize,
-        /// The limit; in bytes.
+        /// The limit in bytes.
         limit: usize,
     },
 
@@ -147,40 +170,41 @@ pub enum Error {
         after: Duration,
     },
 
-    /// The closing handshake was not over within `close_timeout`, and no Close frame of the peer had
-    /// come by then; the connection was cut.
+    /// The closing handshake did not complete within `close_timeout`, and the peer had sent no
+    /// Close frame by then. The connection was shut down.
     #[error(
-        "the connection was cut: closing took longer than {after:?}, {unsent} messages were not sent"
+        "the connection was shut down: closing took longer than {after:?}, \
+         {unsent} messages were not sent"
     )]
     CloseTimeout {
         /// The time allowed.
         after: Duration,
-        /// How many messages that had been put were still waiting to be sent.
+        /// The number of accepted messages that were not sent.
         unsent: usize,
     },
 
-    /// The connection was closed with a Close frame. Nothing more will come. This is an
+    /// The connection was closed with a Close frame; no more messages will arrive. This is an
     /// [orderly](Self::is_orderly) end unless messages of this side were not sent: see
     /// [`Close::unsent`].
     #[error("the connection is closed: {0}")]
     Closed(Close),
 
-    /// The producer of this subscription has ended, and gave no other reason.
+    /// The producer of this subscription has ended without another reason.
     #[error("the producer has ended")]
     Ended,
 
-    /// This subscription was removed by `unsubscribe`.
+    /// The subscription was removed by `unsubscribe`.
     #[error("unsubscribed")]
     Unsubscribed,
 
-    /// `ping` was called too often: this many pings have no answer yet. The connection is not affected.
-    #[error("{unanswered} pings are waiting for their answer")]
+    /// Too many pings are unanswered, so `ping` sent none. The connection is not affected.
+    #[error("{unanswered} pings have not been answered yet")]
     TooManyPings {
-        /// How many.
+        /// The number of unanswered pings.
         unanswered: usize,
     },
 
-    /// The time given to a `…_timeout` call is over. The connection is not affected.
+    /// The time limit of a `…_timeout` call has passed. The connection is not affected.
     #[error("timed out")]
     Timeout,
 
@@ -188,48 +212,51 @@ pub enum Error {
     #[error("no message is waiting")]
     Empty,
 
-    /// The call waits for the connection's end, or for a message, and was made on the very thread that has to
-    /// bring it (from within a [`Sink`](crate::Sink), or a function that the [`Options`](crate::Options) were
-    /// given). What it asked for has been started.
+    /// The call would wait for a message or for the connection's end on the thread that has to
+    /// bring it about: in a [`Sink`](crate::Sink), or in a function given to
+    /// [`Options`](crate::Options). The requested operation has been started; only the wait was
+    /// left out.
     #[error("this call cannot wait on the connection's own thread")]
     OwnThread,
 
-    /// This process was forked from the one that made the connection, and has none of its threads. Let the parent
-    /// use it, or make one in the child.
-    #[error("the connection belongs to the process that this one was forked from")]
+    /// This process was forked from the one that made the connection, and has none of its threads.
+    /// Use the connection in the parent, or make one in the child.
+    #[error("the connection belongs to the parent of this forked process")]
     Forked,
 
-    /// A value could not be turned into JSON, or JSON not into the type asked for.
+    /// A value could not be serialised to JSON, or JSON could not be read as the requested type.
     #[error("JSON: {0}")]
     Json(Arc<serde_json::Error>),
 
-    /// The operating system refused to start a thread: one of the connection's own, or for a
-    /// second, one for its callbacks. The text says which limit is reached, as far as that can be
-    /// known, and how much is used of it.
+    /// The operating system refused to start a thread: one of the connection's own, or the first
+    /// callback thread. As far as it can be found out, the text names the limit that was reached
+    /// and how much of it is in use.
     #[error("cannot start a thread: {0}")]
     Thread(Arc<io::Error>),
 
-    /// A thread of this crate panicked, or a [`Transport`](crate::Transport) given to it. That is a
-    /// fault in this crate, or in what was given to it.
+    /// A thread of this crate panicked, or a [`Transport`](crate::Transport) did. This is a fault
+    /// in this crate or in the transport.
     #[error("internal error: {0}")]
     Internal(String),
 }
 
-/// Where a certificate was found wanting, OpenSSL puts in brackets at the end in what.
+/// The error's text. OpenSSL puts the reason why a certificate is not valid in brackets at the end;
+/// of such a text, only the reason is kept.
 fn tls_reason(error: &(dyn std::error::Error + Send + Sync)) -> String {
     let text = error.to_string();
-    let wanting = text.contains("certificate verify failed");
+    let is_invalid = text.contains("certificate verify failed");
     match text
         .strip_suffix(')')
         .and_then(|text| text.rsplit_once('('))
     {
-        Some((_, what)) if wanting => format!("certificate verify failed: {what}"),
+        Some((_, reason)) if is_invalid => format!("certificate verify failed: {reason}"),
         _ => text,
     }
 }
 
-/// What a body says first, which is often the reason. A page says it somewhere in its middle.
-fn said(response: &http::Response<Bytes>) -> String {
+/// The first line of a plain-text body, or the whole of a JSON body: it often gives the reason. An
+/// HTML page is left out.
+fn body_excerpt(response: &http::Response<Bytes>) -> String {
     let headers = response.headers();
     if headers.contains_key(http::header::CONTENT_ENCODING) {
         return String::new();
@@ -240,7 +267,7 @@ fn said(response: &http::Response<Bytes>) -> String {
     let kind = kind
         .as_deref()
         .map(|kind| kind.split(';').next().unwrap_or_default().trim());
-    let said = match kind {
+    let excerpt = match kind {
         Some("text/plain") => first_line(&text),
         Some(kind) if kind == "application/json" || kind.ends_with("+json") => {
             text.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -248,9 +275,9 @@ fn said(response: &http::Response<Bytes>) -> String {
         None if !text.trim_start().starts_with('<') => first_line(&text),
         _ => String::new(),
     };
-    match said.is_empty() {
-        true => said,
-        false => format!(" ({:?})", said.chars().take(200).collect::<String>()),
+    match excerpt.is_empty() {
+        true => excerpt,
+        false => format!(" ({:?})", excerpt.chars().take(200).collect::<String>()),
     }
 }
 
@@ -274,18 +301,40 @@ impl Error {
         }
     }
 
-    /// Whether another attempt to connect may succeed where this happened: what a client that
-    /// [reconnects](crate::Options::reconnect) tries again after, and what ends it otherwise.
+    /// Returns whether another attempt to connect may succeed.
     ///
-    /// | it heals | it does not |
-    /// | --- | --- |
-    /// | the server cannot be reached, or is not found | the URL or a setting is wrong |
-    /// | a time-out: of connecting, of a ping, of closing | the certificate is not trusted, or TLS is not agreed on |
-    /// | the connection is lost without a closing handshake | what comes is not HTTP, not a handshake, or breaks the protocol |
-    /// | the server answers 408, 425, 429, or any 5xx but 501 and 505 | it answers anything else, such as 401, 403, 404 |
-    /// | the peer closes with 1001 (going away), 1011 (internal error), 1012 (restart), 1013 (try again later) or 1014 (bad gateway) | it closes with any other code, or without one; or this side does |
-    /// | the proxy cannot be reached, or cannot reach the server | it refuses |
-    /// | `header_with`'s function fails; the system starts no thread | |
+    /// A client that [reconnects](crate::Options::reconnect) tries again after a transient error
+    /// and ends after any other.
+    ///
+    /// Transient are:
+    ///
+    /// - The server cannot be reached, or its name cannot be resolved.
+    /// - Connecting, a ping or closing timed out.
+    /// - The connection was lost without a closing handshake.
+    /// - The server answered with status 408, 425, 429, or any 5xx but 501 and 505.
+    /// - The peer closed with code 1001 (going away), 1011 (internal error), 1012 (service
+    ///   restart), 1013 (try again later) or 1014 (bad gateway).
+    /// - The proxy cannot be reached, or cannot reach the server.
+    /// - The function of `header_with` failed.
+    /// - The system could not start a thread.
+    ///
+    /// All other errors are permanent, among them:
+    ///
+    /// - The URL or a setting is invalid.
+    /// - The certificate is not trusted, or TLS failed otherwise.
+    /// - The peer violated HTTP or the WebSocket protocol.
+    /// - The server answered with another status, such as 401, 403 or 404.
+    /// - The peer closed with another code or with none, or this side closed.
+    /// - The proxy refused.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Error;
+    ///
+    /// assert!(Error::PingTimeout { after: std::time::Duration::from_secs(20) }.is_transient());
+    /// assert!(!Error::Handshake("no Upgrade header".into()).is_transient());
+    /// ```
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Resolve { .. }
@@ -310,19 +359,30 @@ impl Error {
         }
     }
 
-    /// Whether this is the orderly end of a connection rather than a failure:
+    /// Returns whether this is the orderly end of a connection and not a failure:
     /// [`Closed`](Self::Closed), with every accepted message sent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (robot, operator) = Websocket::pair();
+    /// robot.close()?;
+    /// assert!(operator.get().unwrap_err().is_orderly());
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     pub fn is_orderly(&self) -> bool {
         matches!(self, Error::Closed(close) if close.unsent == 0)
     }
 
-    /// The error, unless it is an orderly end.
+    /// Returns the error, unless it is an orderly end.
     pub(crate) fn failure(&self) -> Option<Error> {
         (!self.is_orderly()).then(|| self.clone())
     }
 }
 
-/// Which side of a connection did something.
+/// One side of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
     /// This program.
@@ -331,17 +391,30 @@ pub enum Side {
     Peer,
 }
 
-/// How a connection was closed: who began, and the code and reason that side gave.
+/// How a connection was closed: by which side, and with which code and reason.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::{Error, Side, Websocket};
+///
+/// let (robot, operator) = Websocket::pair();
+/// robot.close_with(4001, "battery empty")?;
+/// let Error::Closed(close) = operator.get().unwrap_err() else { panic!() };
+/// assert_eq!(close.by, Side::Peer);
+/// assert_eq!(close.frame.unwrap().code, 4001);
+/// # Ok::<(), rtcbot_websocket::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Close {
-    /// Who sent the first Close frame.
+    /// The side that sent the first Close frame.
     pub by: Side,
-    /// What that frame said; `None` when no code was given, or when the connection was closed
+    /// The content of that frame. `None` if the frame had no code, or if the connection was closed
     /// before it was ready.
     pub frame: Option<CloseFrame>,
-    /// How many messages of this side had been accepted and were not sent, since the peer had closed
-    /// and did not take them.
+    /// The number of accepted messages that were not sent, because the peer had closed the
+    /// connection and no longer read.
     pub unsent: usize,
 }
 
@@ -364,14 +437,15 @@ impl fmt::Display for Close {
 /// The code and the reason of a Close frame (RFC 6455, section 5.5.1).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CloseFrame {
-    /// RFC 6455, section 7.4: 1000 is a normal closure, 1001 going away, 4000 to 4999 are for applications.
+    /// The close code (RFC 6455, section 7.4). 1000 is a normal closure, 1001 is going away, and
+    /// 4000 to 4999 are for applications.
     pub code: u16,
-    /// At most 123 bytes of UTF-8; may be empty.
+    /// The reason: at most 123 bytes of UTF-8, possibly empty.
     pub reason: String,
 }
 
 impl CloseFrame {
-    /// What had the connection has failed (RFC 6455, section 7.4.1).
+    /// The program that used the connection has failed (RFC 6455, section 7.4.1).
     pub(crate) fn internal_error() -> Self {
         CloseFrame {
             code: 1011,
@@ -386,17 +460,18 @@ impl CloseFrame {
         }
     }
 
-    /// Whether an endpoint may send this code (section 7.4, and the codes registered since).
+    /// Returns whether an endpoint may send this code (RFC 6455, section 7.4, and the codes
+    /// registered since).
     pub(crate) fn may_be_sent(code: u16) -> bool {
         matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
     }
 
-    /// A frame that this side may send.
+    /// Returns a frame that this side may send.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for a code that RFC 6455 does not let an endpoint send (below 1000,
-    /// 1004 to 1006, 1015 to 2999, 5000 and up), or a reason longer than 123 bytes.
+    /// [`Error::InvalidOption`] if RFC 6455 does not let an endpoint send the code (below 1000,
+    /// 1004 to 1006, 1015 to 2999, 5000 and above), or if the reason is longer than 123 bytes.
     pub(crate) fn checked(code: u16, reason: &str) -> Result<Self> {
         let invalid = |reason: String| Error::InvalidOption {
             setting: "close frame",
@@ -430,31 +505,45 @@ impl fmt::Display for CloseFrame {
     }
 }
 
-/// Why something was not taken, with the thing itself, so that nothing is lost.
+/// Why an item was not accepted. It holds the item, so that nothing is lost.
 ///
-/// `Full` is also what a put with a timeout returns when its time is over, as in Python's `queue.Queue`.
+/// A put with a timeout also returns `Full` when its time is over, as Python's `queue.Queue` does.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::{PutError, Websocket};
+///
+/// let (robot, _operator) = Websocket::pair();
+/// match robot.put_nowait("forward") {
+///     Ok(()) => {}
+///     Err(PutError::Full(order)) => println!("try {order} again later"),
+///     Err(PutError::Closed(order)) => println!("{order} cannot be sent any more"),
+/// }
+/// # Ok::<(), rtcbot_websocket::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum PutError<T> {
-    /// There is no room now.
+    /// The queue is full.
     Full(T),
-    /// Nothing will be taken any more: the connection is closing or has ended.
+    /// No more items are accepted: the connection is closing or has ended.
     Closed(T),
 }
 
 impl<T> PutError<T> {
-    /// The thing that was not taken.
+    /// Returns the item that was not accepted.
     pub fn into_inner(self) -> T {
         match self {
             PutError::Full(item) | PutError::Closed(item) => item,
         }
     }
 
-    /// Whether the reason was a lack of room.
+    /// Returns whether the queue was full.
     pub fn is_full(&self) -> bool {
         matches!(self, PutError::Full(_))
     }
 
-    /// Whether nothing will be taken any more.
+    /// Returns whether no more items are accepted.
     pub fn is_closed(&self) -> bool {
         matches!(self, PutError::Closed(_))
     }
@@ -472,9 +561,10 @@ impl<T> fmt::Debug for PutError<T> {
 impl<T> fmt::Display for PutError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            PutError::Full(_) => "not taken: the queue is full",
+            PutError::Full(_) => "not accepted: the queue is full",
             PutError::Closed(_) => {
-                "not taken: it is closing or has ended (`end_reason` of a Websocket says why)"
+                "not accepted: the receiver is closing or has ended \
+                 (`Websocket::end_reason` tells why)"
             }
         })
     }
@@ -499,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_heals_if_it_speaks_of_the_moment() {
+    fn a_status_is_transient_if_it_describes_a_temporary_condition() {
         let refused = |status: u16| {
             let mut response = http::Response::new(Bytes::new());
             *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
@@ -515,7 +605,7 @@ mod tests {
     }
 
     #[test]
-    fn a_close_code_heals_if_the_server_is_to_come_back() {
+    fn a_close_code_is_transient_if_the_server_may_return() {
         let closed = |by, code: Option<u16>| {
             let reason = String::new();
             let frame = code.map(|code| CloseFrame { code, reason });
@@ -533,7 +623,7 @@ mod tests {
     }
 
     #[test]
-    fn put_errors_hand_the_item_back() {
+    fn put_errors_return_the_item() {
         assert_eq!(PutError::Full(7).into_inner(), 7);
         assert_eq!(PutError::Closed(7).into_inner(), 7);
         assert!(PutError::Full(7).is_full() && !PutError::Full(7).is_closed());

@@ -1,34 +1,50 @@
-//! The WebSocket for programs that have no async runtime.
+//! A WebSocket for programs without an async runtime.
 //!
-//! [RTCBot](https://rtcbot.readthedocs.io/)'s `Websocket`, which robots are driven with, in Rust:
-//! give it a URL, or the request of an incoming connection, and you have an object that any thread
-//! can put messages into and get messages from, at any time. Under it run two threads over blocking
-//! sockets, one that reads and one that writes, so that neither ever waits for the other.
+//! This crate brings the `Websocket` of [RTCBot](https://rtcbot.readthedocs.io/), a library for
+//! robots, to Rust. Any thread can put messages into a [`Websocket`] and get messages from it, at
+//! any time. Each connection has two threads over blocking sockets, one that reads and one that
+//! writes, so that neither direction waits for the other.
 //!
 //! # Hello, world!
+//!
+//! A client connects to a URL, and a server accepts requests:
 //!
 //! ```
 //! use rtcbot_websocket::{Server, Websocket, json};
 //!
-//! // Both ends in one program, for the show.
 //! let mut server = Server::bind("127.0.0.1:0")?;
-//!
-//! let ws = Websocket::connect(server.url())?; // returns at once,
-//! ws.put_nowait(json!({"hello": "robot"}))?; // and works before it is connected
+//! let ws = Websocket::connect(server.url())?; // returns immediately
+//! ws.put_nowait(json!({"hello": "robot"}))?; // is queued until the connection is ready
 //!
 //! let robot = Websocket::accept(server.next().unwrap());
 //! assert_eq!(robot.get()?, json!({"hello": "robot"}));
 //!
-//! ws.close()?; // sends what is queued, and says goodbye
+//! ws.close()?; // sends queued messages first
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Messages
 //!
-//! A [`Message`] is JSON, text or bytes. What can be turned `into()` one can be put: [`json!`] values,
-//! numbers, `bool`, strings, byte vectors and slices. In JSON
-//! mode, RTCBot's default, text that is JSON arrives as JSON, and everything but bytes is sent as
-//! JSON: the text `hello` as `"hello"`. [`Options::json`]`(false)` sends and receives text as it is.
+//! A [`Message`] is JSON, text or bytes. Sending methods accept `impl Into<Message>`: [`json!`]
+//! values, numbers, `bool`, strings, and bytes:
+//!
+//! ```
+//! use rtcbot_websocket::{Message, json};
+//!
+//! let order = Message::from(json!({"motor": 1}));
+//! let text = Message::from("hello");
+//! let bytes = Message::from(vec![1u8, 2, 3]);
+//! assert_eq!(text.as_str(), Some("hello"));
+//! # assert!(matches!(order, Message::Json(_)) && matches!(bytes, Message::Binary(_)));
+//! ```
+//!
+//! In JSON mode, the default as in RTCBot, text that is JSON arrives as JSON. Everything but bytes
+//! is sent as JSON: the text `hello` is sent as `"hello"`. [`Options::json`]`(false)` sends and
+//! receives text unchanged.
+//!
+//! # Typed messages
+//!
+//! [`Message::json`] serialises any value, and [`Message::decode`] reads one:
 //!
 //! ```
 //! use rtcbot_websocket::{Message, json};
@@ -36,237 +52,306 @@
 //! #[derive(serde::Serialize, serde::Deserialize)]
 //! struct Pose { x: f64, y: f64 }
 //!
-//! let message = Message::json(&Pose { x: 1.0, y: 2.0 })?; // the typed way in,
-//! let pose: Pose = message.decode()?;                    // and out
+//! let message = Message::json(&Pose { x: 1.0, y: 2.0 })?;
+//! let pose: Pose = message.decode()?;
 //! assert_eq!(message, json!({"x": pose.x, "y": pose.y}));
 //! # Ok::<(), rtcbot_websocket::Error>(())
 //! ```
 //!
 //! # Receiving
 //!
-//! Each of these gets every message, independently of the others:
-//!
-//! * [`get`](Websocket::get), [`get_timeout`](Websocket::get_timeout) and
-//!   [`try_get`](Websocket::try_get) take from a default subscription, which the first call makes.
-//! * [`subscribe`](Websocket::subscribe) makes a [`Subscription`]: a queue of its own, and with
-//!   [`receiver`](Subscription::receiver) a channel for [`select!`](crossbeam_channel::select).
-//! * [`subscribe_callback`](Websocket::subscribe_callback) calls a function, message after message;
-//!   [`subscribe_concurrent`](Websocket::subscribe_concurrent) several at once.
-//! * [`subscribe_to`](Websocket::subscribe_to) feeds a channel, another `Websocket`, or any [`Sink`].
-//!
-//! What a slow reader means, its [`Queue`] says; a forgotten one is a slow one. By default reading pauses when 1024 messages wait,
-//! and TCP holds the peer back: nothing is lost. A control loop wants [`Queue::Latest`] instead:
+//! [`get`](Websocket::get) waits for the next message, [`get_timeout`](Websocket::get_timeout)
+//! waits for a limited time, and [`try_get`](Websocket::try_get) does not wait:
 //!
 //! ```
-//! # use rtcbot_websocket::{Server, Websocket};
-//! # let mut server = Server::bind("127.0.0.1:0")?;
-//! # let ws = Websocket::connect(server.url())?;
-//! # let robot = Websocket::accept(server.next().unwrap());
-//! use rtcbot_websocket::{Queue, crossbeam_channel::{after, select}};
+//! use rtcbot_websocket::Websocket;
+//!
+//! let (operator, robot) = Websocket::pair(); // two connected sockets in memory
+//! operator.put_nowait("forward")?;
+//! assert_eq!(robot.get()?, "forward");
+//! assert!(robot.try_get().is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Subscriptions
+//!
+//! Every subscription receives every message, independently of the others:
+//!
+//! * [`subscribe`](Websocket::subscribe) returns a [`Subscription`], which is a queue.
+//! * [`subscribe_callback`](Websocket::subscribe_callback) calls a function for one message after
+//!   the other, and [`subscribe_concurrent`](Websocket::subscribe_concurrent) for several at once.
+//! * [`subscribe_to`](Websocket::subscribe_to) fills a channel, another `Websocket`, or any
+//!   [`Sink`].
+//! * [`get`](Websocket::get) reads from a default subscription, which its first call makes.
+//!
+//! ```
+//! use rtcbot_websocket::Websocket;
+//!
+//! let (operator, robot) = Websocket::pair();
+//! let orders = robot.subscribe();
+//! robot.subscribe_callback(|order| println!("received {order}"));
+//! robot.subscribe_to(robot.clone()); // an echo
+//!
+//! operator.put_nowait("forward")?;
+//! assert_eq!(orders.get()?, "forward");
+//! assert_eq!(operator.get()?, "forward");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Slow readers
+//!
+//! A subscription's [`Queue`] decides what happens when its reader falls behind. By default the
+//! connection stops reading once 1024 messages are queued, so TCP flow control slows the peer down
+//! and nothing is lost. A subscription that is no longer read has the same effect: drop it. A
+//! control loop uses [`Queue::Latest`], which keeps only the newest message:
+//!
+//! ```
+//! use rtcbot_websocket::{Error, Queue, Websocket};
 //! use std::time::Duration;
 //!
-//! const ORDER_HOLDS: Duration = Duration::from_millis(300);
+//! let (operator, robot) = Websocket::pair();
 //! let orders = robot.subscribe_with(Queue::Latest);
-//! let mut silence = after(ORDER_HOLDS);
-//! # ws.put_nowait("forward")?;
-//! loop {
-//!     select! {
-//!         recv(orders.receiver()) -> order => match order {
-//!             Ok(order) => {
-//!                 println!("to the motors: {order}");
-//!                 silence = after(ORDER_HOLDS);
-//! #               ws.close()?;
-//!             }
-//!             Err(_) => {
-//!                 println!("motors off: {}", orders.get().unwrap_err());
-//!                 break;
-//!             }
-//!         },
-//!         recv(silence) -> _ => println!("motors off: no order has come"),
+//! operator.put_nowait("forward")?;
+//! operator.close()?;
+//! let reason = loop {
+//!     match orders.get_timeout(Duration::from_millis(300)) {
+//!         Ok(order) => println!("to the motors: {order}"),
+//!         Err(Error::Timeout) => println!("motors off: no order arrived"),
+//!         Err(reason) => break reason,
 //!     }
+//! };
+//! println!("motors off: {reason}");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The timeout makes the robot safe. An open connection does not mean that an operator is at the
+//! other end: a program that hangs keeps its connections until a ping times out, and a browser
+//! answers pings for its pages.
+//!
+//! # Sending
+//!
+//! [`put_nowait`](Websocket::put_nowait) never waits. When 16 MiB are queued, it returns the
+//! message in an error. [`put`](Websocket::put) and [`put_timeout`](Websocket::put_timeout) wait
+//! until the queue has space:
+//!
+//! ```
+//! use rtcbot_websocket::{PutError, Websocket};
+//!
+//! let (robot, _operator) = Websocket::pair();
+//! match robot.put_nowait("a state") {
+//!     Ok(()) => {}
+//!     Err(PutError::Full(state)) => println!("not sent: {state}"),
+//!     Err(PutError::Closed(_)) => println!("the connection has ended"),
+//! }
+//! ```
+//!
+//! # Sources
+//!
+//! [`put_subscription`](Websocket::put_subscription) sends everything from a channel or a
+//! subscription, until another message is put:
+//!
+//! ```
+//! use rtcbot_websocket::{Websocket, crossbeam_channel};
+//!
+//! let (operator, robot) = Websocket::pair();
+//! let (joystick, orders) = crossbeam_channel::unbounded();
+//! operator.put_subscription(orders);
+//! joystick.send("forward".into())?;
+//! assert_eq!(robot.get()?, "forward");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Waiting for several things
+//!
+//! [`Subscription::receiver`] returns a channel for
+//! [`select!`](crossbeam_channel::select), and [`closed_signal`](Websocket::closed_signal) one that
+//! reports the connection's end:
+//!
+//! ```
+//! use rtcbot_websocket::{Websocket, crossbeam_channel::{after, select}};
+//! use std::time::Duration;
+//!
+//! let (operator, robot) = Websocket::pair();
+//! let orders = robot.subscribe();
+//! operator.put_nowait("forward")?;
+//! select! {
+//!     recv(orders.receiver()) -> order => println!("{order:?}"),
+//!     recv(after(Duration::from_millis(300))) -> _ => println!("no order arrived"),
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The last branch makes it safe. An open connection does not mean that somebody is at the other
-//! end: a program that hangs keeps its connections for as long as pings may be missed, and a
-//! browser answers them for its pages.
+//! # The end of a connection
 //!
-//! # Sending
-//!
-//! * [`put_nowait`](Websocket::put_nowait) never waits; when 16 MiB are queued it hands the message back.
-//! * [`put`](Websocket::put) and [`put_timeout`](Websocket::put_timeout) wait for room.
-//! * [`put_subscription`](Websocket::put_subscription) sends everything that a channel or a
-//!   subscription yields, until anything else is put.
-//! * A `Websocket` is a [`Sink`], too, so an echo is one line:
+//! A connection ends when either side calls [`close`](Websocket::close), when the last handle is
+//! dropped, or after an error. Then every blocked call returns the reason, an [`Error`], after the
+//! messages that are still queued:
 //!
 //! ```
-//! # use rtcbot_websocket::{Server, Websocket};
-//! # let mut server = Server::bind("127.0.0.1:0")?;
-//! # let ws = Websocket::connect(server.url())?;
-//! # let robot = Websocket::accept(server.next().unwrap());
-//! robot.subscribe_to(robot.clone());
-//! # ws.put_nowait("x")?;
-//! # assert_eq!(ws.get()?, "x");
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
+//! use rtcbot_websocket::{Error, Websocket};
 //!
-//! # The end
-//!
-//! A connection ends by [`close`](Websocket::close) on either side, by dropping the last handle, or by
-//! an error. Then every blocked call returns and says why: an [`Error`]. What is queued can still be
-//! taken first. [`on_ready`](Websocket::on_ready), [`on_error`](Websocket::on_error) and
-//! [`on_close`](Websocket::on_close) call a function; [`wait_ready`](Websocket::wait_ready),
-//! [`wait_error`](Websocket::wait_error) and [`wait_closed`](Websocket::wait_closed) wait;
-//! [`closed_signal`](Websocket::closed_signal) is for `select!`.
-//!
-//! ```
-//! # use rtcbot_websocket::{Error, Server, Websocket};
-//! # let mut server = Server::bind("127.0.0.1:0")?;
-//! # let ws = Websocket::connect(server.url())?;
-//! # let robot = Websocket::accept(server.next().unwrap());
-//! # ws.wait_ready()?;
-//! ws.close_with(4001, "battery low")?;
-//! match robot.get() {
+//! let (robot, operator) = Websocket::pair();
+//! robot.close_with(4001, "battery low")?;
+//! match operator.get() {
 //!     Err(Error::Closed(close)) => assert_eq!(close.frame.unwrap().reason, "battery low"),
 //!     other => panic!("{other:?}"),
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`on_ready`](Websocket::on_ready), [`on_error`](Websocket::on_error) and
+//! [`on_close`](Websocket::on_close) call a function. [`wait_ready`](Websocket::wait_ready),
+//! [`wait_error`](Websocket::wait_error) and [`wait_closed`](Websocket::wait_closed) wait.
+//!
 //! # Staying connected
 //!
-//! With [`Options::reconnect`] a client whose connection is lost makes another, for as long as it takes.
-//! Subscriptions, callbacks and what is queued stay as they are. What had been written to the
-//! connection that was lost may be lost with it; [`stats`](Websocket::stats) counts it.
+//! With [`Options::reconnect`], a client that loses its connection makes another, for as long as it
+//! takes. Subscriptions, callbacks and queued messages stay. Messages that were written to the lost
+//! connection may be lost; [`stats`](Websocket::stats) counts them.
 //!
 //! ```
-//! # use rtcbot_websocket::{Server, Websocket};
-//! # let mut server = Server::bind("127.0.0.1:0")?;
-//! # let url = server.url();
-//! use rtcbot_websocket::{Backoff, Options};
+//! use rtcbot_websocket::{Backoff, Options, Server, Websocket};
 //!
-//! let ws = Options::new().reconnect(Backoff::default()).connect(url)?;
-//! ws.on_disconnect(|why| println!("lost: {why}"));
-//! # let robot = Websocket::accept(server.next().unwrap());
-//! # robot.wait_ready()?;
-//! # robot.close_with(1012, "restarting")?;
-//! # ws.put("hello")?;
-//! # let robot = Websocket::accept(server.next().unwrap());
-//! # assert_eq!(robot.get()?, "hello");
-//! assert_eq!(ws.stats().reconnects, 1);
+//! let mut server = Server::bind("127.0.0.1:0")?;
+//! let ws = Options::new().reconnect(Backoff::default()).connect(server.url())?;
+//! let robot = Websocket::accept(server.next().unwrap());
+//! robot.wait_ready()?;
+//! robot.close_with(1012, "restarting")?;
+//!
+//! ws.put("hello")?; // is sent over the next connection
+//! let robot = Websocket::accept(server.next().unwrap());
+//! assert_eq!(robot.get()?, "hello");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What is queued while there is no connection is sent when there is one again. A robot would get all the orders of
-//! the last minute at once; where only the newest counts, let the `Websocket` read from a queue that
-//! keeps only that:
+//! # Sending only the newest
+//!
+//! Messages queued while disconnected are sent after reconnecting, so a robot may receive a
+//! minute's worth of stale orders at once. If only the latest order matters, send from a
+//! [`Queue::Latest`] subscription instead:
 //!
 //! ```
-//! # use rtcbot_websocket::{Message, Websocket, json};
-//! # let (ws, robot) = Websocket::pair();
-//! use rtcbot_websocket::{Queue, pubsub::Producer};
+//! use rtcbot_websocket::{Message, Queue, Websocket, json, pubsub::Producer};
 //!
+//! let (ws, robot) = Websocket::pair();
 //! let (mut orders, producer) = Producer::<Message>::new();
 //! ws.put_subscription(producer.subscribe_with(Queue::Latest));
-//! // Fifty times a second: it takes the place of one that has not been sent yet.
-//! orders.put(json!({"speed": 0.5}).into());
-//! # assert_eq!(robot.get()?, json!({"speed": 0.5}));
+//! orders.put(json!({"speed": 0.5}).into()); // replaces an order that was not sent
+//! assert_eq!(robot.get()?, json!({"speed": 0.5}));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A peer that has vanished without a word is noticed by pings, by default after 40 seconds at the latest, as
-//! long as messages are taken: see [`Options::ping_interval`] and [`Options::ping_timeout`].
-//! [`ping`](Websocket::ping) sends one when you want to know, and [`latency`](Websocket::latency) tells how far
-//! away the peer is.
+//! # Detecting a lost peer
+//!
+//! Pings detect a peer that has vanished, by default within 40 seconds, as long as its messages are
+//! taken from the subscriptions: see [`Options::ping_interval`] and [`Options::ping_timeout`].
+//! [`ping`](Websocket::ping) sends one on demand, and [`latency`](Websocket::latency) returns the
+//! round trip.
 //!
 //! # Serving
 //!
-//! A [`Server`] is an iterator of [`Request`]s, which waits for all clients at once and needs no thread;
-//! [`serve`](Server::serve) gives each request a thread. A request is accepted as a WebSocket, or
-//! answered with a page, a 401 or whatever it deserves. From any other thread, a [`ServerHandle`]
-//! reaches all connections and shuts the server down.
+//! A [`Server`] is an iterator of [`Request`]s that needs no thread of its own.
+//! [`serve`](Server::serve) calls a function for each request on a separate thread. Accept a
+//! request as a WebSocket, or answer it with a page or a status:
+//!
+//! ```
+//! use rtcbot_websocket::{Server, Websocket};
+//!
+//! let mut server = Server::bind("127.0.0.1:0")?.max_connections(100);
+//! let ws = Websocket::connect(server.url().to_owned() + "/state")?;
+//! let request = server.next().unwrap();
+//! match request.path() {
+//!     "/drive" => drop(Websocket::accept(request)),
+//!     _ => request.respond(404, "the WebSocket is at /drive")?,
+//! }
+//! assert!(ws.wait_ready().unwrap_err().to_string().contains("404"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Browsers let any page connect to any WebSocket. By default a server accepts only its own pages:
+//! see [`Options::allow_origin`].
+//!
+//! # Broadcasting
+//!
+//! A [`ServerHandle`] reaches all connections from any thread, and shuts the server down:
 //!
 //! ```
 //! use rtcbot_websocket::{Server, Websocket, json};
 //! use std::time::Duration;
 //!
-//! let server = Server::bind("127.0.0.1:0")?.max_connections(100);
-//! let (url, handle) = (server.url().to_owned(), server.handle());
-//! let serving = std::thread::spawn(move || {
-//!     server.serve(|request| {
-//!         let ws = Websocket::accept(request);
-//!         while let Ok(order) = ws.get() {
-//!             println!("{order}");
-//!         }
-//!     });
-//! });
-//!
-//! let ws = Websocket::connect(url)?;
+//! let mut server = Server::bind("127.0.0.1:0")?;
+//! let ws = Websocket::connect(server.url())?;
+//! let _robot = Websocket::accept(server.next().unwrap());
 //! ws.wait_ready()?;
-//! handle.broadcast(json!({"battery": 0.8})); // serialised once; waits for nobody
+//! server.handle().broadcast(json!({"battery": 0.8})); // does not wait
+//! server.handle().shutdown(Duration::from_secs(5))?; // sends queued messages and code 1001
 //! assert_eq!(ws.get()?, json!({"battery": 0.8}));
-//!
-//! handle.shutdown(Duration::from_secs(5))?; // all get code 1001 and what is queued for them
-//! serving.join().unwrap();
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Browsers let any page connect to any WebSocket, so by default only pages that came from this very
-//! server may: see [`Options::allow_origin`].
+//! # TLS, Unix sockets, proxies, other streams
 //!
-//! # TLS, Unix sockets, proxies, streams of your own
-//!
-//! * `wss://` URLs are connected to with TLS, and [`Server::bind_tls`] serves them; `Options` has
-//!   [what to trust](Options::root_certificate_pem) beyond the system's certificates.
-//! * `ws+unix:/path` URLs lead to a Unix socket, and [`Server::bind_unix`] serves one.
+//! * `wss://` URLs use TLS, and [`Server::bind_tls`] serves them. `Options` sets the
+//!   [trusted certificates](Options::root_certificate_pem) beyond those of the system.
+//! * `ws+unix:/path` URLs connect to a Unix socket, and [`Server::bind_unix`] serves one.
 //! * [`Options::proxy`] connects through an HTTP or SOCKS5 proxy.
-//! * [`Options::connect_over`] and [`Request::from_parts`] take a stream that is there already: anything
-//!   that is a [`Transport`].
-//!
-//! # Features
-//!
-//! | feature | default | |
-//! | --- | --- | --- |
-//! | `native-tls` | yes | TLS by the system's own library. On Linux that is OpenSSL, whose headers have to be there to compile: `apt install libssl-dev pkg-config`, or the feature `vendored`. |
-//! | `vendored` | no | Compiles OpenSSL along, instead; takes a C compiler, make, perl, and some minutes. |
-//!
-//! Without `native-tls` everything else works, and a `wss` URL is refused with an error that says so.
-//!
-//! # Which thread does what
-//!
-//! | thread | there is one | does | runs your code |
-//! | --- | --- | --- | --- |
-//! | `ws-read` | per connection | connects, reads, decodes, hands messages out | a [`Sink`] of your own, functions that [`Options`] were given |
-//! | `ws-write` | per connection | sends what is queued, pongs, the Close frame | a [`Transport`] of your own |
-//! | `ws-dispatch` | per connection with callbacks | calls them, one after the other | callbacks |
-//! | `ws-worker` | up to `workers` per `subscribe_concurrent` | calls it | that callback |
-//! | `ws-serve` | per request, with [`Server::serve`] | calls the handler | your handler |
-//! | `ws-linger`, `ws-relay`, `ws-resolve`, `ws-respond` | now and then | see to a close that nobody can wait for; feed a sink that was full at first; look up a name; send a page to a client that is slow to take it | a [`Sink`] of your own |
-//!
-//! Any method may be called in any callback; the connection's other callbacks wait meanwhile. When a thread puts a small message into an idle
-//! connection, it writes it to the socket itself, as far as that does not block, which saves waking
-//! the writer. Returning from `main` ends the process, whatever is connected.
-//!
-//! # Logging
-//!
-//! Through the crate `log`: what is lost and when it is tried again at `info`, opening and closing
-//! at `debug`, full subscriptions, dropped messages and a server that is full at `warn`.
-//! tungstenite logs too; keep its target, `tungstenite`, below `trace`, which has every message in
-//! it, and every header of the handshake.
+//! * [`Options::connect_over`] and [`Request::from_parts`] use an existing stream: any
+//!   [`Transport`].
 //!
 //! # Testing
 //!
-//! [`Websocket::pair`] makes two connected sockets in memory: a control loop can be tested without a
-//! network.
+//! [`Websocket::pair`] returns two connected sockets in memory, so that a control loop can be
+//! tested without a network.
 //!
-//! # Your own parts
+//! # Your own components
 //!
-//! [`pubsub::Producer`] and [`pubsub::Consumer`] are what a `Websocket` is made of. A sensor or a
-//! motor made of them plugs into it: see [`pubsub`].
+//! A `Websocket` consists of a [`pubsub::Producer`] and a [`pubsub::Consumer`]. A sensor or a motor
+//! can be made of them too, and then connects to a `Websocket`: see [`pubsub`].
+//!
+//! # Features
+//!
+//! | feature | default | effect |
+//! | --- | --- | --- |
+//! | `native-tls` | yes | TLS by the system's library: OpenSSL on Linux |
+//! | `vendored` | no | builds OpenSSL from source |
+//!
+//! To compile, `native-tls` needs OpenSSL's headers on Linux: `apt install libssl-dev pkg-config`.
+//! `vendored` needs a C compiler, make and perl instead, and takes a few minutes. Without
+//! `native-tls`, a `wss` URL is rejected with an error that names the feature, and everything else
+//! works.
+//!
+//! # Threads
+//!
+//! | thread | number | task |
+//! | --- | --- | --- |
+//! | `ws-read` | 1 per connection | connects, reads, and delivers messages |
+//! | `ws-write` | 1 per connection | sends messages, pongs and Close frames |
+//! | `ws-dispatch` | 1 per connection with callbacks | calls them one after the other |
+//! | `ws-worker` | up to `workers` | calls a function given to `subscribe_concurrent` |
+//! | `ws-serve` | 1 per request | calls the handler of [`Server::serve`] |
+//! | `ws-forwarder` | temporary | delivers to a sink that was full |
+//! | `ws-linger` | temporary | enforces the close timeout if the closing thread must not block |
+//! | `ws-resolve` | temporary | resolves a host name |
+//! | `ws-respond` | temporary | sends a page to a slow client |
+//!
+//! Your code runs on these threads: a [`Sink`] of your own and functions given to [`Options`] on
+//! `ws-read`, a [`Sink`] also on `ws-forwarder`, a [`Transport`] of your own on `ws-read` and
+//! `ws-write`, callbacks on `ws-dispatch` and `ws-worker`, and the handler on `ws-serve`.
+//!
+//! A callback may call any method; the connection's other callbacks wait meanwhile. If the writer
+//! thread is idle, a small message is written on the calling thread, without blocking; the writer
+//! thread sends whatever the socket does not accept immediately. Returning from `main` ends the
+//! process, whatever is connected.
+//!
+//! # Logging
+//!
+//! The crate `log` receives lost connections and new attempts at `info`, opening and closing at
+//! `debug`, and full subscriptions, dropped messages and a full server at `warn`. tungstenite logs
+//! too. Keep its target, `tungstenite`, below `trace`, which contains every message and every
+//! header of the handshake.
 
 #![forbid(unsafe_code)]
-// Links to what is only there with TLS.
+// Some links lead to items that exist only with TLS.
 #![cfg_attr(not(feature = "native-tls"), allow(rustdoc::broken_intra_doc_links))]
 
 #[cfg(not(unix))]
@@ -311,17 +396,17 @@ pub use pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId};
 pub use server::{Server, ServerHandle};
 pub use websocket::{Latency, Request, Stats, WeakWebsocket, Websocket};
 
-/// The README's samples, compiled.
+/// Compiles the README's programs.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// As above.
+/// Compiles the page's programs.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/scaling.md")]
 struct Scaling;
 
-/// As above.
+/// Compiles the page's programs.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/embedding.md")]
 struct Embedding;

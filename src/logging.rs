@@ -1,4 +1,4 @@
-//! What this crate logs. The logger is the program's, and may panic: that must not end what logs.
+//! Log records. The logger belongs to the program and may panic, which must not end the caller.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use log::{Level, Record};
 
 use crate::catch_panic::catch_panic;
 
-/// Logs at a level, with the module that it is called in as the target, as `log`'s own macros do.
+/// Logs at a level. The target is the calling module, as with `log`'s own macros.
 macro_rules! log_at {
     ($level:expr, $($text:tt)+) => {{
         let level = $level;
@@ -47,14 +47,14 @@ pub(crate) use log_info as info;
 pub(crate) use log_trace as trace;
 pub(crate) use log_warn as warn;
 
-/// The text is put together in here, which may call the user's code as well: an error may be one of
-/// theirs.
+/// Formatting is inside the guard as well, because it may call user code: an error type may be the
+/// user's.
 pub(crate) fn write(
     level: Level,
     (module, file, line): (&'static str, &'static str, u32),
     text: fmt::Arguments<'_>,
 ) {
-    // There is nobody to tell of it.
+    // A panic of the logger cannot be logged.
     let _ = catch_panic(|| {
         let record = Record::builder()
             .level(level)

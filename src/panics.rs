@@ -1,6 +1,7 @@
-//! Code that is not this crate's own may panic where nobody catches it: callbacks, sinks,
-//! transports, functions in settings, a logger, and the destructors of all of these. It is called
-//! through here.
+//! Calls user code and catches its panics.
+//!
+//! User code is callbacks, sinks, transports, functions in settings, the logger, and the
+//! destructors of all of these. It may panic where no one else catches the panic.
 
 use std::fmt;
 use std::io;
@@ -8,14 +9,14 @@ use std::ops::{Deref, DerefMut};
 
 pub(crate) use crate::catch_panic::catch_panic;
 
-/// Calls the user's code; a panic in it is logged and ends nothing.
+/// Calls user code and logs a panic in it.
 pub(crate) fn log_panic(f: impl FnOnce()) {
     if let Err(text) = catch_panic(f) {
         crate::logging::error!("a callback panicked: {text}");
     }
 }
 
-/// Drops what is the user's, or may own something of it.
+/// Drops a value that belongs to the user or may own such a value. Logs a panic.
 pub(crate) fn drop_caught(what: impl Sized) {
     log_panic(|| drop(what));
 }
@@ -38,7 +39,7 @@ impl fmt::Display for Panicked {
 
 impl std::error::Error for Panicked {}
 
-/// Something of the user's, whose destructor may panic wherever it is dropped.
+/// A value of the user's whose destructor may panic wherever it is dropped.
 pub(crate) struct Guarded<T>(Option<T>);
 
 impl<T> Guarded<T> {
@@ -57,7 +58,7 @@ impl<T> Drop for Guarded<T> {
     }
 }
 
-const THERE: &str = "it is there until it is dropped";
+const THERE: &str = "the value is present until it is dropped";
 
 impl<T> Deref for Guarded<T> {
     type Target = T;
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_panics_when_it_is_dropped_ends_nothing_even_during_a_panic() {
+    fn a_panicking_destructor_is_caught_even_during_a_panic() {
         drop(Guarded::new(Bomb));
         let panic = catch_panic(|| {
             let _bomb = Guarded::new(Bomb);

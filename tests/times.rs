@@ -126,7 +126,7 @@ fn a_request_that_is_not_taken_or_only_a_little_at_a_time_does_not_put_the_end_o
                         thread::sleep(5 * MS);
                     }
                 });
-                let stage = "the server to take the handshake request";
+                let stage = "the server to read the handshake request";
                 times_out_at(stage, &mut options, &url);
                 over.store(true, Ordering::Relaxed);
             });

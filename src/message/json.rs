@@ -1,4 +1,4 @@
-//! A JSON value and its text, each made from the other when somebody asks.
+//! A JSON value and its text. Each is made from the other on demand.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};
@@ -10,27 +10,38 @@ use tungstenite::Utf8Bytes;
 
 use super::syntax;
 
-/// JSON: a value, a text, or both. The one is made from the other by the first call that asks for
-/// it.
+/// JSON, as a value, a text, or both. The first call that needs one makes it from the other.
 ///
-/// A value takes much more memory than its text. So it belongs to the clone that was asked for it,
-/// and ends with that one, however long others wait in a queue. Clones that are asked while there
-/// is one share it.
+/// A value takes much more memory than its text. So it belongs to the clone whose
+/// [`value`](Self::value) was called, and is freed with that clone, however long other clones stay
+/// in a queue. Clones that ask for the value while it exists share it.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::{Message, json};
+///
+/// let order: Message = json!({"motor": 1}).into();
+/// let Message::Json(order) = order else { panic!() };
+/// assert_eq!(order.text().as_str(), r#"{"motor":1}"#);
+/// assert_eq!(order.value()["motor"], 1);
+/// ```
 pub struct Json {
     shared: Arc<Shared>,
     pub(super) value: OnceLock<Arc<Value>>,
 }
 
-/// What clones have in common.
+/// The state that all clones share.
 struct Shared {
-    /// Set from the start where there is no value.
+    /// Set from the start if there is no value.
     text: OnceLock<Utf8Bytes>,
-    /// The value that one of the clones has. Held to copy or to replace it.
+    /// The value of one of the clones. The lock is held only while the reference is copied or
+    /// replaced.
     latest: Mutex<Weak<Value>>,
 }
 
 impl Json {
-    /// `text` is JSON: [`syntax::is_json`] says so, or serde_json has written it.
+    /// `text` must be JSON: either [`syntax::is_json`] accepted it, or serde_json wrote it.
     pub(super) fn from_text(text: Utf8Bytes) -> Self {
         Json {
             shared: Arc::new(Shared {
@@ -41,11 +52,12 @@ impl Json {
         }
     }
 
-    /// The value. Of one that arrived, or that [`Message::json`](super::Message::json) made, it is
-    /// read from the text by the first call; see [`Message`](super::Message) for how.
+    /// Returns the value.
     ///
-    /// What [`Message::json`](super::Message::json) made of a value of yours that is nested deeper
-    /// than serde_json reads (127 levels) reads as a string of its own text.
+    /// If the message arrived, or was made by [`Message::json`](super::Message::json), the first
+    /// call reads the value from the text; [`Message`](super::Message) describes how. A text that
+    /// [`Message::json`](super::Message::json) made, and that is nested deeper than the 127 levels
+    /// that serde_json reads, becomes a string with that text.
     pub fn value(&self) -> &Value {
         self.value.get_or_init(|| {
             let latest = self.shared.latest.lock().upgrade();
@@ -62,7 +74,8 @@ impl Json {
         decode(text).unwrap_or_else(|_| Value::from(text.as_str()))
     }
 
-    /// The text: as it came, if it came from the wire, else serialised by the first call.
+    /// Returns the text. A text from the wire is unchanged; any other is serialised by the first
+    /// call.
     pub fn text(&self) -> &Utf8Bytes {
         self.shared.text.get_or_init(|| {
             let value = self.value.get().map_or(&Value::Null, |value| &**value);
@@ -70,7 +83,7 @@ impl Json {
         })
     }
 
-    /// Makes the text, so that the value need not be kept, and hands that over.
+    /// Makes the text, so that the value is no longer needed, and returns the value.
     pub(super) fn take_value(&mut self) -> Option<Arc<Value>> {
         self.text();
         self.value.take()
@@ -80,7 +93,7 @@ impl Json {
         self.value = OnceLock::from(value);
     }
 
-    /// As [`value`](Self::value) reads a string; makes no value of anything else.
+    /// Returns the string if the JSON is one. Makes no value of other JSON.
     pub(super) fn as_str(&self) -> Option<&str> {
         let known = self.value.get().is_some();
         let blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
@@ -91,7 +104,7 @@ impl Json {
     }
 }
 
-/// Reads JSON, and what Python's json writes beyond that.
+/// Reads JSON, including what Python's `json` writes beyond RFC 8259.
 pub(super) fn decode<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
     serde_json::from_str(text).or_else(|error| match syntax::strict(text) {
         Some(text) => serde_json::from_str(&text),

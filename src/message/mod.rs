@@ -1,4 +1,4 @@
-//! What travels over a connection.
+//! The messages that a connection carries.
 
 mod json;
 mod syntax;
@@ -21,8 +21,10 @@ pub(crate) const MESSAGE_OVERHEAD: usize = 64;
 
 /// A message: JSON, text or bytes.
 ///
-/// Cloning counts a reference; the contents are shared by all subscribers and sockets that a
-/// message reaches.
+/// A clone counts a reference. All subscribers and sockets that a message reaches share its
+/// content.
+///
+/// # Examples
 ///
 /// ```
 /// use rtcbot_websocket::{Message, json};
@@ -36,58 +38,72 @@ pub(crate) const MESSAGE_OVERHEAD: usize = 64;
 /// assert_eq!(bytes.as_bytes(), Some(&[1u8, 2, 3][..]));
 /// ```
 ///
-/// # Which kind arrives
+/// # Receiving
 ///
-/// In JSON mode (the default, as in RTCBot) a text message that is JSON arrives as
-/// [`Json`](Message::Json), and one that is not arrives as [`Text`](Message::Text). With
-/// `Options::json(false)` every text message arrives as `Text`. Binary messages are
-/// [`Binary`](Message::Binary) in both modes.
+/// In JSON mode, the default as in RTCBot, a text message that is JSON arrives as
+/// [`Json`](Message::Json), and any other as [`Text`](Message::Text). With `Options::json(false)`,
+/// every text message arrives as `Text`. Binary messages arrive as [`Binary`](Message::Binary) in
+/// both modes.
 ///
-/// # How each kind is sent
+/// # Sending
 ///
 /// | | JSON mode | `json(false)` |
 /// | --- | --- | --- |
 /// | `Json` | text message with the JSON | text message with the JSON |
-/// | `Text` | text message with the text **as a JSON string**, in quotes | text message with the text |
+/// | `Text` | text message with a **JSON string**, in quotes | text message with the text |
 /// | `Binary` | binary message | binary message |
 ///
 /// # How JSON is read
 ///
-/// A text that arrives is checked, and kept as it came: that is what [`Json::text`] and `Display`
-/// give, and what is sent when the message is put elsewhere, to the byte. The value is read by the
-/// first call of [`as_json`](Self::as_json) or [`Json::value`]; [`decode`](Self::decode) reads the
-/// text into a type of yours, without making a value. JSON is what RFC 8259 says, and what Python's
-/// `json`, which RTCBot uses, writes beyond that:
+/// A text that arrives is checked and kept unchanged. [`Json::text`] and `Display` return it to the
+/// byte, and it is sent to the byte if the message is put elsewhere. The first call of
+/// [`as_json`](Self::as_json) or [`Json::value`] reads the value. [`decode`](Self::decode) reads
+/// the text into a type of yours without making a value.
 ///
-/// | in the text | arrives as | the value | `decode` |
-/// | --- | --- | --- | --- |
-/// | a number with a fraction or an exponent | `Json` | the nearest `f64` | as the value |
-/// | an integer beyond `i64` and `u64` | `Json` | the nearest `f64`, as in JavaScript | exact, for `i128` and `u128` |
-/// | `-0` | `Json` | the `f64` `-0.0`, as in JavaScript | as the value: no integer |
-/// | a number that no `f64` reaches, such as `1e400` | `Json` | `null` | as `null`: `None` of an `Option<f64>` |
-/// | `NaN`, `Infinity`, `-Infinity` | `Json` | `null` | as `null` |
-/// | half of a surrogate pair, such as `"\ud800"` | `Json` | U+FFFD in its place | as the value |
-/// | the same name twice in an object | `Json` | the last one counts | a map: the last; a struct: an error |
-/// | arrays and objects nested deeper than 127 | `Text` | | an error |
-/// | a byte order mark, a comment, a comma too many, a control character in a string, anything behind the value | `Text` | | an error |
+/// The syntax is that of RFC 8259, and what Python's `json`, which RTCBot uses, writes beyond it:
 ///
-/// NaN and infinities are written as `null`, as JavaScript's `JSON.stringify` writes them, since
+/// | in the text | the value | `decode` |
+/// | --- | --- | --- |
+/// | a fraction or an exponent | nearest `f64` | the same |
+/// | an integer beyond `i64` and `u64` | nearest `f64` (as JavaScript) | exact (`i128`, `u128`) |
+/// | `-0` | the `f64` `-0.0` (as JavaScript) | the same; not an integer |
+/// | a number beyond `f64`, as `1e400` | `null` | `null`: `None` of an `Option<f64>` |
+/// | `NaN`, `Infinity`, `-Infinity` | `null` | `null` |
+/// | half a surrogate pair, as `"\ud800"` | U+FFFD in its place | the same |
+/// | a name twice in an object | the last one | map: the last; struct: error |
+///
+/// Any other text arrives as `Text`, and `decode` returns an error for it. Examples are
+/// arrays and objects nested deeper than 127 levels, a byte order mark, a comment, a trailing
+/// comma, a control character in a string, and anything after the value.
+///
+/// NaN and infinities are written as `null`, as JavaScript's `JSON.stringify` does, because
 /// browsers do not read `NaN`.
 #[derive(Clone)]
 pub enum Message {
     /// A JSON value.
     Json(Json),
-    /// Text that is not JSON, or is not to be read as JSON.
+    /// Text that is not JSON, or that is not read as JSON.
     Text(Utf8Bytes),
     /// Bytes.
     Binary(Bytes),
 }
 
 impl Message {
-    /// Any serialisable value as a JSON message; the typed way in.
+    /// Returns a JSON message of any serialisable value.
+    ///
+    /// [`decode`](Self::decode) returns a value that is equal, numbers to the last digit. NaN and
+    /// infinities are written as `null`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Json`](crate::Error::Json) if the value's own `Serialize` fails, or if the keys of
+    /// a map are not strings.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use rtcbot_websocket::Message;
+    /// use rtcbot_websocket::Message;
+    ///
     /// #[derive(serde::Serialize, serde::Deserialize, PartialEq, Debug)]
     /// struct Order { motor: u8, speed: f32 }
     ///
@@ -95,45 +111,38 @@ impl Message {
     /// assert_eq!(message.decode::<Order>()?, Order { motor: 1, speed: 0.5 });
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
-    ///
-    /// What is decoded equals what was put in, numbers to the last digit; but NaN and infinities
-    /// are written as `null`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Json`](crate::Error::Json) when the value's own `Serialize` fails, or when a map's
-    /// keys are not strings.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Message> {
         let text = serde_json::to_string(value)?;
         Ok(Message::Json(Json::from_text(text.into())))
     }
 
-    /// The message as a value of your own type; the typed way out.
+    /// Reads the message as a value of type `T`.
     ///
-    /// Reads the message's text, also of a `Text` or `Binary` one, each time that it is called:
-    /// integers up to `u128` and numbers keep their digits. [How JSON is
-    /// read](Self#how-json-is-read) says what else counts.
+    /// Every call reads the text again, also that of a `Text` or `Binary` message. Integers up to
+    /// `u128` and other numbers keep their digits; see [How JSON is read](Self#how-json-is-read).
+    /// [`Message::json`] has an example.
     ///
     /// # Errors
     ///
-    /// [`Error::Json`](crate::Error::Json) when it is not JSON, or does not fit `T`.
+    /// [`Error::Json`](crate::Error::Json) if the message is not JSON, or does not fit `T`.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
         Ok(match self {
             Message::Json(json) => json::decode(json.text())?,
             Message::Text(text) => json::decode(text)?,
             Message::Binary(bytes) => match std::str::from_utf8(bytes) {
                 Ok(text) => json::decode(text)?,
-                // What it passes over may be anything; else it says where the fault is.
+                // `from_slice` does not check the UTF-8 of values that `T` ignores. In others, it
+                // reports where the fault is.
                 Err(_) => serde_json::from_slice(bytes)?,
             },
         })
     }
 
-    /// The JSON value; `None` for `Text` and `Binary`.
+    /// Returns the JSON value, or `None` for `Text` and `Binary`.
     ///
-    /// Of a message that arrived, the first call reads it from the text: a value takes up to 130
-    /// times as much memory as its text, for as long as this message, or a clone of it that is made
-    /// afterwards, is kept.
+    /// For a message that arrived, the first call reads the value from the text. The value takes up
+    /// to 130 times as much memory as the text. It is kept as long as this message, or a clone that
+    /// is made afterwards.
     pub fn as_json(&self) -> Option<&Value> {
         match self {
             Message::Json(json) => Some(json.value()),
@@ -141,10 +150,10 @@ impl Message {
         }
     }
 
-    /// The text of a `Text` message, or the string of a `Json` message that is one.
+    /// Returns the text of a `Text` message, or the string of a `Json` message that is a string.
     ///
-    /// A peer in JSON mode sends the text `hello` as the JSON string `"hello"`; this reads both
-    /// alike.
+    /// A peer in JSON mode sends the text `hello` as the JSON string `"hello"`. This method returns
+    /// `hello` for both.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Message::Json(json) => json.as_str(),
@@ -153,7 +162,7 @@ impl Message {
         }
     }
 
-    /// The bytes of a `Binary` message.
+    /// Returns the bytes of a `Binary` message.
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match self {
             Message::Binary(bytes) => Some(bytes),
@@ -161,8 +170,8 @@ impl Message {
         }
     }
 
-    /// The payload's length in bytes as it is sent with `json(false)`. Serialises a `Json` message,
-    /// once.
+    /// Returns the length in bytes of the payload that is sent with `json(false)`. The first call
+    /// serialises a `Json` message.
     #[allow(clippy::len_without_is_empty)] // An empty payload is a message like any other.
     pub fn len(&self) -> usize {
         match self {
@@ -179,7 +188,7 @@ impl Message {
         self.len() + MESSAGE_OVERHEAD
     }
 
-    /// A text message as it came from the wire.
+    /// Makes a message of a text from the wire.
     pub(crate) fn from_wire_text(text: Utf8Bytes, json: bool) -> Message {
         match json && syntax::is_json(&text) {
             true => Message::Json(Json::from_text(text)),
@@ -187,8 +196,8 @@ impl Message {
         }
     }
 
-    /// The message as it waits to be sent, JSON as text alone: then it holds no more than
-    /// [`len`](Self::len) says. And what it was made without.
+    /// Returns the message without the value of its JSON, and that value. The text alone takes no
+    /// more memory than [`len`](Self::len) says, so this is the form that is queued.
     pub(crate) fn without_value(mut self) -> (Message, Option<Arc<Value>>) {
         let value = match &mut self {
             Message::Json(json) => json.take_value(),
@@ -204,7 +213,7 @@ impl Message {
         self
     }
 
-    /// The message as it is sent in JSON mode, serialised once for all who send it.
+    /// Returns the message as JSON mode sends it. It is serialised once for all connections.
     pub(crate) fn quoted(&self) -> Message {
         match self {
             Message::Text(text) => Message::Json(Value::from(text.as_str()).into()),
@@ -212,7 +221,7 @@ impl Message {
         }
     }
 
-    /// The message as the wire carries it.
+    /// Returns the message as the codec sends it.
     pub(crate) fn to_wire(&self, json: bool) -> tungstenite::Message {
         match self {
             Message::Json(value) => tungstenite::Message::Text(value.text().clone()),
@@ -235,7 +244,7 @@ impl fmt::Debug for Message {
     }
 }
 
-/// JSON and text as they are; of bytes, how many.
+/// Writes JSON and text unchanged, and the number of bytes of a binary message.
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -257,14 +266,14 @@ impl PartialEq for Message {
     }
 }
 
-/// As [`Message::as_str`] reads it.
+/// Compares with the result of [`Message::as_str`].
 impl PartialEq<str> for Message {
     fn eq(&self, other: &str) -> bool {
         self.as_str() == Some(other)
     }
 }
 
-/// As [`Message::as_str`] reads it.
+/// Compares with the result of [`Message::as_str`].
 impl PartialEq<&str> for Message {
     fn eq(&self, other: &&str) -> bool {
         self.as_str() == Some(*other)
@@ -285,7 +294,7 @@ impl From<Value> for Message {
 
 macro_rules! from_json_scalars {
     ($($scalar:ty)*) => {$(
-        /// As JSON; NaN and infinities as `null`.
+        /// Makes a JSON message. NaN and infinities become `null`.
         impl From<$scalar> for Message {
             fn from(value: $scalar) -> Self {
                 Value::from(value).into()
@@ -357,14 +366,14 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_truth_values_are_json() {
+    fn numbers_and_booleans_are_json() {
         assert_eq!(Message::from(1), json!(1));
         assert_eq!(Message::from(0.5), json!(0.5));
         assert_eq!(Message::from(true), json!(true));
     }
 
     #[test]
-    fn text_goes_out_as_a_json_string_in_json_mode_only() {
+    fn text_is_sent_as_a_json_string_in_json_mode_only() {
         let hello = Message::from("say \"hi\"");
         assert_eq!(wire_text(&hello, true), r#""say \"hi\"""#);
         assert_eq!(wire_text(&hello, false), r#"say "hi""#);
@@ -387,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn json_that_arrived_is_passed_on_to_the_letter() {
+    fn json_that_arrived_is_sent_on_unchanged() {
         let spaced = Message::from_wire_text("{ \"b\" : 1.0,\"a\":[ ] }".into(), true);
         assert_eq!(wire_text(&spaced, true), "{ \"b\" : 1.0,\"a\":[ ] }");
         assert_eq!(spaced, json!({"a": [], "b": 1.0}));
@@ -405,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_ends_with_those_that_were_asked_for_it() {
+    fn a_value_is_freed_with_the_clones_that_read_it() {
         let json = Json::from_text("[1]".into());
         let waits = Message::from(json.clone());
         let value = Arc::downgrade(&json.value.get_or_init(|| json.read_value().into()).clone());
@@ -416,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_to_be_sent_holds_no_value_and_is_handed_back_with_it() {
+    fn a_queued_message_holds_no_value_and_is_returned_with_it() {
         let message = Message::from(json!([1]));
         let (waits, value) = message.clone().without_value();
         drop(message);
@@ -428,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_asked_for_its_string_without_reading_what_is_none() {
+    fn as_str_reads_no_value_that_is_not_a_string() {
         for text in ["[\"x\"]", " 1", "{}"] {
             let json = Json::from_text(text.into());
             assert_eq!(json.as_str(), None);
@@ -446,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn decode_reports_what_does_not_fit() {
+    fn decode_rejects_a_message_that_does_not_fit() {
         assert!(Message::from(json!({"a": 1})).decode::<Vec<u8>>().is_err());
         assert!(Message::from("nope").decode::<Value>().is_err());
         assert_eq!(Message::from("[1,2]").decode::<Vec<u8>>().unwrap(), [1, 2]);

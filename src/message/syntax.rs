@@ -1,26 +1,26 @@
-//! Which texts are JSON, and how those are read that serde_json refuses.
+//! Checks whether a text is JSON, and rewrites JSON that serde_json cannot read.
 //!
-//! A text that arrives is checked and not read: values take up to 130 times as much memory as their
-//! text, and whoever sends it does not decide who needs them.
+//! A text that arrives is checked but not read. A value takes up to 130 times as much memory as its
+//! text, and the sender must not decide whether the receiver spends that memory.
 
 use std::ops::Range;
 
 use serde::de::IgnoredAny;
 
-/// How many arrays and objects serde_json reads within each other.
+/// The nesting depth of arrays and objects that serde_json reads.
 const MAX_DEPTH: usize = 127;
 
-/// Whether the text is JSON that can be read: what serde_json reads, and what Python's json writes
-/// beyond that.
+/// Returns whether the text is JSON that can be read: RFC 8259, and what Python's `json` writes
+/// beyond it.
 pub(super) fn is_json(text: &str) -> bool {
-    // First, since serde_json's check needs a byte for each level.
+    // The depth is checked first, because serde_json's check needs a byte for each level.
     !is_too_deep(text)
         && (is_strict(text)
             || (has_token(text) && strict(text).is_some_and(|text| is_strict(&text))))
 }
 
-/// Whether the text has JSON's syntax (RFC 8259). Numbers of any size pass, and escapes of half a
-/// surrogate pair: serde_json refuses those only where it makes a value of them.
+/// Returns whether the text has JSON's syntax (RFC 8259). Numbers of any size pass, and so do
+/// escapes of half a surrogate pair: serde_json rejects them only when it makes a value.
 fn is_strict(text: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
@@ -29,8 +29,8 @@ fn has_token(text: &str) -> bool {
     text.contains("NaN") || text.contains("Infinity")
 }
 
-/// Whether arrays and objects are nested deeper than serde_json reads them. To be asked of texts
-/// that may be no JSON.
+/// Returns whether arrays and objects are nested deeper than serde_json reads them. The text need
+/// not be JSON.
 fn is_too_deep(text: &str) -> bool {
     let bytes = text.as_bytes();
     let opening = |byte: &&u8| matches!(byte, b'[' | b'{');
@@ -51,7 +51,7 @@ fn is_too_deep(text: &str) -> bool {
     false
 }
 
-/// Goes on behind the quote that ends a string.
+/// Skips to the end of a string, past the closing quote.
 fn skip_string(rest: &mut std::slice::Iter<'_, u8>) {
     while let Some(byte) = rest.next() {
         match byte {
@@ -62,9 +62,9 @@ fn skip_string(rest: &mut std::slice::Iter<'_, u8>) {
     }
 }
 
-/// The text as serde_json reads it, if it has something that serde_json does not read: `null` in
-/// the place of numbers that are not finite, U+FFFD in the place of half surrogate pairs. What is
-/// no JSON does not become JSON by it.
+/// Returns the text in a form that serde_json reads, or `None` if nothing has to be replaced.
+/// `null` replaces numbers that are not finite, and U+FFFD replaces half a surrogate pair. A text
+/// that is not JSON does not become JSON by this.
 pub(super) fn strict(text: &str) -> Option<String> {
     let mut written = String::new();
     let mut copied = 0;
@@ -80,7 +80,7 @@ pub(super) fn strict(text: &str) -> Option<String> {
     Some(written)
 }
 
-/// Where a text has what serde_json does not read, and what stands for it.
+/// Iterates over the parts of a text that serde_json does not read, with their replacements.
 struct Oddities<'a> {
     text: &'a [u8],
     at: usize,
@@ -96,7 +96,7 @@ impl<'a> Oddities<'a> {
         }
     }
 
-    /// Goes one step on in a string. Returns what is to stand for what was passed, if anything.
+    /// Moves one step forward in a string. Returns the replacement for the step's part, if any.
     fn step_in_string(&mut self) -> Option<&'static str> {
         let rest = &self.text[self.at..];
         let (length, instead) = match (code_unit(rest), rest) {
@@ -115,14 +115,14 @@ impl<'a> Oddities<'a> {
         instead
     }
 
-    /// As `step_in_string`, outside of one.
+    /// Moves one step forward outside of a string. Returns the replacement, if any.
     fn step_outside(&mut self) -> Option<&'static str> {
         let rest = &self.text[self.at..];
         for token in ["NaN", "Infinity", "-Infinity"] {
             if rest.starts_with(token.as_bytes()) {
                 self.at += token.len();
-                // Whatever follows or goes before: where one may not stand, the other may not
-                // either.
+                // The neighbours need no check: where the token is not allowed, neither is
+                // `null`.
                 return Some("null");
             }
         }
@@ -158,7 +158,7 @@ impl Iterator for Oddities<'_> {
     }
 }
 
-/// The code unit of a `\u` escape that the text begins with.
+/// Returns the code unit of a `\u` escape at the start of the text.
 fn code_unit(text: &[u8]) -> Option<u16> {
     let digits = text.strip_prefix(b"\\u")?.get(..4)?;
     digits.iter().try_fold(0, |unit, digit| {
@@ -166,7 +166,7 @@ fn code_unit(text: &[u8]) -> Option<u16> {
     })
 }
 
-/// Whether it is a number that no `f64` reaches.
+/// Returns whether the number is beyond the range of `f64`.
 fn is_infinite(number: &[u8]) -> bool {
     let number = std::str::from_utf8(number).unwrap_or_default();
     number.parse::<f64>().is_ok_and(f64::is_infinite) && is_strict(number)

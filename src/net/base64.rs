@@ -1,21 +1,21 @@
-//! Base64, as keys and logins are written in (RFC 4648, section 4).
+//! Base64 for keys and logins (RFC 4648, section 4).
 
 use std::sync::LazyLock;
 
 use data_encoding::{BASE64, Encoding};
 
-/// The last character may have bits that mean nothing: section 3.5 lets a reader refuse them, and
-/// RFC 6455, section 4.1, has an example with some.
+/// Base64 that ignores the unused bits of the last character. Section 3.5 lets a reader reject
+/// them, but an example in RFC 6455, section 4.1, has some.
 static LENIENT: LazyLock<Encoding> = LazyLock::new(|| {
     let mut specification = BASE64.specification();
     specification.check_trailing_bits = false;
-    // It is a specification already without the change, which cannot contradict the rest of it.
+    // The specification is valid before the change, and the change cannot contradict it.
     specification.encoding().unwrap_or(BASE64)
 });
 
-/// Reads Base64 as everybody does. Padding is needed, and ends it.
+/// Decodes Base64. Padding is required, and nothing may follow it.
 pub(crate) fn decode(text: &[u8]) -> Option<Vec<u8>> {
-    // The library also reads several texts in a row, which have padding between them.
+    // The library also decodes concatenated texts, which have padding between them.
     let padding = text.iter().position(|byte| *byte == b'=');
     if padding.is_some_and(|start| text.len() - start > 2) {
         return None;
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_may_end_in_bits_that_mean_nothing() {
+    fn base64_may_end_in_unused_bits() {
         for (text, bytes) in [
             ("", ""),
             ("QQ==", "A"),

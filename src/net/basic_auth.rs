@@ -1,4 +1,4 @@
-//! Basic authentication (RFC 7617), both sides.
+//! Basic authentication (RFC 7617) of clients and servers.
 
 use std::fmt;
 
@@ -8,8 +8,9 @@ use subtle::ConstantTimeEq;
 use super::base64;
 use super::credentials::Credentials;
 
-/// The user and password that a client sent: see
-/// [`Request::basic_auth`](crate::Request::basic_auth).
+/// The user and password that a client sent.
+///
+/// [`Request::basic_auth`](crate::Request::basic_auth) returns it and has an example.
 #[derive(Clone)]
 pub struct BasicAuth {
     user: String,
@@ -17,25 +18,28 @@ pub struct BasicAuth {
 }
 
 impl BasicAuth {
-    /// The user's name, as the client says. Check the password before believing it.
+    /// Returns the user's name as the client sent it. Check the password before you trust it.
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// The password. To compare it, use [`matches`](Self::matches).
+    /// Returns the password. Use [`matches`](Self::matches) to compare it.
     pub fn password(&self) -> &str {
         &self.password
     }
 
-    /// Whether it is this user with this password. How long that takes does not tell an attacker
-    /// how much of it is right (only how long the right ones are).
+    /// Returns whether the client sent this user and this password.
+    ///
+    /// The time that this takes does not tell an attacker which part of a guess is right. It only
+    /// depends on the lengths.
     pub fn matches(&self, user: &str, password: &str) -> bool {
         let user = self.user.as_bytes().ct_eq(user.as_bytes());
         let password = self.password.as_bytes().ct_eq(password.as_bytes());
         (user & password).into()
     }
 
-    /// What an `Authorization` header says, if it is of this kind and well-formed.
+    /// Parses the value of an `Authorization` header. Returns `None` for another scheme and for a
+    /// malformed value.
     pub(crate) fn parse(value: &HeaderValue) -> Option<Self> {
         let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("basic") {
@@ -51,7 +55,7 @@ impl BasicAuth {
     }
 }
 
-/// Never shows the password.
+/// Leaves the password out.
 impl fmt::Debug for BasicAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BasicAuth")
@@ -60,7 +64,7 @@ impl fmt::Debug for BasicAuth {
     }
 }
 
-/// The `Authorization` header for a URL's user and password.
+/// Returns the `Authorization` header for the user and password of a URL.
 pub(crate) fn authorization(credentials: &Credentials) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(&credentials.basic()?).ok()?;
     value.set_sensitive(true);
@@ -72,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_one_side_writes_the_other_reads() {
+    fn a_written_header_is_read_back() {
         let credentials = Credentials {
             user: "Aladdin".into(),
             password: "open: sesame".into(),
@@ -89,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_basic_is_none() {
+    fn other_schemes_and_malformed_values_are_none() {
         for text in [
             "",
             "Basic",
@@ -108,7 +112,7 @@ mod tests {
             ("basic QTpi", "b"),
             ("BASIC   QTpi", "b"),
             ("Basic QTpiYw==", "bc"),
-            // The last character has bits to spare.
+            // The last character has unused bits.
             ("Basic QTpiYx==", "bc"),
         ] {
             let value = HeaderValue::from_static(text);

@@ -1,10 +1,11 @@
-//! The user and password that a URL carries.
+//! The user and password in a URL.
 
 use data_encoding::BASE64;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-/// Decoded. Bytes, since no protocol says that they are text. No `Debug`: not to be found in a log.
+/// A decoded user and password. They are bytes, because no protocol requires text. The type has no
+/// `Debug`, so that they appear in no log.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(crate) user: Vec<u8>,
@@ -22,8 +23,8 @@ impl Credentials {
         })
     }
 
-    /// As HTTP's Basic authentication has it (RFC 7617, section 2), in which the first colon ends
-    /// the user; `None` for a user with a colon.
+    /// Returns the value for HTTP's Basic authentication (RFC 7617, section 2). Returns `None` for
+    /// a user with a colon, because the first colon ends the user.
     pub(crate) fn basic(&self) -> Option<String> {
         if self.user.contains(&b':') {
             return None;

@@ -1,4 +1,4 @@
-//! From a host to a TCP connection: names, addresses, and several attempts at once.
+//! TCP connections to a host: names, addresses, and overlapping attempts (RFC 8305).
 
 use std::convert::Infallible;
 use std::io;
@@ -24,15 +24,15 @@ use crate::descriptors::of_descriptors;
 use crate::error::{Error, Result};
 use crate::thread::spawn;
 
-/// How long one attempt has before the next address is tried beside it (RFC 8305, section 5).
+/// The time after which an attempt at the next address starts in parallel (RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// How long to wait before a Unix socket whose backlog was full is tried again.
+/// The pause before the next attempt at a Unix socket whose backlog was full.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
 
-/// Stops an attempt to connect, whatever it is waiting for.
+/// Cancels an attempt to connect, whatever it waits for.
 pub(crate) struct Cancel {
-    /// Dropped to disconnect `cancelled`.
+    /// Dropped to disconnect `cancelled`. The lock is held for nothing else.
     alive: Mutex<Option<Sender<Infallible>>>,
     cancelled: Receiver<Infallible>,
     /// Shut down to make `woken` readable.
@@ -68,7 +68,7 @@ fn cancelled() -> Failure {
     Failure::Failed(Error::lost(io::ErrorKind::Interrupted.into()))
 }
 
-/// Connects to a host: to the first of its addresses that answers, within the deadline.
+/// Connects to the first address of the host that answers before the deadline.
 pub(crate) fn connect(
     endpoint: &Endpoint,
     deadline: Instant,
@@ -78,7 +78,7 @@ pub(crate) fn connect(
     race(&interleave(addresses), deadline, cancel)
 }
 
-/// A host's addresses, in the order in which the system's resolver prefers them.
+/// Returns a host's addresses in the order of the system's resolver.
 pub(crate) fn addresses(
     endpoint: &Endpoint,
     deadline: Instant,
@@ -89,7 +89,8 @@ pub(crate) fn addresses(
         (Host::Ipv4(ip), _) => Ok(vec![SocketAddr::new(IpAddr::V4(*ip), port)]),
         (Host::Ipv6(ip), None) => Ok(vec![SocketAddr::new(IpAddr::V6(*ip), port)]),
         (Host::Ipv6(ip), Some(zone)) => {
-            // The system's resolver knows the interfaces' names and numbers (RFC 4007, section 11).
+            // The system's resolver knows the names and numbers of interfaces (RFC 4007, section
+            // 11).
             let place = (format!("{ip}%{zone}"), port);
             let name = place.0.clone();
             let unknown = format!("this machine has no network interface {zone:?}");
@@ -107,8 +108,8 @@ pub(crate) fn addresses(
     }
 }
 
-/// Connects to a Unix socket. Its server's backlog may be full; there is no waiting for that, only
-/// trying again.
+/// Connects to a Unix socket. If the server's backlog is full, this tries again, because poll(2)
+/// cannot wait for it.
 pub(crate) fn connect_unix(
     path: &Path,
     deadline: Instant,
@@ -120,7 +121,7 @@ pub(crate) fn connect_unix(
             error: Arc::new(error),
         })
     };
-    // A path that has no address was refused with its URL.
+    // `Target` has rejected paths that do not fit into an address.
     let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
     let socket = socket(AddressFamily::UNIX).map_err(failed)?;
     loop {
@@ -133,17 +134,17 @@ pub(crate) fn connect_unix(
         match rustix::net::connect(&socket, &address) {
             Ok(()) => return Ok(UnixStream::from(socket)),
             Err(Errno::AGAIN | Errno::INTR) => {
-                let moment = deadline.min(Instant::now() + TRY_AGAIN);
+                let until = deadline.min(Instant::now() + TRY_AGAIN);
                 let mut fds = [PollFd::new(&cancel.woken, PollFlags::IN)];
-                wait_for(&mut fds, Some(moment)).map_err(failed)?;
+                wait_for(&mut fds, Some(until)).map_err(failed)?;
             }
             Err(error) => return Err(failed(error.into())),
         }
     }
 }
 
-/// Looks the name up on a thread of its own, since the system's resolver cannot be interrupted.
-/// When it is no longer waited for, that thread ends with the look-up.
+/// Looks the name up on a separate thread, because the system's resolver cannot be interrupted.
+/// After a cancellation or a time-out, the thread ends with the look-up.
 fn resolve(
     name: &str,
     look_up: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
@@ -172,7 +173,8 @@ fn resolve(
     }
 }
 
-/// IPv6 and IPv4 by turns, beginning with what the resolver put first (RFC 8305, section 4).
+/// Alternates between IPv6 and IPv4, beginning with the resolver's first family (RFC 8305, section
+/// 4).
 fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(first) = addresses.first() else {
         return addresses;
@@ -192,7 +194,7 @@ fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// Tries the addresses, each a little later than the one before; the first to answer wins.
+/// Tries the addresses, each a little later than the previous one. Returns the first connection.
 fn race(
     addresses: &[SocketAddr],
     deadline: Instant,
@@ -235,7 +237,7 @@ fn race(
         };
         let stream = running.swap_remove(index);
         match socket_error(&stream).map_err(io::Error::from) {
-            // On this machine an attempt at a free port may happen to come from that very port.
+            // On this machine, an attempt at a free port may connect from that very port to itself.
             Ok(Ok(())) if stream.local_addr().ok() == stream.peer_addr().ok() => {
                 last_error = io::ErrorKind::ConnectionRefused.into();
             }
@@ -246,7 +248,7 @@ fn race(
     }
 }
 
-/// Begins to connect and does not wait.
+/// Starts to connect without waiting.
 fn start(address: &SocketAddr) -> io::Result<TcpStream> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
@@ -263,23 +265,23 @@ fn start(address: &SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// Whether nothing says which of the machine's networks the address is in.
+/// Returns whether the address is link-local and has no network interface.
 fn needs_zone(address: &SocketAddr) -> bool {
     matches!(address, SocketAddr::V6(v6) if v6.scope_id() == 0
         && Ipv6Addr::is_unicast_link_local(v6.ip()))
 }
 
-/// A socket that does not wait.
+/// Returns a non-blocking socket.
 #[cfg(not(target_vendor = "apple"))]
 pub(crate) fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     use rustix::net::{SocketFlags, socket_with};
-    // In one step, so that no program that another thread starts meanwhile inherits it.
+    // One call, so that a program that another thread starts does not inherit the socket.
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::STREAM, flags, None);
     socket.map_err(|error| of_descriptors(error.into()))
 }
 
-/// A socket that does not wait.
+/// Returns a non-blocking socket.
 #[cfg(target_vendor = "apple")]
 pub(crate) fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket(family, SocketType::STREAM, None);
@@ -289,8 +291,8 @@ pub(crate) fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Waits until one of the attempts has come to an end; `None` when the time is over or it was
-/// cancelled.
+/// Waits until one of the attempts has ended. Returns `None` at the end of the time and after a
+/// cancellation.
 fn wait_for_one(
     running: &[TcpStream],
     until: Instant,
@@ -323,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_refuses_does_not_keep_the_next_from_being_tried() {
+    fn the_next_address_is_tried_after_a_refusal() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let good = listener.local_addr().unwrap();
         let refusing = TcpListener::bind("127.0.0.1:0")
@@ -336,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_refuse_the_error_names_them() {
+    fn the_error_names_all_addresses_that_refused() {
         let refusing = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -352,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_alternate() {
         let parse = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<_>>();
         let mixed = interleave(parse(&["[::1]:1", "[::2]:1", "1.1.1.1:1", "[::3]:1"]));
         assert_eq!(
@@ -361,10 +363,9 @@ mod tests {
         );
     }
 
-    // IXWebSocket 151, the part of it that a program can see only where the network's name server
-    // is slow.
+    // The part of IXWebSocket 151 that otherwise shows only with a slow name server.
     #[test]
-    fn a_look_up_that_is_under_way_is_given_up_at_once() {
+    fn a_running_look_up_is_cancelled_immediately() {
         let cancel = Cancel::new().unwrap();
         let (begun, under_way) = bounded(0);
         let (_never, answer) = bounded::<()>(0);
@@ -383,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_up_that_takes_too_long_is_given_up_in_time() {
+    fn a_slow_look_up_ends_at_the_deadline() {
         let cancel = Cancel::new().unwrap();
         let (_never, answer) = bounded::<()>(0);
         let look_up = move || {

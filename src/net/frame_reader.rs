@@ -1,15 +1,15 @@
-//! A peer's frames on their way to the codec (RFC 6455, section 5.2).
+//! Reads a peer's frames for the codec (RFC 6455, section 5.2).
 //!
-//! Two things are kept from the codec:
+//! Two kinds of frames do not reach the codec as they are:
 //!
-//! * It reserves memory for a whole frame as soon as the head has arrived, and keeps it. So a long
-//!   frame reaches it in parts, each a frame of its own: memory then follows what has arrived, and
-//!   the codec's buffer stays short. The codec joins the parts as it joins the fragments of any
-//!   message (section 5.4).
-//! * It replaces a Close frame whose code nobody may send with one of its own making. So Close
-//!   frames are read here, and never reach it.
+//! * Long frames. The codec reserves memory for a whole frame as soon as the head has arrived, and
+//!   keeps that memory. So a long frame reaches it in parts, each as a frame. Then memory grows
+//!   only with the bytes that have arrived, and the codec's buffer stays short. The codec joins the
+//!   parts like the fragments of any message (section 5.4).
+//! * Close frames. The codec replaces a Close frame with an invalid code by one of its own. So this
+//!   reader parses Close frames itself.
 //!
-//! Everything else is read straight into the codec's buffer and stays there, untouched.
+//! All other bytes are read directly into the codec's buffer and not changed.
 
 use std::error::Error;
 use std::fmt;
@@ -19,32 +19,33 @@ use tungstenite::protocol::Role;
 
 use crate::error::CloseFrame;
 
-/// The longest frame that the codec gets in one piece, and the length of the parts of longer ones.
-/// A multiple of 4, so that each part of a masked frame begins with the first byte of the mask.
+/// The maximum length of a frame that the codec receives in one piece, and the length of the parts
+/// of longer frames. A multiple of 4, so that each part of a masked frame begins with the first
+/// byte of the mask.
 pub(crate) const PART: u64 = 64 << 10;
 
-/// The longest head: two bytes, eight of length, four of mask.
+/// The maximum size of a head: two bytes, eight of length, four of mask.
 const MAX_HEAD: usize = 14;
 
-/// The longest payload of a control frame (section 5.5).
+/// The maximum payload of a control frame (section 5.5).
 const MAX_CONTROL: u64 = 125;
 
 const CONTINUATION: u8 = 0;
 const CLOSE: u8 = 8;
 
-/// Why no more bytes are handed on. [`FrameReader::read`] returns it in an [`io::Error`].
+/// Why reading ended. [`FrameReader::read`] returns it inside an [`io::Error`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
     /// The peer's Close frame.
     Close(Option<CloseFrame>),
-    /// A Close frame that breaks the protocol: the code to answer with, and what is wrong.
+    /// An invalid Close frame, with the code to reply with and the reason.
     BadClose(u16, String),
-    /// A frame that is longer than any that is accepted; its size and the limit in bytes.
+    /// A frame over the limit, with its size and the limit in bytes.
     TooLong(u64, usize),
 }
 
 impl End {
-    /// The end that an error carries, or else the error.
+    /// Returns the end inside an error, or the error itself.
     pub(crate) fn of(error: io::Error) -> Result<End, io::Error> {
         let end = error.get_ref().and_then(|inner| inner.downcast_ref());
         end.cloned().ok_or(error)
@@ -59,41 +60,41 @@ impl fmt::Display for End {
 
 impl Error for End {}
 
-/// Hands a peer's bytes on to the codec.
+/// Passes a peer's bytes to the codec.
 pub(crate) struct FrameReader {
-    /// This side's role. A server's peer masks its frames, a client's does not.
+    /// The role of this side. A client masks its frames, and a server does not.
     role: Role,
-    /// The longest frame that is accepted, in bytes.
+    /// The maximum size of a frame, in bytes.
     limit: usize,
     state: State,
-    /// The beginning of a head that has not all arrived.
+    /// The bytes of a head that is incomplete.
     partial: Partial,
-    /// Bytes that were read behind the head of a long frame.
+    /// Bytes that were read after the head of a long frame.
     unread: Vec<u8>,
 }
 
 enum State {
-    /// So many bytes of the present frame are still to come. A head follows.
+    /// This number of bytes of the current frame is missing. A head follows.
     Frame(u64),
     Long(Long),
-    /// So much of a Close frame has arrived.
+    /// These bytes of a Close frame have arrived.
     Close(Vec<u8>),
     Ended(End),
 }
 
-/// A frame that is handed on in parts.
+/// A frame that is passed on in parts.
 struct Long {
-    /// The head of the present part, until it has been handed on.
+    /// The bytes of the current part's head that have not been passed on.
     head: Vec<u8>,
-    /// How many bytes of the present part are still to come.
+    /// The number of missing bytes of the current part.
     part: u64,
-    /// How many bytes follow the present part.
+    /// The number of bytes after the current part.
     rest: u64,
     is_final: bool,
     mask: Option<[u8; 4]>,
 }
 
-/// At most one byte less than the longest head.
+/// An incomplete head, at least one byte shorter than the longest one.
 #[derive(Default)]
 struct Partial {
     bytes: [u8; MAX_HEAD - 1],
@@ -113,12 +114,13 @@ impl FrameReader {
 
     /// Reads for the codec. `source` reads from the connection.
     ///
-    /// The codec has room for a whole head when a head is next: it makes that room before it reads.
+    /// At the start of a frame, `buffer` must have space for a whole head. The codec ensures that
+    /// before it reads.
     ///
     /// # Errors
     ///
-    /// What `source` returns. [`WouldBlock`](io::ErrorKind::WouldBlock) when nothing can be handed
-    /// on before more has been read. An [`End`], once all before it has been handed on.
+    /// The errors of `source`, [`WouldBlock`](io::ErrorKind::WouldBlock) if more has to be read
+    /// before bytes can be passed on, and an [`End`] after the last byte before it.
     pub(crate) fn read(
         &mut self,
         buffer: &mut [u8],
@@ -128,10 +130,10 @@ impl FrameReader {
             State::Frame(_) => self.read_frames(buffer, source),
             State::Long(long) => {
                 if !long.head.is_empty() {
-                    return Ok(long.hand_on_head(buffer));
+                    return Ok(long.pass_on_head(buffer));
                 }
-                let room = buffer.len().min(long.part as usize);
-                let n = unread_or(&mut self.unread, source, &mut buffer[..room])?;
+                let space = buffer.len().min(long.part as usize);
+                let n = unread_or(&mut self.unread, source, &mut buffer[..space])?;
                 if long.advance(n as u64) {
                     self.state = State::Frame(0);
                 }
@@ -144,10 +146,10 @@ impl FrameReader {
                 self.read_close();
                 match n {
                     0 => Ok(0),
-                    _ => self.nothing_to_hand_on(),
+                    _ => self.nothing_to_pass_on(),
                 }
             }
-            State::Ended(_) => self.nothing_to_hand_on(),
+            State::Ended(_) => self.nothing_to_pass_on(),
         }
     }
 
@@ -163,22 +165,22 @@ impl FrameReader {
             return Ok(0);
         }
         self.partial.len = 0;
-        match self.look_at(&buffer[..before + n]) {
-            0 => self.nothing_to_hand_on(),
+        match self.parse_frames(&buffer[..before + n]) {
+            0 => self.nothing_to_pass_on(),
             n => Ok(n),
         }
     }
 
-    fn nothing_to_hand_on(&self) -> io::Result<usize> {
+    fn nothing_to_pass_on(&self) -> io::Result<usize> {
         match &self.state {
             State::Ended(end) => Err(io::Error::other(end.clone())),
             _ => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
-    /// Goes through frames, the first of which may have begun before. Returns how many of the bytes
-    /// the codec may have; the others are kept.
-    fn look_at(&mut self, bytes: &[u8]) -> usize {
+    /// Parses frames. The first may have begun in an earlier call. Returns the number of bytes for
+    /// the codec; the others are kept.
+    fn parse_frames(&mut self, bytes: &[u8]) -> usize {
         let State::Frame(left) = &mut self.state else {
             return 0;
         };
@@ -195,7 +197,7 @@ impl FrameReader {
                 return at;
             };
             if !head.is_known() {
-                // The codec refuses it by its head.
+                // The codec rejects it because of its head.
                 self.state = State::Frame(u64::MAX);
                 return bytes.len();
             }
@@ -209,8 +211,8 @@ impl FrameReader {
                 return at;
             }
             if head.length > PART {
-                let behind = &bytes[at + head.size..];
-                self.unread.splice(..0, behind.iter().copied());
+                let rest = &bytes[at + head.size..];
+                self.unread.splice(..0, rest.iter().copied());
                 self.state = State::Long(Long::new(&head));
                 return at;
             }
@@ -219,7 +221,7 @@ impl FrameReader {
         }
     }
 
-    /// Ends with the Close frame if all of it has arrived, or so much that it cannot be right.
+    /// Ends if the Close frame is complete, or known to be invalid.
     fn read_close(&mut self) {
         if let State::Close(frame) = &self.state {
             if let Some(end) = close(frame, self.role) {
@@ -229,7 +231,7 @@ impl FrameReader {
     }
 }
 
-/// Reads what was read before, or else from the source.
+/// Reads from the unread bytes, or else from the source.
 fn unread_or(
     unread: &mut Vec<u8>,
     source: impl FnOnce(&mut [u8]) -> io::Result<usize>,
@@ -267,7 +269,7 @@ impl Long {
             is_final: head.is_final(),
             mask: head.mask,
         };
-        // The reserved bits stay, for the codec to refuse.
+        // The reserved bits are kept, so that the codec rejects the frame.
         long.begin_part(head.first & 0x7f);
         long
     }
@@ -282,14 +284,14 @@ impl Long {
         self.head.extend(self.mask.iter().flatten());
     }
 
-    fn hand_on_head(&mut self, buffer: &mut [u8]) -> usize {
+    fn pass_on_head(&mut self, buffer: &mut [u8]) -> usize {
         let n = self.head.len().min(buffer.len());
         buffer[..n].copy_from_slice(&self.head[..n]);
         self.head.drain(..n);
         n
     }
 
-    /// So many bytes have been handed on. Returns whether the frame is over.
+    /// Counts bytes as passed on. Returns whether the frame is complete.
     fn advance(&mut self, n: u64) -> bool {
         self.part -= n;
         if self.part == 0 && self.rest > 0 {
@@ -304,12 +306,12 @@ struct Head {
     first: u8,
     length: u64,
     mask: Option<[u8; 4]>,
-    /// Its own size.
+    /// The size of the head itself.
     size: usize,
 }
 
 impl Head {
-    /// `None` when it has not all arrived.
+    /// Parses a head. Returns `None` if it is incomplete.
     fn read(bytes: &[u8]) -> Option<Head> {
         let (first, second) = (*bytes.first()?, *bytes.get(1)?);
         let (length, size) = match second & 0x7f {
@@ -335,7 +337,7 @@ impl Head {
         })
     }
 
-    /// Whether the opcode has a meaning.
+    /// Returns whether the opcode is defined.
     fn is_known(&self) -> bool {
         matches!(self.opcode(), 0..=2 | 8..=10)
     }
@@ -349,7 +351,7 @@ impl Head {
     }
 }
 
-/// What a Close frame says (sections 5.5.1 and 7.4); `None` when it has not all arrived.
+/// Parses a Close frame (sections 5.5.1 and 7.4). Returns `None` if it is incomplete.
 fn close(frame: &[u8], role: Role) -> Option<End> {
     let bad = |code, what: &str| Some(End::BadClose(code, what.to_owned()));
     let head = Head::read(frame)?;
@@ -380,7 +382,7 @@ fn close(frame: &[u8], role: Role) -> Option<End> {
         return bad(1007, "a Close frame's reason is not UTF-8");
     };
     if !CloseFrame::may_be_sent(code) {
-        let what = format!("a Close frame has the code {code}, which nobody may send");
+        let what = format!("a Close frame has code {code}, which must not be sent");
         return bad(1002, &what);
     }
     Some(End::Close(Some(CloseFrame { code, reason })))
@@ -396,7 +398,7 @@ mod tests {
 
     const MASK: [u8; 4] = [1, 2, 3, 4];
 
-    /// A frame as a client sends it.
+    /// Returns a frame as a client sends it.
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![first];
         match payload.len() {
@@ -422,7 +424,7 @@ mod tests {
         head
     }
 
-    /// A stream that arrives in pieces, each of which is one read, and waits at its end.
+    /// A stream that arrives in pieces of one read each and has no end.
     struct Pieces<'a> {
         bytes: &'a [u8],
         piece: usize,
@@ -465,7 +467,7 @@ mod tests {
         }
     }
 
-    /// All messages, and how it ends.
+    /// Returns all messages and the error after them.
     fn read_all(mut stream: Pieces<'_>) -> (Vec<Message>, tungstenite::Error) {
         let config = WebSocketConfig::default().read_buffer_size(1024);
         let mut codec = WebSocketContext::new(Role::Server, Some(config));
@@ -488,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_reserves_a_part_and_not_what_it_announces() {
+    fn a_head_reserves_one_part_and_not_the_whole_frame() {
         for first in [0x81, 0x82, 0x02] {
             let bytes = head_of_long(first, 16 << 20);
             let mut stream = Pieces::new(&bytes, usize::MAX);
@@ -504,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_over_the_limit_is_refused_by_its_head() {
+    fn a_frame_over_the_limit_is_rejected_after_its_head() {
         let hello = frame(0x81, b"hello");
         for length in [(16 << 20) + 1, u64::MAX] {
             let bytes = [hello.clone(), head_of_long(0x82, length)].concat();
@@ -513,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn a_close_frame_is_read_in_any_pieces() {
+    fn a_close_frame_is_parsed_in_any_pieces() {
         for (payload, expected) in [
             (&b""[..], None),
             (b"\x03\xe8", Some((1000, ""))),
@@ -537,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn a_close_frame_that_breaks_the_rules_is_refused() {
+    fn an_invalid_close_frame_is_rejected() {
         let long = [&b"\x03\xe8"[..], &[b'x'; 124]].concat();
         for (bytes, code, word) in [
             (frame(0x88, b"\x03"), 1002, "half a code"),
@@ -578,7 +580,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn messages_are_the_same_in_parts_and_in_any_pieces(
+        fn messages_do_not_depend_on_parts_and_pieces(
             payloads in prop::collection::vec((payload(), any::<bool>()), 1..6),
             piece in prop_oneof![Just(usize::MAX), 1usize..40, 1000usize..70_000],
         ) {

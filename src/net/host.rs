@@ -1,4 +1,4 @@
-//! Hosts, as URLs and HTTP write them, and the zone of a link-local address.
+//! Hosts as URLs and HTTP write them, and the zones of link-local addresses.
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -10,8 +10,8 @@ use url::Host;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     pub(crate) host: Host<String>,
-    /// The network interface that leads to a link-local address, by name or number. It means
-    /// nothing on another machine.
+    /// The network interface of a link-local address, by name or number. It has a meaning on this
+    /// machine only.
     pub(crate) zone: Option<String>,
     pub(crate) port: u16,
 }
@@ -30,7 +30,7 @@ impl From<SocketAddr> for Endpoint {
     }
 }
 
-/// RFC 6874, section 2: what a zone may be written with as it is.
+/// The bytes that a zone must percent-encode (RFC 6874, section 2).
 const NOT_IN_A_ZONE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -48,8 +48,8 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A host with its zone: `[fe80::1%eth0]`, which Python's aiohttp and websockets read as well; as
-/// RFC 6874 writes it only where that could be read as another zone.
+/// Writes a host with its zone. The form is `[fe80::1%eth0]`, which Python's aiohttp and websockets
+/// read too. If that form could be read as another zone, it is the one of RFC 6874.
 pub(crate) fn with_zone(host: &str, zone: &str) -> String {
     let encoded = utf8_percent_encode(zone, NOT_IN_A_ZONE).to_string();
     let is_unclear = encoded != zone || (zone.starts_with("25") && zone != "25");
@@ -57,15 +57,15 @@ pub(crate) fn with_zone(host: &str, zone: &str) -> String {
     format!("{}{percent}{encoded}]", host.trim_end_matches(']'))
 }
 
-/// Takes the zone out of a URL, which no library reads that follows the URL standard: what is left,
-/// and the zone.
+/// Removes the zone from a URL. Returns the rest of the URL and the zone.
 ///
-/// It is written `[fe80::1%25eth0]` (RFC 6874, section 2), or `[fe80::1%eth0]`, as everywhere else
-/// (RFC 4007, section 11.2). Where both could be meant, it is the first.
+/// Libraries that follow the URL standard do not read zones. A zone is written `[fe80::1%25eth0]`
+/// (RFC 6874, section 2) or `[fe80::1%eth0]` (RFC 4007, section 11.2), as other programs do. An
+/// ambiguous text is read in the first way.
 pub(crate) fn without_zone(url: &str) -> Option<(String, String)> {
     let (scheme, _) = url.split_once("://")?;
-    if !scheme.bytes().all(is_of_a_scheme) {
-        // What looks like the host then is part of something else.
+    if !scheme.bytes().all(is_scheme_byte) {
+        // Without a scheme, the text in brackets is not the host.
         return None;
     }
     let start = scheme.len() + "://".len();
@@ -88,14 +88,14 @@ pub(crate) fn without_zone(url: &str) -> Option<(String, String)> {
     Some((format!("{}{}", &url[..end_of_address], &url[rest..]), zone))
 }
 
-/// RFC 3986, section 3.1.
-fn is_of_a_scheme(byte: u8) -> bool {
+/// Returns whether a scheme may contain the byte (RFC 3986, section 3.1).
+fn is_scheme_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)
 }
 
-/// Whether this is what a `Host` header has: a host, and perhaps a port (RFC 9110, section 7.2; RFC
-/// 3986, section 3.2). It may be empty. A zone is none of the other machine's business, but some
-/// clients send it.
+/// Returns whether the value is valid in a `Host` header: a host, and optionally a port (RFC 9110,
+/// section 7.2; RFC 3986, section 3.2). It may be empty. A zone is accepted, because some clients
+/// send one although it means nothing on another machine.
 pub(crate) fn is_host_and_port(value: &[u8]) -> bool {
     let Ok(value) = std::str::from_utf8(value) else {
         return false;
@@ -121,7 +121,7 @@ pub(crate) fn is_host_and_port(value: &[u8]) -> bool {
     is_host && is_port
 }
 
-/// RFC 3986, section 3.2.2.
+/// Returns whether the text is a registered name (RFC 3986, section 3.2.2).
 fn is_name(name: &str) -> bool {
     let mut bytes = name.bytes();
     while let Some(byte) = bytes.next() {
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_zone_is_taken_out_of_a_url_and_put_back() {
+    fn a_zone_is_removed_from_a_url_and_written_again() {
         for (url, rest, zone) in [
             ("ws://[fe80::1%25eth0]:80/a", "ws://[fe80::1]:80/a", "eth0"),
             ("ws://[fe80::1%eth0]", "ws://[fe80::1]", "eth0"),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_header_names_a_host_and_perhaps_a_port() {
+    fn a_host_header_has_a_host_and_optionally_a_port() {
         for host in [
             "",
             "robot",

@@ -12,21 +12,21 @@ use super::transport::{Halves, ReadHalf, Transport, WriteHalf, is_timeout, write
 use crate::error::{Error, Result};
 use crate::thread::spawn;
 
-/// How long a client may take nothing of a response.
+/// The time for which a client may accept no bytes of a response.
 const STALLED: Duration = Duration::from_secs(10);
 
-/// The slowest client that is served to the end, in bytes a second.
+/// The lowest speed, in bytes per second, at which a response is still sent completely.
 const SLOWEST: usize = 16 << 10;
 
-/// How much that nobody asked for is read before a connection is ended, and for how long.
+/// The limits for the unwanted bytes that are read before a connection is closed.
 const MAX_UNREAD: usize = 64 << 10;
 const UNREAD_WAIT: Duration = Duration::from_secs(2);
 
-/// How much of a body is sent in one piece with its head.
+/// The maximum length, in bytes, of the part of a body that is sent together with its head.
 const WITH_HEAD: usize = 16 << 10;
 
-/// The head of a response to a request with this method, the last on its connection, and the body
-/// that follows.
+/// Returns the head of the last response on a connection, and the body to send after it, if the
+/// response to a request with this method has one.
 pub(crate) fn to_parts<B: AsRef<[u8]>>(
     mut response: Response<B>,
     method: &Method,
@@ -40,7 +40,7 @@ pub(crate) fn to_parts<B: AsRef<[u8]>>(
     if has_body {
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
-    // RFC 9110, section 7.8: who names a protocol to upgrade to says so here, too.
+    // RFC 9110, section 7.8: an `Upgrade` header must be listed in `Connection`.
     let connection = match headers.contains_key(header::UPGRADE) {
         true => "close, Upgrade",
         false => "close",
@@ -51,7 +51,7 @@ pub(crate) fn to_parts<B: AsRef<[u8]>>(
     (head, has_body.then(|| response.into_body()))
 }
 
-/// As [`to_parts`], in one piece.
+/// Returns the same bytes as [`to_parts`], in one piece.
 pub(crate) fn to_bytes(response: Response<impl AsRef<[u8]>>, method: &Method) -> Vec<u8> {
     let (mut bytes, body) = to_parts(response, method);
     if let Some(body) = body {
@@ -60,13 +60,15 @@ pub(crate) fn to_bytes(response: Response<impl AsRef<[u8]>>, method: &Method) ->
     bytes
 }
 
-/// Sends a response and ends the connection. What does not go at once is copied and sent by a
-/// thread, which is also needed when there is more to be read: to close a socket with bytes unread
-/// would reset the connection, and the response might be lost. `slot` is dropped at the end.
+/// Sends a response and ends the connection.
+///
+/// Bytes that the socket does not accept immediately are copied and sent by a thread. The thread is
+/// also needed if the client has sent more bytes: closing a socket with unread bytes would reset
+/// the connection, and the response might be lost. `ticket` is dropped at the end.
 ///
 /// # Errors
 ///
-/// [`Error::Lost`] when the client is gone.
+/// [`Error::Lost`] if the client has disconnected.
 pub(crate) fn send(
     transport: Box<dyn Transport>,
     mut bytes: Vec<u8>,
@@ -85,20 +87,20 @@ pub(crate) fn send(
     };
     bytes.extend_from_slice(&body[sent..]);
     if bytes.is_empty() && !more_to_read && halves.write.try_flush().is_ok() {
-        // A client that has what it wanted may have gone already.
+        // A client that has the whole response may have disconnected already.
         let _ = halves.write.shutdown_write();
         return Ok(());
     }
     spawn("ws-respond", move || {
         if let Err(error) = send_rest(&mut halves, &bytes) {
-            crate::logging::debug!("a response was not sent to its end: {error}");
+            crate::logging::debug!("a response was not sent completely: {error}");
         }
         drop(slot);
     })
     .map_err(|error| Error::Thread(Arc::new(error)))
 }
 
-/// What can be sent without waiting.
+/// Sends as much as possible without waiting. Returns the number of bytes sent.
 fn send_now(write: &mut dyn WriteHalf, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while sent < bytes.len() {
@@ -118,11 +120,11 @@ fn send_rest(halves: &mut Halves, bytes: &[u8]) -> io::Result<()> {
     let deadline = Instant::now() + STALLED + Duration::from_secs(size);
     write_by(&mut *halves.write, bytes, STALLED, deadline)?;
     let _ = halves.write.shutdown_write();
-    read_out(&mut *halves.read)
+    discard(&mut *halves.read)
 }
 
-/// Reads what nobody wants, up to the end. Who sends more than that has no claim to an answer.
-fn read_out(read: &mut dyn ReadHalf) -> io::Result<()> {
+/// Reads and discards bytes until the end of the stream or until a limit is reached.
+fn discard(read: &mut dyn ReadHalf) -> io::Result<()> {
     let deadline = Instant::now() + UNREAD_WAIT;
     let mut chunk = [0; 4096];
     for _ in 0..MAX_UNREAD / chunk.len() {

@@ -1,4 +1,4 @@
-//! A connection in memory: two transports that are each other's peer.
+//! A connection in memory: two transports, each the peer of the other.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -9,32 +9,32 @@ use parking_lot::{Condvar, Mutex};
 
 use super::transport::{Halves, ReadHalf, ShutdownHandle, WriteHalf};
 
-/// How many bytes one direction holds, as a socket's buffers would.
+/// The capacity of one direction, in bytes. It stands for a socket's buffers.
 const CAPACITY: usize = 64 << 10;
 
-/// One direction.
+/// One direction of the connection.
 #[derive(Default)]
 struct Pipe {
-    /// Held to copy bytes in or out; nothing is called under it.
+    /// Locked only while bytes are copied in or out. Nothing is called under the lock.
     state: Mutex<State>,
-    /// Told of every change. Its waits end with bytes or room, with either end of the pipe, with
-    /// `cut`, or by their own deadline.
+    /// Notified of every change. A wait ends when there are bytes or space, when either end is
+    /// dropped, on shutdown, or at its own deadline.
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     bytes: VecDeque<u8>,
-    /// Nothing more will be written: what is there can be read, then the stream has ended.
+    /// Nothing more will be written. The reader reads the rest and then the end of the stream.
     finished: bool,
-    /// Nobody will read: writing is no use.
+    /// The reader is gone, so writing fails.
     abandoned: bool,
 }
 
-/// Two ends of one connection.
+/// Returns the two ends of a connection.
 pub(crate) fn pair() -> (Halves, Halves) {
-    let (there, back) = (Arc::<Pipe>::default(), Arc::<Pipe>::default());
-    (end(&there, &back), end(&back, &there))
+    let (forth, back) = (Arc::<Pipe>::default(), Arc::<Pipe>::default());
+    (end(&forth, &back), end(&back, &forth))
 }
 
 fn end(out: &Arc<Pipe>, incoming: &Arc<Pipe>) -> Halves {
@@ -52,7 +52,7 @@ fn end(out: &Arc<Pipe>, incoming: &Arc<Pipe>) -> Halves {
 }
 
 impl Pipe {
-    /// Waits until `ready` says what to return; `WouldBlock` when the time is over.
+    /// Waits until `ready` returns a value. Returns `WouldBlock` at the deadline.
     fn wait<R>(
         &self,
         timeout: Option<Duration>,
@@ -86,8 +86,8 @@ impl Pipe {
             if state.finished || state.abandoned {
                 return Some(Err(io::ErrorKind::BrokenPipe.into()));
             }
-            let room = CAPACITY - state.bytes.len();
-            let fits = room.min(bytes.len());
+            let space = CAPACITY - state.bytes.len();
+            let fits = space.min(bytes.len());
             state.bytes.extend(&bytes[..fits]);
             (fits > 0 || bytes.is_empty()).then_some(Ok(fits))
         })?
@@ -182,7 +182,7 @@ mod tests {
     const MOMENT: Option<Duration> = Some(Duration::from_millis(1));
 
     #[test]
-    fn bytes_arrive_and_the_end_comes_after_them() {
+    fn the_end_of_the_stream_follows_the_bytes() {
         let (a, mut b) = pair();
         let Halves { mut write, .. } = a;
         write.write_all(b"hello").unwrap();
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_pipe_takes_no_more_until_it_is_read() {
+    fn a_full_pipe_accepts_bytes_again_after_a_read() {
         let (mut a, mut b) = pair();
         while a.write.try_write(&[0; 1000]).is_ok() {}
         a.write.set_timeout(MOMENT).unwrap();
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_waits_no_longer_than_its_time_out() {
+    fn a_read_ends_at_its_timeout() {
         let (mut a, _b) = pair();
         a.read.set_timeout(MOMENT).unwrap();
         let error = a.read.read(&mut [0]).unwrap_err();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_ends_what_both_sides_wait_for() {
+    fn a_shutdown_ends_the_waits_of_both_sides() {
         let (mut a, mut b) = pair();
         while a.write.try_write(&[0; 1000]).is_ok() {}
         let handle = a.shutdown.clone();
@@ -222,7 +222,7 @@ mod tests {
         handle.shutdown();
         assert!(writing.join().unwrap().is_err());
         assert_eq!(reading.join().unwrap().unwrap(), 0);
-        // What was written before can still be read there.
+        // The peer can still read what was written before.
         assert!(b.read.read(&mut [0; 10]).unwrap() > 0);
         assert!(b.write.write(&[0]).is_err());
     }

@@ -1,4 +1,4 @@
-//! Bytes: connections, handshakes, HTTP heads and the closing handshake. Knows no subscriptions.
+//! The network: transports, opening and closing handshakes, HTTP heads. Knows no subscriptions.
 
 pub(crate) mod base64;
 pub(crate) mod basic_auth;

@@ -1,4 +1,5 @@
-//! Which pages may connect: the `Origin` that browsers send (RFC 6455, sections 4.2.2 and 10.2).
+//! The check of `Origin`, which tells from which page a browser connects (RFC 6455, sections 4.2.2
+//! and 10.2).
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,20 +11,20 @@ use url::Url;
 use super::host::without_zone;
 use crate::panics::{Guarded, log_panic};
 
-/// The pages that a server accepts. A request without an `Origin` comes from no page.
+/// The pages from which a server accepts connections. A request without an `Origin` is not from a
+/// page.
 #[derive(Clone, Default)]
 pub(crate) struct Origins {
-    /// What the user allows, beside the pages of the server itself; a function decides about those,
-    /// too.
+    /// The user's rules. Without a function among them, the server's own pages are allowed as well.
     allowed: Vec<Rule>,
 }
 
-type Judge = Box<dyn Fn(&str) -> bool + Send + Sync>;
+type Filter = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
 #[derive(Clone)]
 enum Rule {
     Exactly(String),
-    If(Arc<Guarded<Judge>>),
+    If(Arc<Guarded<Filter>>),
 }
 
 impl Origins {
@@ -32,12 +33,12 @@ impl Origins {
     }
 
     pub(crate) fn allow_if(&mut self, f: impl Fn(&str) -> bool + Send + Sync + 'static) {
-        let f: Judge = Box::new(f);
+        let f: Filter = Box::new(f);
         self.allowed.push(Rule::If(Arc::new(Guarded::new(f))));
     }
 
-    /// Whether a request is welcome, which came over TLS or not; if not, what it says its origin
-    /// is.
+    /// Checks the origin of a request that came with or without TLS. Returns the origin as the
+    /// error.
     pub(crate) fn check(&self, request: &Request<()>, encrypted: bool) -> Result<(), String> {
         let headers = request.headers();
         let mut origins = headers.get_all(header::ORIGIN).iter();
@@ -45,7 +46,7 @@ impl Origins {
             return Ok(());
         };
         let origin = String::from_utf8_lossy(value.as_bytes()).into_owned();
-        // RFC 9112, section 3.2.2: a host in the request's target counts, and Host does not.
+        // RFC 9112, section 3.2.2: a host in the request target takes precedence over `Host`.
         let host = match request.uri().authority() {
             Some(authority) => Some(authority.as_str()),
             None => headers
@@ -57,14 +58,14 @@ impl Origins {
             Rule::Exactly(allowed) => same_text(allowed, &origin),
             Rule::If(f) => {
                 functions += 1;
-                let mut welcome = false;
-                log_panic(|| welcome = f(&origin));
-                welcome
+                let mut allowed = false;
+                log_panic(|| allowed = f(&origin));
+                allowed
             }
         });
         let own = || host.is_some_and(|host| is_same_host(&origin, host, encrypted));
-        let welcome = named || (functions == 0 && own());
-        match welcome && origins.next().is_none() {
+        let allowed = named || (functions == 0 && own());
+        match allowed && origins.next().is_none() {
             true => Ok(()),
             false => Err(origin),
         }
@@ -76,14 +77,14 @@ fn same_text(allowed: &str, origin: &str) -> bool {
     allowed.eq_ignore_ascii_case(origin)
 }
 
-/// Whether the page came from the host and port that it now connects to. To a server with TLS, a
-/// page without is another's: whoever is on the way may have made it. A server without may have a
-/// proxy in front that has it.
+/// Returns whether the page came from the host and port that it connects to. If the server has TLS,
+/// a page without TLS is foreign, because anyone on the network may have made it. A server without
+/// TLS may be behind a proxy with TLS.
 fn is_same_host(origin: &str, host: &str, encrypted: bool) -> bool {
     let Ok(page) = parse(origin) else {
         return false;
     };
-    // Read with the page's scheme, so that a port which that implies may be left out.
+    // The page's scheme supplies the port if `host` leaves it out.
     let Ok(here) = parse(&format!("{}://{host}/", page.scheme())) else {
         return false;
     };
@@ -98,7 +99,7 @@ fn is_same_host(origin: &str, host: &str, encrypted: bool) -> bool {
         && here.username().is_empty()
 }
 
-/// Zones do not count: each machine has its own.
+/// Parses a URL without its zone, because zones have a meaning on one machine only.
 fn parse(url: &str) -> Result<Url, url::ParseError> {
     match without_zone(url) {
         Some((url, _)) => Url::parse(&url),
@@ -131,14 +132,14 @@ mod tests {
         request.body(()).unwrap()
     }
 
-    fn welcome(origins: &Origins, host: &str, from: &[&str]) -> bool {
+    fn is_allowed(origins: &Origins, host: &str, from: &[&str]) -> bool {
         origins.check(&request(host, from), false).is_ok()
     }
 
     #[test]
     fn without_rules_a_page_may_connect_to_where_it_came_from() {
         let origins = Origins::default();
-        for (host, origin, welcome) in [
+        for (host, origin, expected) in [
             ("robot:8080", "http://robot:8080", true),
             ("Robot:8080", "https://rOBOT:8080", true),
             ("robot", "http://robot", true),
@@ -152,31 +153,31 @@ mod tests {
             ("robot", "file://robot", false),
             ("robot", "", false),
             ("x@robot", "http://robot", false),
-            // The same host, written in another way.
+            // Two notations of one host.
             ("[::FFFF:192.0.2.1]:80", "http://[::ffff:c000:201]", true),
             ("xn--bcher-kva", "http://b\u{fc}cher", true),
             ("b%C3%BCcher", "http://xn--bcher-kva", true),
             ("[fe80::1]:8080", "http://[fe80::1%25eth0]:8080", true),
             ("[fe80::1%25eth0]:8080", "http://[fe80::1]:8080", true),
             ("[fe80::1%eth0]:8080", "http://[fe80::1%wlan0]:8080", true),
-            // To a browser, these are two.
+            // Browsers treat these as two hosts.
             ("robot", "http://robot.", false),
             ("[::ffff:192.0.2.1]", "http://192.0.2.1", false),
         ] {
-            let found = self::welcome(&origins, host, &[origin]);
-            assert_eq!(found, welcome, "{origin} at {host}");
+            let found = is_allowed(&origins, host, &[origin]);
+            assert_eq!(found, expected, "{origin} at {host}");
         }
-        assert!(self::welcome(&origins, "robot", &[]));
+        assert!(is_allowed(&origins, "robot", &[]));
     }
 
     #[test]
-    fn a_function_decides_about_the_servers_own_pages_too() {
+    fn a_function_also_decides_about_the_servers_own_pages() {
         let mut origins = Origins::default();
         origins.allow("https://one.example/".into());
-        assert!(welcome(&origins, "robot", &["http://robot"]));
-        assert!(!welcome(&origins, "robot", &["http://two.example"]));
+        assert!(is_allowed(&origins, "robot", &["http://robot"]));
+        assert!(!is_allowed(&origins, "robot", &["http://two.example"]));
         origins.allow_if(|origin| origin.ends_with(".two.example"));
-        for (origin, welcome) in [
+        for (origin, expected) in [
             ("https://one.example", true),
             ("https://ONE.example", true),
             ("https://a.two.example", true),
@@ -184,30 +185,30 @@ mod tests {
             ("http://one.example", false),
             ("http://robot", false),
         ] {
-            let found = self::welcome(&origins, "robot", &[origin]);
-            assert_eq!(found, welcome, "{origin}");
+            let found = is_allowed(&origins, "robot", &[origin]);
+            assert_eq!(found, expected, "{origin}");
         }
-        assert!(welcome(&origins, "robot", &[]));
+        assert!(is_allowed(&origins, "robot", &[]));
     }
 
     #[test]
     fn a_function_that_panics_allows_nothing() {
         let mut origins = Origins::default();
         origins.allow_if(|_| panic!("on purpose"));
-        assert!(!welcome(&origins, "robot", &["http://robot"]));
+        assert!(!is_allowed(&origins, "robot", &["http://robot"]));
     }
 
     #[test]
-    fn two_origins_are_one_too_many() {
+    fn two_origins_are_rejected() {
         let mut origins = Origins::default();
         let two = ["http://robot", "http://robot"];
-        assert!(!welcome(&origins, "robot", &two));
+        assert!(!is_allowed(&origins, "robot", &two));
         origins.allow_if(|_| true);
-        assert!(!welcome(&origins, "robot", &two));
+        assert!(!is_allowed(&origins, "robot", &two));
     }
 
     #[test]
-    fn a_server_with_tls_wants_pages_with_tls() {
+    fn a_server_with_tls_rejects_pages_without_tls() {
         let mut origins = Origins::default();
         let from = |origin| request("robot", &[origin]);
         assert!(origins.check(&from("https://robot"), true).is_ok());
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_in_the_target_counts_in_place_of_the_header() {
+    fn a_host_in_the_target_takes_precedence_over_the_header() {
         let origins = Origins::default();
         let at = |target: &str| {
             let mut request = request("robot", &["http://robot"]);

@@ -1,4 +1,4 @@
-//! A user's own transport, which may panic: then the connection fails, and nothing else.
+//! Guards a user's own transport. If it panics, its connection fails and nothing else does.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -8,13 +8,13 @@ use std::time::Duration;
 use super::transport::{Halves, ReadHalf, ShutdownHandle, Transport, WriteHalf};
 use crate::panics::{Guarded, Panicked, catch_panic};
 
-/// All of its calls go through here, so that what uses a transport need not expect a panic.
+/// Wraps a transport so that its callers need not expect a panic.
 pub(crate) fn guard(transport: impl Transport) -> Box<dyn Transport> {
     let transport: Box<dyn Transport> = Box::new(transport);
     Box::new(Guard::default().of(transport))
 }
 
-/// What any part of a transport has panicked with: from then on none is called.
+/// The first panic in any part of a transport. After it, no part is called.
 #[derive(Clone, Default)]
 struct Guard {
     panic: Arc<OnceLock<String>>,
@@ -42,12 +42,12 @@ impl Guard {
         }
     }
 
-    fn ask<R>(&self, f: impl FnOnce() -> R, otherwise: R) -> R {
-        self.call(|| Ok(f())).unwrap_or(otherwise)
+    fn call_or<R>(&self, f: impl FnOnce() -> R, default: R) -> R {
+        self.call(|| Ok(f())).unwrap_or(default)
     }
 }
 
-/// A transport or a part of one.
+/// A transport, or a part of one.
 struct Foreign<P> {
     guard: Guard,
     part: Guarded<P>,
@@ -76,15 +76,15 @@ impl Transport for Foreign<Box<dyn Transport>> {
     }
 
     fn peer_addr(&self) -> Option<SocketAddr> {
-        self.guard.ask(|| self.part.peer_addr(), None)
+        self.guard.call_or(|| self.part.peer_addr(), None)
     }
 
     fn local_addr(&self) -> Option<SocketAddr> {
-        self.guard.ask(|| self.part.local_addr(), None)
+        self.guard.call_or(|| self.part.local_addr(), None)
     }
 
     fn is_encrypted(&self) -> bool {
-        self.guard.ask(|| self.part.is_encrypted(), false)
+        self.guard.call_or(|| self.part.is_encrypted(), false)
     }
 
     fn set_nodelay(&mut self, nodelay: bool) -> io::Result<()> {
@@ -133,14 +133,15 @@ impl WriteHalf for Foreign<Box<dyn WriteHalf>> {
 }
 
 impl ShutdownHandle for Foreign<Arc<dyn ShutdownHandle>> {
-    /// Also where another part has panicked: whoever is blocked in it has yet to return.
+    /// Is called even after another part has panicked, because a thread may still be blocked in a
+    /// half.
     fn shutdown(&self) {
-        let cut = || {
+        let shutdown = || {
             self.part.shutdown();
             Ok(())
         };
-        if let Err(error) = self.guard.call_always(cut) {
-            crate::logging::error!("a connection cannot be cut: {error}");
+        if let Err(error) = self.guard.call_always(shutdown) {
+            crate::logging::error!("a connection cannot be shut down: {error}");
         }
     }
 }

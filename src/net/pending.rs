@@ -1,5 +1,5 @@
-//! A connection on its way to a request: the TLS handshake, the head, or the refusal. Nothing here
-//! waits.
+//! An accepted connection before its request: TLS handshake, request head, or rejection. No call
+//! blocks.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,26 +18,27 @@ use super::tls::{Accepting, Tls, Wire};
 use super::transport::Transport;
 use crate::capacity::{Taken, WAITING};
 
-/// How long, and for how many bytes, a client that was refused is listened to. To close a socket
-/// with bytes unread would reset the connection, and the client might not see why.
+/// The time for which bytes of a rejected client are still read, and their maximum number. Closing
+/// a socket with unread bytes would reset the connection, and the client might not see the
+/// response.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 const MAX_UNREAD: usize = 64 << 10;
 
-/// How connections come in on a listener.
+/// How the connections of a listener start: with TLS or without.
 #[derive(Clone, Default)]
 pub(crate) struct Acceptor {
     #[cfg(feature = "native-tls")]
     pub(crate) tls: Option<native_tls::TlsAcceptor>,
 }
 
-/// A connection that is not a request yet. It is polled for [`events`](Self::events) and then told
-/// to [`go_on`](Self::go_on).
+/// A connection that has not sent its whole request. Its owner polls it for
+/// [`events`](Self::events) and then calls [`go_on`](Self::go_on).
 pub(crate) struct PendingRequest {
     client: Client,
     stage: Stage,
 }
 
-/// What stays the same from stage to stage.
+/// The part of the state that all stages have.
 struct Client {
     socket: Socket,
     deadline: Instant,
@@ -45,14 +46,14 @@ struct Client {
 }
 
 enum Stage {
-    /// Nothing has come yet.
+    /// No byte has arrived.
     #[cfg(feature = "native-tls")]
     Hello(native_tls::TlsAcceptor),
     #[cfg(feature = "native-tls")]
     Handshake(native_tls::MidHandshakeTlsStream<Wire>),
-    /// So much of the head has come.
+    /// These bytes of the head have arrived.
     Head(Stream, Vec<u8>),
-    /// It has been refused; so many bytes are still read.
+    /// The client was rejected. At most this many bytes are still read.
     Draining(Stream, usize),
 }
 
@@ -62,14 +63,14 @@ enum Stream {
     Tls(Box<Tls>),
 }
 
-/// What has become of it.
+/// The result of one step.
 pub(crate) enum Step {
     Wait(PendingRequest),
     Complete(Box<Complete>),
     Gone,
 }
 
-/// A connection whose request's head is complete. It is let in or refused.
+/// A connection whose request head is complete. Its owner accepts or rejects it.
 pub(crate) struct Complete {
     client: Client,
     head: http::Request<()>,
@@ -89,7 +90,7 @@ impl Complete {
 }
 
 impl PendingRequest {
-    /// A connection that was just accepted.
+    /// Starts with a connection that was just accepted.
     pub(crate) fn new(socket: Socket, acceptor: &Acceptor, deadline: Instant) -> Self {
         PendingRequest {
             stage: acceptor.first_stage(&socket),
@@ -101,7 +102,7 @@ impl PendingRequest {
         }
     }
 
-    /// What to wait for.
+    /// Returns the events to poll for.
     pub(crate) fn events(&self) -> PollFlags {
         match &self.stage {
             #[cfg(feature = "native-tls")]
@@ -112,7 +113,7 @@ impl PendingRequest {
         }
     }
 
-    /// By when something has to have become of it.
+    /// Returns the time at which [`too_late`](Self::too_late) is due.
     pub(crate) fn deadline(&self) -> Instant {
         self.client.deadline
     }
@@ -122,7 +123,7 @@ impl PendingRequest {
         matches!(self.stage, Stage::Draining(..))
     }
 
-    /// Takes what is there.
+    /// Reads what has arrived and advances as far as possible without waiting.
     pub(crate) fn go_on(self) -> Step {
         let client = self.client;
         match self.stage {
@@ -131,11 +132,11 @@ impl PendingRequest {
             #[cfg(feature = "native-tls")]
             Stage::Handshake(handshake) => client.tls(Accepting::go_on(handshake)),
             Stage::Head(stream, bytes) => client.read_head(stream, bytes),
-            Stage::Draining(stream, left) => client.read_out(stream, left),
+            Stage::Draining(stream, left) => client.discard(stream, left),
         }
     }
 
-    /// Its time is over.
+    /// Ends the connection because its deadline has passed.
     pub(crate) fn too_late(self) -> Step {
         match self.stage {
             Stage::Head(stream, _) => self.client.refuse(stream, StatusCode::REQUEST_TIMEOUT),
@@ -143,7 +144,7 @@ impl PendingRequest {
         }
     }
 
-    /// Refuses it now, if it can be told anything.
+    /// Rejects the client now, if it speaks HTTP already.
     pub(crate) fn refuse(self, status: StatusCode) {
         if let Stage::Head(stream, _) = self.stage {
             self.client.refuse(stream, status);
@@ -169,25 +170,25 @@ impl Client {
         }
     }
 
-    fn stay(self, stage: Stage) -> Step {
+    fn wait_in(self, stage: Stage) -> Step {
         let client = self;
         Step::Wait(PendingRequest { client, stage })
     }
 
-    fn gone(self, why: &dyn std::fmt::Display) -> Step {
-        crate::logging::debug!("{}: gone without a request: {why}", self.name());
+    fn disconnect(self, reason: &dyn std::fmt::Display) -> Step {
+        crate::logging::debug!("{}: ended without a request: {reason}", self.name());
         Step::Gone
     }
 
-    /// A TLS handshake begins with a byte that no HTTP request begins with: who talks HTTP to a TLS
-    /// port is told so in HTTP.
+    /// Looks at the first byte. A TLS handshake begins with a byte that no HTTP request begins
+    /// with, so a client that sends HTTP to a TLS port receives an HTTP response.
     #[cfg(feature = "native-tls")]
     fn hello(self, acceptor: native_tls::TlsAcceptor) -> Step {
         let mut first = [0];
         match self.socket.peek_now(&mut first) {
-            Err(error) if may_be_repeated(&error) => self.stay(Stage::Hello(acceptor)),
-            Err(error) => self.gone(&error),
-            Ok(0) => self.gone(&"it said nothing"),
+            Err(error) if is_transient(&error) => self.wait_in(Stage::Hello(acceptor)),
+            Err(error) => self.disconnect(&error),
+            Ok(0) => self.disconnect(&"it sent nothing"),
             Ok(_) if first[0].is_ascii_uppercase() => {
                 let stream = Stream::Plain(self.socket.clone());
                 let text = "this port speaks TLS: use wss:// or https://\n";
@@ -203,9 +204,9 @@ impl Client {
     #[cfg(feature = "native-tls")]
     fn tls(self, accepting: Accepting) -> Step {
         match accepting {
-            Accepting::Under(handshake) => self.stay(Stage::Handshake(handshake)),
+            Accepting::InProgress(handshake) => self.wait_in(Stage::Handshake(handshake)),
             Accepting::Done(tls) => self.read_head(Stream::Tls(Box::new(tls)), Vec::new()),
-            Accepting::Failed(error) => self.gone(&error),
+            Accepting::Failed(error) => self.disconnect(&error),
         }
     }
 
@@ -213,13 +214,13 @@ impl Client {
         let mut chunk = [0; 4096];
         loop {
             match stream.read_now(&mut chunk) {
-                Ok(0) => return self.gone(&"it ended the connection"),
+                Ok(0) => return self.disconnect(&"it ended the connection"),
                 Ok(n) => bytes.extend_from_slice(&chunk[..n]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return self.stay(Stage::Head(stream, bytes));
+                    return self.wait_in(Stage::Head(stream, bytes));
                 }
-                Err(error) => return self.gone(&error),
+                Err(error) => return self.disconnect(&error),
             }
             match parse_request(&bytes) {
                 Ok(Some((head, length))) if length <= MAX_HEAD => {
@@ -240,8 +241,8 @@ impl Client {
         }
     }
 
-    /// Says no, in a few bytes into an empty buffer, and then listens for a while to what is not
-    /// wanted.
+    /// Sends a response of a few bytes, which fits into the empty send buffer, and then discards
+    /// what the client sends for a while.
     fn refuse(self, stream: Stream, status: StatusCode) -> Step {
         self.refuse_with(stream, status, &format!("{status}\n"))
     }
@@ -257,14 +258,14 @@ impl Client {
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
         let response = response.map(|()| text);
         let bytes = http_response::to_bytes(response, &Method::GET);
-        if let Err(error) = stream.say_goodbye(&bytes) {
-            return self.gone(&error);
+        if let Err(error) = stream.send_last(&bytes) {
+            return self.disconnect(&error);
         }
         self.deadline = Instant::now() + DRAIN_TIME;
-        self.read_out(stream, MAX_UNREAD)
+        self.discard(stream, MAX_UNREAD)
     }
 
-    fn read_out(self, mut stream: Stream, mut left: usize) -> Step {
+    fn discard(self, mut stream: Stream, mut left: usize) -> Step {
         let mut chunk = [0; 4096];
         while left > 0 {
             match stream.read_now(&mut chunk) {
@@ -272,7 +273,7 @@ impl Client {
                 Ok(n) => left = left.saturating_sub(n),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return self.stay(Stage::Draining(stream, left));
+                    return self.wait_in(Stage::Draining(stream, left));
                 }
                 Err(_) => break,
             }
@@ -293,21 +294,21 @@ impl Stream {
     fn events(&self) -> PollFlags {
         match self {
             Stream::Plain(_) => PollFlags::IN,
-            // The end of the handshake may have yet to be sent.
+            // The last bytes of the handshake may not have been sent yet.
             #[cfg(feature = "native-tls")]
             Stream::Tls(tls) => tls.0.get_ref().events(),
         }
     }
 
-    /// The last that is said.
-    fn say_goodbye(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Sends the last bytes and ends the write half.
+    fn send_last(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Stream::Plain(socket) => {
                 socket.send_now(bytes)?;
                 socket.shutdown_write()
             }
             #[cfg(feature = "native-tls")]
-            Stream::Tls(tls) => tls.say_goodbye(bytes),
+            Stream::Tls(tls) => tls.send_last(bytes),
         }
     }
 
@@ -327,7 +328,7 @@ impl AsFd for PendingRequest {
 }
 
 #[cfg(feature = "native-tls")]
-fn may_be_repeated(error: &io::Error) -> bool {
+fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted

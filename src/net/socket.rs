@@ -1,4 +1,4 @@
-//! TCP and Unix sockets: the operating system's calls on them are the same.
+//! TCP and Unix sockets. The system calls on them are the same.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,7 +15,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use super::transport::{Halves, ReadHalf, ShutdownHandle, Transport, WriteHalf};
 use super::write_stall::Stall;
 
-/// A connected stream socket. Clones share the descriptor, which is closed with the last.
+/// A connected stream socket. Clones share the descriptor; the last one closes it.
 #[derive(Debug, Clone)]
 pub(crate) struct Socket {
     fd: Arc<OwnedFd>,
@@ -70,35 +70,35 @@ impl Socket {
         }
     }
 
-    /// Reads what is there.
+    /// Reads without waiting.
     pub(crate) fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(recv(self, buffer, RecvFlags::DONTWAIT)?.1)
     }
 
-    /// Looks at what is there, which stays there.
+    /// Reads without waiting, and leaves the bytes in the socket's buffer.
     #[cfg(feature = "native-tls")]
     pub(crate) fn peek_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(recv(self, buffer, RecvFlags::DONTWAIT | RecvFlags::PEEK)?.1)
     }
 
-    /// Writes what fits.
+    /// Writes without waiting.
     pub(crate) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         Ok(send(self, bytes, flags)?)
     }
 
-    /// Tells the peer that nothing more will be sent.
+    /// Ends the write direction. The peer reads the end of the stream.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         Ok(shutdown(self, Shutdown::Write)?)
     }
 
-    /// Ends it in both directions, and with that whatever anybody waits for.
+    /// Ends both directions, and with them every call that is blocked on the socket.
     pub(crate) fn shutdown(&self) {
-        // It fails when the peer has ended the connection already; then nobody is blocked in it.
+        // This fails if the peer has ended the connection. Then no call is blocked on it.
         let _ = shutdown(self, Shutdown::Both);
     }
 
-    /// Whether there is room to write, or nothing can be written any more.
+    /// Returns whether a write would not block: there is space, or writing fails.
     #[cfg(feature = "native-tls")]
     pub(crate) fn is_writable(&self) -> io::Result<bool> {
         let mut fds = [PollFd::new(self, PollFlags::OUT)];
@@ -106,19 +106,19 @@ impl Socket {
         Ok(!fds[0].revents().is_empty())
     }
 
-    /// Waits until the socket is ready for one of `events`, or until `deadline`; for ever, without
-    /// one. It may return early.
+    /// Waits until the socket is ready for one of `events`, or until `deadline`; without a
+    /// deadline, for ever. May return early.
     #[cfg(feature = "native-tls")]
     pub(crate) fn wait(&self, events: PollFlags, deadline: Option<Instant>) -> io::Result<()> {
         wait_for(&mut [PollFd::new(self, events)], deadline)
     }
 }
 
-/// Waits until something happens to one of the descriptors, or until `deadline`; for ever, without
-/// one. It may return early.
+/// Waits for an event on one of the descriptors, or until `deadline`; without a deadline, for ever.
+/// May return early.
 pub(crate) fn wait_for(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
     let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-    // A time that has no timespec is as good as for ever.
+    // A time too long for a timespec is the same as no deadline.
     let left = left.and_then(|left| Timespec::try_from(left).ok());
     match poll(fds, left.as_ref()) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
@@ -192,7 +192,7 @@ impl Read for SocketRead {
 
 impl ReadHalf for SocketRead {
     fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = timeout.map(at_least_a_moment);
+        let timeout = timeout.map(not_zero);
         Ok(set_socket_timeout(&self.0, Timeout::Recv, timeout)?)
     }
 }
@@ -203,9 +203,9 @@ struct SocketWrite {
 }
 
 impl Write for SocketWrite {
-    /// Waits only while nothing at all is taken. (The system's own time-out would be waited for
-    /// twice: by a call that has sent a part of its bytes, too, and then once more by the next
-    /// one.)
+    /// Waits only while the socket accepts no byte. (The socket's own time-out would be waited for
+    /// twice: a call that has sent a part of its bytes waits too, and then the next call waits
+    /// again.)
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut stall = Stall::new(self.timeout);
         loop {
@@ -239,7 +239,7 @@ impl WriteHalf for SocketWrite {
     }
 }
 
-/// The operating system takes a time-out of zero for ever.
-fn at_least_a_moment(timeout: Duration) -> Duration {
+/// Raises a zero time-out, which the operating system would take for none.
+fn not_zero(timeout: Duration) -> Duration {
     timeout.max(Duration::from_millis(1))
 }

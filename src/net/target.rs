@@ -1,4 +1,4 @@
-//! Where a URL leads, and what is asked for there.
+//! The target of a connection: what a URL says about where to connect and what to request.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -13,16 +13,17 @@ use super::credentials::Credentials;
 use super::host::{Endpoint, with_zone, without_zone};
 use crate::error::{Error, Result};
 
-/// A URL that can work, taken apart.
+/// A valid URL, split into its parts.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) place: Place,
     pub(crate) encrypted: bool,
-    /// What the handshake asks for: a `ws` or `wss` URL without user, password, zone and fragment.
+    /// The URL that the handshake requests: `ws` or `wss`, without user, password, zone and
+    /// fragment.
     pub(crate) url: Url,
     pub(crate) credentials: Option<Credentials>,
-    /// The URL for the log and for errors, without user and password, and without the text of the
-    /// query, in which there may be a token.
+    /// The URL for logs and errors, without user and password, and without the content of the
+    /// query, which may be a token.
     pub(crate) name: String,
 }
 
@@ -43,29 +44,29 @@ impl Target {
 
     fn host(text: &str) -> Result<Target> {
         let shown = shown(text);
-        let unclear = |reason: String| Error::InvalidUrl {
+        let rejected = |reason: String| Error::InvalidUrl {
             url: shown.clone(),
             reason,
         };
         if !text.contains("://") {
-            return Err(unclear(format!("it has no scheme: write ws://{shown}")));
+            return Err(rejected(format!("it has no scheme: write ws://{shown}")));
         }
         let (text, zone) = match without_zone(text) {
             Some((rest, zone)) => (Cow::Owned(rest), Some(zone)),
             None => (Cow::Borrowed(text), None),
         };
-        let mut url = Url::parse(&text).map_err(|error| unclear(error.to_string()))?;
+        let mut url = Url::parse(&text).map_err(|error| rejected(error.to_string()))?;
         let credentials = Credentials::of(&url);
         let scheme = match url.scheme() {
             "ws" | "http" => "ws",
             "wss" | "https" => "wss",
             other => {
-                return Err(unclear(format!(
-                    "the scheme is \"{other}\", none of ws, wss, http, https, ws+unix, wss+unix"
+                return Err(rejected(format!(
+                    "the scheme is \"{other}\"; use ws, wss, http, https, ws+unix or wss+unix"
                 )));
             }
         };
-        // These are what the WHATWG calls special schemes, for which all of this succeeds.
+        // WHATWG's URL standard calls these schemes special. All of this succeeds for them.
         let stripped = url.set_scheme(scheme).is_ok()
             && url.set_username("").is_ok()
             && url.set_password(None).is_ok();
@@ -74,7 +75,7 @@ impl Target {
         let invalid = |reason: &str| invalid(&name, reason);
         let (Some(host), Some(port), true) = (url.host(), url.port_or_known_default(), stripped)
         else {
-            return Err(invalid("it names no host"));
+            return Err(invalid("it has no host"));
         };
         if port == 0 {
             return Err(invalid("port 0 cannot be connected to"));
@@ -83,7 +84,7 @@ impl Target {
             .as_ref()
             .is_some_and(|known| known.basic().is_none())
         {
-            return Err(invalid("its user has a colon in it, which HTTP cannot say"));
+            return Err(invalid("its user contains a colon, which HTTP cannot send"));
         }
         let encrypted = scheme == "wss";
         if encrypted {
@@ -99,10 +100,11 @@ impl Target {
         })
     }
 
-    /// `ws+unix:/path/of/the/socket[:/resource[?query]]`, as the npm package `ws` has it, also with
-    /// an empty authority (`ws+unix:///path`). A colon in the socket's path is written `%3A`.
+    /// Parses `ws+unix:/path/of/the/socket[:/resource[?query]]`, the syntax of the npm package
+    /// `ws`. The authority may also be empty (`ws+unix:///path`). A colon in the socket's path is
+    /// written `%3A`.
     fn unix(text: &str, encrypted: bool, rest: &str) -> Result<Target> {
-        // Somebody may think that there is a place for a password.
+        // Not a valid place for a password, but the text may contain one.
         let shown = shown(text);
         let invalid = |reason: &str| invalid(&shown, reason);
         let rest = rest.split('#').next().unwrap_or_default();
@@ -110,25 +112,27 @@ impl Target {
         let path = path.strip_prefix("//").unwrap_or(path);
         if text.contains('@') && !path.starts_with('/') {
             return Err(invalid(
-                "a Unix socket's URL has no user, password or host: write ws+unix:/path",
+                "the URL of a Unix socket has no user, password or host: write ws+unix:/path",
             ));
         }
         if !path.starts_with('/') {
-            return Err(invalid("the path of a Unix socket begins with a slash"));
+            return Err(invalid("the path of a Unix socket must begin with a slash"));
         }
         let path: Vec<u8> = percent_decode_str(path).collect();
         if path.contains(&0) {
-            return Err(invalid("the path of a Unix socket has no zero byte in it"));
+            return Err(invalid(
+                "the path of a Unix socket must not contain a zero byte",
+            ));
         }
         let path = PathBuf::from(OsString::from_vec(path));
         if SocketAddrUnix::new(&path).is_err() {
             return Err(invalid(
-                "the path of a Unix socket is longer than the system allows, which is about 100 bytes",
+                "the path of a Unix socket is longer than the system allows (about 100 bytes)",
             ));
         }
         if !resource.starts_with('/') {
             return Err(invalid(
-                "what stands behind the socket's path and a colon begins with a slash",
+                "the part after the socket's path and a colon must begin with a slash",
             ));
         }
         let scheme = if encrypted { "wss" } else { "ws" };
@@ -146,11 +150,11 @@ impl Target {
         })
     }
 
-    /// Where a redirect leads.
+    /// Returns the target of a redirect.
     ///
     /// # Errors
     ///
-    /// [`Error::Handshake`] for one that must not be followed.
+    /// [`Error::Handshake`] if the redirect must not be followed.
     pub(crate) fn redirect(&self, location: &str) -> Result<Target> {
         let refused = |why: &str| {
             let name = &self.name;
@@ -163,18 +167,19 @@ impl Target {
             return refused("it comes from a Unix socket");
         }
         let Ok(url) = self.url.join(location) else {
-            return refused("it is no URL");
+            return refused("it is not a URL");
         };
         match Target::parse(url.as_str()) {
             Ok(next) if self.encrypted && !next.encrypted => refused("it would not be encrypted"),
             Ok(next) if matches!(next.place, Place::Unix(_)) => refused("it is a Unix socket"),
-            Ok(next) => Ok(self.in_the_same_zone(next)),
+            Ok(next) => Ok(self.with_zone_of_same_host(next)),
             Err(error) => refused(&error.to_string()),
         }
     }
 
-    /// A server does not know by which interface it is reached: its own address stays in its zone.
-    fn in_the_same_zone(&self, mut next: Target) -> Target {
+    /// Copies the zone if the host stays the same. A server does not know the interface by which
+    /// the client reaches it, so its redirects have no zone.
+    fn with_zone_of_same_host(&self, mut next: Target) -> Target {
         if let (Place::Host(here), Place::Host(there)) = (&self.place, &mut next.place) {
             if here.host == there.host && there.zone.is_none() {
                 there.zone = here.zone.clone();
@@ -184,8 +189,8 @@ impl Target {
         next
     }
 
-    /// Whether what is meant for this target may be told to the other: the same host and port, or
-    /// the same host with encryption on top, each on the usual port.
+    /// Returns whether secrets for this target may be sent to the other one. The host and the port
+    /// must be the same. Only a change from port 80 to port 443 with encryption is allowed as well.
     pub(crate) fn may_share_secrets_with(&self, other: &Target) -> bool {
         let (Place::Host(from), Place::Host(to)) = (&self.place, &other.place) else {
             return self.place == other.place;
@@ -199,13 +204,13 @@ fn is(scheme: &str, name: &str) -> bool {
     scheme.eq_ignore_ascii_case(name)
 }
 
-/// As much of a text that is meant to be a URL as can be shown: not what may be a user and a
-/// password, or a query.
+/// Returns the part of an invalid URL that can be shown: without what may be a user, a password or
+/// a query.
 fn shown(text: &str) -> String {
     let (start, rest) = text.split_at(text.find(['?', '#']).unwrap_or(text.len()));
     match start.rsplit_once('@') {
         Some((_, host)) => without_query(&format!("{host}{rest}")),
-        // This may be the beginning of a password that is not written as it must be in a URL.
+        // This may be the beginning of a password with characters that a URL must escape.
         None if rest.contains('@') => match start.split_once("://") {
             Some((scheme, _)) => format!("{scheme}://..."),
             None => "...".to_owned(),
@@ -214,7 +219,7 @@ fn shown(text: &str) -> String {
     }
 }
 
-/// Tells that there was a query, and not what was in it. A fragment is not shown at all.
+/// Replaces the content of a query by dots, and removes a fragment.
 fn without_query(text: &str) -> String {
     let text = text.split('#').next().unwrap_or_default();
     match text.split_once('?') {
@@ -223,7 +228,7 @@ fn without_query(text: &str) -> String {
     }
 }
 
-/// The name of a URL that has neither user nor password.
+/// Returns the name of a URL without user and password.
 fn name(url: &Url, zone: Option<&str>) -> String {
     let name = match (zone, url.host_str()) {
         (Some(zone), Some(host)) => {
@@ -265,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_that_cannot_work_are_refused_with_the_reason() {
+    fn invalid_urls_are_rejected_with_the_reason() {
         let long = format!("ws+unix:/run/{}", "x".repeat(200));
         for (url, word) in [
             ("ws://", "host"),
@@ -325,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_local_address_has_a_zone_which_the_server_is_not_told() {
+    fn the_zone_of_a_link_local_address_is_not_sent_to_the_server() {
         for url in [
             "ws://[fe80::1%25eth0]:8080/a?b",
             "ws://[fe80::1%eth0]:8080/a?b",
@@ -351,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_asked_for_and_not_shown() {
+    fn a_query_is_requested_but_not_shown() {
         for (url, name) in [
             ("ws://x/a?token=secret", "ws://x/a?..."),
             ("ws://x/a?token=secret#secret", "ws://x/a?..."),
@@ -394,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn user_and_password_are_taken_out_and_decoded() {
+    fn user_and_password_are_removed_and_decoded() {
         let target = parse("ws://J%C3%B6rg:a%3Ab%40c@x/");
         assert_eq!(target.url.as_str(), "ws://x/");
         assert_eq!(target.name, "ws://x/");
@@ -404,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_socket_has_a_path_and_perhaps_a_resource() {
+    fn a_unix_socket_has_a_path_and_optionally_a_resource() {
         for (url, path, resource) in [
             ("ws+unix:/run/a.sock", "/run/a.sock", "ws://localhost/"),
             ("WS+unix:///run/a.sock", "/run/a.sock", "ws://localhost/"),
@@ -450,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_for_the_same_host_and_port() {
+    fn secrets_are_shared_only_with_the_same_host_and_port() {
         let secrets = |a: &str, b: &str| parse(a).may_share_secrets_with(&parse(b));
         assert!(secrets("ws://x/a", "ws://x:80/b"));
         assert!(!secrets("ws://x/", "ws://x:81/"));

@@ -1,4 +1,4 @@
-//! A client's TLS settings: whom to trust, and how to be known.
+//! A client's TLS settings: the trusted certificates, and the client's own identity.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -7,8 +7,8 @@ use native_tls::{Certificate, Identity, Protocol, TlsConnector};
 
 use crate::error::{Error, Result};
 
-/// What the connector is made of, and the connector once it has been made: reading the system's
-/// certificates takes milliseconds, so clones share it.
+/// The settings, and the connector once it has been built. Building reads the system's
+/// certificates, which takes milliseconds, so clones share the connector.
 #[derive(Clone, Default)]
 pub(crate) struct TlsSettings {
     roots: Vec<Root>,
@@ -19,7 +19,7 @@ pub(crate) struct TlsSettings {
     made: Arc<OnceLock<TlsConnector>>,
 }
 
-/// Extra root certificates, not looked at yet.
+/// Additional root certificates, not parsed yet.
 #[derive(Clone)]
 enum Root {
     Pem(Vec<u8>),
@@ -56,7 +56,7 @@ impl TlsSettings {
         self
     }
 
-    /// Whether the certificates are certificates.
+    /// Checks that the root certificates can be parsed.
     pub(crate) fn check(&self) -> Result<()> {
         self.certificates().map(drop)
     }
@@ -86,9 +86,10 @@ impl TlsSettings {
         Ok(all)
     }
 
-    /// The connector. May read files, so this is not for a thread that must not wait.
+    /// Returns the connector. This may read files, so a thread that must not block must not call
+    /// it.
     pub(crate) fn connector(&self, host: &str) -> Result<TlsConnector> {
-        /// Of all connections with default settings.
+        /// The connector of all connections with default settings.
         static DEFAULT: OnceLock<TlsConnector> = OnceLock::new();
 
         if let Some(connector) = &self.ready_made {
@@ -137,7 +138,7 @@ enum Failed {
     Connector(native_tls::Error),
 }
 
-/// Without what is secret.
+/// Leaves secrets out.
 impl fmt::Debug for TlsSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsSettings")

@@ -1,19 +1,27 @@
-//! One connection's bytes: a half to read, a half to write, and a way to cut both.
+//! The bytes of one connection: a half to read, a half to write, and a handle to shut both down.
 //!
 //! A [`Websocket`](crate::Websocket) runs over any [`Transport`]. There are implementations for
 //! [`TcpStream`](std::net::TcpStream), [`UnixStream`](std::os::unix::net::UnixStream) and, with the
-//! feature `native-tls`, `native_tls::TlsStream<TcpStream>`; for anything else, such as a serial
-//! line or a tunnel, implement it yourself.
+//! feature `native-tls`, `native_tls::TlsStream<TcpStream>`. For anything else, such as a serial
+//! line or a tunnel, implement the trait yourself.
 //!
-//! What has to work is: a read waits for something to read, [`set_timeout`](ReadHalf::set_timeout)
-//! limits how long reads and writes wait, and [`ShutdownHandle::shutdown`] ends them from another
-//! thread. On these rest the time-outs for connecting, closing and pings: without them a silent
-//! peer is waited for as long as it is silent. Everything else has a default; what wraps another
-//! transport passes it all on, or `wss` URLs and the short way for small messages are lost.
+//! An implementation must do three things:
 //!
-//! A part that panics is not called again: its connection fails with
-//! [`Error::Internal`](crate::Error::Internal). (Where that is [`ShutdownHandle::shutdown`],
-//! whoever is blocked in a half stays there until a time-out.)
+//! - A read waits until there is something to read.
+//! - [`set_timeout`](ReadHalf::set_timeout) limits how long reads and writes wait.
+//! - [`ShutdownHandle::shutdown`] ends reads and writes from another thread.
+//!
+//! The timeouts for connecting, closing and pings rely on these. Without them, this crate waits for
+//! a silent peer as long as it is silent. Every other method has a default. A transport that wraps
+//! another one must forward all methods: otherwise `wss` URLs do not work, and small messages are
+//! not written on the calling thread.
+//!
+//! If a part panics, it is not called again, and its connection fails with
+//! [`Error::Internal`](crate::Error::Internal). If [`ShutdownHandle::shutdown`] panics, a thread
+//! that is blocked in a half stays blocked until a timeout.
+//!
+//! # Examples
+//!
 //!
 //! ```
 //! use rtcbot_websocket::transport::{ShutdownHandle, Halves, ReadHalf, Transport, WriteHalf};
@@ -22,37 +30,37 @@
 //! use std::sync::Arc;
 //! use std::time::Duration;
 //!
-//! /// A TCP connection, as if it were something of one's own.
-//! struct Mine(TcpStream);
+//! /// A TCP connection, as an example of your own transport.
+//! struct MyTransport(TcpStream);
 //!
-//! struct Incoming(TcpStream);
-//! struct Outgoing(TcpStream);
-//! struct End(TcpStream);
+//! struct MyReadHalf(TcpStream);
+//! struct MyWriteHalf(TcpStream);
+//! struct MyShutdownHandle(TcpStream);
 //!
-//! impl Transport for Mine {
+//! impl Transport for MyTransport {
 //!     fn split(self: Box<Self>) -> io::Result<Halves> {
 //!         Ok(Halves {
-//!             read: Box::new(Incoming(self.0.try_clone()?)),
-//!             write: Box::new(Outgoing(self.0.try_clone()?)),
-//!             shutdown: Arc::new(End(self.0)),
+//!             read: Box::new(MyReadHalf(self.0.try_clone()?)),
+//!             write: Box::new(MyWriteHalf(self.0.try_clone()?)),
+//!             shutdown: Arc::new(MyShutdownHandle(self.0)),
 //!         })
 //!     }
 //! }
 //!
-//! impl Read for Incoming {
+//! impl Read for MyReadHalf {
 //!     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
 //!         self.0.read(buffer)
 //!     }
 //! }
 //!
-//! impl ReadHalf for Incoming {
+//! impl ReadHalf for MyReadHalf {
 //!     fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-//!         // The operating system takes zero for ever.
+//!         // The operating system takes a zero for no timeout.
 //!         self.0.set_read_timeout(timeout.map(|time| time.max(Duration::from_millis(1))))
 //!     }
 //! }
 //!
-//! impl Write for Outgoing {
+//! impl Write for MyWriteHalf {
 //!     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
 //!         self.0.write(bytes)
 //!     }
@@ -62,7 +70,7 @@
 //!     }
 //! }
 //!
-//! impl WriteHalf for Outgoing {
+//! impl WriteHalf for MyWriteHalf {
 //!     fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
 //!         self.0.set_write_timeout(timeout.map(|time| time.max(Duration::from_millis(1))))
 //!     }
@@ -72,7 +80,7 @@
 //!     }
 //! }
 //!
-//! impl ShutdownHandle for End {
+//! impl ShutdownHandle for MyShutdownHandle {
 //!     fn shutdown(&self) {
 //!         let _ = self.0.shutdown(Shutdown::Both);
 //!     }
@@ -80,7 +88,7 @@
 //! # use rtcbot_websocket::{Options, Server, Websocket};
 //! # let mut server = Server::bind("127.0.0.1:0")?;
 //! # let stream = TcpStream::connect(server.local_addr().unwrap())?;
-//! # let ws = Options::new().connect_over(Mine(stream), "ws://robot/")?;
+//! # let ws = Options::new().connect_over(MyTransport(stream), "ws://robot/")?;
 //! # let robot = Websocket::accept(server.next().unwrap());
 //! # ws.put(1)?;
 //! # assert_eq!(robot.get()?.as_json().unwrap(), 1);
@@ -93,127 +101,149 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A connection that a [`Websocket`](crate::Websocket) can run over: see
+/// A connection that a [`Websocket`](crate::Websocket) can run over.
+///
 /// [`Options::connect_over`](crate::Options::connect_over) and
-/// [`Request::from_parts`](crate::Request::from_parts).
+/// [`Request::from_parts`](crate::Request::from_parts) take one. The [module](self) has an example.
 pub trait Transport: Send + 'static {
-    /// Takes the connection apart, into parts that different threads own.
+    /// Splits the connection into parts that different threads own.
     ///
     /// # Errors
     ///
-    /// What the operating system says.
+    /// The operating system's error.
     fn split(self: Box<Self>) -> io::Result<Halves>;
 
-    /// The address at the other end, where there is such a thing. Defaults to `None`.
+    /// Returns the address of the peer, if the transport has addresses.
+    ///
+    /// Defaults to `None`.
     fn peer_addr(&self) -> Option<SocketAddr> {
         None
     }
 
-    /// The address at this end, where there is such a thing. Defaults to `None`.
+    /// Returns the address of this side, if the transport has addresses.
+    ///
+    /// Defaults to `None`.
     fn local_addr(&self) -> Option<SocketAddr> {
         None
     }
 
-    /// Whether nobody on the way can read or change what is sent: a `wss` URL asks for that.
+    /// Returns whether the bytes are protected against being read or changed on the way, which a
+    /// `wss` URL requires.
+    ///
     /// Defaults to `false`.
     fn is_encrypted(&self) -> bool {
         false
     }
 
-    /// `TCP_NODELAY`, where there is such a thing. Defaults to doing nothing.
+    /// Sets `TCP_NODELAY`, if the transport has such an option.
+    ///
+    /// Defaults to doing nothing.
     ///
     /// # Errors
     ///
-    /// What the operating system says.
+    /// The operating system's error.
     fn set_nodelay(&mut self, _nodelay: bool) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// A connection in its parts.
+/// The parts of a connection.
 pub struct Halves {
-    /// Belongs to the reader thread.
+    /// The receiving half, used by the reader thread.
     pub read: Box<dyn ReadHalf>,
-    /// Belongs to the writer thread, or to a thread that puts a message while that sleeps.
+    /// The sending half, used by the writer thread, or by a thread that puts a message while the
+    /// writer thread is idle.
     pub write: Box<dyn WriteHalf>,
-    /// Used by any thread.
+    /// The handle to shut both halves down, used by any thread.
     pub shutdown: Arc<dyn ShutdownHandle>,
 }
 
-/// The receiving half of a connection. A read returns what is there, waits if nothing is, and
-/// returns 0 at the end of the stream.
+/// The receiving half of a connection.
+///
+/// A read returns the bytes that have arrived. If there are none, it waits. At the end of the
+/// stream it returns 0.
 pub trait ReadHalf: Read + Send {
-    /// How long a read may wait before it fails with [`WouldBlock`](io::ErrorKind::WouldBlock) or
-    /// [`TimedOut`](io::ErrorKind::TimedOut); `None` is for ever, and how it begins.
+    /// Sets how long a read may wait before it fails with [`WouldBlock`](io::ErrorKind::WouldBlock)
+    /// or [`TimedOut`](io::ErrorKind::TimedOut).
+    ///
+    /// `None`, the initial state, is without limit.
     ///
     /// # Errors
     ///
-    /// What the operating system says.
+    /// The operating system's error.
     fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 }
 
-/// The sending half of a connection. What a write has taken may wait in a buffer of its own until
-/// it is flushed.
+/// The sending half of a connection.
+///
+/// Bytes that a write has accepted may stay in the half's own buffer until it is flushed.
 pub trait WriteHalf: Write + Send {
-    /// How long a write may wait for the peer to take anything before it fails with
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) or [`TimedOut`](io::ErrorKind::TimedOut); `None`
-    /// is for ever, and how it begins.
+    /// Sets how long a write may wait for the peer to accept bytes before it fails with
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) or [`TimedOut`](io::ErrorKind::TimedOut).
+    ///
+    /// `None`, the initial state, is without limit.
     ///
     /// # Errors
     ///
-    /// What the operating system says.
+    /// The operating system's error.
     fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// Writes what can be written without waiting. What is not taken is written later, from its
-    /// first byte on. By default nothing can, and all is written by the writer thread.
+    /// Writes as many bytes as possible without waiting. The caller writes the others later, in
+    /// order.
+    ///
+    /// Defaults to writing nothing, so that the writer thread writes everything.
     ///
     /// # Errors
     ///
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) when that is nothing.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if no byte can be written.
     fn try_write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// Flushes what can be flushed without waiting. Defaults to doing nothing, which is right where
-    /// nothing is buffered.
+    /// Flushes as much as possible without waiting.
+    ///
+    /// Defaults to doing nothing, which is right for a half without a buffer.
     ///
     /// # Errors
     ///
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) when that is not all.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if some bytes could not be flushed.
     fn try_flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Tells the peer that nothing more will be sent. What it sends can still be read.
+    /// Ends the write direction: the peer reads the end of the stream. The peer can still send.
     ///
     /// # Errors
     ///
-    /// What the operating system says.
+    /// The operating system's error.
     fn shutdown_write(&mut self) -> io::Result<()>;
 }
 
-/// Ends something that other threads wait for.
+/// A handle that shuts a connection down.
 pub trait ShutdownHandle: Send + Sync {
-    /// Ends it now: whoever is blocked in either half returns, and nobody will block in it again.
-    /// It may be called more than once, on any thread, and does not wait.
+    /// Shuts both halves down. A thread that is blocked in a half returns, and later calls do not
+    /// block.
+    ///
+    /// This may be called more than once and on any thread, and must not wait.
     fn shutdown(&self);
 }
 
-/// Writes it all by `deadline`, as long as the peer takes something at least every `patience`.
+/// Writes all bytes before `deadline`. Every `max_stall`, the peer must accept some.
 ///
 /// # Errors
 ///
-/// `TimedOut` or `WouldBlock` when the time is over.
+/// `TimedOut` or `WouldBlock` if a limit is exceeded.
 pub(crate) fn write_by(
     half: &mut dyn WriteHalf,
     mut bytes: &[u8],
-    patience: Duration,
+    max_stall: Duration,
     deadline: Instant,
 ) -> io::Result<()> {
     loop {
-        // Anew each time: a peer that takes a byte now and then does not put the deadline off.
+        // Computed again each time: a peer that accepts a byte now and then must not extend the
+        // deadline.
         let left = deadline.saturating_duration_since(Instant::now());
-        half.set_timeout(Some(left.min(patience)))?;
+        half.set_timeout(Some(left.min(max_stall)))?;
         let written = match bytes.is_empty() {
             false => half.write(bytes),
             true => match half.flush() {
@@ -238,12 +268,12 @@ pub(crate) fn write_by(
     }
 }
 
-/// Whether a read or write failed for lack of time or room, and may be tried again.
+/// Returns whether a read or write failed because it would have waited, so that it may be repeated.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
     match error.kind() {
         io::ErrorKind::WouldBlock => true,
-        // `ETIMEDOUT` is what becomes of a connection whose peer answers no segment: a socket's own
-        // time-out is `EAGAIN`.
+        // With an OS error code it is `ETIMEDOUT`: the peer acknowledged no segment, and the
+        // connection is lost. A socket's own timeout is `EAGAIN`.
         io::ErrorKind::TimedOut => error.raw_os_error().is_none(),
         _ => false,
     }
@@ -254,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_that_the_system_has_given_up_is_not_tried_again() {
+    fn a_connection_that_the_system_gave_up_is_lost() {
         let lost: io::Error = rustix::io::Errno::TIMEDOUT.into();
         assert_eq!(lost.kind(), io::ErrorKind::TimedOut);
         assert!(!is_timeout(&lost));
@@ -262,7 +292,7 @@ mod tests {
         assert!(is_timeout(&slow));
         assert!(is_timeout(&io::ErrorKind::TimedOut.into()));
     }
-    /// Takes a byte each time, until its patience is over.
+    /// Accepts one byte per write, and waits before each as long as its timeout lets it.
     struct Trickle(Option<Duration>);
 
     impl Write for Trickle {
@@ -289,17 +319,17 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_takes_a_byte_now_and_then_does_not_put_the_deadline_off() {
+    fn a_slow_peer_does_not_extend_the_deadline() {
         let minute = Duration::from_secs(60);
-        let begun = Instant::now();
-        let deadline = begun + Duration::from_millis(100);
+        let start = Instant::now();
+        let deadline = start + Duration::from_millis(100);
         let written = write_by(&mut Trickle(None), &[0; 100_000], minute, deadline);
         assert!(is_timeout(&written.unwrap_err()));
-        assert!(begun.elapsed() < minute);
+        assert!(start.elapsed() < minute);
     }
 
     #[test]
-    fn what_is_taken_without_waiting_is_written_when_the_time_is_over_already() {
+    fn bytes_accepted_without_waiting_are_written_after_the_deadline() {
         write_by(&mut Trickle(None), b"x", Duration::ZERO, Instant::now()).unwrap();
     }
 }

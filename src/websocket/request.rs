@@ -1,4 +1,4 @@
-//! An incoming connection whose request head has been read.
+//! A connection whose request head has been read.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,10 +17,12 @@ use crate::net::http_response;
 use crate::net::panic_guard::guard;
 use crate::net::transport::Transport;
 
-/// A request that came in on a [`Server`](crate::Server), or [elsewhere](Self::from_parts).
+/// A request to a [`Server`](crate::Server), or one [from another source](Self::from_parts).
 ///
-/// Hand it to [`Websocket::accept`](crate::Websocket::accept) to have a WebSocket, or answer it
-/// with [`respond`](Self::respond). Dropping it ends the connection without an answer.
+/// Pass it to [`Websocket::accept`](crate::Websocket::accept) for a WebSocket, or answer it with
+/// [`respond`](Self::respond). Dropping it ends the connection without a response.
+///
+/// # Examples
 ///
 /// ```no_run
 /// use rtcbot_websocket::{Server, Websocket, http};
@@ -31,8 +33,8 @@ use crate::net::transport::Transport;
 ///         let response = http::Response::builder()
 ///             .status(401)
 ///             .header("WWW-Authenticate", "Basic realm=\"robot\"")
-///             .body("who are you?")?;
-///         // An error here is that one client's: it has gone.
+///             .body("login required")?;
+///         // An error concerns this client only: it has disconnected.
 ///         let _ = request.respond_with(response);
 ///     } else if request.path() == "/ws" {
 ///         let ws = Websocket::accept(request);
@@ -47,15 +49,17 @@ use crate::net::transport::Transport;
 pub struct Request {
     pub(crate) head: http::Request<()>,
     pub(crate) transport: Box<dyn Transport>,
-    /// What the client sent right behind the head.
+    /// The bytes that the client sent after the head.
     pub(crate) rest: Vec<u8>,
     /// Its place among the connections of its server, if it came in on one.
     pub(crate) slot: Option<Arc<dyn Slot>>,
 }
 
 impl Request {
-    /// A request whose head was read elsewhere, for example by an HTTP server that hands over its
-    /// connection: the head, the connection, and what was read of it beyond the head.
+    /// Makes a request whose head was read elsewhere, for example by an HTTP server that hands over
+    /// its connection.
+    ///
+    /// Takes the head, the connection, and the bytes that were read after the head.
     pub fn from_parts(
         mut head: http::Request<()>,
         transport: impl Transport,
@@ -70,80 +74,89 @@ impl Request {
         }
     }
 
-    /// The method; a WebSocket is asked for with `GET`.
+    /// Returns the method. A WebSocket is requested with `GET`.
     pub fn method(&self) -> &Method {
         self.head.method()
     }
 
-    /// The path, for example `/ws`, undecoded.
+    /// Returns the path without decoding it, for example `/ws`.
     pub fn path(&self) -> &str {
         self.head.uri().path()
     }
 
-    /// What stands behind the `?`, undecoded. The request's `Debug` leaves it out, since tokens are
-    /// put there.
+    /// Returns the part after the `?`, without decoding it.
+    ///
+    /// The request's `Debug` leaves the query out, because it may contain a token.
     pub fn query(&self) -> Option<&str> {
         self.head.uri().query()
     }
 
-    /// All headers. The values of those that may hold a secret (`Authorization`,
-    /// `Proxy-Authorization`, `Cookie`,
-    /// `Sec-WebSocket-Protocol`) are left out of their `Debug`.
+    /// Returns all headers.
+    ///
+    /// Their `Debug` hides the values that may be a secret: `Authorization`, `Proxy-Authorization`,
+    /// `Cookie` and `Sec-WebSocket-Protocol`.
     pub fn headers(&self) -> &HeaderMap {
         self.head.headers()
     }
 
-    /// The first header of this name, where it is visible ASCII. Case does not matter.
+    /// Returns the value of the first header with this name, if it is visible ASCII. Case is
+    /// ignored.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers().get(name)?.to_str().ok()
     }
 
-    /// The page that a browser says it connects for, such as `https://robot.example`. Which pages
-    /// may connect, [`Options::allow_origin`](crate::Options::allow_origin) says.
+    /// Returns the page from which a browser connects, such as `https://robot.example`.
+    ///
+    /// [`Options::allow_origin`](crate::Options::allow_origin) sets which pages may connect.
     pub fn origin(&self) -> Option<&str> {
         self.header(header::ORIGIN.as_str())
     }
 
-    /// The subprotocols that the client offers, most wanted first.
+    /// Returns the subprotocols that the client offers, in order of preference.
     pub fn subprotocols(&self) -> impl Iterator<Item = &str> {
         subprotocols(self.headers())
     }
 
-    /// The user and password of an `Authorization: Basic` header (RFC 7617); `None` if there is
-    /// none or it is malformed. Its Base64 is padded, and may end in bits that mean nothing. To ask
-    /// for one, answer 401 with a `WWW-Authenticate` header.
+    /// Returns the user and password of an `Authorization: Basic` header (RFC 7617).
+    ///
+    /// Returns `None` if the header is missing or malformed. Its Base64 must be padded; unused bits
+    /// at its end are ignored. To request a login, respond with status 401 and a `WWW-Authenticate`
+    /// header, as in the [example](Self) above.
     pub fn basic_auth(&self) -> Option<BasicAuth> {
         BasicAuth::parse(self.headers().get(header::AUTHORIZATION)?)
     }
 
-    /// Where the connection comes from; `None` for a Unix socket.
+    /// Returns the client's address, or `None` for a Unix socket.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.transport.peer_addr()
     }
 
-    /// Whether it came over TLS.
+    /// Returns whether the request came over TLS.
     pub fn is_encrypted(&self) -> bool {
         self.transport.is_encrypted()
     }
 
-    /// Whether the client asks for a WebSocket: the request is HTTP/1.1, its `Upgrade` header names
-    /// `websocket` and no other protocol, and `Connection` has `Upgrade` among its elements. Each
-    /// may stand on several lines. If not, answer it with [`respond`](Self::respond):
-    /// [`accept`](crate::Websocket::accept) refuses every request for which this is `false`. What
-    /// else is wrong with a request, `accept` tells the client.
+    /// Returns whether the client requests a WebSocket.
     ///
-    /// `Upgrade: websocket, h2c` and `Upgrade: websocket/13` are not for a WebSocket, as in aiohttp
-    /// and in Python's websockets.
+    /// This is so if the request is HTTP/1.1, its `Upgrade` header has `websocket` and no other
+    /// protocol, and `Connection` contains `Upgrade`. Each header may have several lines. `Upgrade:
+    /// websocket, h2c` and `Upgrade: websocket/13` do not request a WebSocket, as in aiohttp and
+    /// Python's websockets.
+    ///
+    /// [`accept`](crate::Websocket::accept) rejects every request for which this is `false`: answer
+    /// it with [`respond`](Self::respond). If another part of the request is invalid, `accept`
+    /// informs the client.
     pub fn is_websocket(&self) -> bool {
         wants_websocket(&self.head)
     }
 
-    /// Answers with an HTTP status and a text, and ends the connection. Does not wait; for anything
-    /// else than plain text, see [`respond_with`](Self::respond_with).
+    /// Answers with a status and a plain text, and ends the connection.
+    ///
+    /// Does not wait. For other content, see [`respond_with`](Self::respond_with).
     ///
     /// # Errors
     ///
-    /// As [`respond_with`](Self::respond_with).
+    /// The same as [`respond_with`](Self::respond_with).
     pub fn respond(self, status: u16, body: impl AsRef<[u8]>) -> Result<()> {
         let invalid = |reason: String| Error::InvalidOption {
             setting: "status",
@@ -157,25 +170,27 @@ impl Request {
     }
 
     /// Answers with an HTTP response, and ends the connection (`Connection: close`).
-    /// `Content-Length` is set, and `Content-Type` to `text/plain; charset=utf-8` if there is none;
-    /// to a `HEAD` request, only the head is sent. (What a request has in its body is not read:
-    /// this is for pages.)
     ///
-    /// Does not wait: what the client does not take at once is copied and sent by a thread, for as
-    /// long as the client takes something at least every 10 seconds and is not slower than 16 KiB a
-    /// second. Sockets take some hundred kilobytes at once; a server of large files belongs in
-    /// front of this one.
+    /// Sets `Content-Length`, and `Content-Type` to `text/plain; charset=utf-8` if there is none. A
+    /// `HEAD` request is answered with the head only. The body of the request is not read, so this
+    /// is for pages.
+    ///
+    /// Does not wait. Sockets accept some hundred kilobytes immediately; the rest is copied and
+    /// sent by a thread. That thread gives up if the client accepts nothing for 10 seconds, or less
+    /// than 16 KiB per second on average. To serve large files, use another server in front of this
+    /// one.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for a status below 200, [`Error::Lost`] when the client is gone
-    /// (which is its own affair: do not end a loop over all requests for it), [`Error::Thread`]
-    /// when there is none to be had.
+    /// - [`Error::InvalidOption`] for a status below 200.
+    /// - [`Error::Lost`] if the client has disconnected. This concerns one client only: do not end
+    ///   a loop over all requests for it.
+    /// - [`Error::Thread`] if no thread could be started.
     pub fn respond_with(self, mut response: Response<impl AsRef<[u8]>>) -> Result<()> {
         if response.status().is_informational() {
             return Err(Error::InvalidOption {
                 setting: "status",
-                reason: format!("{} is no final HTTP status", response.status()),
+                reason: format!("{} is not a final HTTP status", response.status()),
             });
         }
         let more_to_read = has_body(&self.head);
@@ -194,7 +209,7 @@ impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
             .field("method", self.method())
-            // Without the query, in which there may be a token.
+            // Without the query, which may contain a token.
             .field("path", &self.path())
             .field("peer_addr", &self.peer_addr())
             .finish_non_exhaustive()

@@ -1,4 +1,5 @@
-//! The client's side: what it asks for, and what it makes of the answer (RFC 6455, section 4.1).
+//! The client's side of the opening handshake: the request, and the check of the response (RFC
+//! 6455, section 4.1).
 
 use std::time::{Duration, Instant};
 
@@ -15,15 +16,15 @@ use super::{Failure, subprotocols, switches};
 use crate::error::{Error, Result};
 use crate::net::transport::{Halves, WriteHalf, is_timeout, write_by};
 
-/// The request for the WebSocket at a `ws` or `wss` URL, with a key of its own.
+/// Returns the request for the WebSocket at a `ws` or `wss` URL, with a new key.
 ///
 /// # Errors
 ///
-/// What HTTP has no words for.
+/// Why HTTP cannot express the request.
 pub(crate) fn request(url: &Url) -> Result<Request<()>, String> {
     let uri: Uri = url.as_str().parse().map_err(|error| format!("{error}"))?;
-    // RFC 9110, section 7.2: first, and as the URL has it, with the port unless that is the usual
-    // one.
+    // RFC 9110, section 7.2: `Host` is the first header. It has the URL's host, and the port unless
+    // that is the default one.
     let host = &url[Position::BeforeHost..Position::AfterPort];
     Request::get(uri)
         .header(header::HOST, host)
@@ -35,7 +36,7 @@ pub(crate) fn request(url: &Url) -> Result<Request<()>, String> {
         .map_err(|error| error.to_string())
 }
 
-/// A request's head as HTTP writes it.
+/// Returns a request's head in HTTP syntax.
 pub(crate) fn request_head(request: &Request<()>) -> Vec<u8> {
     let target = request.uri().path_and_query();
     let target = target.map_or("/", |target| target.as_str());
@@ -50,7 +51,7 @@ pub(crate) fn request_head(request: &Request<()>) -> Vec<u8> {
     head
 }
 
-/// A header's name as people write it. Case does not matter in HTTP, but to some servers it does.
+/// Returns a header's name in its usual notation. HTTP ignores case, but some servers do not.
 fn capitalised(name: &HeaderName) -> String {
     let words = name.as_str().split('-').map(|word| match word {
         "websocket" => "WebSocket".to_owned(),
@@ -62,15 +63,15 @@ fn capitalised(name: &HeaderName) -> String {
     words.collect::<Vec<_>>().join("-")
 }
 
-/// Asks the server for a WebSocket. Returns its response and what it sent right behind that. The
-/// body of a refusal is read, unless it is a redirect and those are followed.
+/// Requests a WebSocket. Returns the server's response and the bytes after it. Reads the body of
+/// any other response, unless it is a redirect that will be followed.
 pub(crate) fn ask(
     halves: &mut Halves,
     request: &Request<()>,
     follows_redirects: bool,
     deadline: Instant,
 ) -> Result<(Response<()>, Vec<u8>), Failure> {
-    write_in_time(&mut *halves.write, &request_head(request), deadline)?;
+    write_request(&mut *halves.write, &request_head(request), deadline)?;
     let read = &mut *halves.read;
     let (response, rest) = read_head(read, deadline)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -90,7 +91,7 @@ pub(crate) fn ask(
     Ok((response, rest))
 }
 
-fn write_in_time(
+fn write_request(
     write: &mut dyn WriteHalf,
     bytes: &[u8],
     deadline: Instant,
@@ -98,16 +99,16 @@ fn write_in_time(
     let written =
         write_by(write, bytes, Duration::MAX, deadline).and_then(|()| write.set_timeout(None));
     written.map_err(|error| match is_timeout(&error) {
-        true => Failure::TimedOut("the server to take the handshake request"),
+        true => Failure::TimedOut("the server to read the handshake request"),
         false => Error::lost(error).into(),
     })
 }
 
-/// What section 4.1 asks of a response with status 101: what is wrong with it, if not.
+/// Checks a response with status 101 (section 4.1). Returns what is wrong with it as the error.
 fn verify(response: &HeaderMap, request: &HeaderMap) -> Result<(), String> {
     // Items 2 and 3.
     switches(response).map_err(|missing| format!("is without {missing}"))?;
-    // Item 4. Who sends it twice may do so if both fit.
+    // Item 4. The header may be repeated if all values are right.
     let key = request.get(header::SEC_WEBSOCKET_KEY);
     let expected = derive_accept_key(key.map_or(b"", HeaderValue::as_bytes));
     let mut accepts = response
@@ -122,9 +123,9 @@ fn verify(response: &HeaderMap, request: &HeaderMap) -> Result<(), String> {
         .next()
         .is_some()
     {
-        return Err("chooses an extension, and none was offered".into());
+        return Err("chooses an extension that was not offered".into());
     }
-    // Item 6, and section 4.2.2, item 5: one at the most.
+    // Item 6, and section 4.2.2, item 5: at most one.
     let mut chosen = elements(response, &header::SEC_WEBSOCKET_PROTOCOL);
     let Some(name) = chosen.next() else {
         return Ok(());
@@ -138,14 +139,14 @@ fn verify(response: &HeaderMap, request: &HeaderMap) -> Result<(), String> {
     }
 }
 
-/// Where a response that is a redirect leads (RFC 9110, sections 10.2.2 and 15.4).
+/// Returns the target of a redirect response (RFC 9110, sections 10.2.2 and 15.4).
 pub(crate) fn redirects_to<T>(response: &Response<T>) -> Option<&str> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
     }
     let mut locations = response.headers().get_all(header::LOCATION).iter();
     let location = locations.next()?;
-    // There is one. Where there are several, nobody can say which is meant.
+    // Different locations are ambiguous.
     if locations.any(|other| other != location) {
         return None;
     }
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rfcs_own_example_is_accepted() {
+    fn the_example_of_the_rfc_is_accepted() {
         let accept = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
         assert_eq!(verified(accept, KEY, ""), Ok(()));
         assert!(verified(accept, "AAAAAAAAAAAAAAAAAAAAAA==", "").is_err());
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_written_as_people_write_them() {
+    fn header_names_have_their_usual_notation() {
         for (name, written) in [
             ("host", "Host"),
             ("sec-websocket-key", "Sec-WebSocket-Key"),

@@ -1,10 +1,10 @@
-//! Header fields, as RFC 9110, section 5, and RFC 9112, section 5, define their values.
+//! Header fields, with values as RFC 9110, section 5, and RFC 9112, section 5, define them.
 
 use std::borrow::Cow;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// A head's headers. The values of those that hold secrets are marked as such.
+/// Returns the headers of a head. Values that hold secrets are marked as sensitive.
 pub(super) fn header_map(raw: &[httparse::Header<'_>]) -> Result<HeaderMap, http::Error> {
     let mut map = HeaderMap::with_capacity(raw.len());
     for header in raw {
@@ -15,8 +15,8 @@ pub(super) fn header_map(raw: &[httparse::Header<'_>]) -> Result<HeaderMap, http
     Ok(map)
 }
 
-/// RFC 9112, section 5.2: a user agent replaces each line break within a value, and the blanks
-/// around it, with a blank. (A request with such a value is refused: the parser does not take it.)
+/// Replaces each line break within a value, and the blanks around it, by one blank, as RFC 9112,
+/// section 5.2, requires of a client. (The parser rejects requests with such values.)
 fn unfolded(value: &[u8]) -> Cow<'_, [u8]> {
     if !value.contains(&b'\n') {
         return Cow::Borrowed(value);
@@ -26,8 +26,8 @@ fn unfolded(value: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(lines.join(&b' '))
 }
 
-/// Whether a header's value may be a secret by the meaning that RFCs give it: a login, a session.
-/// Tokens are put into the subprotocols where there is no other place for them.
+/// Returns whether RFCs define that a header may hold a secret, such as a login or a session.
+/// Subprotocols often carry a token, because browsers allow no other header.
 fn is_secret(name: &HeaderName) -> bool {
     [
         header::AUTHORIZATION,
@@ -39,7 +39,7 @@ fn is_secret(name: &HeaderName) -> bool {
     .contains(name)
 }
 
-/// Keeps secrets out of the headers' `Debug`.
+/// Hides secrets from the headers' `Debug`.
 pub(crate) fn mark_secrets(headers: &mut HeaderMap) {
     for (name, value) in headers {
         if is_secret(name) {
@@ -48,11 +48,11 @@ pub(crate) fn mark_secrets(headers: &mut HeaderMap) {
     }
 }
 
-/// The elements of a list-valued header (RFC 9110, section 5.6.1): all lines of that name are one
-/// list (section 5.2), commas and optional blanks separate its elements, and empty elements do not
-/// count.
+/// Returns the elements of a list-valued header (RFC 9110, section 5.6.1). All lines of that name
+/// form one list (section 5.2). Commas and optional blanks separate the elements, and empty
+/// elements are skipped.
 ///
-/// For lists of tokens, in which no comma can stand between quotes.
+/// This is for lists of tokens, which contain no quoted commas.
 pub(super) fn elements<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
@@ -64,23 +64,23 @@ pub(super) fn elements<'a>(
         .filter(|element| !element.is_empty())
 }
 
-/// Whether a list has this token. Case does not matter.
+/// Returns whether a list contains this token. Case is ignored.
 pub(super) fn has(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     elements(headers, name).any(|found| found.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// Whether a list has this token and no other. Case does not matter.
+/// Returns whether a list contains this token and no other. Case is ignored.
 pub(super) fn has_only(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let mut all = elements(headers, name).peekable();
     all.peek().is_some() && all.all(|found| found.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// A `Content-Length` that is no length.
+/// The error for a `Content-Length` that is not a length.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Invalid;
 
-/// How long a body is said to be. RFC 9112, section 6.3: the same length may be said several times.
-/// One that is too large for a number is as large as a number can be.
+/// Returns the length of a body. The same length may be repeated (RFC 9112, section 6.3). A length
+/// beyond `u64` counts as `u64::MAX`.
 pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Invalid> {
     let mut length = None;
     let values = headers.get_all(header::CONTENT_LENGTH).into_iter();
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_may_stand_on_several_lines_with_any_blanks_and_empty_elements() {
+    fn a_list_may_have_several_lines_blanks_and_empty_elements() {
         for values in [
             &["a, b"][..],
             &["a", "b"],
@@ -126,7 +126,7 @@ mod tests {
             assert!(!has(&headers, &header::CONNECTION, "c"));
             assert!(!has_only(&headers, &header::CONNECTION, "a"));
         }
-        // A blank separates nothing.
+        // A blank is not a separator.
         let one = headers(header::CONNECTION, &["keep-alive upgrade"]);
         assert!(!has(&one, &header::CONNECTION, "upgrade"));
         let twice = headers(header::UPGRADE, &["WebSocket,", "websocket"]);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_is_digits_and_always_the_same() {
+    fn a_length_has_only_digits_and_no_second_value() {
         for (values, length) in [
             (&[][..], Ok(None)),
             (&["0"], Ok(Some(0))),

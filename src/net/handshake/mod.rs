@@ -1,6 +1,7 @@
-//! The opening handshake (RFC 6455, section 4): what both roles share.
+//! The opening handshake (RFC 6455, section 4): the part that both roles share.
 //!
-//! It is an HTTP exchange: RFC 9110 says what a message means, RFC 9112 how it is written.
+//! The handshake is an HTTP exchange. RFC 9110 defines the meaning of a message, RFC 9112 its
+//! syntax.
 
 pub(crate) mod client;
 pub(crate) mod fields;
@@ -12,14 +13,14 @@ use http::header::{self, HeaderMap};
 use self::fields::{elements, has, has_only};
 use crate::error::Error;
 
-/// The longest head that is read, in bytes.
+/// The maximum size of a head, in bytes.
 pub(crate) const MAX_HEAD: usize = 16 << 10;
-/// The most headers it may have.
+/// The maximum number of headers in a head.
 pub(crate) const MAX_HEADERS: usize = 100;
 
 /// Why a handshake failed.
 pub(crate) enum Failure {
-    /// The time is over; what was still being waited for.
+    /// The time is over. The text names the step that was not finished.
     TimedOut(&'static str),
     Failed(Error),
 }
@@ -30,13 +31,13 @@ impl From<Error> for Failure {
     }
 }
 
-/// Whether a message switches to the WebSocket protocol and to nothing else: what is missing, if
-/// not.
+/// Checks whether a message switches to the WebSocket protocol and to no other. Returns what is
+/// missing as the error.
 ///
-/// RFC 9110, section 7.8, lets `Upgrade` list several protocols. RFC 6455, section 4.1, has the
-/// client fail when a response names another one beside `websocket`. A request that does is refused
-/// as well, as aiohttp and Python's websockets refuse it. `websocket/13` is another protocol: RFC
-/// 6455 defines no version here.
+/// RFC 9110, section 7.8, lets `Upgrade` list several protocols. RFC 6455, section 4.1, requires
+/// the client to fail if a response names another one beside `websocket`. Such a request is
+/// rejected too, as aiohttp and Python's websockets do. `websocket/13` is another protocol, because
+/// RFC 6455 defines no version for this header.
 fn switches(headers: &HeaderMap) -> Result<(), &'static str> {
     if !has_only(headers, &header::UPGRADE, "websocket") {
         return Err("the header \"Upgrade: websocket\"");
@@ -47,7 +48,7 @@ fn switches(headers: &HeaderMap) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The subprotocols that a message names, in its order.
+/// Returns the subprotocols of a message, in its order.
 pub(crate) fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     elements(headers, &header::SEC_WEBSOCKET_PROTOCOL)
         .filter_map(|name| std::str::from_utf8(name).ok())

@@ -1,4 +1,4 @@
-//! Reading an HTTP response: what may come before it, its head and its body.
+//! Reads an HTTP response: interim responses, head and body.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,36 +12,35 @@ use super::{Failure, MAX_HEAD, MAX_HEADERS};
 use crate::error::Error;
 use crate::net::transport::{ReadHalf, is_timeout};
 
-/// How many bytes of interim responses are read in all.
+/// The maximum size of all interim responses together, in bytes.
 pub(crate) const MAX_INTERIM: usize = 64 << 10;
-/// How many bytes of a body are read.
+/// The maximum number of bytes of a body that are read.
 const MAX_BODY: usize = 64 << 10;
-/// How long the next part of a body is waited for.
+/// The time for which the next part of a body is awaited.
 const BODY_SILENCE: Duration = Duration::from_secs(1);
 
 /// The head of a response.
 pub(crate) struct Head {
     pub(crate) response: Response<()>,
-    /// Empty where there is none, or where it is not ASCII.
+    /// The reason phrase. Empty if there is none, or if it is not ASCII.
     pub(crate) reason: String,
     pub(crate) length: usize,
 }
 
 impl Head {
-    /// Whether another response follows. RFC 9110, section 15.2: any number of interim responses
-    /// may come before the final one, asked for or not. A 101 is the last thing that is said in
-    /// HTTP.
+    /// Returns whether another response follows. RFC 9110, section 15.2: any number of interim
+    /// responses may precede the final one. Status 101 is the last response in HTTP.
     pub(crate) fn is_interim(&self) -> bool {
         let status = self.response.status();
         status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
     }
 }
 
-/// Reads a response's head, if all of it is there; `None` when there is more to come.
+/// Parses a response's head. Returns `None` if the head is incomplete.
 ///
 /// # Errors
 ///
-/// Why it is no HTTP.
+/// Why the bytes are not HTTP.
 pub(crate) fn parse_head(bytes: &[u8]) -> Result<Option<Head>, String> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut head = httparse::Response::new(&mut headers);
@@ -67,7 +66,7 @@ pub(crate) fn parse_head(bytes: &[u8]) -> Result<Option<Head>, String> {
     }))
 }
 
-/// Reads up to the final response's head. Returns it, and what came right behind it.
+/// Reads up to the final response's head. Returns the head and the bytes after it.
 pub(super) fn read_head(
     read: &mut dyn ReadHalf,
     deadline: Instant,
@@ -101,7 +100,7 @@ pub(super) fn read_head(
     }
 }
 
-/// Waits for more of a head.
+/// Waits for more bytes of a head.
 fn read_on(
     read: &mut dyn ReadHalf,
     buffer: &mut Vec<u8>,
@@ -124,7 +123,7 @@ fn read_on(
     }
 }
 
-/// Reads what comes next, unless the time is over.
+/// Reads the next bytes, unless the deadline has passed.
 fn read_more(
     read: &mut dyn ReadHalf,
     buffer: &mut Vec<u8>,
@@ -148,26 +147,24 @@ fn read_more(
     }
 }
 
-/// Where a body ends (RFC 9112, section 6.3).
+/// The end of a body (RFC 9112, section 6.3).
 #[derive(Debug, PartialEq, Eq)]
 enum End {
-    /// After so many bytes.
+    /// After this number of bytes.
     Length(usize),
     LastChunk,
-    /// With the stream.
+    /// At the end of the stream.
     Stream,
 }
 
 impl End {
     fn of(response: &Response<()>) -> Self {
         let headers = response.headers();
-        // RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5: these have no body, whatever their headers
-        // say.
+        // RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5: no body, whatever the headers say.
         if matches!(response.status().as_u16(), 204 | 205 | 304) {
             return End::Length(0);
         }
-        // RFC 9112, section 6.1: Transfer-Encoding counts, and Content-Length does not, where both
-        // are.
+        // RFC 9112, section 6.1: Transfer-Encoding overrides Content-Length.
         if headers.contains_key(header::TRANSFER_ENCODING) {
             let last = elements(headers, &header::TRANSFER_ENCODING).last();
             return match last.is_some_and(|last| last.eq_ignore_ascii_case(b"chunked")) {
@@ -178,15 +175,15 @@ impl End {
         match content_length(headers) {
             Ok(Some(length)) => End::Length(usize::try_from(length).unwrap_or(usize::MAX)),
             Ok(None) => End::Stream,
-            // Section 6.3, item 5: what follows is not to be taken for the body.
+            // Section 6.3, item 5: the bytes that follow must not be read as the body.
             Err(_) => End::Length(0),
         }
     }
 }
 
-/// Reads a response's body, of which `bytes` are there already: [`MAX_BODY`] bytes at the most, and
-/// whatever has come when the next part does not come in time. The response counts without it as
-/// well.
+/// Reads a response's body, of which `bytes` have arrived. Stops after [`MAX_BODY`] bytes, and when
+/// the next part is late. An incomplete body is not an error, because the status is the important
+/// part.
 pub(super) fn read_body(
     read: &mut dyn ReadHalf,
     response: &Response<()>,
@@ -219,16 +216,16 @@ pub(super) fn read_body(
 
 /// One chunk (RFC 9112, section 7.1).
 enum Chunk {
-    /// Where its data begins, and where they end.
+    /// The start and the end of its data.
     Data(usize, usize),
-    /// The last one, or nothing of the kind.
+    /// The last chunk, or bytes that are not a chunk.
     End,
-    /// Its first line has yet to come.
+    /// The chunk's first line is incomplete.
     Partial,
 }
 
 impl Chunk {
-    /// The one that begins at `start`.
+    /// Returns the chunk that begins at `start`.
     fn at(bytes: &[u8], start: usize) -> Self {
         match parse_chunk_size(bytes.get(start..).unwrap_or_default()) {
             Ok(Status::Complete((_, 0))) | Err(_) => Chunk::End,
@@ -242,8 +239,8 @@ impl Chunk {
     }
 }
 
-/// Moves on to the first chunk that has not come in full; whether that is the last one. The
-/// trailers behind that are not waited for.
+/// Moves `start` to the first incomplete chunk. Returns whether that is the last chunk. The
+/// trailers after it are not awaited.
 fn skip_chunks(bytes: &[u8], start: &mut usize) -> bool {
     loop {
         match Chunk::at(bytes, *start) {
@@ -255,7 +252,7 @@ fn skip_chunks(bytes: &[u8], start: &mut usize) -> bool {
     }
 }
 
-/// The chunks' data.
+/// Returns the data of the chunks.
 fn without_chunks(bytes: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     let mut start = 0;
@@ -272,7 +269,7 @@ mod tests {
 
     use super::*;
 
-    /// Has said all that it will, and knows whether it was asked for more.
+    /// A peer that sends nothing more. Records whether it was read from.
     struct Silent(bool);
 
     impl Read for Silent {
@@ -289,9 +286,9 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_waited_for_than_a_body_can_have() {
+    fn reading_stops_at_the_end_of_the_body() {
         let long = "x".repeat(MAX_BODY);
-        for (status, headers, came, waits) in [
+        for (status, headers, arrived, waits) in [
             (404, "", "gone", true),
             (404, "", long.as_str(), false),
             (404, "Content-Length: 5\r\n", "gone", true),
@@ -321,13 +318,13 @@ mod tests {
             let head = parse_head(head.as_bytes()).unwrap().unwrap();
             let mut read = Silent(false);
             let deadline = Instant::now() + Duration::from_secs(3600);
-            read_body(&mut read, &head.response, came.into(), deadline);
-            assert_eq!(read.0, waits, "{status} {headers}{}", came.len());
+            read_body(&mut read, &head.response, arrived.into(), deadline);
+            assert_eq!(read.0, waits, "{status} {headers}{}", arrived.len());
         }
     }
 
     #[test]
-    fn a_folded_value_is_one_line() {
+    fn a_folded_value_becomes_one_line() {
         let head = "HTTP/1.1 200 OK\r\nA: b \r\n \t c\n d\r\nE:\r\n f\r\n\r\n";
         let head = parse_head(head.as_bytes()).unwrap().unwrap();
         assert_eq!(head.response.headers()["a"], "b c d");

@@ -1,4 +1,5 @@
-//! The server's side: what it is asked for, and how it answers (RFC 6455, section 4.2).
+//! The server's side of the opening handshake: the check of the request, and the response (RFC
+//! 6455, section 4.2).
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
@@ -10,7 +11,7 @@ use crate::net::base64;
 use crate::net::host::is_host_and_port;
 use crate::net::origin::Origins;
 
-/// A request's head and its length; `None` when there is more to come.
+/// Parses a request's head. Returns the head and its length, or `None` if it is incomplete.
 pub(crate) fn parse_request(bytes: &[u8]) -> Result<Option<(Request<()>, usize)>, StatusCode> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut head = httparse::Request::new(&mut headers);
@@ -42,8 +43,8 @@ pub(crate) fn parse_request(bytes: &[u8]) -> Result<Option<(Request<()>, usize)>
     Ok(Some((request, length)))
 }
 
-/// The status for a head that is longer than [`MAX_HEAD`](super::MAX_HEAD): it is the request line
-/// that is too long, or the headers.
+/// Returns the status for a head longer than [`MAX_HEAD`](super::MAX_HEAD), which depends on
+/// whether the request line or the headers are too long.
 pub(crate) fn too_long(bytes: &[u8]) -> StatusCode {
     match bytes.contains(&b'\n') {
         false => StatusCode::URI_TOO_LONG,
@@ -51,13 +52,13 @@ pub(crate) fn too_long(bytes: &[u8]) -> StatusCode {
     }
 }
 
-/// Whether a request asks for a WebSocket at all, well or badly. [`answer`] refuses every other
-/// one.
+/// Returns whether a request is for a WebSocket, valid or not. [`answer`] rejects every other
+/// request.
 pub(crate) fn wants_websocket(request: &Request<()>) -> bool {
     check_upgrade(request).is_ok()
 }
 
-/// Whether a request asks to switch to the WebSocket protocol (section 4.2.1, items 1, 3 and 4).
+/// Checks whether a request switches to the WebSocket protocol (section 4.2.1, items 1, 3 and 4).
 fn check_upgrade(request: &Request<()>) -> Result<(), Box<Refusal>> {
     // RFC 9110, section 7.8: an Upgrade in HTTP/1.0 is ignored.
     if request.version() < Version::HTTP_11 {
@@ -66,7 +67,7 @@ fn check_upgrade(request: &Request<()>) -> Result<(), Box<Refusal>> {
     switches(request.headers()).map_err(|missing| upgrade_required(format!("it needs {missing}")))
 }
 
-/// A request that is refused, and what its sender is told.
+/// The rejection of a request.
 pub(crate) struct Refusal {
     pub(crate) response: Response<()>,
     /// What is wrong with the request.
@@ -84,7 +85,8 @@ fn bad(why: &str) -> Box<Refusal> {
     refusal(StatusCode::BAD_REQUEST, why)
 }
 
-/// RFC 9110, section 15.5.22: says what to upgrade to. RFC 6455, section 4.4: and to which version.
+/// Names the protocol to upgrade to (RFC 9110, section 15.5.22) and its version (RFC 6455, section
+/// 4.4).
 fn upgrade_required(why: impl Into<String>) -> Box<Refusal> {
     let mut refusal = refusal(StatusCode::UPGRADE_REQUIRED, why);
     let headers = refusal.response.headers_mut();
@@ -94,9 +96,9 @@ fn upgrade_required(why: impl Into<String>) -> Box<Refusal> {
     refusal
 }
 
-/// What a server asks of a request, and adds to its response.
+/// The server's requirements for a request, and the headers it adds to the response.
 pub(crate) struct HandshakeConfig<'a> {
-    /// The subprotocols it speaks, most wanted first.
+    /// The subprotocols that the server supports, in order of preference.
     pub(crate) subprotocols: &'a [String],
     pub(crate) origins: &'a Origins,
     /// Whether the request came over TLS.
@@ -104,8 +106,8 @@ pub(crate) struct HandshakeConfig<'a> {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// The response that completes the handshake (section 4.2.2), with the first of the server's
-/// subprotocols that the client offers; or the refusal.
+/// Returns the response that completes the handshake (section 4.2.2), with the first of the
+/// server's subprotocols that the client offers. Returns the rejection as the error.
 pub(crate) fn answer(
     request: &Request<()>,
     config: HandshakeConfig<'_>,
@@ -143,21 +145,21 @@ pub(crate) fn answer(
     Ok(response)
 }
 
-/// Section 4.2.1, item 1.
+/// Checks section 4.2.1, item 1.
 fn check_method(request: &Request<()>) -> Result<(), Box<Refusal>> {
     if request.method() == Method::GET {
         return Ok(());
     }
     let mut refusal = refusal(
         StatusCode::METHOD_NOT_ALLOWED,
-        "a WebSocket is asked for with GET",
+        "a WebSocket is requested with GET",
     );
     let get = HeaderValue::from_static("GET");
     refusal.response.headers_mut().insert(header::ALLOW, get);
     Err(refusal)
 }
 
-/// Section 4.2.1, item 6. It is no list in a request (section 11.3.5).
+/// Checks section 4.2.1, item 6. In a request, the header is not a list (section 11.3.5).
 fn check_version(request: &Request<()>) -> Result<(), Box<Refusal>> {
     match has_only(request.headers(), &header::SEC_WEBSOCKET_VERSION, "13") {
         true => Ok(()),
@@ -167,22 +169,23 @@ fn check_version(request: &Request<()>) -> Result<(), Box<Refusal>> {
     }
 }
 
-/// Section 4.2.1, items 1 and 2.
+/// Checks section 4.2.1, items 1 and 2.
 fn check_target(request: &Request<()>) -> Result<(), Box<Refusal>> {
-    // RFC 9112, section 3.2: a GET names a path, with or without a scheme and a host before it. `*`
-    // is for OPTIONS, a host and a port alone for CONNECT.
+    // RFC 9112, section 3.2: a GET has a path, optionally with a scheme and a host before it. `*`
+    // is for OPTIONS; a host and a port alone are for CONNECT.
     if !request.uri().path().starts_with('/') {
-        return Err(bad("a WebSocket is at a path"));
+        return Err(bad("a request for a WebSocket needs a path"));
     }
     let mut hosts = request.headers().get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if is_host_and_port(host.as_bytes()) => Ok(()),
-        (Some(_), None) => Err(bad("its Host header names no host")),
+        (Some(_), None) => Err(bad("its Host header is not a host")),
         _ => Err(bad("it needs one Host header")),
     }
 }
 
-/// Section 4.2.1, item 5, and section 4.2.2, item 5: what proves that the key was read.
+/// Returns the value that proves that the key was read (section 4.2.1, item 5, and section 4.2.2,
+/// item 5).
 fn accept(request: &Request<()>) -> Result<HeaderValue, Box<Refusal>> {
     let refused = || bad("it needs one Sec-WebSocket-Key of 16 bytes in Base64");
     let keys = request.headers().get_all(header::SEC_WEBSOCKET_KEY);
@@ -197,30 +200,30 @@ fn accept(request: &Request<()>) -> Result<HeaderValue, Box<Refusal>> {
     HeaderValue::try_from(derive_accept_key(key)).map_err(|_| refused())
 }
 
-/// What follows the head is the WebSocket's.
+/// Rejects a body, because the bytes after the head belong to the WebSocket.
 fn check_body(request: &Request<()>) -> Result<(), Box<Refusal>> {
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     // RFC 9112, section 6.3, item 5.
     if !chunked && content_length(request.headers()).is_err() {
-        return Err(bad("its Content-Length is no length"));
+        return Err(bad("its Content-Length is not a length"));
     }
     match has_body(request) {
         true => Err(refusal(
             StatusCode::PAYLOAD_TOO_LARGE,
-            "a request for a WebSocket has no body",
+            "a request for a WebSocket must not have a body",
         )),
         false => Ok(()),
     }
 }
 
-/// Whether a body follows the head, or may follow.
+/// Returns whether a body follows the head, or may follow.
 pub(crate) fn has_body(request: &Request<()>) -> bool {
     let headers = request.headers();
     headers.contains_key(header::TRANSFER_ENCODING)
         || !matches!(content_length(headers), Ok(None | Some(0)))
 }
 
-/// RFC 9110, section 10.1.1. Like aiohttp, 417 for what is not known.
+/// Rejects unknown expectations with status 417 (RFC 9110, section 10.1.1), as aiohttp does.
 fn check_expectation(request: &Request<()>) -> Result<(), Box<Refusal>> {
     let none = elements(request.headers(), &header::EXPECT)
         .next()
@@ -238,8 +241,8 @@ fn expects_continue(request: &Request<()>) -> bool {
     has_only(request.headers(), &header::EXPECT, "100-continue")
 }
 
-/// What a client is sent whose request is accepted with this response. RFC 9110, section 7.8: a 100
-/// comes before the 101 where the client expects one.
+/// Returns the bytes that accept a request. RFC 9110, section 7.8: if the client expects a 100, it
+/// precedes the 101.
 pub(crate) fn acceptance(request: &Request<()>, response: &Response<()>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if expects_continue(request) {
@@ -249,14 +252,14 @@ pub(crate) fn acceptance(request: &Request<()>, response: &Response<()>) -> Vec<
     bytes
 }
 
-/// A response of which nothing is known but its status.
+/// Returns a response that has only a status.
 pub(crate) fn plain(status: StatusCode) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = status;
     response
 }
 
-/// A response's head as HTTP writes it.
+/// Returns a response's head in HTTP syntax.
 pub(crate) fn response_head<T>(response: &Response<T>) -> Vec<u8> {
     let status = response.status();
     let reason = status.canonical_reason().unwrap_or("");
@@ -276,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_that_is_cut_off_is_incomplete_at_every_byte() {
+    fn a_truncated_request_is_incomplete_at_every_length() {
         let head = b"GET /a?b HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\
                      Upgrade: WebSocket\r\n\r\n";
         for end in 0..head.len() {
@@ -289,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_is_a_bad_request() {
+    fn a_request_that_is_not_http_is_rejected_with_400() {
         assert_eq!(parse_request(b"\x16\x03\x01\x02\x00").unwrap_err(), 400);
         let many = "X: y\r\n".repeat(MAX_HEADERS + 1);
         let head = format!("GET / HTTP/1.1\r\n{many}\r\n");

@@ -1,4 +1,4 @@
-//! HTTP's CONNECT (RFC 9110, section 9.3.6).
+//! The CONNECT method of HTTP (RFC 9110, section 9.3.6).
 
 use url::Host;
 
@@ -8,7 +8,7 @@ use crate::net::handshake::response::{Head, MAX_INTERIM, parse_head};
 use crate::net::handshake::{Failure, MAX_HEAD};
 
 impl ProxyStream<'_> {
-    /// Asks for a tunnel and reads the answer to the end of its head.
+    /// Requests a tunnel and reads the answer up to the end of its head.
     pub(super) fn connect(&self, host: &Host<String>, port: u16) -> Result<(), Failure> {
         self.send(self.connect_request(host, port).as_bytes())?;
         let mut interim = 0;
@@ -24,18 +24,20 @@ impl ProxyStream<'_> {
                 )));
             }
         };
-        // After a 2xx the target's bytes follow the head, whatever Content-Length says.
+        // After a 2xx, the target's bytes follow the head, whatever Content-Length says.
         let status = answer.response.status();
         if status.is_success() {
             return Ok(());
         }
-        let said = format!("{} {}", status.as_str(), answer.reason);
-        let said = said.trim_end();
-        let refused = format!("it refused to connect to {host}:{port}: {said}");
+        let status_line = format!("{} {}", status.as_str(), answer.reason);
+        let status_line = status_line.trim_end();
+        let refused = format!("it refused to connect to {host}:{port}: {status_line}");
         Err(match (status.as_u16(), &self.proxy.credentials) {
-            (407, None) => self.failed(format!("it wants a user and a password ({said})")),
+            (407, None) => {
+                self.failed(format!("it requires a user and a password ({status_line})"))
+            }
             (407, Some(_)) => self.failed(format!(
-                "it does not accept this user and password ({said})"
+                "it does not accept this user and password ({status_line})"
             )),
             (501 | 505, _) => self.failed(refused),
             (408 | 429 | 500..=599, _) => self.transient(refused),
@@ -54,8 +56,8 @@ impl ProxyStream<'_> {
         request
     }
 
-    /// Reads a head and nothing behind it. Bytes are looked at first, and only then taken: all, as
-    /// long as the head has no end, and then as many as belong to it.
+    /// Reads a head and no byte after it. Peeks first. As long as the head is incomplete, reads all
+    /// bytes that were peeked, and then only those that belong to the head.
     fn read_answer(&self) -> Result<Head, Failure> {
         let mut head = vec![0; MAX_HEAD];
         let mut taken = 0;
@@ -82,7 +84,7 @@ mod tests {
     use super::*;
     use crate::net::handshake::MAX_HEADERS;
 
-    /// Plays a proxy without a login that answers CONNECT so.
+    /// Plays a proxy without a login that gives this answer to CONNECT.
     fn answering(
         answer: impl AsRef<[u8]>,
     ) -> impl FnOnce(TcpStream) -> Option<TcpStream> + Send + 'static {
@@ -91,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn connect_names_the_target_as_rfc_9110_says() {
+    fn connect_names_the_target_as_in_rfc_9110() {
         for (target, named) in [
             ("example.com", "example.com:443"),
             ("192.0.2.1", "192.0.2.1:443"),
@@ -103,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn connect_logs_in_when_there_are_credentials() {
+    fn connect_sends_the_credentials() {
         for (proxy, base64) in [
             ("http://me:secret@proxy:7", "bWU6c2VjcmV0"),
             ("http://me@proxy:7", "bWU6"),
@@ -127,14 +129,16 @@ mod tests {
             "HTTP/1.1 204\r\nContent-Length: 4\r\n\r\n",
             "HTTP/1.1 299 Sure\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.1 200 OK\nbare: newlines\n\n",
-            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nA: b\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 100 Continue\r\n\r\n\
+             HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n\
+             HTTP/1.1 200 OK\r\n\r\n",
         ] {
             ask("http://proxy:7", "example.com", answering(answer)).leads_to_target(b"");
         }
     }
 
     #[test]
-    fn interim_responses_without_end_are_an_error() {
+    fn endless_interim_responses_are_an_error() {
         let endless = "HTTP/1.1 102 Processing\r\n\r\n".repeat(3000);
         let reason = ask("http://proxy:7", "example.com", answering(endless)).reason();
         assert!(reason.contains("interim"), "{reason}");
@@ -143,21 +147,21 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_connect_says_why() {
-        for (answer, said) in [
+    fn a_refusal_of_connect_has_its_reason() {
+        for (answer, status_line) in [
             ("403 Forbidden\r\n\r\n", "403 Forbidden"),
             ("502 Bad Gateway\r\nA: b\r\n\r\nbody", "502 Bad Gateway"),
             ("302\r\n\r\n", "302"),
             ("101 Switching Protocols\r\n\r\n", "101 Switching Protocols"),
         ] {
             let play = answering(format!("HTTP/1.1 {answer}"));
-            let expected = format!("it refused to connect to example.com:443: {said}");
+            let expected = format!("it refused to connect to example.com:443: {status_line}");
             let reason = ask("http://proxy:7", "example.com", play).reason();
             assert_eq!(reason, expected);
         }
         let login = "Proxy-Authorization: Basic bWU6c2VjcmV0\r\n";
         for (proxy, login, reason) in [
-            ("http://proxy:7", "", "it wants a user and a password"),
+            ("http://proxy:7", "", "it requires a user and a password"),
             (
                 "http://me:secret@proxy:7",
                 login,
@@ -186,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_has_a_longest_length_and_a_highest_number_of_headers() {
+    fn the_length_and_the_headers_of_an_answer_are_limited() {
         let of_length = |length: usize| {
             let (start, end) = ("HTTP/1.1 200 OK\r\nA: ", "\r\n\r\n");
             let value = "x".repeat(length - start.len() - end.len());

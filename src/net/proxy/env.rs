@@ -1,4 +1,5 @@
-//! The environment: which proxy its variables name for a target, and `no_proxy`'s exceptions.
+//! The environment: the proxy that its variables name for a target, and the exceptions of
+//! `no_proxy`.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,17 +10,16 @@ use super::url::{Proxy, read_url};
 use crate::error::{Error, Result};
 
 impl Proxy {
-    /// The proxy that the environment names for a target, if any: as curl and Go read it.
+    /// Returns the proxy that the environment names for a target, with the rules of curl and Go.
     ///
-    /// `env` looks a variable up. Nothing is special about localhost and the loopback addresses.
+    /// `env` looks a variable up. Localhost and loopback addresses are not special.
     pub(crate) fn from_env(
         encrypted: bool,
         host: &Host<String>,
         port: u16,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<Proxy>> {
-        // HTTP_PROXY is left out: a CGI program's client sets it with a header
-        // (https://httpoxy.org).
+        // HTTP_PROXY is not read: the client of a CGI program can set it (https://httpoxy.org).
         let names: &[&'static str] = match encrypted {
             true => &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
             false => &["http_proxy", "all_proxy", "ALL_PROXY"],
@@ -43,7 +43,7 @@ impl Proxy {
     }
 }
 
-/// The first of the variables that is neither unset nor empty, with its name.
+/// Returns the first variable that is set and not empty, with its name.
 fn first_set(
     names: &[&'static str],
     env: impl Fn(&str) -> Option<String>,
@@ -55,13 +55,13 @@ fn first_set(
     })
 }
 
-/// Whether a `no_proxy` list has an entry for the target. curl lets blanks separate entries, too.
+/// Returns whether a `no_proxy` list covers the target. As in curl, blanks separate entries too.
 fn lists(list: &str, host: &Host<String>, port: u16) -> bool {
     list.split(|c: char| c == ',' || c.is_whitespace())
         .any(|entry| covers(entry, host, port))
 }
 
-/// Whether one entry of such a list is for the target. One that cannot be understood is for none.
+/// Returns whether one entry covers the target. An entry that cannot be parsed covers none.
 fn covers(entry: &str, host: &Host<String>, port: u16) -> bool {
     let entry = &*without_zone(entry);
     if let Some((network, length)) = entry.split_once('/') {
@@ -74,7 +74,7 @@ fn covers(entry: &str, host: &Host<String>, port: u16) -> bool {
     name == "*" || covers_host(name, host)
 }
 
-/// A link-local address is covered in whatever zone it is.
+/// Removes the zone, so that a link-local address is covered in every zone.
 fn without_zone(entry: &str) -> Cow<'_, str> {
     match entry.split_once('%') {
         Some((start, rest)) if start.trim_start_matches('[').parse::<Ipv6Addr>().is_ok() => {
@@ -85,7 +85,7 @@ fn without_zone(entry: &str) -> Cow<'_, str> {
     }
 }
 
-/// An entry's host and port. An IPv6 address without brackets has no port.
+/// Splits an entry into host and port. An IPv6 address without brackets has no port.
 fn split_port(entry: &str) -> (&str, Option<&str>) {
     match entry.rsplit_once(':') {
         Some((name, port)) if !port.ends_with(']') && entry.parse::<Ipv6Addr>().is_err() => {
@@ -98,7 +98,7 @@ fn split_port(entry: &str) -> (&str, Option<&str>) {
 fn covers_host(name: &str, host: &Host<String>) -> bool {
     let listed = match name.parse() {
         Ok(ip) => Host::Ipv6(ip),
-        // As a URL's host is read, so that both are written the same way.
+        // Parsed like the host of a URL, so that both have the same notation.
         Err(_) => match Host::parse(without_leading_dot(name)) {
             Ok(listed) => listed,
             Err(_) => return false,
@@ -110,13 +110,13 @@ fn covers_host(name: &str, host: &Host<String>) -> bool {
     }
 }
 
-/// Go also knows the form `*.example.com`.
+/// Removes the dot of `.example.com`, or of `*.example.com`, which Go accepts too.
 fn without_leading_dot(name: &str) -> &str {
     let name = name.strip_prefix('*').unwrap_or(name);
     name.strip_prefix('.').unwrap_or(name)
 }
 
-/// Whether `host` is `domain` or lies in it.
+/// Returns whether `host` is `domain` or a subdomain of it.
 fn covers_domain(domain: &str, host: &str) -> bool {
     let host = host.to_ascii_lowercase();
     let host = host.strip_suffix('.').unwrap_or(&host);
@@ -125,7 +125,7 @@ fn covers_domain(domain: &str, host: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// A host's address; one that is IPv4 in IPv6's clothes as IPv4.
+/// Returns a host's address. An IPv4-mapped IPv6 address is returned as IPv4.
 fn address(host: &Host<String>) -> Option<IpAddr> {
     match host {
         Host::Domain(_) => None,
@@ -134,7 +134,7 @@ fn address(host: &Host<String>) -> Option<IpAddr> {
     }
 }
 
-/// Whether the address lies in the CIDR block `network/length`.
+/// Returns whether the address is in the CIDR block `network/length`.
 fn in_block(ip: IpAddr, network: &str, length: &str) -> bool {
     let (Ok(network), Ok(length)) = (network.parse(), length.parse::<u32>()) else {
         return false;
@@ -144,7 +144,7 @@ fn in_block(ip: IpAddr, network: &str, length: &str) -> bool {
         (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits(), 128),
         _ => return false,
     };
-    // A shift by all 128 bits is what `checked_shr` refuses: the block of every address.
+    // `checked_shr` rejects a shift by all 128 bits, which is the block of all addresses.
     length <= bits && different.checked_shr(bits - length).unwrap_or(0) == 0
 }
 
@@ -153,7 +153,7 @@ mod tests {
     use super::super::testing::host;
     use super::*;
 
-    /// What an environment with these variables says for `ws://` (or `wss://`) and a target.
+    /// Returns the proxy that these variables name for `ws://` (or `wss://`) and a target.
     fn from_env(vars: &[(&str, &str)], encrypted: bool, target: &str, port: u16) -> Option<String> {
         let env = |name: &str| {
             let mut found = vars.iter().filter(|(known, _)| *known == name);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_local_address_is_excepted_in_whatever_zone_it_is() {
+    fn a_link_local_address_is_excepted_in_every_zone() {
         for entry in [
             "fe80::1",
             "[fe80::1]:80",
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn each_scheme_has_its_variables_in_their_order() {
+    fn each_scheme_has_its_variables_in_order() {
         let all = [
             ("ALL_PROXY", "a"),
             ("all_proxy", "b"),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_is_empty_counts_as_unset() {
+    fn an_empty_variable_counts_as_unset() {
         let vars = [("http_proxy", " "), ("ALL_PROXY", "a")];
         assert_eq!(from_env(&vars, false, "x", 80).unwrap(), "http://a:80");
         assert_eq!(from_env(&vars[..1], false, "x", 80), None);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variables_value_may_have_a_scheme_or_none() {
+    fn the_scheme_of_a_variable_is_optional() {
         for (value, shown) in [
             ("proxy:3128", "http://proxy:3128"),
             ("me:secret@proxy", "http://proxy:80"),
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_cannot_be_used_is_named() {
+    fn the_error_names_an_invalid_variable() {
         let env = |name: &str| (name == "ALL_PROXY").then(|| "https://me:secret@proxy".to_owned());
         let error = Proxy::from_env(false, &host("x"), 80, env).unwrap_err();
         let error = error.to_string();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lower_case_no_proxy_comes_first() {
+    fn the_lower_case_no_proxy_has_precedence() {
         let vars = [("all_proxy", "a"), ("NO_PROXY", "x"), ("no_proxy", "y")];
         assert!(from_env(&vars, false, "x", 80).is_some());
         assert!(from_env(&vars, false, "y", 80).is_none());

@@ -1,4 +1,4 @@
-//! Proxies: what their URLs say, and how to ask one for a tunnel.
+//! Proxies: their URLs, and tunnels through them.
 
 mod connect;
 mod env;
@@ -29,12 +29,12 @@ impl Proxy {
         port: u16,
         deadline: Instant,
     ) -> Result<(), Failure> {
-        let line = ProxyStream::new(self, stream, deadline);
+        let stream = ProxyStream::new(self, stream, deadline);
         match self.scheme {
-            Scheme::Http => line.connect(host, port)?,
-            Scheme::Socks5 | Scheme::Socks5h => line.socks(host, port)?,
+            Scheme::Http => stream.connect(host, port)?,
+            Scheme::Socks5 | Scheme::Socks5h => stream.socks(host, port)?,
         }
-        line.forget_deadline()
+        stream.clear_timeouts()
     }
 }
 
@@ -43,7 +43,7 @@ mod tests {
     use super::testing::{ask, conversations, play};
 
     #[test]
-    fn what_the_target_says_in_the_same_segment_is_left_to_be_read() {
+    fn bytes_of_the_target_in_the_same_segment_stay_unread() {
         let said: &[u8] = b"\r\nHTTP/1.1 200 said the target\r\n\r\n";
         for (proxy, mut script) in conversations() {
             script.last_mut().unwrap().1.extend_from_slice(said);

@@ -1,4 +1,4 @@
-//! SOCKS5 (RFC 1928).
+//! The SOCKS5 protocol (RFC 1928).
 
 use url::Host;
 
@@ -7,7 +7,7 @@ use crate::net::credentials::Credentials;
 use crate::net::handshake::Failure;
 
 const SOCKS_VERSION: u8 = 5;
-/// RFC 1929, section 2: logging in has a version of its own.
+/// RFC 1929, section 2: the login has its own version number.
 const LOGIN_VERSION: u8 = 1;
 const NO_LOGIN: u8 = 0;
 const USER_AND_PASSWORD: u8 = 2;
@@ -19,16 +19,16 @@ const DOMAIN: u8 = 3;
 const IPV6: u8 = 4;
 
 impl ProxyStream<'_> {
-    /// Agrees on a login, asks for a tunnel and reads the answer to its end.
+    /// Logs in, requests a tunnel, and reads the whole answer.
     pub(super) fn socks(&self, host: &Host<String>, port: u16) -> Result<(), Failure> {
         let mut request = vec![SOCKS_VERSION, CONNECT, RESERVED];
         self.push_target(&mut request, host, port)?;
-        self.agree_on_login()?;
+        self.negotiate_login()?;
         self.send(&request)?;
         self.read_reply(host, port)
     }
 
-    /// Section 5: addresses.
+    /// Appends the target's address (section 5).
     fn push_target(
         &self,
         request: &mut Vec<u8>,
@@ -48,7 +48,7 @@ impl ProxyStream<'_> {
                 let length = u8::try_from(name.len()).map_err(|_| {
                     let length = name.len();
                     self.failed(format!(
-                        "SOCKS5 takes names of up to 255 bytes, the target's has {length}"
+                        "SOCKS5 allows names of up to 255 bytes, the target's has {length}"
                     ))
                 })?;
                 request.extend_from_slice(&[DOMAIN, length]);
@@ -59,8 +59,8 @@ impl ProxyStream<'_> {
         Ok(())
     }
 
-    /// Section 3: this side says which methods it knows, the proxy chooses.
-    fn agree_on_login(&self) -> Result<(), Failure> {
+    /// Negotiates the login method (section 3): this side offers methods, and the proxy chooses.
+    fn negotiate_login(&self) -> Result<(), Failure> {
         let credentials = self.proxy.credentials.as_ref();
         self.send(match credentials {
             None => &[SOCKS_VERSION, 1, NO_LOGIN],
@@ -71,9 +71,9 @@ impl ProxyStream<'_> {
         match (method, credentials) {
             (NO_LOGIN, _) => Ok(()),
             (USER_AND_PASSWORD, Some(credentials)) => self.log_in(credentials),
-            (NO_METHOD, None) => Err(self.failed("it wants a login, such as user and password")),
+            (NO_METHOD, None) => Err(self.failed("it requires a login, such as user and password")),
             (NO_METHOD, Some(_)) => {
-                Err(self.failed("it takes neither user and password nor no login at all"))
+                Err(self.failed("it accepts neither user and password nor a missing login"))
             }
             _ => Err(self.failed(format!(
                 "it chose login method {method}, which was not offered"
@@ -90,11 +90,11 @@ impl ProxyStream<'_> {
         }
     }
 
-    /// RFC 1929, section 2.
+    /// Sends user and password (RFC 1929, section 2).
     fn log_in(&self, Credentials { user, password }: &Credentials) -> Result<(), Failure> {
         let mut request = vec![LOGIN_VERSION];
         for part in [user, password] {
-            // Both fit: `super::credentials` has seen to that.
+            // Both fit: `super::credentials` has checked it.
             request.push(part.len() as u8);
             request.extend_from_slice(part);
         }
@@ -108,8 +108,8 @@ impl ProxyStream<'_> {
         }
     }
 
-    /// Section 6: replies. The address that the proxy connects from is of no interest, but it has
-    /// to be read to its end and no further.
+    /// Reads the reply (section 6). The address from which the proxy connects is not used, but it
+    /// must be read completely and no further.
     fn read_reply(&self, host: &Host<String>, port: u16) -> Result<(), Failure> {
         let [version, code] = self.take()?;
         self.check_version(version)?;
@@ -134,7 +134,7 @@ impl ProxyStream<'_> {
     }
 }
 
-/// Section 6.
+/// Returns the meaning of a reply code (section 6).
 fn reply_text(code: u8) -> &'static str {
     match code {
         1 => "general SOCKS server failure",
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn socks_takes_each_kind_of_address_from_this_side() {
+    fn socks_sends_each_kind_of_address() {
         let v6 = b"\x05\x01\x00\x04\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\x01\xbb";
         for (target, request) in [
             ("example.com", SOCKS_REQUEST),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn socks_takes_each_kind_of_address_from_the_proxy() {
+    fn socks_reads_each_kind_of_address() {
         let long = [&[5, 0, 0, 3, 255][..], &[b'x'; 255], &[0, 80]].concat();
         for reply in [
             SOCKS_OK,
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn socks_logs_in_when_the_proxy_asks_for_it() {
+    fn socks_logs_in_if_the_proxy_chooses_so() {
         let proxy = "socks5h://me:secret@proxy:7";
         ask(proxy, "example.com", play(socks_with_login())).leads_to_target(b"");
         let not_asked = script(&[(SOCKS_HELLO_WITH_LOGIN, &[5, 0]), (SOCKS_REQUEST, SOCKS_OK)]);
@@ -207,15 +207,15 @@ mod tests {
     }
 
     #[test]
-    fn a_socks_proxy_that_refuses_the_login_is_an_error() {
+    fn a_rejected_socks_login_is_an_error() {
         let without = ("socks5h://proxy:7", SOCKS_HELLO);
         let with = ("socks5h://me:secret@proxy:7", SOCKS_HELLO_WITH_LOGIN);
         for ((proxy, hello), answers, word) in [
-            (without, &[[5, 0xff]][..], "wants a login"),
+            (without, &[[5, 0xff]][..], "requires a login"),
             (without, &[[5, 2]], "method 2, which was not offered"),
             (without, &[[5, 1]], "method 1, which was not offered"),
             (without, &[*b"HT"], "not SOCKS5: it begins with byte 72"),
-            (with, &[[5, 0xff]], "takes neither"),
+            (with, &[[5, 0xff]], "accepts neither"),
             (with, &[[4, 0]], "not SOCKS5"),
             (with, &[[5, 2], [1, 1]], "does not accept this user"),
             (with, &[[5, 2], [5, 0]], "begins with byte 5"),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socks_reply_that_is_none_is_an_error() {
+    fn a_malformed_socks_reply_is_an_error() {
         for (reply, word) in [
             (&[4, 0][..], "not SOCKS5"),
             (&[5, 0, 0, 2], "address of type 2"),
@@ -264,11 +264,11 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_socks_cannot_carry_is_refused_before_anything_is_sent() {
+    fn a_name_too_long_for_socks_is_rejected_before_anything_is_sent() {
         let (client, server) = connection();
         let proxy = Proxy::parse("socks5h://proxy:7").unwrap();
         let name = Host::Domain("x".repeat(256));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         assert!(proxy.tunnel(&client, &name, 443, deadline).is_err());
         drop(client);
         assert_eq!((&server).read(&mut [0]).unwrap(), 0);

@@ -1,4 +1,4 @@
-//! Reading from a proxy and writing to it, all by one deadline.
+//! Reads from a proxy and writes to it, with one deadline for everything.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use super::url::Proxy;
 use crate::net::handshake::Failure;
 use crate::net::transport::is_timeout;
 
-/// The connection to the proxy while it is being asked.
+/// The connection to the proxy during the negotiation.
 pub(super) struct ProxyStream<'a> {
     pub(super) proxy: &'a Proxy,
     stream: &'a TcpStream,
@@ -24,12 +24,12 @@ impl<'a> ProxyStream<'a> {
         }
     }
 
-    /// It would do the same another time.
+    /// Returns an error that a later attempt would meet again.
     pub(super) fn failed(&self, reason: impl Into<String>) -> Failure {
         self.proxy.failed(reason, false)
     }
 
-    /// Another time, it may not.
+    /// Returns an error that a later attempt may not meet.
     pub(super) fn transient(&self, reason: impl Into<String>) -> Failure {
         self.proxy.failed(reason, true)
     }
@@ -38,7 +38,7 @@ impl<'a> ProxyStream<'a> {
         self.transient(format!("the connection to it broke: {error}"))
     }
 
-    /// Calls `io` with the time that is left until it has done something, or that time is over.
+    /// Calls `io` with the remaining time, until it succeeds or the time is over.
     fn in_time<T>(
         &self,
         awaited: &'static str,
@@ -49,7 +49,7 @@ impl<'a> ProxyStream<'a> {
             if left.is_zero() {
                 return Err(Failure::TimedOut(awaited));
             }
-            // What the operating system rounds down to zero it takes for ever.
+            // At least 1 ms: the operating system takes a zero for no timeout.
             match io(self.stream, Some(left.max(Duration::from_millis(1)))) {
                 Ok(done) => return Ok(done),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -61,7 +61,7 @@ impl<'a> ProxyStream<'a> {
 
     pub(super) fn send(&self, mut bytes: &[u8]) -> Result<(), Failure> {
         while !bytes.is_empty() {
-            let n = self.in_time("the proxy to take the request", |mut stream, left| {
+            let n = self.in_time("the proxy to read the request", |mut stream, left| {
                 stream.set_write_timeout(left)?;
                 stream.write(bytes)
             })?;
@@ -70,7 +70,7 @@ impl<'a> ProxyStream<'a> {
         Ok(())
     }
 
-    /// Waits for bytes; `io` is to read or to peek.
+    /// Waits for bytes. `io` reads or peeks.
     pub(super) fn receive(
         &self,
         mut io: impl FnMut(&TcpStream) -> io::Result<usize>,
@@ -80,7 +80,7 @@ impl<'a> ProxyStream<'a> {
             io(stream)
         })?;
         match n {
-            0 => Err(self.transient("it ended the connection before it had answered")),
+            0 => Err(self.transient("it ended the connection before it answered")),
             n => Ok(n),
         }
     }
@@ -99,7 +99,7 @@ impl<'a> ProxyStream<'a> {
         Ok(bytes)
     }
 
-    pub(super) fn forget_deadline(&self) -> Result<(), Failure> {
+    pub(super) fn clear_timeouts(&self) -> Result<(), Failure> {
         let stream = self.stream;
         stream
             .set_read_timeout(None)
@@ -121,7 +121,7 @@ mod tests {
             for (expected, answer) in script {
                 let n = left.min(answer.len());
                 left -= n;
-                // On a slow machine the other side may have given up already.
+                // On a slow machine, the other side may have timed out already.
                 let played = stream
                     .read_exact(&mut vec![0; expected.len()])
                     .and_then(|()| stream.write_all(&answer[..n]));
@@ -141,7 +141,7 @@ mod tests {
                 stream.read_exact(&mut vec![0; expected.len()]).unwrap();
                 for byte in answer {
                     stream.write_all(&[byte]).unwrap();
-                    // Waits for nothing: it keeps most of the bytes apart.
+                    // Not a wait for an event: it only separates most of the bytes.
                     thread::sleep(Duration::from_millis(1));
                 }
             }
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_may_come_one_byte_at_a_time() {
+    fn answers_may_arrive_byte_by_byte() {
         for (proxy, mut script) in conversations() {
             script.last_mut().unwrap().1.extend_from_slice(b"said");
             ask(proxy, "example.com", one_byte_at_a_time(script)).leads_to_target(b"said");
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_hangs_up_at_any_byte_is_an_error() {
+    fn a_disconnect_at_any_byte_is_an_error() {
         for (proxy, script) in conversations() {
             for bytes in 0..answers_length(&script) {
                 let play = play_until(bytes, script.clone());
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_hangs_up_before_it_is_asked_is_an_error() {
+    fn a_disconnect_before_the_request_is_an_error() {
         for (proxy, _) in conversations() {
             let (client, server) = connection();
             drop(server);
@@ -185,7 +185,7 @@ mod tests {
                 &client,
                 &host("example.com"),
                 443,
-                Instant::now() + PATIENCE,
+                Instant::now() + TIMEOUT,
             );
             let asked = Asked {
                 result,
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_falls_silent_at_any_byte_times_out() {
+    fn silence_at_any_byte_times_out() {
         let time = Duration::from_millis(20);
         for (proxy, script) in conversations() {
             for bytes in 0..answers_length(&script) {
@@ -211,13 +211,13 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_now_and_then_does_not_put_the_deadline_off() {
+    fn a_slow_proxy_does_not_extend_the_deadline() {
         let before = Instant::now();
         let time = Duration::from_millis(300);
         let asked = ask_within(time, "http://proxy:7", "example.com", move |mut stream| {
             stream.write_all(b"HTTP/1.1 200 OK\r\nA: ").unwrap();
-            // Fails when the other side has given up.
-            while before.elapsed() < PATIENCE && stream.write_all(b"x").is_ok() {
+            // This fails when the other side has timed out.
+            while before.elapsed() < TIMEOUT && stream.write_all(b"x").is_ok() {
                 thread::sleep(Duration::from_millis(5));
             }
             Some(stream)
@@ -227,11 +227,11 @@ mod tests {
             _ => panic!("it did not time out"),
         };
         assert_eq!(stage, "the proxy's answer");
-        assert!(before.elapsed() < PATIENCE);
+        assert!(before.elapsed() < TIMEOUT);
     }
 
     #[test]
-    fn a_deadline_that_has_passed_times_out_at_once() {
+    fn a_passed_deadline_times_out_immediately() {
         for (proxy, _) in conversations() {
             let asked = ask_within(Duration::ZERO, proxy, "example.com", Some);
             assert!(matches!(asked.result, Err(Failure::TimedOut(_))));

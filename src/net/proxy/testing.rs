@@ -1,4 +1,4 @@
-//! Proxies that play a script, for the tests of this module.
+//! Scripted proxies for the tests of this module.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,16 +11,16 @@ use super::Proxy;
 use crate::error::Error;
 use crate::net::handshake::Failure;
 
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Two ends of a loopback connection that do not wait for ever.
+/// Returns the two ends of a loopback connection with timeouts.
 pub(super) fn connection() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (server, _) = listener.accept().unwrap();
     for stream in [&client, &server] {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         stream.set_nodelay(true).unwrap();
     }
     (client, server)
@@ -30,14 +30,14 @@ pub(super) fn host(text: &str) -> Host<String> {
     Host::parse(text).unwrap()
 }
 
-/// What came of asking a proxy, and the connection's ends after that.
+/// The result of asking a proxy, and the ends of the connection.
 pub(super) struct Asked {
     pub(super) result: Result<(), Failure>,
     pub(super) client: TcpStream,
     pub(super) server: Option<TcpStream>,
 }
 
-/// Asks a proxy for `target:443`. `play` is the proxy; it hangs up by returning `None`.
+/// Asks a proxy for `target:443`. `play` is the proxy; it returns `None` to disconnect.
 pub(super) fn ask_within(
     time: Duration,
     proxy: &str,
@@ -50,7 +50,7 @@ pub(super) fn ask_within(
     let proxy = Proxy::parse(proxy).unwrap();
     let result = proxy.tunnel(&client, &host(target), 443, deadline);
     if result.is_err() {
-        // A proxy that still plays is to notice.
+        // So that a proxy that is still playing fails.
         client.shutdown(std::net::Shutdown::Both).ok();
     }
     Asked {
@@ -65,16 +65,16 @@ pub(super) fn ask(
     target: &str,
     play: impl FnOnce(TcpStream) -> Option<TcpStream> + Send + 'static,
 ) -> Asked {
-    ask_within(PATIENCE, proxy, target, play)
+    ask_within(TIMEOUT, proxy, target, play)
 }
 
 impl Asked {
-    /// The tunnel stands: both ways are as the target would have them, with no time-outs left.
+    /// Asserts that the tunnel works in both directions and has no timeouts.
     pub(super) fn leads_to_target(mut self, already_said: &[u8]) {
         assert!(self.result.is_ok(), "{}", self.reason());
         assert_eq!(self.client.read_timeout().unwrap(), None);
         assert_eq!(self.client.write_timeout().unwrap(), None);
-        self.client.set_read_timeout(Some(PATIENCE)).unwrap();
+        self.client.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut server = self.server.take().unwrap();
         server.write_all(b"pong").unwrap();
         drop(server);
@@ -83,7 +83,7 @@ impl Asked {
         assert_eq!(read, [already_said, b"pong"].concat());
     }
 
-    /// Why the proxy did not connect.
+    /// Returns why the proxy did not connect.
     pub(super) fn reason(self) -> String {
         match self.result {
             Err(Failure::Failed(Error::Proxy { proxy, reason, .. })) => {
@@ -98,7 +98,7 @@ impl Asked {
     }
 }
 
-/// What the proxy expects, and what it then answers; turn by turn.
+/// The bytes that the proxy expects and the bytes that it answers, turn by turn.
 pub(super) type Script = Vec<(Vec<u8>, Vec<u8>)>;
 
 pub(super) fn script(turns: &[(&[u8], &[u8])]) -> Script {
@@ -106,7 +106,7 @@ pub(super) fn script(turns: &[(&[u8], &[u8])]) -> Script {
     turns.map(|(a, b)| (a.to_vec(), b.to_vec())).collect()
 }
 
-/// Plays the script and keeps the connection.
+/// Plays the script and keeps the connection open.
 pub(super) fn play(script: Script) -> impl FnOnce(TcpStream) -> Option<TcpStream> + Send + 'static {
     move |mut stream| {
         for (expected, answer) in script {
@@ -132,7 +132,7 @@ pub(super) const SOCKS_LOGIN: &[u8] = b"\x01\x02me\x06secret";
 pub(super) const SOCKS_REQUEST: &[u8] = b"\x05\x01\x00\x03\x0bexample.com\x01\xbb";
 pub(super) const SOCKS_OK: &[u8] = &[5, 0, 0, 1, 10, 0, 0, 1, 0x12, 0x34];
 
-/// A proxy without a login that replies so to the request.
+/// Plays a proxy without a login that gives this reply to the request.
 pub(super) fn socks_replying(reply: &[u8]) -> Script {
     script(&[(SOCKS_HELLO, &[5, 0]), (SOCKS_REQUEST, reply)])
 }
@@ -145,7 +145,7 @@ pub(super) fn socks_with_login() -> Script {
     ])
 }
 
-/// Each kind of conversation that ends well.
+/// Returns one successful conversation of each kind.
 pub(super) fn conversations() -> [(&'static str, Script); 3] {
     let connect = connect_request("example.com:443", "");
     let interim = [b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n", ESTABLISHED].concat();

@@ -23,7 +23,7 @@ pub(crate) fn connect(
     let mut step = connector.connect(host, Wire::new(socket));
     loop {
         match step {
-            Ok(stream) => return Ok(up(stream)),
+            Ok(stream) => return Ok(established(stream)),
             Err(HandshakeError::Failure(error)) => return Err(failed(host, error).into()),
             Err(HandshakeError::WouldBlock(mut handshake)) => {
                 if Instant::now() >= deadline {
@@ -53,8 +53,8 @@ pub(crate) fn try_out(acceptor: &TlsAcceptor) -> io::Result<()> {
     for _ in 0..20 {
         server = match server {
             Accepting::Done(_) => return Ok(()),
-            Accepting::Failed(error) => return Err(not_tried_out(&error)),
-            Accepting::Under(handshake) => Accepting::go_on(handshake),
+            Accepting::Failed(error) => return Err(try_out_failed(&error)),
+            Accepting::InProgress(handshake) => Accepting::go_on(handshake),
         };
         client = match client {
             Err(HandshakeError::WouldBlock(mut handshake)) => {
@@ -64,17 +64,17 @@ pub(crate) fn try_out(acceptor: &TlsAcceptor) -> io::Result<()> {
             other => other,
         };
     }
-    Err(not_tried_out(&"it comes to no end"))
+    Err(try_out_failed(&"it comes to no end"))
 }
 
-fn not_tried_out(why: &dyn std::fmt::Display) -> io::Error {
+fn try_out_failed(why: &dyn std::fmt::Display) -> io::Error {
     io::Error::other(format!(
         "no handshake comes about with this identity; does the key belong to the certificate? ({why}) \
          If they are for other clients than this TLS library's own, use Server::tls_acceptor"
     ))
 }
 
-fn up(mut stream: TlsStream<Wire>) -> Tls {
+fn established(mut stream: TlsStream<Wire>) -> Tls {
     stream.get_mut().is_up = true;
     Tls(stream)
 }
@@ -98,7 +98,7 @@ fn failed(host: &str, error: native_tls::Error) -> Error {
 /// The state of a server's TLS handshake, which does not wait.
 pub(crate) enum Accepting {
     Done(Tls),
-    Under(MidHandshakeTlsStream<Wire>),
+    InProgress(MidHandshakeTlsStream<Wire>),
     Failed(Error),
 }
 
@@ -116,8 +116,8 @@ impl Accepting {
 
     fn step(result: Result<TlsStream<Wire>, HandshakeError<Wire>>) -> Self {
         match result {
-            Ok(stream) => Accepting::Done(up(stream)),
-            Err(HandshakeError::WouldBlock(handshake)) => Accepting::Under(handshake),
+            Ok(stream) => Accepting::Done(established(stream)),
+            Err(HandshakeError::WouldBlock(handshake)) => Accepting::InProgress(handshake),
             Err(HandshakeError::Failure(error)) => Accepting::Failed(failed("the client", error)),
         }
     }

@@ -141,7 +141,7 @@ impl<S: Sock> Session<S> {
     }
 
     /// Sends `close_notify`, if there is room for it.
-    fn say_the_end(&self) {
+    fn send_close_notify(&self) {
         let mut stream = self.stream.lock();
         stream.get_mut().begin(false, false);
         let _ = stream.shutdown();
@@ -150,7 +150,7 @@ impl<S: Sock> Session<S> {
 
 impl<S: Sock> ShutdownHandle for Session<S> {
     fn shutdown(&self) {
-        self.say_the_end();
+        self.send_close_notify();
         self.socket.shutdown();
         self.stop_reading();
     }
@@ -308,7 +308,7 @@ impl<S: Sock> WriteHalf for TlsWrite<S> {
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {
-        self.session.say_the_end();
+        self.session.send_close_notify();
         self.session.socket.shutdown_write()
     }
 }
@@ -325,7 +325,7 @@ impl Tls {
     }
 
     /// Writes the last bytes and `close_notify`, as far as there is room.
-    pub(crate) fn say_goodbye(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn send_last(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.get_mut().begin()?;
         self.0.write_all(bytes)?;
         self.0.shutdown()?;
