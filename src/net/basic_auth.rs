@@ -8,8 +8,7 @@ use subtle::ConstantTimeEq;
 use super::base64;
 use super::credentials::Credentials;
 
-/// The user and password that a client sent: see
-/// [`Request::basic_auth`](crate::Request::basic_auth).
+/// The user and password that a client sent: see [`Request::basic_auth`](crate::Request::basic_auth).
 #[derive(Clone)]
 pub struct BasicAuth {
     user: String,
@@ -27,8 +26,8 @@ impl BasicAuth {
         &self.password
     }
 
-    /// Whether it is this user with this password. How long that takes does not tell an attacker
-    /// how much of it is right (only how long the right ones are).
+    /// Whether it is this user with this password. How long that takes does not tell an attacker how
+    /// much of it is right (only how long the right ones are).
     pub fn matches(&self, user: &str, password: &str) -> bool {
         let user = self.user.as_bytes().ct_eq(user.as_bytes());
         let password = self.password.as_bytes().ct_eq(password.as_bytes());

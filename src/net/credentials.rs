@@ -22,8 +22,8 @@ impl Credentials {
         })
     }
 
-    /// As HTTP's Basic authentication has it (RFC 7617, section 2), in which the first colon ends
-    /// the user; `None` for a user with a colon.
+    /// As HTTP's Basic authentication has it (RFC 7617, section 2), in which the first colon ends the
+    /// user; `None` for a user with a colon.
     pub(crate) fn basic(&self) -> Option<String> {
         if self.user.contains(&b':') {
             return None;

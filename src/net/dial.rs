@@ -107,8 +107,7 @@ pub(crate) fn addresses(
     }
 }
 
-/// Connects to a Unix socket. Its server's backlog may be full; there is no waiting for that, only
-/// trying again.
+/// Connects to a Unix socket. Its server's backlog may be full; there is no waiting for that, only trying again.
 pub(crate) fn connect_unix(
     path: &Path,
     deadline: Instant,
@@ -289,8 +288,7 @@ pub(crate) fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Waits until one of the attempts has come to an end; `None` when the time is over or it was
-/// cancelled.
+/// Waits until one of the attempts has come to an end; `None` when the time is over or it was cancelled.
 fn wait_for_one(
     running: &[TcpStream],
     until: Instant,
@@ -361,8 +359,7 @@ mod tests {
         );
     }
 
-    // IXWebSocket 151, the part of it that a program can see only where the network's name server
-    // is slow.
+    // IXWebSocket 151, the part of it that a program can see only where the network's name server is slow.
     #[test]
     fn a_look_up_that_is_under_way_is_given_up_at_once() {
         let cancel = Cancel::new().unwrap();

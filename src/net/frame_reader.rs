@@ -3,9 +3,9 @@
 //! Two things are kept from the codec:
 //!
 //! * It reserves memory for a whole frame as soon as the head has arrived, and keeps it. So a long
-//!   frame reaches it in parts, each a frame of its own: memory then follows what has arrived, and
-//!   the codec's buffer stays short. The codec joins the parts as it joins the fragments of any
-//!   message (section 5.4).
+//!   frame reaches it in parts, each a frame of its own: memory then follows what has arrived, and the
+//!   codec's buffer stays short. The codec joins the parts as it joins the fragments of any message
+//!   (section 5.4).
 //! * It replaces a Close frame whose code nobody may send with one of its own making. So Close
 //!   frames are read here, and never reach it.
 //!
@@ -117,8 +117,8 @@ impl FrameReader {
     ///
     /// # Errors
     ///
-    /// What `source` returns. [`WouldBlock`](io::ErrorKind::WouldBlock) when nothing can be handed
-    /// on before more has been read. An [`End`], once all before it has been handed on.
+    /// What `source` returns. [`WouldBlock`](io::ErrorKind::WouldBlock) when nothing can be handed on
+    /// before more has been read. An [`End`], once all before it has been handed on.
     pub(crate) fn read(
         &mut self,
         buffer: &mut [u8],

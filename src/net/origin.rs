@@ -13,8 +13,7 @@ use crate::panics::{Guarded, log_panic};
 /// The pages that a server accepts. A request without an `Origin` comes from no page.
 #[derive(Clone, Default)]
 pub(crate) struct Origins {
-    /// What the user allows, beside the pages of the server itself; a function decides about those,
-    /// too.
+    /// What the user allows, beside the pages of the server itself; a function decides about those, too.
     allowed: Vec<Rule>,
 }
 

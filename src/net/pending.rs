@@ -1,5 +1,4 @@
-//! A connection on its way to a request: the TLS handshake, the head, or the refusal. Nothing here
-//! waits.
+//! A connection on its way to a request: the TLS handshake, the head, or the refusal. Nothing here waits.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,8 +17,8 @@ use super::tls::{Accepting, Tls, Wire};
 use super::transport::Transport;
 use crate::capacity::{Taken, WAITING};
 
-/// How long, and for how many bytes, a client that was refused is listened to. To close a socket
-/// with bytes unread would reset the connection, and the client might not see why.
+/// How long, and for how many bytes, a client that was refused is listened to. To close a socket with
+/// bytes unread would reset the connection, and the client might not see why.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 const MAX_UNREAD: usize = 64 << 10;
 
@@ -78,7 +77,7 @@ pub(crate) struct Complete {
 }
 
 impl Complete {
-    /// The request's head, its connection, and what the client sent right behind the head.
+    /// Returns the request's head, its connection, and what the client sent directly after the head.
     pub(crate) fn into_parts(self) -> (http::Request<()>, Box<dyn Transport>, Vec<u8>) {
         (self.head, self.stream.into_transport(), self.rest)
     }
@@ -179,8 +178,8 @@ impl Client {
         Step::Gone
     }
 
-    /// A TLS handshake begins with a byte that no HTTP request begins with: who talks HTTP to a TLS
-    /// port is told so in HTTP.
+    /// A TLS handshake begins with a byte that no HTTP request begins with: who talks HTTP to a TLS port
+    /// is told so in HTTP.
     #[cfg(feature = "native-tls")]
     fn hello(self, acceptor: native_tls::TlsAcceptor) -> Step {
         let mut first = [0];
@@ -240,8 +239,7 @@ impl Client {
         }
     }
 
-    /// Says no, in a few bytes into an empty buffer, and then listens for a while to what is not
-    /// wanted.
+    /// Says no, in a few bytes into an empty buffer, and then listens for a while to what is not wanted.
     fn refuse(self, stream: Stream, status: StatusCode) -> Step {
         self.refuse_with(stream, status, &format!("{status}\n"))
     }

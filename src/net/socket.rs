@@ -203,9 +203,8 @@ struct SocketWrite {
 }
 
 impl Write for SocketWrite {
-    /// Waits only while nothing at all is taken. (The system's own time-out would be waited for
-    /// twice: by a call that has sent a part of its bytes, too, and then once more by the next
-    /// one.)
+    /// Waits only while nothing at all is taken. (The system's own time-out would be waited for twice: by a
+    /// call that has sent a part of its bytes, too, and then once more by the next one.)
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut stall = Stall::new(self.timeout);
         loop {

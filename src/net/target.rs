@@ -184,8 +184,8 @@ impl Target {
         next
     }
 
-    /// Whether what is meant for this target may be told to the other: the same host and port, or
-    /// the same host with encryption on top, each on the usual port.
+    /// Whether what is meant for this target may be told to the other: the same host and port, or the
+    /// same host with encryption on top, each on the usual port.
     pub(crate) fn may_share_secrets_with(&self, other: &Target) -> bool {
         let (Place::Host(from), Place::Host(to)) = (&self.place, &other.place) else {
             return self.place == other.place;

@@ -2,18 +2,18 @@
 //!
 //! A [`Websocket`](crate::Websocket) runs over any [`Transport`]. There are implementations for
 //! [`TcpStream`](std::net::TcpStream), [`UnixStream`](std::os::unix::net::UnixStream) and, with the
-//! feature `native-tls`, `native_tls::TlsStream<TcpStream>`; for anything else, such as a serial
-//! line or a tunnel, implement it yourself.
+//! feature `native-tls`, `native_tls::TlsStream<TcpStream>`; for anything else, such as a serial line
+//! or a tunnel, implement it yourself.
 //!
-//! What has to work is: a read waits for something to read, [`set_timeout`](ReadHalf::set_timeout)
-//! limits how long reads and writes wait, and [`ShutdownHandle::shutdown`] ends them from another
-//! thread. On these rest the time-outs for connecting, closing and pings: without them a silent
-//! peer is waited for as long as it is silent. Everything else has a default; what wraps another
-//! transport passes it all on, or `wss` URLs and the short way for small messages are lost.
+//! What has to work is: a read waits for something to read, [`set_timeout`](ReadHalf::set_timeout) limits
+//! how long reads and writes wait, and [`ShutdownHandle::cut`] ends them from another thread. On these rest the
+//! time-outs for connecting, closing and pings: without them a silent peer is waited for as long as it is
+//! silent. Everything else has a default; what wraps another transport passes it all on, or `wss` URLs and
+//! the short way for small messages are lost.
 //!
 //! A part that panics is not called again: its connection fails with
-//! [`Error::Internal`](crate::Error::Internal). (Where that is [`ShutdownHandle::shutdown`],
-//! whoever is blocked in a half stays there until a time-out.)
+//! [`Error::Internal`](crate::Error::Internal). (Where that is [`ShutdownHandle::cut`], whoever is blocked in
+//! a half stays there until a time-out.)
 //!
 //! ```
 //! use rtcbot_websocket::transport::{ShutdownHandle, Halves, ReadHalf, Transport, WriteHalf};
@@ -152,12 +152,12 @@ pub trait ReadHalf: Read + Send {
     fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 }
 
-/// The sending half of a connection. What a write has taken may wait in a buffer of its own until
-/// it is flushed.
+/// The sending half of a connection. What a write has taken may wait in a buffer of its own until it
+/// is flushed.
 pub trait WriteHalf: Write + Send {
     /// How long a write may wait for the peer to take anything before it fails with
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) or [`TimedOut`](io::ErrorKind::TimedOut); `None`
-    /// is for ever, and how it begins.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) or [`TimedOut`](io::ErrorKind::TimedOut); `None` is
+    /// for ever, and how it begins.
     ///
     /// # Errors
     ///
@@ -194,8 +194,8 @@ pub trait WriteHalf: Write + Send {
 
 /// Ends something that other threads wait for.
 pub trait ShutdownHandle: Send + Sync {
-    /// Ends it now: whoever is blocked in either half returns, and nobody will block in it again.
-    /// It may be called more than once, on any thread, and does not wait.
+    /// Ends it now: whoever is blocked in either half returns, and nobody will block in it again. It
+    /// may be called more than once, on any thread, and does not wait.
     fn shutdown(&self);
 }
 
@@ -242,8 +242,8 @@ pub(crate) fn write_by(
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
     match error.kind() {
         io::ErrorKind::WouldBlock => true,
-        // `ETIMEDOUT` is what becomes of a connection whose peer answers no segment: a socket's own
-        // time-out is `EAGAIN`.
+        // `ETIMEDOUT` is what becomes of a connection whose peer answers no segment: a socket's own time-out is
+        // `EAGAIN`.
         io::ErrorKind::TimedOut => error.raw_os_error().is_none(),
         _ => false,
     }

@@ -1,11 +1,10 @@
 //! How long the peer may take nothing.
 //!
-//! poll(2) says that there is room when about a third of a socket's buffer is free. A slow peer may
-//! take for long before that, so only an attempt to write tells it from one that is gone. An
-//! attempt at the end of the time alone would find room that the peer made at its beginning, and
-//! count it as a sign of life at its end: a cable that is pulled was noticed after twice the time
-//! (libwebsockets 1223). So there is an attempt after each part of the time, and what it finds is
-//! no older than that part.
+//! poll(2) says that there is room when about a third of a socket's buffer is free. A slow peer may take
+//! for long before that, so only an attempt to write tells it from one that is gone. An attempt at the end
+//! of the time alone would find room that the peer made at its beginning, and count it as a sign of life
+//! at its end: a cable that is pulled was noticed after twice the time (libwebsockets 1223). So there is
+//! an attempt after each part of the time, and what it finds is no older than that part.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -13,8 +12,8 @@ use std::time::{Duration, Instant};
 /// In how many parts the time is waited for. A peer that is gone is noticed at most one part late.
 const PARTS: u32 = 16;
 
-/// The time for which one call may wait for the peer to take something. The clock is not looked at
-/// before the first wait.
+/// The time for which one call may wait for the peer to take something. The clock is not looked at before the
+/// first wait.
 pub(crate) struct Stall {
     timeout: Option<Duration>,
     /// When the time is over that began with the first wait; `Some(None)` is never.
@@ -30,8 +29,7 @@ impl Stall {
         }
     }
 
-    /// The peer took nothing: until when to wait before the next attempt. `None` is until there is
-    /// room.
+    /// The peer took nothing: until when to wait before the next attempt. `None` is until there is room.
     ///
     /// # Errors
     ///

@@ -19,8 +19,8 @@ use crate::net::transport::Transport;
 
 /// A request that came in on a [`Server`](crate::Server), or [elsewhere](Self::from_parts).
 ///
-/// Hand it to [`Websocket::accept`](crate::Websocket::accept) to have a WebSocket, or answer it
-/// with [`respond`](Self::respond). Dropping it ends the connection without an answer.
+/// Hand it to [`Websocket::accept`](crate::Websocket::accept) to have a WebSocket, or answer it with
+/// [`respond`](Self::respond). Dropping it ends the connection without an answer.
 ///
 /// ```no_run
 /// use rtcbot_websocket::{Server, Websocket, http};
@@ -127,8 +127,8 @@ impl Request {
     }
 
     /// Whether the client asks for a WebSocket: the request is HTTP/1.1, its `Upgrade` header names
-    /// `websocket` and no other protocol, and `Connection` has `Upgrade` among its elements. Each
-    /// may stand on several lines. If not, answer it with [`respond`](Self::respond):
+    /// `websocket` and no other protocol, and `Connection` has `Upgrade` among its elements. Each may
+    /// stand on several lines. If not, answer it with [`respond`](Self::respond):
     /// [`accept`](crate::Websocket::accept) refuses every request for which this is `false`. What
     /// else is wrong with a request, `accept` tells the client.
     ///
@@ -156,10 +156,9 @@ impl Request {
         self.respond_with(response)
     }
 
-    /// Answers with an HTTP response, and ends the connection (`Connection: close`).
-    /// `Content-Length` is set, and `Content-Type` to `text/plain; charset=utf-8` if there is none;
-    /// to a `HEAD` request, only the head is sent. (What a request has in its body is not read:
-    /// this is for pages.)
+    /// Answers with an HTTP response, and ends the connection (`Connection: close`). `Content-Length`
+    /// is set, and `Content-Type` to `text/plain; charset=utf-8` if there is none; to a `HEAD` request,
+    /// only the head is sent. (What a request has in its body is not read: this is for pages.)
     ///
     /// Does not wait: what the client does not take at once is copied and sent by a thread, for as
     /// long as the client takes something at least every 10 seconds and is not slower than 16 KiB a
@@ -168,9 +167,9 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for a status below 200, [`Error::Lost`] when the client is gone
-    /// (which is its own affair: do not end a loop over all requests for it), [`Error::Thread`]
-    /// when there is none to be had.
+    /// [`Error::InvalidOption`] for a status below 200, [`Error::Lost`] when the client is gone (which
+    /// is its own affair: do not end a loop over all requests for it),
+    /// [`Error::Thread`] when there is none to be had.
     pub fn respond_with(self, mut response: Response<impl AsRef<[u8]>>) -> Result<()> {
         if response.status().is_informational() {
             return Err(Error::InvalidOption {

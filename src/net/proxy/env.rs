@@ -18,8 +18,7 @@ impl Proxy {
         port: u16,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<Proxy>> {
-        // HTTP_PROXY is left out: a CGI program's client sets it with a header
-        // (https://httpoxy.org).
+        // HTTP_PROXY is left out: a CGI program's client sets it with a header (https://httpoxy.org).
         let names: &[&'static str] = match encrypted {
             true => &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
             false => &["http_proxy", "all_proxy", "ALL_PROXY"],
