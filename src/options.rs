@@ -1,4 +1,4 @@
-//! Every setting, its unit and its default.
+//! Every setting of a connection, with its unit and its default, and checks of these.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,13 +19,12 @@ use crate::net::tls_settings::TlsSettings;
 use crate::panics::Guarded;
 use crate::pubsub::Queue;
 
-/// The longest message that is received, unless the program says otherwise: by a client, and by a
-/// server.
+/// The default maximum size of a received message: of clients, and of servers.
 const LONGEST_MESSAGE: usize = 16 << 20;
 const SERVERS_MESSAGE: usize = 1 << 20;
 
-/// The one place for every setting, used as [`std::fs::OpenOptions`] is: set, then
-/// [`connect`](Self::connect) or [`accept`](Self::accept), as often as you like.
+/// All settings of a connection. Used like [`std::fs::OpenOptions`]: set them, then call
+/// [`connect`](Self::connect) or [`accept`](Self::accept), as often as needed.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -108,7 +107,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// All settings at their defaults.
+    /// Returns all settings at their defaults.
     pub fn new() -> Self {
         Self::default()
     }
@@ -166,173 +165,180 @@ impl Options {
         self.connect_request(url)?.request()
     }
 
-    /// Whether messages are JSON, as RTCBot's `json` parameter says: see
+    /// Sets whether messages are JSON, as RTCBot's `json` parameter does: see
     /// [`Message`](crate::Message). Defaults to `true`.
     pub fn json(&mut self, json: bool) -> &mut Self {
         self.json = json;
         self
     }
 
-    /// How long name look-up, TCP connection, proxy, TLS and handshake may take together.
+    /// Sets how long name look-up, TCP connection, proxy, TLS and handshake may take together.
     /// Defaults to 10 seconds.
     pub fn connect_timeout(&mut self, timeout: Duration) -> &mut Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long closing may take: sending what is queued, and the closing handshake. After that the
-    /// connection is cut. Defaults to 5 seconds.
+    /// Sets how long closing may take: sending what is queued, and the closing handshake. After
+    /// that, the connection is shut down. Defaults to 5 seconds.
     pub fn close_timeout(&mut self, timeout: Duration) -> &mut Self {
         self.close_timeout = timeout;
         self
     }
 
-    /// How long dropping the last handle waits for what is queued to leave and for the closing
-    /// handshake. After that the connection is cut. Defaults to 1 second.
+    /// Sets how long dropping the last handle waits: until what is queued is sent and the closing
+    /// handshake is done. After that, the connection is shut down. Defaults to 1 second.
     pub fn linger(&mut self, linger: Duration) -> &mut Self {
         self.linger = linger;
         self
     }
 
-    /// How often the peer is sent a ping, whatever else is sent; `None` or zero for never. Defaults
-    /// to 20 seconds.
+    /// Sets how often a ping is sent to the peer, whatever else is sent; `None` or zero for never.
+    /// Defaults to 20 seconds.
     ///
-    /// A ping keeps an idle connection from being forgotten on the way, and its answer tells that
-    /// the peer is there, that it has taken what was sent before
-    /// ([`Stats::unconfirmed`](crate::Stats::unconfirmed)), and how far away it is
+    /// A ping keeps routers from dropping an idle connection. Its answer shows that the peer is
+    /// there, that it has taken what was sent before
+    /// ([`Stats::unconfirmed`](crate::Stats::unconfirmed)), and how long a round trip takes
     /// ([`Websocket::latency`](crate::Websocket::latency)).
     pub fn ping_interval(&mut self, interval: impl Into<Option<Duration>>) -> &mut Self {
         self.ping_interval = interval.into().filter(|interval| !interval.is_zero());
         self
     }
 
-    /// How long a peer may be silent after a ping, or take nothing of what is sent, before the
-    /// connection fails with [`Error::PingTimeout`]; `None` or zero to wait for ever. Anything that
-    /// comes is a sign of life; the pong may be behind it. Only time that is spent reading counts:
-    /// a subscription that is full, and so pauses reading, is not held against the peer. (A peer
-    /// may hold it against this side: no ping is answered meanwhile.) Defaults to 20 seconds.
+    /// Sets how long a peer may be silent after a ping, or take nothing of what is sent, before the
+    /// connection fails with [`Error::PingTimeout`]; `None` or zero to wait for ever. Defaults to
+    /// 20 seconds.
     ///
-    /// So a peer that vanishes without a word is noticed after `ping_interval` and `ping_timeout`
-    /// at the latest: 40 seconds by default. A peer that vanishes while it takes nothing of what is
-    /// sent is noticed up to a sixteenth of that time later. For a robot that is being driven, half
-    /// a second and one and a half are better. Without pings, it is not noticed as long as nothing
-    /// is sent.
+    /// Any received byte counts as a sign of life, since the pong may be behind it. Only time that
+    /// is spent reading counts: a full subscription, which pauses reading, is not held against the
+    /// peer. (The peer may hold it against this side: no ping is answered meanwhile.)
     ///
-    /// A peer that takes a little now and then is not given up, however slowly it reads. See
+    /// A peer that vanishes is noticed after `ping_interval` plus `ping_timeout` at the latest: 40
+    /// seconds by default. If it vanishes while it takes nothing of what is sent, it is noticed up
+    /// to a sixteenth of that time later. Half a second and one and a half are better for a robot
+    /// that is being driven. Without pings, it is not noticed as long as nothing is sent.
+    ///
+    /// A peer that takes a little now and then does not fail, however slowly it reads. See
     /// [`send_queue`](Self::send_queue) for what it can hold.
     pub fn ping_timeout(&mut self, timeout: impl Into<Option<Duration>>) -> &mut Self {
         self.ping_timeout = timeout.into().filter(|timeout| !timeout.is_zero());
         self
     }
 
-    /// The longest message that is received, in bytes; a longer one ends the connection with
-    /// [`Error::MessageTooBig`] here and close code 1009 there, with the limit in the Close frame's
-    /// reason. Defaults to 16 MiB for clients and for [`pair`](Self::pair), and to **1 MiB for
-    /// servers** ([`accept`](Self::accept)), since anybody may connect to those.
+    /// Sets the maximum size of a received message, in bytes. A longer message ends the connection,
+    /// with [`Error::MessageTooBig`] on this side and close code 1009 on the other; the Close
+    /// frame's reason contains the limit. Defaults to 16 MiB for clients and for
+    /// [`pair`](Self::pair), and to **1 MiB for servers** ([`accept`](Self::accept)), since anybody
+    /// may connect to those.
     pub fn max_message_size(&mut self, bytes: usize) -> &mut Self {
         self.max_message_size = Some(bytes);
         self
     }
 
-    /// The longest message that is received.
+    /// Returns the maximum size of a received message.
     pub(crate) fn longest_message(&self) -> usize {
         self.max_message_size.unwrap_or(LONGEST_MESSAGE)
     }
 
-    /// The longest frame that is received, in bytes; as `max_message_size`, for a message's parts.
-    /// A frame takes memory as it arrives, whatever length it announces. Defaults to 16 MiB.
+    /// Sets the maximum size of a received frame, in bytes: as `max_message_size`, for the parts of
+    /// a message. A frame takes memory as it arrives, whatever length it announces. Defaults to 16
+    /// MiB.
     pub fn max_frame_size(&mut self, bytes: usize) -> &mut Self {
         self.max_frame_size = bytes;
         self
     }
 
-    /// The longest frame that is of any use. One that fits no message is refused by its head,
-    /// rather than when all of it is in memory.
+    /// Returns the maximum size of a frame that can be of use. A frame that fits no message is
+    /// refused when its head has arrived, before it takes memory.
     pub(crate) fn longest_frame(&self) -> usize {
-        // Control frames are no messages, and have up to 125 bytes (RFC 6455, section 5.5).
+        // Control frames are not messages, and have up to 125 bytes (RFC 6455, section 5.5).
         self.max_frame_size.min(self.longest_message().max(125))
     }
 
-    /// How many bytes may be queued for sending, counting each message's payload, JSON as text, and
-    /// 64 bytes more; past it `put_nowait` says [`Full`](crate::PutError::Full) and `put` waits. A
-    /// single message may be larger, when nothing else is queued. Defaults to 16 MiB.
+    /// Sets how many bytes may be queued for sending. Each message counts with its payload, JSON as
+    /// text, and 64 bytes more. When they are reached, `put_nowait` returns
+    /// [`Full`](crate::PutError::Full) and `put` waits. A single message may be larger if nothing
+    /// else is queued. Defaults to 16 MiB.
     ///
-    /// A peer that reads slowly can hold so much for as long as it likes. A program for which that
-    /// is too slow closes the connection when [`put_timeout`](crate::Websocket::put_timeout) fails,
-    /// when [`broadcast`](crate::ServerHandle::broadcast) returns it, or when
+    /// A peer that reads slowly can hold that much for as long as it likes. A program for which
+    /// that is too slow closes the connection when [`put_timeout`](crate::Websocket::put_timeout)
+    /// fails, when [`broadcast`](crate::ServerHandle::broadcast) returns it, or when
     /// [`stats().send_queue_bytes`](crate::Stats::send_queue_bytes) stays high.
     pub fn send_queue(&mut self, bytes: usize) -> &mut Self {
         self.send_queue = bytes;
         self
     }
 
-    /// The queue of subscriptions made by `subscribe` and `get`. Defaults to `Queue::Block(1024)`.
+    /// Sets the queue of subscriptions that `subscribe` and `get` make. Defaults to
+    /// `Queue::Block(1024)`.
     pub fn receive_queue(&mut self, queue: Queue) -> &mut Self {
         self.receive_queue = queue;
         self
     }
 
-    /// Sets how many bytes may wait in one queue of received messages; each message counts with its
+    /// Sets how many bytes may wait in one queue of received messages. Each message counts with its
     /// payload and 64 bytes more. Defaults to 16 MiB.
     ///
     /// The limit holds for each subscription of kind [`Queue::Block`] or [`Queue::DropOldest`], for
     /// all callbacks together, and for each
-    /// [`subscribe_concurrent`](crate::Websocket::subscribe_concurrent), beside the limit of
-    /// messages that each of these has. When it is reached, a `DropOldest` queue drops its oldest
-    /// messages; for the others, reading pauses until something is taken. A single message may be
-    /// longer, when nothing else waits in that queue.
+    /// [`subscribe_concurrent`](crate::Websocket::subscribe_concurrent), in addition to the limit
+    /// of messages that each of these has. When it is reached, a `DropOldest` queue drops its
+    /// oldest messages; for the others, reading pauses until something is taken. A single message
+    /// may be longer if nothing else waits in that queue.
     ///
-    /// While a message waits in a subscription that is longer than an equal share (with the default
-    /// of 1024 messages: 16 KiB), shorter ones in the same queue count as much as that share.
+    /// While a subscription contains a message that is longer than an equal share (with the default
+    /// of 1024 messages: 16 KiB), shorter messages in it count as much as that share.
     ///
-    /// The limits of callbacks do not count while a callback waits in `get` and the like, on
-    /// whichever connection: what it waits for may be behind them. A callback that waits for long
-    /// without a time-out so gives a peer that sends much as much memory as it likes.
+    /// The limits of callbacks do not count while a callback waits in `get` and the like, on any
+    /// connection: the message that it waits for may come later than theirs. So a callback that
+    /// waits for long without a timeout lets a peer that sends much use as much memory as it likes.
     pub fn receive_queue_bytes(&mut self, bytes: usize) -> &mut Self {
         self.receive_queue_bytes = bytes;
         self
     }
 
-    /// How many bytes are read from the socket at a time. Defaults to 16 KiB; at least 1 KiB.
+    /// Sets how many bytes are read from the socket at a time. Defaults to 16 KiB; at least 1 KiB.
     pub fn read_buffer(&mut self, bytes: usize) -> &mut Self {
         self.read_buffer = bytes.max(1 << 10);
         self
     }
 
-    /// `TCP_NODELAY`: whether small messages are sent without waiting for more. Defaults to `true`.
+    /// Sets `TCP_NODELAY`: whether small messages are sent without waiting for more. Defaults to
+    /// `true`.
     pub fn nodelay(&mut self, nodelay: bool) -> &mut Self {
         self.nodelay = nodelay;
         self
     }
 
-    /// Whether messages are held back until [`Websocket::resume`](crate::Websocket::resume), so
-    /// that several consumers can be set up that must all see the first one. Reading pauses
+    /// Sets whether messages are held back until [`Websocket::resume`](crate::Websocket::resume),
+    /// so that several consumers can be set up that must all see the first one. Reading pauses
     /// meanwhile. Defaults to `false`.
     pub fn paused(&mut self, paused: bool) -> &mut Self {
         self.paused = paused;
         self
     }
 
-    /// A header for the handshake, beside those of the handshake itself: on a client for the
-    /// request, on a server for the response. Given twice, a name is sent twice. Its value is in no
-    /// `Debug`, and is not sent to [where another host redirects](Self::max_redirects). Defaults to
-    /// none.
+    /// Adds a header to the handshake: on a client to the request, on a server to the response. A
+    /// name that is added twice is sent twice. The value is left out of every `Debug`, and is not
+    /// sent to [another host after a redirect](Self::max_redirects). Defaults to none.
     pub fn header(&mut self, name: impl Into<String>, value: impl Into<String>) -> &mut Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    /// A header for a client's handshake whose value a function gives, anew for each attempt to
-    /// connect: for tokens that expire. It takes the place of one of the same name. As with
-    /// [`header`](Self::header), its value stays with the URL's host.
+    /// Adds a header to a client's handshake whose value a function computes, anew for each attempt
+    /// to connect: for tokens that expire. It replaces one of the same name. As with
+    /// [`header`](Self::header), its value is sent only to the URL's host.
     ///
-    /// The function is called on the reader thread, before the time of
-    /// [`connect_timeout`](Self::connect_timeout) begins. Nobody can end it: while it takes its
-    /// time, `close` may have to return without it. When it fails, the attempt has failed, with
-    /// [`Error::Header`]. A server that answers 401 or 403 ends the `Websocket`, also with
-    /// [`reconnect`](Self::reconnect): return a token that holds for a while yet. It is called by
-    /// reference (`Fn`): what it counts is an atomic. One that owns its own `Websocket` keeps that
-    /// open until either side closes it: give it a [`downgrade`](crate::Websocket::downgrade)d one.
+    /// The function is called on the reader thread, before
+    /// [`connect_timeout`](Self::connect_timeout) begins. It cannot be interrupted: while it runs,
+    /// `close` may have to return before the connection has ended. When it fails, the attempt fails
+    /// with [`Error::Header`]. A server that answers 401 or 403 ends the `Websocket`, also with
+    /// [`reconnect`](Self::reconnect): return a token that stays valid for a while.
+    ///
+    /// The function is an `Fn`: use an atomic to count in it. If it owns its own `Websocket`, it
+    /// keeps that open until either side closes it. Give it a
+    /// [`downgrade`](crate::Websocket::downgrade)d handle.
     ///
     /// ```no_run
     /// use rtcbot_websocket::{Backoff, Options};
@@ -360,33 +366,32 @@ impl Options {
         self
     }
 
-    /// Whether a client connects again when its connection has ended, or did not come about, for a
-    /// reason that may pass, and how long it waits before each attempt; `None` for never. Defaults
-    /// to never.
+    /// Sets whether a client connects again when its connection has ended, or could not be made,
+    /// for a transient reason, and how long it waits before each attempt; `None` for never.
+    /// Defaults to never.
     ///
-    /// * What may pass, [`Error::is_transient`] lists: a server that cannot be reached, a
-    ///   connection that is lost, a server that is going away. Anything else ends the `Websocket`,
-    ///   with that error: a 401, a certificate that is not trusted, a close with 1000.
-    /// * It is tried again for as long as it takes. To give up after a time,
-    ///   [`close`](crate::Websocket::close). The waits grow up to [`Backoff::max`], 10 seconds; for
-    ///   a robot on a bad link, one second is better.
-    /// * Subscriptions, callbacks, the source and what is queued for sending survive, and all can
+    /// * [`Error::is_transient`] lists the transient reasons: a server that cannot be reached, a
+    ///   connection that is lost, a server that is going away. Any other reason ends the
+    ///   `Websocket`, with that error: a 401, a certificate that is not trusted, a close with 1000.
+    /// * There is no limit on attempts. To give up after a time, call
+    ///   [`close`](crate::Websocket::close). The waits grow up to [`Backoff::max`], 10 seconds; one
+    ///   second is better for a robot on a bad link.
+    /// * Subscriptions, callbacks, the source and what is queued for sending are kept, and all can
     ///   be used meanwhile; `get` waits. [`on_ready`](crate::Websocket::on_ready) is called for
-    ///   each connection, [`on_disconnect`](crate::Websocket::on_disconnect) tells when one is lost
-    ///   and why, and [`last_error`](crate::Websocket::last_error) why there is none now.
+    ///   each connection, [`on_disconnect`](crate::Websocket::on_disconnect) with the reason when
+    ///   one is lost. [`last_error`](crate::Websocket::last_error) returns why there is none now.
     /// * **What is queued meanwhile is sent when there is a connection**, before anything that
-    ///   `on_ready` puts. A robot would get all the orders of the last minute at once: where only
-    ///   the newest counts, let the `Websocket` read them from a [`Queue::Latest`], as the [front
+    ///   `on_ready` puts. A robot would get all the orders of the last minute at once: if only the
+    ///   newest counts, let the `Websocket` read them from a [`Queue::Latest`], as the [front
     ///   page](crate#staying-connected) does.
-    /// * **What had been written to a connection that is lost may have been lost with it.** Nobody
-    ///   can tell whether the peer took it, and nothing is sent twice.
-    ///   [`stats().unconfirmed`](crate::Stats::unconfirmed) counts it. What has not been written is
-    ///   sent on the next connection.
-    /// * What the peer sends while there is no connection is the peer's to keep. What a slow
-    ///   consumer has yet to take of a connection that is lost it gets before what the next one
-    ///   brings, up to 16 MiB; what is more is dropped, and [counted](crate::Stats::dropped).
+    /// * **What was written to a connection that is lost may be lost with it.** This side cannot
+    ///   know whether the peer took it, and nothing is sent twice.
+    ///   [`stats().unconfirmed`](crate::Stats::unconfirmed) counts it. What was not written is sent
+    ///   on the next connection.
+    /// * What a slow consumer has not taken yet of a lost connection, it gets before the messages
+    ///   of the next one, up to 16 MiB. The rest is dropped, and [counted](crate::Stats::dropped).
     ///
-    /// Only for URLs: on servers it means nothing.
+    /// Has no effect on servers.
     ///
     /// ```no_run
     /// use rtcbot_websocket::{Backoff, Options};
@@ -403,17 +408,17 @@ impl Options {
         self
     }
 
-    /// A subprotocol (RFC 6455, section 1.9), most wanted first. A client offers them; a server
-    /// takes the first of its own that the client offers, or none. Which one it is,
-    /// [`Websocket::subprotocol`](crate::Websocket::subprotocol) tells; who cannot do without looks
-    /// there once it is ready. Defaults to none.
+    /// Adds a subprotocol (RFC 6455, section 1.9); the preferred one comes first. A client offers
+    /// all of them. A server chooses the first of its own that the client offers, or none.
+    /// [`Websocket::subprotocol`](crate::Websocket::subprotocol) returns the chosen one; a program
+    /// that needs one checks it when the connection is ready. Defaults to none.
     pub fn subprotocol(&mut self, name: impl Into<String>) -> &mut Self {
         self.subprotocols.push(name.into());
         self
     }
 
-    /// The user and password that a client sends as Basic authentication (RFC 7617), for where they
-    /// are not in the URL, as `ws://user:password@host` has them. Defaults to none.
+    /// Sets the user and password that a client sends as Basic authentication (RFC 7617), if they
+    /// are not in the URL, as in `ws://user:password@host`. Defaults to none.
     pub fn basic_auth(
         &mut self,
         user: impl Into<String>,
@@ -426,74 +431,75 @@ impl Options {
         self
     }
 
-    /// The `Origin` that a client's request tells; only browsers have to. Defaults to none.
+    /// Sets the `Origin` header of a client's request. Only browsers must send one. Defaults to
+    /// none.
     pub fn origin(&mut self, origin: impl Into<String>) -> &mut Self {
         self.origin = Some(origin.into());
         self
     }
 
-    /// The `User-Agent` that a client's request tells; empty for none. Defaults to
+    /// Sets the `User-Agent` header of a client's request; empty for none. Defaults to
     /// `rtcbot-websocket/` and its version.
     pub fn user_agent(&mut self, user_agent: impl Into<String>) -> &mut Self {
         self.user_agent = user_agent.into();
         self
     }
 
-    /// How many redirects (status 301, 302, 303, 307, 308) a client follows. Defaults to 0: a
+    /// Sets how many redirects (status 301, 302, 303, 307, 308) a client follows. Defaults to 0: a
     /// redirect is [`Error::Refused`], as one without a `Location` or with several different ones
     /// always is.
     ///
-    /// One that leads from `wss` to `ws` is not followed. On another host or port, the server is
-    /// told nothing but what the settings [`subprotocol`](Self::subprotocol),
-    /// [`origin`](Self::origin) and [`user_agent`](Self::user_agent) say: all other headers and the
-    /// URL's user and password are left out. (A token among the subprotocols goes along.)
+    /// A redirect from `wss` to `ws` is not followed. On another host or port, the server is sent
+    /// only the settings [`subprotocol`](Self::subprotocol), [`origin`](Self::origin) and
+    /// [`user_agent`](Self::user_agent): all other headers and the URL's user and password are left
+    /// out. (A token among the subprotocols is sent.)
     pub fn max_redirects(&mut self, redirects: usize) -> &mut Self {
         self.max_redirects = redirects;
         self
     }
 
-    /// The proxy that a client connects through: `http://[user:password@]host:port` (`CONNECT`),
-    /// `socks5://…` (this side resolves the server's name) or `socks5h://…` (the proxy does). Not
-    /// for Unix sockets. Defaults to none.
+    /// Sets the proxy that a client connects through: `http://[user:password@]host:port`
+    /// (`CONNECT`), `socks5://…` (this side resolves the server's name) or `socks5h://…` (the proxy
+    /// does). Not for Unix sockets. Defaults to none.
     pub fn proxy(&mut self, url: impl Into<String>) -> &mut Self {
         self.proxy = Some(url.into());
         self
     }
 
-    /// Whether a client asks the environment for a proxy, if [`proxy`](Self::proxy) gives none:
-    /// `http_proxy` for `ws` URLs, `https_proxy` or `HTTPS_PROXY` for `wss`, `all_proxy` or
+    /// Sets whether a client looks for a proxy in the environment, if [`proxy`](Self::proxy) sets
+    /// none: `http_proxy` for `ws` URLs, `https_proxy` or `HTTPS_PROXY` for `wss`, `all_proxy` or
     /// `ALL_PROXY` for both, unless `no_proxy` or `NO_PROXY` lists the server. (Not `HTTP_PROXY`,
-    /// which in a CGI program is a request's header.) A [link-local
-    /// address](crate::Websocket::connect) is reached directly if `no_proxy` lists it, with or
-    /// without its network interface, and not at all through a proxy. Defaults to `false`.
+    /// which in a CGI program is a header of a request.) A [link-local
+    /// address](crate::Websocket::connect) is connected to directly if `no_proxy` lists it, with or
+    /// without its network interface; it cannot be reached through a proxy. Defaults to `false`.
     pub fn proxy_from_env(&mut self, look: bool) -> &mut Self {
         self.proxy_from_env = look;
         self
     }
 
-    /// A further site whose pages may connect to this server, as browsers say in the `Origin`
-    /// header: for example `https://robot.example`, or `https://robot.example:8443`. May be given
-    /// more than once.
+    /// Allows the pages of another site to connect to this server. Browsers send the site in the
+    /// `Origin` header: for example `https://robot.example`, or `https://robot.example:8443`. May
+    /// be called more than once.
     ///
-    /// Browsers let every page connect to every WebSocket, with the user's cookies, so it is the
-    /// server that must look whose page it is. By default only pages from the server itself may
-    /// connect: the origin's host and port are those of the request's `Host` header. On a server
-    /// with TLS, the page must have come over `https`, too; one without may have a proxy in front
-    /// that has TLS, and takes both. Others are answered 403. Programs that are no browsers need
-    /// not send an origin; then it is not looked at.
+    /// Browsers let every page connect to every WebSocket, with the user's cookies, so the server
+    /// must check which page connects. By default only pages from the server itself may connect:
+    /// the origin's host and port are those of the request's `Host` header. On a server with TLS,
+    /// the page must have come over `https`, too; a server without TLS accepts both, since a proxy
+    /// in front of it may have TLS. Other pages are answered 403. Programs other than browsers need
+    /// not send an origin; then it is not checked.
     ///
-    /// Whoever owns a name can have it lead to any address, also to one that only the user's
-    /// browser reaches (DNS rebinding); the default does not tell such a page from the server's
-    /// own. A server on `localhost` or in a private network names its origins here, and adds
+    /// The owner of a name can make it lead to any address, also to one that only the user's
+    /// browser reaches (DNS rebinding). The default cannot tell such a page from the server's own.
+    /// A server on `localhost` or in a private network allows its origins here, and adds
     /// `allow_origin_if(|_| false)`: then no others may connect.
     pub fn allow_origin(&mut self, origin: impl Into<String>) -> &mut Self {
         self.origins.allow(origin.into());
         self
     }
 
-    /// Lets a function decide, on the reader thread, which origins may connect: about those that
-    /// [`allow_origin`](Self::allow_origin) does not name, and about the server's own pages too.
-    /// `|_| true` lets every page connect: then check who it is in another way.
+    /// Lets a function decide, on the reader thread, which origins may connect: those that
+    /// [`allow_origin`](Self::allow_origin) does not allow, and the server's own pages. `|_| true`
+    /// lets every page connect: then authenticate the client in another way.
     pub fn allow_origin_if(
         &mut self,
         f: impl Fn(&str) -> bool + Send + Sync + 'static,
@@ -502,7 +508,7 @@ impl Options {
         self
     }
 
-    /// The headers of a client's request beyond those of the handshake itself.
+    /// Returns the headers of a client's request in addition to those of the handshake itself.
     fn request_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
         let mut headers = self.checked_headers()?;
         if let Some(credentials) = &self.basic_auth {
@@ -543,8 +549,8 @@ impl Options {
         }
         if !self.subprotocols.is_empty() {
             for (index, name) in self.subprotocols.iter().enumerate() {
-                // The tokens of HTTP, which header names are made of too. Which one it is, and not
-                // its text: that may be a secret.
+                // A header's name is an HTTP token as well. The error has the number and not the
+                // text, which may be a secret.
                 HeaderName::from_bytes(name.as_bytes()).map_err(|_| Error::InvalidOption {
                     setting: "subprotocol",
                     reason: format!("number {} is not an HTTP token", index + 1),
@@ -556,7 +562,7 @@ impl Options {
         Ok(headers)
     }
 
-    /// The headers of a server's response beyond those of the handshake itself.
+    /// Returns the headers of a server's response in addition to those of the handshake itself.
     pub(crate) fn response_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
         self.checked_headers()
     }
@@ -574,7 +580,7 @@ impl Options {
             let parsed = checked_name(name)?;
             let value = HeaderValue::from_str(value);
             let mut value = value.map_err(|error| bad_header(name, error.to_string()))?;
-            // Nobody but the program knows which of its headers are secrets.
+            // Only the program knows which of its headers are secrets.
             value.set_sensitive(true);
             headers.push((parsed, value));
         }
@@ -582,14 +588,14 @@ impl Options {
     }
 }
 
-/// TLS, for clients, with the feature `native-tls`; a server's is set where it
-/// [listens](crate::Server::bind_tls). By default the server's certificate has to be for the URL's
-/// host, and signed by one that the system trusts. It names the host among its alternative names; a
-/// certificate without those is accepted where the TLS library (as OpenSSL does) takes its common
-/// name for the host.
+/// TLS for clients, with the feature `native-tls`. A server's TLS is set where it
+/// [listens](crate::Server::bind_tls). By default the server's certificate must be for the URL's
+/// host, and signed by one that the system trusts. It must contain the host among its alternative
+/// names; a certificate without these is accepted if the TLS library (as OpenSSL does) uses its
+/// common name.
 #[cfg(feature = "native-tls")]
 impl Options {
-    /// One or more certificates that are trusted beside the system's, in PEM. May be given more
+    /// Trusts one or more certificates, in PEM, in addition to the system's. May be called more
     /// than once.
     ///
     /// ```no_run
@@ -605,41 +611,42 @@ impl Options {
         self
     }
 
-    /// A certificate that is trusted beside the system's, in DER. May be given more than once.
+    /// Trusts a certificate, in DER, in addition to the system's. May be called more than once.
     pub fn root_certificate_der(&mut self, der: impl Into<Vec<u8>>) -> &mut Self {
         self.tls.add_der(der.into());
         self
     }
 
-    /// The certificate and key that this client shows to a server that asks for them:
+    /// Sets the certificate and key that this client presents to a server that asks for them:
     /// `native_tls::Identity::from_pkcs8` reads PEM, `from_pkcs12` reads PKCS#12. Defaults to none.
     pub fn client_identity(&mut self, identity: native_tls::Identity) -> &mut Self {
         self.tls.set_identity(identity);
         self
     }
 
-    /// The oldest version of TLS that is spoken. Defaults to TLS 1.2.
+    /// Sets the oldest version of TLS that is accepted. Defaults to TLS 1.2.
     pub fn min_tls_version(&mut self, version: native_tls::Protocol) -> &mut Self {
         self.tls.set_min_protocol(version);
         self
     }
 
-    /// Whether a server is believed to be who it is **without any proof**: then whoever can answer
-    /// in its place can read and change everything. Defaults to `false`.
+    /// Sets whether a server is trusted **without any proof** of its identity: then whoever can
+    /// answer in its place can read and change everything. Defaults to `false`.
     pub fn danger_accept_invalid_certs(&mut self, accept: bool) -> &mut Self {
         self.tls.accept_invalid_certs(accept);
         self
     }
 
-    /// A ready-made connector, for settings that are not here; the other TLS settings do not count
-    /// then.
+    /// Sets a ready-made connector, for settings that are not here. The other TLS settings are then
+    /// ignored.
     pub fn tls_connector(&mut self, connector: native_tls::TlsConnector) -> &mut Self {
         self.tls.set_connector(connector);
         self
     }
 }
 
-/// Without what may be secret: of headers only the names, of a proxy only that there is one.
+/// Leaves out what may be secret: of headers it shows only the names, of a proxy only that there is
+/// one.
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.headers.iter().map(|(name, _)| name);
@@ -663,7 +670,7 @@ impl fmt::Debug for Options {
             .field("paused", &self.paused)
             .field("reconnect", &self.reconnect)
             .field("headers", &names)
-            // Where there is no other place for it, a token is put there.
+            // Programs put tokens there if there is no other place.
             .field("subprotocols", &self.subprotocols.len())
             .field("basic_auth", &self.basic_auth.is_some())
             .field("origin", &self.origin)

@@ -50,9 +50,7 @@ fn read_folder(folder: &Path, name: &str, sources: &mut BTreeMap<String, String>
             "lib" | "mod" => name.to_owned(),
             _ => join(name, stem),
         };
-        if stem == "fuzzing" {
-            // Code for tests and fuzzers.
-        } else if path.is_dir() {
+        if path.is_dir() {
             read_folder(&path, &module, sources);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             sources.insert(module, fs::read_to_string(&path).unwrap());
@@ -84,7 +82,10 @@ fn edges(sources: &BTreeMap<String, String>) -> BTreeSet<Edge> {
         codes.insert(module.as_str(), code);
         of_tests.extend(tests.iter().map(|name| join(module, name)));
     }
-    codes.retain(|module, _| !of_tests.contains(*module));
+    codes.retain(|module, _| {
+        let within = |folder: &String| module.starts_with(&format!("{folder}/"));
+        !of_tests.contains(*module) && !of_tests.iter().any(within)
+    });
     let mut edges = BTreeSet::new();
     for (module, code) in &codes {
         let imported = paths(code).into_iter().filter_map(|path| {
@@ -218,14 +219,18 @@ fn end_of_string(text: &str) -> usize {
     text.len()
 }
 
-/// Code without what is only compiled for tests; and the names of modules among that.
+/// Code without what is only compiled for tests and fuzzers; and the names of modules among that.
 fn without_tests(code: &str) -> (String, Vec<String>) {
+    let code = code.replace("#[cfg(any(test, fuzzing))]", "#[cfg(test)]");
     let mut parts = code.split("#[cfg(test)]");
     let mut kept = parts.next().unwrap_or_default().to_owned();
     let mut modules = Vec::new();
-    for part in parts {
-        let item = part.trim_start();
-        if let Some(module) = item.strip_prefix("mod ") {
+    for item in parts {
+        let declared = item.split_once("mod ").filter(|(before, _)| {
+            // Only attributes and a visibility come before it.
+            !before.contains(['{', ';'])
+        });
+        if let Some((_, module)) = declared {
             modules.extend(module.split([';', ' ']).next().map(str::to_owned));
         }
         let mut depth = 0;
@@ -398,8 +403,9 @@ fn comments_strings_and_tests_import_nothing() {
         /* crate::server */
         fn f() -> char { let _ = ("crate::server \" crate::server", r#""crate::server"#); '"' }
         fn g<'a>(x: &'a str) {} // crate::server
-        #[cfg(test)]
-        mod testing;
+        #[cfg(any(test, fuzzing))]
+        #[doc(hidden)]
+        pub mod testing;
         #[cfg(test)]
         use crate::server::Server;
         use crate::net::socket;

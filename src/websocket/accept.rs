@@ -1,4 +1,4 @@
-//! Makes a server's connection, on the reader thread; or one end of a pair in memory.
+//! Opens a server's connection, on the reader thread; or one end of a pair in memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,7 +73,7 @@ pub(crate) fn as_server(
     })
 }
 
-/// Tells the client why not.
+/// Answers a request that is refused.
 fn refuse(
     response: http::Response<()>,
     text: String,
@@ -88,7 +88,7 @@ fn refuse(
     http_response::send(transport, bytes, &[], has_body(head), slot)
 }
 
-/// One end of a connection in memory, which needs no handshake.
+/// Opens one end of a connection in memory, which needs no handshake.
 pub(crate) fn in_memory(shared: &Shared, halves: Halves, role: WireRole) -> Result<Opened> {
     if !shared.lifecycle.install(halves.shutdown.clone()) {
         return Err(given_up());

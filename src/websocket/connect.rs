@@ -1,4 +1,4 @@
-//! Makes a client's connection, on the reader thread: from its URL to its handshake.
+//! Opens a client's connection, on the reader thread: from its URL to its handshake.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +22,7 @@ use crate::net::socket::Socket;
 use crate::net::target::{Place, Target};
 use crate::net::transport::Transport;
 
-/// Connects, and follows redirects as far as that is allowed.
+/// Connects, and follows as many redirects as the settings allow.
 pub(crate) fn as_client(shared: &Shared, mut call: ConnectRequest) -> Result<Opened> {
     let mut request = call.renewed_request()?;
     let deadline = deadline_after(shared.options.connect_timeout);
@@ -46,7 +46,7 @@ pub(crate) fn as_client(shared: &Shared, mut call: ConnectRequest) -> Result<Ope
     }
 }
 
-/// Over a connection that is there already.
+/// Opens a connection over a transport that exists already.
 pub(crate) fn over(
     shared: &Shared,
     transport: Box<dyn Transport>,
@@ -90,7 +90,7 @@ fn dial(
     ask(shared, transport, request, follows_redirects, deadline)
 }
 
-/// A connection to the host itself, whatever is in between.
+/// Connects to the host, through a proxy if there is one.
 fn reach(
     shared: &Shared,
     call: &ConnectRequest,
@@ -139,7 +139,7 @@ fn through(
         _ => None,
     };
     stream.set_nonblocking(false).map_err(Error::lost)?;
-    // So that closing ends the talk with the proxy.
+    // Closing must end the exchange with the proxy.
     let clone = stream.try_clone().map_err(of_descriptors);
     let clone = clone.map_err(Error::lost)?;
     if !shared.lifecycle.install(Arc::new(Socket::from(clone))) {
@@ -162,8 +162,8 @@ fn encrypt(
     let host = match &target.place {
         Place::Unix(_) => "localhost".to_owned(),
         Place::Host(endpoint) => match &endpoint.host {
-            // RFC 6066, section 3: a name is sent without the dot that may end it. Certificates
-            // have none.
+            // RFC 6066, section 3: a name is sent without the dot that may end it. Names in
+            // certificates have none.
             Host::Domain(name) => name.strip_suffix('.').unwrap_or(name).to_owned(),
             Host::Ipv4(ip) => ip.to_string(),
             Host::Ipv6(ip) => ip.to_string(),
@@ -181,11 +181,11 @@ fn encrypt(
     socket: Socket,
     _: Instant,
 ) -> Result<Box<dyn Transport>, Failure> {
-    // A target that is encrypted does not come this far: `Target::parse` refuses it.
+    // The target is not encrypted: `Target::parse` refuses those that are.
     Ok(Box::new(socket))
 }
 
-/// The WebSocket's own handshake.
+/// Carries out the WebSocket's opening handshake.
 fn ask(
     shared: &Shared,
     mut transport: Box<dyn Transport>,

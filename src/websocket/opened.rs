@@ -9,11 +9,11 @@ use super::shared::ConnectionInfo;
 use crate::error::Error;
 use crate::net::transport::Halves;
 
-/// A connection after its handshake.
+/// A connection after its opening handshake.
 pub(crate) struct Opened {
     pub(crate) halves: Halves,
     pub(crate) info: ConnectionInfo,
-    /// What came right behind the handshake.
+    /// What the peer sent directly after its handshake.
     pub(crate) rest: Vec<u8>,
     pub(crate) role: WireRole,
 }
@@ -31,7 +31,7 @@ pub(crate) fn info(
     }
 }
 
-/// Not seen by anyone: the connection was closed before it came about.
+/// Returns the error of a connection that was closed before it was open. No program sees it.
 pub(crate) fn given_up() -> Error {
     Error::lost(std::io::ErrorKind::Interrupted.into())
 }
