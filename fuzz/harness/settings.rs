@@ -7,15 +7,11 @@ use url::{Host, Url};
 
 use super::replay::{Replay, Script};
 use super::tape::Tape;
-use crate::error::{CloseFrame, Error};
-use crate::net::handshake::client::request_head;
-use crate::net::handshake::server::{self, HandshakeConfig, parse_request};
-use crate::net::handshake::{MAX_HEAD, MAX_HEADERS};
-use crate::net::origin::Origins;
-use crate::net::proxy::Proxy;
-use crate::net::request::Request;
-use crate::net::target::{Place, Target};
-use crate::websocket::Options;
+use crate::fuzzing::{
+    HandshakeConfig, MAX_HEAD, MAX_HEADERS, Origins, Place, Proxy, Target, client, parse_request,
+    server,
+};
+use crate::{CloseFrame, Error, Options, Request};
 
 /// A password that must not be found in any text.
 const SECRET: &str = "s3cr3t";
@@ -223,7 +219,7 @@ fn check_call(url: &str, tape: &mut Tape<'_>) {
     if user.is_some() && hidden {
         assert!(!shown.contains(&format!("{SECRET}\"")), "{shown}");
     }
-    let head = request_head(&request);
+    let head = client::request_head(&request);
     if head.len() > MAX_HEAD || request.headers().len() > MAX_HEADERS {
         return;
     }

@@ -1,8 +1,8 @@
 //! The closing handshake: any events, in any order.
 
 use super::tape::Tape;
-use crate::error::CloseFrame;
-use crate::net::closing::{Closing, Event, Role, Todo};
+use crate::CloseFrame;
+use crate::fuzzing::{Closing, Event, Role, Todo};
 
 /// One event a byte, after one for the role.
 pub fn closing(input: &[u8]) {

@@ -7,8 +7,7 @@ use serde_json::Value;
 use tungstenite::Message as Wire;
 
 use super::tape::{Tape, edit};
-use crate::error::Error;
-use crate::message::Message;
+use crate::{Error, Message};
 
 /// Text and bytes that arrive, and what is made of them.
 pub fn json(input: &[u8]) {

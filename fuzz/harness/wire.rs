@@ -1,8 +1,8 @@
 //! RFC 6455's frames, read a second time: what a peer's bytes mean, in the plainest code there is.
 
 use super::frames::Limits;
-use crate::error::CloseFrame;
-use crate::net::closing::Role;
+use crate::CloseFrame;
+use crate::fuzzing::Role;
 
 pub(super) const CONTINUATION: u8 = 0;
 pub(super) const TEXT: u8 = 1;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tungstenite::handshake::derive_accept_key;
 
-use crate::net::transport::{Halves, ReadHalf, ShutdownHandle, Transport, WriteHalf};
+use crate::transport::{Halves, ReadHalf, ShutdownHandle, Transport, WriteHalf};
 
 /// The `Sec-WebSocket-Accept` of RFC 6455's example. A server that says it means the one that fits the key it
 /// was sent, which no input can know.

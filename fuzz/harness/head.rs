@@ -10,16 +10,12 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::replay::{ACCEPT, Replay, Script, Then};
 use super::tape::{Tape, edit};
-use crate::error::Error;
-use crate::net::handshake::client::{self, redirects_to};
-use crate::net::handshake::server::{self, HandshakeConfig, Refusal, parse_request, too_long};
-use crate::net::handshake::{Failure, MAX_HEAD, MAX_HEADERS, subprotocols};
-use crate::net::http_response;
-use crate::net::origin::Origins;
-use crate::net::pending::{Acceptor, PendingRequest, Step};
-use crate::net::request::Request;
-use crate::net::socket::Socket;
-use crate::net::target::Target;
+use crate::fuzzing::{
+    Acceptor, Failure, HandshakeConfig, MAX_HEAD, MAX_HEADERS, Origins, PendingRequest, Refusal,
+    Socket, Step, Target, client, http_response, parse_request, redirects_to, server, subprotocols,
+    too_long,
+};
+use crate::{Error, Request};
 
 const FAR_AWAY: Duration = Duration::from_secs(3600);
 

@@ -87,13 +87,14 @@ fn inputs(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![noise, mutants]
 }
 
-/// Inputs that a repository has beside the source, and a package has not.
+/// The inputs to begin with, and the empty one.
 fn seeds(name: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fuzz/seeds")
+        .join("tests/fuzz/seeds")
         .join(name);
     let mut seeds = vec![Vec::new()];
-    for file in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+    for file in std::fs::read_dir(folder).expect("a folder of seeds") {
+        let file = file.expect("a seed");
         seeds.push(std::fs::read(file.path()).expect("a seed"));
     }
     seeds

@@ -3,7 +3,7 @@
 use super::frames::Limits;
 use super::tape::Tape;
 use super::wire::{BINARY, CLOSE, CONTINUATION, MAX_CONTROL, PING, PONG, TEXT, push_frame};
-use crate::net::closing::Role;
+use crate::fuzzing::Role;
 
 /// The most that is said, so that one run is quick.
 const ENOUGH: usize = 256 << 10;

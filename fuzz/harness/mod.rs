@@ -1,7 +1,7 @@
 //! Fuzz targets: each makes of any bytes what a peer or a user could come with, and panics if something
 //! does not hold that has to.
 //!
-//! `fuzz/` runs them with libFuzzer; `cargo test` runs the same functions as property tests, a few
+//! `fuzz_targets/` runs them with libFuzzer; `cargo test` runs the same functions as property tests, a few
 //! hundred inputs each, or as many as there is time for with `RTCBOT_FUZZ_SECONDS`. They are compiled
 //! for nothing else.
 

@@ -10,12 +10,8 @@ use super::peer::talk;
 use super::replay::{ACCEPT, Hears, Peer, Replay, Script, Then};
 use super::tape::Tape;
 use super::wire::{self, Data, Ending, Meaning};
-use crate::error::{Close, Error, Side};
-use crate::message::Message;
-use crate::net::closing::Role;
-use crate::net::request::Request;
-use crate::pubsub::Queue;
-use crate::websocket::{Options, Websocket};
+use crate::fuzzing::Role;
+use crate::{Close, Error, Message, Options, Queue, Request, Side, Websocket};
 
 /// Far longer than anything in here takes: what is not over by then hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
