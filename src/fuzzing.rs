@@ -17,6 +17,17 @@ pub(crate) use crate::net::proxy::Proxy;
 pub(crate) use crate::net::socket::Socket;
 pub(crate) use crate::net::target::{Place, Target};
 
+/// What the harness shares with the tests.
+#[path = "../tests/testkit"]
+pub(crate) mod testkit {
+    pub mod decisions;
+    mod direction;
+    pub mod faults;
+    pub mod frames;
+    pub mod script;
+    pub mod transport;
+}
+
 #[path = "../tests/fuzz/harness/mod.rs"]
 mod harness;
 

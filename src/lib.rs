@@ -274,6 +274,9 @@ compile_error!("rtcbot-websocket runs on Unix (Linux, macOS, the BSDs)");
 
 mod capacity;
 mod error;
+// The testkit that it shares with the tests knows the crate by its name.
+#[cfg(any(test, fuzzing))]
+extern crate self as rtcbot_websocket;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

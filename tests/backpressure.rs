@@ -2,7 +2,7 @@
 //! Each in a process of its own, since it measures that.
 #![cfg(target_os = "linux")]
 
-mod rig;
+mod testkit;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{bounded, unbounded};
 use parking_lot::Mutex;
-use rig::wire::{Raw, Wire, over_each};
-use rig::{DEADLINE, alone, eventually, most_resident, resident, within};
 use rtcbot_websocket::{Message, PutError, Queue, Subscription, SubscriptionId, Websocket};
+use testkit::wire::{Raw, Wire, over_each};
+use testkit::{DEADLINE, alone, eventually, most_resident, resident, within};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -544,7 +544,7 @@ fn what_has_been_full_for_a_second_is_warned_of_once() {
         let (go, gate) = bounded::<()>(0);
         let forgotten: Vec<(Websocket, Websocket, SubscriptionId)> = (0..4)
             .map(|kind| {
-                let (client, server) = rig::pair();
+                let (client, server) = testkit::pair();
                 let gate = gate.clone();
                 let id = match kind {
                     0 => {

@@ -1,16 +1,16 @@
 //! Bad input gets a clear error of its own, and disturbs nobody else.
 
-mod rig;
+mod testkit;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use rig::{
+use rtcbot_websocket::{Error, Message, Options, Server, Websocket, json};
+use testkit::{
     DEADLINE, UPGRADE, client_and_raw, masked_frame, own_address, read_close_code, server_and_bytes,
 };
-use rtcbot_websocket::{Error, Message, Options, Server, Websocket, json};
 
 fn connect_error(url: &str) -> String {
     Websocket::connect(url).unwrap_err().to_string()
@@ -116,7 +116,7 @@ fn client_of(
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        rig::read_head(&mut stream);
+        testkit::read_head(&mut stream);
         stream.write_all(answer).unwrap();
         if end {
             stream.shutdown(std::net::Shutdown::Write).unwrap();
@@ -342,7 +342,7 @@ fn text_that_is_not_json_arrives_as_text() {
 #[test]
 fn one_bad_connection_does_not_disturb_another() {
     let mut server = Server::bind((own_address(), 0)).unwrap();
-    let good = Websocket::connect(rig::url(&server)).unwrap();
+    let good = Websocket::connect(testkit::url(&server)).unwrap();
     let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     let mut bad = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     bad.write_all(UPGRADE.as_bytes()).unwrap();

@@ -4,7 +4,7 @@
 //! Needs Linux, root and `ip` (iproute2); where they are missing, each test says that it skips.
 #![cfg(target_os = "linux")]
 
-mod rig;
+mod testkit;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rig::{DEADLINE, eventually, within};
 use rtcbot_websocket::{Backoff, Error, Message, Options, Queue, Request, Server, Websocket};
+use testkit::{DEADLINE, eventually, within};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -66,7 +66,7 @@ impl Cable {
             && fs::write(Cable::etc(near).join("resolv.conf"), RESOLV_CONF).is_ok();
         if !laid {
             // Shown where tests show their output.
-            rig::skip("there are no network namespaces to be had (needs root and iproute2)");
+            testkit::skip("there are no network namespaces to be had (needs root and iproute2)");
         }
         laid.then_some(cable)
     }
@@ -209,7 +209,7 @@ fn servers(address: &str) -> Vec<Server> {
     vec![
         Server::bind((address, 0)).unwrap(),
         #[cfg(feature = "native-tls")]
-        Server::bind_tls((address, 0), rig::tls::pki().identity).unwrap(),
+        Server::bind_tls((address, 0), testkit::tls::pki().identity).unwrap(),
     ]
 }
 

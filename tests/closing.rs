@@ -1,21 +1,21 @@
 //! How a connection ends, and what those who wait for it are told.
 
-mod rig;
+mod testkit;
 
-use rig::wire::{Raw, over_each};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use testkit::wire::{Raw, over_each};
 
 use crossbeam_channel::{bounded, unbounded};
-use rig::{
-    DEADLINE, client_and_raw, eventually, is_closed_by_peer, masked_frame, pair, pair_with,
-    read_close_code, server_and_bytes, within,
-};
 use rtcbot_websocket::{
     CloseFrame, Error, Message, Options, PutError, Queue, Server, Side, Websocket, json,
+};
+use testkit::{
+    DEADLINE, client_and_raw, eventually, is_closed_by_peer, masked_frame, pair, pair_with,
+    read_close_code, server_and_bytes, within,
 };
 
 fn frame(code: u16, reason: &str) -> Option<CloseFrame> {
@@ -106,8 +106,8 @@ fn close_sends_what_is_queued() {
 
 #[test]
 fn what_was_put_before_the_connection_is_ready_is_sent_even_if_it_is_closed_meanwhile() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
-    let client = Websocket::connect(rig::url(&server)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let client = Websocket::connect(testkit::url(&server)).unwrap();
     client.put_nowait(json!("early")).unwrap();
     let closing = {
         let client = client.clone();
@@ -436,9 +436,9 @@ fn a_peer_that_closes_and_does_not_read_costs_one_time_out_and_its_close_is_told
 
 #[test]
 fn a_server_may_accept_and_close_at_once_and_the_client_sees_why() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     for _ in 0..200 {
-        let client = Websocket::connect(rig::url(&server)).unwrap();
+        let client = Websocket::connect(testkit::url(&server)).unwrap();
         let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
         within(DEADLINE, move || peer.close_with(4003, "the room is full")).unwrap();
         client.wait_closed_timeout(DEADLINE).unwrap();
@@ -659,7 +659,7 @@ fn closing_with_every_message_takes_one_thread_and_not_one_each() {
     impl rtcbot_websocket::Sink<Message> for Closer {
         fn put_nowait(&self, _: Message) -> Result<(), PutError<Message>> {
             let _ = self.0.upgrade().unwrap().close();
-            self.1.send(rig::threads_named("ws-linger")).unwrap();
+            self.1.send(testkit::threads_named("ws-linger")).unwrap();
             Ok(())
         }
     }

@@ -1,14 +1,14 @@
 //! Consumers without any network: direct puts and a replaceable source, as one stream.
 
-mod rig;
+mod testkit;
 
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use rig::{DEADLINE, eventually, within};
 use rtcbot_websocket::pubsub::Consumer;
 use rtcbot_websocket::{Error, PutError};
+use testkit::{DEADLINE, eventually, within};
 
 #[test]
 fn direct_puts_come_before_a_source() {

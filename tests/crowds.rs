@@ -1,7 +1,7 @@
 //! Many strangers at a server: who has asked for nothing yet takes no place, and the program that
 //! the server is a part of keeps a share of threads, memory and descriptors for itself.
 
-mod rig;
+mod testkit;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,8 +11,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use rig::{DEADLINE, UPGRADE, eventually};
 use rtcbot_websocket::{Options, Server, Websocket, json};
+use testkit::{DEADLINE, UPGRADE, eventually};
 
 fn stream_to(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
@@ -73,11 +73,11 @@ fn assert_clients_are_served(url: &str, options: &Options, count: usize) {
 #[test]
 fn clients_that_have_not_sent_a_head_take_no_place() {
     for beginning in ["", "G", &UPGRADE[..UPGRADE.len() - 1]] {
-        let server = Server::bind((rig::own_address(), 0))
+        let server = Server::bind((testkit::own_address(), 0))
             .unwrap()
             .handshake_timeout(Duration::from_secs(3600))
             .max_connections(3);
-        let (address, url) = (server.local_addr().unwrap(), rig::url(&server));
+        let (address, url) = (server.local_addr().unwrap(), testkit::url(&server));
         let _serving = Serving::start(server);
         let silent = strangers(&[address], 20, beginning.as_bytes());
         // Three at a time have a place, and keep it.
@@ -97,12 +97,12 @@ fn clients_that_have_not_sent_a_head_take_no_place() {
 fn tls_handshakes_that_stall_take_no_place() {
     // A record of 512 bytes that holds a ClientHello is announced.
     for beginning in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"] {
-        let pki = rig::tls::pki();
+        let pki = testkit::tls::pki();
         let server = pki
             .server()
             .handshake_timeout(Duration::from_secs(3600))
             .max_connections(3);
-        let (address, url) = (server.local_addr().unwrap(), rig::url(&server));
+        let (address, url) = (server.local_addr().unwrap(), testkit::url(&server));
         let _serving = Serving::start(server);
         let stalled = strangers(&[address], 20, beginning);
         let clients: Vec<_> = (0..3)
@@ -176,7 +176,7 @@ impl Drop for Program {
 #[ignore = "run by the tests below, under a limit"]
 fn program() {
     let bind = || {
-        Server::bind((rig::own_address(), 0))
+        Server::bind((testkit::own_address(), 0))
             .unwrap()
             .handshake_timeout(Duration::from_secs(3600))
     };

@@ -1,7 +1,7 @@
 //! How libraries of this kind have hung, leaked and lost. Above each test is the report that it comes from,
 //! and each was seen to fail with that report's fault put in.
 
-mod rig;
+mod testkit;
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -13,11 +13,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvError, bounded, unbounded};
-use rig::wire::{Raw, Wire, over_each, over_each_at_once};
-use rig::{DEADLINE, alone, eventually, eventually_asleep, is_closed_by_peer, within};
 use rtcbot_websocket::{
     Backoff, Error, Message, Options, PutError, Queue, Side, Sink, Subscription, Websocket, json,
 };
+use testkit::wire::{Raw, Wire, over_each, over_each_at_once};
+use testkit::{DEADLINE, alone, eventually, eventually_asleep, is_closed_by_peer, within};
 
 /// What waits for so long waits for ever, as far as a test can tell.
 const HOUR: Duration = Duration::from_secs(3600);
@@ -467,7 +467,7 @@ fn a_clean_close_takes_under_100_ms_a_thousand_times_in_a_row() {
         let mut times = Vec::new();
         let mut slow = 0;
         for n in 0..1000 {
-            let (client, peer) = rig::pair_over(&mut server, &options, &options);
+            let (client, peer) = testkit::pair_over(&mut server, &options, &options);
             let (closer, other) = if n % 2 == 0 {
                 (client, peer)
             } else {
@@ -562,7 +562,7 @@ fn returning_from_main_ends_the_process() {
                         while matches!(raw.socket.read(&mut [0; 1 << 16]), Ok(1..)) {}
                     }
                 });
-                rig::again(TEST, (URL, &url), 3 * DEADLINE);
+                testkit::again(TEST, (URL, &url), 3 * DEADLINE);
             });
         }),
     }
@@ -651,7 +651,7 @@ fn close_while_connecting(wire: &Wire, url: &str, reached: impl FnOnce()) {
 #[test]
 #[cfg(target_os = "linux")]
 fn close_during_the_tcp_connection_returns_at_once() {
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let address = listener.local_addr().unwrap();
     // The smallest backlog: one is taken, and the others' SYN goes unanswered.
     rustix::net::listen(&listener, 0).unwrap();
@@ -1056,13 +1056,13 @@ fn a_callback_that_holds_its_own_websocket_leaks_neither_memory_nor_threads() {
                     Arc::strong_count(&alive) == 1
                 });
                 eventually("the last handle is dropped", || weak.upgrade().is_none());
-                eventually("no thread is left", || rig::threads_named("ws-") == 0);
+                eventually("no thread is left", || testkit::threads_named("ws-") == 0);
                 if n == 20 {
-                    before = rig::resident();
+                    before = testkit::resident();
                 }
             }
             // What the 79 had since was 6 MiB each.
-            let grown = rig::resident().saturating_sub(before);
+            let grown = testkit::resident().saturating_sub(before);
             assert!(grown < 79 * MIB, "{grown} bytes");
         });
     });
@@ -1103,7 +1103,7 @@ fn a_callback_may_wait_for_messages_and_for_the_end_whatever_comes_meanwhile() {
     // More than may wait for a callback.
     const COUNT: u32 = 5000;
     for workers in [0, 1, 3] {
-        let (client, server) = rig::pair();
+        let (client, server) = testkit::pair();
         let (own, orders) = (client.clone(), client.subscribe_with(Queue::Unbounded));
         let (sender, told) = unbounded();
         let wait = move |first: bool| {

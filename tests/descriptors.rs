@@ -1,7 +1,7 @@
 //! A process that runs out of descriptors. One test, in a process of its own with few of them.
 #![cfg(target_os = "linux")]
 
-mod rig;
+mod testkit;
 
 use std::net::TcpStream;
 use std::process::Command;
@@ -9,8 +9,8 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use rig::{DEADLINE, eventually};
 use rtcbot_websocket::{Server, Websocket, json};
+use testkit::{DEADLINE, eventually};
 
 #[test]
 fn a_server_that_runs_out_of_descriptors_pauses_and_recovers() {
@@ -50,7 +50,7 @@ impl log::Log for Log {
 fn among_few_descriptors() {
     log::set_logger(&Log).unwrap();
     log::set_max_level(log::LevelFilter::Error);
-    let server = Server::bind((rig::own_address(), 0)).unwrap();
+    let server = Server::bind((testkit::own_address(), 0)).unwrap();
     let address = server.local_addr().unwrap();
     let url = server.url().to_owned();
     let client = Websocket::connect(&url).unwrap();

@@ -1,17 +1,17 @@
 //! What is received and sent takes no more memory than the settings say.
 
-mod rig;
+mod testkit;
 
 use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
-use rig::{
-    DEADLINE, alone, eventually, most_resident, pair_with, resident, server_and_bytes, within,
-};
 use rtcbot_websocket::{Error, Message, Options, Queue, Websocket, json};
 use serde_json::Value;
+use testkit::{
+    DEADLINE, alone, eventually, most_resident, pair_with, resident, server_and_bytes, within,
+};
 
 const MIB: usize = 1 << 20;
 const KIB: usize = 1 << 10;
@@ -235,15 +235,15 @@ fn short_messages_do_not_keep_the_buffers_that_nothing_counts() {
         || {
             const PIECES: usize = 1000;
             let (text, bytes) = (
-                rig::masked_frame(0x81, b"7"),
-                rig::masked_frame(0x82, &[7; 100]),
+                testkit::masked_frame(0x81, b"7"),
+                testkit::masked_frame(0x82, &[7; 100]),
             );
-            let pongs = rig::masked_frame(0x8a, &[0; 125]).repeat(130);
-            let pings = rig::masked_frame(0x89, &[0; 125]).repeat(130);
+            let pongs = testkit::masked_frame(0x8a, &[0; 125]).repeat(130);
+            let pings = testkit::masked_frame(0x89, &[0; 125]).repeat(130);
             let fragments = [
-                rig::masked_frame(0x02, b""),
-                rig::masked_frame(0x00, b"").repeat(2700),
-                rig::masked_frame(0x80, b""),
+                testkit::masked_frame(0x02, b""),
+                testkit::masked_frame(0x00, b"").repeat(2700),
+                testkit::masked_frame(0x80, b""),
             ]
             .concat();
             // Each is as long as what is read at a time. There may be several messages in it.

@@ -1,20 +1,20 @@
 //! What a client's request says, where redirects lead it, and what a server makes of a request.
 
-mod rig;
+mod testkit;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::thread;
 
-#[cfg(feature = "native-tls")]
-use rig::url;
-use rig::{DEADLINE, UPGRADE, read_head, server_and_bytes};
 use rtcbot_websocket::{Backoff, Error, Options, Request, Server, Websocket};
+#[cfg(feature = "native-tls")]
+use testkit::url;
+use testkit::{DEADLINE, UPGRADE, read_head, server_and_bytes};
 
 /// What the server is asked by a client with these options.
 fn request_of(options: &Options) -> Request {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let ws = options.connect(server.url()).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
     // It is not answered, so there is nothing to wait for.
@@ -60,7 +60,7 @@ fn settings_that_http_has_no_words_for_are_refused() {
 
 #[test]
 fn user_and_password_of_the_url_are_sent_and_checked() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let address = server.local_addr().unwrap();
     let client = Websocket::connect(format!("ws://op:a%40b%3Ac@{address}/x")).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
@@ -122,7 +122,7 @@ fn secrets_are_not_shown() {
     assert!(!error.to_string().contains("hunter2"), "{error}");
     asked.join().unwrap();
 
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let ws = options.connect(server.url()).unwrap();
     let _peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     ws.wait_ready_timeout(DEADLINE).unwrap();
@@ -134,7 +134,7 @@ fn secrets_are_not_shown() {
 #[test]
 fn a_query_may_be_a_secret() {
     let secret = "t0k3n";
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("{}/drive?token={secret}#{secret}", server.url());
     let client = Websocket::connect(&url).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
@@ -209,10 +209,10 @@ impl log::Log for Log {
 #[test]
 fn no_secret_is_logged() {
     // Beside it, other tests would log what they do.
-    rig::alone("no_secret_is_logged", || {
+    testkit::alone("no_secret_is_logged", || {
         log::set_logger(&Log).unwrap();
         log::set_max_level(log::LevelFilter::Trace);
-        let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+        let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
         let url = format!("{}/drive?token=t0k3n", server.url());
         let client = Options::new()
             .basic_auth("me", "t0k3n")
@@ -251,7 +251,7 @@ fn what_may_be_a_secret_is_in_no_debug_of_a_head() {
         "Cookie: session=t0k3n",
         "Sec-WebSocket-Protocol: robot, t0k3n",
     ];
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     let request = with_header(&headers.join("\r\n"));
     stream.write_all(request.as_bytes()).unwrap();
@@ -318,7 +318,7 @@ fn what_may_be_a_secret_is_in_no_debug_of_a_head() {
 
 /// Answers one request after the other; hands out what was asked.
 fn answering(answers: Vec<String>) -> (String, thread::JoinHandle<Vec<String>>) {
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
     let asked = thread::spawn(move || {
         let mut asked = Vec::new();
@@ -352,7 +352,7 @@ fn a_redirect_is_refused_unless_redirects_are_allowed() {
 
 #[test]
 fn redirects_are_followed_as_far_as_allowed_and_secrets_stay_with_their_host() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let last = redirect(307, &format!("{}/end", server.url().replace("ws", "http")));
     let first = answering(vec![redirect(301, "/second?x=y"), last]);
     let url = first.0.replace("ws://", "ws://me:secret@");
@@ -420,9 +420,9 @@ fn a_redirect_that_leads_nowhere_is_an_error_that_says_where() {
 #[test]
 #[cfg(feature = "native-tls")]
 fn a_redirect_never_leaves_encryption() {
-    let pki = rig::tls::pki();
+    let pki = testkit::tls::pki();
     let mut server = pki.server();
-    let plain = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let plain = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let to = format!("ws://{}/", plain.local_addr().unwrap());
     let ws = pki
         .options()
@@ -444,7 +444,7 @@ fn a_redirect_never_leaves_encryption() {
 
 /// What a server with these options answers to a request.
 fn answer_to(request: &str, options: &Options) -> String {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
@@ -549,7 +549,7 @@ fn each_fault_of_a_request_has_its_status() {
 /// that `accept` answers.
 fn made_of(request: &str) -> (bool, u16) {
     let latin_1: Vec<u8> = request.chars().map(|c| u8::try_from(c).unwrap()).collect();
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(&latin_1).unwrap();
@@ -680,7 +680,7 @@ fn a_key_may_end_in_bits_that_mean_nothing() {
 
 #[test]
 fn a_login_may_end_in_bits_that_mean_nothing() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut auth = |value: &str| {
         let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
         let request = with_header(&format!("Authorization: {value}"));
@@ -716,7 +716,7 @@ fn a_client_that_expects_100_is_told_it_before_the_101() {
 }
 
 fn server_and_stream() -> (Server, TcpStream) {
-    let server = Server::bind((rig::own_address(), 0)).unwrap();
+    let server = Server::bind((testkit::own_address(), 0)).unwrap();
     let stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     (server, stream)
@@ -814,7 +814,7 @@ fn a_head_that_could_be_read_in_two_ways_is_no_request() {
 #[test]
 #[cfg(feature = "native-tls")]
 fn a_server_with_tls_wants_its_own_pages_to_come_over_tls() {
-    let pki = rig::tls::pki();
+    let pki = testkit::tls::pki();
     let mut server = pki.server();
     let address = server.local_addr().unwrap();
     let mut from = |origin: &str, server_options: &Options| {
@@ -899,7 +899,7 @@ fn a_servers_headers_are_in_its_response() {
 
 #[test]
 fn a_header_that_a_server_cannot_send_is_its_own_fault() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     stream.write_all(UPGRADE.as_bytes()).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();

@@ -1,7 +1,7 @@
 //! Peers that keep to TLS only as long as it suits them.
 #![cfg(feature = "native-tls")]
 
-mod rig;
+mod testkit;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rig::tls::{Pki, pki};
-use rig::{DEADLINE, UPGRADE, eventually, threads_named, within};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use rtcbot_websocket::{Error, Options, Websocket};
 use rustls::ConnectionTrafficSecrets;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{cipher_suite, default_provider};
+use testkit::tls::{Pki, pki};
+use testkit::{DEADLINE, UPGRADE, eventually, threads_named, within};
 
 /// A handshake message that asks a TLS 1.2 client to begin anew.
 const HELLO_REQUEST: &[u8] = &[0, 0, 0, 0];
@@ -117,7 +117,7 @@ fn server(pki: &Pki, listener: &TcpListener) -> (TcpStream, Sealer) {
 #[test]
 fn a_server_that_asks_to_begin_anew_and_falls_silent_does_not_hold_up_closing() {
     let pki = pki();
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let ws = pki
         .options()

@@ -1,14 +1,14 @@
 //! JSON as RTCBot's users know it: what is put arrives as the same value, and what is passed on
 //! leaves as it came.
 
-mod rig;
+mod testkit;
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use rig::{DEADLINE, pair, pair_with};
 use rtcbot_websocket::{Message, Options, Websocket, json};
 use serde_json::Value;
+use testkit::{DEADLINE, pair, pair_with};
 
 /// A client that sends text as it is, and a server in JSON mode.
 fn plain_client() -> (Websocket, Websocket) {

@@ -3,7 +3,7 @@
 //! The environment variable `RTCBOT_CONNECTIONS` says how many there are; 5000 by default.
 #![cfg(target_os = "linux")]
 
-mod rig;
+mod testkit;
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rig::{DEADLINE, UPGRADE, eventually, pair_over, read_head, threads_named};
 use rtcbot_websocket::{Error, Options, Server, Websocket, json};
+use testkit::{DEADLINE, UPGRADE, eventually, pair_over, read_head, threads_named};
 
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
@@ -110,7 +110,7 @@ fn reset_by_the_client(place: &mut Place) {
 
 /// By a server that ends the connection with something unread.
 fn reset_by_the_server(place: &mut Place) {
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let client = place.options.connect(url).unwrap();
     let (stream, _) = listener.accept().unwrap();
@@ -203,11 +203,11 @@ fn place(encrypted: bool) -> Place {
     let (server, mut options) = match encrypted {
         #[cfg(feature = "native-tls")]
         true => {
-            let pki = rig::tls::pki();
+            let pki = testkit::tls::pki();
             (pki.server(), pki.options())
         }
         _ => (
-            Server::bind((rig::own_address(), 0)).unwrap(),
+            Server::bind((testkit::own_address(), 0)).unwrap(),
             Options::new(),
         ),
     };

@@ -2,14 +2,14 @@
 //! the limit on threads that can be set anywhere.
 #![cfg(target_os = "linux")]
 
-mod rig;
+mod testkit;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
-use rig::{DEADLINE, UPGRADE, eventually, pair_over, threads_named};
 use rtcbot_websocket::{Error, Options, Server, Websocket, json};
+use testkit::{DEADLINE, UPGRADE, eventually, pair_over, threads_named};
 
 #[test]
 fn who_gets_no_thread_is_told_why_and_loses_nothing() {
@@ -90,10 +90,10 @@ fn assert_ended(mut stream: impl Read) {
 #[test]
 #[ignore = "run by the test above, with little address space"]
 fn among_few_threads() {
-    let mut server = Server::bind((rig::own_address(), 0))
+    let mut server = Server::bind((testkit::own_address(), 0))
         .unwrap()
         .max_connections(1);
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
 
     // There is no room for one stack, which takes 2 MiB.

@@ -1,7 +1,7 @@
 //! Link-local addresses: a robot on a cable without DHCP has no other. The same one may be on each
 //! of a machine's networks, so that a URL names the network's interface as well (F4; RFC 6874).
 
-mod rig;
+mod testkit;
 
 use std::io::Write;
 use std::net::{Ipv6Addr, SocketAddrV6, TcpListener, TcpStream};
@@ -9,8 +9,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use rig::{DEADLINE, eventually, read_head, within};
 use rtcbot_websocket::{Backoff, Error, Options, Request, Server, Websocket, json};
+use testkit::{DEADLINE, eventually, read_head, within};
 
 const ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
@@ -33,7 +33,7 @@ fn in_a_network_of_its_own(test: &str, body: impl FnOnce()) {
     }
     let possible = Command::new("unshare").args(["-n", "ip", "link"]).output();
     if !possible.is_ok_and(|output| output.status.success()) {
-        return rig::skip("it needs root, and the programs unshare and ip");
+        return testkit::skip("it needs root, and the programs unshare and ip");
     }
     let mut command = Command::new("unshare");
     command.arg("-n").arg(std::env::current_exe().unwrap());
@@ -108,7 +108,7 @@ fn check(server: &mut Server, url: &str, host: &str, path: &str) {
 #[cfg(feature = "native-tls")]
 fn a_certificate_is_for_the_address_without_its_zone() {
     in_a_network_of_its_own("a_certificate_is_for_the_address_without_its_zone", || {
-        let pki = rig::tls::pki_for(&["fe80::1"]);
+        let pki = testkit::tls::pki_for(&["fe80::1"]);
         let mut server = Server::bind_tls(address(LOOPBACK), pki.identity.clone()).unwrap();
         let port = server.local_addr().unwrap().port();
         for url in [

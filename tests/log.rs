@@ -1,16 +1,16 @@
 //! The logger is the program's: one that panics at every record ends nothing. Each level in a
 //! process of its own.
 
-mod rig;
+mod testkit;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use log::LevelFilter;
-use rig::{DEADLINE, eventually, pair, pair_over, server_and_bytes};
 use rtcbot_websocket::{
     Backoff, Error, Message, Options, PutError, Queue, Server, Sink, Websocket, json,
 };
+use testkit::{DEADLINE, eventually, pair, pair_over, server_and_bytes};
 
 struct Panics {
     /// Whose records it panics at; at others it does nothing.
@@ -124,7 +124,7 @@ fn everything() {
     }
 
     // What is no request, and what is none for a WebSocket.
-    let mut listener = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut listener = Server::bind((testkit::own_address(), 0)).unwrap();
     for bytes in ["", "nonsense\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"] {
         let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         std::io::Write::write_all(&mut peer, bytes.as_bytes()).unwrap();
@@ -144,7 +144,7 @@ fn everything() {
             max: moment,
             ..Backoff::default()
         })
-        .connect(rig::url(&listener))
+        .connect(testkit::url(&listener))
         .unwrap();
     let server = loop {
         let request = listener.next_timeout(DEADLINE).unwrap();
@@ -168,7 +168,9 @@ fn everything() {
     server.wait_closed_timeout(DEADLINE).unwrap();
     drop(server);
     if cfg!(target_os = "linux") {
-        eventually("all threads have ended", || rig::threads_named("ws-") == 0);
+        eventually("all threads have ended", || {
+            testkit::threads_named("ws-") == 0
+        });
     }
 }
 
@@ -180,35 +182,35 @@ fn works_at(level: LevelFilter) {
 
 #[test]
 fn a_logger_that_panics_at_errors_ends_nothing() {
-    rig::alone("a_logger_that_panics_at_errors_ends_nothing", || {
+    testkit::alone("a_logger_that_panics_at_errors_ends_nothing", || {
         works_at(LevelFilter::Error)
     });
 }
 
 #[test]
 fn a_logger_that_panics_at_warnings_ends_nothing() {
-    rig::alone("a_logger_that_panics_at_warnings_ends_nothing", || {
+    testkit::alone("a_logger_that_panics_at_warnings_ends_nothing", || {
         works_at(LevelFilter::Warn)
     });
 }
 
 #[test]
 fn a_logger_that_panics_at_information_ends_nothing() {
-    rig::alone("a_logger_that_panics_at_information_ends_nothing", || {
+    testkit::alone("a_logger_that_panics_at_information_ends_nothing", || {
         works_at(LevelFilter::Info)
     });
 }
 
 #[test]
 fn a_logger_that_panics_at_debug_records_ends_nothing() {
-    rig::alone("a_logger_that_panics_at_debug_records_ends_nothing", || {
+    testkit::alone("a_logger_that_panics_at_debug_records_ends_nothing", || {
         works_at(LevelFilter::Debug);
     });
 }
 
 #[test]
 fn a_logger_that_panics_at_traces_ends_nothing() {
-    rig::alone("a_logger_that_panics_at_traces_ends_nothing", || {
+    testkit::alone("a_logger_that_panics_at_traces_ends_nothing", || {
         works_at(LevelFilter::Trace)
     });
 }
@@ -216,7 +218,7 @@ fn a_logger_that_panics_at_traces_ends_nothing() {
 /// The codec logs, too, and cannot go on where its logger panics.
 #[test]
 fn a_logger_that_panics_in_the_codec_ends_the_connection_in_time() {
-    rig::alone(
+    testkit::alone(
         "a_logger_that_panics_in_the_codec_ends_the_connection_in_time",
         || {
             set("tungstenite", LevelFilter::Trace);
@@ -228,7 +230,9 @@ fn a_logger_that_panics_in_the_codec_ends_the_connection_in_time() {
                 let _ = client.wait_error_timeout(DEADLINE).unwrap();
             }
             if cfg!(target_os = "linux") {
-                eventually("all threads have ended", || rig::threads_named("ws-") == 0);
+                eventually("all threads have ended", || {
+                    testkit::threads_named("ws-") == 0
+                });
             }
         },
     );

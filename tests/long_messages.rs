@@ -2,14 +2,14 @@
 //! it looks at the memory of the whole process.
 #![cfg(target_os = "linux")]
 
-mod rig;
+mod testkit;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use rig::{DEADLINE, alone, eventually, reserved, resident, server_and_bytes};
 use rtcbot_websocket::{Options, Websocket};
+use testkit::{DEADLINE, alone, eventually, reserved, resident, server_and_bytes};
 
 const LONG: usize = 16 << 20;
 

@@ -1,12 +1,12 @@
 //! Pairs in memory behave as connections do.
 
-mod rig;
+mod testkit;
 
 use std::thread;
 use std::time::Duration;
 
-use rig::{DEADLINE, within};
 use rtcbot_websocket::{CloseFrame, Error, Options, Queue, Websocket, json};
+use testkit::{DEADLINE, within};
 
 #[test]
 fn messages_go_both_ways() {

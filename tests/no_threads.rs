@@ -5,7 +5,7 @@
 //! by chance, and for how many connections.
 #![cfg(target_os = "linux")]
 
-mod rig;
+mod testkit;
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -19,19 +19,19 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
-use rig::{
-    DEADLINE, UPGRADE, eventually, masked_frame, read_close_code, read_head, server_and_bytes,
-    threads_named,
-};
 use rtcbot_websocket::pubsub::Producer;
 use rtcbot_websocket::{
     Backoff, Error, Message, Options, Queue, Server, WeakWebsocket, Websocket, json,
+};
+use testkit::{
+    DEADLINE, UPGRADE, eventually, masked_frame, read_close_code, read_head, server_and_bytes,
+    threads_named,
 };
 
 /// How many items may wait for callbacks.
 const ROOM: usize = 1024;
 
-/// Which threads of this process are refused: see `rig/refuse_threads.c`.
+/// Which threads of this process are refused: see `testkit/refuse_threads.c`.
 #[derive(Clone)]
 struct Threads(Arc<File>);
 
@@ -77,7 +77,10 @@ impl Threads {
 fn library() -> Option<&'static Path> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let library = LIBRARY.get_or_init(|| {
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rig/refuse_threads.c");
+        let source = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/testkit/refuse_threads.c"
+        );
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let mine = folder.join(format!("refuse_threads-{}.so", std::process::id()));
         let mut cc = Command::new("cc");
@@ -113,7 +116,7 @@ fn among_refusals(test: &str, body: impl FnOnce(&Threads)) {
         return body(&Threads(Arc::new(file)));
     }
     let Some(library) = library() else {
-        return rig::skip("there is no C compiler (cc)");
+        return testkit::skip("there is no C compiler (cc)");
     };
     let control = library.with_file_name(format!("{test}-{}", std::process::id()));
     fs::write(&control, [0; 20]).unwrap();
@@ -122,7 +125,7 @@ fn among_refusals(test: &str, body: impl FnOnce(&Threads)) {
         (FILE, control.to_str().unwrap()),
         ("LD_PRELOAD", library.to_str().unwrap()),
     ];
-    rig::again_with(test, &environment, 12 * DEADLINE);
+    testkit::again_with(test, &environment, 12 * DEADLINE);
     fs::remove_file(control).unwrap();
 }
 
@@ -458,7 +461,7 @@ fn a_connection_without_its_first_thread_calls_on_close() {
         "a_connection_without_its_first_thread_calls_on_close",
         |threads| {
             for pass in [0, 1] {
-                let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+                let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
                 let mut peer = TcpStream::connect(server.local_addr().unwrap()).unwrap();
                 peer.write_all(UPGRADE.as_bytes()).unwrap();
                 let request = server.next_timeout(DEADLINE).unwrap();
@@ -483,11 +486,11 @@ fn a_client_that_reconnects_keeps_what_came_while_there_was_no_thread() {
         "a_client_that_reconnects_keeps_what_came_while_there_was_no_thread",
         |threads| {
             const COUNT: usize = 4 * ROOM;
-            let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+            let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
             let quick = quick();
             let client = Options::new()
                 .reconnect(quick)
-                .connect(rig::url(&server))
+                .connect(testkit::url(&server))
                 .unwrap();
             let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
             client.wait_ready_timeout(DEADLINE).unwrap();
@@ -717,7 +720,7 @@ fn a_server_without_a_thread_for_its_handlers_says_so_once_and_goes_on() {
         "a_server_without_a_thread_for_its_handlers_says_so_once_and_goes_on",
         |threads| {
             listen_for_complaints();
-            let server = Server::bind((rig::own_address(), 0)).unwrap();
+            let server = Server::bind((testkit::own_address(), 0)).unwrap();
             let (address, handle) = (server.local_addr().unwrap(), server.handle());
             let serving = thread::spawn(move || {
                 server.serve(|request| {
@@ -749,7 +752,7 @@ fn a_response_that_gets_no_thread_is_an_error_of_the_call() {
     among_refusals(
         "a_response_that_gets_no_thread_is_an_error_of_the_call",
         |threads| {
-            let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+            let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
             let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
             client.set_read_timeout(Some(DEADLINE)).unwrap();
             client.write_all(UPGRADE.as_bytes()).unwrap();
@@ -824,7 +827,7 @@ fn waves_of_clients_leave_nothing_behind_where_threads_run_out() {
             const WAVES: usize = 15;
             const CLIENTS: usize = 8;
             let fate = Fate::default();
-            let server = Server::bind((rig::own_address(), 0)).unwrap();
+            let server = Server::bind((testkit::own_address(), 0)).unwrap();
             let (address, handle) = (server.local_addr().unwrap(), server.handle());
             let serving = robots(server, &fate);
             for wave in 0..WAVES {
@@ -884,8 +887,8 @@ fn connections_end_and_leave_nothing_behind_whichever_threads_are_refused() {
             let seed = from_environment("RTCBOT_SEED", 1);
             let connections = from_environment("RTCBOT_CONNECTIONS", 2000);
             let fate = Fate::default();
-            let server = Server::bind((rig::own_address(), 0)).unwrap();
-            let (url, handle) = (rig::url(&server), server.handle());
+            let server = Server::bind((testkit::own_address(), 0)).unwrap();
+            let (url, handle) = (testkit::url(&server), server.handle());
             let serving = robots(server, &fate);
             let clients = Fate::default();
             let (begin, begun) = bounded::<()>(0);

@@ -1,13 +1,13 @@
 //! All that is taken arrives, in order, once.
 
-mod rig;
+mod testkit;
 
 use std::ops::Range;
 use std::thread;
 
 use crossbeam_channel::{bounded, unbounded};
-use rig::{DEADLINE, eventually, pair, pair_with, within};
 use rtcbot_websocket::{Message, Options, Queue, Subscription, Websocket, json};
+use testkit::{DEADLINE, eventually, pair, pair_with, within};
 
 const COUNT: u32 = 100_000;
 

@@ -1,6 +1,6 @@
 //! Pings that a program sends itself, and what is known of the way to the peer.
 
-mod rig;
+mod testkit;
 
 use std::io::{Read, Write};
 use std::thread;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
-use rig::{
+use rtcbot_websocket::{Error, Options, Server, Websocket};
+use testkit::{
     DEADLINE, client_and_raw, eventually, masked_frame, pair, pair_with, server_and_bytes, within,
 };
-use rtcbot_websocket::{Error, Options, Server, Websocket};
 use tungstenite::Message as Wire;
 
 const MS: Duration = Duration::from_millis(1);
@@ -50,7 +50,7 @@ fn a_ping_is_answered_and_the_latency_known() {
 
 #[test]
 fn a_ping_that_is_sent_early_waits_for_the_connection() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let client = Websocket::connect(server.url()).unwrap();
     let answer = client.ping("").unwrap();
     let _peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());

@@ -3,16 +3,16 @@
 //! Needs Linux, root, and chrt and taskset (util-linux); where they are missing, the tests say that they skip.
 #![cfg(target_os = "linux")]
 
-mod rig;
+mod testkit;
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rig::{DEADLINE, pair};
 use rtcbot_websocket::pubsub::Producer;
 use rtcbot_websocket::{Message, Queue, Subscription};
+use testkit::{DEADLINE, pair};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -101,7 +101,7 @@ fn a_poll_at_a_real_time_priority_does_not_wait_for_a_sender_that_it_has_preempt
             let items = producer.subscribe_with(queue);
             let longest = longest(2000 * MS, || poll(&items), || publisher.put(1));
             let Some(longest) = longest else {
-                return rig::skip("no real-time priority is to be had");
+                return testkit::skip("no real-time priority is to be had");
             };
             eprintln!("{queue:?}: {longest:?}");
             assert!(longest < 500 * MS, "{queue:?}: {longest:?}");
@@ -114,7 +114,7 @@ fn a_put_at_a_real_time_priority_does_not_wait_for_a_writer_that_it_has_preempte
     // Made on a thread that stays on one processor, so that its own threads do, too.
     let made = thread::spawn(|| stay(&processor()).then(pair));
     let Some((client, server)) = made.join().unwrap() else {
-        return rig::skip("no thread can be kept on a processor");
+        return testkit::skip("no thread can be kept on a processor");
     };
     let reading = thread::spawn(move || while server.get().is_ok() {});
     // Too long to be written by the thread that puts it: each has to wake the writer.
@@ -130,7 +130,7 @@ fn a_put_at_a_real_time_priority_does_not_wait_for_a_writer_that_it_has_preempte
     let _ = client.close();
     reading.join().unwrap();
     let Some(longest) = longest else {
-        return rig::skip("no real-time priority is to be had");
+        return testkit::skip("no real-time priority is to be had");
     };
     eprintln!("put_nowait: {longest:?}");
     assert!(longest < 500 * MS, "{longest:?}");

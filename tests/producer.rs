@@ -1,15 +1,15 @@
 //! Producers without any network: who gets what, and what a slow reader means.
 
-mod rig;
+mod testkit;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crossbeam_channel::{RecvTimeoutError, bounded, unbounded};
-use rig::{DEADLINE, eventually, within};
 use rtcbot_websocket::pubsub::{Consumer, Producer, Publisher};
 use rtcbot_websocket::{Error, PutError, Queue, Sink, Subscription};
+use testkit::{DEADLINE, eventually, within};
 
 #[test]
 fn early_items_go_to_the_first_subscription() {

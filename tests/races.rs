@@ -1,13 +1,13 @@
 //! Races, run thousands of times.
 
-mod rig;
+mod testkit;
 
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::unbounded;
-use rig::{DEADLINE, pair, within};
 use rtcbot_websocket::{Queue, Server, Websocket, json};
+use testkit::{DEADLINE, pair, within};
 
 #[test]
 fn both_sides_close_at_the_same_time() {
@@ -105,7 +105,7 @@ fn pongs_go_out_while_messages_are_put() {
         .ping_interval(tick)
         .ping_timeout(DEADLINE)
         .clone();
-    let (client, server) = rig::pair_with(&options, &options);
+    let (client, server) = testkit::pair_with(&options, &options);
     let subscription = server.subscribe();
     for round in 0..200 {
         for n in 0..100 {
@@ -122,9 +122,9 @@ fn pongs_go_out_while_messages_are_put() {
 
 #[test]
 fn on_ready_is_called_exactly_once_however_late_it_is_registered() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     for n in 0..500 {
-        let client = Websocket::connect(rig::url(&server)).unwrap();
+        let client = Websocket::connect(testkit::url(&server)).unwrap();
         let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
         for _ in 0..n {
             std::hint::spin_loop();

@@ -1,6 +1,6 @@
 //! A client that loses its connection makes another, and loses no more than it says.
 
-mod rig;
+mod testkit;
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
-use rig::{DEADLINE, eventually, own_address, read_head, within};
 use rtcbot_websocket::{
     Backoff, Error, Message, Options, Patience, PutError, Queue, Server, Side, Websocket, json,
 };
+use testkit::{DEADLINE, eventually, own_address, read_head, within};
 use tungstenite::protocol::CloseFrame;
 
 const MS: Duration = Duration::from_millis(1);
@@ -279,7 +279,7 @@ fn what_may_heal_is_tried_again() {
 #[test]
 #[cfg(feature = "native-tls")]
 fn a_certificate_that_is_not_trusted_ends_it_and_a_tls_handshake_that_is_cut_off_does_not() {
-    let pki = rig::tls::pki();
+    let pki = testkit::tls::pki();
     let mut server = pki.server();
     let url = server.url().to_owned();
     let serving = thread::spawn(move || {

@@ -1,16 +1,16 @@
 //! HTTP as a client: all that may come before, around and after the answer to a request for a
 //! WebSocket.
 
-mod rig;
+mod testkit;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rig::wire::{Wire, over_each};
-use rig::{DEADLINE, own_address, read_head, within};
 use rtcbot_websocket::{Backoff, Error, Options, Websocket, json};
+use testkit::wire::{Wire, over_each};
+use testkit::{DEADLINE, own_address, read_head, within};
 use tungstenite::handshake::derive_accept_key;
 
 /// A whole answer that accepts, in which the server puts what fits the key it was sent.

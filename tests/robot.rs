@@ -1,7 +1,7 @@
 //! The robot that the examples ship: its motors run only while somebody goes on ordering it to. It
 //! and its operator are processes, as they are in life.
 
-mod rig;
+mod testkit;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use rig::{DEADLINE, eventually};
 use rtcbot_websocket::{Options, Queue, Value, Websocket, json};
+use testkit::{DEADLINE, eventually};
 
 /// How often an operator repeats its order.
 const REPEAT: Duration = Duration::from_millis(20);
@@ -57,7 +57,7 @@ struct Robot {
 impl Robot {
     fn start() -> Robot {
         let mut child = example("page_and_socket")
-            .arg(format!("{}:0", rig::own_address()))
+            .arg(format!("{}:0", testkit::own_address()))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

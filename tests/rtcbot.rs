@@ -1,14 +1,14 @@
 //! RTCBot's documentation of `Websocket`, sample by sample, and RTCBot's own test scenario.
 
-mod rig;
+mod testkit;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
 use crossbeam_channel::unbounded;
-use rig::{DEADLINE, eventually, pair, pair_with, within};
 use rtcbot_websocket::{Error, Message, Options, Server, Websocket, json};
+use testkit::{DEADLINE, eventually, pair, pair_with, within};
 
 #[test]
 fn get_takes_one_message_after_the_other() {
@@ -229,8 +229,8 @@ fn a_source_that_ends_is_let_go_of() {
 
 #[test]
 fn ready_closed_and_error_tell_where_the_connection_is() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
-    let client = Websocket::connect(rig::url(&server)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let client = Websocket::connect(testkit::url(&server)).unwrap();
     assert!(!client.is_ready() && !client.is_closed() && client.error().is_none());
     let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     client.wait_ready_timeout(DEADLINE).unwrap();
@@ -242,8 +242,8 @@ fn ready_closed_and_error_tell_where_the_connection_is() {
 
 #[test]
 fn events_are_told_to_those_who_asked_before_and_after() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
-    let client = Websocket::connect(rig::url(&server)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let client = Websocket::connect(testkit::url(&server)).unwrap();
     let (sender, events) = unbounded();
     let tell = |what: &'static str| {
         let sender = sender.clone();
@@ -268,7 +268,7 @@ fn events_are_told_to_those_who_asked_before_and_after() {
 #[test]
 fn an_error_is_told_to_those_who_asked_before_and_after() {
     // Bound and dropped: nobody listens there.
-    let url = rig::url(&Server::bind((rig::own_address(), 0)).unwrap());
+    let url = testkit::url(&Server::bind((testkit::own_address(), 0)).unwrap());
     let client = Websocket::connect(url).unwrap();
     let (sender, events) = unbounded();
     let (before, closed) = (sender.clone(), sender.clone());
@@ -301,8 +301,8 @@ fn json_can_be_turned_off() {
 /// RTCBot's `tests/test_websocket.py`.
 #[test]
 fn rtcbots_own_scenario() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
-    let url = rig::url(&server);
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let url = testkit::url(&server);
     let (closed, closes) = unbounded();
 
     let server_closed = closed.clone();

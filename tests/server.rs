@@ -1,13 +1,13 @@
 //! Requests: what they tell, how they are answered, and that nobody holds up the next.
 
-mod rig;
+mod testkit;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 
-use rig::{DEADLINE, UPGRADE, read_head, url};
 use rtcbot_websocket::{Options, Server, Websocket, json};
+use testkit::{DEADLINE, UPGRADE, read_head, url};
 
 fn stream_to(server: &Server) -> TcpStream {
     let stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
@@ -23,7 +23,7 @@ fn answer(mut stream: TcpStream) -> String {
 
 #[test]
 fn a_request_tells_method_path_query_headers_and_address() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = stream_to(&server);
     stream
         .write_all(b"HEAD /a/b?c=d HTTP/1.1\r\nHost: here\r\nX-Two: 1\r\nx-two: 2\r\n\r\n")
@@ -44,7 +44,7 @@ fn a_request_tells_method_path_query_headers_and_address() {
 
 #[test]
 fn what_is_no_websocket_can_be_answered() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = stream_to(&server);
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -62,7 +62,7 @@ fn what_is_no_websocket_can_be_answered() {
 
 #[test]
 fn a_status_that_is_none_is_refused() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     for status in [0, 101, 199, 1000] {
         let mut stream = stream_to(&server);
         stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -78,7 +78,7 @@ fn a_status_that_is_none_is_refused() {
 
 #[test]
 fn a_client_that_reads_slowly_gets_the_whole_answer() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = stream_to(&server);
     // A body that nobody reads: closing must not reset the connection over it.
     stream
@@ -95,7 +95,7 @@ fn a_client_that_reads_slowly_gets_the_whole_answer() {
 
 #[test]
 fn silent_and_slow_clients_do_not_hold_up_the_next() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let silent: Vec<_> = (0..50).map(|_| stream_to(&server)).collect();
     let mut slow = stream_to(&server);
     let (last, rest) = UPGRADE.as_bytes().split_last().unwrap();
@@ -114,7 +114,7 @@ fn silent_and_slow_clients_do_not_hold_up_the_next() {
 
 #[test]
 fn heads_that_come_byte_by_byte_are_read() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = stream_to(&server);
     stream.set_nodelay(true).unwrap();
     let writing = thread::spawn(move || {
@@ -137,10 +137,10 @@ fn heads_that_come_byte_by_byte_are_read() {
 
 #[test]
 fn frames_that_come_right_behind_the_request_are_read() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = stream_to(&server);
     let frames: Vec<u8> = (0..100u8)
-        .flat_map(|n| rig::masked_frame(0x82, &[n]))
+        .flat_map(|n| testkit::masked_frame(0x82, &[n]))
         .collect();
     stream
         .write_all(&[UPGRADE.as_bytes(), &frames].concat())
@@ -153,7 +153,7 @@ fn frames_that_come_right_behind_the_request_are_read() {
 
 #[test]
 fn what_is_no_http_is_answered_400_and_the_server_goes_on() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut garbage = stream_to(&server);
     garbage.write_all(b"\x16\x03\x01 hello?\r\n\r\n").unwrap();
     let endless = |begin: &str| {
@@ -205,7 +205,7 @@ fn what_is_no_http_is_answered_400_and_the_server_goes_on() {
 
 #[test]
 fn next_timeout_returns_without_a_request() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     assert!(
         server
             .next_timeout(std::time::Duration::from_millis(1))
@@ -237,7 +237,7 @@ fn localhost_is_found_whichever_family_it_listens_on() {
 
 #[test]
 fn both_sides_know_addresses_heads_and_the_subprotocol() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let client = Options::new()
         .header("X-Token", "secret")
         .subprotocol("v2.robot")
@@ -262,7 +262,7 @@ fn both_sides_know_addresses_heads_and_the_subprotocol() {
 
 #[test]
 fn a_subprotocol_that_the_server_does_not_speak_is_not_chosen() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let client = Options::new()
         .subprotocol("mine")
         .connect(url(&server))
@@ -274,7 +274,7 @@ fn a_subprotocol_that_the_server_does_not_speak_is_not_chosen() {
 
 #[test]
 fn paused_holds_messages_back_until_all_have_subscribed() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let client = Options::new().paused(true).connect(url(&server)).unwrap();
     let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     peer.put_nowait(json!("first")).unwrap();
@@ -293,21 +293,21 @@ fn paused_holds_messages_back_until_all_have_subscribed() {
 
 #[test]
 fn a_paused_connection_that_is_never_resumed_can_be_closed() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let client = Options::new().paused(true).connect(url(&server)).unwrap();
     let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     client.wait_ready_timeout(DEADLINE).unwrap();
     peer.put_nowait(json!(1)).unwrap();
-    rig::within(DEADLINE, move || client.close()).unwrap();
+    testkit::within(DEADLINE, move || client.close()).unwrap();
     peer.wait_closed_timeout(DEADLINE).unwrap();
 }
 
 #[test]
 fn next_timeout_of_zero_looks_once() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let _client = Websocket::connect(url(&server)).unwrap();
     let mut request = None;
-    rig::eventually("a request is found", || {
+    testkit::eventually("a request is found", || {
         request = server.next_timeout(std::time::Duration::ZERO);
         request.is_some()
     });

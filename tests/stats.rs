@@ -1,12 +1,12 @@
 //! The numbers that a connection keeps of itself.
 
-mod rig;
+mod testkit;
 
 use std::thread;
 use std::time::Duration;
 
-use rig::{DEADLINE, client_and_raw, eventually, pair_with, within};
 use rtcbot_websocket::{Error, Options, Queue, Websocket};
+use testkit::{DEADLINE, client_and_raw, eventually, pair_with, within};
 
 fn options() -> Options {
     Options::new().json(false).ping_interval(None).clone()

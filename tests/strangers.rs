@@ -1,6 +1,6 @@
 //! A server among strangers: limits, refusals, broadcasts, handlers and shutting down.
 
-mod rig;
+mod testkit;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,11 +10,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rig::{DEADLINE, UPGRADE, eventually, pair_over, read_head, within};
 use rtcbot_websocket::{Error, Options, Queue, Server, ServerHandle, Side, Websocket, http, json};
+use testkit::{DEADLINE, UPGRADE, eventually, pair_over, read_head, within};
 
 fn server() -> Server {
-    Server::bind((rig::own_address(), 0)).unwrap()
+    Server::bind((testkit::own_address(), 0)).unwrap()
 }
 
 fn stream_to(server: &Server) -> TcpStream {
@@ -703,9 +703,12 @@ fn who_is_refused_is_not_waited_for_by_a_shutdown() {
     let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
     // Its answer goes on for a while, for its body may yet come.
-    eventually("its thread", || rig::threads_named("ws-respond") > 0);
+    eventually("its thread", || testkit::threads_named("ws-respond") > 0);
     server.shutdown(DEADLINE).unwrap();
-    assert!(rig::threads_named("ws-respond") > 0, "it was over by then");
+    assert!(
+        testkit::threads_named("ws-respond") > 0,
+        "it was over by then"
+    );
 }
 
 /// Holds up its connection until it is let go.

@@ -1,7 +1,7 @@
 //! Promised times, with a peer that is silent at that stage, or says just enough not to be. (A cable that is
 //! pulled is in `cable.rs`.)
 
-mod rig;
+mod testkit;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rig::wire::over_each;
-use rig::{DEADLINE, UPGRADE, eventually, masked_frame, own_address, pair, server_and_bytes};
 #[cfg(feature = "native-tls")]
 use rtcbot_websocket::native_tls::TlsAcceptor;
 use rtcbot_websocket::transport::WriteHalf;
 use rtcbot_websocket::{Error, Options, PutError, Queue, Server, Transport};
+use testkit::wire::over_each;
+use testkit::{DEADLINE, UPGRADE, eventually, masked_frame, own_address, pair, server_and_bytes};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -144,7 +144,7 @@ fn redirects_share_one_time() {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            rig::read_head(&mut stream);
+            testkit::read_head(&mut stream);
             // Less than the time is, and more than a part of it.
             thread::sleep(TIME / 3);
             let _ = stream.write_all(redirect.as_bytes());
@@ -161,7 +161,7 @@ fn the_body_of_a_refusal_that_does_not_come_is_not_waited_for_longer_than_connec
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        rig::read_head(&mut stream);
+        testkit::read_head(&mut stream);
         stream
             .write_all(b"HTTP/1.1 403 No\r\nContent-Length: 60000\r\n\r\n")
             .unwrap();
@@ -261,7 +261,7 @@ fn a_request_that_comes_a_byte_now_and_then_is_answered_408_when_its_time_is_ove
 #[cfg(feature = "native-tls")]
 #[test]
 fn a_client_whose_tls_handshake_comes_a_byte_now_and_then_is_let_go_of_when_its_time_is_over() {
-    let mut server = rig::tls::pki().server().handshake_timeout(SHORT);
+    let mut server = testkit::tls::pki().server().handshake_timeout(SHORT);
     let mut slow = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     slow.write_all(b"\x16\x03\x01\x3e\x84\x01\x00\x3e\x80")
         .unwrap();
@@ -399,7 +399,7 @@ fn a_client_that_takes_nothing_of_its_page_is_given_up_after_ten_seconds() {
     respond(server);
     #[cfg(feature = "native-tls")]
     let _encrypted = {
-        let pki = rig::tls::pki();
+        let pki = testkit::tls::pki();
         let server = pki.server();
         let address = server.local_addr().unwrap();
         let responding = thread::spawn(move || respond(server));
@@ -409,10 +409,10 @@ fn a_client_that_takes_nothing_of_its_page_is_given_up_after_ten_seconds() {
         responding.join().unwrap();
         stream
     };
-    assert!(rig::threads_named("ws-respond") > 0);
+    assert!(testkit::threads_named("ws-respond") > 0);
     in_time(Duration::from_secs(10), || {
         eventually("they are given up", || {
-            rig::threads_named("ws-respond") == 0
+            testkit::threads_named("ws-respond") == 0
         });
     });
 }
@@ -507,7 +507,7 @@ fn a_peer_that_takes_a_little_and_is_gone_is_given_up_a_time_out_after_the_last_
             #[cfg(feature = "native-tls")]
             scope.spawn(move || {
                 in_time(&|| {
-                    let pki = rig::tls::pki();
+                    let pki = testkit::tls::pki();
                     let (near, far) = tcp_pair();
                     let raw = far.try_clone().unwrap();
                     let acceptor = TlsAcceptor::new(pki.identity.clone()).unwrap();

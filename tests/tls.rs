@@ -1,17 +1,17 @@
 //! TLS in both roles: whom it trusts, that it is full duplex, and how it ends.
 #![cfg(feature = "native-tls")]
 
-mod rig;
+mod testkit;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use rig::tls::{pki, pki_for};
-use rig::{DEADLINE, UPGRADE, eventually, url};
 use rtcbot_websocket::native_tls::{Identity, Protocol, TlsAcceptor, TlsConnector};
 use rtcbot_websocket::{Error, Options, Queue, Request, Server, Websocket, http, json};
+use testkit::tls::{pki, pki_for};
+use testkit::{DEADLINE, UPGRADE, eventually, url};
 
 /// The reason why a connection never became ready.
 #[track_caller]
@@ -149,7 +149,7 @@ fn a_ready_made_connector_is_used() {
 #[test]
 fn a_client_shows_who_it_is_to_a_server_that_asks() {
     let pki = pki();
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let sessions = [
         pki.rustls_for_known_clients(),
@@ -188,7 +188,7 @@ fn a_key_that_does_not_belong_to_the_certificate_is_found_at_once() {
     // Some TLS libraries find it here, others need a handshake.
     let bound = identity
         .map_err(std::io::Error::other)
-        .and_then(|identity| Server::bind_tls((rig::own_address(), 0), identity));
+        .and_then(|identity| Server::bind_tls((testkit::own_address(), 0), identity));
     assert!(bound.is_err());
 }
 
@@ -200,7 +200,7 @@ fn an_old_protocol_is_refused() {
         .max_protocol_version(Some(Protocol::Tlsv12))
         .build()
         .unwrap();
-    let server = Server::bind((rig::own_address(), 0))
+    let server = Server::bind((testkit::own_address(), 0))
         .unwrap()
         .tls_acceptor(acceptor);
     let url = serving(server);
@@ -216,7 +216,7 @@ fn an_old_protocol_is_refused() {
 
 #[test]
 fn a_server_that_speaks_no_tls_is_an_error() {
-    let server = Server::bind((rig::own_address(), 0)).unwrap();
+    let server = Server::bind((testkit::own_address(), 0)).unwrap();
     let url = serving(server).replace("ws:", "wss:");
     let error = refusal(&Options::new(), &url);
     assert!(matches!(error, Error::Tls { .. }), "{error}");
@@ -224,7 +224,7 @@ fn a_server_that_speaks_no_tls_is_an_error() {
 
 #[test]
 fn a_server_that_is_silent_in_the_tls_handshake_is_waited_for_no_longer_than_allowed() {
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let limit = Duration::from_millis(50);
     let error = refusal(Options::new().connect_timeout(limit), &url);
@@ -254,7 +254,7 @@ fn crumble(mut from: TcpStream, mut to: TcpStream, mut seed: u64) {
 fn records_that_arrive_in_pieces_are_put_together() {
     let pki = pki();
     let mut server = pki.server();
-    let relay = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let relay = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", relay.local_addr().unwrap());
     let to = server.local_addr().unwrap();
     thread::spawn(move || {
@@ -282,7 +282,7 @@ fn records_that_arrive_in_pieces_are_put_together() {
 
 /// The TLS handshake needs the server to be waiting for requests.
 fn raw_client(
-    pki: &rig::tls::Pki,
+    pki: &testkit::tls::Pki,
     server: &mut Server,
     bytes: &[u8],
 ) -> (rtcbot_websocket::native_tls::TlsStream<TcpStream>, Request) {
@@ -371,7 +371,7 @@ fn silent_clients_and_garbage_do_not_hold_up_the_next() {
         })
         .collect();
     let options = pki.options();
-    let (client, peer) = rig::pair_over(&mut server, &options, &options);
+    let (client, peer) = testkit::pair_over(&mut server, &options, &options);
     client.put_nowait(1).unwrap();
     assert_eq!(peer.get_timeout(DEADLINE).unwrap(), json!(1));
     drop(strangers);
@@ -395,7 +395,7 @@ fn a_client_that_is_slow_in_the_tls_handshake_is_let_go_of() {
 #[test]
 fn a_blocking_server_on_native_tls_is_a_peer_like_any_other() {
     let pki = pki();
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let acceptor = TlsAcceptor::new(pki.identity.clone()).unwrap();
     let server = thread::spawn(move || {
@@ -422,7 +422,7 @@ fn a_blocking_server_on_native_tls_is_a_peer_like_any_other() {
 fn keys_that_are_changed_under_load_cost_nothing() {
     const COUNT: u32 = 30_000;
     let pki = pki();
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let session = pki.rustls();
     let server = thread::spawn(move || {
@@ -473,7 +473,7 @@ fn keys_that_are_changed_under_load_cost_nothing() {
 #[test]
 fn streams_that_were_made_elsewhere_are_used_on_both_sides() {
     let pki = pki();
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let acceptor = TlsAcceptor::new(pki.identity.clone()).unwrap();
     let accepting = thread::spawn(move || {
@@ -534,7 +534,7 @@ fn streams_that_were_made_elsewhere_are_used_on_both_sides() {
 
 #[test]
 fn a_wss_url_over_a_stream_that_is_not_encrypted_is_refused() {
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let error = Options::new().connect_over(stream, "wss://localhost/");
     let error = error.unwrap_err();

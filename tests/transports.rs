@@ -1,6 +1,6 @@
 //! What a connection may run over: Unix sockets, streams that are there already, proxies.
 
-mod rig;
+mod testkit;
 
 use std::io::{self, BufWriter, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -11,11 +11,11 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use rig::{DEADLINE, UPGRADE, eventually, pair_over, read_head, within};
 use rtcbot_websocket::transport::{Halves, ReadHalf, ShutdownHandle, WriteHalf};
 use rtcbot_websocket::{
     Error, Message, Options, Queue, Request, Server, Transport, Websocket, http, json,
 };
+use testkit::{DEADLINE, UPGRADE, eventually, pair_over, read_head, within};
 
 /// A path in a directory of this test's own, short enough for a socket.
 fn socket_path() -> PathBuf {
@@ -197,7 +197,7 @@ fn rustix_listen(listener: &UnixListener) {
 #[test]
 #[cfg(feature = "native-tls")]
 fn tls_goes_over_a_unix_socket_too() {
-    let pki = rig::tls::pki();
+    let pki = testkit::tls::pki();
     let server = Server::bind_unix(socket_path()).unwrap();
     let mut server = server.tls(pki.identity.clone()).unwrap();
     assert!(server.url().starts_with("wss+unix:/"), "{}", server.url());
@@ -262,7 +262,7 @@ fn what_was_read_beyond_the_head_is_honoured() {
     let mut head = UPGRADE.as_bytes();
     let head = head_of(&mut head);
     // Half of a frame was read with the head, the other half is still to come.
-    let frame = rig::masked_frame(0x81, b"\"hello\"");
+    let frame = testkit::masked_frame(0x81, b"\"hello\"");
     let (first, second) = frame.split_at(5);
     let server = Websocket::accept(Request::from_parts(head, other, first));
     one.write_all(second).unwrap();
@@ -352,54 +352,18 @@ fn a_transport_of_a_users_own_is_used_on_both_sides() {
     server.wait_closed_timeout(DEADLINE).unwrap();
 }
 
-/// Panics when it is written to, once that is set.
-struct Mine(Pipes, Arc<AtomicBool>);
-struct MineOut(Out, Arc<AtomicBool>);
-
-impl Transport for Mine {
-    fn split(self: Box<Self>) -> io::Result<Halves> {
-        let out = MineOut(Out(self.0.1.try_clone()?), self.1);
-        let halves = Box::new(self.0).split()?;
-        Ok(Halves {
-            write: Box::new(out),
-            ..halves
-        })
-    }
-}
-
-impl Write for MineOut {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        assert!(!self.1.load(Ordering::SeqCst), "on purpose");
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl WriteHalf for MineOut {
-    fn set_timeout(&mut self, _: Option<Duration>) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn shutdown_write(&mut self) -> io::Result<()> {
-        self.0.shutdown_write()
-    }
-}
-
 #[test]
 fn a_transport_that_panics_on_the_writer_thread_ends_the_connection() {
-    let (one, mut other) = pipes();
-    let panics = Arc::new(AtomicBool::new(false));
-    // The peer does not see it by the stream's end.
-    let kept = one.1.try_clone().unwrap();
-    let one = Mine(one, panics.clone());
-    let client = Options::new().connect_over(one, "ws://x/").unwrap();
-    let head = head_of(&mut other.0);
+    let (one, mut other) = UnixStream::pair().unwrap();
+    let fuse = Fuse::new(&[Part::Write]);
+    // The peer does not end the stream.
+    let kept = one.try_clone().unwrap();
+    let faulty = Faulty(one, fuse.clone());
+    let client = Options::new().connect_over(faulty, "ws://x/").unwrap();
+    let head = head_of(&mut other);
     let server = Websocket::accept(Request::from_parts(head, other, []));
     goes_both_ways(&client, &server);
-    panics.store(true, Ordering::SeqCst);
+    fuse.light();
     client.put(1).unwrap();
     let error = client.wait_error_timeout(DEADLINE).unwrap().unwrap();
     assert!(matches!(error, Error::Internal(_)), "{error}");
@@ -629,10 +593,10 @@ fn both_sides_end(parts: &[Part]) {
 
 #[test]
 fn a_transport_that_panics_ends_its_connection_and_nothing_else() {
-    rig::alone(
+    testkit::alone(
         "a_transport_that_panics_ends_its_connection_and_nothing_else",
         || {
-            let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+            let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
             let options = Options::new();
             let (bystander, other) = pair_over(&mut server, &options, &options);
             let each = PARTS.iter().map(|part| vec![*part]);
@@ -653,7 +617,7 @@ fn a_transport_that_panics_ends_its_connection_and_nothing_else() {
 
 #[test]
 fn a_transport_that_panics_under_a_request_ends_that_and_nothing_else() {
-    rig::alone(
+    testkit::alone(
         "a_transport_that_panics_under_a_request_ends_that_and_nothing_else",
         || {
             let each = PARTS.iter().map(|part| vec![*part]);
@@ -697,7 +661,7 @@ impl Drop for Bomb {
 
 #[test]
 fn a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending() {
-    rig::alone(
+    testkit::alone(
         "a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending",
         || {
             // Full of what nobody takes, and with no handle left but the Websocket's.
@@ -714,7 +678,7 @@ fn a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap();
             };
             for n in 0..40 {
-                let (client, mut server) = rig::client_and_raw(
+                let (client, mut server) = testkit::client_and_raw(
                     Options::new()
                         .close_timeout(Duration::from_millis(50))
                         .linger(Duration::ZERO),
@@ -749,7 +713,7 @@ fn a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending
 
 #[test]
 fn payloads_whose_destructors_panic_are_sent_like_others() {
-    rig::alone(
+    testkit::alone(
         "payloads_whose_destructors_panic_are_sent_like_others",
         || {
             static LONG: [u8; 100_000] = [0; 100_000];
@@ -776,7 +740,7 @@ fn payloads_whose_destructors_panic_are_sent_like_others() {
             client.close().unwrap();
 
             // Nobody takes these.
-            let (client, server) = rig::pair_with(
+            let (client, server) = testkit::pair_with(
                 Options::new().close_timeout(Duration::from_millis(100)),
                 Options::new().receive_queue(Queue::Block(1)),
             );
@@ -792,7 +756,9 @@ fn payloads_whose_destructors_panic_are_sent_like_others() {
             assert!(put > 1);
             client.close().unwrap_err();
             drop((client, server));
-            eventually("the threads have ended", || rig::threads_named("ws-") == 0);
+            eventually("the threads have ended", || {
+                testkit::threads_named("ws-") == 0
+            });
         },
     );
 }
@@ -885,7 +851,7 @@ fn a_proxy_is_asked_for_the_server_by_name() {
 #[test]
 #[cfg(feature = "native-tls")]
 fn tls_goes_through_a_proxy() {
-    let pki = rig::tls::pki();
+    let pki = testkit::tls::pki();
     let mut server = pki.server();
     let (address, asked) = proxy(&server);
     let client = pki
@@ -901,7 +867,7 @@ fn tls_goes_through_a_proxy() {
 #[test]
 #[cfg(feature = "native-tls")]
 fn each_form_of_a_host_is_the_one_that_its_certificate_is_for() {
-    let pki = rig::tls::pki_for(&["robot.example", "xn--bcher-kva.example", "192.0.2.1"]);
+    let pki = testkit::tls::pki_for(&["robot.example", "xn--bcher-kva.example", "192.0.2.1"]);
     let mut server = pki.server();
     for (host, named) in [
         ("robot.example", "robot.example"),

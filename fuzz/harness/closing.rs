@@ -1,19 +1,19 @@
 //! The closing handshake: any events, in any order.
 
-use super::tape::Tape;
 use crate::CloseFrame;
+use crate::fuzzing::testkit::decisions::Decisions;
 use crate::fuzzing::{Closing, Event, Role, Todo};
 
 /// One event a byte, after one for the role.
 pub fn closing(input: &[u8]) {
-    let mut tape = Tape::new(input);
-    let role = match tape.flag() {
+    let mut decisions = Decisions::from_bytes(input);
+    let role = match decisions.flag() {
         true => Role::Server,
         false => Role::Client,
     };
     let mut story = Story::new(role);
-    while !tape.is_empty() {
-        story.tell(event(tape.byte()));
+    while !decisions.is_empty() {
+        story.tell(event(decisions.byte()));
     }
     story.tell(Event::Timeout);
     assert!(story.is_over);

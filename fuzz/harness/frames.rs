@@ -1,16 +1,16 @@
 //! A real connection, both threads and all, to a peer that says anything.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use http::header::{self, HeaderName};
 
+use super::meaning::{self, Ending, Meaning};
 use super::peer::talk;
-use super::replay::{ACCEPT, Hears, Peer, Replay, Script, Then};
-use super::tape::Tape;
-use super::wire::{self, Data, Ending, Meaning};
 use crate::fuzzing::Role;
+use crate::fuzzing::testkit::decisions::Decisions;
+use crate::fuzzing::testkit::frames::Data;
+use crate::fuzzing::testkit::script::{ACCEPT, Peer, Receives, Script, Then};
 use crate::{Close, Error, Message, Options, Queue, Request, Side, Websocket};
 
 /// Far longer than anything in here takes: what is not over by then hangs.
@@ -57,35 +57,37 @@ struct Scene {
     act: Act,
     says: Vec<u8>,
     then: Then,
-    hears: Hears,
+    receives: Receives,
 }
 
 fn converse(role: Role, input: &[u8]) {
-    let mut tape = Tape::new(input);
-    let bits = tape.byte();
+    let mut decisions = Decisions::from_bytes(input);
+    let bits = decisions.byte();
     let json = bits & 1 == 0;
-    let limits = limits(&mut tape);
-    let then = match tape.byte() {
+    let limits = limits(&mut decisions);
+    let then = match decisions.byte() {
         0..220 => Then::End,
         220..250 => Then::Reset,
         _ => Then::Silence,
     };
-    let hears = match tape.byte() {
-        0..230 => Hears::All,
-        230..250 => Hears::GoneAfter(tape.below(200)),
-        _ => Hears::DeafAfter(tape.below(200)),
+    let receives = match decisions.byte() {
+        0..230 => Receives::All,
+        230..250 => Receives::GoneAfter(decisions.below(200)),
+        _ => Receives::NothingAfter(decisions.below(200)),
     };
-    let gulp = tape.pick(&[usize::MAX, usize::MAX, usize::MAX, 1, 5, 1000]);
-    let act = match tape.byte() {
+    let accepts = decisions.pick(&[usize::MAX, usize::MAX, usize::MAX, 1, 5, 1000]);
+    let act = match decisions.byte() {
         0..230 => Act::Listen,
-        230..250 => Act::Close(tape.pick(&[1000, 1001, 1011, 4000])),
+        230..250 => Act::Close(decisions.pick(&[1000, 1001, 1011, 4000])),
         _ => Act::Drop,
     };
-    let piece = tape.pick(&[usize::MAX, 1, 2, 3, 5, 14, 100, 1024, 4096]);
-    let puts = (0..tape.byte() % 4).map(|_| put(&mut tape)).collect();
-    let says = match tape.flag() {
-        true => talk(&mut tape, role, limits),
-        false => tape.rest().to_vec(),
+    let piece = decisions.pick(&[usize::MAX, 1, 2, 3, 5, 14, 100, 1024, 4096]);
+    let puts = (0..decisions.byte() % 4)
+        .map(|_| put(&mut decisions))
+        .collect();
+    let says = match decisions.flag() {
+        true => talk(&mut decisions, role, limits),
+        false => decisions.rest().to_vec(),
     };
 
     let mut options = Options::new();
@@ -100,7 +102,7 @@ fn converse(role: Role, input: &[u8]) {
     if bits & 2 != 0 {
         options.read_buffer(1);
     }
-    let is_stuck = then == Then::Silence || matches!(hears, Hears::DeafAfter(_));
+    let is_stuck = then == Then::Silence || matches!(receives, Receives::NothingAfter(_));
     if is_stuck {
         options.close_timeout(MOMENT).linger(MOMENT);
         // Which of the two is first to end it?
@@ -116,7 +118,7 @@ fn converse(role: Role, input: &[u8]) {
         puts,
         act,
         then,
-        hears,
+        receives,
         says,
     };
     let script = Script {
@@ -124,30 +126,31 @@ fn converse(role: Role, input: &[u8]) {
         piece: piece.max(scene.says.len() / 512),
         interrupted: bits & 8 != 0,
         then,
-        gulp: gulp.max(scene.puts.iter().map(Message::len).sum::<usize>() / 64),
-        shy: bits & 16 != 0,
-        hears,
-        ..Script::plain(Vec::new())
+        accepts: accepts.max(scene.puts.iter().map(Message::len).sum::<usize>() / 64),
+        refuses: bits & 16 != 0,
+        receives,
+        ..Script::client(Vec::new())
     };
     scene.play(script, bits & 32 != 0);
 }
 
-fn limits(tape: &mut Tape<'_>) -> Limits {
+fn limits(decisions: &mut Decisions<'_>) -> Limits {
     const MANY: usize = 16 << 20;
     Limits {
-        message: tape.pick(&[MANY, MANY, MANY, 0, 1, 100, 125, 126, 70_000]),
-        frame: tape.pick(&[MANY, MANY, usize::MAX, 0, 1, 100, 125, 126, 70_000]),
+        message: decisions.pick(&[MANY, MANY, MANY, 0, 1, 100, 125, 126, 70_000]),
+        frame: decisions.pick(&[MANY, MANY, usize::MAX, 0, 1, 100, 125, 126, 70_000]),
     }
 }
 
-fn put(tape: &mut Tape<'_>) -> Message {
-    match tape.byte() % 4 {
+fn put(decisions: &mut Decisions<'_>) -> Message {
+    match decisions.byte() % 4 {
         0 => Message::from(serde_json::json!({"battery": 0.5})),
-        1 => Message::from(tape.text()),
-        2 => Message::from(tape.bytes()),
+        1 => Message::from(decisions.text()),
+        2 => Message::from(decisions.bytes()),
         _ => Message::from(vec![
             7;
-            tape.pick(&[125, 126, 20_000, 65_535, 65_536, 100_000])
+            decisions
+                .pick(&[125, 126, 20_000, 65_535, 65_536, 100_000])
         ]),
     }
 }
@@ -182,21 +185,21 @@ impl Scene {
             assert!(!matches!(end, Err(Error::Timeout)), "it hangs");
             assert!(ws.is_closed());
         }
-        let meaning = wire::read(&self.says, self.role, self.limits);
+        let meaning = meaning::read(&self.says, self.role, self.limits);
         self.check_messages(&messages, &meaning);
         self.check_reason(&reason, &meaning, acted, ws.as_ref());
         self.check_written(&peer, &accepted, &reason, &meaning, acted);
     }
 
-    fn open(&self, script: Script, early: bool) -> (Websocket, Arc<Peer>) {
+    fn open(&self, script: Script, early: bool) -> (Websocket, Peer) {
         match self.role {
             Role::Server => {
                 let (rest, says) = match early {
                     true => self.says.split_at(self.says.len().min(script.piece)),
                     false => (&[][..], &self.says[..]),
                 };
-                let says = says.to_vec();
-                let (transport, peer) = Replay::new(Script { says, ..script });
+                let sends = says.to_vec();
+                let (transport, peer) = Script { sends, ..script }.connect();
                 let request = Request::from_parts(request_head(), transport, rest);
                 (self.options.accept(request), peer)
             }
@@ -213,11 +216,13 @@ impl Scene {
                     false => script.piece,
                 };
                 says.extend_from_slice(&self.says);
-                let (transport, peer) = Replay::new(Script {
-                    says,
+                let script = Script {
+                    is_client: false,
+                    sends: says,
                     piece,
                     ..script
-                });
+                };
+                let (transport, peer) = script.connect();
                 let ws = self.options.connect_over(transport, "ws://peer/");
                 (ws.expect("a good URL"), peer)
             }
@@ -230,7 +235,8 @@ impl Scene {
             Act::Listen if self.then == Then::Silence => {
                 // Somebody has to end it. All that was said has been read by now, or is about to be.
                 assert!(
-                    peer.wait_until_all_is_said(Instant::now() + PATIENCE),
+                    peer.observer
+                        .wait_until_all_is_read(Instant::now() + PATIENCE),
                     "it hangs"
                 );
                 let _ = ws.close();
@@ -251,7 +257,7 @@ impl Scene {
     }
 
     fn is_cooperative(&self) -> bool {
-        self.hears == Hears::All && self.then != Then::Silence
+        self.receives == Receives::All && self.then != Then::Silence
     }
 
     fn check_messages(&self, messages: &[Message], meaning: &Meaning) {
@@ -308,10 +314,9 @@ impl Scene {
         meaning: &Meaning,
         acted: bool,
     ) {
-        assert!(!peer.was_written_to_after_the_end());
-        let (head, frames) = peer.heard();
-        assert!(head.ends_with(b"\r\n\r\n"));
-        let written = wire::read_own(&frames, self.role);
+        let written = peer.observer.take_written();
+        assert!(written.head.is_some());
+        assert_eq!(written.wrong, None);
         let accepted: Vec<_> = accepted
             .iter()
             .map(|put| on_the_wire(put, self.json))
@@ -330,7 +335,7 @@ impl Scene {
         match &meaning.ending {
             Ending::Close(frame) => {
                 assert!(matches!(reason, Error::Closed(_)), "{reason:?}");
-                assert!(written.is_whole);
+                assert!(written.is_whole());
                 let code = frame.as_ref().map(|frame| frame.code);
                 assert_eq!(written.close, Some(code), "its own code is the answer");
                 assert_eq!(written.messages.len(), accepted.len(), "all that was put");

@@ -8,24 +8,24 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Version};
 use tungstenite::handshake::derive_accept_key;
 
-use super::replay::{ACCEPT, Replay, Script, Then};
-use super::tape::{Tape, edit};
+use crate::fuzzing::testkit::decisions::Decisions;
+use crate::fuzzing::testkit::script::{ACCEPT, Script, Then};
 use crate::fuzzing::{
     Acceptor, Failure, HandshakeConfig, MAX_HEAD, MAX_HEADERS, Origins, PendingRequest, Refusal,
     Socket, Step, Target, client, http_response, parse_request, redirects_to, server, subprotocols,
     too_long,
 };
-use crate::{Error, Request};
+use crate::{Error, Request, Transport};
 
 const FAR_AWAY: Duration = Duration::from_secs(3600);
 
 /// A client's request to this crate's server.
 pub fn request_head(input: &[u8]) {
-    let mut tape = Tape::new(input);
-    let bits = tape.byte();
+    let mut decisions = Decisions::from_bytes(input);
+    let bits = decisions.byte();
     let bytes = match bits & 1 {
-        0 => tape.rest().to_vec(),
-        _ => written_request(&mut tape),
+        0 => decisions.rest().to_vec(),
+        _ => written_request(&mut decisions),
     };
     let parsed = parse_request(&bytes);
     check_prefixes(&bytes, &parsed);
@@ -204,7 +204,7 @@ fn check_answer(head: &http::Request<()>, bits: u8) {
             let heads = 1 + usize::from(continues);
             assert_eq!(lines(&bytes), 2 * heads + response.headers().len());
             // This crate's own client understands it, but for the key that it did not choose.
-            check_response(Script::plain(bytes));
+            check_response(Script::server(bytes));
         }
         Err(refusal) => {
             let Refusal { response, why } = *refusal;
@@ -289,7 +289,7 @@ fn check_valid(head: &http::Request<()>, encrypted: bool) {
 
 /// What a program asks a request, none of which it may fail at.
 fn look_at(head: http::Request<()>, rest: &[u8]) {
-    let (transport, _peer) = Replay::new(Script::plain(Vec::new()));
+    let (transport, _peer) = Script::client(Vec::new()).connect();
     let request = Request::from_parts(head, transport, rest);
     let offered = request.subprotocols().collect::<Vec<_>>();
     assert!(
@@ -314,11 +314,11 @@ fn look_at(head: http::Request<()>, rest: &[u8]) {
 
 /// A server's answer to this crate's client.
 pub fn response_head(input: &[u8]) {
-    let mut tape = Tape::new(input);
-    let bits = tape.byte();
+    let mut decisions = Decisions::from_bytes(input);
+    let bits = decisions.byte();
     let says = match bits & 1 {
-        0 => tape.rest().to_vec(),
-        _ => written_response(&mut tape),
+        0 => decisions.rest().to_vec(),
+        _ => written_response(&mut decisions),
     };
     let pieces = match bits >> 1 & 3 {
         0 => 1,
@@ -335,15 +335,15 @@ pub fn response_head(input: &[u8]) {
             // The time is over at once.
             _ => Then::Silence,
         },
-        ..Script::plain(says)
+        ..Script::server(says)
     });
 }
 
 fn check_response(script: Script) {
-    let (says, then) = (script.says.clone(), script.then);
+    let (says, then) = (script.sends.clone(), script.then);
     let silent = then == Then::Silence;
-    let (transport, peer) = Replay::new(script);
-    let mut halves = transport.halves();
+    let (transport, peer) = script.connect();
+    let mut halves = Box::new(transport).split().expect("two halves");
     let request = asked();
     let follows = says.len() % 2 == 1;
     let deadline = Instant::now()
@@ -401,11 +401,8 @@ fn check_response(script: Script) {
             }
         }
     }
-    let (head, more) = peer.heard();
-    assert!(
-        head.ends_with(b"\r\n\r\n") && more.is_empty(),
-        "one request"
-    );
+    let written = peer.observer.take_written();
+    assert!(written.head.is_some() && written.is_whole(), "one request");
 }
 
 fn asked() -> http::Request<()> {
@@ -434,7 +431,7 @@ fn check_redirect(location: &str) {
 }
 
 /// A request with something odd about it.
-fn written_request(tape: &mut Tape<'_>) -> Vec<u8> {
+fn written_request(decisions: &mut Decisions<'_>) -> Vec<u8> {
     const METHODS: [&str; 6] = ["GET", "GET", "GET", "POST", "HEAD", "get"];
     const TARGETS: [&str; 12] = [
         "/",
@@ -508,16 +505,16 @@ fn written_request(tape: &mut Tape<'_>) -> Vec<u8> {
     ];
     let mut head = format!(
         "{} {} {}",
-        tape.pick(&METHODS),
-        tape.pick(&TARGETS),
-        tape.pick(&VERSIONS)
+        decisions.pick(&METHODS),
+        decisions.pick(&TARGETS),
+        decisions.pick(&VERSIONS)
     );
-    write_headers(&mut head, tape, &USUAL, &ODD);
-    finish(head, tape)
+    write_headers(&mut head, decisions, &USUAL, &ODD);
+    finish(head, decisions)
 }
 
 /// A response with something odd about it.
-fn written_response(tape: &mut Tape<'_>) -> Vec<u8> {
+fn written_response(decisions: &mut Decisions<'_>) -> Vec<u8> {
     const STATUS: [&str; 14] = [
         "HTTP/1.1 101 Switching Protocols",
         "HTTP/1.1 101 Switching Protocols",
@@ -565,19 +562,19 @@ fn written_response(tape: &mut Tape<'_>) -> Vec<u8> {
         "Content-Length: 4\r\nContent-Length: 5",
         "Transfer-Encoding: chunked\r\n\r\n4;x\r\ngone\r\n0\r\n",
     ];
-    let mut head = tape.pick(&STATUS).to_owned();
-    write_headers(&mut head, tape, &usual, &ODD);
-    finish(head, tape)
+    let mut head = decisions.pick(&STATUS).to_owned();
+    write_headers(&mut head, decisions, &usual, &ODD);
+    finish(head, decisions)
 }
 
-fn write_headers(head: &mut String, tape: &mut Tape<'_>, usual: &[&str], odd: &[&str]) {
+fn write_headers(head: &mut String, decisions: &mut Decisions<'_>, usual: &[&str], odd: &[&str]) {
     let mut line = |text: &str, end: &str| {
         head.push_str(end);
         head.push_str(text);
     };
-    let newline = if tape.one_in(8) { "\n" } else { "\r\n" };
+    let newline = if decisions.one_in(8) { "\n" } else { "\r\n" };
     for text in usual {
-        match tape.byte() % 16 {
+        match decisions.byte() % 16 {
             0..12 => line(text, newline),
             12 => {}
             13 => {
@@ -585,33 +582,33 @@ fn write_headers(head: &mut String, tape: &mut Tape<'_>, usual: &[&str], odd: &[
                 line(text, newline);
             }
             14 => line(&text.to_uppercase(), newline),
-            _ => line(tape.pick(odd), newline),
+            _ => line(decisions.pick(odd), newline),
         }
     }
-    for _ in 0..tape.byte() % 4 {
-        line(tape.pick(odd), newline);
+    for _ in 0..decisions.byte() % 4 {
+        line(decisions.pick(odd), newline);
     }
-    match tape.byte() {
+    match decisions.byte() {
         0..245 => {}
         245..248 => line(&format!("X: {}", "x".repeat(MAX_HEAD)), newline),
         248..251 => {
-            for _ in 0..MAX_HEADERS - tape.below(8) {
+            for _ in 0..MAX_HEADERS - decisions.below(8) {
                 line("X: y", newline);
             }
         }
-        _ => line(&format!("X: {}", tape.text()), newline),
+        _ => line(&format!("X: {}", decisions.text()), newline),
     }
     line("", newline);
     line("", newline);
 }
 
-fn finish(head: String, tape: &mut Tape<'_>) -> Vec<u8> {
+fn finish(head: String, decisions: &mut Decisions<'_>) -> Vec<u8> {
     let mut bytes = head.into_bytes();
     // A reason phrase that is Latin-1, as HTTP has it, rather than UTF-8.
-    if tape.one_in(16) {
+    if decisions.one_in(16) {
         bytes.retain(|byte| *byte != 0xc3);
     }
-    edit(&mut bytes, tape);
-    bytes.extend_from_slice(tape.bytes());
+    decisions.edit(&mut bytes);
+    bytes.extend(decisions.bytes());
     bytes
 }

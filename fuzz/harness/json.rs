@@ -6,16 +6,16 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use tungstenite::Message as Wire;
 
-use super::tape::{Tape, edit};
+use crate::fuzzing::testkit::decisions::Decisions;
 use crate::{Error, Message};
 
 /// Text and bytes that arrive, and what is made of them.
 pub fn json(input: &[u8]) {
-    let mut tape = Tape::new(input);
-    let bits = tape.byte();
+    let mut decisions = Decisions::from_bytes(input);
+    let bits = decisions.byte();
     let bytes = match bits & 1 {
-        0 => tape.rest().to_vec(),
-        _ => written(&mut tape),
+        0 => decisions.rest().to_vec(),
+        _ => written(&mut decisions),
     };
     // As what it is, with no care for whether it is text.
     let binary = Message::from(bytes.clone());
@@ -179,15 +179,15 @@ fn sent(message: &Message, json: bool) -> String {
 }
 
 /// JSON with something odd about it.
-fn written(tape: &mut Tape<'_>) -> Vec<u8> {
+fn written(decisions: &mut Decisions<'_>) -> Vec<u8> {
     let mut text = String::new();
-    write_value(&mut text, tape, 0);
+    write_value(&mut text, decisions, 0);
     let mut bytes = text.into_bytes();
-    edit(&mut bytes, tape);
+    decisions.edit(&mut bytes);
     bytes
 }
 
-fn write_value(text: &mut String, tape: &mut Tape<'_>, depth: usize) {
+fn write_value(text: &mut String, decisions: &mut Decisions<'_>, depth: usize) {
     const NUMBERS: [&str; 16] = [
         "0",
         "-0",
@@ -232,16 +232,16 @@ fn write_value(text: &mut String, tape: &mut Tape<'_>, depth: usize) {
         "-Infinity",
         "-NaN",
     ];
-    let few = tape.byte() % 4;
-    match tape.byte() % 8 {
-        0 | 1 => text.push_str(tape.pick(&NUMBERS)),
-        2 | 3 => text.push_str(tape.pick(&STRINGS)),
-        4 => text.push_str(tape.pick(&OTHERS)),
+    let few = decisions.byte() % 4;
+    match decisions.byte() % 8 {
+        0 | 1 => text.push_str(decisions.pick(&NUMBERS)),
+        2 | 3 => text.push_str(decisions.pick(&STRINGS)),
+        4 => text.push_str(decisions.pick(&OTHERS)),
         5 if depth < 8 => {
             text.push('[');
             for i in 0..few {
                 text.push_str(if i > 0 { "," } else { "" });
-                write_value(text, tape, depth + 1);
+                write_value(text, decisions, depth + 1);
             }
             text.push(']');
         }
@@ -249,16 +249,16 @@ fn write_value(text: &mut String, tape: &mut Tape<'_>, depth: usize) {
             text.push('{');
             for i in 0..few {
                 text.push_str(if i > 0 { " , " } else { "\n" });
-                text.push_str(tape.pick(&STRINGS));
+                text.push_str(decisions.pick(&STRINGS));
                 text.push(':');
-                write_value(text, tape, depth + 1);
+                write_value(text, decisions, depth + 1);
             }
             text.push('}');
         }
         _ => {
             // As deep as serde_json reads, or a little deeper.
-            let depth = if tape.one_in(4) {
-                tape.within(120..=135)
+            let depth = if decisions.one_in(4) {
+                120 + decisions.below(16)
             } else {
                 1
             };

@@ -9,13 +9,11 @@ mod closing;
 mod frames;
 mod head;
 mod json;
+mod meaning;
 mod peer;
-mod replay;
 mod settings;
-mod tape;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 pub use closing::closing;
 pub use frames::{frames_from_a_client, frames_from_a_server};

@@ -5,8 +5,8 @@ use http::{HeaderMap, Request as HttpRequest};
 use tungstenite::protocol::frame::coding::CloseCode;
 use url::{Host, Url};
 
-use super::replay::{Replay, Script};
-use super::tape::Tape;
+use crate::fuzzing::testkit::decisions::Decisions;
+use crate::fuzzing::testkit::script::Script;
 use crate::fuzzing::{
     HandshakeConfig, MAX_HEAD, MAX_HEADERS, Origins, Place, Proxy, Target, client, parse_request,
     server,
@@ -18,12 +18,12 @@ const SECRET: &str = "s3cr3t";
 
 /// Everything that is text in a call of `Options::connect`, and more that is.
 pub fn settings(input: &[u8]) {
-    let mut tape = Tape::new(input);
-    let url = url(&mut tape);
+    let mut decisions = Decisions::from_bytes(input);
+    let url = url(&mut decisions);
     match Target::parse(&url) {
         Ok(target) => {
             check_target(&target);
-            let location = location(&mut tape);
+            let location = location(&mut decisions);
             check_redirect(&target, &location);
         }
         Err(error) => {
@@ -31,10 +31,10 @@ pub fn settings(input: &[u8]) {
             check_secret(&url, &error.to_string());
         }
     }
-    check_proxy(&mut tape);
-    check_origin(&mut tape);
-    check_close(&mut tape);
-    check_call(&url, &mut tape);
+    check_proxy(&mut decisions);
+    check_origin(&mut decisions);
+    check_close(&mut decisions);
+    check_call(&url, &mut decisions);
 }
 
 /// What holds for whatever can be connected to.
@@ -88,8 +88,8 @@ fn check_secret(url: &str, text: &str) {
     }
 }
 
-fn check_proxy(tape: &mut Tape<'_>) {
-    let text = proxy(tape);
+fn check_proxy(decisions: &mut Decisions<'_>) {
+    let text = proxy(decisions);
     match Proxy::parse(&text) {
         Ok(proxy) => {
             assert_ne!(proxy.endpoint().port, 0);
@@ -109,34 +109,39 @@ fn check_proxy(tape: &mut Tape<'_>) {
         }
         Err(other) => panic!("{other:?}"),
     }
-    let list = no_proxy(tape);
-    let host = Host::parse(tape.pick(&HOSTS)).unwrap_or(Host::Domain("robot".to_owned()));
-    let found = Proxy::from_env(tape.flag(), &host, tape.u16(), |name| match name {
-        "all_proxy" => Some(text.clone()),
-        "no_proxy" => Some(list.clone()),
-        _ => None,
-    });
+    let list = no_proxy(decisions);
+    let host = Host::parse(decisions.pick(&HOSTS)).unwrap_or(Host::Domain("robot".to_owned()));
+    let found = Proxy::from_env(
+        decisions.flag(),
+        &host,
+        decisions.u16(),
+        |name| match name {
+            "all_proxy" => Some(text.clone()),
+            "no_proxy" => Some(list.clone()),
+            _ => None,
+        },
+    );
     if let Err(error) = found {
         assert!(matches!(error, Error::InvalidOption { .. }), "{error:?}");
     }
 }
 
-fn check_origin(tape: &mut Tape<'_>) {
+fn check_origin(decisions: &mut Decisions<'_>) {
     let mut origins = Origins::default();
-    for _ in 0..tape.byte() % 3 {
-        origins.allow(origin(tape));
+    for _ in 0..decisions.byte() % 3 {
+        origins.allow(origin(decisions));
     }
     let mut request = HttpRequest::new(());
     let headers = request.headers_mut();
     for (name, text) in [
-        (header::HOST, tape.pick(&HOSTS).to_owned()),
-        (header::ORIGIN, origin(tape)),
+        (header::HOST, decisions.pick(&HOSTS).to_owned()),
+        (header::ORIGIN, origin(decisions)),
     ] {
         if let Ok(value) = HeaderValue::from_str(&text) {
             headers.insert(name, value);
         }
     }
-    let encrypted = tape.flag();
+    let encrypted = decisions.flag();
     let _ = (origins.check(&request, encrypted), format!("{origins:?}"));
     // A page is let in by its own name.
     if let Some(value) = request
@@ -152,10 +157,10 @@ fn check_origin(tape: &mut Tape<'_>) {
     }
 }
 
-fn check_close(tape: &mut Tape<'_>) {
-    let (code, mut reason) = (900 + tape.u16() % 4300, tape.text());
-    if tape.one_in(4) {
-        reason = reason.repeat(tape.within(1..=8));
+fn check_close(decisions: &mut Decisions<'_>) {
+    let (code, mut reason) = (900 + decisions.u16() % 4300, decisions.text());
+    if decisions.one_in(4) {
+        reason = reason.repeat(1 + decisions.below(8));
     }
     match CloseFrame::checked(code, &reason) {
         Ok(frame) => {
@@ -170,35 +175,37 @@ fn check_close(tape: &mut Tape<'_>) {
 }
 
 /// A call that can be made is a request that this crate's own server understands to the letter.
-fn check_call(url: &str, tape: &mut Tape<'_>) {
+fn check_call(url: &str, decisions: &mut Decisions<'_>) {
     let mut options = Options::new();
     let mut names = Vec::new();
-    for _ in 0..tape.byte() % 4 {
-        let (name, value) = (header_name(tape), header_value(tape));
+    for _ in 0..decisions.byte() % 4 {
+        let (name, value) = (header_name(decisions), header_value(decisions));
         names.push(name.to_ascii_lowercase());
         options.header(name, value);
     }
     let mut offered = Vec::new();
-    for _ in 0..tape.byte() % 4 {
-        let name = match tape.flag() {
-            true => tape.text(),
-            false => (tape.pick(&["chat", "superchat", "a b", "a,b", "", "\u{e9}"])).to_owned(),
+    for _ in 0..decisions.byte() % 4 {
+        let name = match decisions.flag() {
+            true => decisions.text(),
+            false => {
+                (decisions.pick(&["chat", "superchat", "a b", "a,b", "", "\u{e9}"])).to_owned()
+            }
         };
         offered.push(name.clone());
         options.subprotocol(name);
     }
-    let user = (tape.one_in(3)).then(|| tape.text());
+    let user = (decisions.one_in(3)).then(|| decisions.text());
     if let Some(user) = &user {
         options.basic_auth(user.clone(), SECRET);
     }
-    if tape.one_in(3) {
-        options.origin(origin(tape));
+    if decisions.one_in(3) {
+        options.origin(origin(decisions));
     }
-    if tape.one_in(3) {
-        options.user_agent(tape.text());
+    if decisions.one_in(3) {
+        options.user_agent(decisions.text());
     }
-    if tape.one_in(3) {
-        options.proxy(proxy(tape));
+    if decisions.one_in(3) {
+        options.proxy(proxy(decisions));
     }
     let shown = format!("{options:?}");
     let hidden = !format!("{:?}{:?}", names, options.response_headers()).contains(SECRET);
@@ -266,7 +273,7 @@ fn check_answered(
         }
     }
     if let Some(user) = user {
-        let (transport, _peer) = Replay::new(Script::plain(Vec::new()));
+        let (transport, _peer) = Script::client(Vec::new()).connect();
         let auth = Request::from_parts(head, transport, []).basic_auth();
         assert!(auth.expect("a login").matches(user, SECRET));
     }
@@ -344,30 +351,30 @@ const PATHS: [&str; 18] = [
     "/a@b",
 ];
 
-fn url(tape: &mut Tape<'_>) -> String {
-    if tape.one_in(4) {
-        return String::from_utf8_lossy(tape.bytes()).into_owned();
+fn url(decisions: &mut Decisions<'_>) -> String {
+    if decisions.one_in(4) {
+        return decisions.text();
     }
     let mut url = String::new();
     for parts in [&SCHEMES[..], &USERS, &HOSTS, &PORTS, &PATHS] {
-        url.push_str(tape.pick(parts));
-        if tape.one_in(16) {
-            url.push_str(&tape.text());
+        url.push_str(decisions.pick(parts));
+        if decisions.one_in(16) {
+            url.push_str(&decisions.text());
         }
     }
     url
 }
 
-fn location(tape: &mut Tape<'_>) -> String {
-    match tape.byte() % 4 {
-        0 => tape.pick(&PATHS).to_owned(),
-        1 => format!("//{}{}", tape.pick(&HOSTS), tape.pick(&PORTS)),
-        2 => tape.text(),
-        _ => url(tape),
+fn location(decisions: &mut Decisions<'_>) -> String {
+    match decisions.byte() % 4 {
+        0 => decisions.pick(&PATHS).to_owned(),
+        1 => format!("//{}{}", decisions.pick(&HOSTS), decisions.pick(&PORTS)),
+        2 => decisions.text(),
+        _ => url(decisions),
     }
 }
 
-fn proxy(tape: &mut Tape<'_>) -> String {
+fn proxy(decisions: &mut Decisions<'_>) -> String {
     const SCHEMES: [&str; 9] = [
         "http://",
         "socks5://",
@@ -382,15 +389,15 @@ fn proxy(tape: &mut Tape<'_>) -> String {
     const ENDS: [&str; 5] = ["", "", "/", "/x", "?#"];
     let mut text = String::new();
     for parts in [&SCHEMES[..], &USERS, &HOSTS, &PORTS, &ENDS] {
-        text.push_str(tape.pick(parts));
-        if tape.one_in(16) {
-            text.push_str(&tape.text());
+        text.push_str(decisions.pick(parts));
+        if decisions.one_in(16) {
+            text.push_str(&decisions.text());
         }
     }
     text
 }
 
-fn no_proxy(tape: &mut Tape<'_>) -> String {
+fn no_proxy(decisions: &mut Decisions<'_>) -> String {
     const ENTRIES: [&str; 14] = [
         "*",
         "localhost",
@@ -408,30 +415,30 @@ fn no_proxy(tape: &mut Tape<'_>) -> String {
         "/",
     ];
     let mut list = String::new();
-    for _ in 0..tape.byte() % 4 {
-        match tape.one_in(3) {
-            true => list.push_str(&tape.text()),
-            false => list.push_str(tape.pick(&ENTRIES)),
+    for _ in 0..decisions.byte() % 4 {
+        match decisions.one_in(3) {
+            true => list.push_str(&decisions.text()),
+            false => list.push_str(decisions.pick(&ENTRIES)),
         }
         list.push(',');
     }
     list
 }
 
-fn origin(tape: &mut Tape<'_>) -> String {
-    match tape.byte() % 4 {
-        0 => tape.text(),
+fn origin(decisions: &mut Decisions<'_>) -> String {
+    match decisions.byte() % 4 {
+        0 => decisions.text(),
         1 => "null".to_owned(),
         _ => format!(
             "{}{}{}",
-            tape.pick(&SCHEMES),
-            tape.pick(&HOSTS),
-            tape.pick(&PORTS)
+            decisions.pick(&SCHEMES),
+            decisions.pick(&HOSTS),
+            decisions.pick(&PORTS)
         ),
     }
 }
 
-fn header_name(tape: &mut Tape<'_>) -> String {
+fn header_name(decisions: &mut Decisions<'_>) -> String {
     const NAMES: [&str; 17] = [
         "X-Robot",
         "x",
@@ -451,13 +458,13 @@ fn header_name(tape: &mut Tape<'_>) -> String {
         "\u{e9}",
         "Expect",
     ];
-    match tape.one_in(4) {
-        true => tape.text(),
-        false => tape.pick(&NAMES).to_owned(),
+    match decisions.one_in(4) {
+        true => decisions.text(),
+        false => decisions.pick(&NAMES).to_owned(),
     }
 }
 
-fn header_value(tape: &mut Tape<'_>) -> String {
+fn header_value(decisions: &mut Decisions<'_>) -> String {
     const VALUES: [&str; 10] = [
         "1",
         "",
@@ -470,8 +477,8 @@ fn header_value(tape: &mut Tape<'_>) -> String {
         "a\u{7f}",
         "0",
     ];
-    match tape.one_in(4) {
-        true => tape.text(),
-        false => tape.pick(&VALUES).to_owned(),
+    match decisions.one_in(4) {
+        true => decisions.text(),
+        false => decisions.pick(&VALUES).to_owned(),
     }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestError, TestRunner};
 
-use super::tape::{Tape, edit};
+use crate::fuzzing::testkit::decisions::Decisions;
 
 /// How many inputs each target gets when nobody says for how long.
 const CASES: u32 = 300;
@@ -81,7 +81,7 @@ fn inputs(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     let noise = prop::collection::vec(any::<u8>(), 0..400);
     let edits = prop::collection::vec(any::<u8>(), 0..16);
     let mutants = (select(seeds), edits).prop_map(|(mut seed, edits)| {
-        edit(&mut seed, &mut Tape::new(&edits));
+        Decisions::from_bytes(&edits).edit(&mut seed);
         seed
     });
     prop_oneof![noise, mutants]

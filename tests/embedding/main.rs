@@ -1,8 +1,8 @@
 //! What holds in another program's process: each sentence of `docs/embedding.md`.
 #![cfg(target_os = "linux")]
 
-#[path = "../rig/mod.rs"]
-mod rig;
+#[path = "../testkit/mod.rs"]
+mod testkit;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -15,10 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rig::wire::{Wire, over_each};
-use rig::{DEADLINE, alone, eventually, own_address, within};
 use rtcbot_websocket::{Error, Message, Options, Queue, Server, Websocket};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use testkit::wire::{Wire, over_each};
+use testkit::{DEADLINE, alone, eventually, own_address, within};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -39,7 +39,7 @@ fn helper() -> Option<PathBuf> {
         .stderr(Stdio::inherit())
         .status();
     if !compiled.is_ok_and(|status| status.success()) {
-        rig::skip("there is no C compiler");
+        testkit::skip("there is no C compiler");
         return None;
     }
     Some(library)
@@ -159,7 +159,7 @@ fn descriptors_are_few_and_closed_by_exec() {
             drop(connecting);
             eventually("they are closed", || more() == 3);
 
-            let pair = rig::pair_over(&mut server, &wire.options(), &Options::new());
+            let pair = testkit::pair_over(&mut server, &wire.options(), &Options::new());
             eventually("a connection has one descriptor at each end", || {
                 more() == 5
             });
@@ -177,7 +177,7 @@ fn a_tls_stream_that_was_made_elsewhere_takes_four_descriptors() {
     alone(
         "a_tls_stream_that_was_made_elsewhere_takes_four_descriptors",
         || {
-            let pki = rig::tls::pki();
+            let pki = testkit::tls::pki();
             let mut server = pki.server();
             let url = server.url().to_owned();
             let serving = thread::spawn(move || {
@@ -241,7 +241,7 @@ fn threads_have_names_and_end_with_what_they_work_for() {
         let before = all();
         let server = Server::bind((own_address(), 0)).unwrap();
         assert_eq!(all(), before, "a server needs none");
-        let (client, peer) = rig::pair();
+        let (client, peer) = testkit::pair();
         eventually("two for each end", || {
             names() == ["ws-read", "ws-read", "ws-write", "ws-write"]
         });
@@ -265,7 +265,7 @@ fn threads_have_the_signal_mask_of_who_makes_them_and_no_handler_is_installed() 
         .args([blocking[1], "true"])
         .status();
     if !able.is_ok_and(|status| status.success()) {
-        return rig::skip("env does not block signals");
+        return testkit::skip("env does not block signals");
     }
     if !runs_inside(test, &blocking, &[]) {
         return;
@@ -463,7 +463,7 @@ fn a_forked_child_may_drop_its_copies_and_the_parent_notices_nothing() {
             assert!(subscription.get_timeout(DEADLINE).is_ok());
             let _asked = Websocket::accept(request);
             asking.wait_ready_timeout(DEADLINE).unwrap();
-            let (client, _peer) = rig::pair_over(&mut server, &wire.options(), &Options::new());
+            let (client, _peer) = testkit::pair_over(&mut server, &wire.options(), &Options::new());
             client.close().unwrap();
             let client = Options::new().connect(unix.url()).unwrap();
             let unix = thread::spawn(move || {
@@ -480,7 +480,7 @@ fn a_forked_child_may_drop_its_copies_and_the_parent_notices_nothing() {
 #[test]
 fn what_waits_is_refused_in_a_forked_child() {
     with_helper("what_waits_is_refused_in_a_forked_child", "fork", || {
-        let (client, server) = rig::pair();
+        let (client, server) = testkit::pair();
         let listener = Server::bind((own_address(), 0)).unwrap();
         in_a_child(|| {
             let forked = |result: Result<(), Error>| matches!(result, Err(Error::Forked));
@@ -533,9 +533,9 @@ fn a_forked_child_may_make_connections_of_its_own() {
         "a_forked_child_may_make_connections_of_its_own",
         "fork",
         || {
-            let _others = rig::pair();
+            let _others = testkit::pair();
             in_a_child(|| {
-                let (client, server) = rig::pair();
+                let (client, server) = testkit::pair();
                 client.put(1).unwrap();
                 server.get_timeout(DEADLINE).is_ok() && client.close().is_ok()
             });
@@ -551,7 +551,7 @@ fn threads_have_the_scheduling_of_who_makes_them() {
         .stderr(Stdio::null())
         .status();
     if !chrt.is_ok_and(|status| status.success()) {
-        return rig::skip("no real-time priority is to be had");
+        return testkit::skip("no real-time priority is to be had");
     }
     if !runs_inside(test, &["chrt", "-f", "1"], &[]) {
         return;
@@ -562,7 +562,7 @@ fn threads_have_the_scheduling_of_who_makes_them() {
         fields.split_whitespace().nth(41 - 3).unwrap().to_owned()
     };
     assert_eq!(policy(&own("stat")), "1");
-    let (client, server) = rig::pair();
+    let (client, server) = testkit::pair();
     client.put(1).unwrap();
     server.get().unwrap();
     let all = threads("stat");
@@ -588,13 +588,13 @@ fn nothing_is_written_to_standard_output_or_error() {
         return;
     }
     // All goes well; nobody listens; the peer breaks the protocol; it is no WebSocket.
-    let (client, server) = rig::pair();
+    let (client, server) = testkit::pair();
     client.put(1).unwrap();
     server.get().unwrap();
     client.close().unwrap();
     let refusing = Websocket::connect("ws://127.0.0.1:1/").unwrap();
     refusing.wait_ready().unwrap_err();
-    let (server, mut stream) = rig::server_and_bytes(&Options::new());
+    let (server, mut stream) = testkit::server_and_bytes(&Options::new());
     stream.write_all(&[0xff; 100]).unwrap();
     let _ = stream.read(&mut [0; 100]);
     server.wait_closed().unwrap_err();

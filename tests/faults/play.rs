@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 use rtcbot_websocket::{Error, Message, PutError, Queue, Subscription, WeakWebsocket, Websocket};
 use rtcbot_websocket::{json, pubsub};
 
-use crate::dice::Dice;
-use crate::faulty::Observer;
 use crate::plan::{Consumer, Ending, Feeder, Kind, Naps, Putter, Side, Waiter, Ways};
+use crate::testkit::decisions::Decisions;
+use crate::testkit::transport::Observer;
 
 /// What happened, told by whom it happened to.
 #[derive(Debug, Clone)]
@@ -207,9 +207,9 @@ fn read(json: bool, message: &Message) -> Option<(u8, u32)> {
     (*message == expected || as_text).then_some((stream, number))
 }
 
-fn nap(dice: &mut Dice, naps: Naps) {
-    if dice.chance(naps.0) {
-        thread::sleep(dice.millis(1, naps.1));
+fn nap(decisions: &mut Decisions<'_>, naps: Naps) {
+    if decisions.chance(naps.0) {
+        thread::sleep(decisions.millis(1, naps.1));
     }
 }
 
@@ -220,7 +220,7 @@ pub fn start(ws: Websocket, side: usize, plan: &Side, book: &Book) {
         let taker = Taker {
             actor: book.actor(side, name),
             number,
-            dice: Dice::new(consumer.seed),
+            decisions: Decisions::from_seed(consumer.seed),
             plan: consumer.clone(),
             count: 0,
         };
@@ -338,7 +338,7 @@ fn close_as_planned(
 struct Taker {
     actor: Actor,
     number: usize,
-    dice: Dice,
+    decisions: Decisions<'static>,
     plan: Consumer,
     count: u32,
 }
@@ -350,7 +350,7 @@ impl Taker {
         if let Some((_, time)) = self.plan.stop.filter(|(after, _)| *after == self.count) {
             thread::sleep(time);
         }
-        nap(&mut self.dice, self.plan.naps);
+        nap(&mut self.decisions, self.plan.naps);
         self.count += 1;
     }
 
@@ -401,8 +401,8 @@ fn attach(ws: &Websocket, mut taker: Taker) {
                 taker.take(&message);
             }
             let ws = ws.clone();
-            let time =
-                matches!(taker.plan.kind, Kind::GetTimeout(_)).then(|| taker.dice.millis(1, 20));
+            let time = matches!(taker.plan.kind, Kind::GetTimeout(_))
+                .then(|| taker.decisions.millis(1, 20));
             thread::spawn(move || {
                 taker.take_all(|| match time {
                     None => ws.get(),
@@ -453,9 +453,9 @@ fn attach(ws: &Websocket, mut taker: Taker) {
                 let (seed, naps) = {
                     let mut taker = taker.lock();
                     note_message(&taker.actor, taker.number, &message);
-                    (taker.dice.roll(), taker.plan.naps)
+                    (taker.decisions.u64(), taker.plan.naps)
                 };
-                nap(&mut Dice::new(seed), naps);
+                nap(&mut Decisions::from_seed(seed), naps);
             });
         }
     }
@@ -514,30 +514,30 @@ impl Answers {
 
 fn put(ws: &Websocket, stream: u8, plan: &Putter, actor: &Actor) {
     let json = actor.book.json;
-    let mut dice = Dice::new(plan.seed);
+    let mut decisions = Decisions::from_seed(plan.seed);
     let mut count = 0;
-    let mut next = message(json, stream, 0, dice.about(plan.largest));
+    let mut next = message(json, stream, 0, decisions.up_to(plan.largest));
     while count < plan.messages {
         let way = match plan.ways {
-            Ways::Mixed => dice.pick(&[Ways::Put, Ways::PutNowait, Ways::PutTimeout]),
+            Ways::Mixed => decisions.pick(&[Ways::Put, Ways::PutNowait, Ways::PutTimeout]),
             way => way,
         };
         let put = match way {
             Ways::Put | Ways::Mixed => ws.put(next.clone()),
             Ways::PutNowait => ws.put_nowait(next.clone()),
-            Ways::PutTimeout => ws.put_timeout(next.clone(), dice.millis(0, 20)),
+            Ways::PutTimeout => ws.put_timeout(next.clone(), decisions.millis(0, 20)),
         };
         match put {
             Ok(()) => {
                 count += 1;
-                next = message(json, stream, count, dice.about(plan.largest));
+                next = message(json, stream, count, decisions.up_to(plan.largest));
             }
             Err(PutError::Full(_)) if matches!(way, Ways::Put) => actor.wrong("put found it full"),
             Err(error) if *error_message(&error) != next => actor.wrong("another was handed back"),
             Err(PutError::Full(_)) => thread::sleep(Duration::from_millis(1)),
             Err(PutError::Closed(_)) => break,
         }
-        nap(&mut dice, plan.naps);
+        nap(&mut decisions, plan.naps);
     }
     actor.note(Fact::Accepted {
         side: actor.side,
@@ -559,11 +559,11 @@ fn feed(ws: Websocket, plan: &Feeder, actor: &Actor) {
     };
     let source = Subscription::from(receiver.clone());
     let signal = ws.closed_signal().clone();
-    let mut dice = Dice::new(plan.seed);
+    let mut decisions = Decisions::from_seed(plan.seed);
     let mut sent = 0;
     let mut closing = false;
     while sent < plan.messages && !closing {
-        let next = message(actor.book.json, SOURCE, sent, dice.about(plan.largest));
+        let next = message(actor.book.json, SOURCE, sent, decisions.up_to(plan.largest));
         let mut next = Some(next);
         while let (Some(message), false) = (next.take(), closing) {
             match sender.try_send(message) {
@@ -582,7 +582,7 @@ fn feed(ws: Websocket, plan: &Feeder, actor: &Actor) {
                 actor.wrong("another source is active");
             }
         }
-        nap(&mut dice, plan.naps);
+        nap(&mut decisions, plan.naps);
     }
     drop(ws);
     let _ = signal.recv();

@@ -5,6 +5,15 @@
 pub mod tls;
 pub mod wire;
 
+pub mod decisions;
+mod direction;
+pub mod faults;
+pub mod frames;
+#[cfg(target_os = "linux")]
+pub mod proxy;
+pub mod script;
+pub mod transport;
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -144,20 +153,16 @@ pub fn read_head(stream: &mut TcpStream) -> String {
 
 /// A frame as a client sends it, masked with zeros.
 pub fn masked_frame(first_byte: u8, payload: &[u8]) -> Vec<u8> {
-    assert!(payload.len() < 126);
-    let head = [first_byte, 0x80 | payload.len() as u8, 0, 0, 0, 0];
-    [&head, payload].concat()
+    let mut frame = Vec::new();
+    frames::push_frame(&mut frame, first_byte, payload, Some([0; 4]));
+    frame
 }
 
 /// The code of the Close frame that comes next; other frames are skipped.
 pub fn read_close_code(stream: &mut TcpStream) -> u16 {
     loop {
-        let mut head = [0; 2];
-        stream.read_exact(&mut head).unwrap();
-        assert!(head[1] < 126, "only short frames are expected");
-        let mut payload = vec![0; head[1] as usize];
-        stream.read_exact(&mut payload).unwrap();
-        if head[0] == 0x88 {
+        let (first, payload) = frames::read_frame(stream).unwrap();
+        if first == 0x88 {
             return u16::from_be_bytes([payload[0], payload[1]]);
         }
     }
