@@ -242,16 +242,12 @@ pub fn again_with(test: &str, environment: &[(&str, &str)], limit: Duration) {
         .envs(environment.iter().copied())
         // In glibc, so that what one thread has given back is there for the others.
         .env("MALLOC_ARENA_MAX", "1")
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut stderr = child.stderr.take().unwrap();
-    let telling = thread::spawn(move || {
-        let mut told = String::new();
-        let _ = stderr.read_to_string(&mut told);
-        told
-    });
+    let stdout = read_on_a_thread(child.stdout.take().unwrap());
+    let stderr = read_on_a_thread(child.stderr.take().unwrap());
     let start = Instant::now();
     let ended = loop {
         match child.try_wait().unwrap() {
@@ -263,11 +259,20 @@ pub fn again_with(test: &str, environment: &[(&str, &str)], limit: Duration) {
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    let told = telling.join().unwrap();
+    let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
     match ended {
-        None => panic!("the process does not end; it said:\n{told}"),
-        Some(status) => assert!(status.success(), "{status}; it said:\n{told}"),
+        None => panic!("the process does not end; it wrote:\n{stderr}"),
+        Some(status) => assert!(status.success(), "{status}; it wrote:\n{stderr}"),
     }
+    assert!(stdout.contains("running 1 test\n"), "no test is called {test}");
+}
+
+fn read_on_a_thread(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = from.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 pub fn is_closed_by_peer(error: &Error) -> bool {

@@ -1,0 +1,156 @@
+//! An attempt to connect, and the pause before the next, can be given up.
+
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use rtcbot_websocket::{Backoff, Error, Options};
+
+use crate::HOUR;
+use crate::testkit::wire::{Wire, over_each};
+use crate::testkit::{DEADLINE, eventually, within};
+
+/// Closes what is connecting and has come as far as `reached` says, which would take an hour more.
+fn close_while_connecting(wire: &Wire, url: &str, reached: impl FnOnce()) {
+    let ws = wire
+        .options()
+        .connect_timeout(HOUR)
+        .close_timeout(HOUR)
+        .connect(url)
+        .unwrap();
+    let waiting = thread::spawn({
+        let ws = ws.clone();
+        move || ws.wait_ready()
+    });
+    reached();
+    let closing = ws.clone();
+    within(DEADLINE, move || closing.close()).unwrap();
+    assert!(ws.is_closed() && ws.error().is_none());
+    let error = within(DEADLINE, move || waiting.join().unwrap()).unwrap_err();
+    assert!(error.is_orderly(), "{error}");
+}
+
+// IXWebSocket 151: `stop()` waits for what is under way. (No look-up can be made slow here: a test beside it, in
+// `src/net/connect.rs`, sees to that it can be given up.)
+#[test]
+#[cfg(target_os = "linux")]
+fn close_during_the_tcp_connection_returns_at_once() {
+    let listener = TcpListener::bind((crate::testkit::own_address(), 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    // The smallest backlog: one is taken, and the others' SYN goes unanswered.
+    rustix::net::listen(&listener, 0).unwrap();
+    let _first = TcpStream::connect(address).unwrap();
+    // As in proc_net_tcp(5): the remote port, and the state SYN_SENT.
+    let connecting = format!(":{:04X} 02 ", address.port());
+    close_while_connecting(&Wire::Ws, &format!("ws://{address}/"), || {
+        eventually("a SYN was sent", || {
+            let sockets = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+            sockets.contains(&connecting)
+        });
+    });
+}
+
+#[test]
+fn close_during_the_tls_handshake_returns_at_once() {
+    // Over `ws` it is the only one.
+    over_each(|wire| {
+        let (listener, url) = wire.listen();
+        let mut silent = None;
+        close_while_connecting(wire, &url, || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+            silent = Some(stream);
+        });
+    });
+}
+
+#[test]
+fn close_during_the_websocket_handshake_returns_at_once() {
+    over_each(|wire| {
+        let (listener, url) = wire.listen();
+        let mut silent = None;
+        close_while_connecting(wire, &url, || {
+            let (mut stream, _) = wire.accept_bytes(&listener);
+            stream.read_exact(&mut [0]).unwrap();
+            silent = Some(stream);
+        });
+    });
+}
+
+#[test]
+fn close_at_once_after_connect_ends_whatever_connecting_was_doing() {
+    for n in 0..300 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let host = if n % 2 == 0 { "localhost" } else { "127.0.0.1" };
+        let client = Options::new()
+            .connect_timeout(HOUR)
+            .close_timeout(HOUR)
+            .connect(format!("ws://{host}:{port}"))
+            .unwrap();
+        for _ in 0..n {
+            std::hint::spin_loop();
+        }
+        within(DEADLINE, move || client.close()).unwrap();
+    }
+}
+
+// IXWebSocket 151: `stop()` waits for the next attempt to connect.
+#[test]
+fn close_between_two_attempts_returns_at_once_and_wakes_who_waits() {
+    over_each(|wire| {
+        for n in 0..100 {
+            let (listener, url) = wire.listen();
+            let hour = Backoff {
+                initial: HOUR,
+                max: HOUR,
+                jitter: 0.0,
+                ..Backoff::default()
+            };
+            let ws = wire.options().reconnect(hour).connect(url).unwrap();
+            drop(wire.accept(&listener));
+            eventually("the loss", || ws.last_error().is_some());
+            let getting = thread::spawn({
+                let ws = ws.clone();
+                move || ws.get()
+            });
+            match n % 2 {
+                0 => within(DEADLINE, move || ws.close()).unwrap(),
+                _ => {
+                    // By another thread, while this one has no handle left.
+                    let closed = ws.closed_signal().clone();
+                    thread::spawn(move || ws.close());
+                    within(DEADLINE, move || closed.recv()).unwrap_err();
+                }
+            }
+            let end = within(DEADLINE, move || getting.join().unwrap());
+            assert!(matches!(end, Err(Error::Closed(_))), "{end:?}");
+        }
+    });
+}
+
+// websocket-client 974: it reconnects only once.
+#[test]
+fn it_reconnects_as_often_as_it_is_cut_off() {
+    over_each(|wire| {
+        let (listener, url) = wire.listen();
+        let soon = Backoff {
+            initial: Duration::from_millis(1),
+            max: Duration::from_millis(20),
+            ..Backoff::default()
+        };
+        let mut options = wire.options();
+        let ws = options.json(false).reconnect(soon).connect(url).unwrap();
+        for n in 0..100u32 {
+            let mut raw = wire.accept(&listener);
+            ws.put(n.to_string()).unwrap();
+            assert_eq!(raw.read().unwrap().to_text().unwrap(), n.to_string());
+            raw.send(n.to_string().into()).unwrap();
+            assert_eq!(ws.get_timeout(DEADLINE).unwrap(), *n.to_string());
+        }
+        let _last = wire.accept(&listener);
+        eventually("the last", || ws.stats().reconnects == 100);
+        ws.wait_ready_timeout(DEADLINE).unwrap();
+    });
+}
