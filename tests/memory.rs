@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use rtcbot_websocket::{CloseFrame, Error, Options, Queue, Websocket, json};
-use testkit::{DEADLINE, within};
+use testkit::{DEADLINE, pinging, within};
 
 #[test]
 fn messages_go_both_ways() {
@@ -78,11 +78,7 @@ fn dropping_one_end_ends_the_other() {
 #[test]
 fn a_peer_that_takes_nothing_is_given_up() {
     let tick = Duration::from_millis(50);
-    let (operator, robot) = Options::new()
-        .ping_interval(tick)
-        .ping_timeout(tick)
-        .receive_queue(Queue::Block(1))
-        .pair();
+    let (operator, robot) = pinging(tick).receive_queue(Queue::Block(1)).pair();
     // Never taken from, so the robot stops reading.
     let _unread = robot.subscribe();
     let flooding = thread::spawn({

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rtcbot_websocket::{Error, Options, Queue, Server, ServerHandle, Side, Websocket, http, json};
-use testkit::{DEADLINE, UPGRADE, eventually, pair_over, read_head, within};
+use testkit::{DEADLINE, UPGRADE, eventually, eventually_asleep, pair_over, read_head, within};
 
 fn server() -> Server {
     Server::bind((testkit::own_address(), 0)).unwrap()
@@ -444,13 +444,14 @@ fn the_iterator_ends_when_the_shutdown_does() {
     let taken = client.subscribe_with(Queue::Block(1));
     let handle = server.handle();
     let shutting_down = thread::spawn(move || handle.shutdown(DEADLINE).unwrap());
+    let last = peer.clone();
     let iterating = thread::spawn(move || {
         assert!(server.next().is_none());
+        // Not before all connections have been closed, which the client delays.
+        assert!(last.is_closed());
         server
     });
     eventually("the shutdown", || peer.sent_close().is_some());
-    thread::sleep(Duration::from_millis(50));
-    assert!(!iterating.is_finished());
     while taken.get_timeout(DEADLINE).is_ok() {}
     within(DEADLINE, move || iterating.join()).unwrap();
     assert!(peer.is_closed());
@@ -571,6 +572,7 @@ fn a_client_that_sends_a_body_gets_its_answer() {
     let request = server.next_timeout(DEADLINE).unwrap();
     request.respond(404, "nothing here").unwrap();
     // The body comes late. If the socket were closed by now, this would reset the connection.
+    // Nothing can be awaited here: the answer comes before the socket could be closed.
     thread::sleep(Duration::from_millis(50));
     stream.write_all(&[b'x'; 50_000]).unwrap();
     let start = Instant::now();
@@ -736,9 +738,10 @@ fn the_iterator_ends_with_the_last_of_several_shutdowns() {
     let short = thread::spawn(move || handle.shutdown(Duration::from_millis(200)));
     eventually("the shutdown", || peer.sent_close().is_some());
     let handle = server.handle();
-    let iterating = thread::spawn(move || server.next().is_none());
-    // It waits for the first by the time that there is a second.
-    thread::sleep(Duration::from_millis(50));
+    let iterating = thread::Builder::new().name("iterating".to_owned());
+    let iterating = iterating.spawn(move || server.next().is_none()).unwrap();
+    // It waits for the first shutdown before the second begins.
+    eventually_asleep("iterating", 1);
     let long = thread::spawn(move || handle.shutdown(Duration::from_secs(3600)));
     let short = within(DEADLINE, move || short.join()).unwrap();
     assert!(matches!(short, Err(Error::Timeout)), "{short:?}");

@@ -94,22 +94,28 @@ fn patient_client(wire: &Wire) -> (Websocket, TcpListener) {
     (options.connect(url).unwrap(), listener)
 }
 
+/// Calls `f` in each callback of a client, with the only handle to it. Panics if `f` does not
+/// return.
+fn in_each_callback(wire: &Wire, f: impl Fn(Callback, Websocket) + Copy + Send + 'static) {
+    for callback in CALLBACKS {
+        // Shown when it fails.
+        eprintln!("{callback:?}");
+        let (client, listener) = patient_client(wire);
+        let (sender, returned) = bounded(1);
+        callback.register(client, move |ws| {
+            f(callback, ws);
+            sender.send(()).unwrap();
+        });
+        callback.provoke(wire.accept(&listener));
+        assert_eq!(returned.recv_timeout(DEADLINE), Ok(()), "{callback:?}");
+    }
+}
+
 // IXWebSocket 223: the callback for the end joins a thread that is sending, and neither gets on.
 #[test]
 fn any_method_may_be_called_from_any_callback() {
     over_each(|wire| {
-        for callback in CALLBACKS {
-            eprintln!("{callback:?}");
-            let (client, listener) = patient_client(wire);
-            let (sender, done) = bounded(1);
-            callback.register(client, move |ws| {
-                call_everything(&ws, callback);
-                sender.send(()).unwrap();
-            });
-            callback.provoke(wire.accept(&listener));
-            done.recv_timeout(DEADLINE)
-                .unwrap_or_else(|_| panic!("{callback:?}"));
-        }
+        in_each_callback(wire, |callback, ws| call_everything(&ws, callback));
     });
 }
 
@@ -171,19 +177,11 @@ fn call_everything(ws: &Websocket, callback: Callback) {
 #[test]
 fn the_last_handle_may_be_dropped_in_any_callback() {
     over_each(|wire| {
-        for callback in CALLBACKS {
-            eprintln!("{callback:?}");
-            let (client, listener) = patient_client(wire);
-            let (sender, done) = bounded(1);
-            // It has the only one.
-            callback.register(client, move |ws| {
-                let weak = ws.downgrade();
-                drop(ws);
-                sender.send(weak.upgrade().is_none()).unwrap();
-            });
-            callback.provoke(wire.accept(&listener));
-            assert_eq!(done.recv_timeout(DEADLINE), Ok(true), "{callback:?}");
-        }
+        in_each_callback(wire, |_, ws| {
+            let weak = ws.downgrade();
+            drop(ws);
+            assert!(weak.upgrade().is_none());
+        });
     });
 }
 

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use rtcbot_websocket::{Backoff, Message, Options, Queue, Websocket};
 use tungstenite::protocol::CloseFrame;
 
-use testkit::{DEADLINE, eventually, own_address, read_head};
+use testkit::{DEADLINE, eventually, own_address, pump, read_head};
 
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -101,7 +101,7 @@ fn close(raw: &mut Raw, code: u16) {
     let code = code.into();
     raw.close(Some(CloseFrame { code, reason })).unwrap();
     // Until the client has answered, and ended.
-    while raw.read().is_ok() {}
+    pump(raw);
 }
 
 fn events(ws: &Websocket) -> Receiver<String> {

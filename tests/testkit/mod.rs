@@ -138,6 +138,27 @@ pub const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: localhost\r\nUpgrade: web
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\n\r\n";
 
+/// Options by which a peer that does not answer is given up after two ticks.
+pub fn pinging(tick: Duration) -> Options {
+    Options::new()
+        .ping_interval(tick)
+        .ping_timeout(tick)
+        .clone()
+}
+
+/// Sends messages on a thread until nothing more can be sent, and reads nothing.
+pub fn flood(mut stream: TcpStream) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let frames = masked_frame(0x82, &[0; 125]).repeat(1000);
+        while stream.write_all(&frames).is_ok() {}
+    })
+}
+
+/// Reads, and answers pings and a Close frame, until the end.
+pub fn pump<S: Read + Write>(raw: &mut tungstenite::WebSocket<S>) {
+    while raw.read().is_ok() {}
+}
+
 /// Reads up to the empty line, byte by byte.
 pub fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
@@ -264,7 +285,10 @@ pub fn again_with(test: &str, environment: &[(&str, &str)], limit: Duration) {
         None => panic!("the process does not end; it wrote:\n{stderr}"),
         Some(status) => assert!(status.success(), "{status}; it wrote:\n{stderr}"),
     }
-    assert!(stdout.contains("running 1 test\n"), "no test is called {test}");
+    assert!(
+        stdout.contains("running 1 test\n"),
+        "no test is called {test}"
+    );
 }
 
 fn read_on_a_thread(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {

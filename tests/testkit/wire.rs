@@ -164,7 +164,7 @@ pub struct Raw {
 impl Raw {
     /// Reads, and answers what asks for an answer, until the end.
     pub fn pump(mut self) {
-        while self.codec.read().is_ok() {}
+        super::pump(&mut self.codec);
     }
 }
 
