@@ -183,8 +183,8 @@ fn a_full_queue_that_blocks_holds_the_peer_back_and_loses_nothing() {
 }
 
 #[test]
-fn a_queue_that_drops_takes_no_more_than_it_holds_and_keeps_the_newest() {
-    let test = "a_queue_that_drops_takes_no_more_than_it_holds_and_keeps_the_newest";
+fn a_queue_that_drops_stays_within_its_capacity_and_keeps_the_newest_messages() {
+    let test = "a_queue_that_drops_stays_within_its_capacity_and_keeps_the_newest_messages";
     alone_over_each(test, |wire| {
         for (queue, kept) in [(Queue::DropOldest(64), 64), (Queue::Latest, 1)] {
             let (client, raw) = wire.client_and_raw(|_| {});
@@ -218,8 +218,8 @@ fn a_queue_without_limit_keeps_everything() {
 }
 
 #[test]
-fn what_comes_before_anybody_has_subscribed_is_kept_within_its_limit() {
-    let test = "what_comes_before_anybody_has_subscribed_is_kept_within_its_limit";
+fn messages_that_arrive_before_the_first_subscription_are_kept_up_to_the_limit() {
+    let test = "messages_that_arrive_before_the_first_subscription_are_kept_up_to_the_limit";
     alone_over_each(test, |wire| {
         let (client, raw) = wire.client_and_raw(|_| {});
         let limit = Limit::of(4 * MIB);
@@ -257,8 +257,8 @@ fn a_paused_connection_holds_the_peer_back_and_loses_nothing() {
 }
 
 #[test]
-fn a_callback_that_is_too_slow_holds_the_peer_back_and_misses_nothing() {
-    let test = "a_callback_that_is_too_slow_holds_the_peer_back_and_misses_nothing";
+fn a_slow_callback_holds_the_peer_back_and_receives_every_message() {
+    let test = "a_slow_callback_holds_the_peer_back_and_receives_every_message";
     alone_over_each(test, |wire| {
         for workers in [0, 4] {
             let (client, raw) = wire.client_and_raw(|_| {});
@@ -290,8 +290,8 @@ fn a_callback_that_is_too_slow_holds_the_peer_back_and_misses_nothing() {
 }
 
 #[test]
-fn a_full_channel_holds_the_peer_back_and_misses_nothing() {
-    let test = "a_full_channel_holds_the_peer_back_and_misses_nothing";
+fn a_full_channel_holds_the_peer_back_and_receives_every_message() {
+    let test = "a_full_channel_holds_the_peer_back_and_receives_every_message";
     alone_over_each(test, |wire| {
         let (client, raw) = wire.client_and_raw(|_| {});
         let (sender, messages) = bounded(64);
@@ -308,8 +308,8 @@ fn a_full_channel_holds_the_peer_back_and_misses_nothing() {
 }
 
 #[test]
-fn what_is_piped_into_a_stalled_connection_holds_its_sender_back_and_loses_nothing() {
-    let test = "what_is_piped_into_a_stalled_connection_holds_its_sender_back_and_loses_nothing";
+fn a_pipe_into_a_stalled_connection_holds_its_sender_back_and_loses_nothing() {
+    let test = "a_pipe_into_a_stalled_connection_holds_its_sender_back_and_loses_nothing";
     alone_over_each(test, |wire| {
         for as_source in [false, true] {
             let (from, flooding) = wire.client_and_raw(|_| {});
@@ -333,9 +333,9 @@ fn what_is_piped_into_a_stalled_connection_holds_its_sender_back_and_loses_nothi
 }
 
 #[test]
-fn pings_of_a_peer_that_takes_no_pong_take_no_memory() {
+fn pings_from_a_peer_that_reads_no_pong_use_no_memory() {
     const COUNT: u32 = 60_000;
-    let test = "pings_of_a_peer_that_takes_no_pong_take_no_memory";
+    let test = "pings_from_a_peer_that_reads_no_pong_use_no_memory";
     alone_over_each(test, |wire| {
         let (client, mut raw) = wire.client_and_raw(|options| {
             options.send_queue(MIB);
@@ -370,8 +370,9 @@ fn pings_of_a_peer_that_takes_no_pong_take_no_memory() {
 }
 
 #[test]
-fn a_peer_that_stops_reading_makes_put_nowait_say_full_and_gets_all_that_was_accepted() {
-    let test = "a_peer_that_stops_reading_makes_put_nowait_say_full_and_gets_all_that_was_accepted";
+fn put_nowait_returns_full_when_the_peer_stops_reading_and_every_accepted_message_arrives() {
+    let test =
+        "put_nowait_returns_full_when_the_peer_stops_reading_and_every_accepted_message_arrives";
     alone_over_each(test, |wire| {
         let (client, mut raw) = wire.client_and_raw(|options| {
             options.send_queue(4 * MIB);
@@ -407,8 +408,8 @@ fn a_peer_that_stops_reading_makes_put_nowait_say_full_and_gets_all_that_was_acc
 }
 
 #[test]
-fn puts_that_wait_for_a_peer_that_stops_reading_are_all_sent_once_and_in_order() {
-    let test = "puts_that_wait_for_a_peer_that_stops_reading_are_all_sent_once_and_in_order";
+fn puts_that_wait_for_a_peer_that_stops_reading_are_sent_once_and_in_order() {
+    let test = "puts_that_wait_for_a_peer_that_stops_reading_are_sent_once_and_in_order";
     alone_over_each(test, |wire| {
         let (client, mut raw) = wire.client_and_raw(|options| {
             options.send_queue(MIB);
@@ -443,8 +444,8 @@ fn puts_that_wait_for_a_peer_that_stops_reading_are_all_sent_once_and_in_order()
 }
 
 #[test]
-fn a_source_is_not_read_while_the_peer_takes_nothing_and_loses_nothing() {
-    let test = "a_source_is_not_read_while_the_peer_takes_nothing_and_loses_nothing";
+fn a_source_is_not_read_while_the_peer_reads_nothing_and_loses_nothing() {
+    let test = "a_source_is_not_read_while_the_peer_reads_nothing_and_loses_nothing";
     alone_over_each(test, |wire| {
         let (client, mut raw) = wire.client_and_raw(|_| {});
         let (sender, source) = bounded::<Message>(64);
@@ -460,8 +461,9 @@ fn a_source_is_not_read_while_the_peer_takes_nothing_and_loses_nothing() {
 }
 
 #[test]
-fn everything_at_once_stays_within_its_limits_and_gets_what_it_is_to_get() {
-    let test = "everything_at_once_stays_within_its_limits_and_gets_what_it_is_to_get";
+fn all_kinds_of_consumers_together_stay_within_their_limits_and_receive_their_messages() {
+    let test =
+        "all_kinds_of_consumers_together_stay_within_their_limits_and_receive_their_messages";
     alone_over_each(test, |wire| {
         // A peer that floods and does not read, all of which is to go back to it; and beside that a queue of each
         // kind and slow callbacks of both kinds.
@@ -532,49 +534,54 @@ impl log::Log for Warnings {
 static WARNINGS: Warnings = Warnings(Mutex::new(Vec::new()));
 
 #[test]
-fn what_has_been_full_for_a_second_is_warned_of_once() {
-    alone("what_has_been_full_for_a_second_is_warned_of_once", || {
-        log::set_logger(&WARNINGS).unwrap();
-        log::set_max_level(log::LevelFilter::Warn);
-        let about = |id: SubscriptionId| {
-            let warnings = WARNINGS.0.lock();
-            let name = format!("{id:?} has been full for a second");
-            warnings.iter().filter(|text| text.contains(&name)).count()
-        };
-        let (go, gate) = bounded::<()>(0);
-        let forgotten: Vec<(Websocket, Websocket, SubscriptionId)> = (0..4)
-            .map(|kind| {
-                let (client, server) = testkit::pair();
-                let gate = gate.clone();
-                let id = match kind {
-                    0 => {
-                        let unread = client.subscribe();
-                        let id = *unread.as_ref();
-                        std::mem::forget(unread);
-                        id
+fn a_consumer_that_stays_full_for_a_second_is_logged_once() {
+    alone(
+        "a_consumer_that_stays_full_for_a_second_is_logged_once",
+        || {
+            log::set_logger(&WARNINGS).unwrap();
+            log::set_max_level(log::LevelFilter::Warn);
+            let about = |id: SubscriptionId| {
+                let warnings = WARNINGS.0.lock();
+                let name = format!("{id:?} has been full for a second");
+                warnings.iter().filter(|text| text.contains(&name)).count()
+            };
+            let (go, gate) = bounded::<()>(0);
+            let forgotten: Vec<(Websocket, Websocket, SubscriptionId)> = (0..4)
+                .map(|kind| {
+                    let (client, server) = testkit::pair();
+                    let gate = gate.clone();
+                    let id = match kind {
+                        0 => {
+                            let unread = client.subscribe();
+                            let id = *unread.as_ref();
+                            std::mem::forget(unread);
+                            id
+                        }
+                        1 => {
+                            let (sender, untaken) = bounded(1);
+                            std::mem::forget(untaken);
+                            client.subscribe_to(sender)
+                        }
+                        2 => client.subscribe_callback(move |_| gate.recv().unwrap_or_default()),
+                        _ => {
+                            client.subscribe_concurrent(1, move |_| gate.recv().unwrap_or_default())
+                        }
+                    };
+                    for n in 0..1100 {
+                        server.put(n).unwrap();
                     }
-                    1 => {
-                        let (sender, untaken) = bounded(1);
-                        std::mem::forget(untaken);
-                        client.subscribe_to(sender)
-                    }
-                    2 => client.subscribe_callback(move |_| gate.recv().unwrap_or_default()),
-                    _ => client.subscribe_concurrent(1, move |_| gate.recv().unwrap_or_default()),
-                };
-                for n in 0..1100 {
-                    server.put(n).unwrap();
-                }
-                (client, server, id)
-            })
-            .collect();
-        for (_, _, id) in &forgotten {
-            eventually("a warning", || about(*id) > 0);
-        }
-        // Full for another while.
-        thread::sleep(Duration::from_millis(1500));
-        for (_, _, id) in &forgotten {
-            assert_eq!(about(*id), 1);
-        }
-        drop(go);
-    });
+                    (client, server, id)
+                })
+                .collect();
+            for (_, _, id) in &forgotten {
+                eventually("a warning", || about(*id) > 0);
+            }
+            // Full for another while.
+            thread::sleep(Duration::from_millis(1500));
+            for (_, _, id) in &forgotten {
+                assert_eq!(about(*id), 1);
+            }
+            drop(go);
+        },
+    );
 }

@@ -313,7 +313,7 @@ fn notice_in_time(all: Vec<Websocket>) {
 }
 
 #[test]
-fn a_cable_that_is_pulled_in_mid_write_is_noticed_in_the_promised_time() {
+fn a_link_that_goes_down_during_a_write_is_noticed_within_the_ping_times() {
     Play::pulled_by(|urls| {
         let all = full_connections(urls, 8);
         for ws in &all {
@@ -325,11 +325,11 @@ fn a_cable_that_is_pulled_in_mid_write_is_noticed_in_the_promised_time() {
         pull();
         notice_in_time(all);
     })
-    .play("a_cable_that_is_pulled_in_mid_write_is_noticed_in_the_promised_time");
+    .play("a_link_that_goes_down_during_a_write_is_noticed_within_the_ping_times");
 }
 
 #[test]
-fn a_cable_that_is_pulled_in_mid_read_is_noticed_in_the_promised_time() {
+fn a_link_that_goes_down_during_a_read_is_noticed_within_the_ping_times() {
     Play::pulled_by(|urls| {
         let all = connections(urls, "/flood", 4, &options());
         for ws in &all {
@@ -342,11 +342,11 @@ fn a_cable_that_is_pulled_in_mid_read_is_noticed_in_the_promised_time() {
         pull();
         notice_in_time(all);
     })
-    .play("a_cable_that_is_pulled_in_mid_read_is_noticed_in_the_promised_time");
+    .play("a_link_that_goes_down_during_a_read_is_noticed_within_the_ping_times");
 }
 
 #[test]
-fn a_cable_that_is_pulled_from_an_idle_connection_is_noticed_in_the_promised_time() {
+fn a_link_that_goes_down_under_an_idle_connection_is_noticed_within_the_ping_times() {
     Play::pulled_by(|urls| {
         let all = connections(urls, "/quiet", 4, &options());
         // Some have a ping on its way then, and some have not.
@@ -354,7 +354,7 @@ fn a_cable_that_is_pulled_from_an_idle_connection_is_noticed_in_the_promised_tim
         pull();
         notice_in_time(all);
     })
-    .play("a_cable_that_is_pulled_from_an_idle_connection_is_noticed_in_the_promised_time");
+    .play("a_link_that_goes_down_under_an_idle_connection_is_noticed_within_the_ping_times");
 }
 
 /// Connections in all states; the cable is pulled.
@@ -367,7 +367,7 @@ fn pulled(urls: &str) -> Vec<Websocket> {
 }
 
 #[test]
-fn closing_over_a_pulled_cable_takes_no_longer_than_its_time_out() {
+fn close_over_a_link_that_is_down_ends_within_the_close_timeout() {
     Play::pulled_by(|urls| {
         let closed = times(pulled(urls), |ws| ws.close());
         let mut fine = closed.iter().map(|(after, result)| {
@@ -375,11 +375,11 @@ fn closing_over_a_pulled_cable_takes_no_longer_than_its_time_out() {
         });
         assert!(fine.all(|fine| fine), "{closed:?}");
     })
-    .play("closing_over_a_pulled_cable_takes_no_longer_than_its_time_out");
+    .play("close_over_a_link_that_is_down_ends_within_the_close_timeout");
 }
 
 #[test]
-fn a_cable_that_is_pulled_during_the_closing_handshake_does_not_put_its_end_off() {
+fn a_link_that_goes_down_during_the_closing_handshake_does_not_delay_its_end() {
     Play::pulled_by(|urls| {
         // Their answers would come behind all that they have yet to read.
         let all = full_connections(urls, 4);
@@ -394,11 +394,11 @@ fn a_cable_that_is_pulled_during_the_closing_handshake_does_not_put_its_end_off(
         });
         assert!(fine.all(|fine| fine), "{closed:?}");
     })
-    .play("a_cable_that_is_pulled_during_the_closing_handshake_does_not_put_its_end_off");
+    .play("a_link_that_goes_down_during_the_closing_handshake_does_not_delay_its_end");
 }
 
 #[test]
-fn dropping_the_last_handle_over_a_pulled_cable_takes_no_longer_than_linger() {
+fn dropping_the_last_handle_over_a_link_that_is_down_ends_within_linger() {
     Play::pulled_by(|urls| {
         let dropped = times(pulled(urls), drop);
         assert!(
@@ -406,11 +406,11 @@ fn dropping_the_last_handle_over_a_pulled_cable_takes_no_longer_than_linger() {
             "{dropped:?}"
         );
     })
-    .play("dropping_the_last_handle_over_a_pulled_cable_takes_no_longer_than_linger");
+    .play("dropping_the_last_handle_over_a_link_that_is_down_ends_within_linger");
 }
 
 #[test]
-fn shutting_down_over_a_pulled_cable_takes_no_longer_than_allowed() {
+fn a_server_shutdown_over_a_link_that_is_down_ends_within_its_timeout() {
     Play {
         server: || {
             let servers = servers(NEAR);
@@ -455,11 +455,11 @@ fn shutting_down_over_a_pulled_cable_takes_no_longer_than_allowed() {
         server_end: NEAR_END,
         deciding: NEAR_END,
     }
-    .play("shutting_down_over_a_pulled_cable_takes_no_longer_than_allowed");
+    .play("a_server_shutdown_over_a_link_that_is_down_ends_within_its_timeout");
 }
 
 #[test]
-fn when_the_cable_is_plugged_in_again_a_client_is_back_after_an_attempt_and_a_wait() {
+fn a_client_reconnects_within_one_attempt_and_one_wait_of_the_link_coming_up() {
     Play::pulled_by(|urls| {
         let mut options = options();
         options.connect_timeout(TIME).reconnect(Backoff {
@@ -481,7 +481,7 @@ fn when_the_cable_is_plugged_in_again_a_client_is_back_after_an_attempt_and_a_wa
             .map(|(after, result)| result.is_ok() && *after < 3 * TIME);
         assert!(fine.all(|fine| fine), "{back:?}");
     })
-    .play("when_the_cable_is_plugged_in_again_a_client_is_back_after_an_attempt_and_a_wait");
+    .play("a_client_reconnects_within_one_attempt_and_one_wait_of_the_link_coming_up");
 }
 
 /// Tries to connect to where nothing answers, and sees it end in time, at this stage.
@@ -497,17 +497,17 @@ fn try_to_connect(url: &str, awaited: &str) {
 }
 
 #[test]
-fn an_address_that_does_not_answer_is_tried_no_longer_than_the_time_out() {
+fn an_address_that_does_not_answer_is_tried_no_longer_than_the_connect_timeout() {
     Play::pulled_by(|_| try_to_connect("ws://10.77.0.99/", "a TCP connection"))
-        .play("an_address_that_does_not_answer_is_tried_no_longer_than_the_time_out");
+        .play("an_address_that_does_not_answer_is_tried_no_longer_than_the_connect_timeout");
 }
 
 #[test]
-fn a_name_server_that_does_not_answer_is_waited_for_no_longer_than_the_time_out() {
+fn a_name_server_that_does_not_answer_is_waited_for_no_longer_than_the_connect_timeout() {
     Play::pulled_by(|_| {
         let asked = fs::read_to_string("/etc/resolv.conf").unwrap();
         assert_eq!(asked, RESOLV_CONF);
         try_to_connect("ws://robot.example/", "the look-up of the host's name");
     })
-    .play("a_name_server_that_does_not_answer_is_waited_for_no_longer_than_the_time_out");
+    .play("a_name_server_that_does_not_answer_is_waited_for_no_longer_than_the_connect_timeout");
 }

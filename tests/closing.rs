@@ -22,7 +22,7 @@ fn frame(code: u16, reason: &str) -> Option<CloseFrame> {
 }
 
 #[test]
-fn closing_twice_is_closing_once() {
+fn a_second_close_has_no_effect() {
     let (client, server) = pair();
     client.close_with(4001, "first").unwrap();
     client.close_with(4002, "second").unwrap();
@@ -78,7 +78,7 @@ fn a_raw_peers_code_and_reason_are_seen() {
 }
 
 #[test]
-fn put_after_the_end_hands_the_message_back() {
+fn put_after_the_end_returns_the_message() {
     let (client, _server) = pair();
     client.close().unwrap();
     let put = client.put_nowait(json!({"a": 1}));
@@ -91,7 +91,7 @@ fn put_after_the_end_hands_the_message_back() {
 }
 
 #[test]
-fn close_sends_what_is_queued() {
+fn close_sends_the_queued_messages() {
     let (client, server) = pair();
     let subscription = server.subscribe_with(Queue::Unbounded);
     for n in 0..10_000 {
@@ -103,7 +103,7 @@ fn close_sends_what_is_queued() {
 }
 
 #[test]
-fn what_was_put_before_the_connection_is_ready_is_sent_even_if_it_is_closed_meanwhile() {
+fn messages_put_before_the_connection_is_ready_are_sent_even_if_it_is_closed_meanwhile() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let client = Websocket::connect(testkit::url(&server)).unwrap();
     client.put_nowait(json!("early")).unwrap();
@@ -119,7 +119,7 @@ fn what_was_put_before_the_connection_is_ready_is_sent_even_if_it_is_closed_mean
 }
 
 #[test]
-fn what_the_peer_closes_upon_is_answered_after_what_is_queued() {
+fn the_peers_close_frame_is_answered_after_the_queued_messages() {
     let (client, server) = pair();
     let subscription = client.subscribe_with(Queue::Unbounded);
     for n in 0..1000 {
@@ -165,7 +165,7 @@ fn messages_that_arrive_while_closing_are_delivered() {
 }
 
 #[test]
-fn dropping_the_last_handle_sends_what_is_queued_and_closes() {
+fn dropping_the_last_handle_sends_the_queued_messages_and_closes() {
     let (client, server) = pair();
     let subscription = server.subscribe();
     for n in 0..1000 {
@@ -190,7 +190,7 @@ fn dropping_the_last_handle_waits_no_longer_than_linger() {
 }
 
 #[test]
-fn a_panic_in_a_callback_or_sink_ends_nothing() {
+fn a_panic_in_a_callback_or_sink_leaves_the_connection_open() {
     struct Bomb;
     impl rtcbot_websocket::Sink<Message> for Bomb {
         fn put_nowait(&self, _: Message) -> Result<(), PutError<Message>> {
@@ -214,7 +214,7 @@ fn a_panic_in_a_callback_or_sink_ends_nothing() {
 }
 
 #[test]
-fn on_close_comes_after_the_callbacks_for_all_messages() {
+fn on_close_is_called_after_the_callbacks_for_all_messages() {
     let (client, server) = pair();
     let (sender, events) = unbounded();
     let on_close = sender.clone();
@@ -231,7 +231,7 @@ fn on_close_comes_after_the_callbacks_for_all_messages() {
 }
 
 #[test]
-fn a_peer_that_answers_no_ping_is_given_up() {
+fn a_peer_that_answers_no_ping_is_a_ping_timeout() {
     let tick = Duration::from_millis(50);
     let options = pinging(tick);
     // Never reads, so never answers.
@@ -246,7 +246,7 @@ fn a_peer_that_answers_no_ping_is_given_up() {
 }
 
 #[test]
-fn a_peer_that_sends_and_never_reads_is_given_up_though_its_messages_wait_to_go_back() {
+fn a_peer_that_never_reads_is_a_ping_timeout_while_its_messages_are_piped_back() {
     let tick = Duration::from_millis(50);
     let options = pinging(tick);
     let (server, stream) = server_and_bytes(&options);
@@ -259,7 +259,7 @@ fn a_peer_that_sends_and_never_reads_is_given_up_though_its_messages_wait_to_go_
 }
 
 #[test]
-fn a_peer_that_sends_and_never_reads_is_given_up_though_a_sink_waits_for_room() {
+fn a_peer_that_never_reads_is_a_ping_timeout_while_a_sink_waits_for_room() {
     struct Back(rtcbot_websocket::WeakWebsocket);
     impl rtcbot_websocket::Sink<Message> for Back {
         fn put_nowait(&self, message: Message) -> Result<(), rtcbot_websocket::PutError<Message>> {
@@ -277,7 +277,7 @@ fn a_peer_that_sends_and_never_reads_is_given_up_though_a_sink_waits_for_room() 
 }
 
 #[test]
-fn a_peer_that_is_slow_to_answer_the_close_frame_is_not_missed_for_its_pong() {
+fn no_pong_is_required_while_the_peer_is_slow_to_answer_the_close_frame() {
     let tick = Duration::from_millis(20);
     let options = pinging(tick);
     let (client, mut raw) = client_and_raw(&options);
@@ -293,7 +293,7 @@ fn a_peer_that_is_slow_to_answer_the_close_frame_is_not_missed_for_its_pong() {
 }
 
 #[test]
-fn every_time_out_may_be_as_long_as_there_is() {
+fn every_timeout_may_be_the_maximum_duration() {
     let longest = Duration::MAX;
     let options = Options::new()
         .connect_timeout(longest)
@@ -312,7 +312,7 @@ fn every_time_out_may_be_as_long_as_there_is() {
 }
 
 #[test]
-fn wait_ready_tells_of_a_connection_that_was_ready_and_has_ended() {
+fn wait_ready_succeeds_for_a_connection_that_was_ready_and_has_ended() {
     let (client, server) = pair();
     server.put_nowait(json!("one thing")).unwrap();
     server.close().unwrap();
@@ -345,7 +345,7 @@ fn pings_are_answered_both_ways_on_an_idle_connection() {
 }
 
 #[test]
-fn a_full_subscription_is_not_held_against_the_peer() {
+fn a_full_subscription_is_not_a_ping_timeout() {
     let tick = Duration::from_millis(20);
     let options = pinging(tick).receive_queue(Queue::Block(1)).clone();
     let (client, mut raw) = client_and_raw(&options);
@@ -398,7 +398,7 @@ fn a_dropped_websocket_reports_its_linger_and_how_many_messages_were_not_sent() 
 }
 
 #[test]
-fn a_peer_that_closes_and_does_not_read_costs_one_time_out_and_its_close_is_told() {
+fn a_peer_that_closes_and_does_not_read_costs_one_timeout_and_its_close_is_reported() {
     let options = Options::new()
         .close_timeout(Duration::from_millis(300))
         .clone();
@@ -426,7 +426,7 @@ fn a_server_may_accept_and_close_at_once_and_the_client_sees_why() {
 }
 
 #[test]
-fn a_long_message_on_its_way_in_is_a_sign_of_life() {
+fn a_long_message_that_is_arriving_prevents_a_ping_timeout() {
     let tick = Duration::from_millis(300);
     let options = pinging(tick);
     let (server, mut stream) = server_and_bytes(&options);
@@ -449,7 +449,7 @@ fn a_long_message_on_its_way_in_is_a_sign_of_life() {
 }
 
 #[test]
-fn empty_messages_take_room_too() {
+fn empty_messages_use_room_in_the_send_queue() {
     let options = Options::new()
         .send_queue(1000)
         .linger(Duration::ZERO)
@@ -461,7 +461,7 @@ fn empty_messages_take_room_too() {
 }
 
 #[test]
-fn connections_can_be_told_apart() {
+fn connections_have_different_names() {
     let (client, server) = pair();
     assert_eq!(client, client.clone());
     assert_ne!(client, server);
@@ -483,7 +483,7 @@ fn a_weak_handle_does_not_keep_a_connection_open() {
 }
 
 #[test]
-fn the_reason_of_the_end_is_there_for_whoever_asks() {
+fn the_reason_of_the_end_is_reported_by_every_method() {
     let (client, server) = pair();
     assert!(client.end_reason().is_none());
     server.close_with(4001, "enough").unwrap();
@@ -493,7 +493,7 @@ fn the_reason_of_the_end_is_there_for_whoever_asks() {
 }
 
 #[test]
-fn a_close_from_a_sink_is_over_in_time_though_the_peer_reads_nothing() {
+fn close_in_a_sink_ends_in_time_when_the_peer_reads_nothing() {
     struct Closer(rtcbot_websocket::WeakWebsocket);
     impl rtcbot_websocket::Sink<Message> for Closer {
         fn put_nowait(&self, _: Message) -> Result<(), PutError<Message>> {
@@ -515,7 +515,7 @@ fn a_close_from_a_sink_is_over_in_time_though_the_peer_reads_nothing() {
 }
 
 #[test]
-fn a_late_pong_behind_other_messages_is_no_time_out() {
+fn a_pong_that_is_late_behind_other_messages_is_not_a_ping_timeout() {
     // Twice that is the longest pause that a busy machine may make between two messages.
     let tick = Duration::from_millis(300);
     let options = Options::new()
@@ -551,7 +551,7 @@ fn ping_times_of_zero_turn_pings_off() {
 }
 
 #[test]
-fn a_callback_that_was_not_needed_may_panic_when_it_is_dropped() {
+fn an_unused_callback_may_panic_when_it_is_dropped() {
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -598,7 +598,7 @@ fn a_sink_may_panic_when_it_is_dropped() {
 }
 
 #[test]
-fn what_the_settings_own_may_panic_when_it_is_dropped() {
+fn a_value_that_the_options_own_may_panic_when_it_is_dropped() {
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -627,7 +627,7 @@ fn what_the_settings_own_may_panic_when_it_is_dropped() {
 fn drop_nothing<T>(_: &T) {}
 
 #[test]
-fn closing_with_every_message_takes_one_thread_and_not_one_each() {
+fn close_for_every_message_uses_one_thread_in_all() {
     struct Closer(
         rtcbot_websocket::WeakWebsocket,
         crossbeam_channel::Sender<usize>,
@@ -651,7 +651,7 @@ fn closing_with_every_message_takes_one_thread_and_not_one_each() {
 }
 
 #[test]
-fn a_close_that_is_given_up_before_its_time_says_when() {
+fn a_close_that_fails_before_its_timeout_reports_when() {
     let tick = Duration::from_millis(100);
     let options = pinging(tick).close_timeout(DEADLINE).clone();
     let (client, _raw) = client_and_raw(&options);
@@ -664,7 +664,7 @@ fn a_close_that_is_given_up_before_its_time_says_when() {
 }
 
 #[test]
-fn an_end_in_order_is_told_only_to_who_got_all_before_it() {
+fn an_orderly_end_is_reported_only_to_subscriptions_that_received_every_message() {
     // Whoever cannot write any more reads on for as long as closing may take, and then drops what a slow
     // reader has had no room for. The peer's Close frame, which comes after that, is not the end of all
     // that was said, then.
@@ -707,7 +707,7 @@ fn an_end_in_order_is_told_only_to_who_got_all_before_it() {
 }
 
 #[test]
-fn who_leaves_while_the_connection_closes_is_let_go_of_at_once() {
+fn a_subscription_that_is_removed_while_the_connection_closes_ends_immediately() {
     let options = Options::new().close_timeout(20 * DEADLINE).clone();
     let (client, mut raw) = client_and_raw(&options);
     let (subscription, kept) = (client.subscribe(), client.subscribe());
@@ -755,7 +755,7 @@ impl HangUp {
 
 // websockets 877, ws 1172, WebSocket-Node 137
 #[test]
-fn the_peers_close_frame_is_the_one_truth_about_the_end_though_messages_were_not_sent() {
+fn the_peers_close_frame_is_the_reason_of_the_end_even_if_messages_were_not_sent() {
     over_each(|wire| {
         for hang_up in [HangUp::Reset, HangUp::End].repeat(10) {
             for reconnect in [false, true] {
@@ -801,7 +801,7 @@ fn the_peers_close_frame_is_the_one_truth_about_the_end_though_messages_were_not
 }
 
 #[test]
-fn a_client_that_reconnects_obeys_the_peers_close_frame_though_messages_were_not_sent() {
+fn a_reconnecting_client_obeys_the_peers_close_frame_even_if_messages_were_not_sent() {
     over_each(|wire| {
         for hang_up in [HangUp::Reset, HangUp::End].repeat(3) {
             let mut options = wire.options();

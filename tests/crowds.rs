@@ -71,7 +71,7 @@ fn assert_clients_are_served(url: &str, options: &Options, count: usize) {
 }
 
 #[test]
-fn clients_that_have_not_sent_a_head_take_no_place() {
+fn clients_that_have_not_sent_a_head_do_not_count_as_connections() {
     for beginning in ["", "G", &UPGRADE[..UPGRADE.len() - 1]] {
         let server = Server::bind((testkit::own_address(), 0))
             .unwrap()
@@ -94,7 +94,7 @@ fn clients_that_have_not_sent_a_head_take_no_place() {
 
 #[test]
 #[cfg(feature = "native-tls")]
-fn tls_handshakes_that_stall_take_no_place() {
+fn stalled_tls_handshakes_do_not_count_as_connections() {
     // A record of 512 bytes that holds a ClientHello is announced.
     for beginning in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"] {
         let pki = testkit::tls::pki();
@@ -237,7 +237,7 @@ fn ask_for_many(addresses: &[SocketAddr], count: usize) -> (Vec<TcpStream>, usiz
 
 #[test]
 #[cfg(target_os = "linux")]
-fn strangers_leave_the_program_threads() {
+fn silent_clients_use_none_of_the_programs_threads() {
     let (mut program, [one, two, _]) = Program::start("-v 400000");
     let (connected, refused) = ask_for_many(&[one, two], 120);
     assert!(connected.len() >= 10, "{} connected", connected.len());
@@ -249,7 +249,7 @@ fn strangers_leave_the_program_threads() {
 }
 
 #[test]
-fn strangers_leave_the_program_descriptors() {
+fn silent_clients_leave_descriptors_for_the_program() {
     let (mut program, [one, two, _]) = Program::start("-n 100");
     let (connected, refused) = ask_for_many(&[one, two], 120);
     assert!(connected.len() >= 30, "{} connected", connected.len());
@@ -263,7 +263,7 @@ fn strangers_leave_the_program_descriptors() {
 }
 
 #[test]
-fn clients_are_served_among_silent_ones_that_take_all_descriptors() {
+fn clients_are_served_when_silent_clients_have_taken_all_descriptors() {
     let (_program, addresses) = Program::start("-n 100");
     let _silent = strangers(&addresses, 200, b"");
     for address in addresses {
@@ -272,7 +272,7 @@ fn clients_are_served_among_silent_ones_that_take_all_descriptors() {
 }
 
 #[test]
-fn a_silent_client_goes_when_the_program_has_taken_the_last_descriptor() {
+fn a_silent_client_is_disconnected_when_the_program_has_taken_the_last_descriptor() {
     let (mut program, [.., all]) = Program::start("-n 100");
     let mut silent = strangers(&[all], 10, b"");
     // They have been accepted by the time that the next one is answered.
@@ -287,7 +287,7 @@ fn a_silent_client_goes_when_the_program_has_taken_the_last_descriptor() {
 }
 
 #[test]
-fn of_too_many_silent_clients_the_first_goes_first() {
+fn the_oldest_of_too_many_silent_clients_is_disconnected_first() {
     let (_program, [one, ..]) = Program::start("-n 100");
     let mut silent = strangers(&[one], 60, b"");
     assert_eq!(status(&mut silent[0]), 503);

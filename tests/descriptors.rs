@@ -15,7 +15,7 @@ use testkit::{DEADLINE, eventually};
 #[test]
 fn a_server_that_runs_out_of_descriptors_pauses_and_recovers() {
     // Set in the process that the shell becomes.
-    const FEW: &str = "ulimit -n 50 && exec \"$0\" --ignored --exact among_few_descriptors";
+    const FEW: &str = "ulimit -n 50 && exec \"$0\" --ignored --exact part_with_few_descriptors";
     let this = std::env::current_exe().unwrap();
     let output = Command::new("sh")
         .arg("-c")
@@ -47,7 +47,7 @@ impl log::Log for Log {
 
 #[test]
 #[ignore = "run by the test above, with few descriptors"]
-fn among_few_descriptors() {
+fn part_with_few_descriptors() {
     log::set_logger(&Log).unwrap();
     log::set_max_level(log::LevelFilter::Error);
     let server = Server::bind((testkit::own_address(), 0)).unwrap();

@@ -47,7 +47,7 @@ fn put_numbered(ws: &Websocket, count: usize) {
 }
 
 #[test]
-fn reading_pauses_when_so_many_bytes_wait_in_a_subscription_and_nothing_is_lost() {
+fn reading_pauses_at_the_byte_limit_of_a_subscription_and_loses_nothing() {
     let (client, server) = ten_fit_pair();
     let subscription = server.subscribe();
     put_numbered(&client, 60);
@@ -68,7 +68,7 @@ fn reading_pauses_when_so_many_bytes_wait_in_a_subscription_and_nothing_is_lost(
 }
 
 #[test]
-fn a_channel_that_is_read_directly_is_limited_in_bytes_as_well() {
+fn a_channel_that_is_read_directly_has_the_byte_limit_too() {
     let (client, server) = ten_fit_pair();
     let subscription = server.subscribe();
     put_numbered(&client, 60);
@@ -95,7 +95,7 @@ fn a_source_that_is_a_subscription_makes_room_as_it_is_read() {
 }
 
 #[test]
-fn reading_pauses_when_so_many_bytes_wait_for_callbacks() {
+fn reading_pauses_at_the_byte_limit_of_callbacks() {
     for concurrent in [false, true] {
         let (client, server) = ten_fit_pair();
         let (open, gate) = bounded::<()>(0);
@@ -119,7 +119,7 @@ fn reading_pauses_when_so_many_bytes_wait_for_callbacks() {
 }
 
 #[test]
-fn reading_pauses_when_so_many_bytes_wait_for_a_sink_that_was_full_from_the_start() {
+fn reading_pauses_at_the_byte_limit_of_a_sink_that_is_full_from_the_start() {
     let (client, server) = ten_fit_pair();
     put_numbered(&client, 2);
     eventually("they are kept", || server.stats().receive_queue == 2);
@@ -134,7 +134,7 @@ fn reading_pauses_when_so_many_bytes_wait_for_a_sink_that_was_full_from_the_star
 }
 
 #[test]
-fn a_message_longer_than_all_that_may_wait_passes_when_nothing_else_waits() {
+fn a_message_longer_than_the_byte_limit_is_delivered_when_nothing_else_waits() {
     for queue in [Queue::Block(1024), Queue::DropOldest(1024)] {
         let (client, server) = pair_with(&Options::new(), Options::new().receive_queue_bytes(1));
         let subscription = server.subscribe_with(queue);
@@ -152,7 +152,7 @@ fn a_message_longer_than_all_that_may_wait_passes_when_nothing_else_waits() {
 }
 
 #[test]
-fn the_oldest_are_dropped_when_too_many_bytes_wait_in_a_queue_that_drops() {
+fn a_queue_that_drops_drops_the_oldest_messages_over_the_byte_limit() {
     let (client, server) = ten_fit_pair();
     let newest = server.subscribe_with(Queue::DropOldest(1024));
     let all = server.subscribe_with(Queue::Unbounded);
@@ -166,7 +166,7 @@ fn the_oldest_are_dropped_when_too_many_bytes_wait_in_a_queue_that_drops() {
 }
 
 #[test]
-fn as_many_short_messages_wait_as_the_queue_has_places_for() {
+fn short_messages_fill_a_queue_up_to_its_capacity() {
     let (client, server) = pair_with(&Options::new(), &Options::new());
     let subscription = server.subscribe_with(Queue::Block(5000));
     (0..5000).for_each(|n| client.put(n).unwrap());
@@ -207,7 +207,7 @@ fn a_wait_for_bytes_ends_with_unsubscribe_and_with_close() {
 }
 
 #[test]
-fn what_came_before_anything_had_subscribed_is_called_for_however_few_bytes_may_wait() {
+fn early_messages_reach_a_callback_whatever_the_byte_limit() {
     const EARLY: usize = 30;
     for concurrent in [false, true] {
         let (client, server) = pair_with(&Options::new(), &ten_fit());
@@ -229,51 +229,48 @@ fn what_came_before_anything_had_subscribed_is_called_for_however_few_bytes_may_
 }
 
 #[test]
-fn short_messages_do_not_keep_the_buffers_that_nothing_counts() {
-    alone(
-        "short_messages_do_not_keep_the_buffers_that_nothing_counts",
-        || {
-            const PIECES: usize = 1000;
-            let (text, bytes) = (
-                testkit::masked_frame(0x81, b"7"),
-                testkit::masked_frame(0x82, &[7; 100]),
-            );
-            let pongs = testkit::masked_frame(0x8a, &[0; 125]).repeat(130);
-            let pings = testkit::masked_frame(0x89, &[0; 125]).repeat(130);
-            let fragments = [
-                testkit::masked_frame(0x02, b""),
-                testkit::masked_frame(0x00, b"").repeat(2700),
-                testkit::masked_frame(0x80, b""),
-            ]
-            .concat();
-            // Each is as long as what is read at a time. There may be several messages in it.
-            for (messages, filling) in [
-                ([text.clone(), text.clone()].concat(), pongs.clone()),
-                (bytes.clone(), pongs),
-                ([bytes, text.clone()].concat(), pings),
-                ([text.clone(), text].concat(), fragments),
-            ] {
-                let (ws, mut stream) = server_and_bytes(Options::new().ping_interval(None));
-                let subscription = ws.subscribe_with(Queue::Unbounded);
-                let mut reading = stream.try_clone().unwrap();
-                thread::spawn(move || std::io::copy(&mut reading, &mut std::io::sink()));
-                let before = resident();
-                let piece = [messages, filling].concat();
-                for _ in 0..PIECES {
-                    stream.write_all(&piece).unwrap();
-                }
-                let sent = (PIECES * piece.len()) as u64;
-                eventually("all has come", || ws.stats().bytes_in == sent);
-                assert!(subscription.len() >= PIECES - 1);
-                let grown = resident().saturating_sub(before);
-                assert!(grown < 4 * MIB, "{grown} bytes");
+fn short_messages_do_not_keep_large_buffers_alive() {
+    alone("short_messages_do_not_keep_large_buffers_alive", || {
+        const PIECES: usize = 1000;
+        let (text, bytes) = (
+            testkit::masked_frame(0x81, b"7"),
+            testkit::masked_frame(0x82, &[7; 100]),
+        );
+        let pongs = testkit::masked_frame(0x8a, &[0; 125]).repeat(130);
+        let pings = testkit::masked_frame(0x89, &[0; 125]).repeat(130);
+        let fragments = [
+            testkit::masked_frame(0x02, b""),
+            testkit::masked_frame(0x00, b"").repeat(2700),
+            testkit::masked_frame(0x80, b""),
+        ]
+        .concat();
+        // Each is as long as what is read at a time. There may be several messages in it.
+        for (messages, filling) in [
+            ([text.clone(), text.clone()].concat(), pongs.clone()),
+            (bytes.clone(), pongs),
+            ([bytes, text.clone()].concat(), pings),
+            ([text.clone(), text].concat(), fragments),
+        ] {
+            let (ws, mut stream) = server_and_bytes(Options::new().ping_interval(None));
+            let subscription = ws.subscribe_with(Queue::Unbounded);
+            let mut reading = stream.try_clone().unwrap();
+            thread::spawn(move || std::io::copy(&mut reading, &mut std::io::sink()));
+            let before = resident();
+            let piece = [messages, filling].concat();
+            for _ in 0..PIECES {
+                stream.write_all(&piece).unwrap();
             }
-        },
-    );
+            let sent = (PIECES * piece.len()) as u64;
+            eventually("all has come", || ws.stats().bytes_in == sent);
+            assert!(subscription.len() >= PIECES - 1);
+            let grown = resident().saturating_sub(before);
+            assert!(grown < 4 * MIB, "{grown} bytes");
+        }
+    });
 }
 
 #[test]
-fn servers_accept_messages_of_a_mebibyte_unless_told_otherwise_and_clients_of_sixteen() {
+fn the_default_message_limit_is_one_mebibyte_for_servers_and_sixteen_for_clients() {
     let (client, server) = pair_with(&Options::new(), &Options::new());
     client.put(vec![0; MIB]).unwrap();
     assert_eq!(server.get_timeout(DEADLINE).unwrap().len(), MIB);
@@ -320,8 +317,8 @@ fn send_repeated(stream: &mut std::net::TcpStream, piece: &str, end: &str) {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_message_of_json_takes_its_text_and_no_more() {
-    let test = "a_message_of_json_takes_its_text_and_no_more";
+fn a_json_message_uses_no_more_memory_than_its_text() {
+    let test = "a_json_message_uses_no_more_memory_than_its_text";
     alone(test, || {
         let (server, mut stream) = server_and_bytes(Options::new().max_message_size(LONG));
         let mut most = None;
@@ -356,8 +353,8 @@ fn a_message_of_json_takes_its_text_and_no_more() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_full_send_queue_takes_little_more_than_it_says_whatever_was_put() {
-    let test = "a_full_send_queue_takes_little_more_than_it_says_whatever_was_put";
+fn a_full_send_queue_uses_little_more_memory_than_its_limit() {
+    let test = "a_full_send_queue_uses_little_more_memory_than_its_limit";
     alone(test, || {
         let wide: Value = vec![json!({"": 0}); 2000].into();
         let mut deep = json!(0);

@@ -23,7 +23,7 @@ fn request_of(options: &Options) -> Request {
 }
 
 #[test]
-fn a_client_says_what_it_is_unless_told_otherwise() {
+fn a_client_sends_a_user_agent_unless_one_is_set() {
     let default = request_of(&Options::new());
     let expected = concat!("rtcbot-websocket/", env!("CARGO_PKG_VERSION"));
     assert_eq!(default.header("user-agent"), Some(expected));
@@ -48,7 +48,7 @@ fn a_client_says_what_it_is_unless_told_otherwise() {
 }
 
 #[test]
-fn settings_that_http_has_no_words_for_are_refused() {
+fn settings_that_http_cannot_express_are_refused() {
     for options in [
         Options::new().user_agent("a\nb"),
         Options::new().origin("a\rb"),
@@ -77,13 +77,13 @@ fn user_and_password_of_the_url_are_sent_and_checked() {
 }
 
 #[test]
-fn user_and_password_may_be_a_setting_as_well() {
+fn user_and_password_may_be_options() {
     let request = request_of(Options::new().basic_auth("op", "a:b"));
     assert!(request.basic_auth().unwrap().matches("op", "a:b"));
 }
 
 #[test]
-fn two_ways_to_say_who_one_is_are_one_too_many() {
+fn two_logins_are_refused() {
     for options in [
         Options::new().header("Authorization", "Bearer x"),
         Options::new().basic_auth("me", "x"),
@@ -132,7 +132,7 @@ fn secrets_are_not_shown() {
 }
 
 #[test]
-fn a_query_may_be_a_secret() {
+fn a_query_is_not_shown() {
     let secret = "t0k3n";
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("{}/drive?token={secret}#{secret}", server.url());
@@ -244,7 +244,7 @@ fn no_secret_is_logged() {
 }
 
 #[test]
-fn what_may_be_a_secret_is_in_no_debug_of_a_head() {
+fn the_debug_output_of_a_head_shows_no_secret() {
     let headers = [
         "Authorization: Basic t0k3n",
         "Proxy-Authorization: Basic t0k3n",
@@ -394,7 +394,7 @@ fn redirects_are_followed_as_far_as_allowed_and_secrets_stay_with_their_host() {
 }
 
 #[test]
-fn one_redirect_more_than_allowed_is_refused() {
+fn a_redirect_beyond_the_allowed_number_is_refused() {
     let (url, asked) = answering(vec![redirect(302, "/a"), redirect(302, "/b")]);
     let ws = Options::new().max_redirects(1).connect(url).unwrap();
     let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
@@ -406,7 +406,7 @@ fn one_redirect_more_than_allowed_is_refused() {
 }
 
 #[test]
-fn a_redirect_that_leads_nowhere_is_an_error_that_says_where() {
+fn a_redirect_to_an_invalid_location_is_an_error_that_shows_it() {
     for location in ["ftp://x/", "ws+unix:/run/docker.sock", "http://"] {
         let (url, asked) = answering(vec![redirect(302, location)]);
         let ws = Options::new().max_redirects(9).connect(url).unwrap();
@@ -462,7 +462,7 @@ fn answer_to(request: &str, options: &Options) -> String {
 }
 
 #[test]
-fn each_fault_of_a_request_has_its_status() {
+fn each_invalid_request_is_answered_with_its_status() {
     let instead_of = |old: &str, new: &str| {
         assert!(UPGRADE.contains(old));
         UPGRADE.replace(old, new)
@@ -579,7 +579,7 @@ const VERSION: &str = "Sec-WebSocket-Version: 13";
 
 // F1: RFC 9110, sections 5.2, 5.3 and 5.6.1.
 #[test]
-fn a_list_may_stand_on_several_lines_with_any_blanks_between_its_elements() {
+fn a_list_may_span_several_header_lines_with_any_blanks_between_elements() {
     for request in [
         with(CONNECTION, "Connection: keep-alive\r\nConnection: Upgrade"),
         with(CONNECTION, "Connection: Upgrade\r\nConnection: keep-alive"),
@@ -613,7 +613,7 @@ fn a_list_may_stand_on_several_lines_with_any_blanks_between_its_elements() {
 }
 
 #[test]
-fn what_is_websocket_denies_accept_refuses() {
+fn accept_refuses_a_request_that_is_websocket_denies() {
     for (request, made) in [
         (UPGRADE.to_owned(), (true, 101)),
         // As in aiohttp and in Python's websockets, it is one protocol or another.
@@ -648,7 +648,7 @@ fn what_is_websocket_denies_accept_refuses() {
 
 // F2: 16 bytes have four bits to spare in Base64 (RFC 6455, section 4.1, has an example with some).
 #[test]
-fn a_key_may_end_in_bits_that_mean_nothing() {
+fn a_key_may_have_unused_trailing_bits() {
     let key = "dGhlIHNhbXBsZSBub25jZQ==";
     for last in "QRSTUVWXYZabcdef".chars() {
         let other = format!("dGhlIHNhbXBsZSBub25jZ{last}==");
@@ -679,7 +679,7 @@ fn a_key_may_end_in_bits_that_mean_nothing() {
 }
 
 #[test]
-fn a_login_may_end_in_bits_that_mean_nothing() {
+fn a_login_may_have_unused_trailing_bits() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut auth = |value: &str| {
         let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
@@ -694,7 +694,7 @@ fn a_login_may_end_in_bits_that_mean_nothing() {
 
 // RFC 9110, sections 7.8 and 10.1.1.
 #[test]
-fn a_client_that_expects_100_is_told_it_before_the_101() {
+fn a_client_that_expects_100_is_sent_it_before_the_101() {
     let (mut server, mut stream) = server_and_stream();
     stream
         .write_all(with_header("Expect: 100-Continue").as_bytes())
@@ -724,7 +724,7 @@ fn server_and_stream() -> (Server, TcpStream) {
 
 // RFC 9112, section 3.2.
 #[test]
-fn a_request_is_for_a_path_on_one_host() {
+fn a_request_target_must_be_a_path_on_one_host() {
     let at = |target: &str| with("GET /chat", &format!("GET {target}"));
     let host = |host: &str| with("Host: localhost", host);
     for (request, status) in [
@@ -758,7 +758,7 @@ fn a_request_is_for_a_path_on_one_host() {
 
 // RFC 9112, section 6.3.
 #[test]
-fn a_body_of_no_length_is_none_and_a_length_that_is_none_is_a_fault() {
+fn a_request_without_a_length_has_no_body_and_an_invalid_length_is_refused() {
     for (header, status) in [
         ("Content-Length: 0", 101),
         ("Content-Length: 00, 0\r\nContent-Length: 0", 101),
@@ -777,7 +777,7 @@ fn a_body_of_no_length_is_none_and_a_length_that_is_none_is_a_fault() {
 
 // RFC 9112, sections 2.2, 2.3, 5.1 and 5.2.
 #[test]
-fn a_head_that_could_be_read_in_two_ways_is_no_request() {
+fn an_ambiguous_head_is_refused() {
     for request in [
         with_header("X: a\r\n b"),
         with_header(" X: a"),
@@ -813,7 +813,7 @@ fn a_head_that_could_be_read_in_two_ways_is_no_request() {
 
 #[test]
 #[cfg(feature = "native-tls")]
-fn a_server_with_tls_wants_its_own_pages_to_come_over_tls() {
+fn a_server_with_tls_accepts_only_its_own_pages_over_tls() {
     let pki = testkit::tls::pki();
     let mut server = pki.server();
     let address = server.local_addr().unwrap();
@@ -835,7 +835,7 @@ fn a_server_with_tls_wants_its_own_pages_to_come_over_tls() {
 
 // RFC 9112, section 3.2.2.
 #[test]
-fn a_host_in_the_target_is_where_a_page_may_connect_to() {
+fn the_host_in_the_target_decides_which_origin_is_allowed() {
     for (target, status) in [("http://robot/chat", "101"), ("http://other/chat", "403")] {
         let request = with("GET /chat", &format!("GET {target}"));
         let request = request.replace("Host: localhost", "Host: robot\r\nOrigin: http://robot");
@@ -845,7 +845,7 @@ fn a_host_in_the_target_is_where_a_page_may_connect_to() {
 }
 
 #[test]
-fn only_pages_of_the_server_itself_may_connect_unless_others_are_allowed() {
+fn only_pages_of_the_server_itself_may_connect_by_default() {
     let from = |origin: &str| UPGRADE.replace("Host: ", &format!("Origin: {origin}\r\nHost: "));
     for (options, origin, status) in [
         (&Options::new(), "http://localhost", 101),
@@ -898,7 +898,7 @@ fn a_servers_headers_are_in_its_response() {
 }
 
 #[test]
-fn a_header_that_a_server_cannot_send_is_its_own_fault() {
+fn a_response_header_that_http_does_not_allow_is_an_error_of_the_server() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     stream.write_all(UPGRADE.as_bytes()).unwrap();
@@ -912,7 +912,7 @@ fn a_header_that_a_server_cannot_send_is_its_own_fault() {
 }
 
 #[test]
-fn a_server_that_chooses_a_subprotocol_says_which() {
+fn the_chosen_subprotocol_is_in_the_response() {
     let mut options = Options::new();
     options.subprotocol("b").subprotocol("a");
     let offer = |names: &str| {

@@ -115,7 +115,7 @@ fn server(pki: &Pki, listener: &TcpListener) -> (TcpStream, Sealer) {
 
 /// A write then waits for something to be read, which never comes.
 #[test]
-fn a_server_that_asks_to_begin_anew_and_falls_silent_does_not_hold_up_closing() {
+fn a_server_that_asks_to_renegotiate_and_falls_silent_does_not_delay_close() {
     let pki = pki();
     let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
@@ -144,7 +144,7 @@ fn a_server_that_asks_to_begin_anew_and_falls_silent_does_not_hold_up_closing() 
 
 /// Each costs an answer, for which there is no room at some point.
 #[test]
-fn a_client_that_wants_answers_and_takes_none_is_cut_off() {
+fn a_client_that_asks_for_key_updates_and_reads_none_is_disconnected() {
     let pki = pki();
     let mut listener = pki.server();
     let address = listener.local_addr().unwrap();

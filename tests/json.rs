@@ -75,7 +75,7 @@ fn a_number_arrives_as_it_was_put() {
 }
 
 #[test]
-fn what_python_reads_arrives_as_json_with_its_text_as_it_came() {
+fn json_that_python_reads_arrives_as_json_with_its_original_text() {
     let texts: Vec<_> = odd().iter().map(|(text, _)| (*text).to_owned()).collect();
     for ((text, value), arrived) in odd().iter().zip(arrivals(&texts)) {
         assert_eq!(arrived.as_json(), Some(value), "{text}");
@@ -91,7 +91,7 @@ fn what_python_reads_arrives_as_json_with_its_text_as_it_came() {
 }
 
 #[test]
-fn what_python_and_browsers_refuse_arrives_as_text() {
+fn json_that_python_and_browsers_refuse_arrives_as_text() {
     let texts = [
         "",
         " ",
@@ -161,7 +161,7 @@ fn what_python_and_browsers_refuse_arrives_as_text() {
 }
 
 #[test]
-fn json_that_is_too_deep_to_be_read_arrives_as_text() {
+fn json_that_is_nested_too_deeply_arrives_as_text() {
     let deep = |depth: usize, inner: &str| "[".repeat(depth) + inner + &"]".repeat(depth);
     let objects = |depth: usize| r#"{"":"#.repeat(depth) + "0" + &"}".repeat(depth);
     let brackets = "[{".repeat(5000);
@@ -187,7 +187,7 @@ fn json_that_is_too_deep_to_be_read_arrives_as_text() {
 }
 
 #[test]
-fn numbers_that_are_none_decode_as_none() {
+fn non_finite_numbers_decode_as_none() {
     let texts = ["[1.5, NaN, -Infinity, 1e400]".to_owned()];
     let scan = &arrivals(&texts)[0];
     let ranges = scan.decode::<Vec<Option<f64>>>().unwrap();
@@ -213,7 +213,7 @@ fn a_number_is_decoded_with_all_its_digits() {
 }
 
 #[test]
-fn what_is_relayed_leaves_as_it_came_to_the_byte() {
+fn a_relayed_message_is_sent_byte_for_byte_as_it_came() {
     let (first, relay) = plain_client();
     let (onward, last) = pair_with(&Options::new(), Options::new().json(false));
     relay.subscribe_to(onward.clone());
@@ -228,7 +228,7 @@ fn what_is_relayed_leaves_as_it_came_to_the_byte() {
 }
 
 #[test]
-fn a_message_that_found_no_room_is_handed_back_as_it_was() {
+fn a_message_without_room_is_returned_unchanged() {
     let (client, _server) = pair_with(Options::new().send_queue(1), &Options::new());
     let mut deep = json!(0);
     for _ in 0..200 {

@@ -227,7 +227,7 @@ fn round() -> usize {
 }
 
 #[test]
-fn five_thousand_connections_leave_no_thread_no_descriptor_and_no_memory() {
+fn five_thousand_connections_leave_no_thread_descriptor_or_memory_behind() {
     // Most of a connection's time is waiting for threads to begin and to end.
     let kinds = Mutex::new(lives());
     thread::scope(|scope| {
@@ -252,7 +252,7 @@ fn leave_nothing(name: &str) {
         .args([
             "--ignored",
             "--exact",
-            "connections_of_one_kind",
+            "part_for_one_kind_of_connection",
             "--nocapture",
         ])
         .env("RTCBOT_KIND", name)
@@ -280,7 +280,7 @@ fn take_up_what_is_free() {
 
 #[test]
 #[ignore = "run by the test above, in a process for each kind: what another kind has freed would take a leak in"]
-fn connections_of_one_kind() {
+fn part_for_one_kind_of_connection() {
     let Ok(kind) = std::env::var("RTCBOT_KIND") else {
         return;
     };

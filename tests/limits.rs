@@ -12,9 +12,9 @@ use rtcbot_websocket::{Error, Options, Server, Websocket, json};
 use testkit::{DEADLINE, UPGRADE, eventually, pair_over, threads_named};
 
 #[test]
-fn who_gets_no_thread_is_told_why_and_loses_nothing() {
+fn a_connection_without_a_thread_reports_why_and_loses_nothing() {
     // Set in the process that the shell becomes.
-    const LITTLE: &str = "ulimit -v 400000 && exec \"$0\" --ignored --exact among_few_threads";
+    const LITTLE: &str = "ulimit -v 400000 && exec \"$0\" --ignored --exact part_with_few_threads";
     let this = std::env::current_exe().unwrap();
     let output = Command::new("sh")
         .arg("-c")
@@ -89,7 +89,7 @@ fn assert_ended(mut stream: impl Read) {
 
 #[test]
 #[ignore = "run by the test above, with little address space"]
-fn among_few_threads() {
+fn part_with_few_threads() {
     let mut server = Server::bind((testkit::own_address(), 0))
         .unwrap()
         .max_connections(1);

@@ -151,8 +151,8 @@ fn a_redirect_stays_on_the_same_network() {
 }
 
 #[test]
-fn an_interface_may_come_later() {
-    in_a_network_of_its_own("an_interface_may_come_later", || {
+fn an_interface_may_appear_later() {
+    in_a_network_of_its_own("an_interface_may_appear_later", || {
         let backoff = Backoff {
             initial: Duration::from_millis(10),
             max: Duration::from_millis(10),
@@ -180,17 +180,20 @@ fn an_interface_may_come_later() {
 }
 
 #[test]
-fn an_address_that_needs_a_zone_says_so() {
-    in_a_network_of_its_own("an_address_that_needs_a_zone_says_so", || {
-        let ws = Websocket::connect("ws://[fe80::1]:80/").unwrap();
-        let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
-        assert!(matches!(error, Error::Connect { .. }), "{error}");
-        assert!(error.to_string().contains("[fe80::1%eth0]"), "{error}");
-    });
+fn an_address_without_its_zone_is_an_error_that_asks_for_it() {
+    in_a_network_of_its_own(
+        "an_address_without_its_zone_is_an_error_that_asks_for_it",
+        || {
+            let ws = Websocket::connect("ws://[fe80::1]:80/").unwrap();
+            let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+            assert!(matches!(error, Error::Connect { .. }), "{error}");
+            assert!(error.to_string().contains("[fe80::1%eth0]"), "{error}");
+        },
+    );
 }
 
 #[test]
-fn an_interface_that_does_not_exist_is_named() {
+fn an_interface_that_does_not_exist_is_named_in_the_error() {
     for zone in ["%25none0", "%none0"] {
         let ws = Websocket::connect(format!("ws://[fe80::1{zone}]:80/")).unwrap();
         let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
@@ -205,7 +208,7 @@ fn an_interface_that_does_not_exist_is_named() {
 }
 
 #[test]
-fn a_proxy_is_not_told_a_zone() {
+fn a_zone_is_not_sent_to_a_proxy() {
     for proxy in [
         "http://127.0.0.1:9",
         "socks5://127.0.0.1:9",

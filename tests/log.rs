@@ -181,36 +181,41 @@ fn works_at(level: LevelFilter) {
 }
 
 #[test]
-fn a_logger_that_panics_at_errors_ends_nothing() {
-    testkit::alone("a_logger_that_panics_at_errors_ends_nothing", || {
+fn a_logger_that_panics_at_errors_ends_no_connection() {
+    testkit::alone("a_logger_that_panics_at_errors_ends_no_connection", || {
         works_at(LevelFilter::Error)
     });
 }
 
 #[test]
-fn a_logger_that_panics_at_warnings_ends_nothing() {
-    testkit::alone("a_logger_that_panics_at_warnings_ends_nothing", || {
-        works_at(LevelFilter::Warn)
-    });
+fn a_logger_that_panics_at_warnings_ends_no_connection() {
+    testkit::alone(
+        "a_logger_that_panics_at_warnings_ends_no_connection",
+        || works_at(LevelFilter::Warn),
+    );
 }
 
 #[test]
-fn a_logger_that_panics_at_information_ends_nothing() {
-    testkit::alone("a_logger_that_panics_at_information_ends_nothing", || {
-        works_at(LevelFilter::Info)
-    });
+fn a_logger_that_panics_at_information_ends_no_connection() {
+    testkit::alone(
+        "a_logger_that_panics_at_information_ends_no_connection",
+        || works_at(LevelFilter::Info),
+    );
 }
 
 #[test]
-fn a_logger_that_panics_at_debug_records_ends_nothing() {
-    testkit::alone("a_logger_that_panics_at_debug_records_ends_nothing", || {
-        works_at(LevelFilter::Debug);
-    });
+fn a_logger_that_panics_at_debug_records_ends_no_connection() {
+    testkit::alone(
+        "a_logger_that_panics_at_debug_records_ends_no_connection",
+        || {
+            works_at(LevelFilter::Debug);
+        },
+    );
 }
 
 #[test]
-fn a_logger_that_panics_at_traces_ends_nothing() {
-    testkit::alone("a_logger_that_panics_at_traces_ends_nothing", || {
+fn a_logger_that_panics_at_traces_ends_no_connection() {
+    testkit::alone("a_logger_that_panics_at_traces_ends_no_connection", || {
         works_at(LevelFilter::Trace)
     });
 }

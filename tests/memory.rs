@@ -20,7 +20,7 @@ fn messages_go_both_ways() {
 }
 
 #[test]
-fn a_pair_is_ready_at_once() {
+fn a_pair_is_ready_immediately() {
     let (operator, robot) = Websocket::pair();
     assert!(operator.is_ready() && robot.is_ready());
     operator.close().unwrap();
@@ -28,7 +28,7 @@ fn a_pair_is_ready_at_once() {
 }
 
 #[test]
-fn closing_is_orderly_a_thousand_times_whoever_begins() {
+fn close_is_orderly_a_thousand_times_from_either_end() {
     for n in 0..1000 {
         let (operator, robot) = Websocket::pair();
         operator.put_nowait(json!(n)).unwrap();
@@ -76,7 +76,7 @@ fn dropping_one_end_ends_the_other() {
 }
 
 #[test]
-fn a_peer_that_takes_nothing_is_given_up() {
+fn a_peer_that_reads_nothing_is_a_ping_timeout() {
     let tick = Duration::from_millis(50);
     let (operator, robot) = pinging(tick).receive_queue(Queue::Block(1)).pair();
     // Never taken from, so the robot stops reading.

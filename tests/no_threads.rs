@@ -299,17 +299,17 @@ fn callbacks_get_a_thread_in_the_end(threads: &Threads, kind: Kind) {
 }
 
 #[test]
-fn callbacks_that_get_no_thread_for_a_moment_are_called_all_the_same() {
+fn callbacks_without_a_thread_for_a_moment_are_still_called() {
     among_refusals(
-        "callbacks_that_get_no_thread_for_a_moment_are_called_all_the_same",
+        "callbacks_without_a_thread_for_a_moment_are_still_called",
         |threads| callbacks_get_a_thread_in_the_end(threads, Kind::InOrder),
     );
 }
 
 #[test]
-fn concurrent_callbacks_that_get_no_thread_for_a_moment_are_called_all_the_same() {
+fn concurrent_callbacks_without_a_thread_for_a_moment_are_still_called() {
     among_refusals(
-        "concurrent_callbacks_that_get_no_thread_for_a_moment_are_called_all_the_same",
+        "concurrent_callbacks_without_a_thread_for_a_moment_are_still_called",
         |threads| callbacks_get_a_thread_in_the_end(threads, Kind::Concurrent),
     );
 }
@@ -335,25 +335,25 @@ fn callbacks_get_no_thread(threads: &Threads, kind: Kind) {
 }
 
 #[test]
-fn a_connection_whose_callbacks_get_no_thread_fails_and_they_are_called() {
+fn a_connection_whose_callbacks_get_no_thread_fails_and_calls_them() {
     among_refusals(
-        "a_connection_whose_callbacks_get_no_thread_fails_and_they_are_called",
+        "a_connection_whose_callbacks_get_no_thread_fails_and_calls_them",
         |threads| callbacks_get_no_thread(threads, Kind::InOrder),
     );
 }
 
 #[test]
-fn a_connection_whose_concurrent_callbacks_get_no_thread_fails_and_they_are_called() {
+fn a_connection_whose_concurrent_callbacks_get_no_thread_fails_and_calls_them() {
     among_refusals(
-        "a_connection_whose_concurrent_callbacks_get_no_thread_fails_and_they_are_called",
+        "a_connection_whose_concurrent_callbacks_get_no_thread_fails_and_calls_them",
         |threads| callbacks_get_no_thread(threads, Kind::Concurrent),
     );
 }
 
 #[test]
-fn a_further_worker_that_gets_no_thread_for_a_moment_is_tried_again() {
+fn a_second_worker_without_a_thread_for_a_moment_is_started_later() {
     among_refusals(
-        "a_further_worker_that_gets_no_thread_for_a_moment_is_tried_again",
+        "a_second_worker_without_a_thread_for_a_moment_is_started_later",
         |threads| {
             let (ws, mut stream) = with_its_threads(&Options::new());
             let (told, begun) = bounded(1);
@@ -381,9 +381,9 @@ fn a_further_worker_that_gets_no_thread_for_a_moment_is_tried_again() {
 }
 
 #[test]
-fn further_workers_that_get_no_thread_are_done_without() {
+fn callbacks_run_with_fewer_workers_where_threads_run_out() {
     among_refusals(
-        "further_workers_that_get_no_thread_are_done_without",
+        "callbacks_run_with_fewer_workers_where_threads_run_out",
         |threads| {
             const MESSAGES: usize = 200;
             let (ws, mut stream) = with_its_threads(&Options::new());
@@ -481,9 +481,9 @@ fn a_connection_without_its_first_thread_calls_on_close() {
 }
 
 #[test]
-fn a_client_that_reconnects_keeps_what_came_while_there_was_no_thread() {
+fn a_client_that_reconnects_keeps_messages_that_arrived_while_there_was_no_thread() {
     among_refusals(
-        "a_client_that_reconnects_keeps_what_came_while_there_was_no_thread",
+        "a_client_that_reconnects_keeps_messages_that_arrived_while_there_was_no_thread",
         |threads| {
             const COUNT: usize = 4 * ROOM;
             let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
@@ -593,9 +593,9 @@ fn a_producer_whose_callbacks_get_no_thread_drops_counts_and_calls_at_the_end() 
 }
 
 #[test]
-fn a_producer_whose_callbacks_get_a_thread_again_goes_on() {
+fn a_producer_whose_callbacks_get_a_thread_again_continues() {
     among_refusals(
-        "a_producer_whose_callbacks_get_a_thread_again_goes_on",
+        "a_producer_whose_callbacks_get_a_thread_again_continues",
         |threads| {
             let called = Arc::new(AtomicUsize::new(0));
             let (mut publisher, producer) = Producer::new();
@@ -619,9 +619,9 @@ fn a_producer_whose_callbacks_get_a_thread_again_goes_on() {
 }
 
 #[test]
-fn a_full_sink_that_gets_no_thread_is_dropped_with_a_count() {
+fn a_full_sink_without_a_thread_is_dropped_and_its_items_are_counted() {
     among_refusals(
-        "a_full_sink_that_gets_no_thread_is_dropped_with_a_count",
+        "a_full_sink_without_a_thread_is_dropped_and_its_items_are_counted",
         |threads| {
             threads.refuse_all();
             let (mut publisher, producer) = Producer::new();
@@ -643,9 +643,9 @@ fn a_full_sink_that_gets_no_thread_is_dropped_with_a_count() {
 }
 
 #[test]
-fn a_full_sink_that_gets_its_thread_late_loses_nothing() {
+fn a_full_sink_whose_thread_starts_late_loses_nothing() {
     among_refusals(
-        "a_full_sink_that_gets_its_thread_late_loses_nothing",
+        "a_full_sink_whose_thread_starts_late_loses_nothing",
         |threads| {
             let (mut publisher, producer) = Producer::new();
             for n in 0..10 {
@@ -667,9 +667,9 @@ fn a_full_sink_that_gets_its_thread_late_loses_nothing() {
 }
 
 #[test]
-fn a_connection_that_is_dropped_by_its_callback_closes_in_order_without_a_thread_for_that() {
+fn a_connection_that_is_dropped_by_its_callback_closes_in_order_without_another_thread() {
     among_refusals(
-        "a_connection_that_is_dropped_by_its_callback_closes_in_order_without_a_thread_for_that",
+        "a_connection_that_is_dropped_by_its_callback_closes_in_order_without_another_thread",
         |threads| {
             let (ws, mut peer) = with_its_threads(Options::new().ping_interval(None));
             let own = Arc::new(Mutex::new(Some(ws.clone())));
@@ -715,9 +715,9 @@ fn a_connection_that_is_dropped_by_its_callback_ends_without_any_thread() {
 }
 
 #[test]
-fn a_server_without_a_thread_for_its_handlers_says_so_once_and_goes_on() {
+fn a_server_without_a_thread_for_its_handlers_logs_it_once_and_continues() {
     among_refusals(
-        "a_server_without_a_thread_for_its_handlers_says_so_once_and_goes_on",
+        "a_server_without_a_thread_for_its_handlers_logs_it_once_and_continues",
         |threads| {
             listen_for_complaints();
             let server = Server::bind((testkit::own_address(), 0)).unwrap();
@@ -769,9 +769,9 @@ fn a_response_that_gets_no_thread_is_an_error_of_the_call() {
 }
 
 #[test]
-fn a_client_whose_server_cannot_be_looked_up_without_a_thread_tries_again() {
+fn a_client_without_a_thread_for_the_look_up_tries_again() {
     among_refusals(
-        "a_client_whose_server_cannot_be_looked_up_without_a_thread_tries_again",
+        "a_client_without_a_thread_for_the_look_up_tries_again",
         |threads| {
             let mut server = Server::bind("127.0.0.1:0").unwrap();
             let port = server.local_addr().unwrap().port();
@@ -820,9 +820,9 @@ fn robots(server: Server, fate: &Fate) -> JoinHandle<Vec<(Websocket, Fate)>> {
 }
 
 #[test]
-fn waves_of_clients_leave_nothing_behind_where_threads_run_out() {
+fn many_clients_leave_nothing_behind_where_threads_run_out() {
     among_refusals(
-        "waves_of_clients_leave_nothing_behind_where_threads_run_out",
+        "many_clients_leave_nothing_behind_where_threads_run_out",
         |threads| {
             const WAVES: usize = 15;
             const CLIENTS: usize = 8;
@@ -880,9 +880,9 @@ fn from_environment(name: &str, default: usize) -> usize {
 }
 
 #[test]
-fn connections_end_and_leave_nothing_behind_whichever_threads_are_refused() {
+fn connections_end_and_leave_nothing_behind_whichever_thread_is_refused() {
     among_refusals(
-        "connections_end_and_leave_nothing_behind_whichever_threads_are_refused",
+        "connections_end_and_leave_nothing_behind_whichever_thread_is_refused",
         |threads| {
             let seed = from_environment("RTCBOT_SEED", 1);
             let connections = from_environment("RTCBOT_CONNECTIONS", 2000);

@@ -36,7 +36,7 @@ fn expect(numbers: Range<u32>, subscription: Subscription<Message>, sender: Webs
 }
 
 #[test]
-fn through_put() {
+fn messages_keep_their_order_through_put() {
     let (client, server) = pair();
     let subscription = server.subscribe();
     let putter = client.clone();
@@ -46,7 +46,7 @@ fn through_put() {
 }
 
 #[test]
-fn through_put_with_a_send_queue_that_is_always_full() {
+fn messages_keep_their_order_through_a_full_send_queue() {
     let options = Options::new().send_queue(64).clone();
     let (client, server) = pair_with(&options, &options);
     let subscription = server.subscribe();
@@ -57,7 +57,7 @@ fn through_put_with_a_send_queue_that_is_always_full() {
 }
 
 #[test]
-fn through_a_source() {
+fn messages_keep_their_order_through_a_source() {
     let (client, server) = pair();
     let subscription = server.subscribe();
     let (sender, source) = bounded(100);
@@ -68,7 +68,7 @@ fn through_a_source() {
 }
 
 #[test]
-fn through_puts_and_a_source_by_turns() {
+fn messages_keep_their_order_through_puts_and_a_source_in_turn() {
     let (client, server) = pair();
     let subscription = server.subscribe();
     let (sender, source) = unbounded();
@@ -103,7 +103,7 @@ fn through_puts_and_a_source_by_turns() {
 }
 
 #[test]
-fn through_sources_that_replace_each_other() {
+fn messages_keep_their_order_through_sources_that_replace_each_other() {
     const SOURCES: u32 = 3000;
     const EACH: u32 = 20;
     let (client, server) = pair();
@@ -173,7 +173,7 @@ fn each_of_eight_threads_keeps_its_order() {
 }
 
 #[test]
-fn both_directions_at_once() {
+fn messages_keep_their_order_in_both_directions_at_once() {
     let (client, server) = pair();
     let (from_server, from_client) = (client.subscribe(), server.subscribe());
     let putting = [client.clone(), server.clone()]
@@ -215,7 +215,7 @@ fn a_slow_subscription_holds_the_peer_back_and_loses_nothing() {
 }
 
 #[test]
-fn piped_through_a_second_connection() {
+fn messages_keep_their_order_when_piped_through_a_second_connection() {
     let (a, b) = pair();
     let (c, d) = pair();
     b.subscribe_to(c.clone());

@@ -29,7 +29,7 @@ fn time_of(answer: &Receiver<Duration>) -> Duration {
 }
 
 #[test]
-fn a_ping_is_answered_and_the_latency_known() {
+fn a_ping_is_answered_and_sets_the_latency() {
     let (client, server) = pair();
     assert_eq!(client.latency(), None);
     let before = Instant::now();
@@ -58,7 +58,7 @@ fn a_ping_that_is_sent_early_waits_for_the_connection() {
 }
 
 #[test]
-fn a_ping_overtakes_what_is_queued() {
+fn a_ping_overtakes_queued_messages() {
     let (client, mut raw) = client_and_raw(&quiet());
     // More than the sockets take.
     let big = vec![0; 1 << 20];
@@ -77,7 +77,7 @@ fn a_ping_overtakes_what_is_queued() {
 }
 
 #[test]
-fn one_pong_answers_all_pings_before_it_and_none_behind() {
+fn one_pong_answers_all_earlier_pings_and_no_later_one() {
     let (server, mut stream) = server_and_bytes(&quiet());
     let answers = ["a", "b", "c"].map(|payload| server.ping(payload).unwrap());
     let mut pings = [0; 9];
@@ -93,7 +93,7 @@ fn one_pong_answers_all_pings_before_it_and_none_behind() {
 }
 
 #[test]
-fn who_waits_for_an_answer_is_told_when_none_can_come() {
+fn a_wait_for_a_pong_ends_when_no_pong_can_come() {
     let (client, raw) = client_and_raw(&quiet());
     let answer = client.ping("").unwrap();
     drop(raw);
@@ -103,7 +103,7 @@ fn who_waits_for_an_answer_is_told_when_none_can_come() {
 }
 
 #[test]
-fn no_ping_waits_for_ever_however_it_meets_the_end() {
+fn every_wait_for_a_pong_ends_with_the_connection() {
     for _ in 0..200 {
         let (client, server) = quiet().pair();
         let pinging: Vec<_> = (0..3)
@@ -133,7 +133,7 @@ fn no_ping_waits_for_ever_however_it_meets_the_end() {
 }
 
 #[test]
-fn what_cannot_be_sent_is_refused() {
+fn a_ping_payload_that_is_too_long_is_refused() {
     let (client, _raw) = client_and_raw(&quiet());
     let refused = client.ping(vec![0; 126]).unwrap_err();
     assert!(matches!(
@@ -152,7 +152,7 @@ fn what_cannot_be_sent_is_refused() {
 }
 
 #[test]
-fn a_connection_that_was_closed_says_so() {
+fn a_ping_on_a_closed_connection_is_refused() {
     let (client, _server) = pair();
     client.close_with(4001, "enough").unwrap();
     match client.ping("") {
@@ -162,7 +162,7 @@ fn a_connection_that_was_closed_says_so() {
 }
 
 #[test]
-fn pings_go_out_by_themselves_and_tell_the_latency() {
+fn keepalive_pings_set_the_latency() {
     let often = Options::new().ping_interval(5 * MS).clone();
     let (client, server) = pair_with(&often, &quiet());
     eventually("the latency", || client.latency().is_some());
@@ -176,7 +176,7 @@ fn pings_go_out_by_themselves_and_tell_the_latency() {
 }
 
 #[test]
-fn pings_of_a_program_and_the_keepalives_own_do_not_get_in_each_others_way() {
+fn pings_of_the_program_and_of_the_keepalive_do_not_disturb_each_other() {
     let mut often = Options::new();
     often.ping_interval(MS).ping_timeout(DEADLINE);
     let (client, server) = pair_with(&often, &often);
@@ -205,7 +205,7 @@ impl Drop for Looks {
 }
 
 #[test]
-fn a_payload_is_dropped_where_it_may_call_its_connection() {
+fn a_ping_payload_may_call_its_connection_when_it_is_dropped() {
     within(DEADLINE, || {
         let ping = |ws: &Websocket| ws.ping(Bytes::from_owner(Looks(ws.clone())));
         // Answered; then one too many; then those that never are.

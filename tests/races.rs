@@ -28,7 +28,7 @@ fn both_sides_close_at_the_same_time() {
 }
 
 #[test]
-fn what_was_accepted_before_a_close_arrives_whoever_wins_the_race() {
+fn messages_accepted_before_a_close_arrive_whoever_wins_the_race() {
     for _ in 0..1000 {
         let (client, server) = pair();
         let subscription = server.subscribe_with(Queue::Unbounded);
@@ -47,7 +47,7 @@ fn what_was_accepted_before_a_close_arrives_whoever_wins_the_race() {
 }
 
 #[test]
-fn a_long_ping_pong_loses_no_wake_up() {
+fn a_long_exchange_of_messages_loses_no_wake_up() {
     let (client, server) = pair();
     let echo = server.clone();
     thread::spawn(move || {
@@ -65,7 +65,7 @@ fn a_long_ping_pong_loses_no_wake_up() {
 }
 
 #[test]
-fn two_threads_putting_now_and_then_lose_no_wake_up() {
+fn two_threads_that_put_occasionally_lose_no_wake_up() {
     // Each put may find the pen on the desk, in the other thread's hands, or in the writer's.
     let (client, server) = pair();
     let subscription = server.subscribe();
@@ -99,7 +99,7 @@ fn two_threads_putting_now_and_then_lose_no_wake_up() {
 }
 
 #[test]
-fn pongs_go_out_while_messages_are_put() {
+fn pongs_are_sent_while_messages_are_put() {
     let tick = Duration::from_micros(200);
     let options = rtcbot_websocket::Options::new()
         .ping_interval(tick)

@@ -134,7 +134,7 @@ fn interim_responses_without_end_are_an_error() {
 }
 
 #[test]
-fn interim_responses_do_not_put_the_deadline_off() {
+fn interim_responses_do_not_extend_the_deadline() {
     let listener = TcpListener::bind((own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let serving = thread::spawn(move || {
@@ -196,7 +196,7 @@ fn a_client_that_reconnects_does_not_end_with_an_interim_response() {
 }
 
 #[test]
-fn an_answer_that_accepts_may_be_written_in_any_way_that_http_allows() {
+fn a_response_that_accepts_may_take_any_form_that_http_allows() {
     let instead_of = |old: &str, new: &str| {
         assert!(ACCEPTED.contains(old));
         ACCEPTED.replace(old, new)
@@ -270,7 +270,7 @@ fn an_answer_that_accepts_may_be_written_in_any_way_that_http_allows() {
 }
 
 #[test]
-fn an_answer_that_accepts_something_else_is_refused() {
+fn a_response_that_accepts_another_protocol_is_refused() {
     let instead_of = |old: &str, new: &str| {
         assert!(ACCEPTED.contains(old));
         ACCEPTED.replace(old, new)
@@ -326,7 +326,7 @@ fn an_answer_that_accepts_something_else_is_refused() {
 }
 
 #[test]
-fn a_refusals_body_is_read_as_far_as_it_goes() {
+fn the_body_of_a_refusal_is_read_up_to_its_end() {
     use Then::{End, Stay};
     let chunked = "Transfer-Encoding: chunked\r\n\r\n";
     for (status, rest, then, body) in [
@@ -457,7 +457,7 @@ fn a_status_line_that_http_allows_is_understood() {
 }
 
 #[test]
-fn an_error_shows_what_the_server_says() {
+fn the_error_of_a_refusal_shows_the_servers_text() {
     let json = "{\r\n  \"error\": \"no such robot\"\r\n}\r\n";
     for (headers, body, shown) in [
         (
@@ -532,7 +532,7 @@ fn a_redirect_leads_where_its_location_says() {
 }
 
 #[test]
-fn a_redirect_to_nowhere_or_to_several_places_is_a_refusal() {
+fn a_redirect_without_one_location_is_a_refusal() {
     for location in [
         "",
         "Location: /a\r\nLocation: /b\r\n",

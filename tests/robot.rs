@@ -165,7 +165,7 @@ fn a_robot_stops_when_no_order_comes_though_its_operator_is_connected() {
 }
 
 #[test]
-fn a_robot_stops_when_its_operator_is_stopped_and_goes_on_when_that_does() {
+fn a_robot_stops_when_its_operator_is_suspended_and_continues_with_it() {
     let robot = Robot::start();
     let mut operator = example("client")
         .arg(&robot.url)
@@ -190,7 +190,7 @@ fn a_robot_stops_when_its_operator_is_stopped_and_goes_on_when_that_does() {
 }
 
 #[test]
-fn what_is_no_order_keeps_no_robot_going() {
+fn messages_that_are_not_orders_do_not_keep_a_robot_moving() {
     let robot = Robot::start();
     let operator = robot.page();
     let driving = Driving::by(&operator, 0.5, 0.25);

@@ -91,7 +91,7 @@ fn unsubscribe_all_removes_queues_callbacks_and_the_default() {
 }
 
 #[test]
-fn subscribe_to_a_channel() {
+fn subscribe_to_fills_a_channel() {
     let (client, server) = pair();
     let (sender, receiver) = unbounded();
     let id = client.subscribe_to(sender);
@@ -138,7 +138,7 @@ fn concurrent_callbacks_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn a_slow_concurrent_callback_is_not_waited_for_by_later_messages() {
+fn later_messages_do_not_wait_for_a_slow_concurrent_callback() {
     let (client, server) = pair();
     let (release, held) = unbounded::<()>();
     let (sender, handled) = unbounded();
@@ -217,7 +217,7 @@ fn stop_subscription_stops_it_and_it_can_be_put_again() {
 }
 
 #[test]
-fn a_source_that_ends_is_let_go_of() {
+fn a_source_that_ends_is_dropped() {
     let (client, server) = pair();
     let (sender, source) = unbounded();
     client.put_subscription(&source);
@@ -228,7 +228,7 @@ fn a_source_that_ends_is_let_go_of() {
 }
 
 #[test]
-fn ready_closed_and_error_tell_where_the_connection_is() {
+fn ready_closed_and_error_report_the_state_of_the_connection() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let client = Websocket::connect(testkit::url(&server)).unwrap();
     assert!(!client.is_ready() && !client.is_closed() && client.error().is_none());
@@ -241,7 +241,7 @@ fn ready_closed_and_error_tell_where_the_connection_is() {
 }
 
 #[test]
-fn events_are_told_to_those_who_asked_before_and_after() {
+fn callbacks_for_events_are_called_whether_added_before_or_after() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let client = Websocket::connect(testkit::url(&server)).unwrap();
     let (sender, events) = unbounded();
@@ -266,7 +266,7 @@ fn events_are_told_to_those_who_asked_before_and_after() {
 }
 
 #[test]
-fn an_error_is_told_to_those_who_asked_before_and_after() {
+fn on_error_is_called_whether_added_before_or_after() {
     // Bound and dropped: nobody listens there.
     let url = testkit::url(&Server::bind((testkit::own_address(), 0)).unwrap());
     let client = Websocket::connect(url).unwrap();
@@ -300,7 +300,7 @@ fn json_can_be_turned_off() {
 
 /// RTCBot's `tests/test_websocket.py`.
 #[test]
-fn rtcbots_own_scenario() {
+fn the_scenario_of_rtcbots_own_test_works() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let url = testkit::url(&server);
     let (closed, closes) = unbounded();

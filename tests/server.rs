@@ -22,7 +22,7 @@ fn answer(mut stream: TcpStream) -> String {
 }
 
 #[test]
-fn a_request_tells_method_path_query_headers_and_address() {
+fn a_request_has_method_path_query_headers_and_address() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = stream_to(&server);
     stream
@@ -43,7 +43,7 @@ fn a_request_tells_method_path_query_headers_and_address() {
 }
 
 #[test]
-fn what_is_no_websocket_can_be_answered() {
+fn a_request_that_is_not_a_websocket_can_be_answered() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = stream_to(&server);
     stream
@@ -61,7 +61,7 @@ fn what_is_no_websocket_can_be_answered() {
 }
 
 #[test]
-fn a_status_that_is_none_is_refused() {
+fn an_invalid_status_is_refused() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     for status in [0, 101, 199, 1000] {
         let mut stream = stream_to(&server);
@@ -77,7 +77,7 @@ fn a_status_that_is_none_is_refused() {
 }
 
 #[test]
-fn a_client_that_reads_slowly_gets_the_whole_answer() {
+fn a_client_that_reads_slowly_receives_the_whole_response() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = stream_to(&server);
     // A body that nobody reads: closing must not reset the connection over it.
@@ -94,7 +94,7 @@ fn a_client_that_reads_slowly_gets_the_whole_answer() {
 }
 
 #[test]
-fn silent_and_slow_clients_do_not_hold_up_the_next() {
+fn silent_and_slow_clients_do_not_delay_the_next() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let silent: Vec<_> = (0..50).map(|_| stream_to(&server)).collect();
     let mut slow = stream_to(&server);
@@ -136,7 +136,7 @@ fn heads_that_come_byte_by_byte_are_read() {
 }
 
 #[test]
-fn frames_that_come_right_behind_the_request_are_read() {
+fn frames_that_follow_the_request_immediately_are_read() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = stream_to(&server);
     let frames: Vec<u8> = (0..100u8)
@@ -152,7 +152,7 @@ fn frames_that_come_right_behind_the_request_are_read() {
 }
 
 #[test]
-fn what_is_no_http_is_answered_400_and_the_server_goes_on() {
+fn a_request_that_is_not_http_is_answered_400_and_the_server_continues() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut garbage = stream_to(&server);
     garbage.write_all(b"\x16\x03\x01 hello?\r\n\r\n").unwrap();
@@ -214,7 +214,7 @@ fn next_timeout_returns_without_a_request() {
 }
 
 #[test]
-fn ipv6_works() {
+fn a_server_listens_on_ipv6() {
     let Ok(mut server) = Server::bind("[::1]:0") else {
         // A machine without IPv6 cannot show it.
         return eprintln!("skipped: no IPv6 here");
@@ -227,7 +227,7 @@ fn ipv6_works() {
 }
 
 #[test]
-fn localhost_is_found_whichever_family_it_listens_on() {
+fn a_client_finds_localhost_on_either_address_family() {
     let mut server = Server::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
     let client = Websocket::connect(format!("ws://localhost:{port}/")).unwrap();
@@ -236,7 +236,7 @@ fn localhost_is_found_whichever_family_it_listens_on() {
 }
 
 #[test]
-fn both_sides_know_addresses_heads_and_the_subprotocol() {
+fn both_sides_report_addresses_heads_and_the_subprotocol() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let client = Options::new()
         .header("X-Token", "secret")
@@ -273,7 +273,7 @@ fn a_subprotocol_that_the_server_does_not_speak_is_not_chosen() {
 }
 
 #[test]
-fn paused_holds_messages_back_until_all_have_subscribed() {
+fn a_paused_connection_holds_messages_back_until_resume() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let client = Options::new().paused(true).connect(url(&server)).unwrap();
     let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
@@ -303,7 +303,7 @@ fn a_paused_connection_that_is_never_resumed_can_be_closed() {
 }
 
 #[test]
-fn next_timeout_of_zero_looks_once() {
+fn next_timeout_of_zero_returns_a_request_that_is_there() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let _client = Websocket::connect(url(&server)).unwrap();
     let mut request = None;

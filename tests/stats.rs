@@ -13,7 +13,7 @@ fn options() -> Options {
 }
 
 #[test]
-fn what_one_side_sends_the_other_receives() {
+fn both_sides_count_the_same_messages() {
     let (client, server) = pair_with(&options(), &options());
     for n in 0..100 {
         client.put("x".repeat(n * 10)).unwrap();
@@ -35,7 +35,7 @@ fn what_one_side_sends_the_other_receives() {
 }
 
 #[test]
-fn queues_tell_how_long_they_are() {
+fn queue_lengths_are_reported() {
     let (client, raw) = client_and_raw(&options());
     assert_eq!(client.stats().send_queue, 0);
     let mut put = 0;
@@ -58,7 +58,7 @@ fn queues_tell_how_long_they_are() {
 }
 
 #[test]
-fn the_slowest_consumer_is_told() {
+fn the_slowest_consumer_is_reported() {
     let (client, server) = Options::new().pair();
     let send = |count: u64| {
         let before = server.stats().messages_in;
@@ -102,7 +102,7 @@ fn the_slowest_consumer_is_told() {
 }
 
 #[test]
-fn what_a_policy_drops_is_counted() {
+fn messages_that_a_policy_drops_are_counted() {
     let (client, server) = Options::new().pair();
     let latest = server.subscribe_with(Queue::Latest);
     for n in 0..100 {
@@ -114,7 +114,7 @@ fn what_a_policy_drops_is_counted() {
 }
 
 #[test]
-fn what_a_peer_has_confirmed_is_not_counted_as_perhaps_lost() {
+fn messages_that_the_peer_has_confirmed_are_not_unconfirmed() {
     let (client, server) = pair_with(&options(), &options());
     server.subscribe_callback(|_| {});
     for n in 0..10 {
@@ -134,7 +134,7 @@ fn what_a_peer_has_confirmed_is_not_counted_as_perhaps_lost() {
 }
 
 #[test]
-fn a_clean_close_of_this_side_confirms_all() {
+fn a_clean_close_by_this_side_confirms_all_messages() {
     let (client, server) = pair_with(&options(), &options());
     server.subscribe_callback(|_| {});
     for n in 0..10 {
@@ -149,7 +149,7 @@ fn a_clean_close_of_this_side_confirms_all() {
 }
 
 #[test]
-fn a_close_that_crosses_the_peers_confirms_nothing() {
+fn a_close_that_crosses_the_peers_confirms_no_message() {
     let (client, mut raw) = client_and_raw(&options());
     // Held up, so that it sees the peer's Close frame late, as on a slow network.
     let full = client.subscribe_with(Queue::Block(1));
@@ -177,7 +177,7 @@ fn a_close_that_crosses_the_peers_confirms_nothing() {
 }
 
 #[test]
-fn what_a_full_sink_does_not_get_after_a_close_is_counted() {
+fn messages_that_a_full_sink_misses_after_a_close_are_counted() {
     let (a, b) = options().pair();
     for early in [10, 0] {
         let (a, b) = match early {
@@ -202,7 +202,7 @@ fn what_a_full_sink_does_not_get_after_a_close_is_counted() {
 }
 
 #[test]
-fn what_a_close_could_not_send_is_counted() {
+fn messages_that_a_close_could_not_send_are_counted() {
     let mut options = options();
     options.close_timeout(Duration::from_millis(100));
     let (client, _raw) = client_and_raw(&options);
@@ -219,7 +219,7 @@ fn what_a_close_could_not_send_is_counted() {
 }
 
 #[test]
-fn they_can_be_read_all_the_time_while_messages_go_both_ways() {
+fn statistics_can_be_read_while_messages_go_both_ways() {
     const COUNT: u64 = 50_000;
     let (a, b) = Websocket::pair();
     let threads = [(&a, &b), (&b, &a)].map(|(from, to)| {
@@ -250,7 +250,7 @@ fn they_can_be_read_all_the_time_while_messages_go_both_ways() {
 }
 
 #[test]
-fn what_came_early_and_a_short_queue_has_no_place_for_is_counted() {
+fn early_messages_that_a_short_queue_drops_are_counted() {
     let (a, b) = Options::new().pair();
     for n in 0..10 {
         a.put(n).unwrap();
@@ -265,7 +265,7 @@ fn what_came_early_and_a_short_queue_has_no_place_for_is_counted() {
 }
 
 #[test]
-fn what_waits_for_a_concurrent_callback_is_told() {
+fn messages_that_wait_for_a_concurrent_callback_are_reported() {
     let (a, b) = Options::new().pair();
     let (go, gate) = crossbeam_channel::unbounded::<()>();
     b.subscribe_concurrent(1, move |_| {

@@ -57,7 +57,7 @@ fn a_client_that_is_silent_for_too_long_is_answered_408() {
 }
 
 #[test]
-fn a_head_that_came_in_time_is_not_refused_because_nobody_asked_for_it() {
+fn a_head_that_came_in_time_is_accepted_though_the_server_asks_late() {
     let mut server = server().handshake_timeout(Duration::from_millis(200));
     let mut stream = stream_to(&server);
     serve_until(&mut server, || true);
@@ -69,7 +69,7 @@ fn a_head_that_came_in_time_is_not_refused_because_nobody_asked_for_it() {
 }
 
 #[test]
-fn a_thousand_silent_clients_do_not_hold_up_the_next() {
+fn a_thousand_silent_clients_do_not_delay_the_next() {
     let mut server = server().handshake_timeout(Duration::from_secs(3600));
     let address = server.local_addr().unwrap();
     let connect = move || TcpStream::connect(address).unwrap();
@@ -87,7 +87,7 @@ fn a_thousand_silent_clients_do_not_hold_up_the_next() {
 }
 
 #[test]
-fn one_connection_more_than_allowed_is_answered_503_until_one_has_ended() {
+fn a_connection_beyond_the_limit_is_answered_503_until_one_has_ended() {
     let mut server = server().max_connections(2);
     let options = Options::new();
     let (one, its_peer) = pair_over(&mut server, &options, &options);
@@ -132,7 +132,7 @@ fn one_connection_more_than_allowed_is_answered_503_until_one_has_ended() {
 }
 
 #[test]
-fn a_place_is_given_back_by_whatever_ends() {
+fn every_kind_of_end_frees_a_place_for_a_connection() {
     let mut server = server().max_connections(1);
     for round in 0..50 {
         let mut found = None;
@@ -165,7 +165,7 @@ fn a_place_is_given_back_by_whatever_ends() {
 }
 
 #[test]
-fn a_broadcast_reaches_all_in_their_own_mode_and_names_those_that_have_no_room() {
+fn a_broadcast_reaches_all_in_their_own_mode_and_returns_those_without_room() {
     let mut server = server();
     let (json_mode, text_mode) = (Options::new(), Options::new().json(false).clone());
     let (json_client, _json_peer) = pair_over(&mut server, &json_mode, &json_mode);
@@ -241,7 +241,7 @@ fn serving(
 }
 
 #[test]
-fn a_client_that_is_ready_gets_what_is_broadcast() {
+fn a_ready_client_receives_broadcasts() {
     let (url, handle, serving) = serving(|request| {
         let _ = Websocket::accept(request).wait_closed();
     });
@@ -256,7 +256,7 @@ fn a_client_that_is_ready_gets_what_is_broadcast() {
 }
 
 #[test]
-fn serve_runs_a_handler_for_each_and_a_panic_ends_nothing_else() {
+fn serve_runs_a_handler_for_each_request_and_a_panic_ends_no_other() {
     let (url, handle, serving) = serving(|request| {
         let panics = request.path() == "/panic";
         let ws = Websocket::accept(request);
@@ -287,7 +287,7 @@ fn serve_runs_a_handler_for_each_and_a_panic_ends_nothing_else() {
 }
 
 #[test]
-fn shutting_down_sends_what_is_queued_and_frees_the_port() {
+fn shutdown_sends_the_queued_messages_and_frees_the_port() {
     let mut server = server();
     let address = server.local_addr().unwrap();
     let options = Options::new();
@@ -319,7 +319,7 @@ fn shutting_down_sends_what_is_queued_and_frees_the_port() {
 }
 
 #[test]
-fn shutting_down_takes_no_longer_than_allowed_whoever_does_not_answer() {
+fn shutdown_ends_within_its_timeout_when_a_client_does_not_answer() {
     let mut server = server();
     let mut silent = Vec::new();
     let peers: Vec<_> = (0..10)
@@ -347,7 +347,7 @@ fn shutting_down_takes_no_longer_than_allowed_whoever_does_not_answer() {
 }
 
 #[test]
-fn what_is_accepted_from_a_server_that_was_shut_down_is_closed() {
+fn a_request_accepted_after_the_shutdown_is_closed() {
     let mut server = server();
     let client = Websocket::connect(server.url()).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
@@ -359,7 +359,7 @@ fn what_is_accepted_from_a_server_that_was_shut_down_is_closed() {
 }
 
 #[test]
-fn a_client_whose_head_is_not_complete_is_told_of_the_shutdown() {
+fn a_client_with_an_incomplete_head_is_answered_at_shutdown() {
     let mut server = server();
     let mut stream = stream_to(&server);
     stream.write_all(b"GET / HT").unwrap();
@@ -414,7 +414,7 @@ fn a_sink_may_shut_its_own_server_down() {
 }
 
 #[test]
-fn a_handler_that_does_not_return_is_waited_for_no_longer_than_allowed() {
+fn shutdown_waits_for_a_handler_no_longer_than_its_timeout() {
     let started = Arc::new(AtomicUsize::new(0));
     let (go_on, waits) = mpsc::channel::<()>();
     let waits = parking_lot::Mutex::new(waits);
@@ -460,7 +460,7 @@ fn the_iterator_ends_when_the_shutdown_does() {
 
 /// The race between a connection that is being made and a shutdown, many times.
 #[test]
-fn no_connection_survives_a_shutdown_whenever_it_comes() {
+fn no_connection_survives_a_shutdown_at_any_moment() {
     for round in 0..300 {
         let (url, handle, serving) = serving(|request| {
             let ws = Websocket::accept(request);
@@ -482,7 +482,7 @@ fn no_connection_survives_a_shutdown_whenever_it_comes() {
 }
 
 #[test]
-fn dropping_the_server_leaves_its_connections_alone() {
+fn connections_stay_open_when_the_server_is_dropped() {
     let mut server = server();
     let address = server.local_addr().unwrap();
     let options = Options::new();
@@ -499,7 +499,7 @@ fn dropping_the_server_leaves_its_connections_alone() {
 }
 
 #[test]
-fn a_response_of_the_users_own_is_sent_as_it_is() {
+fn a_response_of_the_program_is_sent_unchanged() {
     let mut server = server();
     let ask = |request: &str| {
         let mut stream = stream_to(&server);
@@ -542,7 +542,7 @@ fn a_response_of_the_users_own_is_sent_as_it_is() {
 }
 
 #[test]
-fn a_client_that_does_not_take_its_page_holds_up_nobody() {
+fn a_client_that_does_not_read_its_response_delays_no_other() {
     let mut server = server();
     let page = vec![b'x'; 50_000_000];
     let mut slow = stream_to(&server);
@@ -563,7 +563,7 @@ fn a_client_that_does_not_take_its_page_holds_up_nobody() {
 }
 
 #[test]
-fn a_client_that_sends_a_body_gets_its_answer() {
+fn a_client_that_sends_a_body_receives_the_response() {
     let mut server = server();
     let mut stream = stream_to(&server);
     stream
@@ -646,7 +646,7 @@ fn handlers_that_shut_down_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn a_handler_is_waited_for_from_the_moment_its_request_is_handed_out() {
+fn a_handler_counts_as_running_once_its_request_is_handed_out() {
     for round in 0..1000 {
         let (begun, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (counts_begun, counts_ended) = (begun.clone(), ended.clone());
@@ -672,7 +672,7 @@ fn a_handler_is_waited_for_from_the_moment_its_request_is_handed_out() {
 }
 
 #[test]
-fn who_is_refused_keeps_its_place_as_long_as_it_is_answered() {
+fn a_refused_client_keeps_its_place_while_it_is_answered() {
     let mut server = server().max_connections(1);
     let request = UPGRADE.replace("Host: ", "Content-Length: 5\r\nHost: ");
     let mut refused = stream_to(&server);
@@ -697,7 +697,7 @@ fn who_is_refused_keeps_its_place_as_long_as_it_is_answered() {
 }
 
 #[test]
-fn who_is_refused_is_not_waited_for_by_a_shutdown() {
+fn shutdown_does_not_wait_for_a_refused_client() {
     let mut server = server();
     let mut stream = stream_to(&server);
     let request = UPGRADE.replace("Host: ", "Content-Length: 5\r\nHost: ");
@@ -754,7 +754,7 @@ fn the_iterator_ends_with_the_last_of_several_shutdowns() {
 }
 
 #[test]
-fn handlers_that_have_shut_down_may_go_on_working() {
+fn handlers_that_have_shut_down_may_continue() {
     const COUNT: usize = 2;
     let all_there = std::sync::Barrier::new(COUNT);
     let done = Arc::new(AtomicUsize::new(0));

@@ -76,7 +76,7 @@ fn trickle(stream: &mut dyn Write, bytes: &[u8]) {
 }
 
 #[test]
-fn a_response_that_comes_a_byte_now_and_then_does_not_put_the_end_of_connecting_off() {
+fn a_response_that_trickles_does_not_extend_the_connect_timeout() {
     over_each(|wire| {
         let (listener, url) = wire.listen();
         let mut options = wire.options();
@@ -93,7 +93,7 @@ fn a_response_that_comes_a_byte_now_and_then_does_not_put_the_end_of_connecting_
 
 #[cfg(feature = "native-tls")]
 #[test]
-fn a_tls_handshake_that_comes_a_byte_now_and_then_does_not_put_the_end_of_connecting_off() {
+fn a_tls_handshake_that_trickles_does_not_extend_the_connect_timeout() {
     let listener = TcpListener::bind((own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     thread::scope(|scope| {
@@ -110,7 +110,7 @@ fn a_tls_handshake_that_comes_a_byte_now_and_then_does_not_put_the_end_of_connec
 }
 
 #[test]
-fn a_request_that_is_not_taken_or_only_a_little_at_a_time_does_not_put_the_end_of_connecting_off() {
+fn a_request_that_is_read_slowly_or_not_at_all_does_not_extend_the_connect_timeout() {
     over_each(|wire| {
         for takes in [0, 10_000] {
             let (listener, url) = wire.listen();
@@ -135,7 +135,7 @@ fn a_request_that_is_not_taken_or_only_a_little_at_a_time_does_not_put_the_end_o
 }
 
 #[test]
-fn redirects_share_one_time() {
+fn redirects_share_one_connect_timeout() {
     let listener = TcpListener::bind((own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let redirect = format!(
@@ -156,7 +156,7 @@ fn redirects_share_one_time() {
 }
 
 #[test]
-fn the_body_of_a_refusal_that_does_not_come_is_not_waited_for_longer_than_connecting_may_take() {
+fn a_missing_refusal_body_is_awaited_no_longer_than_the_connect_timeout() {
     let listener = TcpListener::bind((own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     thread::spawn(move || {
@@ -175,7 +175,7 @@ fn the_body_of_a_refusal_that_does_not_come_is_not_waited_for_longer_than_connec
 }
 
 #[test]
-fn a_unix_server_that_accepts_nobody_is_waited_for_no_longer_than_connecting_may_take() {
+fn a_unix_server_that_accepts_no_client_is_awaited_no_longer_than_the_connect_timeout() {
     let path = std::env::temp_dir().join(format!("accepts-nobody-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).unwrap();
@@ -187,7 +187,7 @@ fn a_unix_server_that_accepts_nobody_is_waited_for_no_longer_than_connecting_may
 }
 
 #[test]
-fn a_folder_that_somebody_else_has_locked_is_waited_for_a_second_at_the_most() {
+fn a_locked_folder_is_awaited_for_one_second_at_most() {
     let folder = std::env::temp_dir().join(format!("locked-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let lock = std::fs::File::open(&folder).unwrap();
@@ -199,7 +199,7 @@ fn a_folder_that_somebody_else_has_locked_is_waited_for_a_second_at_the_most() {
 }
 
 #[test]
-fn a_client_that_does_not_take_the_response_is_waited_for_no_longer_than_connecting_may_take() {
+fn a_client_that_does_not_read_the_response_is_awaited_no_longer_than_the_connect_timeout() {
     let mut listener = Server::bind((own_address(), 0)).unwrap();
     let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     stream.write_all(UPGRADE.as_bytes()).unwrap();
@@ -215,7 +215,7 @@ fn a_client_that_does_not_take_the_response_is_waited_for_no_longer_than_connect
 }
 
 #[test]
-fn a_peer_that_says_a_byte_now_and_then_does_not_put_the_end_of_closing_off() {
+fn a_peer_that_sends_a_trickle_does_not_extend_the_close_timeout() {
     over_each(|wire| {
         let ping = [0x89, 1, b'x'];
         let text = [0x81, 1, b'1'];
@@ -242,7 +242,7 @@ fn a_peer_that_says_a_byte_now_and_then_does_not_put_the_end_of_closing_off() {
 }
 
 #[test]
-fn a_request_that_comes_a_byte_now_and_then_is_answered_408_when_its_time_is_over() {
+fn a_request_that_trickles_is_answered_408_after_the_handshake_timeout() {
     let mut server = Server::bind((own_address(), 0))
         .unwrap()
         .handshake_timeout(SHORT);
@@ -260,7 +260,7 @@ fn a_request_that_comes_a_byte_now_and_then_is_answered_408_when_its_time_is_ove
 
 #[cfg(feature = "native-tls")]
 #[test]
-fn a_client_whose_tls_handshake_comes_a_byte_now_and_then_is_let_go_of_when_its_time_is_over() {
+fn a_client_whose_tls_handshake_trickles_is_disconnected_after_the_handshake_timeout() {
     let mut server = testkit::tls::pki().server().handshake_timeout(SHORT);
     let mut slow = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     slow.write_all(b"\x16\x03\x01\x3e\x84\x01\x00\x3e\x80")
@@ -271,7 +271,7 @@ fn a_client_whose_tls_handshake_comes_a_byte_now_and_then_is_let_go_of_when_its_
 }
 
 #[test]
-fn waiting_for_a_request_ends_in_time_however_many_come_that_are_none() {
+fn next_timeout_ends_in_time_however_many_invalid_requests_come() {
     let mut server = Server::bind((own_address(), 0)).unwrap();
     let address = server.local_addr().unwrap();
     let over = Arc::new(AtomicBool::new(false));
@@ -297,7 +297,7 @@ fn waiting_for_a_request_ends_in_time_however_many_come_that_are_none() {
 }
 
 #[test]
-fn every_wait_with_a_time_ends_with_it_whatever_the_peer_says() {
+fn every_wait_with_a_timeout_ends_in_time_whatever_the_peer_sends() {
     // One that is connecting, to a server that says nothing; and one that is ready, with a peer that sends pings.
     let listener = TcpListener::bind((own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
@@ -323,7 +323,7 @@ fn every_wait_with_a_time_ends_with_it_whatever_the_peer_says() {
 }
 
 #[test]
-fn a_get_ends_in_time_though_others_take_what_comes() {
+fn get_timeout_ends_in_time_while_others_take_the_messages() {
     for queue in [Queue::default(), Queue::Latest, Queue::DropOldest(2)] {
         let (client, server) = pair();
         let subscription = server.subscribe_with(queue);
@@ -356,7 +356,7 @@ fn a_get_ends_in_time_though_others_take_what_comes() {
 }
 
 #[test]
-fn a_put_ends_in_time_though_others_take_the_room_that_a_slow_peer_makes() {
+fn put_timeout_ends_in_time_while_others_take_the_room() {
     over_each(|wire| {
         let (client, mut raw) = wire.client_and_raw(|options| {
             options.send_queue(10_000);
@@ -387,7 +387,7 @@ fn a_put_ends_in_time_though_others_take_the_room_that_a_slow_peer_makes() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_client_that_takes_nothing_of_its_page_is_given_up_after_ten_seconds() {
+fn a_client_that_does_not_read_its_response_is_disconnected_after_ten_seconds() {
     const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
     let respond = |mut server: Server| {
         let request = server.next_timeout(DEADLINE).unwrap();
@@ -476,7 +476,7 @@ fn given_up_after(
 // libwebsockets 1223. poll(2) tells of room only when much of the buffer is free; the little that is taken must
 // neither be counted late, nor be missed.
 #[test]
-fn a_peer_that_takes_a_little_and_is_gone_is_given_up_a_time_out_after_the_last_it_took() {
+fn a_peer_that_stops_reading_is_noticed_one_timeout_after_its_last_read() {
     const TIME: Duration = Duration::from_secs(1);
     // A busy machine may be late, but not each time.
     let in_time = |found_after: &dyn Fn() -> Option<Duration>| {

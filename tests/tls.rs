@@ -73,7 +73,7 @@ fn a_host_name_is_verified_as_well_as_an_address() {
 }
 
 #[test]
-fn a_certificate_that_nobody_vouches_for_is_refused_and_the_server_goes_on() {
+fn an_untrusted_certificate_is_refused_and_the_server_continues() {
     let pki = pki();
     let url = serving(pki.server());
     let error = refusal(&Options::new(), &url);
@@ -91,7 +91,7 @@ fn a_certificate_that_nobody_vouches_for_is_refused_and_the_server_goes_on() {
 }
 
 #[test]
-fn invalid_certificates_are_accepted_by_who_says_danger() {
+fn invalid_certificates_are_accepted_with_the_danger_option() {
     let url = serving(pki_for(&["elsewhere"]).server());
     let ws = Options::new()
         .danger_accept_invalid_certs(true)
@@ -101,7 +101,7 @@ fn invalid_certificates_are_accepted_by_who_says_danger() {
 }
 
 #[test]
-fn roots_are_pem_der_or_a_bundle() {
+fn root_certificates_may_be_pem_der_or_a_bundle() {
     let (pki, other) = (pki(), pki());
     let url = serving(pki.server());
     let bundle = other.ca.pem() + &pki.ca.pem();
@@ -118,7 +118,7 @@ fn roots_are_pem_der_or_a_bundle() {
 }
 
 #[test]
-fn what_is_no_certificate_is_refused_at_once() {
+fn an_invalid_certificate_is_refused_immediately() {
     for options in [
         Options::new().root_certificate_pem("-----BEGIN CERTIFICATE-----\nx"),
         Options::new().root_certificate_pem(""),
@@ -147,7 +147,7 @@ fn a_ready_made_connector_is_used() {
 }
 
 #[test]
-fn a_client_shows_who_it_is_to_a_server_that_asks() {
+fn a_client_sends_its_certificate_to_a_server_that_asks() {
     let pki = pki();
     let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
@@ -179,7 +179,7 @@ fn a_client_shows_who_it_is_to_a_server_that_asks() {
 }
 
 #[test]
-fn a_key_that_does_not_belong_to_the_certificate_is_found_at_once() {
+fn a_key_that_does_not_match_the_certificate_is_refused_immediately() {
     let (one, other) = (pki(), pki());
     let identity = Identity::from_pkcs8(
         one.certificate.pem().as_bytes(),
@@ -223,7 +223,7 @@ fn a_server_that_speaks_no_tls_is_an_error() {
 }
 
 #[test]
-fn a_server_that_is_silent_in_the_tls_handshake_is_waited_for_no_longer_than_allowed() {
+fn a_server_that_is_silent_in_the_tls_handshake_is_a_connect_timeout() {
     let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let limit = Duration::from_millis(50);
@@ -337,7 +337,7 @@ fn a_page_is_served_from_the_same_port() {
 }
 
 #[test]
-fn http_on_a_tls_port_is_told_so_in_http() {
+fn http_on_a_tls_port_is_answered_in_http() {
     let pki = pki();
     let mut server = pki.server();
     let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
@@ -358,7 +358,7 @@ fn http_on_a_tls_port_is_told_so_in_http() {
 }
 
 #[test]
-fn silent_clients_and_garbage_do_not_hold_up_the_next() {
+fn silent_clients_and_invalid_handshakes_do_not_delay_the_next() {
     let pki = pki();
     let mut server = pki.server();
     let address = server.local_addr().unwrap();
@@ -378,7 +378,7 @@ fn silent_clients_and_garbage_do_not_hold_up_the_next() {
 }
 
 #[test]
-fn a_client_that_is_slow_in_the_tls_handshake_is_let_go_of() {
+fn a_client_that_is_slow_in_the_tls_handshake_is_disconnected() {
     let pki = pki();
     let mut server = pki.server().handshake_timeout(Duration::from_millis(50));
     let mut silent = TcpStream::connect(server.local_addr().unwrap()).unwrap();
@@ -393,7 +393,7 @@ fn a_client_that_is_slow_in_the_tls_handshake_is_let_go_of() {
 }
 
 #[test]
-fn a_blocking_server_on_native_tls_is_a_peer_like_any_other() {
+fn a_blocking_server_on_native_tls_works_as_a_peer() {
     let pki = pki();
     let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
@@ -419,7 +419,7 @@ fn a_blocking_server_on_native_tls_is_a_peer_like_any_other() {
 
 /// A TLS read then has to write, while a write of a long message may be under way.
 #[test]
-fn keys_that_are_changed_under_load_cost_nothing() {
+fn key_updates_under_load_lose_nothing() {
     const COUNT: u32 = 30_000;
     let pki = pki();
     let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
@@ -471,7 +471,7 @@ fn keys_that_are_changed_under_load_cost_nothing() {
 }
 
 #[test]
-fn streams_that_were_made_elsewhere_are_used_on_both_sides() {
+fn tls_streams_of_the_program_work_on_both_sides() {
     let pki = pki();
     let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let address = listener.local_addr().unwrap();

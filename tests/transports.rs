@@ -65,7 +65,7 @@ fn a_unix_socket_is_served_and_connected_to() {
 }
 
 #[test]
-fn the_file_of_a_unix_socket_goes_with_its_server_and_a_stale_one_is_replaced() {
+fn a_server_removes_its_unix_socket_file_and_replaces_a_stale_one() {
     let path = socket_path();
     let server = Server::bind_unix(&path).unwrap();
     let taken = Server::bind_unix(&path).unwrap_err();
@@ -86,7 +86,7 @@ fn the_file_of_a_unix_socket_goes_with_its_server_and_a_stale_one_is_replaced() 
 }
 
 #[test]
-fn a_server_whose_backlog_is_full_is_not_taken_for_dead() {
+fn a_unix_socket_whose_backlog_is_full_is_not_replaced() {
     let path = socket_path();
     let listener = UnixListener::bind(&path).unwrap();
     rustix::net::listen(&listener, 1).unwrap();
@@ -118,7 +118,7 @@ fn a_server_that_takes_over_a_path_keeps_it() {
 }
 
 #[test]
-fn of_two_servers_that_find_a_dead_socket_one_gets_its_place() {
+fn one_of_two_servers_that_find_a_stale_socket_replaces_it() {
     let path = socket_path();
     for _ in 0..1000 {
         drop(UnixListener::bind(&path).unwrap());
@@ -138,7 +138,7 @@ fn of_two_servers_that_find_a_dead_socket_one_gets_its_place() {
 }
 
 #[test]
-fn a_unix_listener_that_was_made_elsewhere_is_served() {
+fn a_unix_listener_of_the_program_is_served() {
     let path = socket_path();
     let listener = UnixListener::bind(&path).unwrap();
     let mut server = Server::from_unix_listener(listener).unwrap();
@@ -150,7 +150,7 @@ fn a_unix_listener_that_was_made_elsewhere_is_served() {
 }
 
 #[test]
-fn a_unix_socket_that_is_not_there_is_an_error() {
+fn a_missing_unix_socket_is_an_error() {
     let ws = Websocket::connect("ws+unix:/does/not/exist").unwrap();
     let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
     assert!(
@@ -160,7 +160,7 @@ fn a_unix_socket_that_is_not_there_is_an_error() {
 }
 
 #[test]
-fn a_unix_server_whose_backlog_is_full_is_waited_for() {
+fn a_client_waits_for_a_unix_server_whose_backlog_is_full() {
     let path = socket_path();
     let listener = UnixListener::bind(&path).unwrap();
     rustix_listen(&listener);
@@ -196,7 +196,7 @@ fn rustix_listen(listener: &UnixListener) {
 
 #[test]
 #[cfg(feature = "native-tls")]
-fn tls_goes_over_a_unix_socket_too() {
+fn tls_works_over_a_unix_socket() {
     let pki = testkit::tls::pki();
     let server = Server::bind_unix(socket_path()).unwrap();
     let mut server = server.tls(pki.identity.clone()).unwrap();
@@ -227,7 +227,7 @@ fn head_of(stream: &mut (impl Read + ?Sized)) -> http::Request<()> {
 }
 
 #[test]
-fn tcp_streams_that_are_there_already_are_used() {
+fn connected_tcp_streams_work_as_transports() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     // As other libraries leave them.
@@ -246,7 +246,7 @@ fn tcp_streams_that_are_there_already_are_used() {
 }
 
 #[test]
-fn unix_streams_that_are_there_already_are_used() {
+fn connected_unix_streams_work_as_transports() {
     let (one, mut other) = UnixStream::pair().unwrap();
     let client = Options::new().connect_over(one, "ws://x/").unwrap();
     let head = head_of(&mut other);
@@ -257,7 +257,7 @@ fn unix_streams_that_are_there_already_are_used() {
 }
 
 #[test]
-fn what_was_read_beyond_the_head_is_honoured() {
+fn bytes_read_beyond_the_head_are_used() {
     let (mut one, other) = UnixStream::pair().unwrap();
     let mut head = UPGRADE.as_bytes();
     let head = head_of(&mut head);
@@ -270,7 +270,7 @@ fn what_was_read_beyond_the_head_is_honoured() {
 }
 
 #[test]
-fn a_request_from_elsewhere_can_be_answered() {
+fn a_request_of_another_http_server_can_be_answered() {
     let (mut one, other) = UnixStream::pair().unwrap();
     let mut head = UPGRADE.as_bytes();
     let request = Request::from_parts(head_of(&mut head), other, []);
@@ -342,7 +342,7 @@ impl ShutdownHandle for Hook {
 }
 
 #[test]
-fn a_transport_of_a_users_own_is_used_on_both_sides() {
+fn a_transport_of_the_program_works_on_both_sides() {
     let (one, mut other) = pipes();
     let client = Options::new().connect_over(one, "ws://x/").unwrap();
     let head = head_of(&mut other.0);
@@ -592,33 +592,30 @@ fn both_sides_end(parts: &[Part]) {
 }
 
 #[test]
-fn a_transport_that_panics_ends_its_connection_and_nothing_else() {
-    testkit::alone(
-        "a_transport_that_panics_ends_its_connection_and_nothing_else",
-        || {
-            let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
-            let options = Options::new();
-            let (bystander, other) = pair_over(&mut server, &options, &options);
-            let each = PARTS.iter().map(|part| vec![*part]);
-            // The worst: everything, and what panics where another panic is being dealt with.
-            let all = PARTS[4..].to_vec();
-            let during = vec![Part::Write, Part::Cut, Part::Drop];
-            for parts in [during, all].into_iter().chain(each) {
-                within(2 * DEADLINE, move || {
-                    a_client_ends(&parts);
-                    both_sides_end(&parts);
-                });
-            }
-            goes_both_ways(&bystander, &other);
-            bystander.close().unwrap();
-        },
-    );
+fn a_transport_that_panics_ends_only_its_connection() {
+    testkit::alone("a_transport_that_panics_ends_only_its_connection", || {
+        let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+        let options = Options::new();
+        let (bystander, other) = pair_over(&mut server, &options, &options);
+        let each = PARTS.iter().map(|part| vec![*part]);
+        // The worst: everything, and what panics where another panic is being dealt with.
+        let all = PARTS[4..].to_vec();
+        let during = vec![Part::Write, Part::Cut, Part::Drop];
+        for parts in [during, all].into_iter().chain(each) {
+            within(2 * DEADLINE, move || {
+                a_client_ends(&parts);
+                both_sides_end(&parts);
+            });
+        }
+        goes_both_ways(&bystander, &other);
+        bystander.close().unwrap();
+    });
 }
 
 #[test]
-fn a_transport_that_panics_under_a_request_ends_that_and_nothing_else() {
+fn a_transport_that_panics_under_a_request_ends_only_that_request() {
     testkit::alone(
-        "a_transport_that_panics_under_a_request_ends_that_and_nothing_else",
+        "a_transport_that_panics_under_a_request_ends_only_that_request",
         || {
             let each = PARTS.iter().map(|part| vec![*part]);
             for parts in each.chain([PARTS.to_vec()]) {
@@ -712,55 +709,52 @@ fn a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending
 }
 
 #[test]
-fn payloads_whose_destructors_panic_are_sent_like_others() {
-    testkit::alone(
-        "payloads_whose_destructors_panic_are_sent_like_others",
-        || {
-            static LONG: [u8; 100_000] = [0; 100_000];
-            let bytes = |payload| bytes::Bytes::from_owner(Bomb(payload));
-            let short = || Message::Binary(bytes(b"a payload"));
-            let (client, server) = Websocket::pair();
-            for _ in 0..10 {
-                // One by one, and several at a time.
-                for count in [1, 100] {
-                    for _ in 0..count {
-                        client.put(short()).unwrap();
-                    }
-                    for _ in 0..count {
-                        let message = server.get_timeout(DEADLINE).unwrap();
-                        assert_eq!(message.as_bytes().unwrap(), b"a payload");
-                    }
+fn payloads_whose_destructors_panic_are_sent() {
+    testkit::alone("payloads_whose_destructors_panic_are_sent", || {
+        static LONG: [u8; 100_000] = [0; 100_000];
+        let bytes = |payload| bytes::Bytes::from_owner(Bomb(payload));
+        let short = || Message::Binary(bytes(b"a payload"));
+        let (client, server) = Websocket::pair();
+        for _ in 0..10 {
+            // One by one, and several at a time.
+            for count in [1, 100] {
+                for _ in 0..count {
+                    client.put(short()).unwrap();
                 }
-                let payload = bytes(b"a ping");
-                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                    let answer = client.ping(payload);
-                    drop(answer);
-                }));
+                for _ in 0..count {
+                    let message = server.get_timeout(DEADLINE).unwrap();
+                    assert_eq!(message.as_bytes().unwrap(), b"a payload");
+                }
             }
-            client.close().unwrap();
+            let payload = bytes(b"a ping");
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let answer = client.ping(payload);
+                drop(answer);
+            }));
+        }
+        client.close().unwrap();
 
-            // Nobody takes these.
-            let (client, server) = testkit::pair_with(
-                Options::new().close_timeout(Duration::from_millis(100)),
-                Options::new().receive_queue(Queue::Block(1)),
-            );
-            let _one_that_is_full = server.subscribe();
-            let mut put = 0;
-            // What is not taken comes back, and is this program's own.
-            while let Ok(()) = client
-                .put_nowait(Message::Binary(bytes(&LONG)))
-                .map_err(std::mem::forget)
-            {
-                put += 1;
-            }
-            assert!(put > 1);
-            client.close().unwrap_err();
-            drop((client, server));
-            eventually("the threads have ended", || {
-                testkit::threads_named("ws-") == 0
-            });
-        },
-    );
+        // Nobody takes these.
+        let (client, server) = testkit::pair_with(
+            Options::new().close_timeout(Duration::from_millis(100)),
+            Options::new().receive_queue(Queue::Block(1)),
+        );
+        let _one_that_is_full = server.subscribe();
+        let mut put = 0;
+        // What is not taken comes back, and is this program's own.
+        while let Ok(()) = client
+            .put_nowait(Message::Binary(bytes(&LONG)))
+            .map_err(std::mem::forget)
+        {
+            put += 1;
+        }
+        assert!(put > 1);
+        client.close().unwrap_err();
+        drop((client, server));
+        eventually("the threads have ended", || {
+            testkit::threads_named("ws-") == 0
+        });
+    });
 }
 
 /// It takes nothing, and says so in the one way that is easily taken for progress.
@@ -801,7 +795,7 @@ impl WriteHalf for Nothing {
 }
 
 #[test]
-fn a_transport_that_takes_nothing_is_not_tried_for_ever() {
+fn a_transport_that_writes_zero_bytes_is_an_error() {
     let mut head = UPGRADE.as_bytes();
     let request = Request::from_parts(head_of(&mut head), Nothing, []);
     let error = within(DEADLINE, move || request.respond(200, "x")).unwrap_err();
@@ -850,7 +844,7 @@ fn a_proxy_is_asked_for_the_server_by_name() {
 
 #[test]
 #[cfg(feature = "native-tls")]
-fn tls_goes_through_a_proxy() {
+fn tls_works_through_a_proxy() {
     let pki = testkit::tls::pki();
     let mut server = pki.server();
     let (address, asked) = proxy(&server);
@@ -866,7 +860,7 @@ fn tls_goes_through_a_proxy() {
 
 #[test]
 #[cfg(feature = "native-tls")]
-fn each_form_of_a_host_is_the_one_that_its_certificate_is_for() {
+fn every_form_of_a_host_matches_its_certificate() {
     let pki = testkit::tls::pki_for(&["robot.example", "xn--bcher-kva.example", "192.0.2.1"]);
     let mut server = pki.server();
     for (host, named) in [
@@ -900,7 +894,7 @@ fn each_form_of_a_host_is_the_one_that_its_certificate_is_for() {
 }
 
 #[test]
-fn a_proxy_that_refuses_or_is_not_there_is_an_error_without_the_password() {
+fn a_proxy_that_refuses_or_is_missing_is_an_error_without_the_password() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let mut options = Options::new();
@@ -921,7 +915,7 @@ fn a_proxy_that_refuses_or_is_not_there_is_an_error_without_the_password() {
 }
 
 #[test]
-fn closing_while_a_proxy_is_silent_returns_at_once() {
+fn close_while_a_proxy_is_silent_returns_immediately() {
     for scheme in ["http", "socks5h"] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -939,7 +933,7 @@ fn closing_while_a_proxy_is_silent_returns_at_once() {
 }
 
 #[test]
-fn a_proxy_that_cannot_work_is_refused_at_once() {
+fn an_unusable_proxy_is_refused_immediately() {
     for proxy in ["", "ftp://x", "https://x", "http://"] {
         let error = Options::new().proxy(proxy).connect("ws://x/").unwrap_err();
         assert!(

@@ -248,7 +248,7 @@ fn any_method_may_be_called_from_the_function_for_a_header() {
 }
 
 #[test]
-fn a_callback_for_the_end_may_join_a_thread_that_is_sending() {
+fn on_close_may_join_a_thread_that_is_sending() {
     over_each(|wire| {
         for callback in [Callback::OnClose, Callback::OnError] {
             let (client, raw) = wire.client_and_raw(|options| {
@@ -343,7 +343,7 @@ fn a_callback_that_puts_more_than_the_queue_holds_makes_progress() {
 
 // The same the other way round: the queue of callbacks is full, and the callback waits for what would come after.
 #[test]
-fn a_callback_may_wait_for_messages_and_for_the_end_whatever_comes_meanwhile() {
+fn a_callback_may_wait_for_messages_and_for_the_end_while_more_messages_arrive() {
     // More than may wait for a callback.
     const COUNT: u32 = 5000;
     for workers in [0, 1, 3] {

@@ -15,7 +15,7 @@ use crate::{HOUR, median};
 
 // websockets 1336: `close()` with unread messages never returns.
 #[test]
-fn close_returns_within_its_time_out_with_every_queue_full() {
+fn close_returns_within_its_timeout_with_every_queue_full() {
     over_each(|wire| {
         let timeout = Duration::from_millis(100);
         let (client, mut raw) = wire.client_and_raw(|options| {
@@ -60,7 +60,7 @@ fn close_returns_within_its_time_out_with_every_queue_full() {
 
 // As before, with a peer that would have answered.
 #[test]
-fn close_is_in_order_though_nobody_reads_what_has_arrived() {
+fn close_is_orderly_while_received_messages_are_unread() {
     over_each(|wire| {
         let (client, mut raw) = wire.client_and_raw(|options| {
             options.receive_queue(Queue::Block(1));
@@ -146,7 +146,7 @@ impl Pauses {
 
 // The answer may arrive before the writer has noted that what it answers is written.
 #[test]
-fn a_server_that_answers_and_keeps_the_stream_open_is_waited_for_a_moment_only() {
+fn close_waits_only_briefly_for_a_server_that_answers_and_keeps_the_stream_open() {
     over_each(|wire| {
         let closing: Vec<_> = (0..30)
             .map(|_| {
@@ -213,7 +213,7 @@ fn main_that_returns(url: &str) {
 
 // websocket-client 798 and 131: a close takes effect when the next message comes, and not before.
 #[test]
-fn close_takes_effect_though_no_message_comes() {
+fn close_takes_effect_while_no_message_arrives() {
     over_each(|wire| {
         let (client, mut raw) = wire.client_and_raw(|options| {
             options.close_timeout(HOUR).ping_interval(None);
@@ -227,7 +227,7 @@ fn close_takes_effect_though_no_message_comes() {
 }
 
 #[test]
-fn close_takes_effect_though_the_peer_never_says_anything() {
+fn close_takes_effect_when_the_peer_never_sends_anything() {
     over_each(|wire| {
         let timeout = Duration::from_millis(50);
         let (client, _raw) = wire.client_and_raw(|options| {

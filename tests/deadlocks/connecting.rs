@@ -35,7 +35,7 @@ fn close_while_connecting(wire: &Wire, url: &str, reached: impl FnOnce()) {
 // `src/net/connect.rs`, sees to that it can be given up.)
 #[test]
 #[cfg(target_os = "linux")]
-fn close_during_the_tcp_connection_returns_at_once() {
+fn close_during_the_tcp_handshake_returns_immediately() {
     let listener = TcpListener::bind((crate::testkit::own_address(), 0)).unwrap();
     let address = listener.local_addr().unwrap();
     // The smallest backlog: one is taken, and the others' SYN goes unanswered.
@@ -52,7 +52,7 @@ fn close_during_the_tcp_connection_returns_at_once() {
 }
 
 #[test]
-fn close_during_the_tls_handshake_returns_at_once() {
+fn close_during_the_tls_handshake_returns_immediately() {
     // Over `ws` it is the only one.
     over_each(|wire| {
         let (listener, url) = wire.listen();
@@ -66,7 +66,7 @@ fn close_during_the_tls_handshake_returns_at_once() {
 }
 
 #[test]
-fn close_during_the_websocket_handshake_returns_at_once() {
+fn close_during_the_websocket_handshake_returns_immediately() {
     over_each(|wire| {
         let (listener, url) = wire.listen();
         let mut silent = None;
@@ -79,7 +79,7 @@ fn close_during_the_websocket_handshake_returns_at_once() {
 }
 
 #[test]
-fn close_at_once_after_connect_ends_whatever_connecting_was_doing() {
+fn close_immediately_after_connect_ends_every_stage_of_connecting() {
     for n in 0..300 {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -98,7 +98,7 @@ fn close_at_once_after_connect_ends_whatever_connecting_was_doing() {
 
 // IXWebSocket 151: `stop()` waits for the next attempt to connect.
 #[test]
-fn close_between_two_attempts_returns_at_once_and_wakes_who_waits() {
+fn close_between_two_attempts_returns_immediately_and_wakes_all_waits() {
     over_each(|wire| {
         for n in 0..100 {
             let (listener, url) = wire.listen();
@@ -132,7 +132,7 @@ fn close_between_two_attempts_returns_at_once_and_wakes_who_waits() {
 
 // websocket-client 974: it reconnects only once.
 #[test]
-fn it_reconnects_as_often_as_it_is_cut_off() {
+fn a_client_reconnects_each_time_that_its_connection_is_cut() {
     over_each(|wire| {
         let (listener, url) = wire.listen();
         let soon = Backoff {

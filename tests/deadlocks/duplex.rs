@@ -55,7 +55,7 @@ fn under_a_flood_a_put_reaches_the_wire_within_50_ms() {
 
 // tungstenite 171, 311 and 388, native-tls 206 and 276: a read that waits blocks every write.
 #[test]
-fn a_put_goes_out_while_nothing_comes_in() {
+fn a_put_is_sent_while_nothing_arrives() {
     over_each(|wire| {
         let (client, server) = wire.pair(|options| {
             options.ping_interval(None);
@@ -133,7 +133,7 @@ fn processor_times() -> BTreeMap<String, (String, String)> {
 
 // tokio-rs/tls 40: a TLS read that has to write, or a write that has to read, waits for the wrong one.
 #[test]
-fn both_directions_flooded_at_once_all_arrives_though_a_peer_stops_reading_for_a_while() {
+fn all_messages_of_two_flooded_directions_arrive_though_a_peer_stops_reading_for_a_while() {
     const COUNT: u32 = 30_000;
     fn message(n: u32) -> Message {
         n.to_be_bytes().repeat(250).into()

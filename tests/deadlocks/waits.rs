@@ -13,7 +13,7 @@ use crate::{ENDS, End, HOUR, disconnected};
 
 // websockets 1449: `close()` on another thread leaves `recv` stuck.
 #[test]
-fn every_blocked_get_and_wait_wakes_when_the_connection_ends_and_says_why() {
+fn every_blocked_get_and_wait_wakes_when_the_connection_ends_and_returns_the_reason() {
     type Call = fn(&Websocket, &Subscription<Message>, End);
     const CALLS: [Call; 13] = [
         |ws, _, end| end.check(&ws.get().unwrap_err()),
@@ -71,7 +71,7 @@ fn every_blocked_get_and_wait_wakes_when_the_connection_ends_and_says_why() {
 }
 
 #[test]
-fn every_blocked_put_wakes_when_the_connection_ends_and_hands_its_message_back() {
+fn every_blocked_put_wakes_when_the_connection_ends_and_returns_its_message() {
     type Put = fn(&Websocket, Message) -> Result<(), PutError<Message>>;
     const PUTS: [Put; 2] = [
         |ws, message| ws.put(message),
@@ -161,7 +161,7 @@ fn a_peer_that_accepts_no_bytes_is_reported_within_ping_interval_and_ping_timeou
 
 // jetty 4781 and 272: a write that blocks hangs for ever.
 #[test]
-fn a_write_that_the_peer_does_not_take_ends_with_the_connection() {
+fn a_blocked_write_ends_with_the_connection() {
     over_each(|wire| {
         for dropped in [false, true] {
             let timeout = Duration::from_millis(100);
@@ -200,7 +200,7 @@ fn a_write_that_the_peer_does_not_take_ends_with_the_connection() {
 
 // RTCBot's `websocket.py`: `get()` after the end waits for ever.
 #[test]
-fn get_after_the_end_gives_what_is_queued_and_then_the_reason() {
+fn get_after_the_end_returns_the_queued_messages_and_then_the_reason() {
     over_each(|wire| {
         let (client, server) = wire.pair(|_| {});
         assert!(matches!(client.try_get(), Err(Error::Empty)));
@@ -221,7 +221,7 @@ fn get_after_the_end_gives_what_is_queued_and_then_the_reason() {
 
 // `onError()` cannot be awaited there.
 #[test]
-fn an_error_can_be_waited_for_and_an_orderly_end_is_none() {
+fn wait_error_returns_the_error_and_none_after_an_orderly_end() {
     over_each(|wire| {
         for end in ENDS {
             let (client, raw) = wire.client_and_raw(|options| end.options(options));

@@ -173,34 +173,31 @@ fn descriptors_are_few_and_closed_by_exec() {
 
 #[cfg(feature = "native-tls")]
 #[test]
-fn a_tls_stream_that_was_made_elsewhere_takes_four_descriptors() {
-    alone(
-        "a_tls_stream_that_was_made_elsewhere_takes_four_descriptors",
-        || {
-            let pki = testkit::tls::pki();
-            let mut server = pki.server();
-            let url = server.url().to_owned();
-            let serving = thread::spawn(move || {
-                let ws = server.next_timeout(DEADLINE).map(Websocket::accept);
-                (server, ws)
-            });
-            let before = sockets().len();
-            let stream = TcpStream::connect(url.strip_prefix("wss://").unwrap()).unwrap();
-            let stream = pki.raw_connector().connect("localhost", stream).unwrap();
-            let client = Options::new().connect_over(stream, url).unwrap();
-            client.wait_ready_timeout(DEADLINE).unwrap();
-            let (_server, _peer) = serving.join().unwrap();
-            // And one at the other end.
-            assert_eq!(sockets().len() - before, 4 + 1);
-            assert!(sockets().values().all(closed_by_exec));
-        },
-    );
+fn a_tls_stream_of_the_program_uses_four_descriptors() {
+    alone("a_tls_stream_of_the_program_uses_four_descriptors", || {
+        let pki = testkit::tls::pki();
+        let mut server = pki.server();
+        let url = server.url().to_owned();
+        let serving = thread::spawn(move || {
+            let ws = server.next_timeout(DEADLINE).map(Websocket::accept);
+            (server, ws)
+        });
+        let before = sockets().len();
+        let stream = TcpStream::connect(url.strip_prefix("wss://").unwrap()).unwrap();
+        let stream = pki.raw_connector().connect("localhost", stream).unwrap();
+        let client = Options::new().connect_over(stream, url).unwrap();
+        client.wait_ready_timeout(DEADLINE).unwrap();
+        let (_server, _peer) = serving.join().unwrap();
+        // And one at the other end.
+        assert_eq!(sockets().len() - before, 4 + 1);
+        assert!(sockets().values().all(closed_by_exec));
+    });
 }
 
 #[test]
-fn a_program_that_is_started_while_a_client_connects_inherits_nothing() {
+fn a_program_that_is_started_while_a_client_connects_inherits_no_descriptor() {
     alone(
-        "a_program_that_is_started_while_a_client_connects_inherits_nothing",
+        "a_program_that_is_started_while_a_client_connects_inherits_no_descriptor",
         || {
             let refusing = TcpListener::bind((own_address(), 0)).unwrap();
             let url = format!("ws://{}/", refusing.local_addr().unwrap());
@@ -230,36 +227,39 @@ fn a_program_that_is_started_while_a_client_connects_inherits_nothing() {
 }
 
 #[test]
-fn threads_have_names_and_end_with_what_they_work_for() {
-    alone("threads_have_names_and_end_with_what_they_work_for", || {
-        let names = || {
-            let mut names: Vec<_> = threads("comm").into_iter().map(|(name, _)| name).collect();
-            names.sort();
-            names
-        };
-        let all = || std::fs::read_dir("/proc/self/task").unwrap().count();
-        let before = all();
-        let server = Server::bind((own_address(), 0)).unwrap();
-        assert_eq!(all(), before, "a server needs none");
-        let (client, peer) = testkit::pair();
-        eventually("two for each end", || {
-            names() == ["ws-read", "ws-read", "ws-write", "ws-write"]
-        });
-        peer.subscribe_callback(|_| {});
-        client.put(1).unwrap();
-        eventually("one for callbacks", || {
-            names().contains(&"ws-dispatch".to_owned())
-        });
-        assert_eq!(all(), before + names().len(), "all have such a name");
-        client.close().unwrap();
-        drop((client, peer, server));
-        eventually("all have ended", || all() == before);
-    });
+fn threads_have_names_and_end_with_their_connection_or_server() {
+    alone(
+        "threads_have_names_and_end_with_their_connection_or_server",
+        || {
+            let names = || {
+                let mut names: Vec<_> = threads("comm").into_iter().map(|(name, _)| name).collect();
+                names.sort();
+                names
+            };
+            let all = || std::fs::read_dir("/proc/self/task").unwrap().count();
+            let before = all();
+            let server = Server::bind((own_address(), 0)).unwrap();
+            assert_eq!(all(), before, "a server needs none");
+            let (client, peer) = testkit::pair();
+            eventually("two for each end", || {
+                names() == ["ws-read", "ws-read", "ws-write", "ws-write"]
+            });
+            peer.subscribe_callback(|_| {});
+            client.put(1).unwrap();
+            eventually("one for callbacks", || {
+                names().contains(&"ws-dispatch".to_owned())
+            });
+            assert_eq!(all(), before + names().len(), "all have such a name");
+            client.close().unwrap();
+            drop((client, peer, server));
+            eventually("all have ended", || all() == before);
+        },
+    );
 }
 
 #[test]
-fn threads_have_the_signal_mask_of_who_makes_them_and_no_handler_is_installed() {
-    let test = "threads_have_the_signal_mask_of_who_makes_them_and_no_handler_is_installed";
+fn threads_inherit_the_signal_mask_and_no_handler_is_installed() {
+    let test = "threads_inherit_the_signal_mask_and_no_handler_is_installed";
     let blocking = ["env", "--block-signal=USR1,HUP"];
     let able = Command::new(blocking[0])
         .args([blocking[1], "true"])
@@ -298,9 +298,9 @@ fn threads_have_the_signal_mask_of_who_makes_them_and_no_handler_is_installed() 
 }
 
 #[test]
-fn a_peer_that_is_gone_does_not_raise_sigpipe() {
+fn a_write_to_a_closed_stream_raises_no_sigpipe() {
     with_helper(
-        "a_peer_that_is_gone_does_not_raise_sigpipe",
+        "a_write_to_a_closed_stream_raises_no_sigpipe",
         "let SIGPIPE kill",
         || {
             assert_eq!(parent_id(), 0);
@@ -325,8 +325,8 @@ fn a_peer_that_is_gone_does_not_raise_sigpipe() {
 }
 
 #[test]
-fn signals_interrupt_nothing_and_put_no_time_out_off() {
-    let test = "signals_interrupt_nothing_and_put_no_time_out_off";
+fn signals_interrupt_no_call_and_delay_no_timeout() {
+    let test = "signals_interrupt_no_call_and_delay_no_timeout";
     // Each call begins or ends it.
     let interrupt = || assert_eq!(parent_id(), 0);
     with_helper(test, "interrupt", || {
@@ -478,28 +478,32 @@ fn a_forked_child_may_drop_its_copies_and_the_parent_notices_nothing() {
 }
 
 #[test]
-fn what_waits_is_refused_in_a_forked_child() {
-    with_helper("what_waits_is_refused_in_a_forked_child", "fork", || {
-        let (client, server) = testkit::pair();
-        let listener = Server::bind((own_address(), 0)).unwrap();
-        in_a_child(|| {
-            let forked = |result: Result<(), Error>| matches!(result, Err(Error::Forked));
-            forked(client.close())
-                && forked(client.close_with(4001, "x"))
-                && forked(client.wait_ready())
-                && forked(client.wait_closed())
-                && forked(client.wait_error().map(drop))
-                && forked(listener.shutdown(DEADLINE))
-        });
-        client.put(1).unwrap();
-        server.get_timeout(DEADLINE).unwrap();
-    });
+fn calls_that_wait_are_refused_in_a_forked_child() {
+    with_helper(
+        "calls_that_wait_are_refused_in_a_forked_child",
+        "fork",
+        || {
+            let (client, server) = testkit::pair();
+            let listener = Server::bind((own_address(), 0)).unwrap();
+            in_a_child(|| {
+                let forked = |result: Result<(), Error>| matches!(result, Err(Error::Forked));
+                forked(client.close())
+                    && forked(client.close_with(4001, "x"))
+                    && forked(client.wait_ready())
+                    && forked(client.wait_closed())
+                    && forked(client.wait_error().map(drop))
+                    && forked(listener.shutdown(DEADLINE))
+            });
+            client.put(1).unwrap();
+            server.get_timeout(DEADLINE).unwrap();
+        },
+    );
 }
 
 #[test]
-fn the_peer_notices_the_end_though_a_forked_child_has_a_copy() {
+fn the_peer_notices_the_end_while_a_forked_child_has_a_copy() {
     with_helper(
-        "the_peer_notices_the_end_though_a_forked_child_has_a_copy",
+        "the_peer_notices_the_end_while_a_forked_child_has_a_copy",
         "fork",
         || {
             over_each(|wire| {
@@ -544,8 +548,8 @@ fn a_forked_child_may_make_connections_of_its_own() {
 }
 
 #[test]
-fn threads_have_the_scheduling_of_who_makes_them() {
-    let test = "threads_have_the_scheduling_of_who_makes_them";
+fn threads_inherit_the_scheduling_of_their_creator() {
+    let test = "threads_inherit_the_scheduling_of_their_creator";
     let chrt = Command::new("chrt")
         .args(["-f", "1", "true"])
         .stderr(Stdio::null())
@@ -574,8 +578,8 @@ fn threads_have_the_scheduling_of_who_makes_them() {
 }
 
 #[test]
-fn nothing_is_written_to_standard_output_or_error() {
-    let test = "nothing_is_written_to_standard_output_or_error";
+fn the_crate_writes_nothing_to_standard_output_or_error() {
+    let test = "the_crate_writes_nothing_to_standard_output_or_error";
     if let Some(output) = inside(test, &[], &[]) {
         assert!(output.status.success());
         assert_eq!(String::from_utf8_lossy(&output.stderr), "");
@@ -606,7 +610,7 @@ fn nothing_is_written_to_standard_output_or_error() {
 }
 
 #[test]
-fn the_time_of_day_is_not_asked_for() {
+fn the_crate_does_not_read_the_time_of_day() {
     let mut folders = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
     let mut files = 0;
     while let Some(folder) = folders.pop() {

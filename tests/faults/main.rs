@@ -41,7 +41,7 @@ fn number_in(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_happens_both_ends_end_and_what_arrives_is_what_was_sent() {
+fn every_connection_ends_at_both_ends_and_delivers_what_was_sent() {
     let only = number_in("RTCBOT_SEED");
     let count = number_in("RTCBOT_SEEDS").unwrap_or(if only.is_some() { 1 } else { 2000 });
     let next = AtomicU64::new(0);

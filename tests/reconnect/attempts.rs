@@ -22,7 +22,7 @@ fn ending(serve: impl FnOnce(Host) + Send + 'static) -> Error {
 }
 
 #[test]
-fn a_server_that_is_not_there_yet_is_waited_for() {
+fn a_client_waits_for_a_server_that_does_not_listen_yet() {
     let address = Host::new().0.local_addr().unwrap();
     let ws = options(soon()).connect(format!("ws://{address}/")).unwrap();
     eventually("a failed attempt", || ws.last_error().is_some());
@@ -34,7 +34,7 @@ fn a_server_that_is_not_there_yet_is_waited_for() {
 }
 
 #[test]
-fn each_connection_is_told_and_why_it_was_lost() {
+fn every_connection_and_the_reason_of_its_loss_are_reported() {
     let host = Host::new();
     let ws = options(soon()).connect(host.url()).unwrap();
     let (tell, reasons) = unbounded();
@@ -55,7 +55,7 @@ fn each_connection_is_told_and_why_it_was_lost() {
 }
 
 #[test]
-fn who_waits_for_ready_waits_for_the_next_connection() {
+fn wait_ready_waits_for_the_next_connection() {
     let host = Host::new();
     let ws = options(soon()).connect(host.url()).unwrap();
     let raw = host.accept();
@@ -72,7 +72,7 @@ fn who_waits_for_ready_waits_for_the_next_connection() {
 }
 
 #[test]
-fn what_cannot_heal_ends_it() {
+fn permanent_failures_end_a_client() {
     for status in [401, 403, 404] {
         let error = ending(move |host| {
             drop(host.accept());
@@ -106,7 +106,7 @@ fn what_cannot_heal_ends_it() {
 }
 
 #[test]
-fn what_may_heal_is_tried_again() {
+fn temporary_failures_are_tried_again() {
     let host = Host::new();
     let ws = options(soon()).connect(host.url()).unwrap();
     for code in [1001, 1011, 1012, 1013] {
@@ -130,7 +130,7 @@ fn what_may_heal_is_tried_again() {
 
 #[test]
 #[cfg(feature = "native-tls")]
-fn a_certificate_that_is_not_trusted_ends_it_and_a_tls_handshake_that_is_cut_off_does_not() {
+fn an_untrusted_certificate_ends_a_client_and_a_tls_handshake_that_is_cut_does_not() {
     let pki = crate::testkit::tls::pki();
     let mut server = pki.server();
     let url = server.url().to_owned();
@@ -167,7 +167,7 @@ fn a_certificate_that_is_not_trusted_ends_it_and_a_tls_handshake_that_is_cut_off
 }
 
 #[test]
-fn a_server_that_closes_for_good_is_not_come_back_to_whatever_was_queued() {
+fn a_client_does_not_reconnect_after_a_permanent_close_even_with_queued_messages() {
     for code in [1000, 1008, 4001] {
         let host = Host::new();
         let ws = options(soon()).connect(host.url()).unwrap();
@@ -192,7 +192,7 @@ fn a_server_that_closes_for_good_is_not_come_back_to_whatever_was_queued() {
 }
 
 #[test]
-fn a_peer_that_falls_silent_is_left_for_another() {
+fn a_client_whose_peer_falls_silent_reconnects() {
     let host = Host::new();
     let mut impatient = options(soon());
     impatient.ping_interval(20 * MS).ping_timeout(20 * MS);
@@ -208,7 +208,7 @@ fn a_peer_that_falls_silent_is_left_for_another() {
 }
 
 #[test]
-fn waits_grow_however_long_a_server_takes_to_hang_up() {
+fn waits_between_attempts_grow_however_long_a_server_takes_to_disconnect() {
     let host = Host::new();
     let growing = Backoff {
         initial: 240 * MS,
@@ -265,7 +265,7 @@ fn settings_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn on_a_server_and_a_pair_it_means_nothing() {
+fn reconnect_has_no_effect_on_a_server_or_a_pair() {
     let mut server = Server::bind((own_address(), 0)).unwrap();
     let client = Websocket::connect(server.url()).unwrap();
     let accepted = options(soon()).accept(server.next_timeout(DEADLINE).unwrap());
@@ -278,7 +278,7 @@ fn on_a_server_and_a_pair_it_means_nothing() {
 }
 
 #[test]
-fn a_client_that_has_been_paused_is_connected_again() {
+fn a_client_that_was_paused_reconnects() {
     let host = Host::new();
     let mut options = options(soon());
     options.paused(true).close_timeout(20 * MS);

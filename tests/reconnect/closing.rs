@@ -12,7 +12,7 @@ use crate::testkit::{DEADLINE, eventually, own_address, within};
 use crate::{Host, MS, behind, never, options, soon, text};
 
 #[test]
-fn dropping_the_last_handle_between_two_attempts_ends_it_at_once() {
+fn dropping_the_last_handle_between_two_attempts_ends_the_client_immediately() {
     let host = Host::new();
     let ws = options(never()).connect(host.url()).unwrap();
     drop(host.accept());
@@ -24,7 +24,7 @@ fn dropping_the_last_handle_between_two_attempts_ends_it_at_once() {
 }
 
 #[test]
-fn closing_with_nothing_to_send_is_no_failure_at_any_moment_of_an_attempt() {
+fn close_without_queued_messages_succeeds_at_any_moment_of_an_attempt() {
     // Nobody listens there.
     let url = format!("ws://{}:1/", own_address());
     let again_and_again = Backoff {
@@ -44,7 +44,7 @@ fn closing_with_nothing_to_send_is_no_failure_at_any_moment_of_an_attempt() {
 }
 
 #[test]
-fn what_cannot_be_sent_any_more_is_told_by_close() {
+fn close_reports_messages_that_could_not_be_sent() {
     let host = Host::new();
     let ws = options(never()).connect(host.url()).unwrap();
     drop(host.accept());
@@ -60,7 +60,7 @@ fn what_cannot_be_sent_any_more_is_told_by_close() {
 }
 
 #[test]
-fn closing_at_any_moment_of_a_connection_that_is_cut_again_and_again_ends_it() {
+fn close_ends_a_client_that_is_cut_repeatedly_at_any_moment() {
     let host = Host::new();
     let url = host.url();
     let accepting = thread::spawn(move || {

@@ -10,7 +10,7 @@ use crate::testkit::{DEADLINE, eventually, own_address, within};
 use crate::{options, soon};
 
 #[test]
-fn a_value_of_the_programs_that_is_dropped_may_use_the_websocket() {
+fn an_error_of_a_header_function_may_use_the_websocket_when_it_is_dropped() {
     struct Nosy(rtcbot_websocket::WeakWebsocket);
     impl Drop for Nosy {
         fn drop(&mut self) {
@@ -72,7 +72,7 @@ fn headers_are_renewed_for_each_attempt() {
 }
 
 #[test]
-fn a_function_that_panics_or_says_nonsense_costs_an_attempt() {
+fn a_header_function_that_panics_or_returns_an_invalid_value_fails_one_attempt() {
     let mut server = Server::bind((own_address(), 0)).unwrap();
     let count = AtomicUsize::new(0);
     let mut options = options(soon());
@@ -94,7 +94,7 @@ fn a_function_that_panics_or_says_nonsense_costs_an_attempt() {
 }
 
 #[test]
-fn what_a_function_panics_with_may_panic_when_it_is_dropped() {
+fn a_panic_payload_of_a_header_function_may_panic_when_it_is_dropped() {
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -117,7 +117,7 @@ fn what_a_function_panics_with_may_panic_when_it_is_dropped() {
 }
 
 #[test]
-fn a_function_that_owns_its_websocket_is_let_go_of_at_the_end() {
+fn a_header_function_that_owns_its_websocket_is_dropped_at_the_end() {
     let mut server = Server::bind((own_address(), 0)).unwrap();
     let (give, take) = crossbeam_channel::bounded::<Websocket>(1);
     let alive = Arc::new(());
@@ -139,7 +139,7 @@ fn a_function_that_owns_its_websocket_is_let_go_of_at_the_end() {
 }
 
 #[test]
-fn without_reconnect_a_failing_function_is_the_end() {
+fn a_failing_header_function_ends_a_client_without_reconnect() {
     let ws = Options::new()
         .header_with("Authorization", || Err("no token".into()))
         .connect("ws://127.0.0.1:1/")
@@ -149,7 +149,7 @@ fn without_reconnect_a_failing_function_is_the_end() {
 }
 
 #[test]
-fn a_put_in_the_function_for_a_header_does_not_wait_for_room() {
+fn a_put_in_a_header_function_does_not_wait_for_room() {
     let (give, take) = crossbeam_channel::bounded::<Websocket>(1);
     let (told, result) = unbounded();
     let mut options = options(soon());

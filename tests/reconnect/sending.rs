@@ -10,7 +10,7 @@ use crate::testkit::{DEADLINE, eventually};
 use crate::{Host, options, soon, text};
 
 #[test]
-fn what_is_put_while_there_is_no_connection_is_sent_on_the_next_in_order() {
+fn messages_put_between_connections_are_sent_on_the_next_in_order() {
     let host = Host::new();
     let ws = options(soon()).connect(host.url()).unwrap();
     drop(host.accept());
@@ -27,7 +27,7 @@ fn what_is_put_while_there_is_no_connection_is_sent_on_the_next_in_order() {
 }
 
 #[test]
-fn subscriptions_callbacks_sinks_and_the_source_survive() {
+fn subscriptions_callbacks_sinks_and_the_source_outlive_a_connection() {
     let host = Host::new();
     let ws = options(soon()).connect(host.url()).unwrap();
     let subscription = ws.subscribe();
@@ -56,7 +56,7 @@ fn subscriptions_callbacks_sinks_and_the_source_survive() {
 }
 
 #[test]
-fn what_is_missing_after_many_cuts_is_counted_and_nothing_comes_twice() {
+fn messages_lost_by_many_cuts_are_counted_and_none_comes_twice() {
     const COUNT: u32 = 20_000;
     let host = Host::new();
     let ws = options(soon()).connect(host.url()).unwrap();
@@ -98,7 +98,7 @@ fn what_is_missing_after_many_cuts_is_counted_and_nothing_comes_twice() {
 }
 
 #[test]
-fn a_server_that_goes_away_leaves_the_queue_to_the_next() {
+fn queued_messages_go_to_the_next_connection_when_a_server_goes_away() {
     let host = Host::new();
     let ws = options(soon()).connect(host.url()).unwrap();
     let mut raw = host.accept();
@@ -135,7 +135,7 @@ fn a_server_that_goes_away_leaves_the_queue_to_the_next() {
 }
 
 #[test]
-fn who_is_in_the_midst_of_a_put_goes_on_with_the_next_connection() {
+fn a_waiting_put_continues_on_the_next_connection() {
     let host = Host::new();
     let mut small = options(soon());
     small.send_queue(1000);

@@ -23,9 +23,7 @@ fn flood(raw: &mut Raw) {
 
 /// Who makes room for the reader waits for room in the send queue, which only the next connection makes.
 #[track_caller]
-fn what_waits_to_go_back_does_not_keep_a_client_from_the_next_connection(
-    send_back: impl Fn(&Websocket),
-) {
+fn sending_back_does_not_delay_the_next_connection(send_back: impl Fn(&Websocket)) {
     let host = Host::new();
     let mut options = options(soon());
     options.send_queue(64 << 10).close_timeout(20 * MS);
@@ -55,14 +53,14 @@ fn what_waits_to_go_back_does_not_keep_a_client_from_the_next_connection(
 }
 
 #[test]
-fn a_pipe_back_does_not_keep_a_client_from_the_next_connection() {
-    what_waits_to_go_back_does_not_keep_a_client_from_the_next_connection(|ws| {
+fn a_pipe_back_does_not_delay_the_next_connection() {
+    sending_back_does_not_delay_the_next_connection(|ws| {
         ws.subscribe_to(ws.clone());
     });
 }
 
 #[test]
-fn a_pipe_back_does_not_keep_a_client_from_the_next_connection_when_the_peer_falls_silent() {
+fn a_pipe_back_does_not_delay_the_next_connection_when_the_peer_falls_silent() {
     let host = Host::new();
     let mut options = options(soon());
     options.send_queue(64 << 10);
@@ -97,7 +95,7 @@ fn a_pipe_back_does_not_keep_a_client_from_the_next_connection_when_the_peer_fal
 }
 
 #[test]
-fn a_sink_that_sends_back_does_not_keep_a_client_from_the_next_connection() {
+fn a_sink_that_sends_back_does_not_delay_the_next_connection() {
     struct Back(rtcbot_websocket::WeakWebsocket);
     impl rtcbot_websocket::Sink<Message> for Back {
         fn put_nowait(&self, message: Message) -> Result<(), PutError<Message>> {
@@ -110,29 +108,29 @@ fn a_sink_that_sends_back_does_not_keep_a_client_from_the_next_connection() {
             })
         }
     }
-    what_waits_to_go_back_does_not_keep_a_client_from_the_next_connection(|ws| {
+    sending_back_does_not_delay_the_next_connection(|ws| {
         ws.subscribe_to(Back(ws.downgrade()));
     });
 }
 
 #[test]
-fn a_thread_that_sends_back_does_not_keep_a_client_from_the_next_connection() {
-    what_waits_to_go_back_does_not_keep_a_client_from_the_next_connection(|ws| {
+fn a_thread_that_sends_back_does_not_delay_the_next_connection() {
+    sending_back_does_not_delay_the_next_connection(|ws| {
         let ws = ws.clone();
         thread::spawn(move || while ws.get().is_ok_and(|message| ws.put(message).is_ok()) {});
     });
 }
 
 #[test]
-fn a_callback_that_sends_back_does_not_keep_a_client_from_the_next_connection() {
-    what_waits_to_go_back_does_not_keep_a_client_from_the_next_connection(|ws| {
+fn a_callback_that_sends_back_does_not_delay_the_next_connection() {
+    sending_back_does_not_delay_the_next_connection(|ws| {
         let back = ws.clone();
         ws.subscribe_callback(move |message| drop(back.put(message)));
     });
 }
 
 #[test]
-fn a_pipe_that_is_removed_during_an_attempt_does_not_keep_the_client() {
+fn a_pipe_that_is_removed_during_an_attempt_does_not_keep_the_client_alive() {
     let host = Host::new();
     let mut options = options(soon());
     options.send_queue(64 << 10).close_timeout(20 * MS);

@@ -10,7 +10,7 @@ use crate::testkit::{DEADLINE, eventually, within};
 use crate::{Host, MS, behind, never, number, numbered, options, soon};
 
 #[test]
-fn a_slow_consumer_gets_all_of_a_connection_that_is_lost_while_there_is_no_other() {
+fn a_slow_consumer_receives_all_of_a_lost_connection_while_there_is_no_other() {
     let host = Host::new();
     let (ws, slow) = behind(&host, options(never()).close_timeout(20 * MS));
     // Nothing can be written either, which is found out by writing. Nor may that, in all the time that
@@ -28,7 +28,7 @@ fn a_slow_consumer_gets_all_of_a_connection_that_is_lost_while_there_is_no_other
 }
 
 #[test]
-fn what_a_slow_consumer_has_yet_to_take_comes_before_what_the_next_connection_brings() {
+fn messages_waiting_for_a_slow_consumer_come_before_those_of_the_next_connection() {
     let host = Host::new();
     let mut options = options(soon());
     // Not all is read at once: some is left in the socket.
@@ -60,7 +60,7 @@ fn what_a_slow_consumer_has_yet_to_take_comes_before_what_the_next_connection_br
 }
 
 #[test]
-fn what_a_slow_consumer_has_yet_to_take_outlives_a_client_that_is_turned_away() {
+fn messages_waiting_for_a_slow_consumer_outlive_a_client_that_is_refused() {
     let host = Host::new();
     let (ws, slow) = behind(&host, options(soon()).close_timeout(Duration::from_secs(3)));
     let (answered, answer) = unbounded();
@@ -86,7 +86,7 @@ fn what_a_slow_consumer_has_yet_to_take_outlives_a_client_that_is_turned_away() 
 }
 
 #[test]
-fn what_is_removed_before_the_next_connection_is_let_go_of_at_once() {
+fn a_subscriber_removed_before_the_next_connection_is_dropped_immediately() {
     type Old = (
         Websocket,
         rtcbot_websocket::Subscription<Message>,
@@ -129,7 +129,7 @@ fn what_is_removed_before_the_next_connection_is_let_go_of_at_once() {
 }
 
 #[test]
-fn what_is_more_than_may_be_kept_for_a_slow_consumer_is_counted() {
+fn messages_beyond_the_limit_kept_for_a_slow_consumer_are_counted() {
     const ROUNDS: u32 = 360;
     const EACH: u32 = 12;
     const SIZE: usize = 4096;
