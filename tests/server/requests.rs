@@ -1,29 +1,17 @@
-//! Requests: what they tell, how they are answered, and that nobody holds up the next.
-
-mod testkit;
+//! What a request contains, how it is answered, and that no client delays the next.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::thread;
 
 use rtcbot_websocket::{Options, Server, Websocket, json};
-use testkit::{DEADLINE, UPGRADE, read_head, url};
 
-fn stream_to(server: &Server) -> TcpStream {
-    let stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream
-}
-
-fn answer(mut stream: TcpStream) -> String {
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
+use crate::testkit::{DEADLINE, UPGRADE, read_head, url};
+use crate::{read_all, server, stream_to};
 
 #[test]
 fn a_request_has_method_path_query_headers_and_address() {
-    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let mut server = server();
     let mut stream = stream_to(&server);
     stream
         .write_all(b"HEAD /a/b?c=d HTTP/1.1\r\nHost: here\r\nX-Two: 1\r\nx-two: 2\r\n\r\n")
@@ -37,14 +25,14 @@ fn a_request_has_method_path_query_headers_and_address() {
     assert_eq!(request.peer_addr(), stream.local_addr().ok());
     assert!(!request.is_websocket());
     request.respond(200, "not sent to HEAD").unwrap();
-    let answer = answer(stream);
+    let answer = read_all(stream);
     assert!(answer.contains("content-length: 16\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\n"), "{answer}");
 }
 
 #[test]
 fn a_request_that_is_not_a_websocket_can_be_answered() {
-    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let mut server = server();
     let mut stream = stream_to(&server);
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -54,7 +42,7 @@ fn a_request_that_is_not_a_websocket_can_be_answered() {
         .unwrap()
         .respond(404, "nothing here")
         .unwrap();
-    let answer = answer(stream);
+    let answer = read_all(stream);
     assert!(answer.starts_with("HTTP/1.1 404 Not Found\r\n"), "{answer}");
     assert!(answer.contains("connection: close\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\nnothing here"), "{answer}");
@@ -62,7 +50,7 @@ fn a_request_that_is_not_a_websocket_can_be_answered() {
 
 #[test]
 fn an_invalid_status_is_refused() {
-    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let mut server = server();
     for status in [0, 101, 199, 1000] {
         let mut stream = stream_to(&server);
         stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -78,7 +66,7 @@ fn an_invalid_status_is_refused() {
 
 #[test]
 fn a_client_that_reads_slowly_receives_the_whole_response() {
-    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let mut server = server();
     let mut stream = stream_to(&server);
     // A body that nobody reads: closing must not reset the connection over it.
     stream
@@ -88,14 +76,14 @@ fn a_client_that_reads_slowly_receives_the_whole_response() {
     let request = server.next_timeout(DEADLINE).unwrap();
     let sent = body.clone();
     let responding = thread::spawn(move || request.respond(200, sent));
-    let answer = answer(stream);
+    let answer = read_all(stream);
     responding.join().unwrap().unwrap();
     assert!(answer.ends_with(&body));
 }
 
 #[test]
 fn silent_and_slow_clients_do_not_delay_the_next() {
-    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let mut server = server();
     let silent: Vec<_> = (0..50).map(|_| stream_to(&server)).collect();
     let mut slow = stream_to(&server);
     let (last, rest) = UPGRADE.as_bytes().split_last().unwrap();
@@ -114,7 +102,7 @@ fn silent_and_slow_clients_do_not_delay_the_next() {
 
 #[test]
 fn heads_that_come_byte_by_byte_are_read() {
-    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let mut server = server();
     let mut stream = stream_to(&server);
     stream.set_nodelay(true).unwrap();
     let writing = thread::spawn(move || {
@@ -137,10 +125,10 @@ fn heads_that_come_byte_by_byte_are_read() {
 
 #[test]
 fn frames_that_follow_the_request_immediately_are_read() {
-    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let mut server = server();
     let mut stream = stream_to(&server);
     let frames: Vec<u8> = (0..100u8)
-        .flat_map(|n| testkit::masked_frame(0x82, &[n]))
+        .flat_map(|n| crate::testkit::masked_frame(0x82, &[n]))
         .collect();
     stream
         .write_all(&[UPGRADE.as_bytes(), &frames].concat())
@@ -153,7 +141,7 @@ fn frames_that_follow_the_request_immediately_are_read() {
 
 #[test]
 fn a_request_that_is_not_http_is_answered_400_and_the_server_continues() {
-    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let mut server = server();
     let mut garbage = stream_to(&server);
     garbage.write_all(b"\x16\x03\x01 hello?\r\n\r\n").unwrap();
     let endless = |begin: &str| {
@@ -195,7 +183,7 @@ fn a_request_that_is_not_http_is_answered_400_and_the_server_continues() {
             .next_timeout(std::time::Duration::from_millis(50))
             .is_none()
     );
-    assert!(answer(garbage).starts_with("HTTP/1.1 400 "));
+    assert!(read_all(garbage).starts_with("HTTP/1.1 400 "));
     for (mut stream, expected) in endless {
         let mut status = [0; 12];
         stream.read_exact(&mut status).unwrap();
@@ -205,7 +193,7 @@ fn a_request_that_is_not_http_is_answered_400_and_the_server_continues() {
 
 #[test]
 fn next_timeout_returns_without_a_request() {
-    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let mut server = server();
     assert!(
         server
             .next_timeout(std::time::Duration::from_millis(1))
@@ -237,7 +225,7 @@ fn a_client_finds_localhost_on_either_address_family() {
 
 #[test]
 fn both_sides_report_addresses_heads_and_the_subprotocol() {
-    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let mut server = server();
     let client = Options::new()
         .header("X-Token", "secret")
         .subprotocol("v2.robot")
@@ -262,7 +250,7 @@ fn both_sides_report_addresses_heads_and_the_subprotocol() {
 
 #[test]
 fn a_subprotocol_that_the_server_does_not_speak_is_not_chosen() {
-    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let mut server = server();
     let client = Options::new()
         .subprotocol("mine")
         .connect(url(&server))
@@ -274,7 +262,7 @@ fn a_subprotocol_that_the_server_does_not_speak_is_not_chosen() {
 
 #[test]
 fn a_paused_connection_holds_messages_back_until_resume() {
-    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let mut server = server();
     let client = Options::new().paused(true).connect(url(&server)).unwrap();
     let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     peer.put_nowait(json!("first")).unwrap();
@@ -293,21 +281,21 @@ fn a_paused_connection_holds_messages_back_until_resume() {
 
 #[test]
 fn a_paused_connection_that_is_never_resumed_can_be_closed() {
-    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let mut server = server();
     let client = Options::new().paused(true).connect(url(&server)).unwrap();
     let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     client.wait_ready_timeout(DEADLINE).unwrap();
     peer.put_nowait(json!(1)).unwrap();
-    testkit::within(DEADLINE, move || client.close()).unwrap();
+    crate::testkit::within(DEADLINE, move || client.close()).unwrap();
     peer.wait_closed_timeout(DEADLINE).unwrap();
 }
 
 #[test]
 fn next_timeout_of_zero_returns_a_request_that_is_there() {
-    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let mut server = server();
     let _client = Websocket::connect(url(&server)).unwrap();
     let mut request = None;
-    testkit::eventually("a request is found", || {
+    crate::testkit::eventually("a request is found", || {
         request = server.next_timeout(std::time::Duration::ZERO);
         request.is_some()
     });

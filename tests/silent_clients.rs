@@ -126,8 +126,9 @@ impl Program {
     /// Its addresses: of a server that is as servers are by default, of another such, and of one
     /// that is told to let everybody in.
     fn start(limit: &str) -> (Program, [SocketAddr; 3]) {
-        let command =
-            format!("ulimit {limit} && exec \"$0\" --ignored --exact --nocapture program");
+        let command = format!(
+            "ulimit {limit} && exec \"$0\" --ignored --exact --nocapture server_under_a_limit"
+        );
         let mut child = Command::new("sh")
             .arg("-c")
             .arg(command)
@@ -174,7 +175,7 @@ impl Drop for Program {
 
 #[test]
 #[ignore = "run by the tests below, under a limit"]
-fn program() {
+fn server_under_a_limit() {
     let bind = || {
         Server::bind((testkit::own_address(), 0))
             .unwrap()

@@ -1,8 +1,6 @@
-//! A server among strangers: limits, refusals, broadcasts, handlers and shutting down.
+//! Handlers, and the shutdown of a server.
 
-mod testkit;
-
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,250 +8,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rtcbot_websocket::{Error, Options, Queue, Server, ServerHandle, Side, Websocket, http, json};
-use testkit::{DEADLINE, UPGRADE, eventually, eventually_asleep, pair_over, read_head, within};
+use rtcbot_websocket::{Error, Options, Queue, ServerHandle, Websocket, json};
 
-fn server() -> Server {
-    Server::bind((testkit::own_address(), 0)).unwrap()
-}
-
-fn stream_to(server: &Server) -> TcpStream {
-    let stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream
-}
-
-fn read_all(mut stream: TcpStream) -> String {
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
-/// Lets the server work until `done`.
-fn serve_until(server: &mut Server, mut done: impl FnMut() -> bool) {
-    eventually("what the server is to do", || {
-        assert!(server.next_timeout(Duration::from_millis(1)).is_none());
-        done()
-    });
-}
-
-fn is_going_away(ws: &Websocket) -> bool {
-    match ws.end_reason() {
-        Some(Error::Closed(close)) => {
-            close.by == Side::Peer && close.frame.is_some_and(|frame| frame.code == 1001)
-        }
-        _ => false,
-    }
-}
-
-#[test]
-fn a_client_that_is_silent_for_too_long_is_answered_408() {
-    let mut server = server().handshake_timeout(Duration::from_millis(20));
-    let stream = stream_to(&server);
-    let answer = thread::spawn(move || read_all(stream));
-    serve_until(&mut server, || answer.is_finished());
-    let answer = answer.join().unwrap();
-    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-}
-
-#[test]
-fn a_head_that_came_in_time_is_accepted_though_the_server_asks_late() {
-    let mut server = server().handshake_timeout(Duration::from_millis(200));
-    let mut stream = stream_to(&server);
-    serve_until(&mut server, || true);
-    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-    // Longer than it would have had.
-    thread::sleep(Duration::from_millis(300));
-    let request = server.next_timeout(Duration::ZERO);
-    assert!(request.is_some());
-}
-
-#[test]
-fn a_thousand_silent_clients_do_not_delay_the_next() {
-    let mut server = server().handshake_timeout(Duration::from_secs(3600));
-    let address = server.local_addr().unwrap();
-    let connect = move || TcpStream::connect(address).unwrap();
-    let connecting = thread::spawn(move || (0..1000).map(|_| connect()).collect::<Vec<_>>());
-    // They are accepted meanwhile: a backlog holds only so many.
-    serve_until(&mut server, || connecting.is_finished());
-    let silent = connecting.join().unwrap();
-    let options = Options::new();
-    for _ in 0..20 {
-        let (client, peer) = pair_over(&mut server, &options, &options);
-        client.put_nowait(1).unwrap();
-        assert_eq!(peer.get_timeout(DEADLINE).unwrap(), json!(1));
-    }
-    drop(silent);
-}
-
-#[test]
-fn a_connection_beyond_the_limit_is_answered_503_until_one_has_ended() {
-    let mut server = server().max_connections(2);
-    let options = Options::new();
-    let (one, its_peer) = pair_over(&mut server, &options, &options);
-    // A request that is not answered yet counts as well.
-    let mut asking = stream_to(&server);
-    asking.write_all(UPGRADE.as_bytes()).unwrap();
-    let asked = server.next_timeout(DEADLINE).unwrap();
-
-    let mut surplus = stream_to(&server);
-    surplus.write_all(UPGRADE.as_bytes()).unwrap();
-    let answer = thread::spawn(move || read_all(surplus));
-    serve_until(&mut server, || answer.is_finished());
-    let answer = answer.join().unwrap();
-    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(answer.contains("retry-after: "), "{answer}");
-
-    let refused = options.connect(server.url()).unwrap();
-    let waiting = thread::spawn(move || refused.wait_ready_timeout(DEADLINE).unwrap_err());
-    serve_until(&mut server, || waiting.is_finished());
-    let error = waiting.join().unwrap();
-    assert!(
-        matches!(&error, Error::Refused { response } if response.status() == 503),
-        "{error}"
-    );
-
-    one.close().unwrap();
-    its_peer.wait_closed_timeout(DEADLINE).unwrap();
-    // Its place is given back when its threads have ended.
-    eventually("a place", || {
-        let client = options.connect(server.url()).unwrap();
-        match server.next_timeout(Duration::from_millis(200)) {
-            Some(request) => {
-                let peer = Websocket::accept(request);
-                client.wait_ready_timeout(DEADLINE).unwrap();
-                drop(peer);
-                true
-            }
-            None => false,
-        }
-    });
-    drop(asked);
-}
-
-#[test]
-fn every_kind_of_end_frees_a_place_for_a_connection() {
-    let mut server = server().max_connections(1);
-    for round in 0..50 {
-        let mut found = None;
-        // The place of the round before may be taken for a moment longer.
-        eventually("a place", || {
-            let mut stream = stream_to(&server);
-            stream.write_all(UPGRADE.as_bytes()).unwrap();
-            let request = server.next_timeout(Duration::from_millis(50));
-            found = request.map(|request| (request, stream));
-            found.is_some()
-        });
-        let (request, mut stream) = found.unwrap();
-        match round % 5 {
-            0 => drop(request),
-            1 => request.respond(404, "").unwrap(),
-            2 => {
-                let ws = Websocket::accept(request);
-                read_head(&mut stream);
-                drop(stream);
-                ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
-            }
-            3 => drop(Options::new().linger(Duration::ZERO).accept(request)),
-            _ => {
-                let ws = Options::new().allow_origin_if(|_| false).accept(request);
-                drop(stream);
-                let _ = ws.wait_closed_timeout(DEADLINE);
-            }
-        }
-    }
-}
-
-#[test]
-fn a_broadcast_reaches_all_in_their_own_mode_and_returns_those_without_room() {
-    let mut server = server();
-    let (json_mode, text_mode) = (Options::new(), Options::new().json(false).clone());
-    let (json_client, _json_peer) = pair_over(&mut server, &json_mode, &json_mode);
-    let (text_client, _text_peer) = pair_over(&mut server, &text_mode, &text_mode);
-    // It takes nothing, and there is room for one message.
-    let mut stalled = stream_to(&server);
-    stalled.write_all(UPGRADE.as_bytes()).unwrap();
-    let stalled_peer = Options::new()
-        .send_queue(1)
-        .accept(server.next_timeout(DEADLINE).unwrap());
-    read_head(&mut stalled);
-    stalled_peer.wait_ready_timeout(DEADLINE).unwrap();
-    // Until what is on the way takes no more, either.
-    let patience = Duration::from_millis(300);
-    while stalled_peer
-        .put_timeout(vec![0u8; 1 << 20], patience)
-        .is_ok()
-    {}
-    assert_eq!(server.connections().len(), 3);
-
-    let missed = server.broadcast("hello");
-    assert_eq!(missed, std::slice::from_ref(&stalled_peer));
-    assert_eq!(json_client.get_timeout(DEADLINE).unwrap(), json!("hello"));
-    assert_eq!(text_client.get_timeout(DEADLINE).unwrap(), "hello");
-    server.broadcast(json!({"a": 1}));
-    assert_eq!(json_client.get_timeout(DEADLINE).unwrap(), json!({"a": 1}));
-    assert_eq!(text_client.get_timeout(DEADLINE).unwrap(), "{\"a\":1}");
-
-    drop(stalled);
-    let _ = stalled_peer.wait_closed_timeout(DEADLINE);
-    json_client.close().unwrap();
-    eventually("that two have gone", || server.connections().len() == 1);
-    assert!(server.broadcast(1).is_empty());
-}
-
-#[test]
-fn broadcasts_from_many_threads_arrive_everywhere_in_the_order_of_each() {
-    const EACH: usize = 2000;
-    let mut server = server();
-    let options = Options::new().receive_queue(Queue::Unbounded).clone();
-    let pairs: Vec<_> = (0..5)
-        .map(|_| pair_over(&mut server, &options, &options))
-        .collect();
-    let subscriptions: Vec<_> = pairs.iter().map(|(client, _)| client.subscribe()).collect();
-    thread::scope(|scope| {
-        for who in 0..3 {
-            let handle = server.handle();
-            scope.spawn(move || {
-                for n in 0..EACH {
-                    assert!(handle.broadcast(json!([who, n])).is_empty());
-                }
-            });
-        }
-    });
-    for subscription in subscriptions {
-        let mut next = [0; 3];
-        for _ in 0..3 * EACH {
-            let message = subscription.get_timeout(DEADLINE).unwrap();
-            let [who, n]: [usize; 2] = message.decode().unwrap();
-            assert_eq!(n, next[who]);
-            next[who] += 1;
-        }
-    }
-}
-
-/// A server that runs a handler, and what becomes of it.
-fn serving(
-    handler: impl Fn(rtcbot_websocket::Request) + Send + Sync + 'static,
-) -> (String, ServerHandle, thread::JoinHandle<()>) {
-    let server = server();
-    let (url, handle) = (server.url().to_owned(), server.handle());
-    (url, handle, thread::spawn(move || server.serve(handler)))
-}
-
-#[test]
-fn a_ready_client_receives_broadcasts() {
-    let (url, handle, serving) = serving(|request| {
-        let _ = Websocket::accept(request).wait_closed();
-    });
-    for _ in 0..200 {
-        let client = Websocket::connect(&url).unwrap();
-        client.wait_ready_timeout(DEADLINE).unwrap();
-        handle.broadcast("hello");
-        assert_eq!(client.get_timeout(DEADLINE).unwrap(), "hello");
-    }
-    handle.shutdown(DEADLINE).unwrap();
-    serving.join().unwrap();
-}
+use crate::testkit::{DEADLINE, UPGRADE, eventually, eventually_asleep, pair_over, within};
+use crate::{is_going_away, read_all, serve_until, server, serving, stream_to};
 
 #[test]
 fn serve_runs_a_handler_for_each_request_and_a_panic_ends_no_other() {
@@ -498,89 +256,6 @@ fn connections_stay_open_when_the_server_is_dropped() {
     client.wait_closed_timeout(DEADLINE).unwrap();
 }
 
-#[test]
-fn a_response_of_the_program_is_sent_unchanged() {
-    let mut server = server();
-    let ask = |request: &str| {
-        let mut stream = stream_to(&server);
-        stream.write_all(request.as_bytes()).unwrap();
-        stream
-    };
-    let streams = [
-        ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
-        ask("HEAD / HTTP/1.1\r\nHost: x\r\n\r\n"),
-        ask("GET /none HTTP/1.1\r\nHost: x\r\n\r\n"),
-    ];
-    for _ in &streams {
-        let request = server.next_timeout(DEADLINE).unwrap();
-        let status = if request.path() == "/none" { 204 } else { 200 };
-        let response = http::Response::builder()
-            .status(status)
-            .header("Content-Type", "text/html")
-            .header("Transfer-Encoding", "chunked")
-            .header("Connection", "keep-alive")
-            .header("Content-Length", "5")
-            .body("<h1>hello</h1>")
-            .unwrap();
-        request.respond_with(response).unwrap();
-    }
-    let [get, head, none] = streams.map(read_all);
-    assert!(get.starts_with("HTTP/1.1 200 OK\r\n"), "{get}");
-    assert!(get.contains("content-type: text/html\r\n"), "{get}");
-    assert!(get.contains("content-length: 14\r\n"), "{get}");
-    assert!(get.contains("connection: close\r\n"), "{get}");
-    assert!(
-        !get.contains("chunked") && !get.contains("keep-alive"),
-        "{get}"
-    );
-    assert!(get.ends_with("\r\n\r\n<h1>hello</h1>"), "{get}");
-    assert!(head.contains("content-length: 14\r\n"), "{head}");
-    assert!(head.ends_with("\r\n\r\n"), "{head}");
-    assert!(none.starts_with("HTTP/1.1 204 "), "{none}");
-    assert!(!none.contains("content-length"), "{none}");
-    assert!(none.ends_with("\r\n\r\n"), "{none}");
-}
-
-#[test]
-fn a_client_that_does_not_read_its_response_delays_no_other() {
-    let mut server = server();
-    let page = vec![b'x'; 50_000_000];
-    let mut slow = stream_to(&server);
-    slow.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        .unwrap();
-    let request = server.next_timeout(DEADLINE).unwrap();
-    within(DEADLINE, {
-        let page = page.clone();
-        move || request.respond(200, page)
-    })
-    .unwrap();
-    let options = Options::new();
-    let (client, _peer) = pair_over(&mut server, &options, &options);
-    client.close().unwrap();
-    // And when it wants it at last, it gets all of it.
-    let answer = read_all(slow);
-    assert!(answer.as_bytes().ends_with(&page));
-}
-
-#[test]
-fn a_client_that_sends_a_body_receives_the_response() {
-    let mut server = server();
-    let mut stream = stream_to(&server);
-    stream
-        .write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n")
-        .unwrap();
-    let request = server.next_timeout(DEADLINE).unwrap();
-    request.respond(404, "nothing here").unwrap();
-    // The body comes late. If the socket were closed by now, this would reset the connection.
-    // Nothing can be awaited here: the answer comes before the socket could be closed.
-    thread::sleep(Duration::from_millis(50));
-    stream.write_all(&[b'x'; 50_000]).unwrap();
-    let start = Instant::now();
-    let answer = read_all(stream);
-    assert!(answer.ends_with("nothing here"), "{answer}");
-    assert!(start.elapsed() < DEADLINE);
-}
-
 /// A handler that waits to be let go, and how many of them run.
 fn stuck_handlers() -> (
     impl Fn(rtcbot_websocket::Request) + Send + Sync + 'static,
@@ -672,31 +347,6 @@ fn a_handler_counts_as_running_once_its_request_is_handed_out() {
 }
 
 #[test]
-fn a_refused_client_keeps_its_place_while_it_is_answered() {
-    let mut server = server().max_connections(1);
-    let request = UPGRADE.replace("Host: ", "Content-Length: 5\r\nHost: ");
-    let mut refused = stream_to(&server);
-    refused.write_all(request.as_bytes()).unwrap();
-    let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
-    ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
-    // Its body may yet come.
-    for _ in 0..5 {
-        thread::sleep(Duration::from_millis(10));
-        let mut next = stream_to(&server);
-        next.write_all(UPGRADE.as_bytes()).unwrap();
-        let answer = thread::spawn(move || read_all(next));
-        serve_until(&mut server, || answer.is_finished());
-        assert!(answer.join().unwrap().starts_with("HTTP/1.1 503 "));
-    }
-    drop(refused);
-    eventually("a place", || {
-        let mut stream = stream_to(&server);
-        stream.write_all(UPGRADE.as_bytes()).unwrap();
-        server.next_timeout(Duration::from_millis(50)).is_some()
-    });
-}
-
-#[test]
 fn shutdown_does_not_wait_for_a_refused_client() {
     let mut server = server();
     let mut stream = stream_to(&server);
@@ -705,10 +355,12 @@ fn shutdown_does_not_wait_for_a_refused_client() {
     let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
     // Its answer goes on for a while, for its body may yet come.
-    eventually("its thread", || testkit::threads_named("ws-respond") > 0);
+    eventually("its thread", || {
+        crate::testkit::threads_named("ws-respond") > 0
+    });
     server.shutdown(DEADLINE).unwrap();
     assert!(
-        testkit::threads_named("ws-respond") > 0,
+        crate::testkit::threads_named("ws-respond") > 0,
         "it was over by then"
     );
 }
