@@ -1,5 +1,5 @@
-//! Who is too slow holds back who is too fast: memory stays within the settings, and what was accepted arrives.
-//! Each in a process of its own, since it measures that.
+//! A slow receiver holds back a fast sender: memory stays within the settings, and accepted
+//! messages arrive. Each test measures its own process.
 #![cfg(target_os = "linux")]
 
 mod testkit;
@@ -19,14 +19,14 @@ use testkit::{DEADLINE, alone, eventually, most_resident, resident, within};
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-/// What the threads, the codecs, TLS and the allocator take beside what the settings say.
+/// What the threads, the codecs, TLS and the allocator use in addition to the settings.
 const ALLOWANCE: usize = 8 * MIB;
 
-/// How long most messages are here, and how many of them would be too many.
+/// The length of most messages here, and a number of them that would be too many.
 const LENGTH: usize = 32 * KIB;
 const MOST: u32 = 8000;
 
-/// A message that tells its number.
+/// A message that contains its number.
 fn numbered(n: u32) -> Vec<u8> {
     n.to_be_bytes().repeat(LENGTH / 4)
 }
@@ -36,7 +36,7 @@ fn number(message: &Message) -> u32 {
     u32::from_be_bytes(bytes[..4].try_into().unwrap())
 }
 
-/// Waits until something that counts stands still. That it only seems to, on a busy machine, breaks no test.
+/// Waits until a count stands still. On a busy machine it may only seem to; that breaks no test.
 fn eventually_still(count: impl Fn() -> u32) -> u32 {
     let mut last = None;
     eventually("nothing moves any more", || {
@@ -47,7 +47,7 @@ fn eventually_still(count: impl Fn() -> u32) -> u32 {
     last.unwrap_or_default()
 }
 
-/// A limit for the memory that this process takes from the first of its limits on.
+/// A limit for the memory that this process uses since its first limit was made.
 struct Limit {
     before: usize,
     bytes: usize,
@@ -58,7 +58,7 @@ impl Limit {
         static BEFORE: OnceLock<usize> = OnceLock::new();
         Limit {
             before: *BEFORE.get_or_init(resident),
-            // A message that waits keeps the buffer that it was read into.
+            // A waiting message keeps the buffer that it was read into.
             bytes: bytes + bytes / 2 + ALLOWANCE,
         }
     }
@@ -75,10 +75,10 @@ impl Limit {
     }
 }
 
-/// The number of a flood's last message.
+/// The number of the last message of a flood.
 const END: u32 = u32::MAX;
 
-/// Somebody who sends as fast as possible, on a thread of its own, until told to stop.
+/// A thread that sends as fast as possible until it is stopped.
 struct Flood<P> {
     sent: Arc<AtomicU32>,
     stop: Arc<AtomicBool>,
@@ -107,25 +107,25 @@ impl<P: Send + 'static> Flood<P> {
         self.sent.load(Ordering::SeqCst)
     }
 
-    /// Waits until it has to wait.
+    /// Waits until the flood is blocked.
     #[track_caller]
     fn is_held_back(&self) {
         let sent = eventually_still(|| self.sent());
         assert!(sent < MOST, "nothing holds it back");
     }
 
-    /// Nothing does so.
+    /// Checks that the flood is not blocked.
     #[track_caller]
     fn goes_on(&self) {
         eventually("much has been sent", || self.sent() > MOST / 8);
     }
 
-    /// Lets it end with what it is sending.
+    /// Stops after the message that is being sent.
     fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
     }
 
-    /// How many there were before the last.
+    /// How many messages came before the last one.
     fn over(self) -> (u32, P) {
         self.stop();
         let peer = within(2 * DEADLINE, move || self.thread.join().unwrap());
@@ -133,7 +133,7 @@ impl<P: Send + 'static> Flood<P> {
     }
 }
 
-/// As many as there are up to the last, each in its place.
+/// Every message up to the last one, in order.
 #[track_caller]
 fn count_to_the_end(mut next: impl FnMut() -> u32) -> u32 {
     for n in 0.. {
@@ -160,7 +160,7 @@ fn flood(raw: Raw) -> Flood<Raw> {
     Flood::start(raw, |raw, bytes| raw.send(bytes.into()).unwrap())
 }
 
-/// A test of this name over each wire, in a process of its own.
+/// Runs the test of this name over each kind of connection, in a process of its own.
 fn alone_over_each(test: &str, body: fn(&Wire)) {
     alone(test, || over_each(body));
 }
@@ -280,7 +280,7 @@ fn a_slow_callback_holds_the_peer_back_and_receives_every_message() {
             let (count, _raw) = flood.over();
             let mut calls = calls.iter().take(count as usize + 1).collect::<Vec<_>>();
             if workers > 0 {
-                // They end in any order.
+                // Calls end in any order.
                 calls.sort_unstable();
             }
             assert!(calls.into_iter().eq((0..count).chain([END])));
@@ -341,7 +341,7 @@ fn pings_from_a_peer_that_reads_no_pong_use_no_memory() {
             options.send_queue(MIB);
         });
         let moment = Duration::from_millis(100);
-        // So that no pong gets out.
+        // No pong can be sent.
         while client.put_timeout(vec![0; MIB], moment).is_ok() {}
         let limit = Limit::of(MIB);
         for n in 0..COUNT {
@@ -352,7 +352,7 @@ fn pings_from_a_peer_that_reads_no_pong_use_no_memory() {
         raw.send("the end of the pings".into()).unwrap();
         client.get_timeout(DEADLINE).unwrap();
         limit.check();
-        // The newest are answered all the same, in their order.
+        // The newest pings are still answered, in order.
         let reading = thread::spawn(move || {
             let mut pongs = Vec::new();
             while let Ok(message) = raw.read() {
@@ -465,8 +465,8 @@ fn all_kinds_of_consumers_together_stay_within_their_limits_and_receive_their_me
     let test =
         "all_kinds_of_consumers_together_stay_within_their_limits_and_receive_their_messages";
     alone_over_each(test, |wire| {
-        // A peer that floods and does not read, all of which is to go back to it; and beside that a queue of each
-        // kind and slow callbacks of both kinds.
+        // A peer that floods and does not read, whose messages are all sent back. In addition, a
+        // queue of each kind, and slow callbacks of both kinds.
         let (client, server) = wire.pair(|options| {
             options.send_queue(MIB).receive_queue(Queue::Block(64));
         });
@@ -576,7 +576,7 @@ fn a_consumer_that_stays_full_for_a_second_is_logged_once() {
             for (_, _, id) in &forgotten {
                 eventually("a warning", || about(*id) > 0);
             }
-            // Full for another while.
+            // They stay full for longer than the interval between two warnings.
             thread::sleep(Duration::from_millis(1500));
             for (_, _, id) in &forgotten {
                 assert_eq!(about(*id), 1);

@@ -1,4 +1,4 @@
-//! Bad input gets a clear error of its own, and disturbs nobody else.
+//! Bad input is a clear error, and disturbs no other connection.
 
 mod testkit;
 
@@ -106,7 +106,7 @@ fn a_port_that_refuses_connections_is_an_error() {
     );
 }
 
-/// A client whose server sends `answer` whatever it is asked, and then ends the stream if `end`.
+/// Returns a client whose server sends `answer` to any request, and then ends the stream if `end`.
 fn client_of(
     answer: &'static [u8],
     end: bool,
@@ -222,13 +222,13 @@ fn a_wrong_accept_key_is_an_error() {
     );
 }
 
-/// The peer sends these bytes; it must be told this code, and this side must have failed.
+/// The peer sends these bytes. It must be answered with this code, and this side must have failed.
 fn violation(bytes: &[u8], code: u16) -> Error {
     let options = Options::new().max_message_size(100).clone();
     let (ws, mut stream) = server_and_bytes(&options);
     stream.write_all(bytes).unwrap();
     assert_eq!(read_close_code(&mut stream), code);
-    // The stream is ended, so that a peer which waits for that is not kept.
+    // Ends the stream, since the server may be waiting for that.
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     drop(stream);
     failure(&ws)
@@ -267,7 +267,7 @@ fn fragments_over_the_limit_are_answered_with_1009() {
 
 #[test]
 fn a_frame_longer_than_any_message_is_refused_before_its_payload_arrives() {
-    // Only its head: a client that says there is a megabyte to come.
+    // Only the head: the client announces a megabyte.
     let head = [0x82, 0xff, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0];
     let error = violation(&head, 1009);
     assert!(
@@ -398,7 +398,7 @@ fn accept_refuses_a_request_that_is_not_a_websocket_upgrade() {
     }
 }
 
-/// Close codes that RFC 6455, section 7.4, lets nobody send.
+/// Close codes that must not be sent (RFC 6455, section 7.4).
 const FORBIDDEN_CODES: [u16; 9] = [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000];
 
 #[test]
@@ -407,7 +407,10 @@ fn a_close_frame_with_a_reserved_code_is_a_protocol_error() {
         let error = ws.wait_error_timeout(DEADLINE).unwrap();
         let error = error.unwrap_or_else(|| panic!("{code} is taken for an orderly end"));
         assert!(
-            matches!(&error, Error::Protocol { code: 1002, reason } if reason.contains(&code.to_string())),
+            matches!(
+                &error,
+                Error::Protocol { code: 1002, reason } if reason.contains(&code.to_string())
+            ),
             "{code}: {error}"
         );
         assert!(!error.is_orderly());

@@ -1,4 +1,4 @@
-//! What is received and sent takes no more memory than the settings say.
+//! Received and queued messages use no more memory than the settings allow.
 
 mod testkit;
 
@@ -26,7 +26,7 @@ fn ten_fit() -> Options {
         .clone()
 }
 
-/// A client, and a server in whose queues ten messages fit.
+/// A client, and a server whose queues have room for ten messages.
 fn ten_fit_pair() -> (Websocket, Websocket) {
     pair_with(Options::new().send_queue(100 * MIB), &ten_fit())
 }
@@ -73,7 +73,7 @@ fn a_channel_that_is_read_directly_has_the_byte_limit_too() {
     let subscription = server.subscribe();
     put_numbered(&client, 60);
     eventually("the queue is full", || subscription.len() == FIT);
-    // Asked for when the reader thread waits already.
+    // It subscribes when the reader thread is already waiting.
     let channel = subscription.receiver();
     for n in 0..60 {
         assert!(channel.len() <= FIT);
@@ -244,7 +244,7 @@ fn short_messages_do_not_keep_large_buffers_alive() {
             testkit::masked_frame(0x80, b""),
         ]
         .concat();
-        // Each is as long as what is read at a time. There may be several messages in it.
+        // Each is as long as what is read at a time, which may contain several messages.
         for (messages, filling) in [
             ([text.clone(), text.clone()].concat(), pongs.clone()),
             (bytes.clone(), pongs),
@@ -278,7 +278,7 @@ fn the_default_message_limit_is_one_mebibyte_for_servers_and_sixteen_for_clients
     assert_eq!(client.get_timeout(DEADLINE).unwrap().len(), 16 * MIB);
     client.put(vec![0; MIB + 1]).unwrap();
     let error = client.get_timeout(DEADLINE).unwrap_err();
-    // Where the client's author looks.
+    // The documentation refers to this place.
     assert!(error.to_string().contains("1048576"), "{error}");
     let limit = MIB;
     let error = server.wait_error_timeout(DEADLINE).unwrap().unwrap();
@@ -292,11 +292,11 @@ fn the_default_message_limit_is_one_mebibyte_for_servers_and_sixteen_for_clients
     assert_eq!(server.get_timeout(DEADLINE).unwrap().len(), 2 * MIB);
 }
 
-/// How long the messages are that may be made to take memory. (A build without optimisation takes
-/// seconds for 16 MiB.)
+/// The length of messages that are meant to use memory. (A build without optimisation takes seconds
+/// for 16 MiB.)
 const LONG: usize = 4 * MIB;
 
-/// Sends a text message that is so long, with no more than a piece of it in memory.
+/// Sends a text message of this length, with only a piece of it in memory.
 fn send_repeated(stream: &mut std::net::TcpStream, piece: &str, end: &str) {
     let pieces = (LONG - 1 - end.len()) / piece.len();
     let length = 1 + pieces * piece.len() + end.len();
@@ -322,7 +322,7 @@ fn a_json_message_uses_no_more_memory_than_its_text() {
     alone(test, || {
         let (server, mut stream) = server_and_bytes(Options::new().max_message_size(LONG));
         let mut most = None;
-        // The first is no JSON, and nothing is made of it.
+        // The first is not JSON, so no value is made of it.
         for (piece, end, is_json) in [
             ("x", "", false),
             (r#"{"":0},"#, "0]", true),
@@ -333,7 +333,7 @@ fn a_json_message_uses_no_more_memory_than_its_text() {
             (r#"{"":"#, "", false),
             (r#"[{"":"#, "", false),
             ("[", "", false),
-            // It is copied once, to look at it.
+            // It is copied once, for parsing.
             ("[],", "NaN]", true),
         ] {
             send_repeated(&mut stream, piece, end);
@@ -371,7 +371,7 @@ fn a_full_send_queue_uses_little_more_memory_than_its_limit() {
                 .linger(Duration::ZERO)
                 .clone();
             let (server, _stream) = server_and_bytes(&options);
-            // Until the writer has what it takes at once, and the kernel too.
+            // Until the writer has taken a batch, and the kernel's buffers are full.
             let before = resident();
             while server.put_nowait(shape.clone()).is_ok() {}
             assert!(server.stats().send_queue_bytes > LONG - 100 * KIB);

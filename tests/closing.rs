@@ -1,4 +1,4 @@
-//! How a connection ends, and what those who wait for it are told.
+//! How a connection ends, and what is reported to those who wait for it.
 
 mod testkit;
 
@@ -140,7 +140,8 @@ fn an_answer_to_the_close_frame_ends_a_client_in_order() {
             break;
         }
     }
-    // tungstenite answers a Close frame when it reads it, so nothing can be sent before that answer.
+    // tungstenite answers a Close frame when it reads it, so nothing can be sent before that
+    // answer.
     pump(&mut raw);
     closing.join().unwrap().unwrap();
     assert!(subscription.get().unwrap_err().is_orderly());
@@ -250,7 +251,7 @@ fn a_peer_that_never_reads_is_a_ping_timeout_while_its_messages_are_piped_back()
     let tick = Duration::from_millis(50);
     let options = pinging(tick);
     let (server, stream) = server_and_bytes(&options);
-    // The reader waits for room to send, and the writer for a peer that takes nothing.
+    // The reader waits for room in the send queue, and the writer for the peer.
     server.subscribe_to(server.clone());
     let flooding = flood(stream);
     let error = server.wait_error_timeout(DEADLINE).unwrap().unwrap();
@@ -283,7 +284,7 @@ fn no_pong_is_required_while_the_peer_is_slow_to_answer_the_close_frame() {
     let (client, mut raw) = client_and_raw(&options);
     let (go, gate) = unbounded::<()>();
     let answering = thread::spawn(move || {
-        // Not a word for many ping time-outs.
+        // It sends nothing for many ping timeouts.
         let _ = gate.recv_timeout(20 * tick);
         pump(&mut raw);
     });
@@ -355,7 +356,7 @@ fn a_full_subscription_is_not_a_ping_timeout() {
     }
     let echo = thread::spawn(move || pump(&mut raw));
     eventually("the queue is full", || !subscription.is_empty());
-    // Many ping time-outs long, reading is paused.
+    // Reading is paused for many ping timeouts.
     let error = client.wait_closed_timeout(20 * tick).unwrap_err();
     assert!(matches!(error, Error::Timeout), "{error}");
     for n in 0..10 {
@@ -436,7 +437,7 @@ fn a_long_message_that_is_arriving_prevents_a_ping_timeout() {
     bytes.extend(&payload);
     let (_never, pace) = bounded::<()>(0);
     let writing = thread::spawn(move || {
-        // Sixty pieces, six ping time-outs long.
+        // Sixty pieces, over six ping timeouts.
         for piece in bytes.chunks(10_000) {
             stream.write_all(piece).unwrap();
             let _ = pace.recv_timeout(Duration::from_millis(30));
@@ -516,7 +517,7 @@ fn close_in_a_sink_ends_in_time_when_the_peer_reads_nothing() {
 
 #[test]
 fn a_pong_that_is_late_behind_other_messages_is_not_a_ping_timeout() {
-    // Twice that is the longest pause that a busy machine may make between two messages.
+    // A busy machine pauses for less than twice that between two messages.
     let tick = Duration::from_millis(300);
     let options = Options::new()
         .ping_interval(tick)
@@ -619,11 +620,11 @@ fn a_value_that_the_options_own_may_panic_when_it_is_dropped() {
     client.close().unwrap();
     server.wait_closed_timeout(DEADLINE).unwrap();
     drop((client, server));
-    // The last of both, wherever the threads are by now.
+    // Drops both last handles, wherever the threads are by now.
     drop(options);
 }
 
-/// So that a closure owns it.
+/// Makes a closure own it.
 fn drop_nothing<T>(_: &T) {}
 
 #[test]
@@ -646,7 +647,7 @@ fn close_for_every_message_uses_one_thread_in_all() {
         stream.write_all(&masked_frame(0x81, b"1")).unwrap();
     }
     let most = counts.iter().take(300).max().unwrap();
-    // Tests beside this one have a few of their own.
+    // Other tests in this process have a few of their own.
     assert!(most < 50, "{most} threads");
 }
 
@@ -665,15 +666,15 @@ fn a_close_that_fails_before_its_timeout_reports_when() {
 
 #[test]
 fn an_orderly_end_is_reported_only_to_subscriptions_that_received_every_message() {
-    // Whoever cannot write any more reads on for as long as closing may take, and then drops what a slow
-    // reader has had no room for. The peer's Close frame, which comes after that, is not the end of all
-    // that was said, then.
+    // A side that cannot write any more continues to read for as long as closing may take, and then
+    // drops messages for which a slow consumer has no room. The peer's Close frame comes after
+    // those messages, so it must not count as an orderly end.
     const MESSAGES: u8 = 20;
     let options = Options::new()
         .close_timeout(Duration::from_millis(20))
         .receive_queue(Queue::Block(1))
         .clone();
-    // Two threads come to the end of that time together: each time, either may be the first.
+    // Two threads reach the end of that time together. Either may be first, so this is repeated.
     let trying = [(); 8].map(|()| {
         let options = options.clone();
         thread::spawn(move || {
@@ -683,7 +684,7 @@ fn an_orderly_end_is_reported_only_to_subscriptions_that_received_every_message(
                 let mut bytes = Vec::new();
                 for n in 0..MESSAGES {
                     bytes.extend(masked_frame(0x82, &[n]));
-                    // To be answered, which fails once the stream is gone.
+                    // Its pong fails once the stream has ended.
                     bytes.extend(masked_frame(0x89, b"ping"));
                 }
                 bytes.extend(masked_frame(0x88, &1000u16.to_be_bytes()));
@@ -711,7 +712,7 @@ fn a_subscription_that_is_removed_while_the_connection_closes_ends_immediately()
     let options = Options::new().close_timeout(20 * DEADLINE).clone();
     let (client, mut raw) = client_and_raw(&options);
     let (subscription, kept) = (client.subscribe(), client.subscribe());
-    // More than the peer, which reads nothing, lets it write: its Close frame has to wait.
+    // The peer reads nothing, so this is more than can be written: the Close frame has to wait.
     client.put(vec![0; 15 << 20]).unwrap();
     raw.write("last".into()).unwrap();
     raw.close(None).unwrap();
@@ -727,7 +728,7 @@ fn a_subscription_that_is_removed_while_the_connection_closes_ends_immediately()
     drop(raw);
 }
 
-/// How a peer hangs up with what this side has sent unread.
+/// How a peer disconnects without reading what this side has sent.
 #[derive(Debug, Clone, Copy)]
 enum HangUp {
     /// It resets the connection.
@@ -737,7 +738,7 @@ enum HangUp {
 }
 
 impl HangUp {
-    /// Says "battery low" first.
+    /// Sends "battery low" first.
     fn after_close(self, mut raw: Raw, code: u16) -> Option<Raw> {
         let reason = "battery low".into();
         let code = code.into();

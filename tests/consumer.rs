@@ -1,4 +1,4 @@
-//! Consumers without any network: direct puts and a replaceable source, as one stream.
+//! Consumers without a network: direct puts and a replaceable source, as one stream.
 
 mod testkit;
 
@@ -125,7 +125,7 @@ fn many_waiting_puts_all_get_their_turn() {
                 let consumer = consumer.clone();
                 thread::spawn(move || {
                     for n in 0..50 {
-                        // Some give up early: that must not cost the others their turn.
+                        // Some give up early. That must not make the others miss their turn.
                         let item = (who, n);
                         if n % 7 == 0 {
                             let _ = consumer.put_timeout(item, Duration::from_micros(1));
@@ -180,7 +180,7 @@ fn stopping_a_source_while_it_is_read_loses_nothing() {
             next += 1;
         }
         consumer.put_subscription(&source);
-        // A put stops it: the rest comes behind the put, so it is put, too, in order.
+        // A put stops the source. The messages left in it are put after it, in order.
         consumer.stop_subscription();
         for left in source.try_iter() {
             consumer.put(left).unwrap();
@@ -221,7 +221,7 @@ fn a_stopped_source_is_dropped_by_a_waiting_inbox() {
     }
 }
 
-/// Its weight takes until the gate opens to find out.
+/// Weighing it lasts until the gate opens.
 struct Slow(Option<(Sender<()>, Receiver<()>)>);
 
 fn weigh_slowly(item: &Slow) -> usize {

@@ -1,4 +1,4 @@
-//! A process that runs out of descriptors. One test, in a process of its own with few of them.
+//! A process that runs out of descriptors. The only test of its process, which has few of them.
 #![cfg(target_os = "linux")]
 
 mod testkit;
@@ -28,7 +28,7 @@ fn a_server_that_runs_out_of_descriptors_pauses_and_recovers() {
     assert!(text.contains("1 passed"), "{text}");
 }
 
-/// What was logged.
+/// The records of the logger.
 static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Log;
@@ -57,14 +57,14 @@ fn part_with_few_descriptors() {
     let mut server = server;
     let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
 
-    // All that there are; each takes one here, and would take one more to be accepted.
+    // As many as there are: each client takes one here, and needs another one to be accepted.
     let mut taken = Vec::new();
     while let Ok(stream) = TcpStream::connect(address) {
         taken.push(stream);
     }
     assert!(taken.len() > 5);
     assert!(server.next_timeout(Duration::from_millis(300)).is_none());
-    // Both sides say what is wanting.
+    // Both sides report what is missing.
     let why = "this process has all 50 descriptors that RLIMIT_NOFILE allows (ulimit -n)";
     let logged = LOGGED.lock().unwrap().join("\n");
     assert!(
@@ -74,11 +74,11 @@ fn part_with_few_descriptors() {
     let refused = Websocket::connect(&url).unwrap();
     let error = refused.wait_error_timeout(DEADLINE).unwrap().unwrap();
     assert!(error.to_string().ends_with(why), "{error}");
-    // What is there works on.
+    // Existing connections continue.
     client.put_nowait(1).unwrap();
     assert_eq!(peer.get_timeout(DEADLINE).unwrap(), json!(1));
 
-    // The iterator has not ended, and goes on when there are some again.
+    // The iterator has not ended, and continues when descriptors are free.
     drop(taken);
     let serving = thread::spawn(move || server.next_timeout(DEADLINE).map(Websocket::accept));
     let mut again = Websocket::connect(&url).unwrap();

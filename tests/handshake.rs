@@ -1,4 +1,4 @@
-//! What a client's request says, where redirects lead it, and what a server makes of a request.
+//! What a client's request contains, where redirects lead it, and how a server answers a request.
 
 mod testkit;
 
@@ -12,12 +12,12 @@ use rtcbot_websocket::{Backoff, Error, Options, Request, Server, Websocket};
 use testkit::url;
 use testkit::{DEADLINE, UPGRADE, read_head, server_and_bytes};
 
-/// What the server is asked by a client with these options.
+/// Returns the request of a client with these options.
 fn request_of(options: &Options) -> Request {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let ws = options.connect(server.url()).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
-    // It is not answered, so there is nothing to wait for.
+    // It is not answered, so closing does not wait.
     thread::spawn(move || drop(ws));
     request
 }
@@ -41,7 +41,7 @@ fn a_client_sends_a_user_agent_unless_one_is_set() {
     let none = request_of(Options::new().user_agent(""));
     assert_eq!(none.header("user-agent"), None);
 
-    // A header that is given by name goes first.
+    // A header that is given by name has priority.
     let twice = request_of(Options::new().header("User-Agent", "mine").user_agent("x"));
     let all = twice.headers().get_all("user-agent");
     assert_eq!(all.iter().collect::<Vec<_>>(), ["mine"]);
@@ -70,7 +70,7 @@ fn user_and_password_of_the_url_are_sent_and_checked() {
     assert!(!auth.matches("op", "a@b:d") && !auth.matches("oq", "a@b:c"));
     let peer = Websocket::accept(request);
     client.wait_ready_timeout(DEADLINE).unwrap();
-    // Neither the log nor an error is to show it.
+    // Neither the log nor an error shows it.
     assert_eq!(client.name(), format!("ws://{address}/x"));
     client.close().unwrap();
     peer.wait_closed_timeout(DEADLINE).unwrap();
@@ -188,7 +188,7 @@ fn a_query_is_not_shown() {
     }
 }
 
-/// What was logged.
+/// The records of the logger.
 static LOGGED: Mutex<String> = Mutex::new(String::new());
 
 struct Log;
@@ -208,7 +208,7 @@ impl log::Log for Log {
 
 #[test]
 fn no_secret_is_logged() {
-    // Beside it, other tests would log what they do.
+    // Other tests in this process would log too.
     testkit::alone("no_secret_is_logged", || {
         log::set_logger(&Log).unwrap();
         log::set_max_level(log::LevelFilter::Trace);
@@ -267,7 +267,7 @@ fn the_debug_output_of_a_head_shows_no_secret() {
     shown.push(format!("{:?} {:?}", ws.request(), ws.response()));
     drop(stream);
 
-    // A head that was read elsewhere.
+    // A head that another library has read.
     let head = rtcbot_websocket::http::Request::builder()
         .header("Authorization", "t0k3n")
         .body(())
@@ -316,7 +316,7 @@ fn the_debug_output_of_a_head_shows_no_secret() {
     }
 }
 
-/// Answers one request after the other; hands out what was asked.
+/// Answers one request after the other, and sends on what was asked.
 fn answering(answers: Vec<String>) -> (String, thread::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
@@ -382,7 +382,7 @@ fn redirects_are_followed_as_far_as_allowed_and_secrets_stay_with_their_host() {
     assert_eq!(request.header("cookie"), None);
     assert_eq!(request.header("x-token"), None);
     assert_eq!(request.header("x-renewed"), None);
-    // What the settings say about the client goes along, and what it wants to speak.
+    // Options about the client itself and its subprotocols are kept.
     assert_eq!(request.header("user-agent"), Some("robot/2"));
     assert_eq!(request.origin(), Some("https://robot.example"));
     assert_eq!(request.subprotocols().collect::<Vec<_>>(), ["v1"]);
@@ -442,7 +442,7 @@ fn a_redirect_never_leaves_encryption() {
     assert!(plain.accept().is_err(), "nobody is to come");
 }
 
-/// What a server with these options answers to a request.
+/// Returns how a server with these options answers a request.
 fn answer_to(request: &str, options: &Options) -> String {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
@@ -545,8 +545,8 @@ fn each_invalid_request_is_answered_with_its_status() {
     }
 }
 
-/// What a server of this crate makes of a request: whether it is for a WebSocket, and the status
-/// that `accept` answers.
+/// Returns whether a server of this crate takes a request for a WebSocket, and the status with
+/// which `accept` answers.
 fn made_of(request: &str) -> (bool, u16) {
     let latin_1: Vec<u8> = request.chars().map(|c| u8::try_from(c).unwrap()).collect();
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
@@ -577,7 +577,7 @@ const CONNECTION: &str = "Connection: Upgrade";
 const WEBSOCKET: &str = "Upgrade: websocket";
 const VERSION: &str = "Sec-WebSocket-Version: 13";
 
-// F1: RFC 9110, sections 5.2, 5.3 and 5.6.1.
+// RFC 9110, sections 5.2, 5.3 and 5.6.1.
 #[test]
 fn a_list_may_span_several_header_lines_with_any_blanks_between_elements() {
     for request in [
@@ -616,7 +616,7 @@ fn a_list_may_span_several_header_lines_with_any_blanks_between_elements() {
 fn accept_refuses_a_request_that_is_websocket_denies() {
     for (request, made) in [
         (UPGRADE.to_owned(), (true, 101)),
-        // As in aiohttp and in Python's websockets, it is one protocol or another.
+        // As in aiohttp and in Python's websockets, it is one protocol or the other.
         (with(WEBSOCKET, "Upgrade: websocket, h2c"), (false, 426)),
         (
             with(WEBSOCKET, "Upgrade: h2c\r\nUpgrade: websocket"),
@@ -635,7 +635,7 @@ fn accept_refuses_a_request_that_is_websocket_denies() {
         ),
         (with(CONNECTION, "Connection: \"Upgrade\""), (false, 426)),
         (with("HTTP/1.1", "HTTP/1.0"), (false, 400)),
-        // These ask for one, badly.
+        // These ask for a WebSocket, with an error.
         (with("GET", "POST"), (true, 405)),
         (with(VERSION, "Sec-WebSocket-Version: 8"), (true, 426)),
         (with(VERSION, "Sec-WebSocket-Version: 8, 13"), (true, 426)),
@@ -646,7 +646,7 @@ fn accept_refuses_a_request_that_is_websocket_denies() {
     }
 }
 
-// F2: 16 bytes have four bits to spare in Base64 (RFC 6455, section 4.1, has an example with some).
+// 16 bytes leave four unused bits in Base64. RFC 6455, section 4.1, has an example that sets some.
 #[test]
 fn a_key_may_have_unused_trailing_bits() {
     let key = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -656,7 +656,7 @@ fn a_key_may_have_unused_trailing_bits() {
     }
     let rfc = with(key, "AQIDBAUGBwgJCgsMDQ4PEC==");
     let head = answer_to(&rfc, &Options::new());
-    // What is proved is what was sent, not what it says.
+    // The accept key is made of the text as it was sent, not of the bytes that it encodes.
     let accept = tungstenite::handshake::derive_accept_key(b"AQIDBAUGBwgJCgsMDQ4PEC==");
     assert!(head.contains(&accept), "{head}");
     for other in [
@@ -708,7 +708,7 @@ fn a_client_that_expects_100_is_sent_it_before_the_101() {
         ("Expect:", (true, 101)),
         ("Expect: tea", (true, 417)),
         ("Expect: 100-continue, tea", (true, 417)),
-        // It is refused before its body is asked for.
+        // It is refused before its body is requested.
         ("Expect: 100-continue\r\nContent-Length: 5", (true, 413)),
     ] {
         assert_eq!(made_of(&with_header(header)), made, "{header}");
@@ -738,7 +738,7 @@ fn a_request_target_must_be_a_path_on_one_host() {
         (host("Host:"), 101),
         (host("Host: LOCALHOST.:80"), 101),
         (host("Host: [::1]:80"), 101),
-        // Python's aiohttp and websockets say this.
+        // Python's aiohttp and websockets send this.
         (host("Host: [fe80::1%eth0]:80"), 101),
         (host("Host: [fe80::1%25eth0]:80"), 101),
         (host("Host: a_b:"), 101),

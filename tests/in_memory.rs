@@ -79,7 +79,7 @@ fn dropping_one_end_ends_the_other() {
 fn a_peer_that_reads_nothing_is_a_ping_timeout() {
     let tick = Duration::from_millis(50);
     let (operator, robot) = pinging(tick).receive_queue(Queue::Block(1)).pair();
-    // Never taken from, so the robot stops reading.
+    // It is never read, so the robot stops reading.
     let _unread = robot.subscribe();
     let flooding = thread::spawn({
         let operator = operator.clone();

@@ -1,5 +1,5 @@
-//! JSON as RTCBot's users know it: what is put arrives as the same value, and what is passed on
-//! leaves as it came.
+//! JSON as RTCBot's users know it: a message arrives as the value that was put, and is sent on as
+//! it came.
 
 mod testkit;
 
@@ -10,12 +10,12 @@ use rtcbot_websocket::{Message, Options, Websocket, json};
 use serde_json::Value;
 use testkit::{DEADLINE, pair, pair_with};
 
-/// A client that sends text as it is, and a server in JSON mode.
+/// A client that sends text unchanged, and a server in JSON mode.
 fn plain_client() -> (Websocket, Websocket) {
     pair_with(Options::new().json(false), &Options::new())
 }
 
-/// What arrives in JSON mode of each text.
+/// Returns the messages that arrive in JSON mode for these texts.
 fn arrivals(texts: &[String]) -> Vec<Message> {
     let (client, server) = plain_client();
     texts
@@ -27,8 +27,8 @@ fn arrivals(texts: &[String]) -> Vec<Message> {
         .collect()
 }
 
-/// What Python's json and every browser read, and serde_json does not or reads otherwise; as a
-/// value.
+/// Texts that Python's json and every browser read, and serde_json does not or reads differently;
+/// with their values.
 fn odd() -> Vec<(&'static str, Value)> {
     vec![
         ("NaN", json!(null)),
@@ -81,7 +81,7 @@ fn json_that_python_reads_arrives_as_json_with_its_original_text() {
         assert_eq!(arrived.as_json(), Some(value), "{text}");
         assert_eq!(arrived.to_string(), *text);
         assert_eq!(&arrived.decode::<Value>().unwrap(), value, "{text}");
-        // Whoever reads it: a program that takes text alike.
+        // In JSON mode or not, the text is the same.
         assert_eq!(&Message::from(*text).decode::<Value>().unwrap(), value);
         assert_eq!(
             &Message::from(text.as_bytes()).decode::<Value>().unwrap(),
@@ -171,12 +171,12 @@ fn json_that_is_nested_too_deeply_arrives_as_text() {
         (deep(100_000, ""), false),
         (objects(127), true),
         (objects(128), false),
-        // What is in a string, and what has been closed, makes nothing deeper.
+        // Strings, and arrays that are closed, do not add to the depth.
         (deep(127, &format!(r#""{brackets}""#)), true),
         (deep(126, &format!(r#""\"{brackets}\\",[]"#)), true),
         (deep(127, &format!(r#""{brackets}\\",[]"#)), false),
         (format!("[{}0]", "[],".repeat(5000)), true),
-        // Deep and open.
+        // Deep and never closed.
         ("[".repeat(100_000), false),
     ];
     let (texts, json): (Vec<_>, Vec<_>) = texts.into_iter().unzip();
@@ -217,7 +217,7 @@ fn a_relayed_message_is_sent_byte_for_byte_as_it_came() {
     let (first, relay) = plain_client();
     let (onward, last) = pair_with(&Options::new(), Options::new().json(false));
     relay.subscribe_to(onward.clone());
-    // Looked at on the way or not.
+    // Whether or not its value is used on the way.
     relay.subscribe_callback(|message| drop(message.as_json().cloned()));
     let spaced = "{ \"b\" : 1.0,\"a\":[ 1E5 , 100000000000000000000000.10 ] }\n";
     let texts = odd().into_iter().map(|(text, _)| text).chain([spaced]);
@@ -252,7 +252,7 @@ fn values() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         any::<u64>().prop_map(Value::from),
-        // Of all magnitudes, and as sensors have them.
+        // Of all magnitudes, and as sensors send them.
         any::<u64>().prop_map(|bits| Value::from(f64::from_bits(bits))),
         (-1e4..1e4).prop_map(Value::from),
         any::<String>().prop_map(Value::from),
@@ -266,7 +266,7 @@ fn values() -> impl Strategy<Value = Value> {
     })
 }
 
-/// As Python's json.dumps writes it, with all that Python may hold and others may not.
+/// As Python's json.dumps writes it, with everything that Python may send and others may not.
 fn as_python_writes() -> impl Strategy<Value = String> {
     let spaces = || "[ \t\r\n]{0,2}";
     let string = || {

@@ -1,7 +1,8 @@
-//! A cable that is pulled: two network namespaces, a pair of virtual devices between them, and one of them
-//! goes down. The system tells neither side.
+//! A network link that goes down: two network namespaces, a pair of virtual devices between them,
+//! and one of these is set down. The system reports it to neither side.
 //!
-//! Needs Linux, root and `ip` (iproute2); where they are missing, each test says that it skips.
+//! Needs Linux, root and `ip` (iproute2). Where these are missing, each test reports that it is
+//! skipped.
 #![cfg(target_os = "linux")]
 
 mod testkit;
@@ -20,10 +21,10 @@ use testkit::{DEADLINE, eventually, within};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// What a process of these tests is to do in its namespace.
+/// What a process of these tests does in its namespace.
 const ROLE: &str = "RTCBOT_WEBSOCKET_CABLE";
 
-/// Two namespaces and a cable between them; removed when this is dropped.
+/// Two namespaces and a link between them; removed when this is dropped.
 struct Cable {
     names: [String; 2],
 }
@@ -35,13 +36,13 @@ const FAR: &str = "10.77.0.2";
 const RESOLV_CONF: &str = "nameserver 10.77.0.2\noptions timeout:30 attempts:1\n";
 
 impl Cable {
-    /// `None` where a cable cannot be laid.
+    /// Returns `None` where no link can be made.
     fn lay() -> Option<Cable> {
         static LAID: AtomicU32 = AtomicU32::new(0);
         let number = LAID.fetch_add(1, Ordering::Relaxed);
         let process = std::process::id();
         let names = ["near", "far"].map(|end| format!("rtcbot-{process}-{number}-{end}"));
-        // Removed also where only the first half comes about.
+        // Removed also if only the first half succeeds.
         let cable = Cable { names };
         let [near, far] = &cable.names;
         let laid = ip(&["netns", "add", near])
@@ -65,18 +66,18 @@ impl Cable {
             && fs::create_dir_all(Cable::etc(near)).is_ok()
             && fs::write(Cable::etc(near).join("resolv.conf"), RESOLV_CONF).is_ok();
         if !laid {
-            // Shown where tests show their output.
+            // Printed where tests print their output.
             testkit::skip("there are no network namespaces to be had (needs root and iproute2)");
         }
         laid.then_some(cable)
     }
 
-    /// Where `ip netns exec` finds the files that take the place of those in `/etc`.
+    /// Where `ip netns exec` finds the files that replace those in `/etc`.
     fn etc(name: &str) -> PathBuf {
         PathBuf::from("/etc/netns").join(name)
     }
 
-    /// Runs the test of this name at one end, to play this role.
+    /// Runs the test of this name at one end, in this role.
     fn run(&self, end: usize, test: &str, role: &str) -> Player {
         let mut child = Command::new("ip")
             .args(["netns", "exec", &self.names[end]])
@@ -108,19 +109,19 @@ fn ip(arguments: &[&str]) -> bool {
     ip.is_ok_and(|status| status.success())
 }
 
-/// Pulls the cable of the namespace that this process is in.
+/// Sets down the link of the namespace that this process is in.
 fn pull() {
     assert!(ip(&["link", "set", "cable", "down"]));
 }
 
-/// A process at one end of the cable.
+/// A process at one end of the link.
 struct Player {
     child: Child,
     said: BufReader<ChildStdout>,
 }
 
 impl Player {
-    /// What it says behind this word.
+    /// Returns the line that it prints after this word.
     fn hear(&mut self, word: &str) -> String {
         let mut line = String::new();
         loop {
@@ -146,19 +147,19 @@ impl Drop for Player {
     }
 }
 
-/// What a test lets the two ends of a cable do, each in a process of its own.
+/// What the two ends of a link do in a test, each in a process of its own.
 struct Play {
-    /// Says where it listens, and serves.
+    /// Prints where it listens, and serves.
     server: fn(),
-    /// Is given what the server said.
+    /// Receives what the server printed.
     client: fn(&str),
-    /// Which end the server is at, whose process pulls the cable, and so decides.
+    /// Which end the server is at. The other one sets the link down, and decides the outcome.
     server_end: usize,
     deciding: usize,
 }
 
 impl Play {
-    /// A server at the far end, and at the near one a client that pulls the cable.
+    /// A server at the far end, and a client at the near one that sets the link down.
     fn pulled_by(client: fn(&str)) -> Self {
         Play {
             server: serve_all,
@@ -168,7 +169,7 @@ impl Play {
         }
     }
 
-    /// By way of the test of this name, which calls this.
+    /// Runs the test of this name, which calls this, in each process.
     fn play(self, test: &str) {
         match std::env::var(ROLE) {
             Ok(role) if role == SERVER => (self.server)(),
@@ -191,9 +192,9 @@ const NEAR_END: usize = 0;
 const FAR_END: usize = 1;
 const SERVER: &str = "server";
 
-/// Serves over all that there is until it is killed.
+/// Serves over all transports until it is killed.
 fn serve_all() {
-    // Takes questions for names, and answers none.
+    // Receives questions for names, and answers none.
     let _silent = UdpSocket::bind((FAR, 53)).unwrap();
     let servers = servers(FAR);
     println!("listening on {}", urls(&servers));
@@ -218,7 +219,7 @@ fn urls(servers: &[Server]) -> String {
     urls.join(" ")
 }
 
-/// What the far end does is told by the path.
+/// The path says what the far end does.
 fn peer(request: Request) {
     let path = request.path().to_owned();
     let ws = Options::new()
@@ -237,7 +238,7 @@ fn peer(request: Request) {
     }
 }
 
-/// Half of what is promised for a peer that vanishes.
+/// Half of the time that is promised for a peer that disappears.
 const TIME: Duration = Duration::from_secs(1);
 
 fn options() -> Options {
@@ -254,7 +255,7 @@ fn options() -> Options {
     options
 }
 
-/// Some connections to each server, which are ready.
+/// Several connections to each server, all ready.
 fn connections(urls: &str, path: &str, each: usize, options: &Options) -> Vec<Websocket> {
     let urls = urls
         .split(' ')
@@ -268,10 +269,10 @@ fn connections(urls: &str, path: &str, each: usize, options: &Options) -> Vec<We
     all
 }
 
-/// Connections to peers that read slowly, with all that can be put into them.
+/// Connections to peers that read slowly, with full buffers.
 fn full_connections(urls: &str, each: usize) -> Vec<Websocket> {
     let mut options = options();
-    // The reader has something to hand out that nobody takes: so it is for the writer to notice the end.
+    // The reader holds a message that no consumer takes, so the writer has to notice the end.
     options.paused(true);
     let all = connections(urls, "/slow", each, &options);
     let message = Message::from(vec![0; 20_000]);
@@ -284,7 +285,7 @@ fn full_connections(urls: &str, each: usize) -> Vec<Websocket> {
     all
 }
 
-/// Lets each of them do this on a thread of its own, and returns how long it took each.
+/// Does this to each on a thread of its own, and returns how long it took each.
 fn times<R: Send + 'static>(
     all: Vec<Websocket>,
     f: impl Fn(Websocket) -> R + Copy + Send + 'static,
@@ -301,8 +302,8 @@ fn times<R: Send + 'static>(
     times.collect()
 }
 
-/// All fail because the peer does not answer, in the time that was promised. A busy machine may be late by
-/// half of it.
+/// All fail because the peer does not answer, within the promised time. A busy machine may be late
+/// by half of it.
 #[track_caller]
 fn notice_in_time(all: Vec<Websocket>) {
     let noticed = times(all, |ws| ws.wait_error_timeout(DEADLINE).unwrap());
@@ -320,7 +321,7 @@ fn a_link_that_goes_down_during_a_write_is_noticed_within_the_ping_times() {
             let ws = ws.clone();
             thread::spawn(move || while ws.put(vec![0; 20_000]).is_ok() {});
         }
-        // So that some room has been made, and not enough for poll(2) to tell.
+        // Some room has been made, though not enough for poll(2) to report.
         thread::sleep(TIME);
         pull();
         notice_in_time(all);
@@ -349,7 +350,7 @@ fn a_link_that_goes_down_during_a_read_is_noticed_within_the_ping_times() {
 fn a_link_that_goes_down_under_an_idle_connection_is_noticed_within_the_ping_times() {
     Play::pulled_by(|urls| {
         let all = connections(urls, "/quiet", 4, &options());
-        // Some have a ping on its way then, and some have not.
+        // Some have a ping on its way then, and some do not.
         thread::sleep(TIME + TIME / 2);
         pull();
         notice_in_time(all);
@@ -357,7 +358,7 @@ fn a_link_that_goes_down_under_an_idle_connection_is_noticed_within_the_ping_tim
     .play("a_link_that_goes_down_under_an_idle_connection_is_noticed_within_the_ping_times");
 }
 
-/// Connections in all states; the cable is pulled.
+/// Connections in all states, at the moment when the link goes down.
 fn pulled(urls: &str) -> Vec<Websocket> {
     let mut all = full_connections(urls, 2);
     all.extend(connections(urls, "/quiet", 2, &options()));
@@ -381,7 +382,7 @@ fn close_over_a_link_that_is_down_ends_within_the_close_timeout() {
 #[test]
 fn a_link_that_goes_down_during_the_closing_handshake_does_not_delay_its_end() {
     Play::pulled_by(|urls| {
-        // Their answers would come behind all that they have yet to read.
+        // Their answers would come after everything that they have yet to read.
         let all = full_connections(urls, 4);
         thread::spawn(|| {
             thread::sleep(20 * MS);
@@ -389,7 +390,7 @@ fn a_link_that_goes_down_during_the_closing_handshake_does_not_delay_its_end() {
         });
         let closed = times(all, |ws| ws.close());
         let mut fine = closed.iter().map(|(after, result)| {
-            // One may be over before.
+            // One may have ended before.
             matches!(result, Ok(()) | Err(Error::CloseTimeout { .. })) && *after < 2 * TIME
         });
         assert!(fine.all(|fine| fine), "{closed:?}");
@@ -439,7 +440,7 @@ fn a_server_shutdown_over_a_link_that_is_down_ends_within_its_timeout() {
             for handle in handles {
                 let begun = Instant::now();
                 handle.shutdown(TIME).unwrap();
-                // The second that cutting may take comes on top.
+                // The second that cutting may take is added.
                 let after = begun.elapsed();
                 assert!(after < 3 * TIME, "{after:?}");
             }
@@ -465,14 +466,14 @@ fn a_client_reconnects_within_one_attempt_and_one_wait_of_the_link_coming_up() {
         options.connect_timeout(TIME).reconnect(Backoff {
             initial: 10 * MS,
             max: TIME / 2,
-            // Without the longest wait, the fourth would be one of ten seconds.
+            // Without the maximum wait, the fourth one would be ten seconds.
             factor: 10.0,
             ..Backoff::default()
         });
         let all = connections(urls, "/quiet", 2, &options);
         pull();
         eventually("all have noticed", || !all.iter().any(Websocket::is_ready));
-        // Some attempts come to nothing.
+        // Some attempts fail.
         thread::sleep(3 * TIME);
         assert!(ip(&["link", "set", "cable", "up"]));
         let back = times(all, |ws| ws.wait_ready_timeout(DEADLINE));
@@ -484,7 +485,7 @@ fn a_client_reconnects_within_one_attempt_and_one_wait_of_the_link_coming_up() {
     .play("a_client_reconnects_within_one_attempt_and_one_wait_of_the_link_coming_up");
 }
 
-/// Tries to connect to where nothing answers, and sees it end in time, at this stage.
+/// Tries to connect where nothing answers. The attempt ends in time, at this stage.
 fn try_to_connect(url: &str, awaited: &str) {
     let begun = Instant::now();
     let ws = options().connect_timeout(TIME).connect(url).unwrap();

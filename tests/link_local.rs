@@ -1,5 +1,5 @@
-//! Link-local addresses: a robot on a cable without DHCP has no other. The same one may be on each
-//! of a machine's networks, so that a URL names the network's interface as well (F4; RFC 6874).
+//! Link-local addresses: a robot on a network without DHCP has no other. The same address may be on
+//! each network of a machine, so a URL also names the interface (RFC 6874).
 
 mod testkit;
 
@@ -14,10 +14,10 @@ use testkit::{DEADLINE, eventually, read_head, within};
 
 const ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// The number of the loopback interface: it is the first that a network namespace has.
+/// The number of the loopback interface: it is the first one of a network namespace.
 const LOOPBACK: u32 = 1;
 
-/// Runs the test of this name, which calls this, once more in a network namespace of its own, where
+/// Runs the test of this name, which calls this, again in a network namespace of its own, where
 /// `fe80::1` is an address of the loopback interface.
 #[track_caller]
 fn in_a_network_of_its_own(test: &str, body: impl FnOnce()) {
@@ -25,7 +25,7 @@ fn in_a_network_of_its_own(test: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some_and(|name| name == test) {
         ip("link set lo up");
         ip("-6 addr add fe80::1/64 dev lo nodad");
-        // The system makes the way there a moment later.
+        // The system adds the route a moment later.
         let listener = TcpListener::bind(address(LOOPBACK)).unwrap();
         let here = listener.local_addr().unwrap();
         eventually("a way to fe80::1", || TcpStream::connect(here).is_ok());
@@ -84,7 +84,7 @@ fn the_url_of_a_server_and_both_forms_of_a_zone_are_connected_to() {
     );
 }
 
-/// Connects, and looks at what the server is told.
+/// Connects, and checks what the server receives.
 fn check(server: &mut Server, url: &str, host: &str, path: &str) {
     let client = Options::new()
         .origin(format!("http://{host}"))
@@ -93,7 +93,7 @@ fn check(server: &mut Server, url: &str, host: &str, path: &str) {
     let request = next(server, &client);
     assert_eq!(request.header("host"), Some(host), "{url}");
     assert_eq!(request.path(), path);
-    // Its own page is welcome.
+    // Its own page is accepted.
     let peer = Websocket::accept(request);
     client.put_nowait(1).unwrap();
     assert_eq!(peer.get_timeout(DEADLINE).unwrap(), json!(1));
@@ -202,7 +202,7 @@ fn an_interface_that_does_not_exist_is_named_in_the_error() {
             "{error}"
         );
         assert!(error.to_string().contains("\"none0\""), "{error}");
-        // It may come yet, with its cable.
+        // The interface may appear later.
         assert!(error.is_transient());
     }
 }

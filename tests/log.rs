@@ -1,5 +1,5 @@
-//! The logger is the program's: one that panics at every record ends nothing. Each level in a
-//! process of its own.
+//! The logger belongs to the program: one that panics at every record ends no connection. Each
+//! level has a process of its own.
 
 mod testkit;
 
@@ -13,7 +13,7 @@ use rtcbot_websocket::{
 use testkit::{DEADLINE, eventually, pair, pair_over, server_and_bytes};
 
 struct Panics {
-    /// Whose records it panics at; at others it does nothing.
+    /// The level and target at which it panics; at others it does nothing.
     target: &'static str,
     count: AtomicUsize,
 }
@@ -26,7 +26,8 @@ impl log::Log for Panics {
     fn log(&self, record: &log::Record<'_>) {
         if record.target().starts_with(self.target) {
             self.count.fetch_add(1, Ordering::SeqCst);
-            // Its text is put together in here; not in the panic, where another ends the process.
+            // Formats the record here, and not in the panic, where a second panic would end the
+            // process.
             let text = record.args().to_string();
             panic!("on purpose: {text}");
         }
@@ -45,7 +46,7 @@ fn set(target: &'static str, level: LevelFilter) -> &'static Panics {
     logger
 }
 
-/// It is always full, and says so at once.
+/// It is always full, and returns immediately.
 struct Full;
 
 impl Sink<Message> for Full {
@@ -54,7 +55,7 @@ impl Sink<Message> for Full {
     }
 }
 
-/// An error of the program's own that cannot even be shown.
+/// An error of the program that panics when it is shown.
 #[derive(Debug)]
 struct Unspeakable;
 
@@ -72,7 +73,7 @@ impl Drop for Unspeakable {
     }
 }
 
-/// All that is logged about on the way of a connection, or most of it.
+/// Does everything that is logged in the course of a connection, or most of it.
 fn everything() {
     let called = Arc::new(AtomicUsize::new(0));
     let (client, server) = pair();
@@ -111,7 +112,7 @@ fn everything() {
     server.wait_closed_timeout(DEADLINE).unwrap();
     assert_eq!(server.stats().dropped, 2000 - 1024);
 
-    // The peer breaks the protocol, or hangs up.
+    // The peer breaks the protocol, or disconnects.
     for bytes in [&[0xff; 10][..], &[]] {
         let (server, mut peer) = server_and_bytes(&Options::new());
         std::io::Write::write_all(&mut peer, bytes).unwrap();
@@ -123,14 +124,14 @@ fn everything() {
         );
     }
 
-    // What is no request, and what is none for a WebSocket.
+    // An invalid request, and one that is not for a WebSocket.
     let mut listener = Server::bind((testkit::own_address(), 0)).unwrap();
     for bytes in ["", "nonsense\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"] {
         let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         std::io::Write::write_all(&mut peer, bytes.as_bytes()).unwrap();
         drop(peer);
     }
-    // A client that tries again, with an error of this program's own.
+    // A client that tries again, with an error of this program.
     let attempts = AtomicUsize::new(0);
     let token = move || match attempts.fetch_add(1, Ordering::SeqCst) {
         0..3 => Err(Unspeakable.into()),
@@ -220,7 +221,7 @@ fn a_logger_that_panics_at_traces_ends_no_connection() {
     });
 }
 
-/// The codec logs, too, and cannot go on where its logger panics.
+/// The codec logs too, and cannot continue where its logger panics.
 #[test]
 fn a_logger_that_panics_in_the_codec_ends_the_connection_in_time() {
     testkit::alone(

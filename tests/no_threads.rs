@@ -1,8 +1,9 @@
-//! What happens while the operating system starts no thread: a library that is loaded before the
-//! others makes `pthread_create` fail when a test says so. Each test runs in a process of its own.
+//! What happens while the operating system starts no thread. A library that is loaded before the
+//! others makes `pthread_create` fail when a test asks for it. Each test runs in a process of its
+//! own.
 //!
-//! The environment variables `RTCBOT_SEED` and `RTCBOT_CONNECTIONS` say which threads are refused
-//! by chance, and for how many connections.
+//! The environment variables `RTCBOT_SEED` and `RTCBOT_CONNECTIONS` set which threads are refused
+//! at random, and for how many connections.
 #![cfg(target_os = "linux")]
 
 mod testkit;
@@ -42,17 +43,17 @@ impl Threads {
         self.0.write_all_at(&bytes, 0).unwrap();
     }
 
-    /// From now on there are none.
+    /// Refuses all threads from now on.
     fn refuse_all(&self) {
         self.tell(0, -1, 1000, 0);
     }
 
-    /// The next so many are refused.
+    /// Refuses the next `n` threads.
     fn refuse(&self, count: i32) {
         self.tell(0, count, 1000, 0);
     }
 
-    /// All but the next so many are refused.
+    /// Refuses all threads but the next `n`.
     fn refuse_all_after(&self, pass: i32) {
         self.tell(pass, -1, 1000, 0);
     }
@@ -73,7 +74,7 @@ impl Threads {
     }
 }
 
-/// The library, built by the C compiler that is there; `None` if there is none.
+/// The library, built by the C compiler; `None` if there is no compiler.
 fn library() -> Option<&'static Path> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let library = LIBRARY.get_or_init(|| {
@@ -105,7 +106,7 @@ fn library() -> Option<&'static Path> {
     library.as_deref()
 }
 
-/// Runs `body` in a process of its own, by way of the test of this name, which calls this.
+/// Runs `body` in a process of its own, through the test of this name, which calls this.
 #[track_caller]
 fn among_refusals(test: &str, body: impl FnOnce(&Threads)) {
     const NAME: &str = "RTCBOT_REFUSALS";
@@ -129,7 +130,7 @@ fn among_refusals(test: &str, body: impl FnOnce(&Threads)) {
     fs::remove_file(control).unwrap();
 }
 
-/// What was logged about threads for callbacks that are missing.
+/// What was logged about missing threads for callbacks.
 static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Log;
@@ -160,7 +161,7 @@ fn assert_one_complaint() {
     assert_eq!(threads.count(), 1, "{complaints:?}");
 }
 
-/// What became of callbacks, and of what they own.
+/// What happened to callbacks, and to what they own.
 #[derive(Clone, Default)]
 struct Fate {
     called: Arc<AtomicUsize>,
@@ -170,7 +171,7 @@ struct Fate {
     owned: Arc<()>,
 }
 
-/// Which callbacks.
+/// The kind of callbacks.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     InOrder,
@@ -196,7 +197,7 @@ impl Fate {
         self.failed.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The README's robot, whose callback keeps its connection open.
+    /// The robot of the README, whose callback keeps its connection open.
     fn robot(&self, ws: &Websocket, kind: Kind) {
         let (fate, own) = (self.clone(), ws.clone());
         ws.on_close(move || {
@@ -216,7 +217,7 @@ impl Fate {
         };
     }
 
-    /// As [`robot`](Self::robot), when that is sent, on a thread that is there before any is
+    /// As [`robot`](Self::robot), when the sender is used, on a thread that exists before any is
     /// refused.
     fn robot_later(&self, ws: &Websocket, kind: Kind) -> (mpsc::Sender<()>, JoinHandle<()>) {
         let (go, gone) = mpsc::channel();
@@ -228,7 +229,7 @@ impl Fate {
         (go, thread)
     }
 
-    /// All is over, and all that the callbacks owned is gone.
+    /// Checks that all has ended, and that everything the callbacks owned has been dropped.
     #[track_caller]
     fn assert_over(&self, connections: usize) {
         eventually("what the callbacks own is dropped", || {
@@ -239,7 +240,7 @@ impl Fate {
     }
 }
 
-/// What came in was given to the callback, or is counted.
+/// Every message was given to the callback, or is counted.
 #[track_caller]
 fn assert_nothing_is_lost(ws: &Websocket, fate: &Fate) {
     let all = || {
@@ -251,7 +252,7 @@ fn assert_nothing_is_lost(ws: &Websocket, fate: &Fate) {
     eventually("the last call", || all().0 == all().1);
 }
 
-/// A connection that is there with all its threads, and the client's end of it.
+/// A ready connection with all its threads, and the client's end of it.
 fn with_its_threads(options: &Options) -> (Websocket, TcpStream) {
     let pair = server_and_bytes(options);
     eventually("its writer", || threads_named("ws-write") == 1);
@@ -263,8 +264,8 @@ fn flood(stream: &mut TcpStream, count: usize) {
     stream.write_all(&frames.collect::<Vec<_>>()).unwrap();
 }
 
-/// Waits until the callback is there, with or without its thread: those of the other kind come with
-/// messages.
+/// Waits until the callback is registered, with or without its thread. Concurrent callbacks get
+/// theirs with the first message.
 fn registered(threads: &Threads, kind: Kind, registering: JoinHandle<()>) {
     let before = threads.refused();
     match kind {
@@ -330,7 +331,7 @@ fn callbacks_get_no_thread(threads: &Threads, kind: Kind) {
     fate.assert_over(1);
     assert_eq!(fate.failed.load(Ordering::SeqCst), 1);
     assert_one_complaint();
-    // The peer is not left alone.
+    // The connection to the peer is ended.
     let _ = peer.read_to_end(&mut Vec::new());
 }
 
@@ -422,7 +423,7 @@ fn a_connection_that_ends_without_a_thread_for_callbacks_calls_them() {
                 let _ = peer.read_to_end(&mut Vec::new());
                 let end = ws.wait_error_timeout(DEADLINE).unwrap();
                 if let Some(error) = end {
-                    // A machine that is so slow has lost the second.
+                    // On a machine this slow, the second worker is missing.
                     assert!(matches!(error, Error::Thread(_)), "{error}");
                 }
                 assert_nothing_is_lost(&ws, &fate);
@@ -520,7 +521,7 @@ fn a_client_that_reconnects_keeps_messages_that_arrived_while_there_was_no_threa
             go.send(()).unwrap();
             eventually("a refusal", || threads.refused() > 0);
             for n in 0..COUNT {
-                // A slow machine has lost the second by then.
+                // On a slow machine, the second worker is missing by then.
                 if peer.put(json!(n)).is_err() {
                     break;
                 }
@@ -629,7 +630,7 @@ fn a_full_sink_without_a_thread_is_dropped_and_its_items_are_counted() {
                 publisher.put(n);
             }
             let (sender, receiver) = bounded(2);
-            // It is too full for the ten, and a thread would have to wait for it.
+            // It has no room for the ten, so that a thread would have to wait for it.
             producer.subscribe_to(sender);
             for n in 10..3 * ROOM {
                 publisher.put(n);
@@ -707,7 +708,7 @@ fn a_connection_that_is_dropped_by_its_callback_ends_without_any_thread() {
             });
             drop(ws);
             flood(&mut peer, 1);
-            // It does not answer the Close frame, and never ends the stream.
+            // The peer does not answer the Close frame, and never ends the stream.
             eventually("all threads have ended", || threads_named("ws-") == 0);
             drop(peer);
         },
@@ -761,7 +762,7 @@ fn a_response_that_gets_no_thread_is_an_error_of_the_call() {
             // More than the sockets take at once.
             let error = request.respond(200, vec![0; 64 << 20]).unwrap_err();
             assert!(matches!(error, Error::Thread(_)), "{error}");
-            // The client is not left to wait for the rest.
+            // The client is not left waiting for the rest.
             let _ = client.read_to_end(&mut Vec::new());
             assert!(server.connections().is_empty());
         },
@@ -776,7 +777,7 @@ fn a_client_without_a_thread_for_the_look_up_tries_again() {
             let mut server = Server::bind("127.0.0.1:0").unwrap();
             let port = server.local_addr().unwrap().port();
             let url = format!("ws://localhost:{port}/");
-            // The reader's own, and then none.
+            // The reader's own thread, and then none.
             threads.refuse_all_after(1);
             let fails = Websocket::connect(&url).unwrap();
             let error = fails.wait_ready_timeout(DEADLINE).unwrap_err();
@@ -795,8 +796,8 @@ fn a_client_without_a_thread_for_the_look_up_tries_again() {
     );
 }
 
-/// A server with the README's robot for each client, until it is shut down; on a thread that is
-/// there before any is refused.
+/// A server with the robot of the README for each client, until shutdown; on a thread that exists
+/// before any is refused.
 fn robots(server: Server, fate: &Fate) -> JoinHandle<Vec<(Websocket, Fate)>> {
     let all = fate.clone();
     thread::spawn(move || {
@@ -843,7 +844,7 @@ fn many_clients_leave_nothing_behind_where_threads_run_out() {
                 threads.refuse_all_after((wave % 8) as i32);
                 for client in &mut clients {
                     let frames = (0..2000).flat_map(|n: u32| masked_frame(0x81, &n.to_be_bytes()));
-                    // A server that could not take it has hung up.
+                    // A server without a thread for it has disconnected.
                     let _ = client.write_all(&frames.collect::<Vec<_>>());
                 }
                 thread::sleep(Duration::from_millis(500));
@@ -851,7 +852,7 @@ fn many_clients_leave_nothing_behind_where_threads_run_out() {
             }
             let _ = handle.shutdown(Duration::from_secs(5));
             let robots = serving.join().unwrap();
-            // On a slow machine, some clients of the last wave may have found it shutting down.
+            // On a slow machine, some of the last clients may have met the shutdown.
             let connections = robots.len();
             assert!(connections > (WAVES - 1) * CLIENTS, "{connections}");
             for (ws, fate) in robots {
@@ -863,7 +864,7 @@ fn many_clients_leave_nothing_behind_where_threads_run_out() {
     );
 }
 
-/// Tries again at once.
+/// Tries again immediately.
 fn quick() -> Backoff {
     Backoff {
         initial: Duration::from_millis(10),
@@ -947,7 +948,7 @@ fn client(url: &str, fate: &Fate, n: usize) {
             break;
         }
     }
-    // Others are dropped.
+    // Other handles are dropped.
     if n % 2 == 0 {
         let _ = ws.close();
         ws.wait_error_timeout(DEADLINE).unwrap();

@@ -1,4 +1,4 @@
-//! All that is taken arrives, in order, once.
+//! Every accepted message arrives, in order, once.
 
 mod testkit;
 
@@ -11,7 +11,7 @@ use testkit::{DEADLINE, eventually, pair, pair_with, within};
 
 const COUNT: u32 = 100_000;
 
-/// Where each message takes a switch of threads.
+/// Where each message needs a switch of threads.
 const FEW: u32 = COUNT / 10;
 
 fn numbered(n: u32) -> Message {
@@ -22,7 +22,7 @@ fn number(message: &Message) -> u32 {
     message.decode().unwrap()
 }
 
-/// Checks that 0 to `COUNT` arrive, in order, and nothing else.
+/// Checks that 0 to `COUNT` arrive in order, and nothing else.
 fn expect_all(subscription: Subscription<Message>, sender: Websocket) {
     expect(0..COUNT, subscription, sender);
 }
@@ -79,8 +79,8 @@ fn messages_keep_their_order_through_puts_and_a_source_in_turn() {
             n += 1;
             numbered(n - 1)
         };
-        // Each round: some from the source, which a direct put stops; what it left behind goes into
-        // the next source, ahead of what follows.
+        // In each round, a direct put stops the source. What is left in it goes into the next
+        // source, before the messages that follow.
         for round in 0..COUNT / 10 {
             for _ in 0..3 {
                 sender.send(next()).unwrap();
@@ -115,7 +115,8 @@ fn messages_keep_their_order_through_sources_that_replace_each_other() {
             sender.send(json!([who, n]).into()).unwrap();
         }
         client.put_subscription(&source);
-        // Replaced while it is being read: the sender is kept, so it does not end by itself.
+        // Replaced while it is being read. The sender is kept, so the source does not end by
+        // itself.
         eventually("the source is read", || source.len() < EACH as usize);
         sources.push((sender, source));
     }

@@ -1,4 +1,4 @@
-//! Pings that a program sends itself, and what is known of the way to the peer.
+//! Pings that a program sends, and the latency they measure.
 
 mod testkit;
 
@@ -16,7 +16,7 @@ use tungstenite::Message as Wire;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Without pings of its own.
+/// Options without keepalive pings.
 fn quiet() -> Options {
     Options::new()
         .ping_interval(None)
@@ -43,7 +43,7 @@ fn a_ping_is_answered_and_sets_the_latency() {
     let latency = client.latency().unwrap();
     assert_eq!(latency.last, second);
     assert_eq!(latency.smoothed, (first * 7 + second) / 8);
-    // It is the client's alone.
+    // Only the client has this latency.
     assert_eq!(server.latency(), None);
     time_of(&server.ping(vec![0; 125]).unwrap());
 }
@@ -146,7 +146,7 @@ fn a_ping_payload_that_is_too_long_is_refused() {
     let _answers: Vec<_> = (0..64).map(|_| client.ping("").unwrap()).collect();
     let refused = client.ping("").unwrap_err();
     assert!(matches!(refused, Error::TooManyPings { unanswered: 64 }));
-    // They cost the connection nothing.
+    // Refused pings do not harm the connection.
     client.put("x").unwrap();
     assert!(client.is_ready());
 }
@@ -188,7 +188,7 @@ fn pings_of_the_program_and_of_the_keepalive_do_not_disturb_each_other() {
     assert!(client.is_ready() && server.is_ready());
 }
 
-/// A payload that looks at its connection when it is dropped.
+/// A payload that uses its connection when it is dropped.
 struct Looks(Websocket);
 
 impl AsRef<[u8]> for Looks {
@@ -199,7 +199,7 @@ impl AsRef<[u8]> for Looks {
 
 impl Drop for Looks {
     fn drop(&mut self) {
-        // Each asks for a lock.
+        // Each of these takes a lock.
         let _ = (self.0.latency(), self.0.is_closed(), self.0.stats());
     }
 }
@@ -208,7 +208,7 @@ impl Drop for Looks {
 fn a_ping_payload_may_call_its_connection_when_it_is_dropped() {
     within(DEADLINE, || {
         let ping = |ws: &Websocket| ws.ping(Bytes::from_owner(Looks(ws.clone())));
-        // Answered; then one too many; then those that never are.
+        // One that is answered, one too many, and some that are never answered.
         let (client, server) = pair_with(&quiet(), &quiet());
         time_of(&ping(&client).unwrap());
         server.close().unwrap();

@@ -1,4 +1,4 @@
-//! Producers without any network: who gets what, and what a slow reader means.
+//! Producers without a network: who receives what, and what happens when a reader is slow.
 
 mod testkit;
 
@@ -103,7 +103,7 @@ fn a_sink_that_stays_full_keeps_no_thread_once_it_is_removed() {
     let (sender, receiver) = bounded(0);
     let id = producer.subscribe_to(sender);
     assert!(producer.unsubscribe(id));
-    // The thread that would have handed it over drops the sender.
+    // The thread that would have delivered it drops the sender.
     let gone = receiver.recv_timeout(DEADLINE);
     assert!(
         gone == Ok(1) || gone == Err(RecvTimeoutError::Disconnected),
@@ -230,7 +230,7 @@ fn a_subscription_made_while_items_are_published_misses_and_repeats_none() {
     for _ in 0..2000 {
         let (mut publisher, producer) = Producer::new();
         let publishing = thread::spawn(move || (0..50).for_each(|n| publisher.put(n)));
-        // The first gets all, the second all from some point on.
+        // The first subscription receives all items, the second one all from some point on.
         let (first, second) = (producer.subscribe(), producer.subscribe());
         publishing.join().unwrap();
         assert!(first.iter().eq(0..50));
@@ -509,7 +509,7 @@ fn items_that_panic_when_they_are_dropped_do_not_end_the_callbacks() {
         };
         (0..3).for_each(|_| publisher.put(Touchy));
         inside.recv_timeout(DEADLINE).unwrap();
-        // Nobody wants the other two.
+        // The other two are not taken.
         producer.unsubscribe(id);
         drop(go);
         let (sender, called) = bounded(10);
@@ -534,7 +534,7 @@ fn a_sink_that_stays_full_keeps_no_thread_once_all_handles_are_gone() {
     drop(publisher);
     let other = producer.clone();
     drop(producer);
-    // Still waiting for the receiver, on behalf of whoever holds the producer.
+    // It still waits for the receiver, on behalf of the handles of the producer.
     assert_eq!(receiver.recv_timeout(DEADLINE), Ok(0));
     assert_eq!(receiver.recv_timeout(DEADLINE), Ok(1));
     assert!(other.unsubscribe(id) || receiver.len() == 1);
@@ -557,7 +557,7 @@ fn a_closed_sink_leaves_the_early_items_to_the_next_subscriber() {
 
 #[test]
 fn early_items_that_no_subscriber_takes_after_a_closed_sink_are_counted() {
-    // Somebody subscribes while the sink is offered them.
+    // Another subscription is made while the sink is offered the early items.
     struct Late(Producer<u8>, Mutex<Vec<rtcbot_websocket::Subscription<u8>>>);
     impl Sink<u8> for Late {
         fn put_nowait(&self, n: u8) -> Result<(), PutError<u8>> {
@@ -592,7 +592,7 @@ fn a_callback_that_is_added_after_the_end_receives_the_kept_items_until_it_is_re
         assert_eq!(calls.recv_timeout(DEADLINE), Ok(0));
         assert!(producer.unsubscribe(id));
         drop(go_on);
-        // The callback is dropped with what it sends to.
+        // The callback is dropped with its sender.
         let end = calls.recv_timeout(DEADLINE);
         assert_eq!(end, Err(RecvTimeoutError::Disconnected));
     }
@@ -657,7 +657,7 @@ fn a_subscription_that_was_removed_while_full_receives_no_more() {
         let full = producer.subscribe_with(Queue::Block(1));
         let other = producer.subscribe();
         let publishing = thread::spawn(move || (0..3).for_each(|n| publisher.put(n)));
-        // It is waited for, or is about to be: the other has got its second item.
+        // The publisher waits for it, or is about to: the other subscription has its second item.
         eventually("that it is full", || other.len() == 2);
         assert!(producer.unsubscribe(&full));
         assert_eq!(full.iter().count(), 1);

@@ -66,7 +66,8 @@ fn a_long_exchange_of_messages_loses_no_wake_up() {
 
 #[test]
 fn two_threads_that_put_occasionally_lose_no_wake_up() {
-    // Each put may find the pen on the desk, in the other thread's hands, or in the writer's.
+    // Each put may find the frame writer idle, used by the other thread, or used by the writer
+    // thread.
     let (client, server) = pair();
     let subscription = server.subscribe();
     let (go, going) = unbounded();

@@ -1,5 +1,5 @@
-//! The robot that the examples ship: its motors run only while somebody goes on ordering it to. It
-//! and its operator are processes, as they are in life.
+//! The robot in the examples: its motors run only while orders keep arriving. The robot and its
+//! operator are processes of their own.
 
 mod testkit;
 
@@ -50,7 +50,7 @@ impl Drop for Process {
 struct Robot {
     _process: Process,
     url: String,
-    /// One that looks on, and does nothing.
+    /// A page that watches and does nothing.
     watcher: Websocket,
 }
 
@@ -66,7 +66,7 @@ impl Robot {
         let line = lines.next().unwrap().unwrap();
         let url = line.strip_prefix("open http").unwrap();
         let url = format!("ws{url}/ws");
-        // What it says of each order is taken, so that it need not wait.
+        // Its output is read, so that it need not wait.
         thread::spawn(move || lines.for_each(drop));
         let mut robot = Robot {
             _process: process,
@@ -84,13 +84,13 @@ impl Robot {
         page
     }
 
-    /// How it is, as it tells all pages ten times a second.
+    /// The state that it reports to all pages ten times a second.
     fn state(&self) -> Value {
         let state = self.watcher.get_timeout(DEADLINE).unwrap();
         state.decode().unwrap()
     }
 
-    /// How fast its wheels turn.
+    /// The speed of its wheels.
     fn speeds(&self) -> [f64; 2] {
         let state = self.state();
         ["left", "right"].map(|wheel| state[wheel].as_f64().unwrap())
@@ -98,7 +98,7 @@ impl Robot {
 
     #[track_caller]
     fn is_seen_to_drive(&self) {
-        // For longer than an order holds, as orders go on coming.
+        // For longer than one order lasts, since orders keep arriving.
         let mut driving = 0;
         eventually("that it drives", || {
             driving += usize::from(self.speeds() == [0.5, 0.25]);
@@ -109,14 +109,14 @@ impl Robot {
     #[track_caller]
     fn is_seen_to_stop(&self) {
         eventually("that it stops", || self.speeds() == [0.0, 0.0]);
-        // And it does not go on by itself.
+        // It does not continue by itself.
         for _ in 0..5 {
             assert_eq!(self.speeds(), [0.0, 0.0]);
         }
     }
 }
 
-/// Repeats an order until it is dropped; the connection stays.
+/// Repeats an order until it is dropped; the connection stays open.
 struct Driving {
     over: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -205,8 +205,8 @@ fn messages_that_are_not_orders_do_not_keep_a_robot_moving() {
     drop(nonsense);
 }
 
-/// Whether something held for ten states on end, in one of some attempts: a machine that stands
-/// still for a moment is an operator that lets go.
+/// Whether something held for ten states in succession, in one of several attempts: where the
+/// machine pauses, the robot stops.
 #[track_caller]
 fn holds(robot: &Robot, what: &str, holds: impl Fn([f64; 2]) -> bool) {
     let attempt = |_| (0..10).all(|_| holds(robot.speeds()));
@@ -234,7 +234,7 @@ fn a_second_page_cannot_take_over_but_can_stop_the_robot() {
     }
     assert!(stopped, "it goes on, whoever stops it");
 
-    // Who drove has to let go first.
+    // The page that drove has to stop first.
     drop(driving);
     eventually("that it is seen to let go", || {
         robot.state()["stopped"] == json!(false)

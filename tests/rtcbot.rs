@@ -45,7 +45,7 @@ fn after_unsubscribe_default_the_next_get_makes_a_new_subscription() {
     witness.get_timeout(DEADLINE).unwrap();
     client.unsubscribe_default();
 
-    // Nothing is subscribed by `get` yet, so this one must not be kept for it either.
+    // `get` has not subscribed yet, so this message must not be kept for it.
     assert!(matches!(client.try_get(), Err(Error::Empty)));
     server.put_nowait(json!(3)).unwrap();
     assert_eq!(client.get_timeout(DEADLINE).unwrap(), json!(3));
@@ -120,7 +120,7 @@ fn a_callback_is_called_with_each_message_in_order() {
 #[test]
 fn concurrent_callbacks_do_not_wait_for_each_other() {
     let (client, server) = pair();
-    // Passed only when ten calls run at the same time, twice.
+    // Passes only when ten calls run at the same time, twice.
     let ten = Arc::new(Barrier::new(10));
     let (sender, handled) = unbounded();
     client.subscribe_concurrent(10, move |message: Message| {

@@ -1,5 +1,5 @@
-//! Many strangers at a server: who has asked for nothing yet takes no place, and the program that
-//! the server is a part of keeps a share of threads, memory and descriptors for itself.
+//! Many silent clients at a server: a client that has sent no request does not count as a
+//! connection, and the program keeps a share of threads, memory and descriptors for itself.
 
 mod testkit;
 
@@ -20,7 +20,7 @@ fn stream_to(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// The status that comes, or 0 if the connection ends without one.
+/// Returns the status of the response, or 0 if the connection ends without one.
 fn status(stream: &mut TcpStream) -> u16 {
     let mut line = [0; 12];
     match stream.read_exact(&mut line) {
@@ -30,8 +30,8 @@ fn status(stream: &mut TcpStream) -> u16 {
     }
 }
 
-/// Serves until it is dropped; each connection is open for as long as its client wants, and has all
-/// the threads that one has.
+/// Serves until it is dropped. Each connection is open for as long as its client keeps it, with all
+/// its threads.
 struct Serving(rtcbot_websocket::ServerHandle);
 
 impl Serving {
@@ -57,7 +57,7 @@ impl Drop for Serving {
     }
 }
 
-/// So many clients, one after the other, each of whom is served.
+/// This many clients, one after the other, each of which is served.
 #[track_caller]
 fn assert_clients_are_served(url: &str, options: &Options, count: usize) {
     for n in 0..count {
@@ -95,7 +95,7 @@ fn clients_that_have_not_sent_a_head_do_not_count_as_connections() {
 #[test]
 #[cfg(feature = "native-tls")]
 fn stalled_tls_handshakes_do_not_count_as_connections() {
-    // A record of 512 bytes that holds a ClientHello is announced.
+    // Announces a record of 512 bytes with a ClientHello.
     for beginning in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"] {
         let pki = testkit::tls::pki();
         let server = pki
@@ -123,8 +123,7 @@ struct Program {
 }
 
 impl Program {
-    /// Its addresses: of a server that is as servers are by default, of another such, and of one
-    /// that is told to let everybody in.
+    /// Its addresses: two servers with default limits, and one without a limit on connections.
     fn start(limit: &str) -> (Program, [SocketAddr; 3]) {
         let command = format!(
             "ulimit {limit} && exec \"$0\" --ignored --exact --nocapture server_under_a_limit"
@@ -133,7 +132,7 @@ impl Program {
             .arg("-c")
             .arg(command)
             .arg(std::env::current_exe().unwrap())
-            // An arena of its own would take each thread as much as 30 stacks.
+            // An arena of its own would use as much as 30 stacks for each thread.
             .env("MALLOC_ARENA_MAX", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -209,7 +208,7 @@ fn server_under_a_limit() {
     }
 }
 
-/// So many strangers, each of whom says the same.
+/// This many clients, each of which sends the same.
 fn strangers(addresses: &[SocketAddr], count: usize, words: &[u8]) -> Vec<TcpStream> {
     let addresses = addresses.iter().cycle().take(count);
     addresses
@@ -221,7 +220,7 @@ fn strangers(addresses: &[SocketAddr], count: usize, words: &[u8]) -> Vec<TcpStr
         .collect()
 }
 
-/// How strangers who ask for a WebSocket each are answered: so many get one, so many are refused.
+/// How clients that ask for a WebSocket are answered: how many get one, and how many are refused.
 fn ask_for_many(addresses: &[SocketAddr], count: usize) -> (Vec<TcpStream>, usize) {
     let mut streams = strangers(addresses, count, UPGRADE.as_bytes());
     let mut refused = 0;
@@ -244,7 +243,7 @@ fn silent_clients_use_none_of_the_programs_threads() {
     assert!(connected.len() >= 10, "{} connected", connected.len());
     assert_eq!(connected.len() + refused, 120);
     assert_eq!(program.ask("threads?"), "yes");
-    // A place that becomes free is given to the next, at either server.
+    // A place that becomes free is given to the next client, at either server.
     drop(connected);
     eventually("places", || ask_for_many(&[one, two], 10).1 == 0);
 }
@@ -276,11 +275,11 @@ fn clients_are_served_when_silent_clients_have_taken_all_descriptors() {
 fn a_silent_client_is_disconnected_when_the_program_has_taken_the_last_descriptor() {
     let (mut program, [.., all]) = Program::start("-n 100");
     let mut silent = strangers(&[all], 10, b"");
-    // They have been accepted by the time that the next one is answered.
+    // They have been accepted by the time the next one is answered.
     assert_clients_are_served(&format!("ws://{all}/"), &Options::new(), 1);
     program.ask("take all files");
     assert_clients_are_served(&format!("ws://{all}/"), &Options::new(), 10);
-    // The first that came; the last has its place still.
+    // The first one that came; the last one still has its place.
     assert_eq!(status(&mut silent[0]), 503);
     let last = silent.last_mut().unwrap();
     last.write_all(UPGRADE.as_bytes()).unwrap();

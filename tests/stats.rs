@@ -1,4 +1,4 @@
-//! The numbers that a connection keeps of itself.
+//! The statistics of a connection.
 
 mod testkit;
 
@@ -23,12 +23,12 @@ fn both_sides_count_the_same_messages() {
         server.get_timeout(DEADLINE).unwrap();
         client.get_timeout(DEADLINE).unwrap();
     }
-    // Counted once they are written, which may be after they have arrived.
+    // They are counted once they are written, which may be after they have arrived.
     eventually("the count", || client.stats().messages_out == 100);
     eventually("the count", || server.stats().messages_out == 100);
     let (c, s) = (client.stats(), server.stats());
     assert_eq!((c.messages_in, s.messages_in), (100, 100));
-    // A server's frames have two bytes more than their payload.
+    // A server's short frames have two bytes more than their payload.
     assert_eq!((s.bytes_out, c.bytes_in), (300, 300));
     assert_eq!(c.bytes_out, s.bytes_in);
     assert_eq!((c.dropped, c.reconnects, c.unsent), (0, 0, 0));
@@ -51,7 +51,7 @@ fn queue_lengths_are_reported() {
     drop(raw);
     client.wait_closed_timeout(DEADLINE).unwrap_err();
     let stats = client.stats();
-    // What was written may have arrived; the rest has not been.
+    // What was written may have arrived; the rest was not sent.
     assert_eq!(stats.unsent + stats.messages_out, put as u64);
     assert_eq!(stats.unconfirmed, stats.messages_out);
     assert_eq!((stats.send_queue, stats.send_queue_bytes), (0, 0));
@@ -69,7 +69,7 @@ fn the_slowest_consumer_is_reported() {
             server.stats().messages_in == before + count
         });
     };
-    // Nobody yet.
+    // No consumer yet.
     send(7);
     eventually("what is kept", || server.stats().receive_queue == 7);
     let quick = server.subscribe();
@@ -120,7 +120,7 @@ fn messages_that_the_peer_has_confirmed_are_not_unconfirmed() {
     for n in 0..10 {
         client.put(vec![n]).unwrap();
     }
-    // The answer comes behind all that was read before it.
+    // The answer comes after everything that was read before it.
     eventually("that all is written", || client.stats().messages_out == 10);
     let answer = client.ping("").unwrap();
     within(DEADLINE, move || answer.recv().unwrap());
@@ -129,7 +129,7 @@ fn messages_that_the_peer_has_confirmed_are_not_unconfirmed() {
     server.close_with(1001, "").unwrap();
     client.wait_closed_timeout(DEADLINE).unwrap();
     assert_eq!(client.stats().unconfirmed, 1);
-    // The client closed after all that came.
+    // The client closed after everything had arrived.
     assert_eq!(server.stats().unconfirmed, 0);
 }
 
@@ -151,7 +151,7 @@ fn a_clean_close_by_this_side_confirms_all_messages() {
 #[test]
 fn a_close_that_crosses_the_peers_confirms_no_message() {
     let (client, mut raw) = client_and_raw(&options());
-    // Held up, so that it sees the peer's Close frame late, as on a slow network.
+    // Delayed, so that it sees the peer's Close frame late, as on a slow network.
     let full = client.subscribe_with(Queue::Block(1));
     for _ in 0..5 {
         raw.send("x".into()).unwrap();
@@ -168,7 +168,7 @@ fn a_close_that_crosses_the_peers_confirms_no_message() {
     let closing = client.clone();
     let closing = thread::spawn(move || closing.close());
     eventually("what it says to the end", || client.sent_close().is_some());
-    // The peer has read not one of them.
+    // The peer has read none of them.
     drop(raw);
     let _ = closing.join().unwrap();
     let stats = client.stats();

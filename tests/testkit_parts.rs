@@ -59,7 +59,7 @@ fn a_late_piece_does_not_arrive_early() {
     other.read.set_timeout(Some(MOMENT)).unwrap();
     assert_eq!(other.read.read(&mut [0; 9]).unwrap(), 1);
     let mut late = other.read.read(&mut [0; 9]);
-    // Unless this thread has been kept from running for all that time.
+    // Unless this thread did not run for all that time.
     if let Err(error) = late {
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         other.read.set_timeout(None).unwrap();

@@ -1,5 +1,5 @@
-//! A process that gets no thread. One test, in a process of its own with little address space, which is
-//! the limit on threads that can be set anywhere.
+//! A process that gets no thread. The only test of its process, with little address space, which
+//! limits threads everywhere.
 #![cfg(target_os = "linux")]
 
 mod testkit;
@@ -20,7 +20,7 @@ fn a_connection_without_a_thread_reports_why_and_loses_nothing() {
         .arg("-c")
         .arg(LITTLE)
         .arg(this)
-        // An arena of its own would take each thread as much as 30 stacks.
+        // An arena of its own would use as much as 30 stacks for each thread.
         .env("MALLOC_ARENA_MAX", "1")
         .output()
         .unwrap();
@@ -30,13 +30,13 @@ fn a_connection_without_a_thread_reports_why_and_loses_nothing() {
     assert!(text.contains("1 passed"), "{text}");
 }
 
-/// Address space that nobody else can have.
+/// Address space that nothing else can use.
 struct Taken {
     _blocks: Vec<Vec<u8>>,
 }
 
 impl Taken {
-    /// All there is, but for about so many MiB.
+    /// Takes all address space but about this many MiB.
     fn all_but(mib: usize) -> Taken {
         let mut taken = Vec::new();
         for size in [32 << 20, 1 << 20, 256 << 10] {
@@ -53,7 +53,7 @@ impl Taken {
     }
 }
 
-/// That there was no thread for it, and why.
+/// Checks that there was no thread for it, and that the error says why.
 #[track_caller]
 fn assert_no_thread(ws: &Websocket) {
     let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
@@ -63,15 +63,15 @@ fn assert_no_thread(ws: &Websocket) {
         text.contains("RLIMIT_AS") && text.contains("ulimit -v"),
         "{text}"
     );
-    // All the rest says so, too.
+    // Everything else reports it too.
     assert!(matches!(ws.get(), Err(Error::Thread(_))));
     assert!(ws.put(1).is_err());
     assert!(matches!(ws.close(), Err(Error::Thread(_))));
 }
 
-/// A request that needs no thread on this side, and its answer.
+/// A request that needs no thread on this side, and its response.
 fn accept_one(server: &mut Server) -> (Websocket, TcpStream) {
-    // The place of the one before is given back with its thread.
+    // The place of the previous one is free when its thread has ended.
     eventually("its end", || threads_named("ws-") == 0);
     let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -96,7 +96,7 @@ fn part_with_few_threads() {
     let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
 
-    // There is no room for one stack, which takes 2 MiB.
+    // There is no room for a stack, which takes 2 MiB.
     let taken = Taken::all_but(1);
     assert_no_thread(&Websocket::connect(&url).unwrap());
     let (a, b) = Websocket::pair();
@@ -111,7 +111,7 @@ fn part_with_few_threads() {
     assert!(server.connections().is_empty());
     drop(taken);
 
-    // There is room for the reader, and for nobody else.
+    // There is room for the reader's thread only.
     let taken = Taken::all_but(3);
     let client = Websocket::connect(&url).unwrap();
     let (stream, _) = listener.accept().unwrap();
@@ -119,7 +119,7 @@ fn part_with_few_threads() {
     let raw = tungstenite::accept(stream).unwrap();
     assert_no_thread(&client);
     assert_ended(raw.get_ref());
-    // Names are looked up on a thread of its own.
+    // Names are looked up on a thread of their own.
     assert_no_thread(&Websocket::connect("ws://localhost:1/").unwrap());
     for _ in 0..3 {
         let (ws, stream) = accept_one(&mut server);
@@ -128,7 +128,7 @@ fn part_with_few_threads() {
     }
     drop(taken);
 
-    // All is as it was.
+    // Everything works as before.
     eventually("that nothing is left", || threads_named("ws-") == 0);
     let options = Options::new();
     let (client, peer) = pair_over(&mut server, &options, &options);

@@ -1,4 +1,5 @@
-//! No thread outlives what it works for. Alone in its process, since it counts all threads.
+//! No thread outlives its connection or server. The only test of its process, since it counts all
+//! threads.
 
 mod testkit;
 

@@ -1,5 +1,5 @@
-//! Promised times, with a peer that is silent at that stage, or says just enough not to be. (A cable that is
-//! pulled is in `cable.rs`.)
+//! Promised times, with a peer that is silent at that stage, or sends just enough not to be silent.
+//! (`link_down.rs` has the links that go down.)
 
 mod testkit;
 
@@ -20,16 +20,16 @@ use testkit::{DEADLINE, UPGRADE, eventually, masked_frame, own_address, pair, se
 
 const MS: Duration = Duration::from_millis(1);
 
-/// What is promised where the peer has to come as far as to be silent.
+/// The promised time where the peer has to reach the stage before it falls silent.
 const TIME: Duration = Duration::from_millis(800);
 
 /// And elsewhere.
 const SHORT: Duration = Duration::from_millis(100);
 
-/// How late a busy machine may be. What is broken never comes, or comes much later.
+/// How late a busy machine may be. A fault takes for ever, or much longer.
 const ALLOWANCE: Duration = Duration::from_secs(5);
 
-/// Does it, and sees it over in the promised time.
+/// Runs it, and checks that it ends in the promised time.
 #[track_caller]
 fn in_time<R>(promised: Duration, f: impl FnOnce() -> R) -> R {
     let begun = Instant::now();
@@ -42,7 +42,7 @@ fn in_time<R>(promised: Duration, f: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Connects with this time-out, and sees it end in time, at this stage.
+/// Connects with this timeout, and checks that it ends in time, at this stage.
 #[track_caller]
 fn times_out_at(stage: &str, options: &mut Options, url: &str) {
     assert_eq!(times_out(options, url), stage);
@@ -65,7 +65,7 @@ fn times_out(options: &mut Options, url: &str) -> &'static str {
     }
 }
 
-/// A byte now and then, until the other side has had enough; the same bytes again and again.
+/// Sends a byte at a time until the other side has had enough; the same bytes again and again.
 fn trickle(stream: &mut dyn Write, bytes: &[u8]) {
     for byte in bytes.iter().cycle() {
         if stream.write_all(&[*byte]).is_err() || stream.flush().is_err() {
@@ -145,7 +145,7 @@ fn redirects_share_one_connect_timeout() {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             testkit::read_head(&mut stream);
-            // Less than the time is, and more than a part of it.
+            // Less than the whole time, and more than a part of it.
             thread::sleep(TIME / 3);
             let _ = stream.write_all(redirect.as_bytes());
         }
@@ -298,7 +298,8 @@ fn next_timeout_ends_in_time_however_many_invalid_requests_come() {
 
 #[test]
 fn every_wait_with_a_timeout_ends_in_time_whatever_the_peer_sends() {
-    // One that is connecting, to a server that says nothing; and one that is ready, with a peer that sends pings.
+    // One that is connecting, to a silent server; and one that is ready, with a peer that sends
+    // pings.
     let listener = TcpListener::bind((own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let connecting = Options::new()
@@ -417,7 +418,7 @@ fn a_client_that_does_not_read_its_response_is_disconnected_after_ten_seconds() 
     });
 }
 
-/// Writes until the peer has taken nothing for this time; returns how long that took.
+/// Writes until the peer has taken nothing for this time. Returns how long that took.
 fn write_until_given_up(half: &mut dyn WriteHalf, time: Duration) -> Duration {
     half.set_timeout(Some(time)).unwrap();
     let bytes = [0; 10_000];
@@ -433,7 +434,7 @@ fn write_until_given_up(half: &mut dyn WriteHalf, time: Duration) -> Duration {
     panic!("it is never given up");
 }
 
-/// Takes so much every so often, and then nothing more.
+/// Takes this much at intervals, and then nothing more.
 fn take(stream: &mut impl Read, bytes: usize, times: u32, pause: Duration) {
     let mut taken = vec![0; bytes];
     for _ in 0..times {
@@ -442,7 +443,8 @@ fn take(stream: &mut impl Read, bytes: usize, times: u32, pause: Duration) {
     }
 }
 
-/// The second end's system takes no more than this much, so that it says at once when some of it is read.
+/// The second end's system takes no more than this, and so reports immediately when some of it is
+/// read.
 fn tcp_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind((own_address(), 0)).unwrap();
     rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 64 << 10).unwrap();
@@ -450,8 +452,8 @@ fn tcp_pair() -> (TcpStream, TcpStream) {
     (near, listener.accept().unwrap().0)
 }
 
-/// A transport whose other end takes this much so often after it has been filled, and then nothing more: for how
-/// long after that is it written to? `None` when it is given up before.
+/// A transport whose other end takes this much several times after it has been filled, and then
+/// nothing more. Returns how long it is written to after that; `None` when it is given up before.
 fn given_up_after(
     transport: impl Transport,
     mut peer: impl Read + Send + 'static,
@@ -473,12 +475,12 @@ fn given_up_after(
     over.checked_duration_since(last)
 }
 
-// libwebsockets 1223. poll(2) tells of room only when much of the buffer is free; the little that is taken must
-// neither be counted late, nor be missed.
+// libwebsockets 1223. poll(2) reports room only when much of the buffer is free. The little that is
+// taken must neither be counted late nor be missed.
 #[test]
 fn a_peer_that_stops_reading_is_noticed_one_timeout_after_its_last_read() {
     const TIME: Duration = Duration::from_secs(1);
-    // A busy machine may be late, but not each time.
+    // A busy machine may be late, but not every time.
     let in_time = |found_after: &dyn Fn() -> Option<Duration>| {
         let mut times = Vec::new();
         while times.len() < 3 {
@@ -490,7 +492,7 @@ fn a_peer_that_stops_reading_is_noticed_one_timeout_after_its_last_read() {
         panic!("{times:?}");
     };
     thread::scope(|scope| {
-        // Taken soon after the wait began, or a little at a time for longer than the time-out.
+        // Taken soon after the wait began, or a little at a time for longer than the timeout.
         for (times, pause) in [(1, 50 * MS), (4, TIME * 2 / 3)] {
             scope.spawn(move || {
                 in_time(&|| {
@@ -514,7 +516,7 @@ fn a_peer_that_stops_reading_is_noticed_one_timeout_after_its_last_read() {
                     let accepting = thread::spawn(move || acceptor.accept(far).unwrap());
                     let near = pki.raw_connector().connect("localhost", near).unwrap();
                     let _far = accepting.join().unwrap();
-                    // Below the session: all that counts is that it is taken.
+                    // Below the session, it only matters that the bytes are taken.
                     given_up_after(near, raw, 200_000, times, pause, TIME)
                 });
             });

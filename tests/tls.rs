@@ -13,15 +13,15 @@ use rtcbot_websocket::{Error, Options, Queue, Request, Server, Websocket, http, 
 use testkit::tls::{pki, pki_for};
 use testkit::{DEADLINE, UPGRADE, eventually, url};
 
-/// The reason why a connection never became ready.
+/// Returns the reason why a connection never became ready.
 #[track_caller]
 fn refusal(options: &Options, url: &str) -> Error {
     let ws = options.connect(url).unwrap();
-    // So that the server's end is not waited for.
+    // The server's end is not waited for.
     ws.wait_ready_timeout(DEADLINE).unwrap_err()
 }
 
-/// Serves in the background until the test is over.
+/// Serves in the background until the end of the test.
 fn serving(server: Server) -> String {
     let url = url(&server);
     thread::spawn(move || {
@@ -185,7 +185,7 @@ fn a_key_that_does_not_match_the_certificate_is_refused_immediately() {
         one.certificate.pem().as_bytes(),
         other.key.serialize_pem().as_bytes(),
     );
-    // Some TLS libraries find it here, others need a handshake.
+    // Some TLS libraries notice it here, others in the handshake.
     let bound = identity
         .map_err(std::io::Error::other)
         .and_then(|identity| Server::bind_tls((testkit::own_address(), 0), identity));
@@ -229,12 +229,15 @@ fn a_server_that_is_silent_in_the_tls_handshake_is_a_connect_timeout() {
     let limit = Duration::from_millis(50);
     let error = refusal(Options::new().connect_timeout(limit), &url);
     assert!(
-        matches!(error, Error::ConnectTimeout { stage: "the TLS handshake", after, .. } if after == limit),
+        matches!(
+            error,
+            Error::ConnectTimeout { stage: "the TLS handshake", after, .. } if after == limit
+        ),
         "{error}"
     );
 }
 
-/// Passes bytes on in small pieces, so that no TLS record arrives in one.
+/// Passes bytes on in small pieces, so that no TLS record arrives in one piece.
 fn crumble(mut from: TcpStream, mut to: TcpStream, mut seed: u64) {
     let mut piece = [0; 700];
     loop {
@@ -280,7 +283,7 @@ fn records_that_arrive_in_pieces_are_put_together() {
     client.close().unwrap();
 }
 
-/// The TLS handshake needs the server to be waiting for requests.
+/// The server has to wait for requests during the TLS handshake.
 fn raw_client(
     pki: &testkit::tls::Pki,
     server: &mut Server,
@@ -309,7 +312,7 @@ fn close_notify_is_sent_at_the_end() {
     let ws = Websocket::accept(request);
     // A masked Close frame without a body.
     stream.write_all(&[0x88, 0x80, 0, 0, 0, 0]).unwrap();
-    // Without close_notify, OpenSSL calls the end of the stream an error.
+    // Without close_notify, OpenSSL reports the end of the stream as an error.
     let mut all = Vec::new();
     stream.read_to_end(&mut all).unwrap();
     assert!(all.ends_with(&[0x88, 0]), "{all:?}");
@@ -417,7 +420,7 @@ fn a_blocking_server_on_native_tls_works_as_a_peer() {
     server.join().unwrap();
 }
 
-/// A TLS read then has to write, while a write of a long message may be under way.
+/// A TLS read then has to write, possibly during the write of a long message.
 #[test]
 fn key_updates_under_load_lose_nothing() {
     const COUNT: u32 = 30_000;
@@ -435,11 +438,11 @@ fn key_updates_under_load_lose_nothing() {
         );
         for n in 0..COUNT {
             let message = raw.read().unwrap();
-            // More goes back than comes, so that at times nobody has room.
+            // More is sent back than arrives, so that at times neither side has room.
             raw.write(message.clone()).unwrap();
             raw.send(message).unwrap();
-            // Not more than 32 times: rustls takes no more answers at a stretch, as they come when the client
-            // has nothing else to say by then.
+            // At most 32 times: rustls accepts no more answers in succession, which is how they
+            // come while the client has nothing else to send.
             if n % 1000 == 0 {
                 raw.get_mut().conn.refresh_traffic_keys().unwrap();
             }

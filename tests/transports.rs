@@ -1,4 +1,4 @@
-//! What a connection may run over: Unix sockets, streams that are there already, proxies.
+//! The transports of a connection: Unix sockets, connected streams, proxies.
 
 mod testkit;
 
@@ -17,13 +17,13 @@ use rtcbot_websocket::{
 };
 use testkit::{DEADLINE, UPGRADE, eventually, pair_over, read_head, within};
 
-/// A path in a directory of this test's own, short enough for a socket.
+/// A path in a directory of this test, short enough for a socket.
 fn socket_path() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("rtcbot-{}-{number}", std::process::id());
     let folder = std::env::temp_dir().join(name);
-    // Another process may have had this number before, and left one.
+    // An earlier process with the same number may have left one.
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
     folder.join("a socket: x")
@@ -76,7 +76,7 @@ fn a_server_removes_its_unix_socket_file_and_replaces_a_stale_one() {
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists(), "std leaves it there");
     let server = Server::bind_unix(&path).unwrap();
-    // Somebody else's file is left alone.
+    // Another program's file is not removed.
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "a file").unwrap();
     drop(server);
@@ -177,7 +177,7 @@ fn a_client_waits_for_a_unix_server_whose_backlog_is_full() {
         })
         .collect();
     for _ in 0..8 {
-        // As they come in, there is room for the others.
+        // When these are accepted, there is room for the others.
         let (mut stream, _) = listener.accept().unwrap();
         stream.read_exact(&mut [0]).unwrap();
         filling.push(stream);
@@ -207,7 +207,7 @@ fn tls_works_over_a_unix_socket() {
     client.close().unwrap();
 }
 
-/// The head of the request on a stream, read byte by byte, and what came with it.
+/// Reads the head of the request on a stream, byte by byte.
 fn head_of(stream: &mut (impl Read + ?Sized)) -> http::Request<()> {
     let mut text = Vec::new();
     while !text.ends_with(b"\r\n\r\n") {
@@ -230,7 +230,7 @@ fn head_of(stream: &mut (impl Read + ?Sized)) -> http::Request<()> {
 fn connected_tcp_streams_work_as_transports() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    // As other libraries leave them.
+    // As other libraries pass them on.
     stream.set_nonblocking(true).unwrap();
     let client = Options::new()
         .connect_over(stream, "ws://robot.example:123/drive")
@@ -261,7 +261,7 @@ fn bytes_read_beyond_the_head_are_used() {
     let (mut one, other) = UnixStream::pair().unwrap();
     let mut head = UPGRADE.as_bytes();
     let head = head_of(&mut head);
-    // Half of a frame was read with the head, the other half is still to come.
+    // Half of a frame was read with the head, and the other half follows.
     let frame = testkit::masked_frame(0x81, b"\"hello\"");
     let (first, second) = frame.split_at(5);
     let server = Websocket::accept(Request::from_parts(head, other, first));
@@ -280,7 +280,7 @@ fn a_request_of_another_http_server_can_be_answered() {
     assert!(answer.ends_with("\r\n\r\nnot here"), "{answer}");
 }
 
-/// A transport of a user's own: a stream for each direction, and only what has to be there.
+/// A transport of the program: a stream for each direction, and only the required methods.
 struct Pipes(UnixStream, UnixStream);
 struct In(UnixStream);
 struct Out(UnixStream);
@@ -370,7 +370,7 @@ fn a_transport_that_panics_on_the_writer_thread_ends_the_connection() {
     drop((kept, server));
 }
 
-/// What of a transport panics.
+/// The part of a transport that panics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     PeerAddr,
@@ -405,7 +405,7 @@ const PARTS: [Part; 13] = [
     Part::Drop,
 ];
 
-/// When which parts panic.
+/// Which parts panic, and from when on.
 #[derive(Clone)]
 struct Fuse {
     parts: Vec<Part>,
@@ -430,7 +430,7 @@ impl Fuse {
     }
 }
 
-/// A transport, or a part of one, of a user's own with a fault.
+/// A transport of the program, or a part of one, with a fault.
 struct Faulty<P>(P, Fuse);
 
 impl<P> Drop for Faulty<P> {
@@ -516,7 +516,7 @@ impl ShutdownHandle for Faulty<Hook> {
     }
 }
 
-/// With these settings, what is blocked is noticed where the cut does not work.
+/// Options that notice a blocked half where the shutdown does not work.
 fn impatient() -> Options {
     let mut options = Options::new();
     options.ping_interval(Duration::from_millis(50));
@@ -534,7 +534,7 @@ fn assert_internal_if(needed: &[Part], parts: &[Part], reason: Option<Error>) {
     }
 }
 
-/// Of those, the handshake needs these; it asks the others in passing, or not at all.
+/// Of those, the handshake needs these. It calls the others only for information, or never.
 const FOR_A_HANDSHAKE: [Part; 4] = [Part::Nodelay, Part::Split, Part::Write, Part::Flush];
 
 /// These parts of a client's transport panic from the beginning.
@@ -549,7 +549,7 @@ fn a_client_ends(parts: &[Part]) {
     assert_internal_if(&FOR_A_HANDSHAKE, parts, reason);
 }
 
-/// As above, of a server's.
+/// As above, for a server.
 fn a_server_ends(parts: &[Part]) {
     let (one, other) = UnixStream::pair().unwrap();
     let fuse = Fuse::new(parts);
@@ -564,7 +564,7 @@ fn a_server_ends(parts: &[Part]) {
     assert_internal_if(&FOR_A_HANDSHAKE, parts, reason);
 }
 
-/// These parts of a transport panic when the connection is ready.
+/// These parts of a transport panic once the connection is ready.
 fn both_sides_end(parts: &[Part]) {
     let (one, mut other) = UnixStream::pair().unwrap();
     let fuse = Fuse::new(parts);
@@ -583,7 +583,8 @@ fn both_sides_end(parts: &[Part]) {
     if !parts.contains(&Part::Cut) {
         faulty.wait_error_timeout(DEADLINE).unwrap();
     }
-    // Who is blocked in a half that cannot be cut is there until the peer ends the stream.
+    // A thread that is blocked in a half without a working shutdown stays there until the peer ends
+    // the stream.
     let _ = peer.close();
     faulty.wait_error_timeout(DEADLINE).unwrap();
     assert_internal_if(&[Part::Write, Part::Flush], parts, faulty.end_reason());
@@ -598,7 +599,7 @@ fn a_transport_that_panics_ends_only_its_connection() {
         let options = Options::new();
         let (bystander, other) = pair_over(&mut server, &options, &options);
         let each = PARTS.iter().map(|part| vec![*part]);
-        // The worst: everything, and what panics where another panic is being dealt with.
+        // The worst case: everything, and a panic while another panic is handled.
         let all = PARTS[4..].to_vec();
         let during = vec![Part::Write, Part::Cut, Part::Drop];
         for parts in [during, all].into_iter().chain(each) {
@@ -641,7 +642,7 @@ fn a_transport_that_panics_under_a_request_ends_only_that_request() {
     );
 }
 
-/// A payload that panics when the last of it is dropped.
+/// A payload that panics when its last owner is dropped.
 struct Bomb(&'static [u8]);
 
 impl AsRef<[u8]> for Bomb {
@@ -661,7 +662,7 @@ fn a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending
     testkit::alone(
         "a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending",
         || {
-            // Full of what nobody takes, and with no handle left but the Websocket's.
+            // Full of items that are never taken, with no handle left but the Websocket's.
             let source = || {
                 let (sender, source) = crossbeam_channel::bounded(100);
                 while sender
@@ -682,7 +683,7 @@ fn a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending
                 );
                 let (told, closed) = crossbeam_channel::bounded(1);
                 client.on_close(move || told.send(()).unwrap());
-                // The peer takes nothing, so most of it stays.
+                // The peer takes nothing, so most of it stays queued.
                 client.put(vec![0; 12 << 20]).unwrap();
                 client.put_subscription(source());
                 match n % 4 {
@@ -734,14 +735,14 @@ fn payloads_whose_destructors_panic_are_sent() {
         }
         client.close().unwrap();
 
-        // Nobody takes these.
+        // These are never taken.
         let (client, server) = testkit::pair_with(
             Options::new().close_timeout(Duration::from_millis(100)),
             Options::new().receive_queue(Queue::Block(1)),
         );
         let _one_that_is_full = server.subscribe();
         let mut put = 0;
-        // What is not taken comes back, and is this program's own.
+        // A message that is not accepted is returned, and belongs to this program.
         while let Ok(()) = client
             .put_nowait(Message::Binary(bytes(&LONG)))
             .map_err(std::mem::forget)
@@ -757,7 +758,7 @@ fn payloads_whose_destructors_panic_are_sent() {
     });
 }
 
-/// It takes nothing, and says so in the one way that is easily taken for progress.
+/// Every write accepts no bytes, which is easily mistaken for progress.
 struct Nothing;
 
 impl Transport for Nothing {
@@ -802,8 +803,8 @@ fn a_transport_that_writes_zero_bytes_is_an_error() {
     assert!(matches!(error, Error::Lost(_)), "{error}");
 }
 
-/// A proxy for one connection, which passes everything on to `to`, whatever it was asked for. Returns
-/// its address and what it was asked.
+/// A proxy for one connection, which passes everything on to `to`, whatever target it was asked
+/// for. Returns its address and the request.
 fn proxy(to: &Server) -> (String, thread::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -867,7 +868,7 @@ fn every_form_of_a_host_matches_its_certificate() {
         ("robot.example", "robot.example"),
         ("ROBOT.Example", "robot.example"),
         ("r%6Fbot.example", "robot.example"),
-        // A dot at the end says that the name is complete, and is no part of it.
+        // A dot at the end marks a complete name, and is not a part of it.
         ("robot.example.", "robot.example."),
         ("b\u{fc}cher.example", "xn--bcher-kva.example"),
         ("0xc0.0.513", "192.0.2.1"),

@@ -1,4 +1,4 @@
-//! A real connection, both threads and all, to a peer that says anything.
+//! A real connection with both of its threads, and a peer that sends anything.
 
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,12 @@ use crate::fuzzing::Role;
 use crate::fuzzing::testkit::decisions::Decisions;
 use crate::fuzzing::testkit::frames::Data;
 use crate::fuzzing::testkit::script::{ACCEPT, Peer, Receives, Script, Then};
-use crate::{Close, Error, Message, Options, Queue, Request, Side, Websocket};
+use crate::{Error, Message, Options, Queue, Request, Side, Websocket};
 
-/// Far longer than anything in here takes: what is not over by then hangs.
+/// Far longer than anything in here takes: a test that exceeds it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long closing may take where it is known that the peer does not answer.
+/// How long closing may take where the peer is known not to answer.
 const MOMENT: Duration = Duration::from_millis(5);
 
 #[derive(Debug, Clone, Copy)]
@@ -25,12 +25,12 @@ pub(super) struct Limits {
     pub(super) frame: usize,
 }
 
-/// A client that says anything to this crate's server.
+/// A client that sends anything to this crate's server.
 pub fn frames_from_a_client(input: &[u8]) {
     converse(Role::Server, input);
 }
 
-/// A server that says anything to this crate's client.
+/// A server that sends anything to this crate's client.
 pub fn frames_from_a_server(input: &[u8]) {
     converse(Role::Client, input);
 }
@@ -38,21 +38,21 @@ pub fn frames_from_a_server(input: &[u8]) {
 /// What this side does meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
-    /// Nothing: it is for the peer to end it.
+    /// Nothing: the peer has to end the connection.
     Listen,
     /// Closes at some time.
     Close(u16),
-    /// Lets go of its handle at some time.
+    /// Drops its handle at some time.
     Drop,
 }
 
-/// All that the first bytes of the input decide.
+/// What the first bytes of the input decide.
 struct Scene {
     role: Role,
     json: bool,
     limits: Limits,
     options: Options,
-    /// What is put at once.
+    /// Messages that are put immediately.
     puts: Vec<Message>,
     act: Act,
     says: Vec<u8>,
@@ -105,7 +105,7 @@ fn converse(role: Role, input: &[u8]) {
     let is_stuck = then == Then::Silence || matches!(receives, Receives::NothingAfter(_));
     if is_stuck {
         options.close_timeout(MOMENT).linger(MOMENT);
-        // Which of the two is first to end it?
+        // Either of the two may end it first.
         if bits & 4 != 0 {
             options.ping_interval(MOMENT / 2).ping_timeout(MOMENT / 2);
         }
@@ -122,7 +122,7 @@ fn converse(role: Role, input: &[u8]) {
         says,
     };
     let script = Script {
-        // So many small pieces as to be slow show nothing new.
+        // More pieces take time and test nothing new.
         piece: piece.max(scene.says.len() / 512),
         interrupted: bits & 8 != 0,
         then,
@@ -156,8 +156,8 @@ fn put(decisions: &mut Decisions<'_>) -> Message {
 }
 
 impl Scene {
-    /// Plays it, and looks whether it went as it has to. `early`: what is said comes right behind the
-    /// handshake, in the same piece.
+    /// Runs the scene and checks the outcome. With `early`, the first bytes come in the same piece
+    /// as the end of the handshake.
     fn play(self, script: Script, early: bool) {
         let (ws, peer) = self.open(script, early);
         let received = ws.subscribe_with(Queue::Unbounded);
@@ -211,7 +211,7 @@ impl Scene {
                 .into_bytes();
                 let piece = match early {
                     true => script.piece.max(says.len() + 20),
-                    // A piece that ends where the head does.
+                    // A piece that ends where the head ends.
                     false if script.piece > says.len() => says.len(),
                     false => script.piece,
                 };
@@ -229,11 +229,11 @@ impl Scene {
         }
     }
 
-    /// Does what this side does; returns whether it may have been the first to end it.
+    /// Does what this side does. Returns whether it may have been the first to end the connection.
     fn act(&self, ws: &Websocket, peer: &Peer) -> bool {
         match self.act {
             Act::Listen if self.then == Then::Silence => {
-                // Somebody has to end it. All that was said has been read by now, or is about to be.
+                // The peer never ends it. All that it sends has been read by now.
                 assert!(
                     peer.observer
                         .wait_until_all_is_read(Instant::now() + PATIENCE),
@@ -244,7 +244,7 @@ impl Scene {
             }
             Act::Listen => false,
             Act::Close(code) => {
-                // A client that is not ready yet would give up.
+                // A client that is not ready yet would give up without a closing handshake.
                 let _ = ws.wait_ready_timeout(PATIENCE);
                 let _ = ws.close_with(code, "that is all");
                 true
@@ -283,7 +283,7 @@ impl Scene {
         assert!(!text.chars().any(char::is_control), "{text:?}");
         let excused = match reason {
             Error::Internal(_) | Error::Thread(_) => false,
-            // The peer did not take what it was sent, or there was nobody to say Close first.
+            // The peer did not accept what it was sent, or nobody sent a Close frame first.
             Error::Lost(_) | Error::CloseTimeout { .. } | Error::PingTimeout { .. } => {
                 !self.is_cooperative()
             }
@@ -295,7 +295,11 @@ impl Scene {
                 if let Some(ws) = ws.filter(|_| self.is_cooperative()) {
                     assert_eq!(ws.received_close(), *frame);
                 }
-                matches!(reason, Error::Closed(Close { by: Side::Peer, frame: by_peer, .. }) if by_peer == frame)
+                let by_peer = match reason {
+                    Error::Closed(close) if close.by == Side::Peer => Some(&close.frame),
+                    _ => None,
+                };
+                by_peer == Some(frame)
             }
             Ending::Violation(deserved) => {
                 matches!(reason, Error::Protocol { code, .. } if code == deserved)
@@ -339,7 +343,7 @@ impl Scene {
                 let code = frame.as_ref().map(|frame| frame.code);
                 assert_eq!(written.close, Some(code), "its own code is the answer");
                 assert_eq!(written.messages.len(), accepted.len(), "all that was put");
-                // More than this wait for a slow peer only.
+                // Only a slow peer has more of them waiting.
                 let kept = written.pongs.len().min(16);
                 assert!(written.pongs.len() >= meaning.pings.len().min(16), "{kept}");
             }

@@ -1,4 +1,4 @@
-//! HTTP heads: what a client asks, and what a server answers.
+//! HTTP heads: the request of a client and the response of a server.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -36,10 +36,10 @@ pub fn request_head(input: &[u8]) {
     }
 }
 
-/// What a request's head is, and how long.
+/// What a request's head is, and its length.
 type Parsed = Result<Option<(http::Request<()>, usize)>, StatusCode>;
 
-/// A head is complete with its last byte, and neither complete nor wrong before.
+/// A head is complete with its last byte, and neither complete nor invalid before.
 fn check_prefixes(bytes: &[u8], parsed: &Parsed) {
     match parsed {
         Ok(Some((head, length))) => {
@@ -80,7 +80,7 @@ fn check_arrival(bytes: &[u8], bits: u8, parsed: &Parsed) {
     );
     let mut sent = 0;
     for piece in bytes.chunks(bytes.len() / pieces + 1) {
-        // Nobody reads at the other end once the request is there.
+        // Nobody reads at the other end once the request has arrived.
         there.write_all(piece).expect("room");
         sent += piece.len();
         pending = match pending.go_on() {
@@ -107,7 +107,7 @@ fn check_arrival(bytes: &[u8], bits: u8, parsed: &Parsed) {
     }
     if matches!(parsed, Ok(None)) && bytes.len() <= MAX_HEAD {
         assert!(!pending.is_refused());
-        // What comes too late is told so.
+        // A request that comes too late is answered.
         let Step::Wait(refused) = pending.too_late() else {
             panic!("the client is still there")
         };
@@ -116,13 +116,13 @@ fn check_arrival(bytes: &[u8], bits: u8, parsed: &Parsed) {
     assert!(pending.is_refused());
     drop(pending);
     let mut answer = Vec::new();
-    // Closed with bytes unread, it is reset; the answer comes first.
+    // A socket that is closed with unread bytes is reset, after the answer.
     let _ = there.read_to_end(&mut answer);
     let status = refusal_in(&answer);
     let expected = match parsed {
         Ok(Some((_, length))) if full && *length <= MAX_HEAD => StatusCode::SERVICE_UNAVAILABLE,
         Ok(None) if bytes.len() <= MAX_HEAD => StatusCode::REQUEST_TIMEOUT,
-        // Where a head is both wrong and too long, it is a matter of pieces which is seen first.
+        // Where a head is both invalid and too long, the pieces decide which is noticed first.
         Err(expected) if bytes.len() <= MAX_HEAD => *expected,
         _ => match status {
             StatusCode::BAD_REQUEST => status,
@@ -158,7 +158,7 @@ fn refusal_in(answer: &[u8]) -> StatusCode {
     status
 }
 
-/// What a server makes of a request: who is let in has asked as section 4.2.1 says.
+/// What a server makes of a request: a client that is accepted has asked as section 4.2.1 says.
 fn check_answer(head: &http::Request<()>, bits: u8) {
     let mut origins = Origins::default();
     if bits & 0x10 != 0 {
@@ -203,14 +203,15 @@ fn check_answer(head: &http::Request<()>, bits: u8) {
             assert!(expects.iter().all(|what| what == "100-continue"));
             let heads = 1 + usize::from(continues);
             assert_eq!(lines(&bytes), 2 * heads + response.headers().len());
-            // This crate's own client understands it, but for the key that it did not choose.
+            // This crate's own client accepts the response, except that the key is not its own.
             check_response(Script::server(bytes));
         }
         Err(refusal) => {
             let Refusal { response, why } = *refusal;
             let asked_for = [StatusCode::METHOD_NOT_ALLOWED, StatusCode::BAD_REQUEST];
             let status = response.status();
-            // Who does not ask for a WebSocket is told so, unless it is not even a GET in HTTP/1.1.
+            // A request that does not ask for a WebSocket is answered 426, unless it is not even a
+            // GET in HTTP/1.1.
             assert!(
                 wanted || status == 426 || asked_for.contains(&status),
                 "{status}"
@@ -265,7 +266,7 @@ fn check_valid(head: &http::Request<()>, encrypted: bool) {
     assert!(only(header::SEC_WEBSOCKET_VERSION, "13"));
     let keys: Vec<_> = all(header::SEC_WEBSOCKET_KEY).collect();
     assert_eq!(keys.len(), 1);
-    // 16 bytes are 22 characters and two that fill up; of the last one, four bits do not count.
+    // 16 bytes are 22 characters and two of padding; four bits of the last character do not count.
     let (characters, end) = keys[0].split_at(22);
     let is_character = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
     assert!(characters.iter().all(is_character) && end == b"==");
@@ -287,7 +288,7 @@ fn check_valid(head: &http::Request<()>, encrypted: bool) {
     }
 }
 
-/// What a program asks a request, none of which it may fail at.
+/// What a program asks a request. None of it may fail.
 fn look_at(head: http::Request<()>, rest: &[u8]) {
     let (transport, _peer) = Script::client(Vec::new()).connect();
     let request = Request::from_parts(head, transport, rest);
@@ -312,7 +313,7 @@ fn look_at(head: http::Request<()>, rest: &[u8]) {
     let _ = (request.is_websocket(), format!("{request:?}"));
 }
 
-/// A server's answer to this crate's client.
+/// A server's response to this crate's client.
 pub fn response_head(input: &[u8]) {
     let mut decisions = Decisions::from_bytes(input);
     let bits = decisions.byte();
@@ -332,7 +333,7 @@ pub fn response_head(input: &[u8]) {
         then: match bits >> 4 & 3 {
             0 | 1 => Then::End,
             2 => Then::Reset,
-            // The time is over at once.
+            // The deadline passes immediately.
             _ => Then::Silence,
         },
         ..Script::server(says)
@@ -359,7 +360,7 @@ fn check_response(script: Script) {
             assert_eq!(response.status(), 101);
             assert!(headers.len() <= MAX_HEADERS);
             assert!(rest.len() < says.len());
-            // It has to be the one that fits the key: that is put in place of the sample.
+            // The response has the key that fits, in place of the sample.
             assert!(
                 says.windows(ACCEPT.len())
                     .any(|part| part == ACCEPT.as_bytes())
@@ -375,7 +376,7 @@ fn check_response(script: Script) {
         Err(Failure::TimedOut(stage)) => {
             assert!(silent, "{stage}");
             if stage.ends_with("to take the handshake request") {
-                // On a busy machine the time may be over before the request has been written.
+                // On a busy machine the deadline may pass before the request has been written.
                 return;
             }
         }
@@ -395,7 +396,7 @@ fn check_response(script: Script) {
                     }
                 }
                 Error::Handshake(_) => {}
-                // Cut off before or within its answer.
+                // The stream ended before or within the response.
                 Error::Lost(_) => assert!(!silent, "it is waited for"),
                 other => panic!("{other:?}"),
             }
@@ -430,7 +431,7 @@ fn check_redirect(location: &str) {
     }
 }
 
-/// A request with something odd about it.
+/// A request with something unusual in it.
 fn written_request(decisions: &mut Decisions<'_>) -> Vec<u8> {
     const METHODS: [&str; 6] = ["GET", "GET", "GET", "POST", "HEAD", "get"];
     const TARGETS: [&str; 12] = [
@@ -513,7 +514,7 @@ fn written_request(decisions: &mut Decisions<'_>) -> Vec<u8> {
     finish(head, decisions)
 }
 
-/// A response with something odd about it.
+/// A response with something unusual in it.
 fn written_response(decisions: &mut Decisions<'_>) -> Vec<u8> {
     const STATUS: [&str; 14] = [
         "HTTP/1.1 101 Switching Protocols",
@@ -604,7 +605,7 @@ fn write_headers(head: &mut String, decisions: &mut Decisions<'_>, usual: &[&str
 
 fn finish(head: String, decisions: &mut Decisions<'_>) -> Vec<u8> {
     let mut bytes = head.into_bytes();
-    // A reason phrase that is Latin-1, as HTTP has it, rather than UTF-8.
+    // A reason phrase in Latin-1, which HTTP allows, and not in UTF-8.
     if decisions.one_in(16) {
         bytes.retain(|byte| *byte != 0xc3);
     }

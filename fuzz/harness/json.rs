@@ -1,4 +1,4 @@
-//! Messages: JSON, what is nearly JSON, and back.
+//! Messages: JSON, almost JSON, and the way back.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use tungstenite::Message as Wire;
 use crate::fuzzing::testkit::decisions::Decisions;
 use crate::{Error, Message};
 
-/// Text and bytes that arrive, and what is made of them.
+/// Text and bytes that arrive, and the messages they become.
 pub fn json(input: &[u8]) {
     let mut decisions = Decisions::from_bytes(input);
     let bits = decisions.byte();
@@ -17,7 +17,7 @@ pub fn json(input: &[u8]) {
         0 => decisions.rest().to_vec(),
         _ => written(&mut decisions),
     };
-    // As what it is, with no care for whether it is text.
+    // The bytes as they are, whether or not they are text.
     let binary = Message::from(bytes.clone());
     assert_eq!(binary.as_bytes(), Some(&bytes[..]));
     assert_eq!(binary.to_wire(true), Wire::Binary(bytes.clone().into()));
@@ -45,7 +45,7 @@ fn check_plain(text: &str) {
     assert!(message == text && message == message.clone());
 }
 
-/// In JSON mode, text that is JSON has a value, and goes out as it came.
+/// In JSON mode, text that is JSON has a value and is sent on unchanged.
 fn check_json_mode(text: &str) {
     let arrived = Message::from_wire_text(text.into(), true);
     match serde_json::from_str::<Value>(text) {
@@ -70,7 +70,7 @@ fn check_json_mode(text: &str) {
     let (waits, _) = arrived.clone().without_value();
     assert_eq!(waits, arrived);
 
-    // A program's own text goes out in quotes, and is the same text for a peer of this kind.
+    // A program's own text is sent in quotes and is the same text for a peer in JSON mode.
     let own = Message::from(text);
     let quoted = own.quoted();
     assert_eq!(sent(&quoted, true), sent(&own, true));
@@ -92,9 +92,10 @@ fn check_json_mode(text: &str) {
     decode_alike::<HashMap<String, i64>>(text, &arrived);
 }
 
-/// Whether the text is JSON all the same: with tokens that Python writes, half surrogate pairs,
-/// numbers beyond `f64`. Decided in another way than the crate does: by reading bytes, for which
-/// serde_json lets such escapes pass, and with each token in turn as a string.
+/// Whether the text is JSON for this crate, though not for serde_json: with tokens that Python
+/// writes, half surrogate pairs, numbers beyond `f64`. Decided in another way than the crate does:
+/// by reading bytes, for which serde_json allows such escapes, and with each token in turn as a
+/// string.
 fn is_json_beyond_serde(text: &str) -> bool {
     let depth = |text: &str| {
         let (mut depth, mut deepest, mut in_string, mut escaped) = (0_i32, 0, false, false);
@@ -130,7 +131,7 @@ fn is_json_beyond_serde(text: &str) -> bool {
                 }
             }
             let is_string = serde_json::from_str::<IgnoredAny>(&inner).is_ok();
-            // A control character, a bad escape, no end.
+            // A control character, an invalid escape, or no end.
             out.push_str(if is_string { "\"\"" } else { "?" });
         }
         out
@@ -140,17 +141,17 @@ fn is_json_beyond_serde(text: &str) -> bool {
     depth(text) <= 127 && serde_json::from_str::<IgnoredAny>(&bare).is_ok()
 }
 
-/// What serde_json does not read is read all the same.
+/// Text that serde_json does not read may still be JSON for this crate.
 fn check_odd(arrived: &Message) {
     let value = arrived.as_json().expect("it is JSON");
     assert_eq!(arrived.as_str(), value.as_str());
-    // It is no copy of a text that could not be read.
+    // It is not a copy of a text that could not be read.
     assert_eq!(&arrived.decode::<Value>().expect("it can be read"), value);
     let again = Message::from(value.clone());
     assert_eq!(again.decode::<Value>().ok().as_ref(), Some(value));
 }
 
-/// What kind of message the text came in makes no difference.
+/// A text frame and a binary frame with the same text make the same value.
 fn decode_alike<T: DeserializeOwned + PartialEq + std::fmt::Debug>(text: &str, arrived: &Message) {
     let now = Message::from(text).decode::<T>();
     match (now, arrived.decode::<T>()) {
@@ -178,7 +179,7 @@ fn sent(message: &Message, json: bool) -> String {
     }
 }
 
-/// JSON with something odd about it.
+/// JSON with something unusual in it.
 fn written(decisions: &mut Decisions<'_>) -> Vec<u8> {
     let mut text = String::new();
     write_value(&mut text, decisions, 0);

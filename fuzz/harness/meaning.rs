@@ -7,18 +7,18 @@ use crate::fuzzing::testkit::frames::{
     BINARY, CLOSE, CONTINUATION, Data, Head, MAX_CONTROL, PING, PONG, TEXT,
 };
 
-/// The length of the parts that a long frame is looked at in.
+/// The length of the parts in which a long frame is checked.
 const PART: usize = 65_536;
 
-/// How what a peer says ends.
+/// How a peer's bytes end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// By a Close frame.
+    /// With a Close frame.
     Close(Option<CloseFrame>),
-    /// By breaking the protocol; the code is what it deserves.
+    /// With a protocol violation; the code that answers it.
     Violation(u16),
     TooBig,
-    /// In the middle.
+    /// In the middle of a frame, or without a Close frame.
     Lost,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Meaning {
     pub(super) ending: Ending,
 }
 
-/// What the bytes mean to an endpoint in this role.
+/// Returns what the bytes mean to an endpoint in this role.
 pub(super) fn read(mut bytes: &[u8], role: Role, limits: Limits) -> Meaning {
     let mut reading = Reading {
         role,
@@ -56,7 +56,7 @@ struct Reading {
     limits: Limits,
     messages: Vec<Data>,
     pings: Vec<Vec<u8>>,
-    /// The opcode and the payload so far of a message in fragments.
+    /// The opcode and the payload so far of a fragmented message.
     partial: Option<(u8, Vec<u8>)>,
 }
 
@@ -71,17 +71,17 @@ impl Reading {
         if !matches!(opcode, CONTINUATION | TEXT | BINARY | CLOSE | PING | PONG) {
             return Err(BROKEN);
         }
-        // One that fits no message is of no use.
+        // A frame that fits no message is refused.
         let longest = self.limits.frame.min(self.limits.message.max(MAX_CONTROL));
         if head.length > longest as u64 {
             return Err(Ending::TooBig);
         }
         let length = usize::try_from(head.length).map_err(|_| Ending::TooBig)?;
         if opcode == CLOSE {
-            // Its head is enough to refuse it.
+            // The head alone is enough to refuse it.
             self.check(&head, length)?;
         }
-        // A long frame is looked at in parts, as if it were a message in fragments.
+        // A long frame is checked in parts, as if it were a fragmented message.
         let mut position = 0;
         let mut first = head.first;
         loop {
@@ -132,7 +132,7 @@ impl Reading {
         whole.extend(payload);
         if kind == TEXT {
             if let Err(error) = std::str::from_utf8(&whole) {
-                // Cut off in the middle of a character, more may come.
+                // The rest of a character that is cut off may follow.
                 if is_final || error.error_len().is_some() {
                     return Err(NOT_UTF_8);
                 }

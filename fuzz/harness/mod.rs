@@ -1,9 +1,8 @@
-//! Fuzz targets: each makes of any bytes what a peer or a user could come with, and panics if something
-//! does not hold that has to.
+//! Fuzz targets. Each one takes any bytes as the input of a peer or a user, and panics if an
+//! invariant does not hold.
 //!
-//! `fuzz_targets/` runs them with libFuzzer; `cargo test` runs the same functions as property tests, a few
-//! hundred inputs each, or as many as there is time for with `RTCBOT_FUZZ_SECONDS`. They are compiled
-//! for nothing else.
+//! `fuzz_targets/` runs them with libFuzzer. `cargo test` runs the same functions as property
+//! tests, with a few hundred inputs each, or for `RTCBOT_FUZZ_SECONDS`.
 
 mod closing;
 mod frames;

@@ -1,4 +1,4 @@
-//! What a hostile peer says: conversations that are all right for a while.
+//! What a hostile peer sends: conversations that are valid at first.
 
 use super::frames::Limits;
 use crate::fuzzing::Role;
@@ -7,7 +7,7 @@ use crate::fuzzing::testkit::frames::{
     BINARY, CLOSE, CONTINUATION, MAX_CONTROL, PING, PONG, TEXT, push_frame,
 };
 
-/// The most that is said, so that one run is quick.
+/// The maximum number of bytes of a conversation, so that one run is short.
 const ENOUGH: usize = 256 << 10;
 
 pub(super) struct Peer<'a, 'b> {
@@ -17,7 +17,7 @@ pub(super) struct Peer<'a, 'b> {
     said: Vec<u8>,
 }
 
-/// A conversation with an endpoint in this role.
+/// Returns a conversation with an endpoint in this role.
 pub(super) fn talk(decisions: &mut Decisions<'_>, role: Role, limits: Limits) -> Vec<u8> {
     let mut peer = Peer {
         decisions,
@@ -109,7 +109,7 @@ impl Peer<'_, '_> {
         self.frame(0x80 | CLOSE, &payload);
     }
 
-    /// A frame with one thing wrong about its head.
+    /// A frame whose head has one fault.
     fn broken_frame(&mut self) {
         let (kind, payload) = self.message();
         let mut frame = Vec::new();

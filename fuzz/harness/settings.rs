@@ -13,10 +13,10 @@ use crate::fuzzing::{
 };
 use crate::{CloseFrame, Error, Options, Request};
 
-/// A password that must not be found in any text.
+/// A password that must not appear in any text.
 const SECRET: &str = "s3cr3t";
 
-/// Everything that is text in a call of `Options::connect`, and more that is.
+/// All text in a call of `Options::connect`, and more.
 pub fn settings(input: &[u8]) {
     let mut decisions = Decisions::from_bytes(input);
     let url = url(&mut decisions);
@@ -37,7 +37,7 @@ pub fn settings(input: &[u8]) {
     check_call(&url, &mut decisions);
 }
 
-/// What holds for whatever can be connected to.
+/// What holds for every valid target.
 pub(super) fn check_target(target: &Target) {
     let url = &target.url;
     assert_eq!(url.scheme(), if target.encrypted { "wss" } else { "ws" });
@@ -47,7 +47,7 @@ pub(super) fn check_target(target: &Target) {
         let host = url.host().map(|host| host.to_owned());
         assert_eq!(host.as_ref(), Some(&endpoint.host));
         assert!(endpoint.zone.is_none() || matches!(endpoint.host, Host::Ipv6(_)));
-        // It leads to the same place when it is read again, without the user and the query.
+        // The text of the target leads to the same place, without the user and the query.
         let again = Target::parse(&target.name).expect("its own name");
         assert!(again.place == target.place && again.credentials.is_none());
         assert_eq!(again.url.path(), url.path());
@@ -79,7 +79,7 @@ fn check_redirect(from: &Target, location: &str) {
     }
 }
 
-/// The password is not shown, if it is clear what that is.
+/// The password is not shown, if it is clear where it is.
 fn check_secret(url: &str, text: &str) {
     let parsed = Url::parse(url).ok();
     let password = parsed.as_ref().and_then(Url::password).unwrap_or_default();
@@ -143,7 +143,7 @@ fn check_origin(decisions: &mut Decisions<'_>) {
     }
     let encrypted = decisions.flag();
     let _ = (origins.check(&request, encrypted), format!("{origins:?}"));
-    // A page is let in by its own name.
+    // A page is accepted under its own name.
     if let Some(value) = request
         .headers()
         .get(header::ORIGIN)
@@ -174,7 +174,7 @@ fn check_close(decisions: &mut Decisions<'_>) {
     }
 }
 
-/// A call that can be made is a request that this crate's own server understands to the letter.
+/// A valid call is a request that this crate's own server understands exactly.
 fn check_call(url: &str, decisions: &mut Decisions<'_>) {
     let mut options = Options::new();
     let mut names = Vec::new();
@@ -260,7 +260,7 @@ fn check_answered(
         encrypted: false,
         headers: Vec::new(),
     };
-    // What a user can add to make it another kind of request.
+    // What a user could add to turn it into another kind of request.
     let body = ["content-length", "transfer-encoding", "origin", "expect"];
     if !names.iter().any(|name| body.contains(&name.as_str())) {
         match server::answer(&head, terms) {

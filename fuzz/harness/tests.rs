@@ -9,7 +9,7 @@ use proptest::test_runner::{Config, TestError, TestRunner};
 
 use crate::fuzzing::testkit::decisions::Decisions;
 
-/// How many inputs each target gets when nobody says for how long.
+/// How many inputs each target gets where no time is given.
 const CASES: u32 = 300;
 
 #[test]
@@ -47,7 +47,7 @@ fn settings_hold() {
     hold("settings", super::settings);
 }
 
-/// Feeds a target its seeds, and then what chance makes of them and of nothing.
+/// Runs a target on its seeds, and then on random changes of them and on random bytes.
 #[track_caller]
 fn hold(name: &str, target: fn(&[u8])) {
     let seeds = seeds(name);
@@ -87,7 +87,7 @@ fn inputs(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![noise, mutants]
 }
 
-/// The inputs to begin with, and the empty one.
+/// Returns the seeds in the repository, and the empty one.
 fn seeds(name: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fuzz/seeds")

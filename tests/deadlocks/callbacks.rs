@@ -13,7 +13,7 @@ use crate::testkit::wire::{Raw, Wire, over_each};
 use crate::testkit::{DEADLINE, alone, eventually, eventually_asleep};
 use crate::{End, HOUR, disconnected};
 
-/// What may be called back.
+/// The callbacks of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Callback {
     OnReady,
@@ -25,11 +25,11 @@ enum Callback {
     Sink,
     /// For a client that reconnects.
     OnDisconnect,
-    /// The function of `header_with`, which is called on the reader thread, too.
+    /// The function of `header_with`, which is also called on the reader thread.
     Header,
 }
 
-/// Those that any client may have.
+/// Callbacks that any client may have.
 const CALLBACKS: [Callback; 6] = [
     Callback::OnReady,
     Callback::OnError,
@@ -40,7 +40,7 @@ const CALLBACKS: [Callback; 6] = [
 ];
 
 impl Callback {
-    /// Has `f` called once, with the handle that it takes.
+    /// Arranges for `f` to be called once, with the handle that it receives.
     fn register(self, ws: Websocket, f: impl FnOnce(Websocket) + Send + 'static) {
         struct OnReaderThread<F>(F);
         impl<F: Fn() + Send + Sync + 'static> Sink<Message> for OnReaderThread<F> {
@@ -70,7 +70,7 @@ impl Callback {
         }
     }
 
-    /// Makes it be called, and reads for as long as there is something.
+    /// Makes the callback be called, and reads until the connection ends.
     fn provoke(self, mut raw: Raw) {
         match self {
             Callback::OnReady | Callback::Header => {}
@@ -86,7 +86,7 @@ impl Callback {
     }
 }
 
-/// A client for whom each wait that has to be ended by its time-out is a hang, and its server.
+/// Returns a client that hangs if a wait is ended only by its timeout, and its server.
 fn patient_client(wire: &Wire) -> (Websocket, TcpListener) {
     let (listener, url) = wire.listen();
     let mut options = wire.options();
@@ -111,7 +111,7 @@ fn in_each_callback(wire: &Wire, f: impl Fn(Callback, Websocket) + Copy + Send +
     }
 }
 
-// IXWebSocket 223: the callback for the end joins a thread that is sending, and neither gets on.
+// IXWebSocket 223: the callback for the end joins a thread that is sending, and both wait for ever.
 #[test]
 fn any_method_may_be_called_from_any_callback() {
     over_each(|wire| {
@@ -144,7 +144,7 @@ fn call_everything(ws: &Websocket, callback: Callback) {
     let _ = (ws.name(), ws.peer_addr(), ws.local_addr(), ws.subprotocol());
     let _ = (ws.request(), ws.response(), format!("{ws:?}"));
     if callback != Callback::OnDisconnect {
-        // It is not ready, and is not to be for an hour.
+        // It is not ready, and will not be for an hour.
         let _ = (ws.wait_ready(), ws.wait_ready_timeout(HOUR));
     }
     let _ = ws.closed_signal().recv_timeout(moment);
@@ -160,7 +160,7 @@ fn call_everything(ws: &Websocket, callback: Callback) {
     ];
     let _ = (ws.sent_close(), ws.received_close());
     if matches!(callback, Callback::Sink | Callback::Header) {
-        // It cannot wait for the thread that it is called on, and so for the end, or for a message.
+        // It must not wait for its own thread, and therefore not for the end or for a message.
         while ws.try_get().is_ok() {}
         assert!(matches!(ws.get(), Err(Error::OwnThread)));
         assert!(matches!(ws.get_timeout(HOUR), Err(Error::OwnThread)));
@@ -205,7 +205,7 @@ fn any_method_may_be_called_when_a_connection_is_lost() {
                 if calls {
                     call_everything(&ws, callback);
                 }
-                // It is the last one.
+                // It is the last handle.
                 drop(ws);
                 sender.send(()).unwrap();
             });
@@ -239,7 +239,7 @@ fn any_method_may_be_called_from_the_function_for_a_header() {
             give.send(client).unwrap();
             assert_eq!(done.recv_timeout(DEADLINE), Ok(()));
             if calls {
-                // There was something to be sent; without, it is given up.
+                // Messages are waiting to be sent. Without them, the client is given up.
                 Callback::Header.provoke(wire.accept(&listener));
             }
             assert_eq!(end.recv_timeout(DEADLINE), disconnected());
@@ -265,14 +265,14 @@ fn on_close_may_join_a_thread_that_is_sending() {
                 sender.send(sending.join().is_ok()).unwrap();
             });
             eventually_asleep("sends-223", 1);
-            // Who writes to it notices nothing.
+            // A thread that writes to it notices nothing.
             raw.socket.shutdown(Shutdown::Write).unwrap();
             assert_eq!(done.recv_timeout(DEADLINE), Ok(true), "{callback:?}");
         }
     });
 }
 
-// IXWebSocket's new server API, as its README says: a callback that owns its socket leaks it.
+// IXWebSocket's new server API, according to its README: a callback that owns its socket leaks it.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_callback_that_holds_its_own_websocket_leaks_neither_memory_nor_threads() {
@@ -305,14 +305,14 @@ fn a_callback_that_holds_its_own_websocket_leaks_neither_memory_nor_threads() {
                     before = crate::testkit::resident();
                 }
             }
-            // What the 79 had since was 6 MiB each.
+            // A leak of the last 79 connections would be 6 MiB each.
             let grown = crate::testkit::resident().saturating_sub(before);
             assert!(grown < 79 * MIB, "{grown} bytes");
         });
     });
 }
 
-// nv-websocket-client 99: a callback on the writer thread fills the queue that this thread is to empty.
+// nv-websocket-client 99: a callback on the writer thread fills the queue that this thread empties.
 #[test]
 fn a_callback_that_puts_more_than_the_queue_holds_makes_progress() {
     const COUNT: usize = 2000;
@@ -320,7 +320,7 @@ fn a_callback_that_puts_more_than_the_queue_holds_makes_progress() {
         for callback in CALLBACKS {
             let (listener, url) = wire.listen();
             let mut options = wire.options();
-            // Room for some ten.
+            // Room for about ten.
             let client = options.send_queue(1000).connect(url).unwrap();
             let (sender, done) = bounded(1);
             callback.register(client.clone(), move |ws| {
@@ -329,7 +329,7 @@ fn a_callback_that_puts_more_than_the_queue_holds_makes_progress() {
             });
             let raw = wire.accept(&listener);
             let pumping = thread::spawn(move || callback.provoke(raw));
-            // Once it has ended, nothing is taken.
+            // After the end, nothing is accepted.
             let expected = match callback {
                 Callback::OnError | Callback::OnClose => 0,
                 _ => COUNT,
@@ -341,7 +341,8 @@ fn a_callback_that_puts_more_than_the_queue_holds_makes_progress() {
     });
 }
 
-// The same the other way round: the queue of callbacks is full, and the callback waits for what would come after.
+// The same in the other direction: the queue of callbacks is full, and the callback waits for later
+// messages.
 #[test]
 fn a_callback_may_wait_for_messages_and_for_the_end_while_more_messages_arrive() {
     // More than may wait for a callback.

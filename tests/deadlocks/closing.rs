@@ -24,7 +24,7 @@ fn close_returns_within_its_timeout_with_every_queue_full() {
                 .send_queue(1 << 20)
                 .ping_interval(None);
         });
-        // All of these take 1024.
+        // Every queue has room for 1024.
         let unread = client.subscribe();
         let (channel, untaken) = bounded(1024);
         client.subscribe_to(channel);
@@ -47,7 +47,7 @@ fn close_returns_within_its_timeout_with_every_queue_full() {
 
         let closing = client.clone();
         let error = within(DEADLINE, move || closing.close()).unwrap_err();
-        // That is the time-out's doing, and not that of a thread that does not come back.
+        // The time comes from the timeout, and not from a thread that never returns.
         assert!(
             matches!(error, Error::CloseTimeout { after, .. } if after == timeout),
             "{error}"
@@ -58,7 +58,7 @@ fn close_returns_within_its_timeout_with_every_queue_full() {
     });
 }
 
-// As before, with a peer that would have answered.
+// As above, with a peer that would have answered.
 #[test]
 fn close_is_orderly_while_received_messages_are_unread() {
     over_each(|wire| {
@@ -76,11 +76,11 @@ fn close_is_orderly_while_received_messages_are_unread() {
     });
 }
 
-// websockets 1596: a race delays the end of the closing handshake by a time-out.
+// websockets 1596: a race delays the end of the closing handshake by a timeout.
 #[test]
 fn a_clean_close_takes_under_100_ms_a_thousand_times_in_a_row() {
     over_each_at_once(|wire| {
-        // The shortest of the time-outs that have a part in it. (After others, closing fails.)
+        // The shortest timeout that is involved. (After other timeouts, close fails.)
         let time_out = Duration::from_millis(900);
         let pauses = Pauses::watch();
         let mut server = wire.server();
@@ -100,7 +100,7 @@ fn a_clean_close_takes_under_100_ms_a_thousand_times_in_a_row() {
             other.wait_closed_timeout(DEADLINE).unwrap();
             let time = start.elapsed();
             times.push(time);
-            // A busy machine takes its time; but then it does so with whoever else is to run.
+            // A busy machine delays this thread too, so its own delay is subtracted.
             slow += usize::from(time > time_out && pauses.longest() < time_out / 10);
             assert!(slow < 3, "{slow} of {} took a time-out", n + 1);
         }
@@ -109,7 +109,7 @@ fn a_clean_close_takes_under_100_ms_a_thousand_times_in_a_row() {
     });
 }
 
-/// How long a thread has to wait on this machine until it runs.
+/// How long a thread of this machine waits until it runs.
 struct Pauses {
     longest: Arc<AtomicU64>,
 }
@@ -144,7 +144,7 @@ impl Pauses {
     }
 }
 
-// The answer may arrive before the writer has noted that what it answers is written.
+// The answer may arrive before the writer has noted that the Close frame is written.
 #[test]
 fn close_waits_only_briefly_for_a_server_that_answers_and_keeps_the_stream_open() {
     over_each(|wire| {
@@ -176,7 +176,7 @@ fn returning_from_main_ends_the_process() {
             let (listener, url) = wire.listen();
             thread::scope(|scope| {
                 scope.spawn(|| {
-                    // They read nothing, and answer nothing.
+                    // They read nothing and answer nothing.
                     let raws = [wire.accept(&listener), wire.accept(&listener)];
                     for mut raw in raws {
                         // Until the process has ended.
@@ -199,19 +199,19 @@ fn main_that_returns(url: &str) {
         ws.wait_ready_timeout(DEADLINE).unwrap();
         ws
     };
-    // One is in use on threads that nobody waits for.
+    // One is in use on threads that are never joined.
     let used = connect();
     let getter = used.clone();
     thread::spawn(move || getter.get());
     thread::spawn(move || while used.put(vec![0; 1 << 20]).is_ok() {});
-    // One is dropped here, with a callback that never returns and much to send.
+    // One is dropped here, with a callback that never returns and many messages to send.
     let ws = connect();
     ws.on_ready(|| thread::sleep(HOUR));
     ws.subscribe_concurrent(1, |_| thread::sleep(HOUR));
     while ws.put_nowait(vec![0; 1 << 20]).is_ok() {}
 }
 
-// websocket-client 798 and 131: a close takes effect when the next message comes, and not before.
+// websocket-client 798 and 131: a close takes effect only when the next message arrives.
 #[test]
 fn close_takes_effect_while_no_message_arrives() {
     over_each(|wire| {
@@ -219,7 +219,7 @@ fn close_takes_effect_while_no_message_arrives() {
             options.close_timeout(HOUR).ping_interval(None);
         });
         let closing = thread::spawn(move || client.close());
-        // It is told at once, and has said nothing by then.
+        // The end is reported immediately, before it has sent anything.
         assert!(raw.read().unwrap().is_close());
         raw.pump();
         within(DEADLINE, move || closing.join().unwrap()).unwrap();

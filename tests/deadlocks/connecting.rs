@@ -1,4 +1,4 @@
-//! An attempt to connect, and the pause before the next, can be given up.
+//! An attempt to connect, and the wait before the next one, can be given up.
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +11,8 @@ use crate::HOUR;
 use crate::testkit::wire::{Wire, over_each};
 use crate::testkit::{DEADLINE, eventually, within};
 
-/// Closes what is connecting and has come as far as `reached` says, which would take an hour more.
+/// Closes a client that has reached the stage that `reached` waits for, where it would stay for an
+/// hour.
 fn close_while_connecting(wire: &Wire, url: &str, reached: impl FnOnce()) {
     let ws = wire
         .options()
@@ -31,17 +32,17 @@ fn close_while_connecting(wire: &Wire, url: &str, reached: impl FnOnce()) {
     assert!(error.is_orderly(), "{error}");
 }
 
-// IXWebSocket 151: `stop()` waits for what is under way. (No look-up can be made slow here: a test beside it, in
-// `src/net/connect.rs`, sees to that it can be given up.)
+// IXWebSocket 151: `stop()` waits for the current operation. (A look-up cannot be made slow here. A
+// unit test in `src/net/dial.rs` shows that it can be given up.)
 #[test]
 #[cfg(target_os = "linux")]
 fn close_during_the_tcp_handshake_returns_immediately() {
     let listener = TcpListener::bind((crate::testkit::own_address(), 0)).unwrap();
     let address = listener.local_addr().unwrap();
-    // The smallest backlog: one is taken, and the others' SYN goes unanswered.
+    // The smallest backlog: one client is accepted, and the SYNs of the others are not answered.
     rustix::net::listen(&listener, 0).unwrap();
     let _first = TcpStream::connect(address).unwrap();
-    // As in proc_net_tcp(5): the remote port, and the state SYN_SENT.
+    // From proc_net_tcp(5): the remote port, and the state SYN_SENT.
     let connecting = format!(":{:04X} 02 ", address.port());
     close_while_connecting(&Wire::Ws, &format!("ws://{address}/"), || {
         eventually("a SYN was sent", || {
@@ -53,7 +54,7 @@ fn close_during_the_tcp_handshake_returns_immediately() {
 
 #[test]
 fn close_during_the_tls_handshake_returns_immediately() {
-    // Over `ws` it is the only one.
+    // Over `ws` it is the only stage.
     over_each(|wire| {
         let (listener, url) = wire.listen();
         let mut silent = None;
@@ -118,7 +119,7 @@ fn close_between_two_attempts_returns_immediately_and_wakes_all_waits() {
             match n % 2 {
                 0 => within(DEADLINE, move || ws.close()).unwrap(),
                 _ => {
-                    // By another thread, while this one has no handle left.
+                    // Another thread waits while this one has no handle left.
                     let closed = ws.closed_signal().clone();
                     thread::spawn(move || ws.close());
                     within(DEADLINE, move || closed.recv()).unwrap_err();

@@ -13,10 +13,11 @@ use crate::median;
 use crate::testkit::wire::over_each;
 use crate::testkit::{DEADLINE, alone, eventually};
 
-// tungstenite 178: with one lock around the socket, a flood of incoming messages starves what is sent.
+// tungstenite 178: with one lock around the socket, a flood of incoming messages starves the
+// sender.
 #[test]
 fn under_a_flood_a_put_reaches_the_wire_within_50_ms() {
-    /// Slower than the flood, so that there is always something to read, whatever else the machine does.
+    /// Slower than the flood, so that there is always something to read on any machine.
     struct Slow;
     impl Sink<Message> for Slow {
         fn put_nowait(&self, _: Message) -> Result<(), PutError<Message>> {
@@ -44,7 +45,7 @@ fn under_a_flood_a_put_reaches_the_wire_within_50_ms() {
             assert_eq!(puts.get_timeout(DEADLINE).unwrap(), json!(n));
             start.elapsed()
         });
-        // Of a busy machine one pause, however long, makes one of them slow.
+        // One pause of a busy machine, however long, delays only one of them.
         let median = median(took.collect());
         assert!(median < Duration::from_millis(50), "{median:?}");
         client.unsubscribe(slow);
@@ -63,8 +64,8 @@ fn a_put_is_sent_while_nothing_arrives() {
         for (from, to) in [(&client, &server), (&server, &client)] {
             let received = to.subscribe();
             for n in 0..100 {
-                // Each side's reader waits for something to read all the while; and what is too long to be
-                // sent by the thread that puts it is the writer's.
+                // Each side's reader waits for something to read all the time. A message too long
+                // to be sent by the thread that puts it is sent by the writer thread.
                 let length = [10, 100_000][n % 2];
                 from.put_nowait(vec![n as u8; length]).unwrap();
                 assert_eq!(received.get_timeout(DEADLINE).unwrap().len(), length);
@@ -73,7 +74,7 @@ fn a_put_is_sent_while_nothing_arrives() {
     });
 }
 
-// ewebsock, as its options say themselves: what is sent waits for a read's time-out of 10 ms.
+// ewebsock, as its own options say: a message waits for a read's timeout of 10 ms.
 #[test]
 #[cfg(target_os = "linux")]
 fn an_idle_connection_makes_no_system_call_between_pings() {
@@ -86,7 +87,7 @@ fn an_idle_connection_makes_no_system_call_between_pings() {
                 client.put_subscription(source);
                 client.subscribe_callback(|_| {});
                 client.subscribe_concurrent(1, |_| {});
-                // With callbacks there, what comes before the first `get` is theirs alone.
+                // Where there are callbacks, messages before the first `get` go only to them.
                 assert!(matches!(client.try_get(), Err(Error::Empty)));
                 server.subscribe_to(server.clone());
                 client.put_nowait(json!("all is running")).unwrap();
@@ -109,7 +110,7 @@ fn an_idle_connection_makes_no_system_call_between_pings() {
     );
 }
 
-/// For how many nanoseconds each thread of a connection has run, and how often it has waited.
+/// For each thread of a connection, how many nanoseconds it has run and how often it has waited.
 #[cfg(target_os = "linux")]
 fn processor_times() -> BTreeMap<String, (String, String)> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
@@ -121,7 +122,7 @@ fn processor_times() -> BTreeMap<String, (String, String)> {
         let waits = status
             .lines()
             .find(|line| line.starts_with("voluntary_ctxt_switches"))?;
-        // Some kernels keep no account of the time.
+        // Some kernels do not record the time.
         let time = read("schedstat").unwrap_or_default();
         let time = time.split(' ').next().unwrap_or_default().to_owned();
         let id = format!("{:?} {}", task.file_name(), name.trim());
@@ -131,7 +132,8 @@ fn processor_times() -> BTreeMap<String, (String, String)> {
     times.collect()
 }
 
-// tokio-rs/tls 40: a TLS read that has to write, or a write that has to read, waits for the wrong one.
+// tokio-rs/tls 40: a TLS read that has to write, or a write that has to read, waits for the wrong
+// direction.
 #[test]
 fn all_messages_of_two_flooded_directions_arrive_though_a_peer_stops_reading_for_a_while() {
     const COUNT: u32 = 30_000;
@@ -163,7 +165,7 @@ fn all_messages_of_two_flooded_directions_arrive_though_a_peer_stops_reading_for
                     (COUNT / 2..COUNT).for_each(|n| one.put(message(n)).unwrap());
                 });
                 scope.spawn(|| {
-                    // As much as it takes, however much the system's buffers hold.
+                    // As many as it takes to fill the system's buffers.
                     for n in (0..).take_while(|n| *n < COUNT || has_got_all.is_empty()) {
                         if let Err(PutError::Full(message)) = other.put_nowait(message(n)) {
                             is_held_up.store(true, Ordering::SeqCst);
@@ -178,7 +180,7 @@ fn all_messages_of_two_flooded_directions_arrive_though_a_peer_stops_reading_for
                     got_all.send(()).unwrap();
                 });
                 expect(&to_one, 0..COUNT / 5);
-                // Till the other can send nothing, and has all the same received everything.
+                // Until the other can send nothing. It must still have received everything.
                 let mut since = (0, Instant::now());
                 eventually("that the other is held up for good", || {
                     let sent = other.stats().messages_out;
@@ -202,7 +204,7 @@ fn all_messages_of_two_flooded_directions_arrive_though_a_peer_stops_reading_for
     });
 }
 
-// Binary messages vanish there.
+// RTCBot's `websocket.py`: binary messages disappear.
 #[test]
 fn binary_messages_arrive() {
     over_each(|wire| {

@@ -19,7 +19,7 @@ use rtcbot_websocket::{Error, Options, Side, Websocket};
 use testkit::DEADLINE;
 use testkit::wire::Raw;
 
-/// What waits for so long waits for ever, as far as a test can tell.
+/// A wait of this length counts as a wait for ever.
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn disconnected<T>() -> Result<T, crossbeam_channel::RecvTimeoutError> {
@@ -47,7 +47,7 @@ impl End {
         options.ping_interval(tick).ping_timeout(tick);
     }
 
-    /// Comes, while the peer reads as long as it is to.
+    /// Ends the connection, while the peer reads as long as it has to.
     fn come(self, client: &Websocket, mut raw: Raw) {
         match self {
             End::Close => {
@@ -79,7 +79,7 @@ impl End {
         assert!(self.is(reason), "{self:?}: {reason:?}");
     }
 
-    /// For those who are told of failures alone.
+    /// For those who are told only of failures.
     #[track_caller]
     fn check_failure(self, failure: Option<Error>) {
         match (self, failure) {

@@ -11,7 +11,7 @@ use crate::testkit::wire::over_each;
 use crate::testkit::{DEADLINE, eventually_asleep, is_closed_by_peer, within};
 use crate::{ENDS, End, HOUR, disconnected};
 
-// websockets 1449: `close()` on another thread leaves `recv` stuck.
+// websockets 1449: `close()` on another thread leaves `recv` blocked.
 #[test]
 fn every_blocked_get_and_wait_wakes_when_the_connection_ends_and_returns_the_reason() {
     type Call = fn(&Websocket, &Subscription<Message>, End);
@@ -115,7 +115,7 @@ fn every_blocked_put_wakes_when_the_connection_ends_and_returns_its_message() {
             }
             let _ = client.wait_closed_timeout(DEADLINE);
             match client.end_reason().unwrap() {
-                // What was accepted may not have been taken.
+                // Accepted messages may not have arrived.
                 Error::CloseTimeout { .. } if matches!(end, End::Close | End::PeerCloses) => {}
                 reason => end.check(&reason),
             }
@@ -123,12 +123,13 @@ fn every_blocked_put_wakes_when_the_connection_ends_and_returns_its_message() {
     });
 }
 
-// daydreamlive/DEMON 295: the peer stops reading, sending holds the lock, the ping waits for it, and nobody
-// notices for 13 minutes.
+// daydreamlive/DEMON 295: the peer stops reading, sending holds the lock, the ping waits for the
+// lock, and the failure is noticed after 13 minutes.
 #[test]
 fn a_peer_that_accepts_no_bytes_is_reported_within_ping_interval_and_ping_timeout() {
     over_each(|wire| {
-        // Time enough to fill all buffers before a ping is due, which would be in front of what fills them.
+        // Long enough to fill all buffers before a ping is due, which would otherwise be sent
+        // first.
         let (interval, timeout) = (Duration::from_millis(300), Duration::from_millis(100));
         let bound = interval + timeout + Duration::from_millis(200);
         let found_after = |_| {
@@ -153,19 +154,19 @@ fn a_peer_that_accepts_no_bytes_is_reported_within_ping_interval_and_ping_timeou
             assert!(matches!(error, Error::PingTimeout { .. }), "{error}");
             found - putting.join().unwrap()
         };
-        // A busy machine may be late, but not each time.
+        // A busy machine may be late, but not every time.
         let in_time = (0..10).map(found_after).any(|time| time < bound);
         assert!(in_time, "not once in {bound:?}");
     });
 }
 
-// jetty 4781 and 272: a write that blocks hangs for ever.
+// jetty 4781 and 272: a blocked write hangs for ever.
 #[test]
 fn a_blocked_write_ends_with_the_connection() {
     over_each(|wire| {
         for dropped in [false, true] {
             let timeout = Duration::from_millis(100);
-            // Without pings nothing but the end of the connection ends it.
+            // Without pings, only the end of the connection ends the write.
             let (client, _raw) = wire.client_and_raw(|options| {
                 options
                     .ping_interval(None)
@@ -175,7 +176,7 @@ fn a_blocked_write_ends_with_the_connection() {
             });
             let messages = client.subscribe();
             let closed = client.closed_signal().clone();
-            // The first is taken by the writer, the second finds room then, and the third does not.
+            // The writer takes the first one, the second one then fits, and the third one does not.
             let message = vec![0; 15 << 20];
             client.put(message.clone()).unwrap();
             client.put_timeout(message.clone(), DEADLINE).unwrap();
@@ -187,7 +188,7 @@ fn a_blocked_write_ends_with_the_connection() {
                 let error = within(DEADLINE, move || client.close()).unwrap_err();
                 assert!(matches!(error, Error::CloseTimeout { .. }), "{error}");
             }
-            // Told when both threads have ended, the one that writes included.
+            // It disconnects when both threads have ended, including the writer.
             assert_eq!(closed.recv_timeout(DEADLINE), disconnected());
             let error = messages.get().unwrap_err();
             assert!(
@@ -212,14 +213,14 @@ fn get_after_the_end_returns_the_queued_messages_and_then_the_reason() {
             for _ in 0..2 {
                 assert!(is_closed_by_peer(&client.get().unwrap_err()));
             }
-            // One that begins only now, too.
+            // A call that begins only now returns too.
             client.unsubscribe_default();
             assert!(is_closed_by_peer(&client.get().unwrap_err()));
         });
     });
 }
 
-// `onError()` cannot be awaited there.
+// RTCBot's `websocket.py`: `onError()` cannot be awaited.
 #[test]
 fn wait_error_returns_the_error_and_none_after_an_orderly_end() {
     over_each(|wire| {

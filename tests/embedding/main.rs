@@ -1,4 +1,4 @@
-//! What holds in another program's process: each sentence of `docs/embedding.md`.
+//! How the crate behaves in another program's process: each sentence of `docs/embedding.md`.
 #![cfg(target_os = "linux")]
 
 #[path = "../testkit/mod.rs"]
@@ -22,10 +22,10 @@ use testkit::{DEADLINE, alone, eventually, own_address, within};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Set where a test runs in a process of its own, behind what comes before it.
+/// Set where a test runs in a process of its own, after the prefix of its command.
 const INSIDE: &str = "RTCBOT_WEBSOCKET_EMBEDDED";
 
-/// The helper, compiled; `None` where there is no C compiler.
+/// The compiled helper; `None` where there is no C compiler.
 fn helper() -> Option<PathBuf> {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let process = std::process::id();
@@ -45,7 +45,8 @@ fn helper() -> Option<PathBuf> {
     Some(library)
 }
 
-/// Runs this test in a process of its own, started by `before`, with these variables. Returns `None` there.
+/// Runs this test in a process of its own, started by `before`, with these variables. Returns
+/// `None` in that process.
 fn inside(test: &str, before: &[&str], variables: &[(&str, &str)]) -> Option<Output> {
     if std::env::var_os(INSIDE).is_some() {
         return None;
@@ -66,7 +67,7 @@ fn inside(test: &str, before: &[&str], variables: &[(&str, &str)]) -> Option<Out
     Some(within(10 * DEADLINE, move || command.output().unwrap()))
 }
 
-/// As [`inside`], for what is to end well there.
+/// As [`inside`], for a process that must succeed.
 #[track_caller]
 fn runs_inside(test: &str, before: &[&str], variables: &[(&str, &str)]) -> bool {
     let Some(output) = inside(test, before, variables) else {
@@ -81,7 +82,7 @@ fn runs_inside(test: &str, before: &[&str], variables: &[(&str, &str)]) -> bool 
     false
 }
 
-/// As [`inside`], with a helper that does this when the parent's number is asked for.
+/// As [`inside`], with a helper that does this when it is asked for the parent's number.
 #[track_caller]
 fn with_helper(test: &str, does: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
@@ -112,7 +113,7 @@ fn sockets() -> BTreeMap<u32, String> {
     sockets.collect()
 }
 
-/// What threads with our names there are in this process, and the file of that name of each.
+/// The threads of this crate in this process, and the file of that name of each.
 fn threads(file: &str) -> Vec<(String, String)> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let tasks = tasks.filter_map(|task| {
@@ -124,7 +125,7 @@ fn threads(file: &str) -> Vec<(String, String)> {
     tasks.filter(|(name, _)| name.starts_with("ws-")).collect()
 }
 
-/// The file of this thread, not of one of ours.
+/// The file of this thread, which is not one of the crate's.
 fn own(file: &str) -> String {
     std::fs::read_to_string(format!("/proc/thread-self/{file}")).unwrap()
 }
@@ -151,7 +152,7 @@ fn descriptors_are_few_and_closed_by_exec() {
             let (listener, url) = wire.listen();
             let connecting = wire.options().connect(url).unwrap();
             let (stream, _) = listener.accept().unwrap();
-            // Beside those of this test: its own, and two to wake it up with.
+            // In addition to those of this test: the connection's own, and two to wake it up.
             assert!(more() <= 3 + 2 + 3, "a client that connects: {}", more());
             assert!(sockets().values().all(closed_by_exec));
             drop((listener, stream));
@@ -313,7 +314,7 @@ fn a_write_to_a_closed_stream_raises_no_sigpipe() {
                         let client = client.clone();
                         move || while client.put(vec![0; 10_000]).is_ok() {}
                     });
-                    // There is something unread: so it is a reset.
+                    // Something is unread, so it is a reset.
                     drop(raw);
                     flooding.join().unwrap();
                     client.wait_closed_timeout(DEADLINE).unwrap_err();
@@ -327,11 +328,12 @@ fn a_write_to_a_closed_stream_raises_no_sigpipe() {
 #[test]
 fn signals_interrupt_no_call_and_delay_no_timeout() {
     let test = "signals_interrupt_no_call_and_delay_no_timeout";
-    // Each call begins or ends it.
+    // Each call begins or ends the connection.
     let interrupt = || assert_eq!(parent_id(), 0);
     with_helper(test, "interrupt", || {
         over_each(move |wire| {
-            // Before it begins: the peers are not made for it. They are silent when pinged, and when closed.
+            // Before the calls: the peers cannot be interrupted. They answer neither pings nor a
+            // Close frame.
             let time = Duration::from_secs(1);
             let (pinging, _raw) = wire.client_and_raw(|options| {
                 options.ping_interval(time).ping_timeout(time);
@@ -367,7 +369,7 @@ fn signals_interrupt_no_call_and_delay_no_timeout() {
                 matches!(error, Err(Error::CloseTimeout { .. })),
                 "{error:?}"
             );
-            // Nobody accepts it: the system does, and that is all.
+            // Only the system accepts it; the program never does.
             let (_listener, url) = wire.listen();
             let silent = wire.options().connect_timeout(time).connect(url).unwrap();
             let error = silent.wait_ready_timeout(DEADLINE);
@@ -381,7 +383,7 @@ fn signals_interrupt_no_call_and_delay_no_timeout() {
     });
 }
 
-/// Runs this in a forked child, which is to be over soon; it says whether all was well.
+/// Runs this in a forked child, which has to end soon, and returns whether it succeeded.
 #[track_caller]
 fn in_a_child(f: impl FnOnce() -> bool) {
     match parent_id() {
@@ -390,7 +392,7 @@ fn in_a_child(f: impl FnOnce() -> bool) {
     }
 }
 
-/// Ends a forked child; nothing of a process's end is run.
+/// Ends a forked child without running anything of a normal exit.
 fn child_ends(well: bool) -> ! {
     if well {
         let error = Command::new("true").exec();
@@ -449,7 +451,7 @@ fn a_forked_child_may_drop_its_copies_and_the_parent_notices_nothing() {
             let unix = Server::bind_unix(&path).unwrap();
             for _ in 0..100 {
                 match parent_id() {
-                    // What is moved here is moved in a process that does not come back.
+                    // The process in which this is moved does not continue.
                     0 => {
                         drop((idle, busy, subscription, request, server, unix));
                         child_ends(true);
@@ -560,7 +562,7 @@ fn threads_inherit_the_scheduling_of_their_creator() {
     if !runs_inside(test, &["chrt", "-f", "1"], &[]) {
         return;
     }
-    // The policy, the 41st field (SCHED_FIFO is 1): behind the name, which may have blanks in it.
+    // The policy, the 41st field (SCHED_FIFO is 1), follows the name, which may contain blanks.
     let policy = |stat: &str| {
         let (_, fields) = stat.rsplit_once(')').unwrap();
         fields.split_whitespace().nth(41 - 3).unwrap().to_owned()
@@ -585,13 +587,14 @@ fn the_crate_writes_nothing_to_standard_output_or_error() {
         assert_eq!(String::from_utf8_lossy(&output.stderr), "");
         let said = String::from_utf8(output.stdout).unwrap();
         let said = said.lines().map(str::trim).filter(|line| !line.is_empty());
-        // What the test's own harness says.
+        // Lines of the test harness itself.
         let mut rest =
             said.filter(|line| !line.starts_with("running") && !line.starts_with("test "));
         assert_eq!(rest.next(), None);
         return;
     }
-    // All goes well; nobody listens; the peer breaks the protocol; it is no WebSocket.
+    // A connection that succeeds, one where nobody listens, one whose peer breaks the protocol, and
+    // a request that is not a WebSocket.
     let (client, server) = testkit::pair();
     client.put(1).unwrap();
     server.get().unwrap();

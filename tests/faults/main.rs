@@ -1,8 +1,8 @@
-//! Whatever a connection does, both ends end, nobody is left waiting, and what arrives is what was sent.
+//! Both ends of every connection end, no wait is left, and the messages that arrive were sent.
 //!
-//! Thousands of scenarios, each drawn from a number: two `Websocket`s over a connection in memory on which
-//! things go wrong (`testkit/transport.rs`), and a program for each (`plan.rs`, `play.rs`). A number fixes the faults
-//! and the programs, not how their threads interleave.
+//! Thousands of scenarios, each drawn from a number: two `Websocket`s over a connection in memory
+//! on which things go wrong (`testkit/transport.rs`), and a program for each (`plan.rs`,
+//! `play.rs`). A number decides the faults and the programs, but not how their threads interleave.
 //!
 //! | environment variable | |
 //! | --- | --- |
@@ -29,7 +29,7 @@ use plan::{Kind, Plan};
 use play::{Book, Fact};
 use testkit::transport::FaultyTransport;
 
-/// All time-outs of a scenario together are about two seconds; a machine under load may need more.
+/// All timeouts of a scenario together are about two seconds. A machine under load may need more.
 const DEADLINE: Duration = Duration::from_secs(40);
 
 /// Most of a scenario's time is waiting.
@@ -70,14 +70,14 @@ fn every_connection_ends_at_both_ends_and_delivers_what_was_sent() {
     if let Some((seed, wrong)) = failure.into_inner() {
         panic!(
             "scenario {seed}: {wrong}\n{:#?}\n\
-            The same again, until it shows: RTCBOT_SEED={seed} RTCBOT_SEEDS=1000 cargo test --test faults",
+            To repeat it: RTCBOT_SEED={seed} RTCBOT_SEEDS=1000 cargo test --test faults",
             Plan::draw(seed)
         );
     }
     testkit::eventually("no thread is left", || testkit::threads_named("ws-") == 0);
 }
 
-/// What the scenarios came to, to see that they are worth something.
+/// What the scenarios covered.
 #[derive(Debug, Default)]
 struct Sums {
     scenarios: u64,
@@ -88,7 +88,7 @@ struct Sums {
     never_ready: u64,
     calm: u64,
     messages: usize,
-    /// Consumers that had to have all, and did.
+    /// Consumers that had to receive every message, and did.
     complete: usize,
     failures: BTreeMap<String, u64>,
 }
@@ -117,14 +117,14 @@ impl Sums {
     }
 }
 
-/// What one side of a scenario saw.
+/// What one side of a scenario observed.
 #[derive(Debug, Default)]
 struct Seen {
     accepted: BTreeMap<u8, u32>,
     /// For each consumer.
     got: BTreeMap<usize, Vec<(u8, u32)>>,
     left: BTreeSet<usize>,
-    /// Why it ended, and who was told so.
+    /// The reasons of the end, and which methods reported each.
     reasons: BTreeMap<Option<String>, BTreeSet<&'static str>>,
     ready: usize,
     failed: usize,
@@ -146,7 +146,7 @@ struct Outcome {
     complete: usize,
 }
 
-/// Plays one scenario; says what was wrong.
+/// Plays one scenario. Returns what was wrong.
 fn scenario(seed: u64) -> Result<Outcome, String> {
     let plan = Plan::draw(seed);
     let until = Instant::now() + DEADLINE;
@@ -207,7 +207,7 @@ fn request_over(mut server: FaultyTransport, patience: Duration) -> io::Result<R
     Ok(Request::from_parts(head.body(()).unwrap(), server, []))
 }
 
-/// All facts, once nobody is at work any more.
+/// Returns all facts, once no thread is at work any more.
 fn facts_until(told: &Receiver<Fact>, until: Instant) -> Result<Vec<Fact>, ()> {
     let mut facts = Vec::new();
     loop {
@@ -248,7 +248,7 @@ fn check(plan: &Plan, facts: Vec<Fact>, wrong: &mut Vec<String>) -> Outcome {
             ));
         }
     }
-    // A client that is closed before it is ready is gone as far as its server is concerned.
+    // A client that is closed before it is ready looks lost to its server.
     if plan.calm && outcome.sides[0].ready > 0 && !outcome.sides.iter().all(Seen::in_order) {
         wrong.push("it failed, though nothing was wrong".to_owned());
     }
@@ -262,7 +262,7 @@ fn check(plan: &Plan, facts: Vec<Fact>, wrong: &mut Vec<String>) -> Outcome {
                 Err(what) => wrong.push(format!("{whose}: {what}")),
             }
         }
-        // What got nothing at all is not in the list.
+        // A consumer that received nothing is not in the list.
         let silent = (0..plan.sides[n].consumers.len()).filter(|c| !side.got.contains_key(c));
         for consumer in silent {
             if let Err(what) = check_consumer(plan, n, consumer, side, &[], accepted) {
@@ -311,7 +311,7 @@ fn see(plan: &Plan, sides: &mut [Seen; 2], fact: Fact, wrong: &mut Vec<String>) 
     }
 }
 
-/// Whether a consumer got what it should, and whether that was all there was.
+/// Whether a consumer received what it had to, and whether that was everything.
 fn check_consumer(
     plan: &Plan,
     side: usize,
@@ -325,7 +325,7 @@ fn check_consumer(
     for &(stream, number) in got {
         streams.entry(stream).or_default().push(number);
     }
-    // What comes before the first has subscribed is for the first.
+    // Messages before the first subscription go to the first one only.
     let from_the_first = plan.sides[side].paused || consumer == 0;
     for (stream, numbers) in &mut streams {
         if matches!(planned.kind, Kind::Concurrent(_)) {
@@ -354,7 +354,8 @@ fn check_consumer(
         && seen.ready > 0
         && from_the_first
         && planned.loses_nothing()
-        // Who closes waits for nobody: what finds a queue full then, and what follows, is dropped.
+        // A side that closes waits for no consumer: messages that find a queue full, and all later
+        // ones, are dropped.
         && (planned.is_never_full() || !seen.closes)
         && !seen.left.contains(&consumer);
     let all = |(stream, count): (&u8, &u32)| {

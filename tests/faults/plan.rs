@@ -1,4 +1,4 @@
-//! What the two sides of a connection are going to do, drawn from a seed.
+//! What the two sides of a connection do, drawn from a seed.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ pub struct Plan {
     pub faults: ConnectionFaults,
     /// The client's and the server's.
     pub sides: [Side; 2],
-    /// When the connection breaks, if nobody ends it.
+    /// When the connection breaks, if neither side ends it.
     pub breaks: Option<Duration>,
-    /// Whether there is no reason to fail, and all the time in the world.
+    /// Whether nothing fails and no timeout is short.
     pub calm: bool,
     pub json: bool,
 }
@@ -24,11 +24,11 @@ pub struct Side {
     pub connect_timeout: Duration,
     pub close_timeout: Duration,
     pub linger: Duration,
-    /// Interval and time-out.
+    /// Interval and timeout.
     pub pings: Option<(Duration, Duration)>,
     pub send_queue: usize,
     pub read_buffer: usize,
-    /// Whether all consumers are there before the first message is handed out.
+    /// Whether all consumers exist before the first message is delivered.
     pub paused: bool,
     pub putters: Vec<Putter>,
     pub source: Option<Feeder>,
@@ -55,7 +55,7 @@ pub enum Ways {
     Mixed,
 }
 
-/// So many times in a hundred, for up to so many milliseconds.
+/// How many times in a hundred, and for how many milliseconds at most.
 #[derive(Debug, Clone, Copy)]
 pub struct Naps(pub u64, pub u64);
 
@@ -65,7 +65,7 @@ pub struct Feeder {
     pub seed: u64,
     pub messages: u32,
     pub largest: u64,
-    /// `None` is without a bound.
+    /// `None` is unbounded.
     pub capacity: Option<usize>,
     pub naps: Naps,
 }
@@ -75,19 +75,19 @@ pub struct Consumer {
     pub seed: u64,
     pub kind: Kind,
     pub naps: Naps,
-    /// Once, after so many messages, for so long.
+    /// Once, after this many messages, for this long.
     pub stop: Option<(u32, Duration)>,
-    /// After so many messages it has had enough.
+    /// Leaves after this many messages.
     pub leaves: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
-    /// The default subscription, whose queue is `Block` of this.
+    /// The default subscription, with a `Block` queue of this capacity.
     Get(usize),
     GetTimeout(usize),
     Subscription(Queue),
-    /// Subscribed and never taken from.
+    /// A subscription that is never read.
     Forgotten,
     Callback,
     /// A callback that answers.
@@ -98,7 +98,7 @@ pub enum Kind {
 }
 
 impl Consumer {
-    /// Whether it gets all there is, for as long as this side does not close.
+    /// Whether it receives every message for as long as this side does not close.
     pub fn loses_nothing(&self) -> bool {
         !matches!(
             self.kind,
@@ -106,7 +106,7 @@ impl Consumer {
         )
     }
 
-    /// Whether it needs no room.
+    /// Whether it never waits for room.
     pub fn is_never_full(&self) -> bool {
         self.kind == Kind::Subscription(Queue::Unbounded)
     }
@@ -123,19 +123,19 @@ pub enum Waiter {
 
 #[derive(Debug, Clone, Copy)]
 pub enum Ending {
-    /// So many threads close after this time.
+    /// This many threads close after this time.
     Close(Duration, usize),
-    /// In a callback for the message that is the so-manieth; if that does not come, after this time.
+    /// In a callback, for the message of this number; if it does not arrive, after this time.
     CloseInCallback(u32, Duration),
-    /// In the callback for being ready; if that does not come, after this time.
+    /// In `on_ready`; if that is not called, after this time.
     CloseOnReady(Duration),
-    /// When all putters are done.
+    /// When all putters have finished.
     CloseWhenDone,
-    /// Nobody has a handle once all threads are done with theirs.
+    /// No handle is left once all threads have finished.
     Drop,
-    /// As `Drop`, but the callback for being ready has one, too, and drops it.
+    /// As `Drop`, but `on_ready` has a handle too, and drops it.
     DropOnReady,
-    /// Something else ends it.
+    /// Something else ends the connection.
     Leave,
 }
 
@@ -153,12 +153,11 @@ impl Plan {
         let silent = faults.may_fall_silent();
         for side in &mut sides {
             let certain = side.ends_for_certain();
-            // As the documentation says: without pings, a peer that has fallen silent is waited for as
-            // long as it is silent,
+            // Without pings, a client waits for a silent peer without limit.
             if silent && !certain {
                 side.pings.get_or_insert_with(|| pings(&mut decisions));
             }
-            // and while a queue is full that nobody takes from, nothing is read.
+            // Nothing is read while a queue that is never read is full.
             if !certain {
                 side.consumers
                     .retain(|consumer| consumer.kind != Kind::Forgotten);
@@ -184,13 +183,13 @@ fn pings(decisions: &mut Decisions<'_>) -> (Duration, Duration) {
     (decisions.millis(20, 100), decisions.millis(50, 200))
 }
 
-/// Longer than anything takes, however busy the machine is.
+/// Longer than anything takes on a busy machine.
 const LONG: Duration = Duration::from_secs(30);
 
 impl Side {
     /// Whether it ends whatever the connection does.
     fn ends_for_certain(&self) -> bool {
-        // Who puts may have to wait, and has a handle meanwhile.
+        // A putter may wait, and has a handle meanwhile.
         let waits = |consumer: &Consumer| consumer.kind == Kind::Echo;
         let waits = self.consumers.iter().any(waits);
         let may_wait = waits || self.source.is_some() || !self.putters.is_empty();
@@ -209,7 +208,7 @@ impl Side {
     }
 
     fn draw(decisions: &mut Decisions<'_>, faults: &ConnectionFaults, n: usize) -> Self {
-        // So that a scenario moves no more than it can in a moment.
+        // Limits what a scenario transfers, so that it is short.
         let direction = &faults.directions[n];
         let (messages, largest) = match direction.piece.min(direction.capacity as u64) {
             0..=100 => (20, 60),

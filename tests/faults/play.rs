@@ -1,4 +1,5 @@
-//! One side of a connection at work: a thread for each part of the plan, and a note of all that happened.
+//! One side of a connection at work: a thread for each part of the plan, and a record of what
+//! happened.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
@@ -14,28 +15,28 @@ use crate::plan::{Consumer, Ending, Feeder, Kind, Naps, Putter, Side, Waiter, Wa
 use crate::testkit::decisions::Decisions;
 use crate::testkit::transport::Observer;
 
-/// What happened, told by whom it happened to.
+/// What happened, reported by the thread that observed it.
 #[derive(Debug, Clone)]
 pub enum Fact {
-    /// So many messages of a stream were accepted for sending.
+    /// This many messages of a stream were accepted for sending.
     Accepted {
         side: usize,
         stream: u8,
         count: u32,
     },
-    /// A consumer got a message.
+    /// A consumer received a message.
     Got {
         side: usize,
         consumer: usize,
         stream: u8,
         number: u32,
     },
-    /// A consumer takes no more, because it does not want to.
+    /// A consumer leaves.
     Left {
         side: usize,
         consumer: usize,
     },
-    /// Somebody was told how the connection ended; `None` is in order.
+    /// A method reported how the connection ended; `None` is an orderly end.
     Ended {
         side: usize,
         who: &'static str,
@@ -44,11 +45,11 @@ pub enum Fact {
     Ready {
         side: usize,
     },
-    /// Told by `on_error`.
+    /// Reported by `on_error`.
     Failed {
         side: usize,
     },
-    /// Told by `on_close`.
+    /// Reported by `on_close`.
     Closed {
         side: usize,
     },
@@ -59,12 +60,12 @@ pub enum Fact {
     Wrong(String),
 }
 
-/// Where the streams of a side come from: its putters have the first numbers.
+/// The numbers of a side's streams: its putters have the first ones.
 pub const SOURCE: u8 = 100;
-/// And more: each consumer that answers has its own.
+/// Each consumer that answers has a further stream.
 pub const ECHO: u8 = 101;
 
-/// The scenario's book: who is at work, and what they have seen.
+/// Records which threads are at work, and what they have observed.
 #[derive(Clone)]
 pub struct Book {
     facts: Sender<Fact>,
@@ -74,7 +75,7 @@ pub struct Book {
 }
 
 impl Book {
-    /// The facts end when nobody is at work any more.
+    /// The facts end when no thread is at work any more.
     pub fn open(json: bool, observer: Observer) -> (Self, Receiver<Fact>) {
         let (facts, told) = unbounded();
         let at_work = Arc::default();
@@ -106,7 +107,7 @@ impl Book {
     }
 }
 
-/// A thread or callback, which is at work for as long as this lives.
+/// A thread or callback; it is at work for as long as this lives.
 pub struct Actor {
     book: Book,
     side: usize,
@@ -151,7 +152,7 @@ impl Actor {
         };
         match closed {
             Ok(()) => self.ended("close", None),
-            // A second after the cut its threads have not had their turn: on a machine under load.
+            // On a machine under load, threads may not have run for a second after the shutdown.
             Err(Error::Timeout) => {}
             Err(error) if error.is_orderly() => self.wrong(format!("close: {error}")),
             Err(error) => self.ended("close", Some(&error)),
@@ -159,17 +160,17 @@ impl Actor {
     }
 }
 
-/// The largest message has no more.
+/// The largest message is shorter.
 const LARGEST: usize = 64 << 10;
 
-/// What messages are filled with.
+/// The bytes that fill messages.
 fn filler(number: u32, size: u64) -> &'static str {
     static LETTERS: OnceLock<String> = OnceLock::new();
     let letters = LETTERS.get_or_init(|| ('a'..='z').cycle().take(26 + LARGEST).collect());
     &letters[number as usize % 26..][..size as usize]
 }
 
-/// Message `number` of `stream`: bytes, JSON or text by turns.
+/// Message `number` of `stream`: bytes, JSON and text in turn.
 fn message(json: bool, stream: u8, number: u32, size: u64) -> Message {
     let filler = filler(number, size);
     match number % 3 {
@@ -181,7 +182,7 @@ fn message(json: bool, stream: u8, number: u32, size: u64) -> Message {
     }
 }
 
-/// The stream and number, if the message is as it was made.
+/// Returns the stream and the number, if the message is as it was made.
 fn read(json: bool, message: &Message) -> Option<(u8, u32)> {
     let (stream, number, size) = if let Message::Binary(bytes) = message {
         let (head, filler) = bytes.split_at_checked(5)?;
@@ -213,7 +214,7 @@ fn nap(decisions: &mut Decisions<'_>, naps: Naps) {
     }
 }
 
-/// Begins all that the plan says.
+/// Starts everything in the plan.
 pub fn start(ws: Websocket, side: usize, plan: &Side, book: &Book) {
     for (number, consumer) in plan.consumers.iter().enumerate() {
         let name = format!("consumer {number}, {:?}", consumer.kind);
@@ -226,7 +227,8 @@ pub fn start(ws: Websocket, side: usize, plan: &Side, book: &Book) {
         };
         attach(&ws, taker);
     }
-    // After the consumers: it may have ended by now, and what came early is for the first of them.
+    // After the consumers: it may have ended by now, and early messages belong to the first
+    // consumer.
     lifecycle(&ws, side, book);
     let end = ws.subscribe_with(Queue::Latest);
     let actor = book.actor(side, "subscription for the end");
@@ -238,7 +240,7 @@ pub fn start(ws: Websocket, side: usize, plan: &Side, book: &Book) {
         };
         actor.ended("subscription", Some(&reason));
     });
-    // Disconnected when they are done.
+    // Disconnected when they have finished.
     let (putting, done) = bounded::<()>(0);
     close_as_planned(&ws, &plan.ending, done, book.actor(side, "closer"), book);
     ws.resume();
@@ -261,7 +263,7 @@ pub fn start(ws: Websocket, side: usize, plan: &Side, book: &Book) {
     }
     if plan.ending.drops() {
         book.note(Fact::Closes { side });
-        // This may be the last handle, and wait.
+        // This may be the last handle, whose drop waits.
         let actor = book.actor(side, "last handle");
         thread::spawn(move || drop((ws, actor)));
     }
@@ -329,7 +331,7 @@ fn close_as_planned(
             ws.on_ready(move || drop((own.take(), &actor)));
         }
         Ending::Drop => {}
-        // Somebody has to have a handle.
+        // A handle must be left.
         Ending::Leave => wait(ws, Waiter::Error, actor),
     }
 }
@@ -367,7 +369,7 @@ impl Taker {
         self.actor.note(Fact::Left { side, consumer });
     }
 
-    /// Takes until it leaves or there is no more.
+    /// Takes messages until the consumer leaves or the connection ends.
     fn take_all(mut self, mut next: impl FnMut() -> Result<Message, Error>) {
         while !self.leaves() {
             match next() {
@@ -396,7 +398,7 @@ fn note_message(actor: &Actor, consumer: usize, message: &Message) -> Option<(u8
 fn attach(ws: &Websocket, mut taker: Taker) {
     match taker.plan.kind {
         Kind::Get(_) | Kind::GetTimeout(_) => {
-            // So that the default subscription is there from the beginning.
+            // Makes the default subscription at the beginning.
             if let Ok(message) = ws.try_get() {
                 taker.take(&message);
             }
@@ -502,7 +504,7 @@ impl Answers {
         let answer = message(actor.book.json, self.stream, self.count, 20);
         if ws.put(answer).is_ok() {
             self.count += 1;
-            // Told each time: nobody knows which answer is the last.
+            // Reported each time, since no answer is known to be the last.
             actor.note(Fact::Accepted {
                 side: actor.side,
                 stream: self.stream,

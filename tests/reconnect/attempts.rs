@@ -11,7 +11,7 @@ use tungstenite::protocol::CloseFrame;
 use crate::testkit::{DEADLINE, eventually, own_address, read_head, within};
 use crate::{Host, MS, close, events, options, soon, text};
 
-/// How the next attempts end a client whose server does this.
+/// Returns how the next attempts end a client whose server does this.
 fn ending(serve: impl FnOnce(Host) + Send + 'static) -> Error {
     let host = Host::new();
     let ws = options(soon()).connect(host.url()).unwrap();
@@ -121,7 +121,7 @@ fn temporary_failures_are_tried_again() {
             "HTTP/1.1 {status} Hm\r\nContent-Length: 0\r\n\r\n"
         ));
     }
-    // A server that ends without an answer, before and within it.
+    // A server that ends the stream before its response, and within it.
     read_head(&mut host.stream());
     host.answer("HTTP/1.1 101 Swi");
     let _raw = host.accept();
@@ -135,7 +135,7 @@ fn an_untrusted_certificate_ends_a_client_and_a_tls_handshake_that_is_cut_does_n
     let mut server = pki.server();
     let url = server.url().to_owned();
     let serving = thread::spawn(move || {
-        // Nobody gets as far as a request.
+        // No client gets as far as a request.
         while server.next_timeout(10 * MS).is_none() {}
     });
     let stranger = options(soon()).connect(&url).unwrap();
@@ -145,7 +145,7 @@ fn an_untrusted_certificate_ends_a_client_and_a_tls_handshake_that_is_cut_does_n
     known.root_certificate_pem(pki.ca.pem());
     let ws = known.connect(&url).unwrap();
     serving.join().unwrap();
-    // Now there is nothing but a cut.
+    // Only shutting down the socket is left.
     let host = Host::new();
     let cut_off = known
         .connect(format!("wss://{}/", host.0.local_addr().unwrap()))
@@ -154,7 +154,7 @@ fn an_untrusted_certificate_ends_a_client_and_a_tls_handshake_that_is_cut_does_n
         use std::io::Read;
         let mut stream = host.stream();
         if !reset {
-            // What was read does not make the end a reset.
+            // Nothing is unread, so the end is not a reset.
             let _ = stream.read(&mut [0; 4096]).unwrap();
         }
         drop(stream);
@@ -180,7 +180,7 @@ fn a_client_does_not_reconnect_after_a_permanent_close_even_with_queued_messages
         raw.close(Some(CloseFrame { code, reason })).unwrap();
         raw.flush().unwrap();
         eventually("the Close frame", || ws.received_close().is_some());
-        // It takes nothing of what is queued.
+        // The peer reads none of the queued messages.
         drop(raw);
         ws.wait_closed_timeout(DEADLINE).unwrap_err();
         let stats = ws.stats();
@@ -224,7 +224,7 @@ fn waits_between_attempts_grow_however_long_a_server_takes_to_disconnect() {
         raw.close(Some(CloseFrame { code, reason })).unwrap();
         (raw, refused)
     };
-    // They stay open, so that the client waits a second for each to end.
+    // The sockets stay open, so that the client waits a second for each to end.
     let _first = refuse();
     let (_second, refused) = refuse();
     let _third = host.accept();

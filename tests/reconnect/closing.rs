@@ -1,4 +1,4 @@
-//! Closing a client that is between two connections.
+//! Closing a client between two connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -68,7 +68,7 @@ fn close_ends_a_client_that_is_cut_repeatedly_at_any_moment() {
         loop {
             let stream = host.stream();
             n += 1;
-            // Cut off before, in, or right after the handshake, or by an orderly close.
+            // Cut before, during, or immediately after the handshake, or closed in order.
             match n % 4 {
                 0 => drop(stream),
                 1 => {
@@ -106,7 +106,7 @@ fn close_ends_a_client_that_is_cut_repeatedly_at_any_moment() {
         told.recv_timeout(DEADLINE).unwrap();
         assert!(!ws.is_ready() && ws.get().is_err());
     }
-    // Of the messages of such a client one arrives where that is asked for.
+    // Where it is requested, a message of such a client arrives.
     let last = options(backoff).connect(&url).unwrap();
     while !accepting.is_finished() {
         let _ = last.put_timeout("the end", MS);
@@ -137,7 +137,7 @@ fn callbacks_may_put_close_and_drop_the_last_handle() {
     }
     ws.wait_ready_timeout(DEADLINE).unwrap();
     let closed = ws.closed_signal().clone();
-    // Owns a handle of its own connection, and is not called before all others are gone.
+    // Owns a handle of its own connection, and is not called before all others have been dropped.
     let own = ws.clone();
     ws.on_disconnect(move |_| drop(own.close()));
     drop(ws);

@@ -23,7 +23,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 type Raw = tungstenite::WebSocket<TcpStream>;
 
-/// Tries again almost at once.
+/// Tries again almost immediately.
 fn soon() -> Backoff {
     Backoff {
         initial: MS,
@@ -32,7 +32,7 @@ fn soon() -> Backoff {
     }
 }
 
-/// Tries again when the test is long over.
+/// Tries again long after the test.
 fn never() -> Backoff {
     Backoff {
         initial: HOUR,
@@ -50,7 +50,7 @@ fn options(backoff: Backoff) -> Options {
         .clone()
 }
 
-/// A server that does what the test says, connection by connection.
+/// A server that does what the test says, one connection after the other.
 struct Host(TcpListener);
 
 impl Host {
@@ -79,7 +79,7 @@ impl Host {
         tungstenite::accept(self.stream()).unwrap()
     }
 
-    /// Answers the next request so, and ends the connection.
+    /// Sends this response to the next request, and ends the connection.
     fn answer(&self, response: &str) {
         use std::io::Write;
         let mut stream = self.stream();
@@ -100,7 +100,7 @@ fn close(raw: &mut Raw, code: u16) {
     let reason = "".into();
     let code = code.into();
     raw.close(Some(CloseFrame { code, reason })).unwrap();
-    // Until the client has answered, and ended.
+    // Until the client has answered, and ended the stream.
     pump(raw);
 }
 
@@ -116,7 +116,7 @@ fn events(ws: &Websocket) -> Receiver<String> {
     events
 }
 
-/// A message with a number, long enough to fill what is between two sockets with not too many of them.
+/// A message with a number, so long that few of them fill the buffers between two sockets.
 fn numbered(n: u32) -> Message {
     let mut bytes = vec![0; 1024];
     bytes[..4].copy_from_slice(&n.to_be_bytes());
@@ -127,12 +127,14 @@ fn number(bytes: &[u8]) -> u32 {
     u32::from_be_bytes(bytes[..4].try_into().unwrap())
 }
 
-/// A client whose slow consumer has taken nothing of the 10 messages that came when its connection was lost.
+/// A client whose slow consumer has taken none of the 10 messages that arrived before its
+/// connection was lost.
 fn behind(host: &Host, options: &Options) -> (Websocket, rtcbot_websocket::Subscription<Message>) {
     let ws = options.connect(host.url()).unwrap();
     let slow = ws.subscribe_with(Queue::Block(1));
     let mut raw = host.accept();
-    // In one piece, which is read as one: from message to message, reading would wait for the consumer.
+    // In one piece, which is read as one: between two messages, reading would wait for the
+    // consumer.
     for n in 0..10 {
         raw.write(n.to_string().into()).unwrap();
     }

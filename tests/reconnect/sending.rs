@@ -62,7 +62,8 @@ fn messages_lost_by_many_cuts_are_counted_and_none_comes_twice() {
     let ws = options(soon()).connect(host.url()).unwrap();
     let putting = {
         let ws = ws.clone();
-        // The last ones may be lost like any other, so there is no last one: it ends with the connection.
+        // The last messages may be lost like others, so this continues until the end of the
+        // connection.
         thread::spawn(move || {
             for n in 0.. {
                 let put = ws.put(format!("{n} {}", "x".repeat(n % 300)));
@@ -80,7 +81,7 @@ fn messages_lost_by_many_cuts_are_counted_and_none_comes_twice() {
     while connections <= 5 || got.last().is_none_or(|last| *last < COUNT) {
         let mut raw = host.accept();
         connections += 1;
-        // Each lasts for a while; then it is cut off with whatever is on its way.
+        // Each connection lasts for a while, and is then cut with everything that is on its way.
         for _ in 0..connections * 37 % 500 {
             let n: u32 = text(&mut raw).split(' ').next().unwrap().parse().unwrap();
             got.push(n);
@@ -103,7 +104,7 @@ fn queued_messages_go_to_the_next_connection_when_a_server_goes_away() {
     let ws = options(soon()).connect(host.url()).unwrap();
     let mut raw = host.accept();
     ws.wait_ready_timeout(DEADLINE).unwrap();
-    // More than the sockets take: the writer is in the midst of it.
+    // More than the sockets take, so that the writer is in the middle of it.
     let big = "x".repeat(1 << 20);
     for _ in 0..12 {
         ws.put_nowait(big.clone()).unwrap();

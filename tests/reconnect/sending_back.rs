@@ -21,7 +21,8 @@ fn flood(raw: &mut Raw) {
     }
 }
 
-/// Who makes room for the reader waits for room in the send queue, which only the next connection makes.
+/// The thread that makes room for the reader waits for room in the send queue, which only the next
+/// connection makes.
 #[track_caller]
 fn sending_back_does_not_delay_the_next_connection(send_back: impl Fn(&Websocket)) {
     let host = Host::new();
@@ -42,7 +43,7 @@ fn sending_back_does_not_delay_the_next_connection(send_back: impl Fn(&Websocket
             _ => {}
         }
     }
-    // All that came over the first connection and was not sent before, once and in order.
+    // Everything that arrived over the first connection and was not sent before, once and in order.
     let came = u32::try_from(ws.stats().messages_in).unwrap() - 1;
     let first = numbers[0];
     assert_eq!(ws.stats().dropped, 0);
@@ -70,7 +71,7 @@ fn a_pipe_back_does_not_delay_the_next_connection_when_the_peer_falls_silent() {
     let mut raw = host.accept();
     let mut silent = Vec::new();
     let end = Instant::now() + 4 * DEADLINE;
-    // A peer that is late may be left before it has sent enough, or read what was left over.
+    // A peer that is late may be given up before it has sent enough or read the rest.
     let is_left_over = |raw: &mut Raw| {
         let _ = raw.send("the last".into());
         loop {

@@ -13,8 +13,8 @@ use crate::{Host, MS, behind, never, number, numbered, options, soon};
 fn a_slow_consumer_receives_all_of_a_lost_connection_while_there_is_no_other() {
     let host = Host::new();
     let (ws, slow) = behind(&host, options(never()).close_timeout(20 * MS));
-    // Nothing can be written either, which is found out by writing. Nor may that, in all the time that
-    // closing may take, cost the consumer anything.
+    // Nothing can be written either, which only a write discovers. During the whole close timeout,
+    // that must cost the consumer no message.
     for _ in 0..20 {
         ws.put("into the void").unwrap();
         let nothing = crossbeam_channel::never::<()>();
@@ -31,7 +31,7 @@ fn a_slow_consumer_receives_all_of_a_lost_connection_while_there_is_no_other() {
 fn messages_waiting_for_a_slow_consumer_come_before_those_of_the_next_connection() {
     let host = Host::new();
     let mut options = options(soon());
-    // Not all is read at once: some is left in the socket.
+    // Not everything is read at once: some is left in the socket.
     options.close_timeout(20 * MS).read_buffer(4096);
     let ws = options.connect(host.url()).unwrap();
     let slow = ws.subscribe_with(Queue::Block(1));
@@ -72,7 +72,7 @@ fn messages_waiting_for_a_slow_consumer_outlive_a_client_that_is_refused() {
         let _ = ws.put_nowait("into the void");
         answer.try_recv().is_ok()
     });
-    // Who asks is told at once, and not when that has taken what there is.
+    // A wait ends immediately, and not when the consumer has taken the messages.
     eventually("the end", || ws.is_closed());
     assert!(matches!(ws.error(), Some(Error::Refused { .. })));
     assert_eq!(ws.stats().receive_queue, 10);
@@ -97,7 +97,8 @@ fn a_subscriber_removed_before_the_next_connection_is_dropped_immediately() {
     let (told, result) = unbounded();
     let (go, gate) = unbounded::<()>();
     let mut options = options(soon());
-    // Each session has a consumer of its own, and the last one's is to be done before the next begins.
+    // Each session has a consumer of its own. The last one has to finish before the next one
+    // begins.
     options
         .close_timeout(20 * MS)
         .header_with("X-Session", move || {
@@ -124,7 +125,7 @@ fn a_subscriber_removed_before_the_next_connection_is_dropped_immediately() {
     let mut raw = host.accept();
     let next = ws.subscribe();
     raw.send("next".into()).unwrap();
-    // Behind what the other has left.
+    // After what the other consumer has left.
     while next.get_timeout(DEADLINE).unwrap() != "next" {}
 }
 
@@ -145,7 +146,7 @@ fn messages_beyond_the_limit_kept_for_a_slow_consumer_are_counted() {
     let (stop, stopped) = unbounded::<()>();
     let void = ws.clone();
     let putting = thread::spawn(move || {
-        // By which it finds that a connection is lost.
+        // This discovers that a connection is lost.
         while stopped.recv_timeout(MS) == Err(RecvTimeoutError::Timeout) {
             let _ = void.put_nowait("into the void");
         }
@@ -181,7 +182,7 @@ fn messages_beyond_the_limit_kept_for_a_slow_consumer_are_counted() {
         };
         let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
         let (round, n) = (number(0), number(4));
-        // Of each connection, all up to some point.
+        // Of each connection, all messages up to some point.
         match last {
             Some((before, m)) if before == round => assert_eq!(n, m + 1),
             Some((before, _)) => assert!(before < round && n == 0),

@@ -15,7 +15,7 @@ fn a_broadcast_reaches_all_in_their_own_mode_and_returns_those_without_room() {
     let (json_mode, text_mode) = (Options::new(), Options::new().json(false).clone());
     let (json_client, _json_peer) = pair_over(&mut server, &json_mode, &json_mode);
     let (text_client, _text_peer) = pair_over(&mut server, &text_mode, &text_mode);
-    // It takes nothing, and there is room for one message.
+    // It takes nothing, and has room for one message.
     let mut stalled = stream_to(&server);
     stalled.write_all(UPGRADE.as_bytes()).unwrap();
     let stalled_peer = Options::new()
@@ -23,7 +23,7 @@ fn a_broadcast_reaches_all_in_their_own_mode_and_returns_those_without_room() {
         .accept(server.next_timeout(DEADLINE).unwrap());
     read_head(&mut stalled);
     stalled_peer.wait_ready_timeout(DEADLINE).unwrap();
-    // Until what is on the way takes no more, either.
+    // Until the buffers on the way are full, too.
     let patience = Duration::from_millis(300);
     while stalled_peer
         .put_timeout(vec![0u8; 1 << 20], patience)

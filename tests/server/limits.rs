@@ -26,7 +26,7 @@ fn a_head_that_came_in_time_is_accepted_though_the_server_asks_late() {
     let mut stream = stream_to(&server);
     serve_until(&mut server, || true);
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-    // Longer than it would have had.
+    // Longer than the handshake timeout.
     thread::sleep(Duration::from_millis(300));
     let request = server.next_timeout(Duration::ZERO);
     assert!(request.is_some());
@@ -38,7 +38,7 @@ fn a_thousand_silent_clients_do_not_delay_the_next() {
     let address = server.local_addr().unwrap();
     let connect = move || TcpStream::connect(address).unwrap();
     let connecting = thread::spawn(move || (0..1000).map(|_| connect()).collect::<Vec<_>>());
-    // They are accepted meanwhile: a backlog holds only so many.
+    // They are accepted meanwhile, since a backlog holds only a few.
     serve_until(&mut server, || connecting.is_finished());
     let silent = connecting.join().unwrap();
     let options = Options::new();
@@ -79,7 +79,7 @@ fn a_connection_beyond_the_limit_is_answered_503_until_one_has_ended() {
 
     one.close().unwrap();
     its_peer.wait_closed_timeout(DEADLINE).unwrap();
-    // Its place is given back when its threads have ended.
+    // Its place is free when its threads have ended.
     eventually("a place", || {
         let client = options.connect(server.url()).unwrap();
         match server.next_timeout(Duration::from_millis(200)) {
@@ -100,7 +100,7 @@ fn every_kind_of_end_frees_a_place_for_a_connection() {
     let mut server = server().max_connections(1);
     for round in 0..50 {
         let mut found = None;
-        // The place of the round before may be taken for a moment longer.
+        // The place of the previous round may still be taken for a moment.
         eventually("a place", || {
             let mut stream = stream_to(&server);
             stream.write_all(UPGRADE.as_bytes()).unwrap();
@@ -136,7 +136,7 @@ fn a_refused_client_keeps_its_place_while_it_is_answered() {
     refused.write_all(request.as_bytes()).unwrap();
     let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
-    // Its body may yet come.
+    // Its body may still come.
     for _ in 0..5 {
         thread::sleep(Duration::from_millis(10));
         let mut next = stream_to(&server);

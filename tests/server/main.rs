@@ -32,7 +32,7 @@ fn read_all(mut stream: TcpStream) -> String {
     answer
 }
 
-/// Lets the server work until `done`.
+/// Runs the server until `done`.
 fn serve_until(server: &mut Server, mut done: impl FnMut() -> bool) {
     eventually("what the server is to do", || {
         assert!(server.next_timeout(Duration::from_millis(1)).is_none());
@@ -49,7 +49,7 @@ fn is_going_away(ws: &Websocket) -> bool {
     }
 }
 
-/// A server that runs a handler, and what becomes of it.
+/// A server that runs a handler, its handle, and the thread that serves.
 fn serving(
     handler: impl Fn(rtcbot_websocket::Request) + Send + Sync + 'static,
 ) -> (String, ServerHandle, thread::JoinHandle<()>) {

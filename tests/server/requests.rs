@@ -68,7 +68,7 @@ fn an_invalid_status_is_refused() {
 fn a_client_that_reads_slowly_receives_the_whole_response() {
     let mut server = server();
     let mut stream = stream_to(&server);
-    // A body that nobody reads: closing must not reset the connection over it.
+    // A body that is never read: closing must not reset the connection because of it.
     stream
         .write_all(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello")
         .unwrap();
@@ -177,7 +177,7 @@ fn a_request_that_is_not_http_is_answered_400_and_the_server_continues() {
     good.write_all(UPGRADE.as_bytes()).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
     assert_eq!(request.path(), "/chat");
-    // Serving goes on, so that the refusals are written whatever the order they came in.
+    // The server continues, so that the refusals are written in any order.
     assert!(
         server
             .next_timeout(std::time::Duration::from_millis(50))
@@ -204,7 +204,7 @@ fn next_timeout_returns_without_a_request() {
 #[test]
 fn a_server_listens_on_ipv6() {
     let Ok(mut server) = Server::bind("[::1]:0") else {
-        // A machine without IPv6 cannot show it.
+        // A machine without IPv6 cannot run this.
         return eprintln!("skipped: no IPv6 here");
     };
     let client = Websocket::connect(url(&server)).unwrap();

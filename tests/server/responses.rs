@@ -68,7 +68,7 @@ fn a_client_that_does_not_read_its_response_delays_no_other() {
     let options = Options::new();
     let (client, _peer) = pair_over(&mut server, &options, &options);
     client.close().unwrap();
-    // And when it wants it at last, it gets all of it.
+    // When it reads at last, it receives everything.
     let answer = read_all(slow);
     assert!(answer.as_bytes().ends_with(&page));
 }
@@ -83,7 +83,7 @@ fn a_client_that_sends_a_body_receives_the_response() {
     let request = server.next_timeout(DEADLINE).unwrap();
     request.respond(404, "nothing here").unwrap();
     // The body comes late. If the socket were closed by now, this would reset the connection.
-    // Nothing can be awaited here: the answer comes before the socket could be closed.
+    // Nothing can be awaited here: the response comes before the socket could be closed.
     thread::sleep(Duration::from_millis(50));
     stream.write_all(&[b'x'; 50_000]).unwrap();
     let start = Instant::now();

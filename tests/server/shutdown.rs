@@ -57,7 +57,7 @@ fn shutdown_sends_the_queued_messages_and_frees_the_port() {
             peer.put_nowait(n).unwrap();
         }
     }
-    // Somebody waits for requests all the while.
+    // A thread waits for requests all the time.
     let handle = server.handle();
     let waiting = thread::spawn(move || server.next().is_none());
     handle.shutdown(DEADLINE).unwrap();
@@ -72,7 +72,7 @@ fn shutdown_sends_the_queued_messages_and_frees_the_port() {
         assert!(is_going_away(&client));
         assert!(peer.is_closed());
     }
-    // Again does nothing.
+    // A second shutdown has no effect.
     handle.shutdown(DEADLINE).unwrap();
 }
 
@@ -94,7 +94,7 @@ fn shutdown_ends_within_its_timeout_when_a_client_does_not_answer() {
     for peer in &peers {
         peer.wait_ready_timeout(DEADLINE).unwrap();
     }
-    // They are cut, all within the same time, and that is no error of the shutdown.
+    // They are cut, all within the same time, and that is not an error of the shutdown.
     within(DEADLINE, move || {
         server.shutdown(Duration::from_millis(100)).unwrap();
     });
@@ -205,7 +205,7 @@ fn the_iterator_ends_when_the_shutdown_does() {
     let last = peer.clone();
     let iterating = thread::spawn(move || {
         assert!(server.next().is_none());
-        // Not before all connections have been closed, which the client delays.
+        // The client delays the end of its connection.
         assert!(last.is_closed());
         server
     });
@@ -216,7 +216,7 @@ fn the_iterator_ends_when_the_shutdown_does() {
     shutting_down.join().unwrap();
 }
 
-/// The race between a connection that is being made and a shutdown, many times.
+/// A connection that is being made races with a shutdown, many times.
 #[test]
 fn no_connection_survives_a_shutdown_at_any_moment() {
     for round in 0..300 {
@@ -233,7 +233,7 @@ fn no_connection_survives_a_shutdown_at_any_moment() {
         }
         handle.shutdown(DEADLINE).unwrap();
         within(DEADLINE, move || serving.join()).unwrap();
-        // Closed, refused, or never let in; but not left.
+        // Closed, refused, or never accepted, but not left open.
         let _ = client.wait_error_timeout(DEADLINE).unwrap();
         eventually("that all have gone", || handle.connections().is_empty());
     }
@@ -256,7 +256,7 @@ fn connections_stay_open_when_the_server_is_dropped() {
     client.wait_closed_timeout(DEADLINE).unwrap();
 }
 
-/// A handler that waits to be let go, and how many of them run.
+/// A handler that waits until it is released, and how many of them run.
 fn stuck_handlers() -> (
     impl Fn(rtcbot_websocket::Request) + Send + Sync + 'static,
     Arc<AtomicUsize>,
@@ -339,7 +339,7 @@ fn a_handler_counts_as_running_once_its_request_is_handed_out() {
         handle.shutdown(DEADLINE).unwrap();
         let at_shutdown = ended.load(Ordering::SeqCst);
         serving.join().unwrap();
-        // Whatever begins has ended by then, and nothing begins any more.
+        // Every handler that began has ended by then, and none begins afterwards.
         assert_eq!(at_shutdown, ended.load(Ordering::SeqCst));
         assert_eq!(begun.load(Ordering::SeqCst), at_shutdown);
         thread::spawn(move || drop(client));
@@ -354,7 +354,7 @@ fn shutdown_does_not_wait_for_a_refused_client() {
     stream.write_all(request.as_bytes()).unwrap();
     let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
-    // Its answer goes on for a while, for its body may yet come.
+    // Its refusal continues for a while, since its body may still come.
     eventually("its thread", || {
         crate::testkit::threads_named("ws-respond") > 0
     });
@@ -365,7 +365,7 @@ fn shutdown_does_not_wait_for_a_refused_client() {
     );
 }
 
-/// Holds up its connection until it is let go.
+/// Blocks its connection's own thread until it is released.
 struct Stuck(parking_lot::Mutex<mpsc::Receiver<()>>);
 
 impl rtcbot_websocket::Sink<rtcbot_websocket::Message> for Stuck {
@@ -392,12 +392,12 @@ fn the_iterator_ends_with_the_last_of_several_shutdowns() {
     let handle = server.handle();
     let iterating = thread::Builder::new().name("iterating".to_owned());
     let iterating = iterating.spawn(move || server.next().is_none()).unwrap();
-    // It waits for the first shutdown before the second begins.
+    // It waits for the first shutdown before the second one begins.
     eventually_asleep("iterating", 1);
     let long = thread::spawn(move || handle.shutdown(Duration::from_secs(3600)));
     let short = within(DEADLINE, move || short.join()).unwrap();
     assert!(matches!(short, Err(Error::Timeout)), "{short:?}");
-    // The connection has been cut, but its own thread is not free.
+    // The connection has been cut, but its own thread is still blocked.
     assert!(!long.is_finished() && !iterating.is_finished());
     go_on.send(()).unwrap();
     within(DEADLINE, move || long.join()).unwrap().unwrap();
@@ -418,7 +418,7 @@ fn handlers_that_have_shut_down_may_continue() {
         let handle = given.get().unwrap();
         handle.shutdown(Duration::from_secs(3600)).unwrap();
         counted.fetch_add(1, Ordering::SeqCst);
-        // Until the other is done as well.
+        // Until the other has finished as well.
         eventually("the other's shutdown", || {
             counted.load(Ordering::SeqCst) == COUNT
         });
@@ -432,7 +432,7 @@ fn handlers_that_have_shut_down_may_continue() {
     drop(clients);
 }
 
-/// Tells what becomes of a shutdown that a connection's own thread asks for.
+/// Sends the result of a shutdown that is called on a connection's own thread.
 struct Stop(ServerHandle, mpsc::Sender<Result<(), Error>>);
 
 impl rtcbot_websocket::Sink<rtcbot_websocket::Message> for Stop {

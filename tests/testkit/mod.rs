@@ -1,4 +1,5 @@
-//! What the tests stand on: connected pairs, raw peers, and deadlines in place of hangs.
+//! What the tests share: connected pairs, raw peers, faulty transports, and deadlines in place of
+//! hangs.
 #![allow(dead_code)] // Each test file uses its own part.
 
 #[cfg(feature = "native-tls")]
@@ -26,7 +27,7 @@ use rtcbot_websocket::{Error, Options, Server, Websocket};
 /// Long enough for a loaded machine, short enough for a person.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Runs `f` on a thread of its own; panics if it panics or does not return in time.
+/// Runs `f` on a thread of its own. Panics if `f` panics or does not return in time.
 #[track_caller]
 pub fn within<R: Send + 'static>(limit: Duration, f: impl FnOnce() -> R + Send + 'static) -> R {
     let (done, result) = mpsc::channel();
@@ -42,15 +43,15 @@ pub fn within<R: Send + 'static>(limit: Duration, f: impl FnOnce() -> R + Send +
     }
 }
 
-/// Tells that a test cannot run here, and why. Where nothing may be missing, as in the project's gate run
-/// by root, that fails the test: a test that was skipped has not passed.
+/// Reports that a test cannot run here, and why. With `RTCBOT_NO_SKIP`, as in the project's gate
+/// run by root, that fails the test: a skipped test has not passed.
 #[track_caller]
 pub fn skip(why: &str) {
     assert!(std::env::var_os("RTCBOT_NO_SKIP").is_none(), "{why}");
     eprintln!("skipped: {why}");
 }
 
-/// Waits for something that nothing announces.
+/// Waits for a condition that no event announces.
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -98,8 +99,8 @@ pub fn url(server: &Server) -> String {
     }
 }
 
-/// An address for servers: a client that comes back to one that is gone finds no other process of
-/// these tests there, to which the system has given the port meanwhile.
+/// An address for servers, of this process alone. A client that reconnects to a server that has
+/// ended does not find another test there, to which the system has given the port.
 pub fn own_address() -> IpAddr {
     if cfg!(target_os = "linux") {
         let [.., a, b, c] = std::process::id().to_be_bytes();
@@ -138,7 +139,7 @@ pub const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: localhost\r\nUpgrade: web
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\n\r\n";
 
-/// Options by which a peer that does not answer is given up after two ticks.
+/// Options by which a silent peer is a ping timeout after two ticks.
 pub fn pinging(tick: Duration) -> Options {
     Options::new()
         .ping_interval(tick)
@@ -146,7 +147,7 @@ pub fn pinging(tick: Duration) -> Options {
         .clone()
 }
 
-/// Sends messages on a thread until nothing more can be sent, and reads nothing.
+/// Sends messages on a thread until nothing more can be sent. Reads nothing.
 pub fn flood(mut stream: TcpStream) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let frames = masked_frame(0x82, &[0; 125]).repeat(1000);
@@ -154,7 +155,7 @@ pub fn flood(mut stream: TcpStream) -> thread::JoinHandle<()> {
     })
 }
 
-/// Reads, and answers pings and a Close frame, until the end.
+/// Reads until the end; answers pings and a Close frame.
 pub fn pump<S: Read + Write>(raw: &mut tungstenite::WebSocket<S>) {
     while raw.read().is_ok() {}
 }
@@ -179,7 +180,7 @@ pub fn masked_frame(first_byte: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The code of the Close frame that comes next; other frames are skipped.
+/// Returns the code of the next Close frame, and skips other frames.
 pub fn read_close_code(stream: &mut TcpStream) -> u16 {
     loop {
         let (first, payload) = frames::read_frame(stream).unwrap();
@@ -189,7 +190,7 @@ pub fn read_close_code(stream: &mut TcpStream) -> u16 {
     }
 }
 
-/// How many threads this process has with a name that begins so. Linux only.
+/// How many threads of this process have a name with this prefix. Linux only.
 pub fn threads_named(prefix: &str) -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     tasks
@@ -198,8 +199,8 @@ pub fn threads_named(prefix: &str) -> usize {
         .count()
 }
 
-/// Waits until `count` threads of this process with this name wait for something. Elsewhere than on
-/// Linux nothing tells: there they may only be about to.
+/// Waits until `count` threads of this process with this name are asleep. Only Linux reports that;
+/// elsewhere they may still be about to sleep.
 #[track_caller]
 pub fn eventually_asleep(name: &str, count: usize) {
     if cfg!(target_os = "linux") {
@@ -215,17 +216,17 @@ pub fn eventually_asleep(name: &str, count: usize) {
     }
 }
 
-/// How many bytes of memory this process has at the moment. Linux only.
+/// How many bytes of memory this process uses. Linux only.
 pub fn resident() -> usize {
     status("VmRSS:")
 }
 
-/// How many bytes of address space this process has at the moment. Linux only.
+/// How many bytes of address space this process uses. Linux only.
 pub fn reserved() -> usize {
     status("VmSize:")
 }
 
-/// The most that it has had. Linux only.
+/// The most memory that it has used so far. Linux only.
 pub fn most_resident() -> usize {
     status("VmHWM:")
 }
@@ -237,8 +238,8 @@ fn status(line: &str) -> usize {
     kib.parse::<usize>().unwrap() << 10
 }
 
-/// Runs `body` in a process of its own, by way of the test of this name, which calls this; for what
-/// counts what a process has, while other tests run beside it.
+/// Runs `body` in a process of its own, through the test of this name, which calls this. For tests
+/// that count resources of the process.
 #[track_caller]
 pub fn alone(test: &str, body: impl FnOnce()) {
     const ALONE: &str = "RTCBOT_WEBSOCKET_ALONE";
@@ -248,8 +249,8 @@ pub fn alone(test: &str, body: impl FnOnce()) {
     again(test, (ALONE, test), 12 * DEADLINE);
 }
 
-/// Runs the test of this name in a process of its own with this in its environment, and sees it end well, and in
-/// time.
+/// Runs the test of this name in a process of its own with this variable. Panics unless it succeeds
+/// in time.
 #[track_caller]
 pub fn again(test: &str, variable: (&str, &str), limit: Duration) {
     again_with(test, &[variable], limit);
@@ -261,7 +262,7 @@ pub fn again_with(test: &str, environment: &[(&str, &str)], limit: Duration) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture"])
         .envs(environment.iter().copied())
-        // In glibc, so that what one thread has given back is there for the others.
+        // For glibc: memory that one thread has freed is there for the others.
         .env("MALLOC_ARENA_MAX", "1")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -1,4 +1,4 @@
-//! Certificates, made anew for each test.
+//! Certificates, made for each test.
 
 use std::io;
 use std::net::TcpStream;
@@ -12,21 +12,21 @@ use rustls::server::danger::ClientCertVerifier;
 
 use super::DEADLINE;
 
-/// An authority of its own, and a server that it vouches for.
+/// An authority, and a server with a certificate of it.
 pub struct Pki {
     pub ca: rcgen::Certificate,
     pub identity: Identity,
-    /// What the identity is made of.
+    /// The parts of the identity.
     pub certificate: rcgen::Certificate,
     pub key: KeyPair,
 }
 
-/// For a server that is known by these names and addresses.
+/// For a server with these names and addresses.
 pub fn pki_for(names: &[&str]) -> Pki {
     let ca_key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new([]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    // Two of the same name that are not the same would be taken for one that vouches for itself.
+    // Two different authorities of the same name would be taken for a self-signed certificate.
     let name = format!("authority of {names:?}, {:?}", std::time::SystemTime::now());
     params.distinguished_name.push(DnType::CommonName, name);
     let ca = params.self_signed(&ca_key).unwrap();
@@ -71,12 +71,12 @@ impl Pki {
         super::pair_over(&mut self.server(), &options, &options)
     }
 
-    /// The same server in rustls, which knows TLS 1.3 (native-tls's servers do not, on OpenSSL).
+    /// The same server in rustls, which supports TLS 1.3 (native-tls's servers do not, on OpenSSL).
     pub fn rustls(&self) -> rustls::ServerConnection {
         self.rustls_with(None)
     }
 
-    /// As [`rustls`](Self::rustls), for clients that this authority vouches for.
+    /// As [`rustls`](Self::rustls), for clients with a certificate of this authority.
     pub fn rustls_for_known_clients(&self) -> rustls::ServerConnection {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.ca.der().clone()).unwrap();
@@ -103,7 +103,7 @@ impl Pki {
         rustls::ServerConnection::new(Arc::new(config)).unwrap()
     }
 
-    /// A blocking client as native-tls has it.
+    /// A blocking client of native-tls.
     pub fn raw_connector(&self) -> TlsConnector {
         let root = Certificate::from_pem(self.ca.pem().as_bytes()).unwrap();
         let mut builder = TlsConnector::builder();

@@ -14,18 +14,18 @@ use super::{DEADLINE, within};
 #[cfg(feature = "native-tls")]
 use rtcbot_websocket::native_tls::TlsAcceptor;
 
-/// What connections are made over.
+/// The kind of connections.
 pub enum Wire {
     Ws,
     #[cfg(feature = "native-tls")]
     Wss(Box<Tls>),
 }
 
-/// What is made once, since it takes its time.
+/// Made once, since it takes time.
 #[cfg(feature = "native-tls")]
 pub struct Tls {
     pki: Pki,
-    /// Clones of it share what they have read of the system's certificates.
+    /// Its clones share the certificates of the system that have been read.
     options: Options,
     acceptor: TlsAcceptor,
 }
@@ -38,7 +38,7 @@ fn each() -> Vec<Wire> {
     ]
 }
 
-/// Runs `test` over each; panics if it does not return.
+/// Runs `test` over each kind. Panics if it does not return.
 #[track_caller]
 pub fn over_each(test: impl Fn(&Wire) + Copy + Send + 'static) {
     for wire in each() {
@@ -48,7 +48,7 @@ pub fn over_each(test: impl Fn(&Wire) + Copy + Send + 'static) {
     }
 }
 
-/// As [`over_each`], for a test that takes its time: over all at the same time.
+/// As [`over_each`], for a long test: over all kinds at the same time.
 #[track_caller]
 pub fn over_each_at_once(test: impl Fn(&Wire) + Copy + Send + 'static) {
     within(5 * DEADLINE, move || {
@@ -83,8 +83,8 @@ impl Wire {
         }))
     }
 
-    /// For clients and servers that trust each other. A loaded machine may need longer to connect and to
-    /// close than a user would wait.
+    /// For clients and servers that trust each other. A loaded machine may need longer to connect
+    /// and to close than a user would wait.
     pub fn options(&self) -> Options {
         let mut options = match self {
             Wire::Ws => Options::new(),
@@ -110,14 +110,14 @@ impl Wire {
         super::pair_over(&mut self.server(), &options, &options)
     }
 
-    /// A raw server that has yet to accept anything, and its URL.
+    /// A raw server that has not accepted a client yet, and its URL.
     pub fn listen(&self) -> (TcpListener, String) {
         let listener = TcpListener::bind((super::own_address(), 0)).unwrap();
         let url = format!("{self}://{}/", listener.local_addr().unwrap());
         (listener, url)
     }
 
-    /// Accepts the next client, and carries out the TLS handshake if there is one. Beside it, what is below.
+    /// Accepts the next client, with the TLS handshake if there is one. Also returns the socket.
     pub fn accept_bytes(&self, listener: &TcpListener) -> (Box<dyn Stream>, TcpStream) {
         let (socket, _) = listener.accept().unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -131,7 +131,7 @@ impl Wire {
         (stream, socket)
     }
 
-    /// Carries out a raw server's handshakes with the next client.
+    /// Accepts the next client, with all handshakes.
     pub fn accept(&self, listener: &TcpListener) -> Raw {
         let (stream, socket) = self.accept_bytes(listener);
         let codec = tungstenite::accept(stream).unwrap();
@@ -154,15 +154,15 @@ pub trait Stream: Read + Write + Send {}
 
 impl<S: Read + Write + Send> Stream for S {}
 
-/// A blocking tungstenite server: it reads when it is told to, and so answers nothing by itself.
+/// A blocking tungstenite server. It answers only while the test reads.
 pub struct Raw {
     codec: tungstenite::WebSocket<Box<dyn Stream>>,
-    /// What is below, TLS or not.
+    /// The socket, under TLS or not.
     pub socket: TcpStream,
 }
 
 impl Raw {
-    /// Reads, and answers what asks for an answer, until the end.
+    /// Reads until the end; answers pings and a Close frame.
     pub fn pump(mut self) {
         super::pump(&mut self.codec);
     }
