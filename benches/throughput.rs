@@ -1,9 +1,9 @@
-//! This crate beside raw blocking tungstenite, in one run: round trip, and one-way messages a second.
+//! This crate compared with blocking tungstenite in one run: round trips and one-way messages per
+//! second.
 //!
-//! `cargo bench --bench throughput`. Machines differ and are shared: compare the lines of one run
-//! with each other, never with those of another.
+//! `cargo bench --bench throughput`. Machines differ and are shared: compare lines of one run only.
 
-// What `criterion_group!` makes has none.
+// Items made by `criterion_group!` have no documentation.
 #![allow(missing_docs)]
 
 use std::net::{TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use rtcbot_websocket::{Bytes, Message, Options, Queue, Server, Websocket};
 use tungstenite::Message as Wire;
 
-/// What the raw peer does with what it is told.
+/// What the tungstenite peer does with a message.
 #[derive(Clone, Copy)]
 enum Peer {
     /// Sends every message back.
@@ -23,11 +23,11 @@ enum Peer {
     Sink,
     /// Sends as many messages as the text says.
     Flood(usize),
-    /// Sends the text behind the number as many times as that says.
+    /// The text begins with a number; sends the rest of it that many times.
     Repeat,
 }
 
-/// A server on raw blocking tungstenite, for any number of connections.
+/// A server on blocking tungstenite, for any number of connections.
 fn raw_server(peer: Peer) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
@@ -92,7 +92,7 @@ fn client(url: &str) -> Websocket {
     ws
 }
 
-/// An echo server on this crate: one thread a connection, `get` and `put`.
+/// An echo server on this crate: one thread for each connection, `get` and `put`.
 fn server() -> String {
     let server = Server::bind("127.0.0.1:0").unwrap();
     let url = server.url().to_owned();
@@ -213,7 +213,7 @@ fn receives(c: &mut Criterion) {
     }
 }
 
-/// As `receives`, of text messages: in JSON mode each is looked at on its way in.
+/// As `receives`, for text messages: in JSON mode each one is parsed when it arrives.
 fn receives_text(c: &mut Criterion) {
     let object = r#"{"motor": 1, "speed": 0.25, "name": "left", "on": true, "at": 12345}"#;
     let cases = [
@@ -265,7 +265,7 @@ fn receives_text(c: &mut Criterion) {
     group.finish();
 }
 
-/// What a further subscription costs: the publisher alone, with queues that never fill.
+/// The cost of one more subscription: the publisher alone, with queues that never fill.
 fn fan_out(c: &mut Criterion) {
     let mut group = c.benchmark_group("fan_out");
     group.throughput(Throughput::Elements(1));

@@ -1,10 +1,9 @@
-//! This crate beside raw blocking tungstenite, both over TLS, in one run: round trip, and messages in
-//! both directions at once.
+//! This crate compared with blocking tungstenite, both over TLS, in one run: round trips, and
+//! messages in both directions at once.
 //!
-//! `cargo bench --bench tls`. Machines differ and are shared: compare the lines of one run with each
-//! other, never with those of another.
+//! `cargo bench --bench tls`. Machines differ and are shared: compare lines of one run only.
 
-// What `criterion_group!` makes has none.
+// Items made by `criterion_group!` have no documentation.
 #![allow(missing_docs)]
 
 use std::net::{TcpListener, TcpStream};
@@ -59,7 +58,7 @@ fn raw_client(pki: &Pki, url: &str) -> Raw {
     tungstenite::client(url, stream).unwrap().0
 }
 
-/// An echo server on raw blocking tungstenite: one thread a connection.
+/// An echo server on blocking tungstenite: one thread for each connection.
 fn raw_server(pki: &Pki) -> String {
     let acceptor = pki.acceptor();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -98,7 +97,7 @@ fn client(pki: &Pki, url: &str) -> Websocket {
     ws
 }
 
-/// An echo server on this crate: one thread a connection, `get` and `put`.
+/// An echo server on this crate: one thread for each connection, `get` and `put`.
 fn server(pki: &Pki) -> String {
     let server = Server::bind_tls("127.0.0.1:0", pki.identity.clone()).unwrap();
     let url = server.url().to_owned();
@@ -117,7 +116,7 @@ fn server(pki: &Pki) -> String {
     url
 }
 
-/// One end of a connection, and what comes in there.
+/// One end of a connection, and the messages that arrive there.
 type End = (Websocket, Subscription<Message>);
 
 /// A client and the server's end of the same connection.
@@ -189,7 +188,8 @@ fn own_receive(subscription: &Subscription<Message>, n: u64) {
     }
 }
 
-/// One message each way is one element. The time is until the last has arrived on both sides.
+/// One message in each direction is one element. The time ends when both sides have received the
+/// last one.
 fn both_directions(c: &mut Criterion) {
     let pki = Pki::new();
     let mut group = c.benchmark_group("tls_both_directions_256B");
@@ -228,7 +228,7 @@ fn both_directions(c: &mut Criterion) {
     group.finish();
 }
 
-/// The same in one direction, for what the session's being shared does not explain.
+/// The same in one direction: a difference there does not come from sharing the session.
 fn one_direction(c: &mut Criterion) {
     let pki = Pki::new();
     let mut group = c.benchmark_group("tls_one_direction_256B");

@@ -363,6 +363,9 @@ mod catch_panic;
 mod deadline;
 mod descriptors;
 mod error;
+// The testkit that it shares with the tests knows the crate by its name.
+#[cfg(any(test, fuzzing))]
+extern crate self as rtcbot_websocket;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -1,8 +1,8 @@
-//! Who is too slow holds back who is too fast: memory stays within the settings, and what was accepted arrives.
-//! Each in a process of its own, since it measures that.
+//! A slow receiver holds back a fast sender: memory stays within the settings, and accepted
+//! messages arrive. Each test measures its own process.
 #![cfg(target_os = "linux")]
 
-mod rig;
+mod testkit;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -12,21 +12,21 @@ use std::time::Duration;
 
 use crossbeam_channel::{bounded, unbounded};
 use parking_lot::Mutex;
-use rig::wire::{Raw, Wire, over_each};
-use rig::{DEADLINE, alone, eventually, most_resident, resident, within};
 use rtcbot_websocket::{Message, PutError, Queue, Subscription, SubscriptionId, Websocket};
+use testkit::wire::{Raw, Wire, over_each};
+use testkit::{DEADLINE, alone, eventually, most_resident, resident, within};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-/// What the threads, the codecs, TLS and the allocator take beside what the settings say.
+/// What the threads, the codecs, TLS and the allocator use in addition to the settings.
 const ALLOWANCE: usize = 8 * MIB;
 
-/// How long most messages are here, and how many of them would be too many.
+/// The length of most messages here, and a number of them that would be too many.
 const LENGTH: usize = 32 * KIB;
 const MOST: u32 = 8000;
 
-/// A message that tells its number.
+/// A message that contains its number.
 fn numbered(n: u32) -> Vec<u8> {
     n.to_be_bytes().repeat(LENGTH / 4)
 }
@@ -36,7 +36,7 @@ fn number(message: &Message) -> u32 {
     u32::from_be_bytes(bytes[..4].try_into().unwrap())
 }
 
-/// Waits until something that counts stands still. That it only seems to, on a busy machine, breaks no test.
+/// Waits until a count stands still. On a busy machine it may only seem to; that breaks no test.
 fn eventually_still(count: impl Fn() -> u32) -> u32 {
     let mut last = None;
     eventually("nothing moves any more", || {
@@ -47,7 +47,7 @@ fn eventually_still(count: impl Fn() -> u32) -> u32 {
     last.unwrap_or_default()
 }
 
-/// A limit for the memory that this process takes from the first of its limits on.
+/// A limit for the memory that this process uses since its first limit was made.
 struct Limit {
     before: usize,
     bytes: usize,
@@ -58,7 +58,7 @@ impl Limit {
         static BEFORE: OnceLock<usize> = OnceLock::new();
         Limit {
             before: *BEFORE.get_or_init(resident),
-            // A message that waits keeps the buffer that it was read into.
+            // A waiting message keeps the buffer that it was read into.
             bytes: bytes + bytes / 2 + ALLOWANCE,
         }
     }
@@ -75,10 +75,10 @@ impl Limit {
     }
 }
 
-/// The number of a flood's last message.
+/// The number of the last message of a flood.
 const END: u32 = u32::MAX;
 
-/// Somebody who sends as fast as possible, on a thread of its own, until told to stop.
+/// A thread that sends as fast as possible until it is stopped.
 struct Flood<P> {
     sent: Arc<AtomicU32>,
     stop: Arc<AtomicBool>,
@@ -107,25 +107,25 @@ impl<P: Send + 'static> Flood<P> {
         self.sent.load(Ordering::SeqCst)
     }
 
-    /// Waits until it has to wait.
+    /// Waits until the flood is blocked.
     #[track_caller]
     fn is_held_back(&self) {
         let sent = eventually_still(|| self.sent());
         assert!(sent < MOST, "nothing holds it back");
     }
 
-    /// Nothing does so.
+    /// Checks that the flood is not blocked.
     #[track_caller]
     fn goes_on(&self) {
         eventually("much has been sent", || self.sent() > MOST / 8);
     }
 
-    /// Lets it end with what it is sending.
+    /// Stops after the message that is being sent.
     fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
     }
 
-    /// How many there were before the last.
+    /// How many messages came before the last one.
     fn over(self) -> (u32, P) {
         self.stop();
         let peer = within(2 * DEADLINE, move || self.thread.join().unwrap());
@@ -133,7 +133,7 @@ impl<P: Send + 'static> Flood<P> {
     }
 }
 
-/// As many as there are up to the last, each in its place.
+/// Every message up to the last one, in order.
 #[track_caller]
 fn count_to_the_end(mut next: impl FnMut() -> u32) -> u32 {
     for n in 0.. {
@@ -160,7 +160,7 @@ fn flood(raw: Raw) -> Flood<Raw> {
     Flood::start(raw, |raw, bytes| raw.send(bytes.into()).unwrap())
 }
 
-/// A test of this name over each wire, in a process of its own.
+/// Runs the test of this name over each kind of connection, in a process of its own.
 fn alone_over_each(test: &str, body: fn(&Wire)) {
     alone(test, || over_each(body));
 }
@@ -183,8 +183,8 @@ fn a_full_queue_that_blocks_holds_the_peer_back_and_loses_nothing() {
 }
 
 #[test]
-fn a_queue_that_drops_takes_no_more_than_it_holds_and_keeps_the_newest() {
-    let test = "a_queue_that_drops_takes_no_more_than_it_holds_and_keeps_the_newest";
+fn a_queue_that_drops_stays_within_its_capacity_and_keeps_the_newest_messages() {
+    let test = "a_queue_that_drops_stays_within_its_capacity_and_keeps_the_newest_messages";
     alone_over_each(test, |wire| {
         for (queue, kept) in [(Queue::DropOldest(64), 64), (Queue::Latest, 1)] {
             let (client, raw) = wire.client_and_raw(|_| {});
@@ -218,8 +218,8 @@ fn a_queue_without_limit_keeps_everything() {
 }
 
 #[test]
-fn what_comes_before_anybody_has_subscribed_is_kept_within_its_limit() {
-    let test = "what_comes_before_anybody_has_subscribed_is_kept_within_its_limit";
+fn messages_that_arrive_before_the_first_subscription_are_kept_up_to_the_limit() {
+    let test = "messages_that_arrive_before_the_first_subscription_are_kept_up_to_the_limit";
     alone_over_each(test, |wire| {
         let (client, raw) = wire.client_and_raw(|_| {});
         let limit = Limit::of(4 * MIB);
@@ -257,8 +257,8 @@ fn a_paused_connection_holds_the_peer_back_and_loses_nothing() {
 }
 
 #[test]
-fn a_callback_that_is_too_slow_holds_the_peer_back_and_misses_nothing() {
-    let test = "a_callback_that_is_too_slow_holds_the_peer_back_and_misses_nothing";
+fn a_slow_callback_holds_the_peer_back_and_receives_every_message() {
+    let test = "a_slow_callback_holds_the_peer_back_and_receives_every_message";
     alone_over_each(test, |wire| {
         for workers in [0, 4] {
             let (client, raw) = wire.client_and_raw(|_| {});
@@ -280,7 +280,7 @@ fn a_callback_that_is_too_slow_holds_the_peer_back_and_misses_nothing() {
             let (count, _raw) = flood.over();
             let mut calls = calls.iter().take(count as usize + 1).collect::<Vec<_>>();
             if workers > 0 {
-                // They end in any order.
+                // Calls end in any order.
                 calls.sort_unstable();
             }
             assert!(calls.into_iter().eq((0..count).chain([END])));
@@ -290,8 +290,8 @@ fn a_callback_that_is_too_slow_holds_the_peer_back_and_misses_nothing() {
 }
 
 #[test]
-fn a_full_channel_holds_the_peer_back_and_misses_nothing() {
-    let test = "a_full_channel_holds_the_peer_back_and_misses_nothing";
+fn a_full_channel_holds_the_peer_back_and_receives_every_message() {
+    let test = "a_full_channel_holds_the_peer_back_and_receives_every_message";
     alone_over_each(test, |wire| {
         let (client, raw) = wire.client_and_raw(|_| {});
         let (sender, messages) = bounded(64);
@@ -308,8 +308,8 @@ fn a_full_channel_holds_the_peer_back_and_misses_nothing() {
 }
 
 #[test]
-fn what_is_piped_into_a_stalled_connection_holds_its_sender_back_and_loses_nothing() {
-    let test = "what_is_piped_into_a_stalled_connection_holds_its_sender_back_and_loses_nothing";
+fn a_pipe_into_a_stalled_connection_holds_its_sender_back_and_loses_nothing() {
+    let test = "a_pipe_into_a_stalled_connection_holds_its_sender_back_and_loses_nothing";
     alone_over_each(test, |wire| {
         for as_source in [false, true] {
             let (from, flooding) = wire.client_and_raw(|_| {});
@@ -333,15 +333,15 @@ fn what_is_piped_into_a_stalled_connection_holds_its_sender_back_and_loses_nothi
 }
 
 #[test]
-fn pings_of_a_peer_that_takes_no_pong_take_no_memory() {
+fn pings_from_a_peer_that_reads_no_pong_use_no_memory() {
     const COUNT: u32 = 60_000;
-    let test = "pings_of_a_peer_that_takes_no_pong_take_no_memory";
+    let test = "pings_from_a_peer_that_reads_no_pong_use_no_memory";
     alone_over_each(test, |wire| {
         let (client, mut raw) = wire.client_and_raw(|options| {
             options.send_queue(MIB);
         });
         let moment = Duration::from_millis(100);
-        // So that no pong gets out.
+        // No pong can be sent.
         while client.put_timeout(vec![0; MIB], moment).is_ok() {}
         let limit = Limit::of(MIB);
         for n in 0..COUNT {
@@ -352,7 +352,7 @@ fn pings_of_a_peer_that_takes_no_pong_take_no_memory() {
         raw.send("the end of the pings".into()).unwrap();
         client.get_timeout(DEADLINE).unwrap();
         limit.check();
-        // The newest are answered all the same, in their order.
+        // The newest pings are still answered, in order.
         let reading = thread::spawn(move || {
             let mut pongs = Vec::new();
             while let Ok(message) = raw.read() {
@@ -370,8 +370,9 @@ fn pings_of_a_peer_that_takes_no_pong_take_no_memory() {
 }
 
 #[test]
-fn a_peer_that_stops_reading_makes_put_nowait_say_full_and_gets_all_that_was_accepted() {
-    let test = "a_peer_that_stops_reading_makes_put_nowait_say_full_and_gets_all_that_was_accepted";
+fn put_nowait_returns_full_when_the_peer_stops_reading_and_every_accepted_message_arrives() {
+    let test =
+        "put_nowait_returns_full_when_the_peer_stops_reading_and_every_accepted_message_arrives";
     alone_over_each(test, |wire| {
         let (client, mut raw) = wire.client_and_raw(|options| {
             options.send_queue(4 * MIB);
@@ -407,8 +408,8 @@ fn a_peer_that_stops_reading_makes_put_nowait_say_full_and_gets_all_that_was_acc
 }
 
 #[test]
-fn puts_that_wait_for_a_peer_that_stops_reading_are_all_sent_once_and_in_order() {
-    let test = "puts_that_wait_for_a_peer_that_stops_reading_are_all_sent_once_and_in_order";
+fn puts_that_wait_for_a_peer_that_stops_reading_are_sent_once_and_in_order() {
+    let test = "puts_that_wait_for_a_peer_that_stops_reading_are_sent_once_and_in_order";
     alone_over_each(test, |wire| {
         let (client, mut raw) = wire.client_and_raw(|options| {
             options.send_queue(MIB);
@@ -443,8 +444,8 @@ fn puts_that_wait_for_a_peer_that_stops_reading_are_all_sent_once_and_in_order()
 }
 
 #[test]
-fn a_source_is_not_read_while_the_peer_takes_nothing_and_loses_nothing() {
-    let test = "a_source_is_not_read_while_the_peer_takes_nothing_and_loses_nothing";
+fn a_source_is_not_read_while_the_peer_reads_nothing_and_loses_nothing() {
+    let test = "a_source_is_not_read_while_the_peer_reads_nothing_and_loses_nothing";
     alone_over_each(test, |wire| {
         let (client, mut raw) = wire.client_and_raw(|_| {});
         let (sender, source) = bounded::<Message>(64);
@@ -460,11 +461,12 @@ fn a_source_is_not_read_while_the_peer_takes_nothing_and_loses_nothing() {
 }
 
 #[test]
-fn everything_at_once_stays_within_its_limits_and_gets_what_it_is_to_get() {
-    let test = "everything_at_once_stays_within_its_limits_and_gets_what_it_is_to_get";
+fn all_kinds_of_consumers_together_stay_within_their_limits_and_receive_their_messages() {
+    let test =
+        "all_kinds_of_consumers_together_stay_within_their_limits_and_receive_their_messages";
     alone_over_each(test, |wire| {
-        // A peer that floods and does not read, all of which is to go back to it; and beside that a queue of each
-        // kind and slow callbacks of both kinds.
+        // A peer that floods and does not read, whose messages are all sent back. In addition, a
+        // queue of each kind, and slow callbacks of both kinds.
         let (client, server) = wire.pair(|options| {
             options.send_queue(MIB).receive_queue(Queue::Block(64));
         });
@@ -532,49 +534,54 @@ impl log::Log for Warnings {
 static WARNINGS: Warnings = Warnings(Mutex::new(Vec::new()));
 
 #[test]
-fn what_has_been_full_for_a_second_is_warned_of_once() {
-    alone("what_has_been_full_for_a_second_is_warned_of_once", || {
-        log::set_logger(&WARNINGS).unwrap();
-        log::set_max_level(log::LevelFilter::Warn);
-        let about = |id: SubscriptionId| {
-            let warnings = WARNINGS.0.lock();
-            let name = format!("{id:?} has been full for a second");
-            warnings.iter().filter(|text| text.contains(&name)).count()
-        };
-        let (go, gate) = bounded::<()>(0);
-        let forgotten: Vec<(Websocket, Websocket, SubscriptionId)> = (0..4)
-            .map(|kind| {
-                let (client, server) = rig::pair();
-                let gate = gate.clone();
-                let id = match kind {
-                    0 => {
-                        let unread = client.subscribe();
-                        let id = *unread.as_ref();
-                        std::mem::forget(unread);
-                        id
+fn a_consumer_that_stays_full_for_a_second_is_logged_once() {
+    alone(
+        "a_consumer_that_stays_full_for_a_second_is_logged_once",
+        || {
+            log::set_logger(&WARNINGS).unwrap();
+            log::set_max_level(log::LevelFilter::Warn);
+            let about = |id: SubscriptionId| {
+                let warnings = WARNINGS.0.lock();
+                let name = format!("{id:?} has been full for a second");
+                warnings.iter().filter(|text| text.contains(&name)).count()
+            };
+            let (go, gate) = bounded::<()>(0);
+            let forgotten: Vec<(Websocket, Websocket, SubscriptionId)> = (0..4)
+                .map(|kind| {
+                    let (client, server) = testkit::pair();
+                    let gate = gate.clone();
+                    let id = match kind {
+                        0 => {
+                            let unread = client.subscribe();
+                            let id = *unread.as_ref();
+                            std::mem::forget(unread);
+                            id
+                        }
+                        1 => {
+                            let (sender, untaken) = bounded(1);
+                            std::mem::forget(untaken);
+                            client.subscribe_to(sender)
+                        }
+                        2 => client.subscribe_callback(move |_| gate.recv().unwrap_or_default()),
+                        _ => {
+                            client.subscribe_concurrent(1, move |_| gate.recv().unwrap_or_default())
+                        }
+                    };
+                    for n in 0..1100 {
+                        server.put(n).unwrap();
                     }
-                    1 => {
-                        let (sender, untaken) = bounded(1);
-                        std::mem::forget(untaken);
-                        client.subscribe_to(sender)
-                    }
-                    2 => client.subscribe_callback(move |_| gate.recv().unwrap_or_default()),
-                    _ => client.subscribe_concurrent(1, move |_| gate.recv().unwrap_or_default()),
-                };
-                for n in 0..1100 {
-                    server.put(n).unwrap();
-                }
-                (client, server, id)
-            })
-            .collect();
-        for (_, _, id) in &forgotten {
-            eventually("a warning", || about(*id) > 0);
-        }
-        // Full for another while.
-        thread::sleep(Duration::from_millis(1500));
-        for (_, _, id) in &forgotten {
-            assert_eq!(about(*id), 1);
-        }
-        drop(go);
-    });
+                    (client, server, id)
+                })
+                .collect();
+            for (_, _, id) in &forgotten {
+                eventually("a warning", || about(*id) > 0);
+            }
+            // They stay full for longer than the interval between two warnings.
+            thread::sleep(Duration::from_millis(1500));
+            for (_, _, id) in &forgotten {
+                assert_eq!(about(*id), 1);
+            }
+            drop(go);
+        },
+    );
 }

@@ -1,23 +1,23 @@
-//! Bad input gets a clear error of its own, and disturbs nobody else.
+//! Bad input is a clear error, and disturbs no other connection.
 
-mod rig;
+mod testkit;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use rig::{
+use rtcbot_websocket::{Error, Message, Options, Server, Websocket, json};
+use testkit::{
     DEADLINE, UPGRADE, client_and_raw, masked_frame, own_address, read_close_code, server_and_bytes,
 };
-use rtcbot_websocket::{Error, Message, Options, Server, Websocket, json};
 
 fn connect_error(url: &str) -> String {
     Websocket::connect(url).unwrap_err().to_string()
 }
 
 #[test]
-fn a_url_without_a_host() {
+fn a_url_without_a_host_is_refused() {
     assert!(matches!(
         Websocket::connect("ws://"),
         Err(Error::InvalidUrl { .. })
@@ -27,19 +27,19 @@ fn a_url_without_a_host() {
 }
 
 #[test]
-fn an_unknown_scheme() {
+fn an_unknown_scheme_is_refused() {
     assert!(connect_error("ftp://localhost/").contains("\"ftp\""));
     assert!(connect_error("localhost:80").contains("write ws://localhost:80"));
 }
 
 #[test]
-fn a_port_out_of_range() {
+fn a_port_out_of_range_is_refused() {
     assert!(connect_error("ws://localhost:65536/").contains("port"));
     assert!(connect_error("ws://localhost:0/").contains("port"));
 }
 
 #[test]
-fn a_header_or_subprotocol_that_http_does_not_allow() {
+fn a_header_or_subprotocol_that_http_does_not_allow_is_refused() {
     let with =
         |name: &str, value: &str| Options::new().header(name, value).connect("ws://localhost");
     for (name, value) in [
@@ -83,7 +83,7 @@ fn failure(ws: &Websocket) -> Error {
 }
 
 #[test]
-fn a_name_that_does_not_resolve() {
+fn a_name_that_does_not_resolve_is_an_error() {
     let ws = Websocket::connect("ws://does-not-exist.invalid/").unwrap();
     let error = failure(&ws);
     assert!(
@@ -93,7 +93,7 @@ fn a_name_that_does_not_resolve() {
 }
 
 #[test]
-fn a_port_that_refuses() {
+fn a_port_that_refuses_connections_is_an_error() {
     let address = TcpListener::bind((own_address(), 0))
         .unwrap()
         .local_addr()
@@ -106,7 +106,7 @@ fn a_port_that_refuses() {
     );
 }
 
-/// A client whose server sends `answer` whatever it is asked, and then ends the stream if `end`.
+/// Returns a client whose server sends `answer` to any request, and then ends the stream if `end`.
 fn client_of(
     answer: &'static [u8],
     end: bool,
@@ -116,7 +116,7 @@ fn client_of(
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        rig::read_head(&mut stream);
+        testkit::read_head(&mut stream);
         stream.write_all(answer).unwrap();
         if end {
             stream.shutdown(std::net::Shutdown::Write).unwrap();
@@ -134,7 +134,7 @@ fn failure_after(answer: &'static [u8], end: bool) -> Error {
 }
 
 #[test]
-fn a_server_that_answers_404() {
+fn a_server_that_answers_404_refuses_the_connection() {
     let error = failure_after(
         b"HTTP/1.1 404 Not Found\r\nX-Why: moved\r\nContent-Length: 4\r\n\r\ngone",
         false,
@@ -149,7 +149,7 @@ fn a_server_that_answers_404() {
 }
 
 #[test]
-fn a_server_that_answers_200() {
+fn a_server_that_answers_200_refuses_the_connection() {
     let error = failure_after(b"HTTP/1.1 200 OK\r\n\r\n<html>", true);
     assert!(
         matches!(&error, Error::Refused { response } if response.status() == 200),
@@ -158,7 +158,7 @@ fn a_server_that_answers_200() {
 }
 
 #[test]
-fn a_server_that_answers_garbage() {
+fn a_response_that_is_not_http_is_an_error() {
     let error = failure_after(b"\x15\x03\x01\x00\x02\x02\x46", true);
     assert!(
         matches!(&error, Error::Handshake(why) if why.contains("not HTTP")),
@@ -167,7 +167,7 @@ fn a_server_that_answers_garbage() {
 }
 
 #[test]
-fn a_server_that_answers_without_end() {
+fn a_response_head_without_end_is_an_error() {
     static ENDLESS: &[u8] = &[b'a'; 40 << 10];
     let answer = Box::leak(
         [b"HTTP/1.1 101 x\r\nX: ", ENDLESS]
@@ -182,7 +182,7 @@ fn a_server_that_answers_without_end() {
 }
 
 #[test]
-fn a_server_that_ends_the_stream_instead_of_answering() {
+fn a_stream_that_ends_before_the_response_is_an_error() {
     let error = failure_after(b"", true);
     assert!(
         matches!(&error, Error::Lost(why) if why.to_string().contains("without a response")),
@@ -196,7 +196,7 @@ fn a_server_that_ends_the_stream_instead_of_answering() {
 }
 
 #[test]
-fn a_server_that_answers_nothing() {
+fn a_server_that_does_not_answer_is_a_connect_timeout() {
     let soon = Options::new()
         .connect_timeout(Duration::from_millis(50))
         .clone();
@@ -210,7 +210,7 @@ fn a_server_that_answers_nothing() {
 }
 
 #[test]
-fn a_wrong_accept_key() {
+fn a_wrong_accept_key_is_an_error() {
     let error = failure_after(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
           Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
@@ -222,13 +222,13 @@ fn a_wrong_accept_key() {
     );
 }
 
-/// The peer sends these bytes; it must be told this code, and this side must have failed.
+/// The peer sends these bytes. It must be answered with this code, and this side must have failed.
 fn violation(bytes: &[u8], code: u16) -> Error {
     let options = Options::new().max_message_size(100).clone();
     let (ws, mut stream) = server_and_bytes(&options);
     stream.write_all(bytes).unwrap();
     assert_eq!(read_close_code(&mut stream), code);
-    // The stream is ended, so that a peer which waits for that is not kept.
+    // Ends the stream, since the server may be waiting for that.
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     drop(stream);
     failure(&ws)
@@ -266,8 +266,8 @@ fn fragments_over_the_limit_are_answered_with_1009() {
 }
 
 #[test]
-fn a_frame_that_fits_no_message_is_refused_before_it_has_come() {
-    // Only its head: a client that says there is a megabyte to come.
+fn a_frame_longer_than_any_message_is_refused_before_its_payload_arrives() {
+    // Only the head: the client announces a megabyte.
     let head = [0x82, 0xff, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0];
     let error = violation(&head, 1009);
     assert!(
@@ -315,7 +315,7 @@ fn a_close_frame_with_half_a_code_is_answered_with_1002() {
 }
 
 #[test]
-fn what_came_before_a_violation_is_delivered() {
+fn messages_before_a_protocol_violation_are_delivered() {
     let (ws, mut stream) = server_and_bytes(&Options::new());
     stream.write_all(&masked_frame(0x81, b"1")).unwrap();
     stream.write_all(&masked_frame(0x83, b"")).unwrap();
@@ -342,7 +342,7 @@ fn text_that_is_not_json_arrives_as_text() {
 #[test]
 fn one_bad_connection_does_not_disturb_another() {
     let mut server = Server::bind((own_address(), 0)).unwrap();
-    let good = Websocket::connect(rig::url(&server)).unwrap();
+    let good = Websocket::connect(testkit::url(&server)).unwrap();
     let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     let mut bad = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     bad.write_all(UPGRADE.as_bytes()).unwrap();
@@ -354,7 +354,7 @@ fn one_bad_connection_does_not_disturb_another() {
 }
 
 #[test]
-fn close_codes_that_may_not_be_sent_are_refused_and_nothing_happens() {
+fn close_codes_that_may_not_be_sent_are_refused_and_leave_the_connection_open() {
     let (ws, _raw) = client_and_raw(&Options::new());
     for (code, reason) in [
         (1005, ""),
@@ -370,7 +370,7 @@ fn close_codes_that_may_not_be_sent_are_refused_and_nothing_happens() {
 }
 
 #[test]
-fn a_request_that_is_no_websocket_is_refused_by_accept() {
+fn accept_refuses_a_request_that_is_not_a_websocket_upgrade() {
     let mut server = Server::bind((own_address(), 0)).unwrap();
     for (request, status) in [
         ("GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "426 "),
@@ -398,16 +398,19 @@ fn a_request_that_is_no_websocket_is_refused_by_accept() {
     }
 }
 
-/// Close codes that RFC 6455, section 7.4, lets nobody send.
+/// Close codes that must not be sent (RFC 6455, section 7.4).
 const FORBIDDEN_CODES: [u16; 9] = [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000];
 
 #[test]
-fn a_close_frame_with_a_code_that_nobody_may_send_is_a_broken_protocol() {
+fn a_close_frame_with_a_reserved_code_is_a_protocol_error() {
     let check = |ws: &Websocket, code: u16| {
         let error = ws.wait_error_timeout(DEADLINE).unwrap();
         let error = error.unwrap_or_else(|| panic!("{code} is taken for an orderly end"));
         assert!(
-            matches!(&error, Error::Protocol { code: 1002, reason } if reason.contains(&code.to_string())),
+            matches!(
+                &error,
+                Error::Protocol { code: 1002, reason } if reason.contains(&code.to_string())
+            ),
             "{code}: {error}"
         );
         assert!(!error.is_orderly());

@@ -1,21 +1,19 @@
-//! How a connection ends, and what those who wait for it are told.
+//! How a connection ends, and what is reported to those who wait for it.
 
-mod rig;
+mod testkit;
 
-use rig::wire::{Raw, over_each};
 use std::io::{Read, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use testkit::wire::{Raw, over_each};
 
 use crossbeam_channel::{bounded, unbounded};
-use rig::{
-    DEADLINE, client_and_raw, eventually, is_closed_by_peer, masked_frame, pair, pair_with,
-    read_close_code, server_and_bytes, within,
-};
 use rtcbot_websocket::{
     CloseFrame, Error, Message, Options, PutError, Queue, Server, Side, Websocket, json,
+};
+use testkit::{
+    DEADLINE, client_and_raw, eventually, flood, is_closed_by_peer, masked_frame, pair, pair_with,
+    pinging, pump, read_close_code, server_and_bytes, within,
 };
 
 fn frame(code: u16, reason: &str) -> Option<CloseFrame> {
@@ -24,7 +22,7 @@ fn frame(code: u16, reason: &str) -> Option<CloseFrame> {
 }
 
 #[test]
-fn closing_twice_is_closing_once() {
+fn a_second_close_has_no_effect() {
     let (client, server) = pair();
     client.close_with(4001, "first").unwrap();
     client.close_with(4002, "second").unwrap();
@@ -68,7 +66,7 @@ fn a_raw_peers_code_and_reason_are_seen() {
         reason: "enough".into(),
     }))
     .unwrap();
-    let pumping = thread::spawn(move || while raw.read().is_ok() {});
+    let pumping = thread::spawn(move || pump(&mut raw));
     match client.get_timeout(DEADLINE).unwrap_err() {
         Error::Closed(close) => {
             assert_eq!(close.by, Side::Peer);
@@ -80,7 +78,7 @@ fn a_raw_peers_code_and_reason_are_seen() {
 }
 
 #[test]
-fn put_after_the_end_hands_the_message_back() {
+fn put_after_the_end_returns_the_message() {
     let (client, _server) = pair();
     client.close().unwrap();
     let put = client.put_nowait(json!({"a": 1}));
@@ -93,7 +91,7 @@ fn put_after_the_end_hands_the_message_back() {
 }
 
 #[test]
-fn close_sends_what_is_queued() {
+fn close_sends_the_queued_messages() {
     let (client, server) = pair();
     let subscription = server.subscribe_with(Queue::Unbounded);
     for n in 0..10_000 {
@@ -105,9 +103,9 @@ fn close_sends_what_is_queued() {
 }
 
 #[test]
-fn what_was_put_before_the_connection_is_ready_is_sent_even_if_it_is_closed_meanwhile() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
-    let client = Websocket::connect(rig::url(&server)).unwrap();
+fn messages_put_before_the_connection_is_ready_are_sent_even_if_it_is_closed_meanwhile() {
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let client = Websocket::connect(testkit::url(&server)).unwrap();
     client.put_nowait(json!("early")).unwrap();
     let closing = {
         let client = client.clone();
@@ -121,7 +119,7 @@ fn what_was_put_before_the_connection_is_ready_is_sent_even_if_it_is_closed_mean
 }
 
 #[test]
-fn what_the_peer_closes_upon_is_answered_after_what_is_queued() {
+fn the_peers_close_frame_is_answered_after_the_queued_messages() {
     let (client, server) = pair();
     let subscription = client.subscribe_with(Queue::Unbounded);
     for n in 0..1000 {
@@ -133,7 +131,7 @@ fn what_the_peer_closes_upon_is_answered_after_what_is_queued() {
 }
 
 #[test]
-fn messages_that_arrive_while_closing_are_delivered() {
+fn an_answer_to_the_close_frame_ends_a_client_in_order() {
     let (client, mut raw) = client_and_raw(&Options::new());
     let subscription = client.subscribe();
     let closing = thread::spawn(move || client.close());
@@ -142,11 +140,15 @@ fn messages_that_arrive_while_closing_are_delivered() {
             break;
         }
     }
-    // Too late for tungstenite's own rules: it answers at once. So only that answer comes.
-    while raw.read().is_ok() {}
+    // tungstenite answers a Close frame when it reads it, so nothing can be sent before that
+    // answer.
+    pump(&mut raw);
     closing.join().unwrap().unwrap();
     assert!(subscription.get().unwrap_err().is_orderly());
+}
 
+#[test]
+fn messages_that_arrive_while_closing_are_delivered() {
     let (server, mut stream) = server_and_bytes(&Options::new());
     let subscription = server.subscribe();
     let closing = thread::spawn(move || server.close());
@@ -164,7 +166,7 @@ fn messages_that_arrive_while_closing_are_delivered() {
 }
 
 #[test]
-fn dropping_the_last_handle_sends_what_is_queued_and_closes() {
+fn dropping_the_last_handle_sends_the_queued_messages_and_closes() {
     let (client, server) = pair();
     let subscription = server.subscribe();
     for n in 0..1000 {
@@ -185,11 +187,11 @@ fn dropping_the_last_handle_waits_no_longer_than_linger() {
     // Never answers.
     let (client, mut raw) = client_and_raw(&options);
     within(DEADLINE, move || drop(client));
-    while raw.read().is_ok() {}
+    pump(&mut raw);
 }
 
 #[test]
-fn a_panic_in_a_callback_or_sink_ends_nothing() {
+fn a_panic_in_a_callback_or_sink_leaves_the_connection_open() {
     struct Bomb;
     impl rtcbot_websocket::Sink<Message> for Bomb {
         fn put_nowait(&self, _: Message) -> Result<(), PutError<Message>> {
@@ -213,9 +215,8 @@ fn a_panic_in_a_callback_or_sink_ends_nothing() {
 }
 
 #[test]
-fn on_close_comes_after_the_callbacks_for_all_messages() {
+fn on_close_is_called_after_the_callbacks_for_all_messages() {
     let (client, server) = pair();
-    let done = Arc::new(AtomicBool::new(false));
     let (sender, events) = unbounded();
     let on_close = sender.clone();
     client.on_close(move || on_close.send(None).unwrap());
@@ -228,16 +229,12 @@ fn on_close_comes_after_the_callbacks_for_all_messages() {
         assert_eq!(events.recv_timeout(DEADLINE).unwrap().unwrap(), json!(n));
     }
     assert_eq!(events.recv_timeout(DEADLINE).unwrap(), None);
-    done.store(true, Ordering::SeqCst);
 }
 
 #[test]
-fn a_peer_that_answers_no_ping_is_given_up() {
+fn a_peer_that_answers_no_ping_is_a_ping_timeout() {
     let tick = Duration::from_millis(50);
-    let options = Options::new()
-        .ping_interval(tick)
-        .ping_timeout(tick)
-        .clone();
+    let options = pinging(tick);
     // Never reads, so never answers.
     let (client, _raw) = client_and_raw(&options);
     let start = Instant::now();
@@ -250,26 +247,20 @@ fn a_peer_that_answers_no_ping_is_given_up() {
 }
 
 #[test]
-fn a_peer_that_sends_and_never_reads_is_given_up_though_its_messages_wait_to_go_back() {
+fn a_peer_that_never_reads_is_a_ping_timeout_while_its_messages_are_piped_back() {
     let tick = Duration::from_millis(50);
-    let options = Options::new()
-        .ping_interval(tick)
-        .ping_timeout(tick)
-        .clone();
-    let (server, mut stream) = server_and_bytes(&options);
-    // The reader waits for room to send, and the writer for a peer that takes nothing.
+    let options = pinging(tick);
+    let (server, stream) = server_and_bytes(&options);
+    // The reader waits for room in the send queue, and the writer for the peer.
     server.subscribe_to(server.clone());
-    let flooding = thread::spawn(move || {
-        let frame = masked_frame(0x82, &[0; 125]).repeat(1000);
-        while stream.write_all(&frame).is_ok() {}
-    });
+    let flooding = flood(stream);
     let error = server.wait_error_timeout(DEADLINE).unwrap().unwrap();
     assert!(matches!(error, Error::PingTimeout { .. }), "{error}");
     within(DEADLINE, move || flooding.join().unwrap());
 }
 
 #[test]
-fn a_peer_that_sends_and_never_reads_is_given_up_though_a_sink_waits_for_room() {
+fn a_peer_that_never_reads_is_a_ping_timeout_while_a_sink_waits_for_room() {
     struct Back(rtcbot_websocket::WeakWebsocket);
     impl rtcbot_websocket::Sink<Message> for Back {
         fn put_nowait(&self, message: Message) -> Result<(), rtcbot_websocket::PutError<Message>> {
@@ -277,35 +268,25 @@ fn a_peer_that_sends_and_never_reads_is_given_up_though_a_sink_waits_for_room() 
         }
     }
     let tick = Duration::from_millis(50);
-    let options = Options::new()
-        .ping_interval(tick)
-        .ping_timeout(tick)
-        .send_queue(64 << 10)
-        .clone();
-    let (server, mut stream) = server_and_bytes(&options);
+    let options = pinging(tick).send_queue(64 << 10).clone();
+    let (server, stream) = server_and_bytes(&options);
     server.subscribe_to(Back(server.downgrade()));
-    let flooding = thread::spawn(move || {
-        let frame = masked_frame(0x82, &[0; 125]).repeat(1000);
-        while stream.write_all(&frame).is_ok() {}
-    });
+    let flooding = flood(stream);
     let error = server.wait_error_timeout(DEADLINE).unwrap().unwrap();
     assert!(matches!(error, Error::PingTimeout { .. }), "{error}");
     within(DEADLINE, move || flooding.join().unwrap());
 }
 
 #[test]
-fn a_peer_that_is_slow_to_answer_the_close_frame_is_not_missed_for_its_pong() {
+fn no_pong_is_required_while_the_peer_is_slow_to_answer_the_close_frame() {
     let tick = Duration::from_millis(20);
-    let options = Options::new()
-        .ping_interval(tick)
-        .ping_timeout(tick)
-        .clone();
+    let options = pinging(tick);
     let (client, mut raw) = client_and_raw(&options);
     let (go, gate) = unbounded::<()>();
     let answering = thread::spawn(move || {
-        // Not a word for many ping time-outs.
+        // It sends nothing for many ping timeouts.
         let _ = gate.recv_timeout(20 * tick);
-        while raw.read().is_ok() {}
+        pump(&mut raw);
     });
     within(DEADLINE, move || client.close()).unwrap();
     drop(go);
@@ -313,7 +294,7 @@ fn a_peer_that_is_slow_to_answer_the_close_frame_is_not_missed_for_its_pong() {
 }
 
 #[test]
-fn every_time_out_may_be_as_long_as_there_is() {
+fn every_timeout_may_be_the_maximum_duration() {
     let longest = Duration::MAX;
     let options = Options::new()
         .connect_timeout(longest)
@@ -332,7 +313,7 @@ fn every_time_out_may_be_as_long_as_there_is() {
 }
 
 #[test]
-fn wait_ready_tells_of_a_connection_that_was_ready_and_has_ended() {
+fn wait_ready_succeeds_for_a_connection_that_was_ready_and_has_ended() {
     let (client, server) = pair();
     server.put_nowait(json!("one thing")).unwrap();
     server.close().unwrap();
@@ -365,21 +346,17 @@ fn pings_are_answered_both_ways_on_an_idle_connection() {
 }
 
 #[test]
-fn a_full_subscription_is_not_held_against_the_peer() {
+fn a_full_subscription_is_not_a_ping_timeout() {
     let tick = Duration::from_millis(20);
-    let options = Options::new()
-        .ping_interval(tick)
-        .ping_timeout(tick)
-        .receive_queue(Queue::Block(1))
-        .clone();
+    let options = pinging(tick).receive_queue(Queue::Block(1)).clone();
     let (client, mut raw) = client_and_raw(&options);
     let subscription = client.subscribe();
     for n in 0..10 {
         raw.send(tungstenite::Message::text(n.to_string())).unwrap();
     }
-    let echo = thread::spawn(move || while raw.read().is_ok() {});
+    let echo = thread::spawn(move || pump(&mut raw));
     eventually("the queue is full", || !subscription.is_empty());
-    // Many ping time-outs long, reading is paused.
+    // Reading is paused for many ping timeouts.
     let error = client.wait_closed_timeout(20 * tick).unwrap_err();
     assert!(matches!(error, Error::Timeout), "{error}");
     for n in 0..10 {
@@ -391,10 +368,9 @@ fn a_full_subscription_is_not_held_against_the_peer() {
 }
 
 #[test]
-fn close_tells_how_much_was_not_sent_and_how_long_it_took() {
+fn close_reports_its_duration_and_how_many_messages_were_not_sent() {
     let options = Options::new()
         .close_timeout(Duration::from_millis(200))
-        .linger(Duration::from_millis(100))
         .clone();
     let (client, _raw) = client_and_raw(&options);
     client.put(vec![0; 15 << 20]).unwrap();
@@ -406,7 +382,11 @@ fn close_tells_how_much_was_not_sent_and_how_long_it_took() {
         panic!("{error}")
     };
     assert_eq!((after.as_millis(), unsent), (200, 2));
+}
 
+#[test]
+fn a_dropped_websocket_reports_its_linger_and_how_many_messages_were_not_sent() {
+    let options = Options::new().linger(Duration::from_millis(100)).clone();
     let (client, _raw) = client_and_raw(&options);
     let subscription = client.subscribe();
     client.put(vec![0; 15 << 20]).unwrap();
@@ -419,7 +399,7 @@ fn close_tells_how_much_was_not_sent_and_how_long_it_took() {
 }
 
 #[test]
-fn a_peer_that_closes_and_does_not_read_costs_one_time_out_and_its_close_is_told() {
+fn a_peer_that_closes_and_does_not_read_costs_one_timeout_and_its_close_is_reported() {
     let options = Options::new()
         .close_timeout(Duration::from_millis(300))
         .clone();
@@ -436,9 +416,9 @@ fn a_peer_that_closes_and_does_not_read_costs_one_time_out_and_its_close_is_told
 
 #[test]
 fn a_server_may_accept_and_close_at_once_and_the_client_sees_why() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     for _ in 0..200 {
-        let client = Websocket::connect(rig::url(&server)).unwrap();
+        let client = Websocket::connect(testkit::url(&server)).unwrap();
         let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
         within(DEADLINE, move || peer.close_with(4003, "the room is full")).unwrap();
         client.wait_closed_timeout(DEADLINE).unwrap();
@@ -447,12 +427,9 @@ fn a_server_may_accept_and_close_at_once_and_the_client_sees_why() {
 }
 
 #[test]
-fn a_long_message_on_its_way_in_is_a_sign_of_life() {
+fn a_long_message_that_is_arriving_prevents_a_ping_timeout() {
     let tick = Duration::from_millis(300);
-    let options = Options::new()
-        .ping_interval(tick)
-        .ping_timeout(tick)
-        .clone();
+    let options = pinging(tick);
     let (server, mut stream) = server_and_bytes(&options);
     let subscription = server.subscribe();
     let payload = vec![0; 600_000];
@@ -460,7 +437,7 @@ fn a_long_message_on_its_way_in_is_a_sign_of_life() {
     bytes.extend(&payload);
     let (_never, pace) = bounded::<()>(0);
     let writing = thread::spawn(move || {
-        // Sixty pieces, six ping time-outs long.
+        // Sixty pieces, over six ping timeouts.
         for piece in bytes.chunks(10_000) {
             stream.write_all(piece).unwrap();
             let _ = pace.recv_timeout(Duration::from_millis(30));
@@ -473,7 +450,7 @@ fn a_long_message_on_its_way_in_is_a_sign_of_life() {
 }
 
 #[test]
-fn empty_messages_take_room_too() {
+fn empty_messages_use_room_in_the_send_queue() {
     let options = Options::new()
         .send_queue(1000)
         .linger(Duration::ZERO)
@@ -485,7 +462,7 @@ fn empty_messages_take_room_too() {
 }
 
 #[test]
-fn connections_can_be_told_apart() {
+fn connections_have_different_names() {
     let (client, server) = pair();
     assert_eq!(client, client.clone());
     assert_ne!(client, server);
@@ -507,7 +484,7 @@ fn a_weak_handle_does_not_keep_a_connection_open() {
 }
 
 #[test]
-fn the_reason_of_the_end_is_there_for_whoever_asks() {
+fn the_reason_of_the_end_is_reported_by_every_method() {
     let (client, server) = pair();
     assert!(client.end_reason().is_none());
     server.close_with(4001, "enough").unwrap();
@@ -517,7 +494,7 @@ fn the_reason_of_the_end_is_there_for_whoever_asks() {
 }
 
 #[test]
-fn a_close_from_a_sink_is_over_in_time_though_the_peer_reads_nothing() {
+fn close_in_a_sink_ends_in_time_when_the_peer_reads_nothing() {
     struct Closer(rtcbot_websocket::WeakWebsocket);
     impl rtcbot_websocket::Sink<Message> for Closer {
         fn put_nowait(&self, _: Message) -> Result<(), PutError<Message>> {
@@ -539,8 +516,8 @@ fn a_close_from_a_sink_is_over_in_time_though_the_peer_reads_nothing() {
 }
 
 #[test]
-fn a_late_pong_behind_other_messages_is_no_time_out() {
-    // Twice that is the longest pause that a busy machine may make between two messages.
+fn a_pong_that_is_late_behind_other_messages_is_not_a_ping_timeout() {
+    // A busy machine pauses for less than twice that between two messages.
     let tick = Duration::from_millis(300);
     let options = Options::new()
         .ping_interval(tick)
@@ -575,7 +552,7 @@ fn ping_times_of_zero_turn_pings_off() {
 }
 
 #[test]
-fn a_callback_that_was_not_needed_may_panic_when_it_is_dropped() {
+fn an_unused_callback_may_panic_when_it_is_dropped() {
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -622,7 +599,7 @@ fn a_sink_may_panic_when_it_is_dropped() {
 }
 
 #[test]
-fn what_the_settings_own_may_panic_when_it_is_dropped() {
+fn a_value_that_the_options_own_may_panic_when_it_is_dropped() {
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -643,15 +620,15 @@ fn what_the_settings_own_may_panic_when_it_is_dropped() {
     client.close().unwrap();
     server.wait_closed_timeout(DEADLINE).unwrap();
     drop((client, server));
-    // The last of both, wherever the threads are by now.
+    // Drops both last handles, wherever the threads are by now.
     drop(options);
 }
 
-/// So that a closure owns it.
+/// Makes a closure own it.
 fn drop_nothing<T>(_: &T) {}
 
 #[test]
-fn closing_with_every_message_takes_one_thread_and_not_one_each() {
+fn close_for_every_message_uses_one_thread_in_all() {
     struct Closer(
         rtcbot_websocket::WeakWebsocket,
         crossbeam_channel::Sender<usize>,
@@ -659,7 +636,7 @@ fn closing_with_every_message_takes_one_thread_and_not_one_each() {
     impl rtcbot_websocket::Sink<Message> for Closer {
         fn put_nowait(&self, _: Message) -> Result<(), PutError<Message>> {
             let _ = self.0.upgrade().unwrap().close();
-            self.1.send(rig::threads_named("ws-linger")).unwrap();
+            self.1.send(testkit::threads_named("ws-linger")).unwrap();
             Ok(())
         }
     }
@@ -670,18 +647,14 @@ fn closing_with_every_message_takes_one_thread_and_not_one_each() {
         stream.write_all(&masked_frame(0x81, b"1")).unwrap();
     }
     let most = counts.iter().take(300).max().unwrap();
-    // Tests beside this one have a few of their own.
+    // Other tests in this process have a few of their own.
     assert!(most < 50, "{most} threads");
 }
 
 #[test]
-fn a_close_that_is_given_up_before_its_time_says_when() {
+fn a_close_that_fails_before_its_timeout_reports_when() {
     let tick = Duration::from_millis(100);
-    let options = Options::new()
-        .close_timeout(DEADLINE)
-        .ping_interval(tick)
-        .ping_timeout(tick)
-        .clone();
+    let options = pinging(tick).close_timeout(DEADLINE).clone();
     let (client, _raw) = client_and_raw(&options);
     client.put(vec![0; 12 << 20]).unwrap();
     match client.close().unwrap_err() {
@@ -692,16 +665,16 @@ fn a_close_that_is_given_up_before_its_time_says_when() {
 }
 
 #[test]
-fn an_end_in_order_is_told_only_to_who_got_all_before_it() {
-    // Whoever cannot write any more reads on for as long as closing may take, and then drops what a slow
-    // reader has had no room for. The peer's Close frame, which comes after that, is not the end of all
-    // that was said, then.
+fn an_orderly_end_is_reported_only_to_subscriptions_that_received_every_message() {
+    // A side that cannot write any more continues to read for as long as closing may take, and then
+    // drops messages for which a slow consumer has no room. The peer's Close frame comes after
+    // those messages, so it must not count as an orderly end.
     const MESSAGES: u8 = 20;
     let options = Options::new()
         .close_timeout(Duration::from_millis(20))
         .receive_queue(Queue::Block(1))
         .clone();
-    // Two threads come to the end of that time together: each time, either may be the first.
+    // Two threads reach the end of that time together. Either may be first, so this is repeated.
     let trying = [(); 8].map(|()| {
         let options = options.clone();
         thread::spawn(move || {
@@ -711,7 +684,7 @@ fn an_end_in_order_is_told_only_to_who_got_all_before_it() {
                 let mut bytes = Vec::new();
                 for n in 0..MESSAGES {
                     bytes.extend(masked_frame(0x82, &[n]));
-                    // To be answered, which fails once the stream is gone.
+                    // Its pong fails once the stream has ended.
                     bytes.extend(masked_frame(0x89, b"ping"));
                 }
                 bytes.extend(masked_frame(0x88, &1000u16.to_be_bytes()));
@@ -735,11 +708,11 @@ fn an_end_in_order_is_told_only_to_who_got_all_before_it() {
 }
 
 #[test]
-fn who_leaves_while_the_connection_closes_is_let_go_of_at_once() {
+fn a_subscription_that_is_removed_while_the_connection_closes_ends_immediately() {
     let options = Options::new().close_timeout(20 * DEADLINE).clone();
     let (client, mut raw) = client_and_raw(&options);
     let (subscription, kept) = (client.subscribe(), client.subscribe());
-    // More than the peer, which reads nothing, lets it write: its Close frame has to wait.
+    // The peer reads nothing, so this is more than can be written: the Close frame has to wait.
     client.put(vec![0; 15 << 20]).unwrap();
     raw.write("last".into()).unwrap();
     raw.close(None).unwrap();
@@ -755,7 +728,7 @@ fn who_leaves_while_the_connection_closes_is_let_go_of_at_once() {
     drop(raw);
 }
 
-/// How a peer hangs up with what this side has sent unread.
+/// How a peer disconnects without reading what this side has sent.
 #[derive(Debug, Clone, Copy)]
 enum HangUp {
     /// It resets the connection.
@@ -765,7 +738,7 @@ enum HangUp {
 }
 
 impl HangUp {
-    /// Says "battery low" first.
+    /// Sends "battery low" first.
     fn after_close(self, mut raw: Raw, code: u16) -> Option<Raw> {
         let reason = "battery low".into();
         let code = code.into();
@@ -783,7 +756,7 @@ impl HangUp {
 
 // websockets 877, ws 1172, WebSocket-Node 137
 #[test]
-fn the_peers_close_frame_is_the_one_truth_about_the_end_though_messages_were_not_sent() {
+fn the_peers_close_frame_is_the_reason_of_the_end_even_if_messages_were_not_sent() {
     over_each(|wire| {
         for hang_up in [HangUp::Reset, HangUp::End].repeat(10) {
             for reconnect in [false, true] {
@@ -829,7 +802,7 @@ fn the_peers_close_frame_is_the_one_truth_about_the_end_though_messages_were_not
 }
 
 #[test]
-fn a_client_that_reconnects_obeys_the_peers_close_frame_though_messages_were_not_sent() {
+fn a_reconnecting_client_obeys_the_peers_close_frame_even_if_messages_were_not_sent() {
     over_each(|wire| {
         for hang_up in [HangUp::Reset, HangUp::End].repeat(3) {
             let mut options = wire.options();

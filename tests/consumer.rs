@@ -1,14 +1,14 @@
-//! Consumers without any network: direct puts and a replaceable source, as one stream.
+//! Consumers without a network: direct puts and a replaceable source, as one stream.
 
-mod rig;
+mod testkit;
 
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use rig::{DEADLINE, eventually, within};
 use rtcbot_websocket::pubsub::Consumer;
 use rtcbot_websocket::{Error, PutError};
+use testkit::{DEADLINE, eventually, within};
 
 #[test]
 fn direct_puts_come_before_a_source() {
@@ -22,7 +22,7 @@ fn direct_puts_come_before_a_source() {
 }
 
 #[test]
-fn a_put_that_finds_no_room_hands_the_item_back() {
+fn a_put_without_room_returns_the_item() {
     let (consumer, mut inbox) = Consumer::new(2);
     consumer.put_nowait('a').unwrap();
     consumer.put_nowait('b').unwrap();
@@ -34,7 +34,7 @@ fn a_put_that_finds_no_room_hands_the_item_back() {
 }
 
 #[test]
-fn an_item_heavier_than_the_limit_is_taken_when_nothing_else_is_queued() {
+fn an_item_heavier_than_the_limit_is_accepted_when_nothing_else_is_queued() {
     let (consumer, mut inbox) = Consumer::with_weight(10, |s: &&str| s.len());
     consumer.put_nowait("much longer than ten").unwrap();
     assert!(consumer.put_nowait("x").unwrap_err().is_full());
@@ -76,7 +76,7 @@ fn the_inbox_waits_for_puts_sources_and_the_end() {
 }
 
 #[test]
-fn an_inbox_without_items_says_empty_or_timeout_or_ended() {
+fn an_inbox_without_items_returns_empty_or_timeout_or_ended() {
     let (consumer, mut inbox) = Consumer::<u8>::new(1);
     assert!(matches!(inbox.try_get(), Err(Error::Empty)));
     assert!(matches!(
@@ -125,7 +125,7 @@ fn many_waiting_puts_all_get_their_turn() {
                 let consumer = consumer.clone();
                 thread::spawn(move || {
                     for n in 0..50 {
-                        // Some give up early: that must not cost the others their turn.
+                        // Some give up early. That must not make the others miss their turn.
                         let item = (who, n);
                         if n % 7 == 0 {
                             let _ = consumer.put_timeout(item, Duration::from_micros(1));
@@ -164,7 +164,7 @@ fn a_source_is_read_no_faster_than_it_is_used() {
 }
 
 #[test]
-fn stopping_a_source_races_with_reading_it_and_nothing_is_lost() {
+fn stopping_a_source_while_it_is_read_loses_nothing() {
     let (consumer, mut inbox) = Consumer::new(1000);
     let (sender, source) = unbounded();
     const COUNT: u32 = 50_000;
@@ -180,7 +180,7 @@ fn stopping_a_source_races_with_reading_it_and_nothing_is_lost() {
             next += 1;
         }
         consumer.put_subscription(&source);
-        // A put stops it: the rest comes behind the put, so it is put, too, in order.
+        // A put stops the source. The messages left in it are put after it, in order.
         consumer.stop_subscription();
         for left in source.try_iter() {
             consumer.put(left).unwrap();
@@ -190,7 +190,7 @@ fn stopping_a_source_races_with_reading_it_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_source_that_was_replaced_is_let_go_of() {
+fn a_replaced_source_is_dropped() {
     let (consumer, _inbox) = Consumer::<u8>::new(1);
     let (sender, source) = unbounded();
     consumer.put_subscription(source);
@@ -200,7 +200,7 @@ fn a_source_that_was_replaced_is_let_go_of() {
 }
 
 #[test]
-fn a_source_that_was_stopped_is_let_go_of_by_a_waiting_inbox() {
+fn a_stopped_source_is_dropped_by_a_waiting_inbox() {
     for stop in [true, false] {
         let (consumer, mut inbox) = Consumer::new(10);
         let using = thread::spawn(move || while inbox.get().is_ok() {});
@@ -221,7 +221,7 @@ fn a_source_that_was_stopped_is_let_go_of_by_a_waiting_inbox() {
     }
 }
 
-/// Its weight takes until the gate opens to find out.
+/// Weighing it lasts until the gate opens.
 struct Slow(Option<(Sender<()>, Receiver<()>)>);
 
 fn weigh_slowly(item: &Slow) -> usize {
@@ -233,7 +233,7 @@ fn weigh_slowly(item: &Slow) -> usize {
 }
 
 #[test]
-fn a_put_does_not_wait_for_the_weighing_of_what_a_source_yields() {
+fn a_put_does_not_wait_while_an_item_of_a_source_is_weighed() {
     let (consumer, mut inbox) = Consumer::with_weight(10, weigh_slowly);
     let ((begin, begun), (open, gate)) = (bounded(1), bounded(0));
     let (source, items) = bounded(10);
@@ -249,7 +249,7 @@ fn a_put_does_not_wait_for_the_weighing_of_what_a_source_yields() {
 }
 
 #[test]
-fn no_more_is_taken_from_a_source_of_heavy_items_than_one_at_a_time() {
+fn heavy_items_are_taken_from_a_source_one_at_a_time() {
     let (consumer, mut inbox) = Consumer::with_weight(1 << 20, |_: &usize| 1 << 20);
     let (source, items) = bounded(10);
     (0..10).for_each(|n| source.send(n).unwrap());

@@ -1,7 +1,7 @@
-//! A process that runs out of descriptors. One test, in a process of its own with few of them.
+//! A process that runs out of descriptors. The only test of its process, which has few of them.
 #![cfg(target_os = "linux")]
 
-mod rig;
+mod testkit;
 
 use std::net::TcpStream;
 use std::process::Command;
@@ -9,13 +9,13 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use rig::{DEADLINE, eventually};
 use rtcbot_websocket::{Server, Websocket, json};
+use testkit::{DEADLINE, eventually};
 
 #[test]
 fn a_server_that_runs_out_of_descriptors_pauses_and_recovers() {
     // Set in the process that the shell becomes.
-    const FEW: &str = "ulimit -n 50 && exec \"$0\" --ignored --exact among_few_descriptors";
+    const FEW: &str = "ulimit -n 50 && exec \"$0\" --ignored --exact part_with_few_descriptors";
     let this = std::env::current_exe().unwrap();
     let output = Command::new("sh")
         .arg("-c")
@@ -28,7 +28,7 @@ fn a_server_that_runs_out_of_descriptors_pauses_and_recovers() {
     assert!(text.contains("1 passed"), "{text}");
 }
 
-/// What was logged.
+/// The records of the logger.
 static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Log;
@@ -47,24 +47,24 @@ impl log::Log for Log {
 
 #[test]
 #[ignore = "run by the test above, with few descriptors"]
-fn among_few_descriptors() {
+fn part_with_few_descriptors() {
     log::set_logger(&Log).unwrap();
     log::set_max_level(log::LevelFilter::Error);
-    let server = Server::bind((rig::own_address(), 0)).unwrap();
+    let server = Server::bind((testkit::own_address(), 0)).unwrap();
     let address = server.local_addr().unwrap();
     let url = server.url().to_owned();
     let client = Websocket::connect(&url).unwrap();
     let mut server = server;
     let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
 
-    // All that there are; each takes one here, and would take one more to be accepted.
+    // As many as there are: each client takes one here, and needs another one to be accepted.
     let mut taken = Vec::new();
     while let Ok(stream) = TcpStream::connect(address) {
         taken.push(stream);
     }
     assert!(taken.len() > 5);
     assert!(server.next_timeout(Duration::from_millis(300)).is_none());
-    // Both sides say what is wanting.
+    // Both sides report what is missing.
     let why = "this process has all 50 descriptors that RLIMIT_NOFILE allows (ulimit -n)";
     let logged = LOGGED.lock().unwrap().join("\n");
     assert!(
@@ -74,11 +74,11 @@ fn among_few_descriptors() {
     let refused = Websocket::connect(&url).unwrap();
     let error = refused.wait_error_timeout(DEADLINE).unwrap().unwrap();
     assert!(error.to_string().ends_with(why), "{error}");
-    // What is there works on.
+    // Existing connections continue.
     client.put_nowait(1).unwrap();
     assert_eq!(peer.get_timeout(DEADLINE).unwrap(), json!(1));
 
-    // The iterator has not ended, and goes on when there are some again.
+    // The iterator has not ended, and continues when descriptors are free.
     drop(taken);
     let serving = thread::spawn(move || server.next_timeout(DEADLINE).map(Websocket::accept));
     let mut again = Websocket::connect(&url).unwrap();

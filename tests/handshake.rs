@@ -1,29 +1,29 @@
-//! What a client's request says, where redirects lead it, and what a server makes of a request.
+//! What a client's request contains, where redirects lead it, and how a server answers a request.
 
-mod rig;
+mod testkit;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::thread;
 
-#[cfg(feature = "native-tls")]
-use rig::url;
-use rig::{DEADLINE, UPGRADE, read_head, server_and_bytes};
 use rtcbot_websocket::{Backoff, Error, Options, Request, Server, Websocket};
+#[cfg(feature = "native-tls")]
+use testkit::url;
+use testkit::{DEADLINE, UPGRADE, read_head, server_and_bytes};
 
-/// What the server is asked by a client with these options.
+/// Returns the request of a client with these options.
 fn request_of(options: &Options) -> Request {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let ws = options.connect(server.url()).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
-    // It is not answered, so there is nothing to wait for.
+    // It is not answered, so closing does not wait.
     thread::spawn(move || drop(ws));
     request
 }
 
 #[test]
-fn a_client_says_what_it_is_unless_told_otherwise() {
+fn a_client_sends_a_user_agent_unless_one_is_set() {
     let default = request_of(&Options::new());
     let expected = concat!("rtcbot-websocket/", env!("CARGO_PKG_VERSION"));
     assert_eq!(default.header("user-agent"), Some(expected));
@@ -41,14 +41,14 @@ fn a_client_says_what_it_is_unless_told_otherwise() {
     let none = request_of(Options::new().user_agent(""));
     assert_eq!(none.header("user-agent"), None);
 
-    // A header that is given by name goes first.
+    // A header that is given by name has priority.
     let twice = request_of(Options::new().header("User-Agent", "mine").user_agent("x"));
     let all = twice.headers().get_all("user-agent");
     assert_eq!(all.iter().collect::<Vec<_>>(), ["mine"]);
 }
 
 #[test]
-fn settings_that_http_has_no_words_for_are_refused() {
+fn settings_that_http_cannot_express_are_refused() {
     for options in [
         Options::new().user_agent("a\nb"),
         Options::new().origin("a\rb"),
@@ -60,7 +60,7 @@ fn settings_that_http_has_no_words_for_are_refused() {
 
 #[test]
 fn user_and_password_of_the_url_are_sent_and_checked() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let address = server.local_addr().unwrap();
     let client = Websocket::connect(format!("ws://op:a%40b%3Ac@{address}/x")).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
@@ -70,20 +70,20 @@ fn user_and_password_of_the_url_are_sent_and_checked() {
     assert!(!auth.matches("op", "a@b:d") && !auth.matches("oq", "a@b:c"));
     let peer = Websocket::accept(request);
     client.wait_ready_timeout(DEADLINE).unwrap();
-    // Neither the log nor an error is to show it.
+    // Neither the log nor an error shows it.
     assert_eq!(client.name(), format!("ws://{address}/x"));
     client.close().unwrap();
     peer.wait_closed_timeout(DEADLINE).unwrap();
 }
 
 #[test]
-fn user_and_password_may_be_a_setting_as_well() {
+fn user_and_password_may_be_options() {
     let request = request_of(Options::new().basic_auth("op", "a:b"));
     assert!(request.basic_auth().unwrap().matches("op", "a:b"));
 }
 
 #[test]
-fn two_ways_to_say_who_one_is_are_one_too_many() {
+fn two_logins_are_refused() {
     for options in [
         Options::new().header("Authorization", "Bearer x"),
         Options::new().basic_auth("me", "x"),
@@ -122,7 +122,7 @@ fn secrets_are_not_shown() {
     assert!(!error.to_string().contains("hunter2"), "{error}");
     asked.join().unwrap();
 
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let ws = options.connect(server.url()).unwrap();
     let _peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     ws.wait_ready_timeout(DEADLINE).unwrap();
@@ -132,9 +132,9 @@ fn secrets_are_not_shown() {
 }
 
 #[test]
-fn a_query_may_be_a_secret() {
+fn a_query_is_not_shown() {
     let secret = "t0k3n";
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("{}/drive?token={secret}#{secret}", server.url());
     let client = Websocket::connect(&url).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
@@ -188,7 +188,7 @@ fn a_query_may_be_a_secret() {
     }
 }
 
-/// What was logged.
+/// The records of the logger.
 static LOGGED: Mutex<String> = Mutex::new(String::new());
 
 struct Log;
@@ -208,11 +208,11 @@ impl log::Log for Log {
 
 #[test]
 fn no_secret_is_logged() {
-    // Beside it, other tests would log what they do.
-    rig::alone("no_secret_is_logged", || {
+    // Other tests in this process would log too.
+    testkit::alone("no_secret_is_logged", || {
         log::set_logger(&Log).unwrap();
         log::set_max_level(log::LevelFilter::Trace);
-        let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+        let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
         let url = format!("{}/drive?token=t0k3n", server.url());
         let client = Options::new()
             .basic_auth("me", "t0k3n")
@@ -244,14 +244,14 @@ fn no_secret_is_logged() {
 }
 
 #[test]
-fn what_may_be_a_secret_is_in_no_debug_of_a_head() {
+fn the_debug_output_of_a_head_shows_no_secret() {
     let headers = [
         "Authorization: Basic t0k3n",
         "Proxy-Authorization: Basic t0k3n",
         "Cookie: session=t0k3n",
         "Sec-WebSocket-Protocol: robot, t0k3n",
     ];
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     let request = with_header(&headers.join("\r\n"));
     stream.write_all(request.as_bytes()).unwrap();
@@ -267,7 +267,7 @@ fn what_may_be_a_secret_is_in_no_debug_of_a_head() {
     shown.push(format!("{:?} {:?}", ws.request(), ws.response()));
     drop(stream);
 
-    // A head that was read elsewhere.
+    // A head that another library has read.
     let head = rtcbot_websocket::http::Request::builder()
         .header("Authorization", "t0k3n")
         .body(())
@@ -316,9 +316,9 @@ fn what_may_be_a_secret_is_in_no_debug_of_a_head() {
     }
 }
 
-/// Answers one request after the other; hands out what was asked.
+/// Answers one request after the other, and sends on what was asked.
 fn answering(answers: Vec<String>) -> (String, thread::JoinHandle<Vec<String>>) {
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
     let asked = thread::spawn(move || {
         let mut asked = Vec::new();
@@ -352,7 +352,7 @@ fn a_redirect_is_refused_unless_redirects_are_allowed() {
 
 #[test]
 fn redirects_are_followed_as_far_as_allowed_and_secrets_stay_with_their_host() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let last = redirect(307, &format!("{}/end", server.url().replace("ws", "http")));
     let first = answering(vec![redirect(301, "/second?x=y"), last]);
     let url = first.0.replace("ws://", "ws://me:secret@");
@@ -382,7 +382,7 @@ fn redirects_are_followed_as_far_as_allowed_and_secrets_stay_with_their_host() {
     assert_eq!(request.header("cookie"), None);
     assert_eq!(request.header("x-token"), None);
     assert_eq!(request.header("x-renewed"), None);
-    // What the settings say about the client goes along, and what it wants to speak.
+    // Options about the client itself and its subprotocols are kept.
     assert_eq!(request.header("user-agent"), Some("robot/2"));
     assert_eq!(request.origin(), Some("https://robot.example"));
     assert_eq!(request.subprotocols().collect::<Vec<_>>(), ["v1"]);
@@ -394,7 +394,7 @@ fn redirects_are_followed_as_far_as_allowed_and_secrets_stay_with_their_host() {
 }
 
 #[test]
-fn one_redirect_more_than_allowed_is_refused() {
+fn a_redirect_beyond_the_allowed_number_is_refused() {
     let (url, asked) = answering(vec![redirect(302, "/a"), redirect(302, "/b")]);
     let ws = Options::new().max_redirects(1).connect(url).unwrap();
     let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
@@ -406,7 +406,7 @@ fn one_redirect_more_than_allowed_is_refused() {
 }
 
 #[test]
-fn a_redirect_that_leads_nowhere_is_an_error_that_says_where() {
+fn a_redirect_to_an_invalid_location_is_an_error_that_shows_it() {
     for location in ["ftp://x/", "ws+unix:/run/docker.sock", "http://"] {
         let (url, asked) = answering(vec![redirect(302, location)]);
         let ws = Options::new().max_redirects(9).connect(url).unwrap();
@@ -420,9 +420,9 @@ fn a_redirect_that_leads_nowhere_is_an_error_that_says_where() {
 #[test]
 #[cfg(feature = "native-tls")]
 fn a_redirect_never_leaves_encryption() {
-    let pki = rig::tls::pki();
+    let pki = testkit::tls::pki();
     let mut server = pki.server();
-    let plain = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let plain = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let to = format!("ws://{}/", plain.local_addr().unwrap());
     let ws = pki
         .options()
@@ -442,9 +442,9 @@ fn a_redirect_never_leaves_encryption() {
     assert!(plain.accept().is_err(), "nobody is to come");
 }
 
-/// What a server with these options answers to a request.
+/// Returns how a server with these options answers a request.
 fn answer_to(request: &str, options: &Options) -> String {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
@@ -462,7 +462,7 @@ fn answer_to(request: &str, options: &Options) -> String {
 }
 
 #[test]
-fn each_fault_of_a_request_has_its_status() {
+fn each_invalid_request_is_answered_with_its_status() {
     let instead_of = |old: &str, new: &str| {
         assert!(UPGRADE.contains(old));
         UPGRADE.replace(old, new)
@@ -545,11 +545,11 @@ fn each_fault_of_a_request_has_its_status() {
     }
 }
 
-/// What a server of this crate makes of a request: whether it is for a WebSocket, and the status
-/// that `accept` answers.
+/// Returns whether a server of this crate takes a request for a WebSocket, and the status with
+/// which `accept` answers.
 fn made_of(request: &str) -> (bool, u16) {
     let latin_1: Vec<u8> = request.chars().map(|c| u8::try_from(c).unwrap()).collect();
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(&latin_1).unwrap();
@@ -577,9 +577,9 @@ const CONNECTION: &str = "Connection: Upgrade";
 const WEBSOCKET: &str = "Upgrade: websocket";
 const VERSION: &str = "Sec-WebSocket-Version: 13";
 
-// F1: RFC 9110, sections 5.2, 5.3 and 5.6.1.
+// RFC 9110, sections 5.2, 5.3 and 5.6.1.
 #[test]
-fn a_list_may_stand_on_several_lines_with_any_blanks_between_its_elements() {
+fn a_list_may_span_several_header_lines_with_any_blanks_between_elements() {
     for request in [
         with(CONNECTION, "Connection: keep-alive\r\nConnection: Upgrade"),
         with(CONNECTION, "Connection: Upgrade\r\nConnection: keep-alive"),
@@ -613,10 +613,10 @@ fn a_list_may_stand_on_several_lines_with_any_blanks_between_its_elements() {
 }
 
 #[test]
-fn what_is_websocket_denies_accept_refuses() {
+fn accept_refuses_a_request_that_is_websocket_denies() {
     for (request, made) in [
         (UPGRADE.to_owned(), (true, 101)),
-        // As in aiohttp and in Python's websockets, it is one protocol or another.
+        // As in aiohttp and in Python's websockets, it is one protocol or the other.
         (with(WEBSOCKET, "Upgrade: websocket, h2c"), (false, 426)),
         (
             with(WEBSOCKET, "Upgrade: h2c\r\nUpgrade: websocket"),
@@ -635,7 +635,7 @@ fn what_is_websocket_denies_accept_refuses() {
         ),
         (with(CONNECTION, "Connection: \"Upgrade\""), (false, 426)),
         (with("HTTP/1.1", "HTTP/1.0"), (false, 400)),
-        // These ask for one, badly.
+        // These ask for a WebSocket, with an error.
         (with("GET", "POST"), (true, 405)),
         (with(VERSION, "Sec-WebSocket-Version: 8"), (true, 426)),
         (with(VERSION, "Sec-WebSocket-Version: 8, 13"), (true, 426)),
@@ -646,9 +646,9 @@ fn what_is_websocket_denies_accept_refuses() {
     }
 }
 
-// F2: 16 bytes have four bits to spare in Base64 (RFC 6455, section 4.1, has an example with some).
+// 16 bytes leave four unused bits in Base64. RFC 6455, section 4.1, has an example that sets some.
 #[test]
-fn a_key_may_end_in_bits_that_mean_nothing() {
+fn a_key_may_have_unused_trailing_bits() {
     let key = "dGhlIHNhbXBsZSBub25jZQ==";
     for last in "QRSTUVWXYZabcdef".chars() {
         let other = format!("dGhlIHNhbXBsZSBub25jZ{last}==");
@@ -656,7 +656,7 @@ fn a_key_may_end_in_bits_that_mean_nothing() {
     }
     let rfc = with(key, "AQIDBAUGBwgJCgsMDQ4PEC==");
     let head = answer_to(&rfc, &Options::new());
-    // What is proved is what was sent, not what it says.
+    // The accept key is made of the text as it was sent, not of the bytes that it encodes.
     let accept = tungstenite::handshake::derive_accept_key(b"AQIDBAUGBwgJCgsMDQ4PEC==");
     assert!(head.contains(&accept), "{head}");
     for other in [
@@ -679,8 +679,8 @@ fn a_key_may_end_in_bits_that_mean_nothing() {
 }
 
 #[test]
-fn a_login_may_end_in_bits_that_mean_nothing() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+fn a_login_may_have_unused_trailing_bits() {
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut auth = |value: &str| {
         let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
         let request = with_header(&format!("Authorization: {value}"));
@@ -694,7 +694,7 @@ fn a_login_may_end_in_bits_that_mean_nothing() {
 
 // RFC 9110, sections 7.8 and 10.1.1.
 #[test]
-fn a_client_that_expects_100_is_told_it_before_the_101() {
+fn a_client_that_expects_100_is_sent_it_before_the_101() {
     let (mut server, mut stream) = server_and_stream();
     stream
         .write_all(with_header("Expect: 100-Continue").as_bytes())
@@ -708,7 +708,7 @@ fn a_client_that_expects_100_is_told_it_before_the_101() {
         ("Expect:", (true, 101)),
         ("Expect: tea", (true, 417)),
         ("Expect: 100-continue, tea", (true, 417)),
-        // It is refused before its body is asked for.
+        // It is refused before its body is requested.
         ("Expect: 100-continue\r\nContent-Length: 5", (true, 413)),
     ] {
         assert_eq!(made_of(&with_header(header)), made, "{header}");
@@ -716,7 +716,7 @@ fn a_client_that_expects_100_is_told_it_before_the_101() {
 }
 
 fn server_and_stream() -> (Server, TcpStream) {
-    let server = Server::bind((rig::own_address(), 0)).unwrap();
+    let server = Server::bind((testkit::own_address(), 0)).unwrap();
     let stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     (server, stream)
@@ -724,7 +724,7 @@ fn server_and_stream() -> (Server, TcpStream) {
 
 // RFC 9112, section 3.2.
 #[test]
-fn a_request_is_for_a_path_on_one_host() {
+fn a_request_target_must_be_a_path_on_one_host() {
     let at = |target: &str| with("GET /chat", &format!("GET {target}"));
     let host = |host: &str| with("Host: localhost", host);
     for (request, status) in [
@@ -738,7 +738,7 @@ fn a_request_is_for_a_path_on_one_host() {
         (host("Host:"), 101),
         (host("Host: LOCALHOST.:80"), 101),
         (host("Host: [::1]:80"), 101),
-        // Python's aiohttp and websockets say this.
+        // Python's aiohttp and websockets send this.
         (host("Host: [fe80::1%eth0]:80"), 101),
         (host("Host: [fe80::1%25eth0]:80"), 101),
         (host("Host: a_b:"), 101),
@@ -758,7 +758,7 @@ fn a_request_is_for_a_path_on_one_host() {
 
 // RFC 9112, section 6.3.
 #[test]
-fn a_body_of_no_length_is_none_and_a_length_that_is_none_is_a_fault() {
+fn a_request_without_a_length_has_no_body_and_an_invalid_length_is_refused() {
     for (header, status) in [
         ("Content-Length: 0", 101),
         ("Content-Length: 00, 0\r\nContent-Length: 0", 101),
@@ -777,7 +777,7 @@ fn a_body_of_no_length_is_none_and_a_length_that_is_none_is_a_fault() {
 
 // RFC 9112, sections 2.2, 2.3, 5.1 and 5.2.
 #[test]
-fn a_head_that_could_be_read_in_two_ways_is_no_request() {
+fn an_ambiguous_head_is_refused() {
     for request in [
         with_header("X: a\r\n b"),
         with_header(" X: a"),
@@ -813,8 +813,8 @@ fn a_head_that_could_be_read_in_two_ways_is_no_request() {
 
 #[test]
 #[cfg(feature = "native-tls")]
-fn a_server_with_tls_wants_its_own_pages_to_come_over_tls() {
-    let pki = rig::tls::pki();
+fn a_server_with_tls_accepts_only_its_own_pages_over_tls() {
+    let pki = testkit::tls::pki();
     let mut server = pki.server();
     let address = server.local_addr().unwrap();
     let mut from = |origin: &str, server_options: &Options| {
@@ -835,7 +835,7 @@ fn a_server_with_tls_wants_its_own_pages_to_come_over_tls() {
 
 // RFC 9112, section 3.2.2.
 #[test]
-fn a_host_in_the_target_is_where_a_page_may_connect_to() {
+fn the_host_in_the_target_decides_which_origin_is_allowed() {
     for (target, status) in [("http://robot/chat", "101"), ("http://other/chat", "403")] {
         let request = with("GET /chat", &format!("GET {target}"));
         let request = request.replace("Host: localhost", "Host: robot\r\nOrigin: http://robot");
@@ -845,7 +845,7 @@ fn a_host_in_the_target_is_where_a_page_may_connect_to() {
 }
 
 #[test]
-fn only_pages_of_the_server_itself_may_connect_unless_others_are_allowed() {
+fn only_pages_of_the_server_itself_may_connect_by_default() {
     let from = |origin: &str| UPGRADE.replace("Host: ", &format!("Origin: {origin}\r\nHost: "));
     for (options, origin, status) in [
         (&Options::new(), "http://localhost", 101),
@@ -898,8 +898,8 @@ fn a_servers_headers_are_in_its_response() {
 }
 
 #[test]
-fn a_header_that_a_server_cannot_send_is_its_own_fault() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+fn a_response_header_that_http_does_not_allow_is_an_error_of_the_server() {
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     stream.write_all(UPGRADE.as_bytes()).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
@@ -912,7 +912,7 @@ fn a_header_that_a_server_cannot_send_is_its_own_fault() {
 }
 
 #[test]
-fn a_server_that_chooses_a_subprotocol_says_which() {
+fn the_chosen_subprotocol_is_in_the_response() {
     let mut options = Options::new();
     options.subprotocol("b").subprotocol("a");
     let offer = |names: &str| {

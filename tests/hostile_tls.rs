@@ -1,7 +1,7 @@
-//! Peers that keep to TLS only as long as it suits them.
+//! Peers that follow TLS only at first.
 #![cfg(feature = "native-tls")]
 
-mod rig;
+mod testkit;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,20 +9,20 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rig::tls::{Pki, pki};
-use rig::{DEADLINE, UPGRADE, eventually, threads_named, within};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use rtcbot_websocket::{Error, Options, Websocket};
 use rustls::ConnectionTrafficSecrets;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{cipher_suite, default_provider};
+use testkit::tls::{Pki, pki};
+use testkit::{DEADLINE, UPGRADE, eventually, threads_named, within};
 
-/// A handshake message that asks a TLS 1.2 client to begin anew.
+/// A handshake message that asks a TLS 1.2 client to renegotiate.
 const HELLO_REQUEST: &[u8] = &[0, 0, 0, 0];
-/// One that asks a server; it says no, in an alert.
+/// One that asks a server to renegotiate, which refuses with an alert.
 const CLIENT_HELLO: &[u8] = &[1, 0, 0, 0];
 
-/// Makes TLS 1.2 records of any kind, in a session whose secrets it has.
+/// Makes TLS 1.2 records of any type in a session whose secrets it has.
 struct Sealer {
     key: LessSafeKey,
     iv: [u8; 12],
@@ -69,7 +69,7 @@ fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// A client that has its WebSocket, and then the secrets.
+/// A client whose WebSocket is open, and the secrets of its session.
 fn client(pki: &Pki, address: SocketAddr) -> (TcpStream, Sealer) {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(pki.ca.der().clone()).unwrap();
@@ -92,7 +92,7 @@ fn client(pki: &Pki, address: SocketAddr) -> (TcpStream, Sealer) {
     (socket, Sealer::new(secrets.tx))
 }
 
-/// A server whose handshakes are done, and then the secrets.
+/// A server whose handshakes are done, and the secrets of its session.
 fn server(pki: &Pki, listener: &TcpListener) -> (TcpStream, Sealer) {
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(pki.key.serialize_der());
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
@@ -107,17 +107,17 @@ fn server(pki: &Pki, listener: &TcpListener) -> (TcpStream, Sealer) {
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     let stream = rustls::StreamOwned::new(session, socket);
     let stream = tungstenite::accept(stream).unwrap();
-    // What tungstenite has read ahead is nothing, for the client has said nothing yet.
+    // tungstenite has read nothing ahead, since the client has sent nothing yet.
     let rustls::StreamOwned { conn, sock } = stream.into_inner();
     let secrets = conn.dangerous_extract_secrets().unwrap();
     (sock, Sealer::new(secrets.tx))
 }
 
-/// A write then waits for something to be read, which never comes.
+/// A write then waits for something to read, which never comes.
 #[test]
-fn a_server_that_asks_to_begin_anew_and_falls_silent_does_not_hold_up_closing() {
+fn a_server_that_asks_to_renegotiate_and_falls_silent_does_not_delay_close() {
     let pki = pki();
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let ws = pki
         .options()
@@ -130,7 +130,7 @@ fn a_server_that_asks_to_begin_anew_and_falls_silent_does_not_hold_up_closing() 
     socket
         .write_all(&sealer.handshake_record(HELLO_REQUEST))
         .unwrap();
-    // The client answers with a handshake of its own: now it is under way.
+    // The client answers with a handshake message of its own: the renegotiation has begun.
     socket.read_exact(&mut [0; 5]).unwrap();
     ws.put_nowait("x").unwrap();
     let closing = ws.clone();
@@ -142,9 +142,9 @@ fn a_server_that_asks_to_begin_anew_and_falls_silent_does_not_hold_up_closing() 
     eventually("that its threads have ended", || threads_named("ws-") == 0);
 }
 
-/// Each costs an answer, for which there is no room at some point.
+/// Each one requires an answer, for which there is no room at some point.
 #[test]
-fn a_client_that_wants_answers_and_takes_none_is_cut_off() {
+fn a_client_that_asks_for_key_updates_and_reads_none_is_disconnected() {
     let pki = pki();
     let mut listener = pki.server();
     let address = listener.local_addr().unwrap();
@@ -159,8 +159,7 @@ fn a_client_that_wants_answers_and_takes_none_is_cut_off() {
     let ws: Websocket = accepting.join().unwrap();
     socket.set_write_timeout(Some(DEADLINE)).unwrap();
     let flooding = thread::spawn(move || {
-        // Until it is cut off: how much the buffers on the way hold of it all is for the system to
-        // say.
+        // Until it is disconnected: the system decides how much its buffers hold.
         let end = Instant::now() + 3 * DEADLINE;
         while Instant::now() < end {
             let records: Vec<u8> = (0..100)

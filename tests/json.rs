@@ -1,21 +1,21 @@
-//! JSON as RTCBot's users know it: what is put arrives as the same value, and what is passed on
-//! leaves as it came.
+//! JSON as RTCBot's users know it: a message arrives as the value that was put, and is sent on as
+//! it came.
 
-mod rig;
+mod testkit;
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use rig::{DEADLINE, pair, pair_with};
 use rtcbot_websocket::{Message, Options, Websocket, json};
 use serde_json::Value;
+use testkit::{DEADLINE, pair, pair_with};
 
-/// A client that sends text as it is, and a server in JSON mode.
+/// A client that sends text unchanged, and a server in JSON mode.
 fn plain_client() -> (Websocket, Websocket) {
     pair_with(Options::new().json(false), &Options::new())
 }
 
-/// What arrives in JSON mode of each text.
+/// Returns the messages that arrive in JSON mode for these texts.
 fn arrivals(texts: &[String]) -> Vec<Message> {
     let (client, server) = plain_client();
     texts
@@ -27,8 +27,8 @@ fn arrivals(texts: &[String]) -> Vec<Message> {
         .collect()
 }
 
-/// What Python's json and every browser read, and serde_json does not or reads otherwise; as a
-/// value.
+/// Texts that Python's json and every browser read, and serde_json does not or reads differently;
+/// with their values.
 fn odd() -> Vec<(&'static str, Value)> {
     vec![
         ("NaN", json!(null)),
@@ -75,13 +75,13 @@ fn a_number_arrives_as_it_was_put() {
 }
 
 #[test]
-fn what_python_reads_arrives_as_json_with_its_text_as_it_came() {
+fn json_that_python_reads_arrives_as_json_with_its_original_text() {
     let texts: Vec<_> = odd().iter().map(|(text, _)| (*text).to_owned()).collect();
     for ((text, value), arrived) in odd().iter().zip(arrivals(&texts)) {
         assert_eq!(arrived.as_json(), Some(value), "{text}");
         assert_eq!(arrived.to_string(), *text);
         assert_eq!(&arrived.decode::<Value>().unwrap(), value, "{text}");
-        // Whoever reads it: a program that takes text alike.
+        // In JSON mode or not, the text is the same.
         assert_eq!(&Message::from(*text).decode::<Value>().unwrap(), value);
         assert_eq!(
             &Message::from(text.as_bytes()).decode::<Value>().unwrap(),
@@ -91,7 +91,7 @@ fn what_python_reads_arrives_as_json_with_its_text_as_it_came() {
 }
 
 #[test]
-fn what_python_and_browsers_refuse_arrives_as_text() {
+fn json_that_python_and_browsers_refuse_arrives_as_text() {
     let texts = [
         "",
         " ",
@@ -161,7 +161,7 @@ fn what_python_and_browsers_refuse_arrives_as_text() {
 }
 
 #[test]
-fn json_that_is_too_deep_to_be_read_arrives_as_text() {
+fn json_that_is_nested_too_deeply_arrives_as_text() {
     let deep = |depth: usize, inner: &str| "[".repeat(depth) + inner + &"]".repeat(depth);
     let objects = |depth: usize| r#"{"":"#.repeat(depth) + "0" + &"}".repeat(depth);
     let brackets = "[{".repeat(5000);
@@ -171,12 +171,12 @@ fn json_that_is_too_deep_to_be_read_arrives_as_text() {
         (deep(100_000, ""), false),
         (objects(127), true),
         (objects(128), false),
-        // What is in a string, and what has been closed, makes nothing deeper.
+        // Strings, and arrays that are closed, do not add to the depth.
         (deep(127, &format!(r#""{brackets}""#)), true),
         (deep(126, &format!(r#""\"{brackets}\\",[]"#)), true),
         (deep(127, &format!(r#""{brackets}\\",[]"#)), false),
         (format!("[{}0]", "[],".repeat(5000)), true),
-        // Deep and open.
+        // Deep and never closed.
         ("[".repeat(100_000), false),
     ];
     let (texts, json): (Vec<_>, Vec<_>) = texts.into_iter().unzip();
@@ -187,7 +187,7 @@ fn json_that_is_too_deep_to_be_read_arrives_as_text() {
 }
 
 #[test]
-fn numbers_that_are_none_decode_as_none() {
+fn non_finite_numbers_decode_as_none() {
     let texts = ["[1.5, NaN, -Infinity, 1e400]".to_owned()];
     let scan = &arrivals(&texts)[0];
     let ranges = scan.decode::<Vec<Option<f64>>>().unwrap();
@@ -213,11 +213,11 @@ fn a_number_is_decoded_with_all_its_digits() {
 }
 
 #[test]
-fn what_is_relayed_leaves_as_it_came_to_the_byte() {
+fn a_relayed_message_is_sent_byte_for_byte_as_it_came() {
     let (first, relay) = plain_client();
     let (onward, last) = pair_with(&Options::new(), Options::new().json(false));
     relay.subscribe_to(onward.clone());
-    // Looked at on the way or not.
+    // Whether or not its value is used on the way.
     relay.subscribe_callback(|message| drop(message.as_json().cloned()));
     let spaced = "{ \"b\" : 1.0,\"a\":[ 1E5 , 100000000000000000000000.10 ] }\n";
     let texts = odd().into_iter().map(|(text, _)| text).chain([spaced]);
@@ -228,7 +228,7 @@ fn what_is_relayed_leaves_as_it_came_to_the_byte() {
 }
 
 #[test]
-fn a_message_that_found_no_room_is_handed_back_as_it_was() {
+fn a_message_without_room_is_returned_unchanged() {
     let (client, _server) = pair_with(Options::new().send_queue(1), &Options::new());
     let mut deep = json!(0);
     for _ in 0..200 {
@@ -252,7 +252,7 @@ fn values() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         any::<u64>().prop_map(Value::from),
-        // Of all magnitudes, and as sensors have them.
+        // Of all magnitudes, and as sensors send them.
         any::<u64>().prop_map(|bits| Value::from(f64::from_bits(bits))),
         (-1e4..1e4).prop_map(Value::from),
         any::<String>().prop_map(Value::from),
@@ -266,7 +266,7 @@ fn values() -> impl Strategy<Value = Value> {
     })
 }
 
-/// As Python's json.dumps writes it, with all that Python may hold and others may not.
+/// As Python's json.dumps writes it, with everything that Python may send and others may not.
 fn as_python_writes() -> impl Strategy<Value = String> {
     let spaces = || "[ \t\r\n]{0,2}";
     let string = || {

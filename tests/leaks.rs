@@ -1,9 +1,11 @@
-//! Connections that have ended leave nothing behind. All in a process of their own, of which everything is counted.
+//! Connections that have ended leave nothing behind. Each part runs in a process of its own, and
+//! everything in that process is counted.
 //!
-//! The environment variable `RTCBOT_CONNECTIONS` says how many there are; 5000 by default.
+//! The environment variable `RTCBOT_CONNECTIONS` sets how many connections there are; 5000 by
+//! default.
 #![cfg(target_os = "linux")]
 
-mod rig;
+mod testkit;
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -12,14 +14,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rig::{DEADLINE, UPGRADE, eventually, pair_over, read_head, threads_named};
 use rtcbot_websocket::{Error, Options, Server, Websocket, json};
+use testkit::{DEADLINE, UPGRADE, eventually, pair_over, read_head, threads_named};
 
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// How much memory is in use that is no file's, in KiB.
+/// How much anonymous memory is in use, in KiB.
 fn resident() -> i64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let mut lines = status.lines();
@@ -28,7 +30,7 @@ fn resident() -> i64 {
     number.parse().unwrap()
 }
 
-/// Where the connections are made.
+/// The place where the connections are made.
 struct Place {
     server: Server,
     options: Options,
@@ -78,7 +80,7 @@ fn dropped_in_a_callback(place: &mut Place) {
     client.wait_closed_timeout(DEADLINE).unwrap();
 }
 
-/// Nobody has a handle but the connection itself.
+/// Only the connection itself has a handle.
 fn its_own_echo(place: &mut Place) {
     let (client, peer) = place.pair();
     peer.subscribe_to(peer.clone());
@@ -108,9 +110,9 @@ fn reset_by_the_client(place: &mut Place) {
     assert!(matches!(error, Error::Lost(_)), "{error}");
 }
 
-/// By a server that ends the connection with something unread.
+/// By a server that ends the connection with unread bytes.
 fn reset_by_the_server(place: &mut Place) {
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let client = place.options.connect(url).unwrap();
     let (stream, _) = listener.accept().unwrap();
@@ -141,7 +143,7 @@ fn given_up(place: &mut Place) {
     drop(place.server.next_timeout(Duration::from_millis(1)));
 }
 
-/// Its request does not come.
+/// The server receives no request.
 fn silent(place: &mut Place) {
     drop(TcpStream::connect(place.server.local_addr().unwrap()).unwrap());
     drop(place.server.next_timeout(Duration::from_millis(1)));
@@ -162,7 +164,7 @@ const LIVES: [(&str, Life); 12] = [
     ("silent", silent),
 ];
 
-/// TLS that does not come about: the client does not know the authority.
+/// A TLS handshake that fails: the client does not trust the authority.
 #[cfg(feature = "native-tls")]
 fn not_trusted(place: &mut Place) {
     let client = Websocket::connect(place.server.url()).unwrap();
@@ -175,7 +177,7 @@ fn not_trusted(place: &mut Place) {
     waiting.join().unwrap().unwrap_err();
 }
 
-/// Those of `LIVES` that TLS has a part in, and its own.
+/// The kinds of `LIVES` that involve TLS.
 #[cfg(feature = "native-tls")]
 const TLS_LIVES: [(&str, Life); 9] = [
     ("TLS, closed by the client", closed_by_the_client),
@@ -189,7 +191,7 @@ const TLS_LIVES: [(&str, Life); 9] = [
     ("TLS, silent", silent),
 ];
 
-/// All kinds, and which of them are over TLS.
+/// All kinds, and which of them use TLS.
 fn lives() -> Vec<(&'static str, Life, bool)> {
     let lives = LIVES.map(|(name, life)| (name, life, false));
     #[cfg(feature = "native-tls")]
@@ -203,11 +205,11 @@ fn place(encrypted: bool) -> Place {
     let (server, mut options) = match encrypted {
         #[cfg(feature = "native-tls")]
         true => {
-            let pki = rig::tls::pki();
+            let pki = testkit::tls::pki();
             (pki.server(), pki.options())
         }
         _ => (
-            Server::bind((rig::own_address(), 0)).unwrap(),
+            Server::bind((testkit::own_address(), 0)).unwrap(),
             Options::new(),
         ),
     };
@@ -216,19 +218,19 @@ fn place(encrypted: bool) -> Place {
     Place { server, options }
 }
 
-/// Two rounds in which memory is taken that is used again and again, and those that count.
+/// Two rounds that allocate memory which is used again, and the rounds that count.
 const ROUNDS: usize = WARM_UP + 3;
 const WARM_UP: usize = 2;
 
-/// How many connections make a round.
+/// How many connections a round has.
 fn round() -> usize {
     let count = std::env::var("RTCBOT_CONNECTIONS").map_or(5000, |count| count.parse().unwrap());
     count / lives().len() / ROUNDS + 1
 }
 
 #[test]
-fn five_thousand_connections_leave_no_thread_no_descriptor_and_no_memory() {
-    // Most of a connection's time is waiting for threads to begin and to end.
+fn five_thousand_connections_leave_no_thread_descriptor_or_memory_behind() {
+    // Most of a connection's time is waiting for threads to start and to end.
     let kinds = Mutex::new(lives());
     thread::scope(|scope| {
         for _ in 0..4 {
@@ -244,7 +246,7 @@ fn five_thousand_connections_leave_no_thread_no_descriptor_and_no_memory() {
     });
 }
 
-/// Plays one kind in a process of its own.
+/// Runs one kind in a process of its own.
 fn leave_nothing(name: &str) {
     let begun = Instant::now();
     let this = std::env::current_exe().unwrap();
@@ -252,12 +254,12 @@ fn leave_nothing(name: &str) {
         .args([
             "--ignored",
             "--exact",
-            "connections_of_one_kind",
+            "part_for_one_kind_of_connection",
             "--nocapture",
         ])
         .env("RTCBOT_KIND", name)
-        // glibc gives threads heaps of their own, as it sees fit, and keeps what is freed: neither
-        // helps to tell what is in use.
+        // glibc gives threads heaps of their own and keeps freed memory. Both hide how much is in
+        // use.
         .env("MALLOC_ARENA_MAX", "1")
         .env("MALLOC_TRIM_THRESHOLD_", "0")
         .env("MALLOC_TOP_PAD_", "0")
@@ -271,7 +273,7 @@ fn leave_nothing(name: &str) {
     println!("{name}: {grown} {:?}", begun.elapsed());
 }
 
-/// What was used only once and is free now would take in a leak for a while.
+/// Memory that was used once and is free now could hide a leak for a while.
 fn take_up_what_is_free() {
     for size in [4096, 1024, 256, 64] {
         (0..(1 << 20) / size).for_each(|_| std::mem::forget(vec![1u8; size]));
@@ -279,8 +281,8 @@ fn take_up_what_is_free() {
 }
 
 #[test]
-#[ignore = "run by the test above, in a process for each kind: what another kind has freed would take a leak in"]
-fn connections_of_one_kind() {
+#[ignore = "run by the test above, in a process for each kind: freed memory would hide a leak"]
+fn part_for_one_kind_of_connection() {
     let Ok(kind) = std::env::var("RTCBOT_KIND") else {
         return;
     };
@@ -291,7 +293,7 @@ fn connections_of_one_kind() {
     assert_eq!(before.1, 0);
     let nothing_is_left = |place: &mut Place| {
         eventually("that nothing is left", || {
-            // What was given up or has sent nothing may yet have to be noticed.
+            // Connections that were given up, or that sent nothing, may yet have to be noticed.
             drop(place.server.next_timeout(Duration::from_millis(1)));
             (descriptors(), threads_named("ws-")) == before
         });
@@ -315,9 +317,10 @@ fn connections_of_one_kind() {
         println!("{grown:?} KiB in rounds of {}", round());
         grown.iter().sum::<i64>()
     };
-    // A leak of 1 KiB is twice this, and shows each time; a heap that happens to be divided anew does not.
+    // A leak of 1 KiB per connection is twice this in every round. A heap that is divided
+    // differently is not.
     let most = (round() * (ROUNDS - WARM_UP)) as i64 / 2;
-    // On a busy machine, the threads of many connections may be about to end at the same time, and never as
-    // many as the time before: then one connection is waited for before the next is made.
+    // On a busy machine, the threads of many connections may end at the same time, and never
+    // equally many. Then each connection ends before the next one is made.
     assert!((0..6).any(|n| play_all_rounds(n > 1) < most));
 }

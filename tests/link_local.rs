@@ -1,7 +1,7 @@
-//! Link-local addresses: a robot on a cable without DHCP has no other. The same one may be on each
-//! of a machine's networks, so that a URL names the network's interface as well (F4; RFC 6874).
+//! Link-local addresses: a robot on a network without DHCP has no other. The same address may be on
+//! each network of a machine, so a URL also names the interface (RFC 6874).
 
-mod rig;
+mod testkit;
 
 use std::io::Write;
 use std::net::{Ipv6Addr, SocketAddrV6, TcpListener, TcpStream};
@@ -9,15 +9,15 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use rig::{DEADLINE, eventually, read_head, within};
 use rtcbot_websocket::{Backoff, Error, Options, Request, Server, Websocket, json};
+use testkit::{DEADLINE, eventually, read_head, within};
 
 const ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// The number of the loopback interface: it is the first that a network namespace has.
+/// The number of the loopback interface: it is the first one of a network namespace.
 const LOOPBACK: u32 = 1;
 
-/// Runs the test of this name, which calls this, once more in a network namespace of its own, where
+/// Runs the test of this name, which calls this, again in a network namespace of its own, where
 /// `fe80::1` is an address of the loopback interface.
 #[track_caller]
 fn in_a_network_of_its_own(test: &str, body: impl FnOnce()) {
@@ -25,7 +25,7 @@ fn in_a_network_of_its_own(test: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some_and(|name| name == test) {
         ip("link set lo up");
         ip("-6 addr add fe80::1/64 dev lo nodad");
-        // The system makes the way there a moment later.
+        // The system adds the route a moment later.
         let listener = TcpListener::bind(address(LOOPBACK)).unwrap();
         let here = listener.local_addr().unwrap();
         eventually("a way to fe80::1", || TcpStream::connect(here).is_ok());
@@ -33,7 +33,7 @@ fn in_a_network_of_its_own(test: &str, body: impl FnOnce()) {
     }
     let possible = Command::new("unshare").args(["-n", "ip", "link"]).output();
     if !possible.is_ok_and(|output| output.status.success()) {
-        return rig::skip("it needs root, and the programs unshare and ip");
+        return testkit::skip("it needs root, and the programs unshare and ip");
     }
     let mut command = Command::new("unshare");
     command.arg("-n").arg(std::env::current_exe().unwrap());
@@ -84,7 +84,7 @@ fn the_url_of_a_server_and_both_forms_of_a_zone_are_connected_to() {
     );
 }
 
-/// Connects, and looks at what the server is told.
+/// Connects, and checks what the server receives.
 fn check(server: &mut Server, url: &str, host: &str, path: &str) {
     let client = Options::new()
         .origin(format!("http://{host}"))
@@ -93,7 +93,7 @@ fn check(server: &mut Server, url: &str, host: &str, path: &str) {
     let request = next(server, &client);
     assert_eq!(request.header("host"), Some(host), "{url}");
     assert_eq!(request.path(), path);
-    // Its own page is welcome.
+    // Its own page is accepted.
     let peer = Websocket::accept(request);
     client.put_nowait(1).unwrap();
     assert_eq!(peer.get_timeout(DEADLINE).unwrap(), json!(1));
@@ -108,7 +108,7 @@ fn check(server: &mut Server, url: &str, host: &str, path: &str) {
 #[cfg(feature = "native-tls")]
 fn a_certificate_is_for_the_address_without_its_zone() {
     in_a_network_of_its_own("a_certificate_is_for_the_address_without_its_zone", || {
-        let pki = rig::tls::pki_for(&["fe80::1"]);
+        let pki = testkit::tls::pki_for(&["fe80::1"]);
         let mut server = Server::bind_tls(address(LOOPBACK), pki.identity.clone()).unwrap();
         let port = server.local_addr().unwrap().port();
         for url in [
@@ -151,8 +151,8 @@ fn a_redirect_stays_on_the_same_network() {
 }
 
 #[test]
-fn an_interface_may_come_later() {
-    in_a_network_of_its_own("an_interface_may_come_later", || {
+fn an_interface_may_appear_later() {
+    in_a_network_of_its_own("an_interface_may_appear_later", || {
         let backoff = Backoff {
             initial: Duration::from_millis(10),
             max: Duration::from_millis(10),
@@ -180,17 +180,20 @@ fn an_interface_may_come_later() {
 }
 
 #[test]
-fn an_address_that_needs_a_zone_says_so() {
-    in_a_network_of_its_own("an_address_that_needs_a_zone_says_so", || {
-        let ws = Websocket::connect("ws://[fe80::1]:80/").unwrap();
-        let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
-        assert!(matches!(error, Error::Connect { .. }), "{error}");
-        assert!(error.to_string().contains("[fe80::1%eth0]"), "{error}");
-    });
+fn an_address_without_its_zone_is_an_error_that_asks_for_it() {
+    in_a_network_of_its_own(
+        "an_address_without_its_zone_is_an_error_that_asks_for_it",
+        || {
+            let ws = Websocket::connect("ws://[fe80::1]:80/").unwrap();
+            let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+            assert!(matches!(error, Error::Connect { .. }), "{error}");
+            assert!(error.to_string().contains("[fe80::1%eth0]"), "{error}");
+        },
+    );
 }
 
 #[test]
-fn an_interface_that_does_not_exist_is_named() {
+fn an_interface_that_does_not_exist_is_named_in_the_error() {
     for zone in ["%25none0", "%none0"] {
         let ws = Websocket::connect(format!("ws://[fe80::1{zone}]:80/")).unwrap();
         let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
@@ -199,13 +202,13 @@ fn an_interface_that_does_not_exist_is_named() {
             "{error}"
         );
         assert!(error.to_string().contains("\"none0\""), "{error}");
-        // It may come yet, with its cable.
+        // The interface may appear later.
         assert!(error.is_transient());
     }
 }
 
 #[test]
-fn a_proxy_is_not_told_a_zone() {
+fn a_zone_is_not_sent_to_a_proxy() {
     for proxy in [
         "http://127.0.0.1:9",
         "socks5://127.0.0.1:9",

@@ -1,19 +1,19 @@
-//! The logger is the program's: one that panics at every record ends nothing. Each level in a
-//! process of its own.
+//! The logger belongs to the program: one that panics at every record ends no connection. Each
+//! level has a process of its own.
 
-mod rig;
+mod testkit;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use log::LevelFilter;
-use rig::{DEADLINE, eventually, pair, pair_over, server_and_bytes};
 use rtcbot_websocket::{
     Backoff, Error, Message, Options, PutError, Queue, Server, Sink, Websocket, json,
 };
+use testkit::{DEADLINE, eventually, pair, pair_over, server_and_bytes};
 
 struct Panics {
-    /// Whose records it panics at; at others it does nothing.
+    /// The level and target at which it panics; at others it does nothing.
     target: &'static str,
     count: AtomicUsize,
 }
@@ -26,7 +26,8 @@ impl log::Log for Panics {
     fn log(&self, record: &log::Record<'_>) {
         if record.target().starts_with(self.target) {
             self.count.fetch_add(1, Ordering::SeqCst);
-            // Its text is put together in here; not in the panic, where another ends the process.
+            // Formats the record here, and not in the panic, where a second panic would end the
+            // process.
             let text = record.args().to_string();
             panic!("on purpose: {text}");
         }
@@ -45,7 +46,7 @@ fn set(target: &'static str, level: LevelFilter) -> &'static Panics {
     logger
 }
 
-/// It is always full, and says so at once.
+/// It is always full, and returns immediately.
 struct Full;
 
 impl Sink<Message> for Full {
@@ -54,7 +55,7 @@ impl Sink<Message> for Full {
     }
 }
 
-/// An error of the program's own that cannot even be shown.
+/// An error of the program that panics when it is shown.
 #[derive(Debug)]
 struct Unspeakable;
 
@@ -72,7 +73,7 @@ impl Drop for Unspeakable {
     }
 }
 
-/// All that is logged about on the way of a connection, or most of it.
+/// Does everything that is logged in the course of a connection, or most of it.
 fn everything() {
     let called = Arc::new(AtomicUsize::new(0));
     let (client, server) = pair();
@@ -111,7 +112,7 @@ fn everything() {
     server.wait_closed_timeout(DEADLINE).unwrap();
     assert_eq!(server.stats().dropped, 2000 - 1024);
 
-    // The peer breaks the protocol, or hangs up.
+    // The peer breaks the protocol, or disconnects.
     for bytes in [&[0xff; 10][..], &[]] {
         let (server, mut peer) = server_and_bytes(&Options::new());
         std::io::Write::write_all(&mut peer, bytes).unwrap();
@@ -123,14 +124,14 @@ fn everything() {
         );
     }
 
-    // What is no request, and what is none for a WebSocket.
-    let mut listener = Server::bind((rig::own_address(), 0)).unwrap();
+    // An invalid request, and one that is not for a WebSocket.
+    let mut listener = Server::bind((testkit::own_address(), 0)).unwrap();
     for bytes in ["", "nonsense\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"] {
         let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         std::io::Write::write_all(&mut peer, bytes.as_bytes()).unwrap();
         drop(peer);
     }
-    // A client that tries again, with an error of this program's own.
+    // A client that tries again, with an error of this program.
     let attempts = AtomicUsize::new(0);
     let token = move || match attempts.fetch_add(1, Ordering::SeqCst) {
         0..3 => Err(Unspeakable.into()),
@@ -144,7 +145,7 @@ fn everything() {
             max: moment,
             ..Backoff::default()
         })
-        .connect(rig::url(&listener))
+        .connect(testkit::url(&listener))
         .unwrap();
     let server = loop {
         let request = listener.next_timeout(DEADLINE).unwrap();
@@ -168,7 +169,9 @@ fn everything() {
     server.wait_closed_timeout(DEADLINE).unwrap();
     drop(server);
     if cfg!(target_os = "linux") {
-        eventually("all threads have ended", || rig::threads_named("ws-") == 0);
+        eventually("all threads have ended", || {
+            testkit::threads_named("ws-") == 0
+        });
     }
 }
 
@@ -179,44 +182,49 @@ fn works_at(level: LevelFilter) {
 }
 
 #[test]
-fn a_logger_that_panics_at_errors_ends_nothing() {
-    rig::alone("a_logger_that_panics_at_errors_ends_nothing", || {
+fn a_logger_that_panics_at_errors_ends_no_connection() {
+    testkit::alone("a_logger_that_panics_at_errors_ends_no_connection", || {
         works_at(LevelFilter::Error)
     });
 }
 
 #[test]
-fn a_logger_that_panics_at_warnings_ends_nothing() {
-    rig::alone("a_logger_that_panics_at_warnings_ends_nothing", || {
-        works_at(LevelFilter::Warn)
-    });
+fn a_logger_that_panics_at_warnings_ends_no_connection() {
+    testkit::alone(
+        "a_logger_that_panics_at_warnings_ends_no_connection",
+        || works_at(LevelFilter::Warn),
+    );
 }
 
 #[test]
-fn a_logger_that_panics_at_information_ends_nothing() {
-    rig::alone("a_logger_that_panics_at_information_ends_nothing", || {
-        works_at(LevelFilter::Info)
-    });
+fn a_logger_that_panics_at_information_ends_no_connection() {
+    testkit::alone(
+        "a_logger_that_panics_at_information_ends_no_connection",
+        || works_at(LevelFilter::Info),
+    );
 }
 
 #[test]
-fn a_logger_that_panics_at_debug_records_ends_nothing() {
-    rig::alone("a_logger_that_panics_at_debug_records_ends_nothing", || {
-        works_at(LevelFilter::Debug);
-    });
+fn a_logger_that_panics_at_debug_records_ends_no_connection() {
+    testkit::alone(
+        "a_logger_that_panics_at_debug_records_ends_no_connection",
+        || {
+            works_at(LevelFilter::Debug);
+        },
+    );
 }
 
 #[test]
-fn a_logger_that_panics_at_traces_ends_nothing() {
-    rig::alone("a_logger_that_panics_at_traces_ends_nothing", || {
+fn a_logger_that_panics_at_traces_ends_no_connection() {
+    testkit::alone("a_logger_that_panics_at_traces_ends_no_connection", || {
         works_at(LevelFilter::Trace)
     });
 }
 
-/// The codec logs, too, and cannot go on where its logger panics.
+/// The codec logs too, and cannot continue where its logger panics.
 #[test]
 fn a_logger_that_panics_in_the_codec_ends_the_connection_in_time() {
-    rig::alone(
+    testkit::alone(
         "a_logger_that_panics_in_the_codec_ends_the_connection_in_time",
         || {
             set("tungstenite", LevelFilter::Trace);
@@ -228,7 +236,9 @@ fn a_logger_that_panics_in_the_codec_ends_the_connection_in_time() {
                 let _ = client.wait_error_timeout(DEADLINE).unwrap();
             }
             if cfg!(target_os = "linux") {
-                eventually("all threads have ended", || rig::threads_named("ws-") == 0);
+                eventually("all threads have ended", || {
+                    testkit::threads_named("ws-") == 0
+                });
             }
         },
     );

@@ -1,19 +1,19 @@
-//! What memory a long message takes, and when it is given back. Each test in a process of its own, for
-//! it looks at the memory of the whole process.
+//! How much memory a long message uses, and when it is freed. Each test measures a process of its
+//! own.
 #![cfg(target_os = "linux")]
 
-mod rig;
+mod testkit;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use rig::{DEADLINE, alone, eventually, reserved, resident, server_and_bytes};
 use rtcbot_websocket::{Options, Websocket};
+use testkit::{DEADLINE, alone, eventually, reserved, resident, server_and_bytes};
 
 const LONG: usize = 16 << 20;
 
-/// Nothing is sent and nothing is waited for but what a test asks for.
+/// Nothing is sent and nothing is waited for unless a test asks for it.
 fn quiet() -> Options {
     let mut options = Options::new();
     options

@@ -1,11 +1,12 @@
-//! What happens while the operating system starts no thread: a library that is loaded before the
-//! others makes `pthread_create` fail when a test says so. Each test runs in a process of its own.
+//! What happens while the operating system starts no thread. A library that is loaded before the
+//! others makes `pthread_create` fail when a test asks for it. Each test runs in a process of its
+//! own.
 //!
-//! The environment variables `RTCBOT_SEED` and `RTCBOT_CONNECTIONS` say which threads are refused
-//! by chance, and for how many connections.
+//! The environment variables `RTCBOT_SEED` and `RTCBOT_CONNECTIONS` set which threads are refused
+//! at random, and for how many connections.
 #![cfg(target_os = "linux")]
 
-mod rig;
+mod testkit;
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -19,19 +20,19 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
-use rig::{
-    DEADLINE, UPGRADE, eventually, masked_frame, read_close_code, read_head, server_and_bytes,
-    threads_named,
-};
 use rtcbot_websocket::pubsub::Producer;
 use rtcbot_websocket::{
     Backoff, Error, Message, Options, Queue, Server, WeakWebsocket, Websocket, json,
+};
+use testkit::{
+    DEADLINE, UPGRADE, eventually, masked_frame, read_close_code, read_head, server_and_bytes,
+    threads_named,
 };
 
 /// How many items may wait for callbacks.
 const ROOM: usize = 1024;
 
-/// Which threads of this process are refused: see `rig/refuse_threads.c`.
+/// Which threads of this process are refused: see `testkit/refuse_threads.c`.
 #[derive(Clone)]
 struct Threads(Arc<File>);
 
@@ -42,17 +43,17 @@ impl Threads {
         self.0.write_all_at(&bytes, 0).unwrap();
     }
 
-    /// From now on there are none.
+    /// Refuses all threads from now on.
     fn refuse_all(&self) {
         self.tell(0, -1, 1000, 0);
     }
 
-    /// The next so many are refused.
+    /// Refuses the next `n` threads.
     fn refuse(&self, count: i32) {
         self.tell(0, count, 1000, 0);
     }
 
-    /// All but the next so many are refused.
+    /// Refuses all threads but the next `n`.
     fn refuse_all_after(&self, pass: i32) {
         self.tell(pass, -1, 1000, 0);
     }
@@ -73,11 +74,14 @@ impl Threads {
     }
 }
 
-/// The library, built by the C compiler that is there; `None` if there is none.
+/// The library, built by the C compiler; `None` if there is no compiler.
 fn library() -> Option<&'static Path> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let library = LIBRARY.get_or_init(|| {
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rig/refuse_threads.c");
+        let source = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/testkit/refuse_threads.c"
+        );
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let mine = folder.join(format!("refuse_threads-{}.so", std::process::id()));
         let mut cc = Command::new("cc");
@@ -102,7 +106,7 @@ fn library() -> Option<&'static Path> {
     library.as_deref()
 }
 
-/// Runs `body` in a process of its own, by way of the test of this name, which calls this.
+/// Runs `body` in a process of its own, through the test of this name, which calls this.
 #[track_caller]
 fn among_refusals(test: &str, body: impl FnOnce(&Threads)) {
     const NAME: &str = "RTCBOT_REFUSALS";
@@ -113,7 +117,7 @@ fn among_refusals(test: &str, body: impl FnOnce(&Threads)) {
         return body(&Threads(Arc::new(file)));
     }
     let Some(library) = library() else {
-        return rig::skip("there is no C compiler (cc)");
+        return testkit::skip("there is no C compiler (cc)");
     };
     let control = library.with_file_name(format!("{test}-{}", std::process::id()));
     fs::write(&control, [0; 20]).unwrap();
@@ -122,11 +126,11 @@ fn among_refusals(test: &str, body: impl FnOnce(&Threads)) {
         (FILE, control.to_str().unwrap()),
         ("LD_PRELOAD", library.to_str().unwrap()),
     ];
-    rig::again_with(test, &environment, 12 * DEADLINE);
+    testkit::again_with(test, &environment, 12 * DEADLINE);
     fs::remove_file(control).unwrap();
 }
 
-/// What was logged about threads for callbacks that are missing.
+/// What was logged about missing threads for callbacks.
 static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Log;
@@ -157,7 +161,7 @@ fn assert_one_complaint() {
     assert_eq!(threads.count(), 1, "{complaints:?}");
 }
 
-/// What became of callbacks, and of what they own.
+/// What happened to callbacks, and to what they own.
 #[derive(Clone, Default)]
 struct Fate {
     called: Arc<AtomicUsize>,
@@ -167,7 +171,7 @@ struct Fate {
     owned: Arc<()>,
 }
 
-/// Which callbacks.
+/// The kind of callbacks.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     InOrder,
@@ -193,7 +197,7 @@ impl Fate {
         self.failed.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The README's robot, whose callback keeps its connection open.
+    /// The robot of the README, whose callback keeps its connection open.
     fn robot(&self, ws: &Websocket, kind: Kind) {
         let (fate, own) = (self.clone(), ws.clone());
         ws.on_close(move || {
@@ -213,7 +217,7 @@ impl Fate {
         };
     }
 
-    /// As [`robot`](Self::robot), when that is sent, on a thread that is there before any is
+    /// As [`robot`](Self::robot), when the sender is used, on a thread that exists before any is
     /// refused.
     fn robot_later(&self, ws: &Websocket, kind: Kind) -> (mpsc::Sender<()>, JoinHandle<()>) {
         let (go, gone) = mpsc::channel();
@@ -225,7 +229,7 @@ impl Fate {
         (go, thread)
     }
 
-    /// All is over, and all that the callbacks owned is gone.
+    /// Checks that all has ended, and that everything the callbacks owned has been dropped.
     #[track_caller]
     fn assert_over(&self, connections: usize) {
         eventually("what the callbacks own is dropped", || {
@@ -236,7 +240,7 @@ impl Fate {
     }
 }
 
-/// What came in was given to the callback, or is counted.
+/// Every message was given to the callback, or is counted.
 #[track_caller]
 fn assert_nothing_is_lost(ws: &Websocket, fate: &Fate) {
     let all = || {
@@ -248,7 +252,7 @@ fn assert_nothing_is_lost(ws: &Websocket, fate: &Fate) {
     eventually("the last call", || all().0 == all().1);
 }
 
-/// A connection that is there with all its threads, and the client's end of it.
+/// A ready connection with all its threads, and the client's end of it.
 fn with_its_threads(options: &Options) -> (Websocket, TcpStream) {
     let pair = server_and_bytes(options);
     eventually("its writer", || threads_named("ws-write") == 1);
@@ -260,8 +264,8 @@ fn flood(stream: &mut TcpStream, count: usize) {
     stream.write_all(&frames.collect::<Vec<_>>()).unwrap();
 }
 
-/// Waits until the callback is there, with or without its thread: those of the other kind come with
-/// messages.
+/// Waits until the callback is registered, with or without its thread. Concurrent callbacks get
+/// theirs with the first message.
 fn registered(threads: &Threads, kind: Kind, registering: JoinHandle<()>) {
     let before = threads.refused();
     match kind {
@@ -296,17 +300,17 @@ fn callbacks_get_a_thread_in_the_end(threads: &Threads, kind: Kind) {
 }
 
 #[test]
-fn callbacks_that_get_no_thread_for_a_moment_are_called_all_the_same() {
+fn callbacks_without_a_thread_for_a_moment_are_still_called() {
     among_refusals(
-        "callbacks_that_get_no_thread_for_a_moment_are_called_all_the_same",
+        "callbacks_without_a_thread_for_a_moment_are_still_called",
         |threads| callbacks_get_a_thread_in_the_end(threads, Kind::InOrder),
     );
 }
 
 #[test]
-fn concurrent_callbacks_that_get_no_thread_for_a_moment_are_called_all_the_same() {
+fn concurrent_callbacks_without_a_thread_for_a_moment_are_still_called() {
     among_refusals(
-        "concurrent_callbacks_that_get_no_thread_for_a_moment_are_called_all_the_same",
+        "concurrent_callbacks_without_a_thread_for_a_moment_are_still_called",
         |threads| callbacks_get_a_thread_in_the_end(threads, Kind::Concurrent),
     );
 }
@@ -327,30 +331,30 @@ fn callbacks_get_no_thread(threads: &Threads, kind: Kind) {
     fate.assert_over(1);
     assert_eq!(fate.failed.load(Ordering::SeqCst), 1);
     assert_one_complaint();
-    // The peer is not left alone.
+    // The connection to the peer is ended.
     let _ = peer.read_to_end(&mut Vec::new());
 }
 
 #[test]
-fn a_connection_whose_callbacks_get_no_thread_fails_and_they_are_called() {
+fn a_connection_whose_callbacks_get_no_thread_fails_and_calls_them() {
     among_refusals(
-        "a_connection_whose_callbacks_get_no_thread_fails_and_they_are_called",
+        "a_connection_whose_callbacks_get_no_thread_fails_and_calls_them",
         |threads| callbacks_get_no_thread(threads, Kind::InOrder),
     );
 }
 
 #[test]
-fn a_connection_whose_concurrent_callbacks_get_no_thread_fails_and_they_are_called() {
+fn a_connection_whose_concurrent_callbacks_get_no_thread_fails_and_calls_them() {
     among_refusals(
-        "a_connection_whose_concurrent_callbacks_get_no_thread_fails_and_they_are_called",
+        "a_connection_whose_concurrent_callbacks_get_no_thread_fails_and_calls_them",
         |threads| callbacks_get_no_thread(threads, Kind::Concurrent),
     );
 }
 
 #[test]
-fn a_further_worker_that_gets_no_thread_for_a_moment_is_tried_again() {
+fn a_second_worker_without_a_thread_for_a_moment_is_started_later() {
     among_refusals(
-        "a_further_worker_that_gets_no_thread_for_a_moment_is_tried_again",
+        "a_second_worker_without_a_thread_for_a_moment_is_started_later",
         |threads| {
             let (ws, mut stream) = with_its_threads(&Options::new());
             let (told, begun) = bounded(1);
@@ -378,9 +382,9 @@ fn a_further_worker_that_gets_no_thread_for_a_moment_is_tried_again() {
 }
 
 #[test]
-fn further_workers_that_get_no_thread_are_done_without() {
+fn callbacks_run_with_fewer_workers_where_threads_run_out() {
     among_refusals(
-        "further_workers_that_get_no_thread_are_done_without",
+        "callbacks_run_with_fewer_workers_where_threads_run_out",
         |threads| {
             const MESSAGES: usize = 200;
             let (ws, mut stream) = with_its_threads(&Options::new());
@@ -419,7 +423,7 @@ fn a_connection_that_ends_without_a_thread_for_callbacks_calls_them() {
                 let _ = peer.read_to_end(&mut Vec::new());
                 let end = ws.wait_error_timeout(DEADLINE).unwrap();
                 if let Some(error) = end {
-                    // A machine that is so slow has lost the second.
+                    // On a machine this slow, the second worker is missing.
                     assert!(matches!(error, Error::Thread(_)), "{error}");
                 }
                 assert_nothing_is_lost(&ws, &fate);
@@ -458,7 +462,7 @@ fn a_connection_without_its_first_thread_calls_on_close() {
         "a_connection_without_its_first_thread_calls_on_close",
         |threads| {
             for pass in [0, 1] {
-                let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+                let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
                 let mut peer = TcpStream::connect(server.local_addr().unwrap()).unwrap();
                 peer.write_all(UPGRADE.as_bytes()).unwrap();
                 let request = server.next_timeout(DEADLINE).unwrap();
@@ -478,16 +482,16 @@ fn a_connection_without_its_first_thread_calls_on_close() {
 }
 
 #[test]
-fn a_client_that_reconnects_keeps_what_came_while_there_was_no_thread() {
+fn a_client_that_reconnects_keeps_messages_that_arrived_while_there_was_no_thread() {
     among_refusals(
-        "a_client_that_reconnects_keeps_what_came_while_there_was_no_thread",
+        "a_client_that_reconnects_keeps_messages_that_arrived_while_there_was_no_thread",
         |threads| {
             const COUNT: usize = 4 * ROOM;
-            let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+            let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
             let quick = quick();
             let client = Options::new()
                 .reconnect(quick)
-                .connect(rig::url(&server))
+                .connect(testkit::url(&server))
                 .unwrap();
             let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
             client.wait_ready_timeout(DEADLINE).unwrap();
@@ -517,7 +521,7 @@ fn a_client_that_reconnects_keeps_what_came_while_there_was_no_thread() {
             go.send(()).unwrap();
             eventually("a refusal", || threads.refused() > 0);
             for n in 0..COUNT {
-                // A slow machine has lost the second by then.
+                // On a slow machine, the second worker is missing by then.
                 if peer.put(json!(n)).is_err() {
                     break;
                 }
@@ -590,9 +594,9 @@ fn a_producer_whose_callbacks_get_no_thread_drops_counts_and_calls_at_the_end() 
 }
 
 #[test]
-fn a_producer_whose_callbacks_get_a_thread_again_goes_on() {
+fn a_producer_whose_callbacks_get_a_thread_again_continues() {
     among_refusals(
-        "a_producer_whose_callbacks_get_a_thread_again_goes_on",
+        "a_producer_whose_callbacks_get_a_thread_again_continues",
         |threads| {
             let called = Arc::new(AtomicUsize::new(0));
             let (mut publisher, producer) = Producer::new();
@@ -616,9 +620,9 @@ fn a_producer_whose_callbacks_get_a_thread_again_goes_on() {
 }
 
 #[test]
-fn a_full_sink_that_gets_no_thread_is_dropped_with_a_count() {
+fn a_full_sink_without_a_thread_is_dropped_and_its_items_are_counted() {
     among_refusals(
-        "a_full_sink_that_gets_no_thread_is_dropped_with_a_count",
+        "a_full_sink_without_a_thread_is_dropped_and_its_items_are_counted",
         |threads| {
             threads.refuse_all();
             let (mut publisher, producer) = Producer::new();
@@ -626,7 +630,7 @@ fn a_full_sink_that_gets_no_thread_is_dropped_with_a_count() {
                 publisher.put(n);
             }
             let (sender, receiver) = bounded(2);
-            // It is too full for the ten, and a thread would have to wait for it.
+            // It has no room for the ten, so that a thread would have to wait for it.
             producer.subscribe_to(sender);
             for n in 10..3 * ROOM {
                 publisher.put(n);
@@ -640,9 +644,9 @@ fn a_full_sink_that_gets_no_thread_is_dropped_with_a_count() {
 }
 
 #[test]
-fn a_full_sink_that_gets_its_thread_late_loses_nothing() {
+fn a_full_sink_whose_thread_starts_late_loses_nothing() {
     among_refusals(
-        "a_full_sink_that_gets_its_thread_late_loses_nothing",
+        "a_full_sink_whose_thread_starts_late_loses_nothing",
         |threads| {
             let (mut publisher, producer) = Producer::new();
             for n in 0..10 {
@@ -664,9 +668,9 @@ fn a_full_sink_that_gets_its_thread_late_loses_nothing() {
 }
 
 #[test]
-fn a_connection_that_is_dropped_by_its_callback_closes_in_order_without_a_thread_for_that() {
+fn a_connection_that_is_dropped_by_its_callback_closes_in_order_without_another_thread() {
     among_refusals(
-        "a_connection_that_is_dropped_by_its_callback_closes_in_order_without_a_thread_for_that",
+        "a_connection_that_is_dropped_by_its_callback_closes_in_order_without_another_thread",
         |threads| {
             let (ws, mut peer) = with_its_threads(Options::new().ping_interval(None));
             let own = Arc::new(Mutex::new(Some(ws.clone())));
@@ -704,7 +708,7 @@ fn a_connection_that_is_dropped_by_its_callback_ends_without_any_thread() {
             });
             drop(ws);
             flood(&mut peer, 1);
-            // It does not answer the Close frame, and never ends the stream.
+            // The peer does not answer the Close frame, and never ends the stream.
             eventually("all threads have ended", || threads_named("ws-") == 0);
             drop(peer);
         },
@@ -712,12 +716,12 @@ fn a_connection_that_is_dropped_by_its_callback_ends_without_any_thread() {
 }
 
 #[test]
-fn a_server_without_a_thread_for_its_handlers_says_so_once_and_goes_on() {
+fn a_server_without_a_thread_for_its_handlers_logs_it_once_and_continues() {
     among_refusals(
-        "a_server_without_a_thread_for_its_handlers_says_so_once_and_goes_on",
+        "a_server_without_a_thread_for_its_handlers_logs_it_once_and_continues",
         |threads| {
             listen_for_complaints();
-            let server = Server::bind((rig::own_address(), 0)).unwrap();
+            let server = Server::bind((testkit::own_address(), 0)).unwrap();
             let (address, handle) = (server.local_addr().unwrap(), server.handle());
             let serving = thread::spawn(move || {
                 server.serve(|request| {
@@ -749,7 +753,7 @@ fn a_response_that_gets_no_thread_is_an_error_of_the_call() {
     among_refusals(
         "a_response_that_gets_no_thread_is_an_error_of_the_call",
         |threads| {
-            let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+            let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
             let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
             client.set_read_timeout(Some(DEADLINE)).unwrap();
             client.write_all(UPGRADE.as_bytes()).unwrap();
@@ -758,7 +762,7 @@ fn a_response_that_gets_no_thread_is_an_error_of_the_call() {
             // More than the sockets take at once.
             let error = request.respond(200, vec![0; 64 << 20]).unwrap_err();
             assert!(matches!(error, Error::Thread(_)), "{error}");
-            // The client is not left to wait for the rest.
+            // The client is not left waiting for the rest.
             let _ = client.read_to_end(&mut Vec::new());
             assert!(server.connections().is_empty());
         },
@@ -766,14 +770,14 @@ fn a_response_that_gets_no_thread_is_an_error_of_the_call() {
 }
 
 #[test]
-fn a_client_whose_server_cannot_be_looked_up_without_a_thread_tries_again() {
+fn a_client_without_a_thread_for_the_look_up_tries_again() {
     among_refusals(
-        "a_client_whose_server_cannot_be_looked_up_without_a_thread_tries_again",
+        "a_client_without_a_thread_for_the_look_up_tries_again",
         |threads| {
             let mut server = Server::bind("127.0.0.1:0").unwrap();
             let port = server.local_addr().unwrap().port();
             let url = format!("ws://localhost:{port}/");
-            // The reader's own, and then none.
+            // The reader's own thread, and then none.
             threads.refuse_all_after(1);
             let fails = Websocket::connect(&url).unwrap();
             let error = fails.wait_ready_timeout(DEADLINE).unwrap_err();
@@ -792,8 +796,8 @@ fn a_client_whose_server_cannot_be_looked_up_without_a_thread_tries_again() {
     );
 }
 
-/// A server with the README's robot for each client, until it is shut down; on a thread that is
-/// there before any is refused.
+/// A server with the robot of the README for each client, until shutdown; on a thread that exists
+/// before any is refused.
 fn robots(server: Server, fate: &Fate) -> JoinHandle<Vec<(Websocket, Fate)>> {
     let all = fate.clone();
     thread::spawn(move || {
@@ -817,14 +821,14 @@ fn robots(server: Server, fate: &Fate) -> JoinHandle<Vec<(Websocket, Fate)>> {
 }
 
 #[test]
-fn waves_of_clients_leave_nothing_behind_where_threads_run_out() {
+fn many_clients_leave_nothing_behind_where_threads_run_out() {
     among_refusals(
-        "waves_of_clients_leave_nothing_behind_where_threads_run_out",
+        "many_clients_leave_nothing_behind_where_threads_run_out",
         |threads| {
             const WAVES: usize = 15;
             const CLIENTS: usize = 8;
             let fate = Fate::default();
-            let server = Server::bind((rig::own_address(), 0)).unwrap();
+            let server = Server::bind((testkit::own_address(), 0)).unwrap();
             let (address, handle) = (server.local_addr().unwrap(), server.handle());
             let serving = robots(server, &fate);
             for wave in 0..WAVES {
@@ -840,7 +844,7 @@ fn waves_of_clients_leave_nothing_behind_where_threads_run_out() {
                 threads.refuse_all_after((wave % 8) as i32);
                 for client in &mut clients {
                     let frames = (0..2000).flat_map(|n: u32| masked_frame(0x81, &n.to_be_bytes()));
-                    // A server that could not take it has hung up.
+                    // A server without a thread for it has disconnected.
                     let _ = client.write_all(&frames.collect::<Vec<_>>());
                 }
                 thread::sleep(Duration::from_millis(500));
@@ -848,7 +852,7 @@ fn waves_of_clients_leave_nothing_behind_where_threads_run_out() {
             }
             let _ = handle.shutdown(Duration::from_secs(5));
             let robots = serving.join().unwrap();
-            // On a slow machine, some clients of the last wave may have found it shutting down.
+            // On a slow machine, some of the last clients may have met the shutdown.
             let connections = robots.len();
             assert!(connections > (WAVES - 1) * CLIENTS, "{connections}");
             for (ws, fate) in robots {
@@ -860,7 +864,7 @@ fn waves_of_clients_leave_nothing_behind_where_threads_run_out() {
     );
 }
 
-/// Tries again at once.
+/// Tries again immediately.
 fn quick() -> Backoff {
     Backoff {
         initial: Duration::from_millis(10),
@@ -877,15 +881,15 @@ fn from_environment(name: &str, default: usize) -> usize {
 }
 
 #[test]
-fn connections_end_and_leave_nothing_behind_whichever_threads_are_refused() {
+fn connections_end_and_leave_nothing_behind_whichever_thread_is_refused() {
     among_refusals(
-        "connections_end_and_leave_nothing_behind_whichever_threads_are_refused",
+        "connections_end_and_leave_nothing_behind_whichever_thread_is_refused",
         |threads| {
             let seed = from_environment("RTCBOT_SEED", 1);
             let connections = from_environment("RTCBOT_CONNECTIONS", 2000);
             let fate = Fate::default();
-            let server = Server::bind((rig::own_address(), 0)).unwrap();
-            let (url, handle) = (rig::url(&server), server.handle());
+            let server = Server::bind((testkit::own_address(), 0)).unwrap();
+            let (url, handle) = (testkit::url(&server), server.handle());
             let serving = robots(server, &fate);
             let clients = Fate::default();
             let (begin, begun) = bounded::<()>(0);
@@ -944,7 +948,7 @@ fn client(url: &str, fate: &Fate, n: usize) {
             break;
         }
     }
-    // Others are dropped.
+    // Other handles are dropped.
     if n % 2 == 0 {
         let _ = ws.close();
         ws.wait_error_timeout(DEADLINE).unwrap();

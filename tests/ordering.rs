@@ -1,17 +1,17 @@
-//! All that is taken arrives, in order, once.
+//! Every accepted message arrives, in order, once.
 
-mod rig;
+mod testkit;
 
 use std::ops::Range;
 use std::thread;
 
 use crossbeam_channel::{bounded, unbounded};
-use rig::{DEADLINE, eventually, pair, pair_with, within};
 use rtcbot_websocket::{Message, Options, Queue, Subscription, Websocket, json};
+use testkit::{DEADLINE, eventually, pair, pair_with, within};
 
 const COUNT: u32 = 100_000;
 
-/// Where each message takes a switch of threads.
+/// Where each message needs a switch of threads.
 const FEW: u32 = COUNT / 10;
 
 fn numbered(n: u32) -> Message {
@@ -22,7 +22,7 @@ fn number(message: &Message) -> u32 {
     message.decode().unwrap()
 }
 
-/// Checks that 0 to `COUNT` arrive, in order, and nothing else.
+/// Checks that 0 to `COUNT` arrive in order, and nothing else.
 fn expect_all(subscription: Subscription<Message>, sender: Websocket) {
     expect(0..COUNT, subscription, sender);
 }
@@ -36,7 +36,7 @@ fn expect(numbers: Range<u32>, subscription: Subscription<Message>, sender: Webs
 }
 
 #[test]
-fn through_put() {
+fn messages_keep_their_order_through_put() {
     let (client, server) = pair();
     let subscription = server.subscribe();
     let putter = client.clone();
@@ -46,7 +46,7 @@ fn through_put() {
 }
 
 #[test]
-fn through_put_with_a_send_queue_that_is_always_full() {
+fn messages_keep_their_order_through_a_full_send_queue() {
     let options = Options::new().send_queue(64).clone();
     let (client, server) = pair_with(&options, &options);
     let subscription = server.subscribe();
@@ -57,7 +57,7 @@ fn through_put_with_a_send_queue_that_is_always_full() {
 }
 
 #[test]
-fn through_a_source() {
+fn messages_keep_their_order_through_a_source() {
     let (client, server) = pair();
     let subscription = server.subscribe();
     let (sender, source) = bounded(100);
@@ -68,7 +68,7 @@ fn through_a_source() {
 }
 
 #[test]
-fn through_puts_and_a_source_by_turns() {
+fn messages_keep_their_order_through_puts_and_a_source_in_turn() {
     let (client, server) = pair();
     let subscription = server.subscribe();
     let (sender, source) = unbounded();
@@ -79,8 +79,8 @@ fn through_puts_and_a_source_by_turns() {
             n += 1;
             numbered(n - 1)
         };
-        // Each round: some from the source, which a direct put stops; what it left behind goes into
-        // the next source, ahead of what follows.
+        // In each round, a direct put stops the source. What is left in it goes into the next
+        // source, before the messages that follow.
         for round in 0..COUNT / 10 {
             for _ in 0..3 {
                 sender.send(next()).unwrap();
@@ -103,7 +103,7 @@ fn through_puts_and_a_source_by_turns() {
 }
 
 #[test]
-fn through_sources_that_replace_each_other() {
+fn messages_keep_their_order_through_sources_that_replace_each_other() {
     const SOURCES: u32 = 3000;
     const EACH: u32 = 20;
     let (client, server) = pair();
@@ -115,7 +115,8 @@ fn through_sources_that_replace_each_other() {
             sender.send(json!([who, n]).into()).unwrap();
         }
         client.put_subscription(&source);
-        // Replaced while it is being read: the sender is kept, so it does not end by itself.
+        // Replaced while it is being read. The sender is kept, so the source does not end by
+        // itself.
         eventually("the source is read", || source.len() < EACH as usize);
         sources.push((sender, source));
     }
@@ -173,7 +174,7 @@ fn each_of_eight_threads_keeps_its_order() {
 }
 
 #[test]
-fn both_directions_at_once() {
+fn messages_keep_their_order_in_both_directions_at_once() {
     let (client, server) = pair();
     let (from_server, from_client) = (client.subscribe(), server.subscribe());
     let putting = [client.clone(), server.clone()]
@@ -215,7 +216,7 @@ fn a_slow_subscription_holds_the_peer_back_and_loses_nothing() {
 }
 
 #[test]
-fn piped_through_a_second_connection() {
+fn messages_keep_their_order_when_piped_through_a_second_connection() {
     let (a, b) = pair();
     let (c, d) = pair();
     b.subscribe_to(c.clone());

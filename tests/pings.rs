@@ -1,6 +1,6 @@
-//! Pings that a program sends itself, and what is known of the way to the peer.
+//! Pings that a program sends, and the latency they measure.
 
-mod rig;
+mod testkit;
 
 use std::io::{Read, Write};
 use std::thread;
@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
-use rig::{
+use rtcbot_websocket::{Error, Options, Server, Websocket};
+use testkit::{
     DEADLINE, client_and_raw, eventually, masked_frame, pair, pair_with, server_and_bytes, within,
 };
-use rtcbot_websocket::{Error, Options, Server, Websocket};
 use tungstenite::Message as Wire;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Without pings of its own.
+/// Options without keepalive pings.
 fn quiet() -> Options {
     Options::new()
         .ping_interval(None)
@@ -29,7 +29,7 @@ fn time_of(answer: &Receiver<Duration>) -> Duration {
 }
 
 #[test]
-fn a_ping_is_answered_and_the_latency_known() {
+fn a_ping_is_answered_and_sets_the_latency() {
     let (client, server) = pair();
     assert_eq!(client.latency(), None);
     let before = Instant::now();
@@ -43,14 +43,14 @@ fn a_ping_is_answered_and_the_latency_known() {
     let latency = client.latency().unwrap();
     assert_eq!(latency.last, second);
     assert_eq!(latency.smoothed, (first * 7 + second) / 8);
-    // It is the client's alone.
+    // Only the client has this latency.
     assert_eq!(server.latency(), None);
     time_of(&server.ping(vec![0; 125]).unwrap());
 }
 
 #[test]
 fn a_ping_that_is_sent_early_waits_for_the_connection() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let client = Websocket::connect(server.url()).unwrap();
     let answer = client.ping("").unwrap();
     let _peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
@@ -58,7 +58,7 @@ fn a_ping_that_is_sent_early_waits_for_the_connection() {
 }
 
 #[test]
-fn a_ping_overtakes_what_is_queued() {
+fn a_ping_overtakes_queued_messages() {
     let (client, mut raw) = client_and_raw(&quiet());
     // More than the sockets take.
     let big = vec![0; 1 << 20];
@@ -77,7 +77,7 @@ fn a_ping_overtakes_what_is_queued() {
 }
 
 #[test]
-fn one_pong_answers_all_pings_before_it_and_none_behind() {
+fn one_pong_answers_all_earlier_pings_and_no_later_one() {
     let (server, mut stream) = server_and_bytes(&quiet());
     let answers = ["a", "b", "c"].map(|payload| server.ping(payload).unwrap());
     let mut pings = [0; 9];
@@ -93,7 +93,7 @@ fn one_pong_answers_all_pings_before_it_and_none_behind() {
 }
 
 #[test]
-fn who_waits_for_an_answer_is_told_when_none_can_come() {
+fn a_wait_for_a_pong_ends_when_no_pong_can_come() {
     let (client, raw) = client_and_raw(&quiet());
     let answer = client.ping("").unwrap();
     drop(raw);
@@ -103,7 +103,7 @@ fn who_waits_for_an_answer_is_told_when_none_can_come() {
 }
 
 #[test]
-fn no_ping_waits_for_ever_however_it_meets_the_end() {
+fn every_wait_for_a_pong_ends_with_the_connection() {
     for _ in 0..200 {
         let (client, server) = quiet().pair();
         let pinging: Vec<_> = (0..3)
@@ -133,7 +133,7 @@ fn no_ping_waits_for_ever_however_it_meets_the_end() {
 }
 
 #[test]
-fn what_cannot_be_sent_is_refused() {
+fn a_ping_payload_that_is_too_long_is_refused() {
     let (client, _raw) = client_and_raw(&quiet());
     let refused = client.ping(vec![0; 126]).unwrap_err();
     assert!(matches!(
@@ -146,13 +146,13 @@ fn what_cannot_be_sent_is_refused() {
     let _answers: Vec<_> = (0..64).map(|_| client.ping("").unwrap()).collect();
     let refused = client.ping("").unwrap_err();
     assert!(matches!(refused, Error::TooManyPings { unanswered: 64 }));
-    // They cost the connection nothing.
+    // Refused pings do not harm the connection.
     client.put("x").unwrap();
     assert!(client.is_ready());
 }
 
 #[test]
-fn a_connection_that_was_closed_says_so() {
+fn a_ping_on_a_closed_connection_is_refused() {
     let (client, _server) = pair();
     client.close_with(4001, "enough").unwrap();
     match client.ping("") {
@@ -162,7 +162,7 @@ fn a_connection_that_was_closed_says_so() {
 }
 
 #[test]
-fn pings_go_out_by_themselves_and_tell_the_latency() {
+fn keepalive_pings_set_the_latency() {
     let often = Options::new().ping_interval(5 * MS).clone();
     let (client, server) = pair_with(&often, &quiet());
     eventually("the latency", || client.latency().is_some());
@@ -176,7 +176,7 @@ fn pings_go_out_by_themselves_and_tell_the_latency() {
 }
 
 #[test]
-fn pings_of_a_program_and_the_keepalives_own_do_not_get_in_each_others_way() {
+fn pings_of_the_program_and_of_the_keepalive_do_not_disturb_each_other() {
     let mut often = Options::new();
     often.ping_interval(MS).ping_timeout(DEADLINE);
     let (client, server) = pair_with(&often, &often);
@@ -188,7 +188,7 @@ fn pings_of_a_program_and_the_keepalives_own_do_not_get_in_each_others_way() {
     assert!(client.is_ready() && server.is_ready());
 }
 
-/// A payload that looks at its connection when it is dropped.
+/// A payload that uses its connection when it is dropped.
 struct Looks(Websocket);
 
 impl AsRef<[u8]> for Looks {
@@ -199,16 +199,16 @@ impl AsRef<[u8]> for Looks {
 
 impl Drop for Looks {
     fn drop(&mut self) {
-        // Each asks for a lock.
+        // Each of these takes a lock.
         let _ = (self.0.latency(), self.0.is_closed(), self.0.stats());
     }
 }
 
 #[test]
-fn a_payload_is_dropped_where_it_may_call_its_connection() {
+fn a_ping_payload_may_call_its_connection_when_it_is_dropped() {
     within(DEADLINE, || {
         let ping = |ws: &Websocket| ws.ping(Bytes::from_owner(Looks(ws.clone())));
-        // Answered; then one too many; then those that never are.
+        // One that is answered, one too many, and some that are never answered.
         let (client, server) = pair_with(&quiet(), &quiet());
         time_of(&ping(&client).unwrap());
         server.close().unwrap();

@@ -1,22 +1,24 @@
-//! A control loop at a real-time priority that preempts, on the same processor, the thread that fills its queue.
+//! A control loop at a real-time priority that preempts, on the same processor, the thread that
+//! fills its queue.
 //!
-//! Needs Linux, root, and chrt and taskset (util-linux); where they are missing, the tests say that they skip.
+//! Needs Linux, root, and chrt and taskset (util-linux). Where these are missing, the tests report
+//! that they are skipped.
 #![cfg(target_os = "linux")]
 
-mod rig;
+mod testkit;
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rig::{DEADLINE, pair};
 use rtcbot_websocket::pubsub::Producer;
 use rtcbot_websocket::{Message, Queue, Subscription};
+use testkit::{DEADLINE, pair};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// This thread's number in the system.
+/// The number that the system has for this thread.
 fn thread_id() -> String {
     let link = std::fs::read_link("/proc/thread-self").unwrap();
     link.file_name().unwrap().to_str().unwrap().to_owned()
@@ -46,13 +48,14 @@ fn stay(processor: &str) -> bool {
     done("taskset", &["-pc", processor, &thread_id()])
 }
 
-/// Gives this thread the lowest of the real-time priorities.
+/// Gives this thread the lowest real-time priority.
 fn be_urgent() -> bool {
     done("chrt", &["-f", "-p", "1", &thread_id()])
 }
 
-/// Calls `poll` as a control loop does, for this time, at a real-time priority, while `flood` is called on
-/// the same processor at none. Returns how long the longest call took; `None` where that cannot be done.
+/// Calls `poll` as a control loop does, for this time, at a real-time priority, while `flood` is
+/// called on the same processor at normal priority. Returns how long the longest call took; `None`
+/// where the priority cannot be set.
 fn longest(
     time: Duration,
     poll: impl Fn() + Sync,
@@ -77,7 +80,7 @@ fn longest(
                 let before = Instant::now();
                 poll();
                 longest = longest.max(before.elapsed());
-                // Without a pause it would take all of the processor.
+                // Without a pause it would use the whole processor.
                 thread::sleep(MS);
             }
             over.store(true, Ordering::SeqCst);
@@ -87,8 +90,8 @@ fn longest(
     })
 }
 
-// crossbeam 997: a receiver that has preempted the sender spins until the system lets the sender go on, which
-// takes 0.95 s.
+// crossbeam 997: a receiver that has preempted the sender spins until the system lets the sender
+// run, which takes 0.95 s.
 #[test]
 fn a_poll_at_a_real_time_priority_does_not_wait_for_a_sender_that_it_has_preempted() {
     for queue in [Queue::Latest, Queue::DropOldest(4)] {
@@ -101,7 +104,7 @@ fn a_poll_at_a_real_time_priority_does_not_wait_for_a_sender_that_it_has_preempt
             let items = producer.subscribe_with(queue);
             let longest = longest(2000 * MS, || poll(&items), || publisher.put(1));
             let Some(longest) = longest else {
-                return rig::skip("no real-time priority is to be had");
+                return testkit::skip("no real-time priority is to be had");
             };
             eprintln!("{queue:?}: {longest:?}");
             assert!(longest < 500 * MS, "{queue:?}: {longest:?}");
@@ -111,13 +114,13 @@ fn a_poll_at_a_real_time_priority_does_not_wait_for_a_sender_that_it_has_preempt
 
 #[test]
 fn a_put_at_a_real_time_priority_does_not_wait_for_a_writer_that_it_has_preempted() {
-    // Made on a thread that stays on one processor, so that its own threads do, too.
+    // Made on a thread that stays on one processor, so that its own threads do too.
     let made = thread::spawn(|| stay(&processor()).then(pair));
     let Some((client, server)) = made.join().unwrap() else {
-        return rig::skip("no thread can be kept on a processor");
+        return testkit::skip("no thread can be kept on a processor");
     };
     let reading = thread::spawn(move || while server.get().is_ok() {});
-    // Too long to be written by the thread that puts it: each has to wake the writer.
+    // Too long to be written by the thread that puts it: each one has to wake the writer.
     let message = Message::from(vec![0; 17 << 10]);
     let longest = longest(
         5000 * MS,
@@ -130,7 +133,7 @@ fn a_put_at_a_real_time_priority_does_not_wait_for_a_writer_that_it_has_preempte
     let _ = client.close();
     reading.join().unwrap();
     let Some(longest) = longest else {
-        return rig::skip("no real-time priority is to be had");
+        return testkit::skip("no real-time priority is to be had");
     };
     eprintln!("put_nowait: {longest:?}");
     assert!(longest < 500 * MS, "{longest:?}");

@@ -1,15 +1,15 @@
-//! Producers without any network: who gets what, and what a slow reader means.
+//! Producers without a network: who receives what, and what happens when a reader is slow.
 
-mod rig;
+mod testkit;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crossbeam_channel::{RecvTimeoutError, bounded, unbounded};
-use rig::{DEADLINE, eventually, within};
 use rtcbot_websocket::pubsub::{Consumer, Producer, Publisher};
 use rtcbot_websocket::{Error, PutError, Queue, Sink, Subscription};
+use testkit::{DEADLINE, eventually, within};
 
 #[test]
 fn early_items_go_to_the_first_subscription() {
@@ -60,7 +60,7 @@ fn early_items_outlive_the_producer() {
 }
 
 #[test]
-fn of_too_many_early_items_the_oldest_go() {
+fn the_oldest_of_too_many_early_items_are_dropped() {
     let (mut publisher, producer) = Producer::new();
     (0..2000).for_each(|n| publisher.put(n));
     drop(publisher);
@@ -103,7 +103,7 @@ fn a_sink_that_stays_full_keeps_no_thread_once_it_is_removed() {
     let (sender, receiver) = bounded(0);
     let id = producer.subscribe_to(sender);
     assert!(producer.unsubscribe(id));
-    // The thread that would have handed it over drops the sender.
+    // The thread that would have delivered it drops the sender.
     let gone = receiver.recv_timeout(DEADLINE);
     assert!(
         gone == Ok(1) || gone == Err(RecvTimeoutError::Disconnected),
@@ -116,7 +116,7 @@ fn a_sink_that_stays_full_keeps_no_thread_once_it_is_removed() {
 }
 
 #[test]
-fn once_something_has_subscribed_nothing_is_kept() {
+fn no_item_is_kept_after_the_first_subscription() {
     let (mut publisher, producer) = Producer::new();
     drop(producer.subscribe());
     publisher.put(1);
@@ -160,7 +160,7 @@ fn drop_oldest_and_latest_keep_the_newest() {
 }
 
 #[test]
-fn a_publisher_that_waits_is_released_when_the_full_one_unsubscribes() {
+fn a_waiting_publisher_continues_when_the_full_subscription_is_removed() {
     let (mut publisher, producer) = Producer::new();
     for round in 0..2000 {
         let full = producer.subscribe_with(Queue::Block(1));
@@ -181,7 +181,7 @@ fn a_publisher_that_waits_is_released_when_the_full_one_unsubscribes() {
 }
 
 #[test]
-fn a_removed_subscription_wakes_who_waits_for_it() {
+fn a_removed_subscription_wakes_its_reader() {
     let (mut publisher, producer) = Producer::new();
     for _ in 0..2000 {
         let subscription = producer.subscribe();
@@ -213,7 +213,7 @@ fn a_removed_subscription_wakes_its_reader_even_while_the_publisher_waits_for_an
 }
 
 #[test]
-fn two_first_gets_share_the_default_subscription() {
+fn two_concurrent_first_gets_share_the_default_subscription() {
     for _ in 0..500 {
         let (mut publisher, producer) = Producer::new();
         publisher.put(1);
@@ -226,11 +226,11 @@ fn two_first_gets_share_the_default_subscription() {
 }
 
 #[test]
-fn subscribing_while_items_are_published_misses_none_and_doubles_none() {
+fn a_subscription_made_while_items_are_published_misses_and_repeats_none() {
     for _ in 0..2000 {
         let (mut publisher, producer) = Producer::new();
         let publishing = thread::spawn(move || (0..50).for_each(|n| publisher.put(n)));
-        // The first gets all, the second all from some point on.
+        // The first subscription receives all items, the second one all from some point on.
         let (first, second) = (producer.subscribe(), producer.subscribe());
         publishing.join().unwrap();
         assert!(first.iter().eq(0..50));
@@ -259,7 +259,7 @@ fn callbacks_that_subscribe_and_unsubscribe_do_not_deadlock() {
 }
 
 #[test]
-fn a_callback_that_was_removed_is_not_called_again() {
+fn a_removed_callback_is_not_called_again() {
     let (mut publisher, producer) = Producer::new();
     let removed = Arc::new(AtomicBool::new(false));
     let (enter, entered) = bounded(0);
@@ -281,7 +281,7 @@ fn a_callback_that_was_removed_is_not_called_again() {
 }
 
 #[test]
-fn a_callback_that_is_removed_after_the_end_is_not_called_for_what_still_waits() {
+fn a_callback_that_is_removed_after_the_end_is_not_called_for_waiting_items() {
     type Remove = fn(&Producer<u32>, rtcbot_websocket::SubscriptionId) -> bool;
     let one_by_one: Remove = |producer, id| producer.unsubscribe(id);
     let all: Remove = |producer, _| {
@@ -311,7 +311,7 @@ fn a_callback_that_is_removed_after_the_end_is_not_called_for_what_still_waits()
 }
 
 #[test]
-fn a_slow_callback_pauses_the_publisher_and_misses_nothing() {
+fn a_slow_callback_pauses_the_publisher_and_receives_every_item() {
     let (mut publisher, producer) = Producer::new();
     let sum = Arc::new(Mutex::new(0u64));
     let (count, total) = (Arc::new(AtomicUsize::new(0)), sum.clone());
@@ -340,7 +340,7 @@ fn a_slow_callback_pauses_the_publisher_and_misses_nothing() {
 }
 
 #[test]
-fn a_sink_that_cannot_wait_loses_what_it_has_no_room_for_and_it_is_counted() {
+fn a_sink_that_cannot_wait_loses_items_without_room_and_they_are_counted() {
     struct Picky;
     impl Sink<u32> for Picky {
         fn put_nowait(&self, n: u32) -> Result<(), PutError<u32>> {
@@ -358,7 +358,7 @@ fn a_sink_that_cannot_wait_loses_what_it_has_no_room_for_and_it_is_counted() {
 }
 
 #[test]
-fn a_sink_that_says_it_is_closed_is_removed() {
+fn a_closed_sink_is_removed() {
     let (mut publisher, producer) = Producer::new();
     let (sender, receiver) = bounded(1);
     let id = producer.subscribe_to(sender);
@@ -380,7 +380,7 @@ fn a_consumer_can_be_subscribed_to_a_producer() {
 }
 
 #[test]
-fn subscribing_to_an_ended_producer_says_so_at_once() {
+fn a_subscription_to_an_ended_producer_ends_immediately() {
     let (publisher, producer): (Publisher<u8>, _) = Producer::new();
     publisher.end(Error::Timeout);
     assert!(matches!(producer.subscribe().get(), Err(Error::Timeout)));
@@ -394,7 +394,7 @@ fn subscribing_to_an_ended_producer_says_so_at_once() {
 }
 
 #[test]
-fn what_comes_while_a_sink_takes_what_came_early_is_not_lost() {
+fn items_published_while_a_sink_takes_early_items_are_not_lost() {
     struct Slow(
         crossbeam_channel::Sender<i32>,
         crossbeam_channel::Receiver<()>,
@@ -463,7 +463,7 @@ fn a_concurrent_callback_never_waits_behind_a_blocked_one_while_a_worker_is_free
 }
 
 #[test]
-fn a_panic_in_what_a_callback_owns_does_not_end_the_other_callbacks() {
+fn a_panic_in_the_destructor_of_a_callback_does_not_end_other_callbacks() {
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -509,7 +509,7 @@ fn items_that_panic_when_they_are_dropped_do_not_end_the_callbacks() {
         };
         (0..3).for_each(|_| publisher.put(Touchy));
         inside.recv_timeout(DEADLINE).unwrap();
-        // Nobody wants the other two.
+        // The other two are not taken.
         producer.unsubscribe(id);
         drop(go);
         let (sender, called) = bounded(10);
@@ -534,7 +534,7 @@ fn a_sink_that_stays_full_keeps_no_thread_once_all_handles_are_gone() {
     drop(publisher);
     let other = producer.clone();
     drop(producer);
-    // Still waiting for the receiver, on behalf of whoever holds the producer.
+    // It still waits for the receiver, on behalf of the handles of the producer.
     assert_eq!(receiver.recv_timeout(DEADLINE), Ok(0));
     assert_eq!(receiver.recv_timeout(DEADLINE), Ok(1));
     assert!(other.unsubscribe(id) || receiver.len() == 1);
@@ -544,7 +544,7 @@ fn a_sink_that_stays_full_keeps_no_thread_once_all_handles_are_gone() {
 }
 
 #[test]
-fn a_sink_that_is_closed_already_leaves_the_early_items_to_the_next() {
+fn a_closed_sink_leaves_the_early_items_to_the_next_subscriber() {
     let (mut publisher, producer) = Producer::new();
     (0..3).for_each(|n| publisher.put(n));
     let (sender, receiver) = unbounded();
@@ -556,8 +556,8 @@ fn a_sink_that_is_closed_already_leaves_the_early_items_to_the_next() {
 }
 
 #[test]
-fn early_items_that_a_closed_sink_leaves_to_nobody_are_counted() {
-    // Somebody subscribes while the sink is offered them.
+fn early_items_that_no_subscriber_takes_after_a_closed_sink_are_counted() {
+    // Another subscription is made while the sink is offered the early items.
     struct Late(Producer<u8>, Mutex<Vec<rtcbot_websocket::Subscription<u8>>>);
     impl Sink<u8> for Late {
         fn put_nowait(&self, n: u8) -> Result<(), PutError<u8>> {
@@ -573,7 +573,7 @@ fn early_items_that_a_closed_sink_leaves_to_nobody_are_counted() {
 }
 
 #[test]
-fn a_callback_that_comes_after_the_end_gets_what_was_kept_until_it_is_removed() {
+fn a_callback_that_is_added_after_the_end_receives_the_kept_items_until_it_is_removed() {
     for round in 0..2000 {
         let workers = round % 2;
         let (mut publisher, producer) = Producer::new();
@@ -592,14 +592,14 @@ fn a_callback_that_comes_after_the_end_gets_what_was_kept_until_it_is_removed() 
         assert_eq!(calls.recv_timeout(DEADLINE), Ok(0));
         assert!(producer.unsubscribe(id));
         drop(go_on);
-        // The callback is dropped with what it sends to.
+        // The callback is dropped with its sender.
         let end = calls.recv_timeout(DEADLINE);
         assert_eq!(end, Err(RecvTimeoutError::Disconnected));
     }
 }
 
 #[test]
-fn a_queue_may_be_as_long_as_there_is() {
+fn a_queue_may_have_the_maximum_capacity() {
     for queue in [Queue::Block(usize::MAX), Queue::DropOldest(usize::MAX)] {
         let (mut publisher, producer) = Producer::new();
         publisher.put(0);
@@ -612,7 +612,7 @@ fn a_queue_may_be_as_long_as_there_is() {
 }
 
 #[test]
-fn items_that_came_early_and_are_left_out_may_use_the_producer_when_they_are_dropped() {
+fn early_items_that_are_dropped_may_use_the_producer_in_their_destructor() {
     #[derive(Clone)]
     struct Item(Producer<Item>);
     impl Drop for Item {
@@ -630,7 +630,7 @@ fn items_that_came_early_and_are_left_out_may_use_the_producer_when_they_are_dro
 }
 
 #[test]
-fn the_first_get_holds_no_lock_when_it_drops_what_is_left_out() {
+fn the_first_get_holds_no_lock_when_it_drops_early_items() {
     #[derive(Clone)]
     struct Item(Producer<Item>);
     impl Drop for Item {
@@ -651,13 +651,13 @@ fn the_first_get_holds_no_lock_when_it_drops_what_is_left_out() {
 }
 
 #[test]
-fn who_was_removed_while_it_was_full_finds_no_room_for_more() {
+fn a_subscription_that_was_removed_while_full_receives_no_more() {
     for _ in 0..300 {
         let (mut publisher, producer) = Producer::new();
         let full = producer.subscribe_with(Queue::Block(1));
         let other = producer.subscribe();
         let publishing = thread::spawn(move || (0..3).for_each(|n| publisher.put(n)));
-        // It is waited for, or is about to be: the other has got its second item.
+        // The publisher waits for it, or is about to: the other subscription has its second item.
         eventually("that it is full", || other.len() == 2);
         assert!(producer.unsubscribe(&full));
         assert_eq!(full.iter().count(), 1);
@@ -679,7 +679,7 @@ impl Drop for Takes {
 }
 
 #[test]
-fn an_item_that_makes_room_may_use_its_queue_when_it_is_dropped() {
+fn an_item_that_is_dropped_to_make_room_may_use_its_queue() {
     within(DEADLINE, || {
         for queue in [Queue::Latest, Queue::DropOldest(2)] {
             let (mut publisher, producer) = Producer::new();

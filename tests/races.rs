@@ -1,13 +1,13 @@
 //! Races, run thousands of times.
 
-mod rig;
+mod testkit;
 
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::unbounded;
-use rig::{DEADLINE, pair, within};
 use rtcbot_websocket::{Queue, Server, Websocket, json};
+use testkit::{DEADLINE, pair, within};
 
 #[test]
 fn both_sides_close_at_the_same_time() {
@@ -28,7 +28,7 @@ fn both_sides_close_at_the_same_time() {
 }
 
 #[test]
-fn what_was_accepted_before_a_close_arrives_whoever_wins_the_race() {
+fn messages_accepted_before_a_close_arrive_whoever_wins_the_race() {
     for _ in 0..1000 {
         let (client, server) = pair();
         let subscription = server.subscribe_with(Queue::Unbounded);
@@ -47,7 +47,7 @@ fn what_was_accepted_before_a_close_arrives_whoever_wins_the_race() {
 }
 
 #[test]
-fn a_long_ping_pong_loses_no_wake_up() {
+fn a_long_exchange_of_messages_loses_no_wake_up() {
     let (client, server) = pair();
     let echo = server.clone();
     thread::spawn(move || {
@@ -65,8 +65,9 @@ fn a_long_ping_pong_loses_no_wake_up() {
 }
 
 #[test]
-fn two_threads_putting_now_and_then_lose_no_wake_up() {
-    // Each put may find the pen on the desk, in the other thread's hands, or in the writer's.
+fn two_threads_that_put_occasionally_lose_no_wake_up() {
+    // Each put may find the frame writer idle, used by the other thread, or used by the writer
+    // thread.
     let (client, server) = pair();
     let subscription = server.subscribe();
     let (go, going) = unbounded();
@@ -99,13 +100,13 @@ fn two_threads_putting_now_and_then_lose_no_wake_up() {
 }
 
 #[test]
-fn pongs_go_out_while_messages_are_put() {
+fn pongs_are_sent_while_messages_are_put() {
     let tick = Duration::from_micros(200);
     let options = rtcbot_websocket::Options::new()
         .ping_interval(tick)
         .ping_timeout(DEADLINE)
         .clone();
-    let (client, server) = rig::pair_with(&options, &options);
+    let (client, server) = testkit::pair_with(&options, &options);
     let subscription = server.subscribe();
     for round in 0..200 {
         for n in 0..100 {
@@ -122,9 +123,9 @@ fn pongs_go_out_while_messages_are_put() {
 
 #[test]
 fn on_ready_is_called_exactly_once_however_late_it_is_registered() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     for n in 0..500 {
-        let client = Websocket::connect(rig::url(&server)).unwrap();
+        let client = Websocket::connect(testkit::url(&server)).unwrap();
         let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
         for _ in 0..n {
             std::hint::spin_loop();

@@ -1,26 +1,26 @@
-//! HTTP as a client: all that may come before, around and after the answer to a request for a
+//! The client's HTTP: what may come before, around and after the response to a request for a
 //! WebSocket.
 
-mod rig;
+mod testkit;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rig::wire::{Wire, over_each};
-use rig::{DEADLINE, own_address, read_head, within};
 use rtcbot_websocket::{Backoff, Error, Options, Websocket, json};
+use testkit::wire::{Wire, over_each};
+use testkit::{DEADLINE, own_address, read_head, within};
 use tungstenite::handshake::derive_accept_key;
 
-/// A whole answer that accepts, in which the server puts what fits the key it was sent.
+/// A complete response that accepts. The server puts the accept key that fits into it.
 const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Accept: @ACCEPT@\r\n\r\n";
 
-/// A text frame that says 1.
+/// A text frame with the text 1.
 const ONE: &str = "\u{1}1";
 
-/// What a server does when it has said everything.
+/// What a server does when it has sent everything.
 #[derive(Clone, Copy, PartialEq)]
 enum Then {
     End,
@@ -44,7 +44,7 @@ fn fitting(answer: &[u8], request: &str) -> Vec<u8> {
     fitting
 }
 
-/// A server that answers each of its clients with the next of these.
+/// A server that answers each of its clients with the next of these responses.
 fn answering(answers: Vec<Vec<u8>>, then: Then) -> (String, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind((own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
@@ -73,7 +73,7 @@ fn options() -> Options {
     options
 }
 
-/// Why a client of a server that answers so has none.
+/// Returns the error of a client whose server sends this response.
 fn refusal(answer: impl AsRef<[u8]>, then: Then) -> Error {
     let (url, serving) = answering(vec![answer.as_ref().to_vec()], then);
     let ws = options().connect(url).unwrap();
@@ -83,7 +83,7 @@ fn refusal(answer: impl AsRef<[u8]>, then: Then) -> Error {
     error
 }
 
-/// Status and body of the refusal that a client of a server that answers so is told.
+/// Returns the status and the body of the refusal, for a client whose server sends this response.
 fn refused(answer: impl AsRef<[u8]>, then: Then) -> (u16, Vec<u8>) {
     match refusal(answer, then) {
         Error::Refused { response } => (response.status().as_u16(), response.body().to_vec()),
@@ -91,7 +91,7 @@ fn refused(answer: impl AsRef<[u8]>, then: Then) -> (u16, Vec<u8>) {
     }
 }
 
-/// A client of a server that answers so is connected, and the frame behind the answer arrives.
+/// A client whose server sends this response is connected, and receives the frame that follows.
 #[track_caller]
 fn connects(answer: impl AsRef<[u8]>) -> Websocket {
     let answer = [answer.as_ref(), b"\x81", ONE.as_bytes()].concat();
@@ -128,13 +128,13 @@ fn interim_responses_without_end_are_an_error() {
         matches!(&error, Error::Handshake(why) if why.contains("interim")),
         "{error}"
     );
-    // None of them counts as the answer.
+    // None of these counts as the response.
     let error = refusal("HTTP/1.1 103 Early Hints\r\n\r\n", Then::End);
     assert!(matches!(error, Error::Lost(_)), "{error}");
 }
 
 #[test]
-fn interim_responses_do_not_put_the_deadline_off() {
+fn interim_responses_do_not_extend_the_deadline() {
     let listener = TcpListener::bind((own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let serving = thread::spawn(move || {
@@ -196,7 +196,7 @@ fn a_client_that_reconnects_does_not_end_with_an_interim_response() {
 }
 
 #[test]
-fn an_answer_that_accepts_may_be_written_in_any_way_that_http_allows() {
+fn a_response_that_accepts_may_take_any_form_that_http_allows() {
     let instead_of = |old: &str, new: &str| {
         assert!(ACCEPTED.contains(old));
         ACCEPTED.replace(old, new)
@@ -270,7 +270,7 @@ fn an_answer_that_accepts_may_be_written_in_any_way_that_http_allows() {
 }
 
 #[test]
-fn an_answer_that_accepts_something_else_is_refused() {
+fn a_response_that_accepts_another_protocol_is_refused() {
     let instead_of = |old: &str, new: &str| {
         assert!(ACCEPTED.contains(old));
         ACCEPTED.replace(old, new)
@@ -326,7 +326,7 @@ fn an_answer_that_accepts_something_else_is_refused() {
 }
 
 #[test]
-fn a_refusals_body_is_read_as_far_as_it_goes() {
+fn the_body_of_a_refusal_is_read_up_to_its_end() {
     use Then::{End, Stay};
     let chunked = "Transfer-Encoding: chunked\r\n\r\n";
     for (status, rest, then, body) in [
@@ -356,7 +356,7 @@ fn a_refusals_body_is_read_as_far_as_it_goes() {
             End,
             "gone",
         ),
-        // No length at all: until the end of the stream.
+        // Without a length: until the end of the stream.
         (404, "\r\ngone".into(), End, "gone"),
         (200, "\r\n".into(), End, ""),
         (
@@ -365,7 +365,7 @@ fn a_refusals_body_is_read_as_far_as_it_goes() {
             End,
             "gone",
         ),
-        // These are not to be believed.
+        // These lengths are invalid.
         (
             404,
             "Content-Length: 4\r\nContent-Length: 5\r\n\r\ngone".into(),
@@ -412,7 +412,7 @@ fn a_refusals_body_is_read_as_far_as_it_goes() {
             "gone",
         ),
         (404, format!("{chunked}nonsense\r\n"), Stay, ""),
-        // These have none.
+        // These have no body.
         (204, "\r\n".into(), Stay, ""),
         (204, "Content-Length: 9\r\n\r\n".into(), Stay, ""),
         (205, format!("{chunked}4\r\ngone"), Stay, ""),
@@ -457,7 +457,7 @@ fn a_status_line_that_http_allows_is_understood() {
 }
 
 #[test]
-fn an_error_shows_what_the_server_says() {
+fn the_error_of_a_refusal_shows_the_servers_text() {
     let json = "{\r\n  \"error\": \"no such robot\"\r\n}\r\n";
     for (headers, body, shown) in [
         (
@@ -532,7 +532,7 @@ fn a_redirect_leads_where_its_location_says() {
 }
 
 #[test]
-fn a_redirect_to_nowhere_or_to_several_places_is_a_refusal() {
+fn a_redirect_without_one_location_is_a_refusal() {
     for location in [
         "",
         "Location: /a\r\nLocation: /b\r\n",

@@ -1,7 +1,7 @@
-//! The robot that the examples ship: its motors run only while somebody goes on ordering it to. It
-//! and its operator are processes, as they are in life.
+//! The robot in the examples: its motors run only while orders keep arriving. The robot and its
+//! operator are processes of their own.
 
-mod rig;
+mod testkit;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use rig::{DEADLINE, eventually};
 use rtcbot_websocket::{Options, Queue, Value, Websocket, json};
+use testkit::{DEADLINE, eventually};
 
 /// How often an operator repeats its order.
 const REPEAT: Duration = Duration::from_millis(20);
@@ -50,14 +50,14 @@ impl Drop for Process {
 struct Robot {
     _process: Process,
     url: String,
-    /// One that looks on, and does nothing.
+    /// A page that watches and does nothing.
     watcher: Websocket,
 }
 
 impl Robot {
     fn start() -> Robot {
         let mut child = example("page_and_socket")
-            .arg(format!("{}:0", rig::own_address()))
+            .arg(format!("{}:0", testkit::own_address()))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -66,7 +66,7 @@ impl Robot {
         let line = lines.next().unwrap().unwrap();
         let url = line.strip_prefix("open http").unwrap();
         let url = format!("ws{url}/ws");
-        // What it says of each order is taken, so that it need not wait.
+        // Its output is read, so that it need not wait.
         thread::spawn(move || lines.for_each(drop));
         let mut robot = Robot {
             _process: process,
@@ -84,13 +84,13 @@ impl Robot {
         page
     }
 
-    /// How it is, as it tells all pages ten times a second.
+    /// The state that it reports to all pages ten times a second.
     fn state(&self) -> Value {
         let state = self.watcher.get_timeout(DEADLINE).unwrap();
         state.decode().unwrap()
     }
 
-    /// How fast its wheels turn.
+    /// The speed of its wheels.
     fn speeds(&self) -> [f64; 2] {
         let state = self.state();
         ["left", "right"].map(|wheel| state[wheel].as_f64().unwrap())
@@ -98,7 +98,7 @@ impl Robot {
 
     #[track_caller]
     fn is_seen_to_drive(&self) {
-        // For longer than an order holds, as orders go on coming.
+        // For longer than one order lasts, since orders keep arriving.
         let mut driving = 0;
         eventually("that it drives", || {
             driving += usize::from(self.speeds() == [0.5, 0.25]);
@@ -109,14 +109,14 @@ impl Robot {
     #[track_caller]
     fn is_seen_to_stop(&self) {
         eventually("that it stops", || self.speeds() == [0.0, 0.0]);
-        // And it does not go on by itself.
+        // It does not continue by itself.
         for _ in 0..5 {
             assert_eq!(self.speeds(), [0.0, 0.0]);
         }
     }
 }
 
-/// Repeats an order until it is dropped; the connection stays.
+/// Repeats an order until it is dropped; the connection stays open.
 struct Driving {
     over: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -165,7 +165,7 @@ fn a_robot_stops_when_no_order_comes_though_its_operator_is_connected() {
 }
 
 #[test]
-fn a_robot_stops_when_its_operator_is_stopped_and_goes_on_when_that_does() {
+fn a_robot_stops_when_its_operator_is_suspended_and_continues_with_it() {
     let robot = Robot::start();
     let mut operator = example("client")
         .arg(&robot.url)
@@ -190,7 +190,7 @@ fn a_robot_stops_when_its_operator_is_stopped_and_goes_on_when_that_does() {
 }
 
 #[test]
-fn what_is_no_order_keeps_no_robot_going() {
+fn messages_that_are_not_orders_do_not_keep_a_robot_moving() {
     let robot = Robot::start();
     let operator = robot.page();
     let driving = Driving::by(&operator, 0.5, 0.25);
@@ -205,8 +205,8 @@ fn what_is_no_order_keeps_no_robot_going() {
     drop(nonsense);
 }
 
-/// Whether something held for ten states on end, in one of some attempts: a machine that stands
-/// still for a moment is an operator that lets go.
+/// Whether something held for ten states in succession, in one of several attempts: where the
+/// machine pauses, the robot stops.
 #[track_caller]
 fn holds(robot: &Robot, what: &str, holds: impl Fn([f64; 2]) -> bool) {
     let attempt = |_| (0..10).all(|_| holds(robot.speeds()));
@@ -234,7 +234,7 @@ fn a_second_page_cannot_take_over_but_can_stop_the_robot() {
     }
     assert!(stopped, "it goes on, whoever stops it");
 
-    // Who drove has to let go first.
+    // The page that drove has to stop first.
     drop(driving);
     eventually("that it is seen to let go", || {
         robot.state()["stopped"] == json!(false)

@@ -1,14 +1,14 @@
 //! RTCBot's documentation of `Websocket`, sample by sample, and RTCBot's own test scenario.
 
-mod rig;
+mod testkit;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
 use crossbeam_channel::unbounded;
-use rig::{DEADLINE, eventually, pair, pair_with, within};
 use rtcbot_websocket::{Error, Message, Options, Server, Websocket, json};
+use testkit::{DEADLINE, eventually, pair, pair_with, within};
 
 #[test]
 fn get_takes_one_message_after_the_other() {
@@ -45,7 +45,7 @@ fn after_unsubscribe_default_the_next_get_makes_a_new_subscription() {
     witness.get_timeout(DEADLINE).unwrap();
     client.unsubscribe_default();
 
-    // Nothing is subscribed by `get` yet, so this one must not be kept for it either.
+    // `get` has not subscribed yet, so this message must not be kept for it.
     assert!(matches!(client.try_get(), Err(Error::Empty)));
     server.put_nowait(json!(3)).unwrap();
     assert_eq!(client.get_timeout(DEADLINE).unwrap(), json!(3));
@@ -91,7 +91,7 @@ fn unsubscribe_all_removes_queues_callbacks_and_the_default() {
 }
 
 #[test]
-fn subscribe_to_a_channel() {
+fn subscribe_to_fills_a_channel() {
     let (client, server) = pair();
     let (sender, receiver) = unbounded();
     let id = client.subscribe_to(sender);
@@ -120,7 +120,7 @@ fn a_callback_is_called_with_each_message_in_order() {
 #[test]
 fn concurrent_callbacks_do_not_wait_for_each_other() {
     let (client, server) = pair();
-    // Passed only when ten calls run at the same time, twice.
+    // Passes only when ten calls run at the same time, twice.
     let ten = Arc::new(Barrier::new(10));
     let (sender, handled) = unbounded();
     client.subscribe_concurrent(10, move |message: Message| {
@@ -138,7 +138,7 @@ fn concurrent_callbacks_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn a_slow_concurrent_callback_is_not_waited_for_by_later_messages() {
+fn later_messages_do_not_wait_for_a_slow_concurrent_callback() {
     let (client, server) = pair();
     let (release, held) = unbounded::<()>();
     let (sender, handled) = unbounded();
@@ -217,7 +217,7 @@ fn stop_subscription_stops_it_and_it_can_be_put_again() {
 }
 
 #[test]
-fn a_source_that_ends_is_let_go_of() {
+fn a_source_that_ends_is_dropped() {
     let (client, server) = pair();
     let (sender, source) = unbounded();
     client.put_subscription(&source);
@@ -228,9 +228,9 @@ fn a_source_that_ends_is_let_go_of() {
 }
 
 #[test]
-fn ready_closed_and_error_tell_where_the_connection_is() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
-    let client = Websocket::connect(rig::url(&server)).unwrap();
+fn ready_closed_and_error_report_the_state_of_the_connection() {
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let client = Websocket::connect(testkit::url(&server)).unwrap();
     assert!(!client.is_ready() && !client.is_closed() && client.error().is_none());
     let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
     client.wait_ready_timeout(DEADLINE).unwrap();
@@ -241,9 +241,9 @@ fn ready_closed_and_error_tell_where_the_connection_is() {
 }
 
 #[test]
-fn events_are_told_to_those_who_asked_before_and_after() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
-    let client = Websocket::connect(rig::url(&server)).unwrap();
+fn callbacks_for_events_are_called_whether_added_before_or_after() {
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let client = Websocket::connect(testkit::url(&server)).unwrap();
     let (sender, events) = unbounded();
     let tell = |what: &'static str| {
         let sender = sender.clone();
@@ -266,9 +266,9 @@ fn events_are_told_to_those_who_asked_before_and_after() {
 }
 
 #[test]
-fn an_error_is_told_to_those_who_asked_before_and_after() {
+fn on_error_is_called_whether_added_before_or_after() {
     // Bound and dropped: nobody listens there.
-    let url = rig::url(&Server::bind((rig::own_address(), 0)).unwrap());
+    let url = testkit::url(&Server::bind((testkit::own_address(), 0)).unwrap());
     let client = Websocket::connect(url).unwrap();
     let (sender, events) = unbounded();
     let (before, closed) = (sender.clone(), sender.clone());
@@ -300,9 +300,9 @@ fn json_can_be_turned_off() {
 
 /// RTCBot's `tests/test_websocket.py`.
 #[test]
-fn rtcbots_own_scenario() {
-    let mut server = Server::bind((rig::own_address(), 0)).unwrap();
-    let url = rig::url(&server);
+fn the_scenario_of_rtcbots_own_test_works() {
+    let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+    let url = testkit::url(&server);
     let (closed, closes) = unbounded();
 
     let server_closed = closed.clone();

@@ -1,19 +1,19 @@
-//! The numbers that a connection keeps of itself.
+//! The statistics of a connection.
 
-mod rig;
+mod testkit;
 
 use std::thread;
 use std::time::Duration;
 
-use rig::{DEADLINE, client_and_raw, eventually, pair_with, within};
 use rtcbot_websocket::{Error, Options, Queue, Websocket};
+use testkit::{DEADLINE, client_and_raw, eventually, pair_with, within};
 
 fn options() -> Options {
     Options::new().json(false).ping_interval(None).clone()
 }
 
 #[test]
-fn what_one_side_sends_the_other_receives() {
+fn both_sides_count_the_same_messages() {
     let (client, server) = pair_with(&options(), &options());
     for n in 0..100 {
         client.put("x".repeat(n * 10)).unwrap();
@@ -23,19 +23,19 @@ fn what_one_side_sends_the_other_receives() {
         server.get_timeout(DEADLINE).unwrap();
         client.get_timeout(DEADLINE).unwrap();
     }
-    // Counted once they are written, which may be after they have arrived.
+    // They are counted once they are written, which may be after they have arrived.
     eventually("the count", || client.stats().messages_out == 100);
     eventually("the count", || server.stats().messages_out == 100);
     let (c, s) = (client.stats(), server.stats());
     assert_eq!((c.messages_in, s.messages_in), (100, 100));
-    // A server's frames have two bytes more than their payload.
+    // A server's short frames have two bytes more than their payload.
     assert_eq!((s.bytes_out, c.bytes_in), (300, 300));
     assert_eq!(c.bytes_out, s.bytes_in);
     assert_eq!((c.dropped, c.reconnects, c.unsent), (0, 0, 0));
 }
 
 #[test]
-fn queues_tell_how_long_they_are() {
+fn queue_lengths_are_reported() {
     let (client, raw) = client_and_raw(&options());
     assert_eq!(client.stats().send_queue, 0);
     let mut put = 0;
@@ -51,14 +51,14 @@ fn queues_tell_how_long_they_are() {
     drop(raw);
     client.wait_closed_timeout(DEADLINE).unwrap_err();
     let stats = client.stats();
-    // What was written may have arrived; the rest has not been.
+    // What was written may have arrived; the rest was not sent.
     assert_eq!(stats.unsent + stats.messages_out, put as u64);
     assert_eq!(stats.unconfirmed, stats.messages_out);
     assert_eq!((stats.send_queue, stats.send_queue_bytes), (0, 0));
 }
 
 #[test]
-fn the_slowest_consumer_is_told() {
+fn the_slowest_consumer_is_reported() {
     let (client, server) = Options::new().pair();
     let send = |count: u64| {
         let before = server.stats().messages_in;
@@ -69,7 +69,7 @@ fn the_slowest_consumer_is_told() {
             server.stats().messages_in == before + count
         });
     };
-    // Nobody yet.
+    // No consumer yet.
     send(7);
     eventually("what is kept", || server.stats().receive_queue == 7);
     let quick = server.subscribe();
@@ -102,7 +102,7 @@ fn the_slowest_consumer_is_told() {
 }
 
 #[test]
-fn what_a_policy_drops_is_counted() {
+fn messages_that_a_policy_drops_are_counted() {
     let (client, server) = Options::new().pair();
     let latest = server.subscribe_with(Queue::Latest);
     for n in 0..100 {
@@ -114,13 +114,13 @@ fn what_a_policy_drops_is_counted() {
 }
 
 #[test]
-fn what_a_peer_has_confirmed_is_not_counted_as_perhaps_lost() {
+fn messages_that_the_peer_has_confirmed_are_not_unconfirmed() {
     let (client, server) = pair_with(&options(), &options());
     server.subscribe_callback(|_| {});
     for n in 0..10 {
         client.put(vec![n]).unwrap();
     }
-    // The answer comes behind all that was read before it.
+    // The answer comes after everything that was read before it.
     eventually("that all is written", || client.stats().messages_out == 10);
     let answer = client.ping("").unwrap();
     within(DEADLINE, move || answer.recv().unwrap());
@@ -129,12 +129,12 @@ fn what_a_peer_has_confirmed_is_not_counted_as_perhaps_lost() {
     server.close_with(1001, "").unwrap();
     client.wait_closed_timeout(DEADLINE).unwrap();
     assert_eq!(client.stats().unconfirmed, 1);
-    // The client closed after all that came.
+    // The client closed after everything had arrived.
     assert_eq!(server.stats().unconfirmed, 0);
 }
 
 #[test]
-fn a_clean_close_of_this_side_confirms_all() {
+fn a_clean_close_by_this_side_confirms_all_messages() {
     let (client, server) = pair_with(&options(), &options());
     server.subscribe_callback(|_| {});
     for n in 0..10 {
@@ -149,9 +149,9 @@ fn a_clean_close_of_this_side_confirms_all() {
 }
 
 #[test]
-fn a_close_that_crosses_the_peers_confirms_nothing() {
+fn a_close_that_crosses_the_peers_confirms_no_message() {
     let (client, mut raw) = client_and_raw(&options());
-    // Held up, so that it sees the peer's Close frame late, as on a slow network.
+    // Delayed, so that it sees the peer's Close frame late, as on a slow network.
     let full = client.subscribe_with(Queue::Block(1));
     for _ in 0..5 {
         raw.send("x".into()).unwrap();
@@ -168,7 +168,7 @@ fn a_close_that_crosses_the_peers_confirms_nothing() {
     let closing = client.clone();
     let closing = thread::spawn(move || closing.close());
     eventually("what it says to the end", || client.sent_close().is_some());
-    // The peer has read not one of them.
+    // The peer has read none of them.
     drop(raw);
     let _ = closing.join().unwrap();
     let stats = client.stats();
@@ -177,7 +177,7 @@ fn a_close_that_crosses_the_peers_confirms_nothing() {
 }
 
 #[test]
-fn what_a_full_sink_does_not_get_after_a_close_is_counted() {
+fn messages_that_a_full_sink_misses_after_a_close_are_counted() {
     let (a, b) = options().pair();
     for early in [10, 0] {
         let (a, b) = match early {
@@ -202,7 +202,7 @@ fn what_a_full_sink_does_not_get_after_a_close_is_counted() {
 }
 
 #[test]
-fn what_a_close_could_not_send_is_counted() {
+fn messages_that_a_close_could_not_send_are_counted() {
     let mut options = options();
     options.close_timeout(Duration::from_millis(100));
     let (client, _raw) = client_and_raw(&options);
@@ -219,7 +219,7 @@ fn what_a_close_could_not_send_is_counted() {
 }
 
 #[test]
-fn they_can_be_read_all_the_time_while_messages_go_both_ways() {
+fn statistics_can_be_read_while_messages_go_both_ways() {
     const COUNT: u64 = 50_000;
     let (a, b) = Websocket::pair();
     let threads = [(&a, &b), (&b, &a)].map(|(from, to)| {
@@ -250,7 +250,7 @@ fn they_can_be_read_all_the_time_while_messages_go_both_ways() {
 }
 
 #[test]
-fn what_came_early_and_a_short_queue_has_no_place_for_is_counted() {
+fn early_messages_that_a_short_queue_drops_are_counted() {
     let (a, b) = Options::new().pair();
     for n in 0..10 {
         a.put(n).unwrap();
@@ -265,7 +265,7 @@ fn what_came_early_and_a_short_queue_has_no_place_for_is_counted() {
 }
 
 #[test]
-fn what_waits_for_a_concurrent_callback_is_told() {
+fn messages_that_wait_for_a_concurrent_callback_are_reported() {
     let (a, b) = Options::new().pair();
     let (go, gate) = crossbeam_channel::unbounded::<()>();
     b.subscribe_concurrent(1, move |_| {

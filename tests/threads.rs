@@ -1,9 +1,10 @@
-//! No thread outlives what it works for. Alone in its process, since it counts all threads.
+//! No thread outlives its connection or server. The only test of its process, since it counts all
+//! threads.
 
-mod rig;
+mod testkit;
 
-use rig::{eventually, pair, threads_named};
 use rtcbot_websocket::json;
+use testkit::{eventually, pair, threads_named};
 
 #[test]
 fn threads_end_with_their_connections() {

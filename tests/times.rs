@@ -1,7 +1,7 @@
-//! Promised times, with a peer that is silent at that stage, or says just enough not to be. (A cable that is
-//! pulled is in `cable.rs`.)
+//! Promised times, with a peer that is silent at that stage, or sends just enough not to be silent.
+//! (`link_down.rs` has the links that go down.)
 
-mod rig;
+mod testkit;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,25 +11,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rig::wire::over_each;
-use rig::{DEADLINE, UPGRADE, eventually, masked_frame, own_address, pair, server_and_bytes};
 #[cfg(feature = "native-tls")]
 use rtcbot_websocket::native_tls::TlsAcceptor;
 use rtcbot_websocket::transport::WriteHalf;
 use rtcbot_websocket::{Error, Options, PutError, Queue, Server, Transport};
+use testkit::wire::over_each;
+use testkit::{DEADLINE, UPGRADE, eventually, masked_frame, own_address, pair, server_and_bytes};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// What is promised where the peer has to come as far as to be silent.
+/// The promised time where the peer has to reach the stage before it falls silent.
 const TIME: Duration = Duration::from_millis(800);
 
 /// And elsewhere.
 const SHORT: Duration = Duration::from_millis(100);
 
-/// How late a busy machine may be. What is broken never comes, or comes much later.
+/// How late a busy machine may be. A fault takes for ever, or much longer.
 const ALLOWANCE: Duration = Duration::from_secs(5);
 
-/// Does it, and sees it over in the promised time.
+/// Runs it, and checks that it ends in the promised time.
 #[track_caller]
 fn in_time<R>(promised: Duration, f: impl FnOnce() -> R) -> R {
     let begun = Instant::now();
@@ -42,7 +42,7 @@ fn in_time<R>(promised: Duration, f: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Connects with this time-out, and sees it end in time, at this stage.
+/// Connects with this timeout, and checks that it ends in time, at this stage.
 #[track_caller]
 fn times_out_at(stage: &str, options: &mut Options, url: &str) {
     assert_eq!(times_out(options, url), stage);
@@ -65,7 +65,7 @@ fn times_out(options: &mut Options, url: &str) -> &'static str {
     }
 }
 
-/// A byte now and then, until the other side has had enough; the same bytes again and again.
+/// Sends a byte at a time until the other side has had enough; the same bytes again and again.
 fn trickle(stream: &mut dyn Write, bytes: &[u8]) {
     for byte in bytes.iter().cycle() {
         if stream.write_all(&[*byte]).is_err() || stream.flush().is_err() {
@@ -76,7 +76,7 @@ fn trickle(stream: &mut dyn Write, bytes: &[u8]) {
 }
 
 #[test]
-fn a_response_that_comes_a_byte_now_and_then_does_not_put_the_end_of_connecting_off() {
+fn a_response_that_trickles_does_not_extend_the_connect_timeout() {
     over_each(|wire| {
         let (listener, url) = wire.listen();
         let mut options = wire.options();
@@ -93,7 +93,7 @@ fn a_response_that_comes_a_byte_now_and_then_does_not_put_the_end_of_connecting_
 
 #[cfg(feature = "native-tls")]
 #[test]
-fn a_tls_handshake_that_comes_a_byte_now_and_then_does_not_put_the_end_of_connecting_off() {
+fn a_tls_handshake_that_trickles_does_not_extend_the_connect_timeout() {
     let listener = TcpListener::bind((own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     thread::scope(|scope| {
@@ -110,7 +110,7 @@ fn a_tls_handshake_that_comes_a_byte_now_and_then_does_not_put_the_end_of_connec
 }
 
 #[test]
-fn a_request_that_is_not_taken_or_only_a_little_at_a_time_does_not_put_the_end_of_connecting_off() {
+fn a_request_that_is_read_slowly_or_not_at_all_does_not_extend_the_connect_timeout() {
     over_each(|wire| {
         for takes in [0, 10_000] {
             let (listener, url) = wire.listen();
@@ -135,7 +135,7 @@ fn a_request_that_is_not_taken_or_only_a_little_at_a_time_does_not_put_the_end_o
 }
 
 #[test]
-fn redirects_share_one_time() {
+fn redirects_share_one_connect_timeout() {
     let listener = TcpListener::bind((own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let redirect = format!(
@@ -144,8 +144,8 @@ fn redirects_share_one_time() {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            rig::read_head(&mut stream);
-            // Less than the time is, and more than a part of it.
+            testkit::read_head(&mut stream);
+            // Less than the whole time, and more than a part of it.
             thread::sleep(TIME / 3);
             let _ = stream.write_all(redirect.as_bytes());
         }
@@ -156,12 +156,12 @@ fn redirects_share_one_time() {
 }
 
 #[test]
-fn the_body_of_a_refusal_that_does_not_come_is_not_waited_for_longer_than_connecting_may_take() {
+fn a_missing_refusal_body_is_awaited_no_longer_than_the_connect_timeout() {
     let listener = TcpListener::bind((own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        rig::read_head(&mut stream);
+        testkit::read_head(&mut stream);
         stream
             .write_all(b"HTTP/1.1 403 No\r\nContent-Length: 60000\r\n\r\n")
             .unwrap();
@@ -175,7 +175,7 @@ fn the_body_of_a_refusal_that_does_not_come_is_not_waited_for_longer_than_connec
 }
 
 #[test]
-fn a_unix_server_that_accepts_nobody_is_waited_for_no_longer_than_connecting_may_take() {
+fn a_unix_server_that_accepts_no_client_is_awaited_no_longer_than_the_connect_timeout() {
     let path = std::env::temp_dir().join(format!("accepts-nobody-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).unwrap();
@@ -187,7 +187,7 @@ fn a_unix_server_that_accepts_nobody_is_waited_for_no_longer_than_connecting_may
 }
 
 #[test]
-fn a_folder_that_somebody_else_has_locked_is_waited_for_a_second_at_the_most() {
+fn a_locked_folder_is_awaited_for_one_second_at_most() {
     let folder = std::env::temp_dir().join(format!("locked-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let lock = std::fs::File::open(&folder).unwrap();
@@ -199,7 +199,7 @@ fn a_folder_that_somebody_else_has_locked_is_waited_for_a_second_at_the_most() {
 }
 
 #[test]
-fn a_client_that_does_not_take_the_response_is_waited_for_no_longer_than_connecting_may_take() {
+fn a_client_that_does_not_read_the_response_is_awaited_no_longer_than_the_connect_timeout() {
     let mut listener = Server::bind((own_address(), 0)).unwrap();
     let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     stream.write_all(UPGRADE.as_bytes()).unwrap();
@@ -215,7 +215,7 @@ fn a_client_that_does_not_take_the_response_is_waited_for_no_longer_than_connect
 }
 
 #[test]
-fn a_peer_that_says_a_byte_now_and_then_does_not_put_the_end_of_closing_off() {
+fn a_peer_that_sends_a_trickle_does_not_extend_the_close_timeout() {
     over_each(|wire| {
         let ping = [0x89, 1, b'x'];
         let text = [0x81, 1, b'1'];
@@ -242,7 +242,7 @@ fn a_peer_that_says_a_byte_now_and_then_does_not_put_the_end_of_closing_off() {
 }
 
 #[test]
-fn a_request_that_comes_a_byte_now_and_then_is_answered_408_when_its_time_is_over() {
+fn a_request_that_trickles_is_answered_408_after_the_handshake_timeout() {
     let mut server = Server::bind((own_address(), 0))
         .unwrap()
         .handshake_timeout(SHORT);
@@ -260,8 +260,8 @@ fn a_request_that_comes_a_byte_now_and_then_is_answered_408_when_its_time_is_ove
 
 #[cfg(feature = "native-tls")]
 #[test]
-fn a_client_whose_tls_handshake_comes_a_byte_now_and_then_is_let_go_of_when_its_time_is_over() {
-    let mut server = rig::tls::pki().server().handshake_timeout(SHORT);
+fn a_client_whose_tls_handshake_trickles_is_disconnected_after_the_handshake_timeout() {
+    let mut server = testkit::tls::pki().server().handshake_timeout(SHORT);
     let mut slow = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     slow.write_all(b"\x16\x03\x01\x3e\x84\x01\x00\x3e\x80")
         .unwrap();
@@ -271,7 +271,7 @@ fn a_client_whose_tls_handshake_comes_a_byte_now_and_then_is_let_go_of_when_its_
 }
 
 #[test]
-fn waiting_for_a_request_ends_in_time_however_many_come_that_are_none() {
+fn next_timeout_ends_in_time_however_many_invalid_requests_come() {
     let mut server = Server::bind((own_address(), 0)).unwrap();
     let address = server.local_addr().unwrap();
     let over = Arc::new(AtomicBool::new(false));
@@ -297,8 +297,9 @@ fn waiting_for_a_request_ends_in_time_however_many_come_that_are_none() {
 }
 
 #[test]
-fn every_wait_with_a_time_ends_with_it_whatever_the_peer_says() {
-    // One that is connecting, to a server that says nothing; and one that is ready, with a peer that sends pings.
+fn every_wait_with_a_timeout_ends_in_time_whatever_the_peer_sends() {
+    // One that is connecting, to a silent server; and one that is ready, with a peer that sends
+    // pings.
     let listener = TcpListener::bind((own_address(), 0)).unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let connecting = Options::new()
@@ -323,7 +324,7 @@ fn every_wait_with_a_time_ends_with_it_whatever_the_peer_says() {
 }
 
 #[test]
-fn a_get_ends_in_time_though_others_take_what_comes() {
+fn get_timeout_ends_in_time_while_others_take_the_messages() {
     for queue in [Queue::default(), Queue::Latest, Queue::DropOldest(2)] {
         let (client, server) = pair();
         let subscription = server.subscribe_with(queue);
@@ -356,7 +357,7 @@ fn a_get_ends_in_time_though_others_take_what_comes() {
 }
 
 #[test]
-fn a_put_ends_in_time_though_others_take_the_room_that_a_slow_peer_makes() {
+fn put_timeout_ends_in_time_while_others_take_the_room() {
     over_each(|wire| {
         let (client, mut raw) = wire.client_and_raw(|options| {
             options.send_queue(10_000);
@@ -387,7 +388,7 @@ fn a_put_ends_in_time_though_others_take_the_room_that_a_slow_peer_makes() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_client_that_takes_nothing_of_its_page_is_given_up_after_ten_seconds() {
+fn a_client_that_does_not_read_its_response_is_disconnected_after_ten_seconds() {
     const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
     let respond = |mut server: Server| {
         let request = server.next_timeout(DEADLINE).unwrap();
@@ -399,7 +400,7 @@ fn a_client_that_takes_nothing_of_its_page_is_given_up_after_ten_seconds() {
     respond(server);
     #[cfg(feature = "native-tls")]
     let _encrypted = {
-        let pki = rig::tls::pki();
+        let pki = testkit::tls::pki();
         let server = pki.server();
         let address = server.local_addr().unwrap();
         let responding = thread::spawn(move || respond(server));
@@ -409,15 +410,15 @@ fn a_client_that_takes_nothing_of_its_page_is_given_up_after_ten_seconds() {
         responding.join().unwrap();
         stream
     };
-    assert!(rig::threads_named("ws-respond") > 0);
+    assert!(testkit::threads_named("ws-respond") > 0);
     in_time(Duration::from_secs(10), || {
         eventually("they are given up", || {
-            rig::threads_named("ws-respond") == 0
+            testkit::threads_named("ws-respond") == 0
         });
     });
 }
 
-/// Writes until the peer has taken nothing for this time; returns how long that took.
+/// Writes until the peer has taken nothing for this time. Returns how long that took.
 fn write_until_given_up(half: &mut dyn WriteHalf, time: Duration) -> Duration {
     half.set_timeout(Some(time)).unwrap();
     let bytes = [0; 10_000];
@@ -433,7 +434,7 @@ fn write_until_given_up(half: &mut dyn WriteHalf, time: Duration) -> Duration {
     panic!("it is never given up");
 }
 
-/// Takes so much every so often, and then nothing more.
+/// Takes this much at intervals, and then nothing more.
 fn take(stream: &mut impl Read, bytes: usize, times: u32, pause: Duration) {
     let mut taken = vec![0; bytes];
     for _ in 0..times {
@@ -442,7 +443,8 @@ fn take(stream: &mut impl Read, bytes: usize, times: u32, pause: Duration) {
     }
 }
 
-/// The second end's system takes no more than this much, so that it says at once when some of it is read.
+/// The second end's system takes no more than this, and so reports immediately when some of it is
+/// read.
 fn tcp_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind((own_address(), 0)).unwrap();
     rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 64 << 10).unwrap();
@@ -450,8 +452,8 @@ fn tcp_pair() -> (TcpStream, TcpStream) {
     (near, listener.accept().unwrap().0)
 }
 
-/// A transport whose other end takes this much so often after it has been filled, and then nothing more: for how
-/// long after that is it written to? `None` when it is given up before.
+/// A transport whose other end takes this much several times after it has been filled, and then
+/// nothing more. Returns how long it is written to after that; `None` when it is given up before.
 fn given_up_after(
     transport: impl Transport,
     mut peer: impl Read + Send + 'static,
@@ -473,12 +475,12 @@ fn given_up_after(
     over.checked_duration_since(last)
 }
 
-// libwebsockets 1223. poll(2) tells of room only when much of the buffer is free; the little that is taken must
-// neither be counted late, nor be missed.
+// libwebsockets 1223. poll(2) reports room only when much of the buffer is free. The little that is
+// taken must neither be counted late nor be missed.
 #[test]
-fn a_peer_that_takes_a_little_and_is_gone_is_given_up_a_time_out_after_the_last_it_took() {
+fn a_peer_that_stops_reading_is_noticed_one_timeout_after_its_last_read() {
     const TIME: Duration = Duration::from_secs(1);
-    // A busy machine may be late, but not each time.
+    // A busy machine may be late, but not every time.
     let in_time = |found_after: &dyn Fn() -> Option<Duration>| {
         let mut times = Vec::new();
         while times.len() < 3 {
@@ -490,7 +492,7 @@ fn a_peer_that_takes_a_little_and_is_gone_is_given_up_a_time_out_after_the_last_
         panic!("{times:?}");
     };
     thread::scope(|scope| {
-        // Taken soon after the wait began, or a little at a time for longer than the time-out.
+        // Taken soon after the wait began, or a little at a time for longer than the timeout.
         for (times, pause) in [(1, 50 * MS), (4, TIME * 2 / 3)] {
             scope.spawn(move || {
                 in_time(&|| {
@@ -507,14 +509,14 @@ fn a_peer_that_takes_a_little_and_is_gone_is_given_up_a_time_out_after_the_last_
             #[cfg(feature = "native-tls")]
             scope.spawn(move || {
                 in_time(&|| {
-                    let pki = rig::tls::pki();
+                    let pki = testkit::tls::pki();
                     let (near, far) = tcp_pair();
                     let raw = far.try_clone().unwrap();
                     let acceptor = TlsAcceptor::new(pki.identity.clone()).unwrap();
                     let accepting = thread::spawn(move || acceptor.accept(far).unwrap());
                     let near = pki.raw_connector().connect("localhost", near).unwrap();
                     let _far = accepting.join().unwrap();
-                    // Below the session: all that counts is that it is taken.
+                    // Below the session, it only matters that the bytes are taken.
                     given_up_after(near, raw, 200_000, times, pause, TIME)
                 });
             });

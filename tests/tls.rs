@@ -1,27 +1,27 @@
 //! TLS in both roles: whom it trusts, that it is full duplex, and how it ends.
 #![cfg(feature = "native-tls")]
 
-mod rig;
+mod testkit;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use rig::tls::{pki, pki_for};
-use rig::{DEADLINE, UPGRADE, eventually, url};
 use rtcbot_websocket::native_tls::{Identity, Protocol, TlsAcceptor, TlsConnector};
 use rtcbot_websocket::{Error, Options, Queue, Request, Server, Websocket, http, json};
+use testkit::tls::{pki, pki_for};
+use testkit::{DEADLINE, UPGRADE, eventually, url};
 
-/// The reason why a connection never became ready.
+/// Returns the reason why a connection never became ready.
 #[track_caller]
 fn refusal(options: &Options, url: &str) -> Error {
     let ws = options.connect(url).unwrap();
-    // So that the server's end is not waited for.
+    // The server's end is not waited for.
     ws.wait_ready_timeout(DEADLINE).unwrap_err()
 }
 
-/// Serves in the background until the test is over.
+/// Serves in the background until the end of the test.
 fn serving(server: Server) -> String {
     let url = url(&server);
     thread::spawn(move || {
@@ -73,7 +73,7 @@ fn a_host_name_is_verified_as_well_as_an_address() {
 }
 
 #[test]
-fn a_certificate_that_nobody_vouches_for_is_refused_and_the_server_goes_on() {
+fn an_untrusted_certificate_is_refused_and_the_server_continues() {
     let pki = pki();
     let url = serving(pki.server());
     let error = refusal(&Options::new(), &url);
@@ -91,7 +91,7 @@ fn a_certificate_that_nobody_vouches_for_is_refused_and_the_server_goes_on() {
 }
 
 #[test]
-fn invalid_certificates_are_accepted_by_who_says_danger() {
+fn invalid_certificates_are_accepted_with_the_danger_option() {
     let url = serving(pki_for(&["elsewhere"]).server());
     let ws = Options::new()
         .danger_accept_invalid_certs(true)
@@ -101,7 +101,7 @@ fn invalid_certificates_are_accepted_by_who_says_danger() {
 }
 
 #[test]
-fn roots_are_pem_der_or_a_bundle() {
+fn root_certificates_may_be_pem_der_or_a_bundle() {
     let (pki, other) = (pki(), pki());
     let url = serving(pki.server());
     let bundle = other.ca.pem() + &pki.ca.pem();
@@ -118,7 +118,7 @@ fn roots_are_pem_der_or_a_bundle() {
 }
 
 #[test]
-fn what_is_no_certificate_is_refused_at_once() {
+fn an_invalid_certificate_is_refused_immediately() {
     for options in [
         Options::new().root_certificate_pem("-----BEGIN CERTIFICATE-----\nx"),
         Options::new().root_certificate_pem(""),
@@ -147,9 +147,9 @@ fn a_ready_made_connector_is_used() {
 }
 
 #[test]
-fn a_client_shows_who_it_is_to_a_server_that_asks() {
+fn a_client_sends_its_certificate_to_a_server_that_asks() {
     let pki = pki();
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let sessions = [
         pki.rustls_for_known_clients(),
@@ -162,7 +162,7 @@ fn a_client_shows_who_it_is_to_a_server_that_asks() {
             let stream = rustls::StreamOwned::new(session, stream);
             let mut raw = tungstenite::accept(stream).map_err(|_| ())?;
             let known = raw.get_ref().conn.peer_certificates().is_some();
-            while raw.read().is_ok() {}
+            testkit::pump(&mut raw);
             Ok::<_, ()>(known)
         })
     });
@@ -179,16 +179,16 @@ fn a_client_shows_who_it_is_to_a_server_that_asks() {
 }
 
 #[test]
-fn a_key_that_does_not_belong_to_the_certificate_is_found_at_once() {
+fn a_key_that_does_not_match_the_certificate_is_refused_immediately() {
     let (one, other) = (pki(), pki());
     let identity = Identity::from_pkcs8(
         one.certificate.pem().as_bytes(),
         other.key.serialize_pem().as_bytes(),
     );
-    // Some TLS libraries find it here, others need a handshake.
+    // Some TLS libraries notice it here, others in the handshake.
     let bound = identity
         .map_err(std::io::Error::other)
-        .and_then(|identity| Server::bind_tls((rig::own_address(), 0), identity));
+        .and_then(|identity| Server::bind_tls((testkit::own_address(), 0), identity));
     assert!(bound.is_err());
 }
 
@@ -200,7 +200,7 @@ fn an_old_protocol_is_refused() {
         .max_protocol_version(Some(Protocol::Tlsv12))
         .build()
         .unwrap();
-    let server = Server::bind((rig::own_address(), 0))
+    let server = Server::bind((testkit::own_address(), 0))
         .unwrap()
         .tls_acceptor(acceptor);
     let url = serving(server);
@@ -216,25 +216,28 @@ fn an_old_protocol_is_refused() {
 
 #[test]
 fn a_server_that_speaks_no_tls_is_an_error() {
-    let server = Server::bind((rig::own_address(), 0)).unwrap();
+    let server = Server::bind((testkit::own_address(), 0)).unwrap();
     let url = serving(server).replace("ws:", "wss:");
     let error = refusal(&Options::new(), &url);
     assert!(matches!(error, Error::Tls { .. }), "{error}");
 }
 
 #[test]
-fn a_server_that_is_silent_in_the_tls_handshake_is_waited_for_no_longer_than_allowed() {
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+fn a_server_that_is_silent_in_the_tls_handshake_is_a_connect_timeout() {
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let limit = Duration::from_millis(50);
     let error = refusal(Options::new().connect_timeout(limit), &url);
     assert!(
-        matches!(error, Error::ConnectTimeout { stage: "the TLS handshake", after, .. } if after == limit),
+        matches!(
+            error,
+            Error::ConnectTimeout { stage: "the TLS handshake", after, .. } if after == limit
+        ),
         "{error}"
     );
 }
 
-/// Passes bytes on in small pieces, so that no TLS record arrives in one.
+/// Passes bytes on in small pieces, so that no TLS record arrives in one piece.
 fn crumble(mut from: TcpStream, mut to: TcpStream, mut seed: u64) {
     let mut piece = [0; 700];
     loop {
@@ -254,7 +257,7 @@ fn crumble(mut from: TcpStream, mut to: TcpStream, mut seed: u64) {
 fn records_that_arrive_in_pieces_are_put_together() {
     let pki = pki();
     let mut server = pki.server();
-    let relay = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let relay = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", relay.local_addr().unwrap());
     let to = server.local_addr().unwrap();
     thread::spawn(move || {
@@ -280,9 +283,9 @@ fn records_that_arrive_in_pieces_are_put_together() {
     client.close().unwrap();
 }
 
-/// The TLS handshake needs the server to be waiting for requests.
+/// The server has to wait for requests during the TLS handshake.
 fn raw_client(
-    pki: &rig::tls::Pki,
+    pki: &testkit::tls::Pki,
     server: &mut Server,
     bytes: &[u8],
 ) -> (rtcbot_websocket::native_tls::TlsStream<TcpStream>, Request) {
@@ -309,7 +312,7 @@ fn close_notify_is_sent_at_the_end() {
     let ws = Websocket::accept(request);
     // A masked Close frame without a body.
     stream.write_all(&[0x88, 0x80, 0, 0, 0, 0]).unwrap();
-    // Without close_notify, OpenSSL calls the end of the stream an error.
+    // Without close_notify, OpenSSL reports the end of the stream as an error.
     let mut all = Vec::new();
     stream.read_to_end(&mut all).unwrap();
     assert!(all.ends_with(&[0x88, 0]), "{all:?}");
@@ -337,7 +340,7 @@ fn a_page_is_served_from_the_same_port() {
 }
 
 #[test]
-fn http_on_a_tls_port_is_told_so_in_http() {
+fn http_on_a_tls_port_is_answered_in_http() {
     let pki = pki();
     let mut server = pki.server();
     let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
@@ -358,7 +361,7 @@ fn http_on_a_tls_port_is_told_so_in_http() {
 }
 
 #[test]
-fn silent_clients_and_garbage_do_not_hold_up_the_next() {
+fn silent_clients_and_invalid_handshakes_do_not_delay_the_next() {
     let pki = pki();
     let mut server = pki.server();
     let address = server.local_addr().unwrap();
@@ -371,14 +374,14 @@ fn silent_clients_and_garbage_do_not_hold_up_the_next() {
         })
         .collect();
     let options = pki.options();
-    let (client, peer) = rig::pair_over(&mut server, &options, &options);
+    let (client, peer) = testkit::pair_over(&mut server, &options, &options);
     client.put_nowait(1).unwrap();
     assert_eq!(peer.get_timeout(DEADLINE).unwrap(), json!(1));
     drop(strangers);
 }
 
 #[test]
-fn a_client_that_is_slow_in_the_tls_handshake_is_let_go_of() {
+fn a_client_that_is_slow_in_the_tls_handshake_is_disconnected() {
     let pki = pki();
     let mut server = pki.server().handshake_timeout(Duration::from_millis(50));
     let mut silent = TcpStream::connect(server.local_addr().unwrap()).unwrap();
@@ -393,9 +396,9 @@ fn a_client_that_is_slow_in_the_tls_handshake_is_let_go_of() {
 }
 
 #[test]
-fn a_blocking_server_on_native_tls_is_a_peer_like_any_other() {
+fn a_blocking_server_on_native_tls_works_as_a_peer() {
     let pki = pki();
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let acceptor = TlsAcceptor::new(pki.identity.clone()).unwrap();
     let server = thread::spawn(move || {
@@ -417,12 +420,12 @@ fn a_blocking_server_on_native_tls_is_a_peer_like_any_other() {
     server.join().unwrap();
 }
 
-/// A TLS read then has to write, while a write of a long message may be under way.
+/// A TLS read then has to write, possibly during the write of a long message.
 #[test]
-fn keys_that_are_changed_under_load_cost_nothing() {
+fn key_updates_under_load_lose_nothing() {
     const COUNT: u32 = 30_000;
     let pki = pki();
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let session = pki.rustls();
     let server = thread::spawn(move || {
@@ -435,11 +438,11 @@ fn keys_that_are_changed_under_load_cost_nothing() {
         );
         for n in 0..COUNT {
             let message = raw.read().unwrap();
-            // More goes back than comes, so that at times nobody has room.
+            // More is sent back than arrives, so that at times neither side has room.
             raw.write(message.clone()).unwrap();
             raw.send(message).unwrap();
-            // Not more than 32 times: rustls takes no more answers at a stretch, as they come when the client
-            // has nothing else to say by then.
+            // At most 32 times: rustls accepts no more answers in succession, which is how they
+            // come while the client has nothing else to send.
             if n % 1000 == 0 {
                 raw.get_mut().conn.refresh_traffic_keys().unwrap();
             }
@@ -471,9 +474,9 @@ fn keys_that_are_changed_under_load_cost_nothing() {
 }
 
 #[test]
-fn streams_that_were_made_elsewhere_are_used_on_both_sides() {
+fn tls_streams_of_the_program_work_on_both_sides() {
     let pki = pki();
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let acceptor = TlsAcceptor::new(pki.identity.clone()).unwrap();
     let accepting = thread::spawn(move || {
@@ -534,7 +537,7 @@ fn streams_that_were_made_elsewhere_are_used_on_both_sides() {
 
 #[test]
 fn a_wss_url_over_a_stream_that_is_not_encrypted_is_refused() {
-    let listener = TcpListener::bind((rig::own_address(), 0)).unwrap();
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let error = Options::new().connect_over(stream, "wss://localhost/");
     let error = error.unwrap_err();

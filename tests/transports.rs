@@ -1,6 +1,6 @@
-//! What a connection may run over: Unix sockets, streams that are there already, proxies.
+//! The transports of a connection: Unix sockets, connected streams, proxies.
 
-mod rig;
+mod testkit;
 
 use std::io::{self, BufWriter, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -11,19 +11,19 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use rig::{DEADLINE, UPGRADE, eventually, pair_over, read_head, within};
 use rtcbot_websocket::transport::{Halves, ReadHalf, ShutdownHandle, WriteHalf};
 use rtcbot_websocket::{
     Error, Message, Options, Queue, Request, Server, Transport, Websocket, http, json,
 };
+use testkit::{DEADLINE, UPGRADE, eventually, pair_over, read_head, within};
 
-/// A path in a directory of this test's own, short enough for a socket.
+/// A path in a directory of this test, short enough for a socket.
 fn socket_path() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("rtcbot-{}-{number}", std::process::id());
     let folder = std::env::temp_dir().join(name);
-    // Another process may have had this number before, and left one.
+    // An earlier process with the same number may have left one.
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
     folder.join("a socket: x")
@@ -65,7 +65,7 @@ fn a_unix_socket_is_served_and_connected_to() {
 }
 
 #[test]
-fn the_file_of_a_unix_socket_goes_with_its_server_and_a_stale_one_is_replaced() {
+fn a_server_removes_its_unix_socket_file_and_replaces_a_stale_one() {
     let path = socket_path();
     let server = Server::bind_unix(&path).unwrap();
     let taken = Server::bind_unix(&path).unwrap_err();
@@ -76,7 +76,7 @@ fn the_file_of_a_unix_socket_goes_with_its_server_and_a_stale_one_is_replaced() 
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists(), "std leaves it there");
     let server = Server::bind_unix(&path).unwrap();
-    // Somebody else's file is left alone.
+    // Another program's file is not removed.
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "a file").unwrap();
     drop(server);
@@ -86,7 +86,7 @@ fn the_file_of_a_unix_socket_goes_with_its_server_and_a_stale_one_is_replaced() 
 }
 
 #[test]
-fn a_server_whose_backlog_is_full_is_not_taken_for_dead() {
+fn a_unix_socket_whose_backlog_is_full_is_not_replaced() {
     let path = socket_path();
     let listener = UnixListener::bind(&path).unwrap();
     rustix::net::listen(&listener, 1).unwrap();
@@ -118,7 +118,7 @@ fn a_server_that_takes_over_a_path_keeps_it() {
 }
 
 #[test]
-fn of_two_servers_that_find_a_dead_socket_one_gets_its_place() {
+fn one_of_two_servers_that_find_a_stale_socket_replaces_it() {
     let path = socket_path();
     for _ in 0..1000 {
         drop(UnixListener::bind(&path).unwrap());
@@ -138,7 +138,7 @@ fn of_two_servers_that_find_a_dead_socket_one_gets_its_place() {
 }
 
 #[test]
-fn a_unix_listener_that_was_made_elsewhere_is_served() {
+fn a_unix_listener_of_the_program_is_served() {
     let path = socket_path();
     let listener = UnixListener::bind(&path).unwrap();
     let mut server = Server::from_unix_listener(listener).unwrap();
@@ -150,7 +150,7 @@ fn a_unix_listener_that_was_made_elsewhere_is_served() {
 }
 
 #[test]
-fn a_unix_socket_that_is_not_there_is_an_error() {
+fn a_missing_unix_socket_is_an_error() {
     let ws = Websocket::connect("ws+unix:/does/not/exist").unwrap();
     let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
     assert!(
@@ -160,7 +160,7 @@ fn a_unix_socket_that_is_not_there_is_an_error() {
 }
 
 #[test]
-fn a_unix_server_whose_backlog_is_full_is_waited_for() {
+fn a_client_waits_for_a_unix_server_whose_backlog_is_full() {
     let path = socket_path();
     let listener = UnixListener::bind(&path).unwrap();
     rustix_listen(&listener);
@@ -177,7 +177,7 @@ fn a_unix_server_whose_backlog_is_full_is_waited_for() {
         })
         .collect();
     for _ in 0..8 {
-        // As they come in, there is room for the others.
+        // When these are accepted, there is room for the others.
         let (mut stream, _) = listener.accept().unwrap();
         stream.read_exact(&mut [0]).unwrap();
         filling.push(stream);
@@ -196,8 +196,8 @@ fn rustix_listen(listener: &UnixListener) {
 
 #[test]
 #[cfg(feature = "native-tls")]
-fn tls_goes_over_a_unix_socket_too() {
-    let pki = rig::tls::pki();
+fn tls_works_over_a_unix_socket() {
+    let pki = testkit::tls::pki();
     let server = Server::bind_unix(socket_path()).unwrap();
     let mut server = server.tls(pki.identity.clone()).unwrap();
     assert!(server.url().starts_with("wss+unix:/"), "{}", server.url());
@@ -207,7 +207,7 @@ fn tls_goes_over_a_unix_socket_too() {
     client.close().unwrap();
 }
 
-/// The head of the request on a stream, read byte by byte, and what came with it.
+/// Reads the head of the request on a stream, byte by byte.
 fn head_of(stream: &mut (impl Read + ?Sized)) -> http::Request<()> {
     let mut text = Vec::new();
     while !text.ends_with(b"\r\n\r\n") {
@@ -227,10 +227,10 @@ fn head_of(stream: &mut (impl Read + ?Sized)) -> http::Request<()> {
 }
 
 #[test]
-fn tcp_streams_that_are_there_already_are_used() {
+fn connected_tcp_streams_work_as_transports() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    // As other libraries leave them.
+    // As other libraries pass them on.
     stream.set_nonblocking(true).unwrap();
     let client = Options::new()
         .connect_over(stream, "ws://robot.example:123/drive")
@@ -246,7 +246,7 @@ fn tcp_streams_that_are_there_already_are_used() {
 }
 
 #[test]
-fn unix_streams_that_are_there_already_are_used() {
+fn connected_unix_streams_work_as_transports() {
     let (one, mut other) = UnixStream::pair().unwrap();
     let client = Options::new().connect_over(one, "ws://x/").unwrap();
     let head = head_of(&mut other);
@@ -257,12 +257,12 @@ fn unix_streams_that_are_there_already_are_used() {
 }
 
 #[test]
-fn what_was_read_beyond_the_head_is_honoured() {
+fn bytes_read_beyond_the_head_are_used() {
     let (mut one, other) = UnixStream::pair().unwrap();
     let mut head = UPGRADE.as_bytes();
     let head = head_of(&mut head);
-    // Half of a frame was read with the head, the other half is still to come.
-    let frame = rig::masked_frame(0x81, b"\"hello\"");
+    // Half of a frame was read with the head, and the other half follows.
+    let frame = testkit::masked_frame(0x81, b"\"hello\"");
     let (first, second) = frame.split_at(5);
     let server = Websocket::accept(Request::from_parts(head, other, first));
     one.write_all(second).unwrap();
@@ -270,7 +270,7 @@ fn what_was_read_beyond_the_head_is_honoured() {
 }
 
 #[test]
-fn a_request_from_elsewhere_can_be_answered() {
+fn a_request_of_another_http_server_can_be_answered() {
     let (mut one, other) = UnixStream::pair().unwrap();
     let mut head = UPGRADE.as_bytes();
     let request = Request::from_parts(head_of(&mut head), other, []);
@@ -280,7 +280,7 @@ fn a_request_from_elsewhere_can_be_answered() {
     assert!(answer.ends_with("\r\n\r\nnot here"), "{answer}");
 }
 
-/// A transport of a user's own: a stream for each direction, and only what has to be there.
+/// A transport of the program: a stream for each direction, and only the required methods.
 struct Pipes(UnixStream, UnixStream);
 struct In(UnixStream);
 struct Out(UnixStream);
@@ -342,7 +342,7 @@ impl ShutdownHandle for Hook {
 }
 
 #[test]
-fn a_transport_of_a_users_own_is_used_on_both_sides() {
+fn a_transport_of_the_program_works_on_both_sides() {
     let (one, mut other) = pipes();
     let client = Options::new().connect_over(one, "ws://x/").unwrap();
     let head = head_of(&mut other.0);
@@ -352,61 +352,25 @@ fn a_transport_of_a_users_own_is_used_on_both_sides() {
     server.wait_closed_timeout(DEADLINE).unwrap();
 }
 
-/// Panics when it is written to, once that is set.
-struct Mine(Pipes, Arc<AtomicBool>);
-struct MineOut(Out, Arc<AtomicBool>);
-
-impl Transport for Mine {
-    fn split(self: Box<Self>) -> io::Result<Halves> {
-        let out = MineOut(Out(self.0.1.try_clone()?), self.1);
-        let halves = Box::new(self.0).split()?;
-        Ok(Halves {
-            write: Box::new(out),
-            ..halves
-        })
-    }
-}
-
-impl Write for MineOut {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        assert!(!self.1.load(Ordering::SeqCst), "on purpose");
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl WriteHalf for MineOut {
-    fn set_timeout(&mut self, _: Option<Duration>) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn shutdown_write(&mut self) -> io::Result<()> {
-        self.0.shutdown_write()
-    }
-}
-
 #[test]
 fn a_transport_that_panics_on_the_writer_thread_ends_the_connection() {
-    let (one, mut other) = pipes();
-    let panics = Arc::new(AtomicBool::new(false));
-    // The peer does not see it by the stream's end.
-    let kept = one.1.try_clone().unwrap();
-    let one = Mine(one, panics.clone());
-    let client = Options::new().connect_over(one, "ws://x/").unwrap();
-    let head = head_of(&mut other.0);
+    let (one, mut other) = UnixStream::pair().unwrap();
+    let fuse = Fuse::new(&[Part::Write]);
+    // The peer does not end the stream.
+    let kept = one.try_clone().unwrap();
+    let faulty = Faulty(one, fuse.clone());
+    let client = Options::new().connect_over(faulty, "ws://x/").unwrap();
+    let head = head_of(&mut other);
     let server = Websocket::accept(Request::from_parts(head, other, []));
     goes_both_ways(&client, &server);
-    panics.store(true, Ordering::SeqCst);
+    fuse.light();
     client.put(1).unwrap();
     let error = client.wait_error_timeout(DEADLINE).unwrap().unwrap();
     assert!(matches!(error, Error::Internal(_)), "{error}");
     drop((kept, server));
 }
 
-/// What of a transport panics.
+/// The part of a transport that panics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     PeerAddr,
@@ -441,7 +405,7 @@ const PARTS: [Part; 13] = [
     Part::Drop,
 ];
 
-/// When which parts panic.
+/// Which parts panic, and from when on.
 #[derive(Clone)]
 struct Fuse {
     parts: Vec<Part>,
@@ -466,7 +430,7 @@ impl Fuse {
     }
 }
 
-/// A transport, or a part of one, of a user's own with a fault.
+/// A transport of the program, or a part of one, with a fault.
 struct Faulty<P>(P, Fuse);
 
 impl<P> Drop for Faulty<P> {
@@ -552,7 +516,7 @@ impl ShutdownHandle for Faulty<Hook> {
     }
 }
 
-/// With these settings, what is blocked is noticed where the cut does not work.
+/// Options that notice a blocked half where the shutdown does not work.
 fn impatient() -> Options {
     let mut options = Options::new();
     options.ping_interval(Duration::from_millis(50));
@@ -570,7 +534,7 @@ fn assert_internal_if(needed: &[Part], parts: &[Part], reason: Option<Error>) {
     }
 }
 
-/// Of those, the handshake needs these; it asks the others in passing, or not at all.
+/// Of those, the handshake needs these. It calls the others only for information, or never.
 const FOR_A_HANDSHAKE: [Part; 4] = [Part::Nodelay, Part::Split, Part::Write, Part::Flush];
 
 /// These parts of a client's transport panic from the beginning.
@@ -585,7 +549,7 @@ fn a_client_ends(parts: &[Part]) {
     assert_internal_if(&FOR_A_HANDSHAKE, parts, reason);
 }
 
-/// As above, of a server's.
+/// As above, for a server.
 fn a_server_ends(parts: &[Part]) {
     let (one, other) = UnixStream::pair().unwrap();
     let fuse = Fuse::new(parts);
@@ -600,7 +564,7 @@ fn a_server_ends(parts: &[Part]) {
     assert_internal_if(&FOR_A_HANDSHAKE, parts, reason);
 }
 
-/// These parts of a transport panic when the connection is ready.
+/// These parts of a transport panic once the connection is ready.
 fn both_sides_end(parts: &[Part]) {
     let (one, mut other) = UnixStream::pair().unwrap();
     let fuse = Fuse::new(parts);
@@ -619,7 +583,8 @@ fn both_sides_end(parts: &[Part]) {
     if !parts.contains(&Part::Cut) {
         faulty.wait_error_timeout(DEADLINE).unwrap();
     }
-    // Who is blocked in a half that cannot be cut is there until the peer ends the stream.
+    // A thread that is blocked in a half without a working shutdown stays there until the peer ends
+    // the stream.
     let _ = peer.close();
     faulty.wait_error_timeout(DEADLINE).unwrap();
     assert_internal_if(&[Part::Write, Part::Flush], parts, faulty.end_reason());
@@ -628,33 +593,30 @@ fn both_sides_end(parts: &[Part]) {
 }
 
 #[test]
-fn a_transport_that_panics_ends_its_connection_and_nothing_else() {
-    rig::alone(
-        "a_transport_that_panics_ends_its_connection_and_nothing_else",
-        || {
-            let mut server = Server::bind((rig::own_address(), 0)).unwrap();
-            let options = Options::new();
-            let (bystander, other) = pair_over(&mut server, &options, &options);
-            let each = PARTS.iter().map(|part| vec![*part]);
-            // The worst: everything, and what panics where another panic is being dealt with.
-            let all = PARTS[4..].to_vec();
-            let during = vec![Part::Write, Part::Cut, Part::Drop];
-            for parts in [during, all].into_iter().chain(each) {
-                within(2 * DEADLINE, move || {
-                    a_client_ends(&parts);
-                    both_sides_end(&parts);
-                });
-            }
-            goes_both_ways(&bystander, &other);
-            bystander.close().unwrap();
-        },
-    );
+fn a_transport_that_panics_ends_only_its_connection() {
+    testkit::alone("a_transport_that_panics_ends_only_its_connection", || {
+        let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+        let options = Options::new();
+        let (bystander, other) = pair_over(&mut server, &options, &options);
+        let each = PARTS.iter().map(|part| vec![*part]);
+        // The worst case: everything, and a panic while another panic is handled.
+        let all = PARTS[4..].to_vec();
+        let during = vec![Part::Write, Part::Cut, Part::Drop];
+        for parts in [during, all].into_iter().chain(each) {
+            within(2 * DEADLINE, move || {
+                a_client_ends(&parts);
+                both_sides_end(&parts);
+            });
+        }
+        goes_both_ways(&bystander, &other);
+        bystander.close().unwrap();
+    });
 }
 
 #[test]
-fn a_transport_that_panics_under_a_request_ends_that_and_nothing_else() {
-    rig::alone(
-        "a_transport_that_panics_under_a_request_ends_that_and_nothing_else",
+fn a_transport_that_panics_under_a_request_ends_only_that_request() {
+    testkit::alone(
+        "a_transport_that_panics_under_a_request_ends_only_that_request",
         || {
             let each = PARTS.iter().map(|part| vec![*part]);
             for parts in each.chain([PARTS.to_vec()]) {
@@ -680,7 +642,7 @@ fn a_transport_that_panics_under_a_request_ends_that_and_nothing_else() {
     );
 }
 
-/// A payload that panics when the last of it is dropped.
+/// A payload that panics when its last owner is dropped.
 struct Bomb(&'static [u8]);
 
 impl AsRef<[u8]> for Bomb {
@@ -697,10 +659,10 @@ impl Drop for Bomb {
 
 #[test]
 fn a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending() {
-    rig::alone(
+    testkit::alone(
         "a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending",
         || {
-            // Full of what nobody takes, and with no handle left but the Websocket's.
+            // Full of items that are never taken, with no handle left but the Websocket's.
             let source = || {
                 let (sender, source) = crossbeam_channel::bounded(100);
                 while sender
@@ -714,14 +676,14 @@ fn a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap();
             };
             for n in 0..40 {
-                let (client, mut server) = rig::client_and_raw(
+                let (client, mut server) = testkit::client_and_raw(
                     Options::new()
                         .close_timeout(Duration::from_millis(50))
                         .linger(Duration::ZERO),
                 );
                 let (told, closed) = crossbeam_channel::bounded(1);
                 client.on_close(move || told.send(()).unwrap());
-                // The peer takes nothing, so most of it stays.
+                // The peer takes nothing, so most of it stays queued.
                 client.put(vec![0; 12 << 20]).unwrap();
                 client.put_subscription(source());
                 match n % 4 {
@@ -748,56 +710,55 @@ fn a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending
 }
 
 #[test]
-fn payloads_whose_destructors_panic_are_sent_like_others() {
-    rig::alone(
-        "payloads_whose_destructors_panic_are_sent_like_others",
-        || {
-            static LONG: [u8; 100_000] = [0; 100_000];
-            let bytes = |payload| bytes::Bytes::from_owner(Bomb(payload));
-            let short = || Message::Binary(bytes(b"a payload"));
-            let (client, server) = Websocket::pair();
-            for _ in 0..10 {
-                // One by one, and several at a time.
-                for count in [1, 100] {
-                    for _ in 0..count {
-                        client.put(short()).unwrap();
-                    }
-                    for _ in 0..count {
-                        let message = server.get_timeout(DEADLINE).unwrap();
-                        assert_eq!(message.as_bytes().unwrap(), b"a payload");
-                    }
+fn payloads_whose_destructors_panic_are_sent() {
+    testkit::alone("payloads_whose_destructors_panic_are_sent", || {
+        static LONG: [u8; 100_000] = [0; 100_000];
+        let bytes = |payload| bytes::Bytes::from_owner(Bomb(payload));
+        let short = || Message::Binary(bytes(b"a payload"));
+        let (client, server) = Websocket::pair();
+        for _ in 0..10 {
+            // One by one, and several at a time.
+            for count in [1, 100] {
+                for _ in 0..count {
+                    client.put(short()).unwrap();
                 }
-                let payload = bytes(b"a ping");
-                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                    let answer = client.ping(payload);
-                    drop(answer);
-                }));
+                for _ in 0..count {
+                    let message = server.get_timeout(DEADLINE).unwrap();
+                    assert_eq!(message.as_bytes().unwrap(), b"a payload");
+                }
             }
-            client.close().unwrap();
+            let payload = bytes(b"a ping");
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let answer = client.ping(payload);
+                drop(answer);
+            }));
+        }
+        client.close().unwrap();
 
-            // Nobody takes these.
-            let (client, server) = rig::pair_with(
-                Options::new().close_timeout(Duration::from_millis(100)),
-                Options::new().receive_queue(Queue::Block(1)),
-            );
-            let _one_that_is_full = server.subscribe();
-            let mut put = 0;
-            // What is not taken comes back, and is this program's own.
-            while let Ok(()) = client
-                .put_nowait(Message::Binary(bytes(&LONG)))
-                .map_err(std::mem::forget)
-            {
-                put += 1;
-            }
-            assert!(put > 1);
-            client.close().unwrap_err();
-            drop((client, server));
-            eventually("the threads have ended", || rig::threads_named("ws-") == 0);
-        },
-    );
+        // These are never taken.
+        let (client, server) = testkit::pair_with(
+            Options::new().close_timeout(Duration::from_millis(100)),
+            Options::new().receive_queue(Queue::Block(1)),
+        );
+        let _one_that_is_full = server.subscribe();
+        let mut put = 0;
+        // A message that is not accepted is returned, and belongs to this program.
+        while let Ok(()) = client
+            .put_nowait(Message::Binary(bytes(&LONG)))
+            .map_err(std::mem::forget)
+        {
+            put += 1;
+        }
+        assert!(put > 1);
+        client.close().unwrap_err();
+        drop((client, server));
+        eventually("the threads have ended", || {
+            testkit::threads_named("ws-") == 0
+        });
+    });
 }
 
-/// It takes nothing, and says so in the one way that is easily taken for progress.
+/// Every write accepts no bytes, which is easily mistaken for progress.
 struct Nothing;
 
 impl Transport for Nothing {
@@ -835,15 +796,15 @@ impl WriteHalf for Nothing {
 }
 
 #[test]
-fn a_transport_that_takes_nothing_is_not_tried_for_ever() {
+fn a_transport_that_writes_zero_bytes_is_an_error() {
     let mut head = UPGRADE.as_bytes();
     let request = Request::from_parts(head_of(&mut head), Nothing, []);
     let error = within(DEADLINE, move || request.respond(200, "x")).unwrap_err();
     assert!(matches!(error, Error::Lost(_)), "{error}");
 }
 
-/// A proxy for one connection, which passes everything on to `to`, whatever it was asked for. Returns
-/// its address and what it was asked.
+/// A proxy for one connection, which passes everything on to `to`, whatever target it was asked
+/// for. Returns its address and the request.
 fn proxy(to: &Server) -> (String, thread::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -884,8 +845,8 @@ fn a_proxy_is_asked_for_the_server_by_name() {
 
 #[test]
 #[cfg(feature = "native-tls")]
-fn tls_goes_through_a_proxy() {
-    let pki = rig::tls::pki();
+fn tls_works_through_a_proxy() {
+    let pki = testkit::tls::pki();
     let mut server = pki.server();
     let (address, asked) = proxy(&server);
     let client = pki
@@ -900,14 +861,14 @@ fn tls_goes_through_a_proxy() {
 
 #[test]
 #[cfg(feature = "native-tls")]
-fn each_form_of_a_host_is_the_one_that_its_certificate_is_for() {
-    let pki = rig::tls::pki_for(&["robot.example", "xn--bcher-kva.example", "192.0.2.1"]);
+fn every_form_of_a_host_matches_its_certificate() {
+    let pki = testkit::tls::pki_for(&["robot.example", "xn--bcher-kva.example", "192.0.2.1"]);
     let mut server = pki.server();
     for (host, named) in [
         ("robot.example", "robot.example"),
         ("ROBOT.Example", "robot.example"),
         ("r%6Fbot.example", "robot.example"),
-        // A dot at the end says that the name is complete, and is no part of it.
+        // A dot at the end marks a complete name, and is not a part of it.
         ("robot.example.", "robot.example."),
         ("b\u{fc}cher.example", "xn--bcher-kva.example"),
         ("0xc0.0.513", "192.0.2.1"),
@@ -934,7 +895,7 @@ fn each_form_of_a_host_is_the_one_that_its_certificate_is_for() {
 }
 
 #[test]
-fn a_proxy_that_refuses_or_is_not_there_is_an_error_without_the_password() {
+fn a_proxy_that_refuses_or_is_missing_is_an_error_without_the_password() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let mut options = Options::new();
@@ -955,7 +916,7 @@ fn a_proxy_that_refuses_or_is_not_there_is_an_error_without_the_password() {
 }
 
 #[test]
-fn closing_while_a_proxy_is_silent_returns_at_once() {
+fn close_while_a_proxy_is_silent_returns_immediately() {
     for scheme in ["http", "socks5h"] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -973,7 +934,7 @@ fn closing_while_a_proxy_is_silent_returns_at_once() {
 }
 
 #[test]
-fn a_proxy_that_cannot_work_is_refused_at_once() {
+fn an_unusable_proxy_is_refused_immediately() {
     for proxy in ["", "ftp://x", "https://x", "http://"] {
         let error = Options::new().proxy(proxy).connect("ws://x/").unwrap_err();
         assert!(

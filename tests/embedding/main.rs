@@ -1,8 +1,8 @@
-//! What holds in another program's process: each sentence of `docs/embedding.md`.
+//! How the crate behaves in another program's process: each sentence of `docs/embedding.md`.
 #![cfg(target_os = "linux")]
 
-#[path = "../rig/mod.rs"]
-mod rig;
+#[path = "../testkit/mod.rs"]
+mod testkit;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -15,17 +15,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rig::wire::{Wire, over_each};
-use rig::{DEADLINE, alone, eventually, own_address, within};
 use rtcbot_websocket::{Error, Message, Options, Queue, Server, Websocket};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use testkit::wire::{Wire, over_each};
+use testkit::{DEADLINE, alone, eventually, own_address, within};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Set where a test runs in a process of its own, behind what comes before it.
+/// Set where a test runs in a process of its own, after the prefix of its command.
 const INSIDE: &str = "RTCBOT_WEBSOCKET_EMBEDDED";
 
-/// The helper, compiled; `None` where there is no C compiler.
+/// The compiled helper; `None` where there is no C compiler.
 fn helper() -> Option<PathBuf> {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let process = std::process::id();
@@ -39,13 +39,14 @@ fn helper() -> Option<PathBuf> {
         .stderr(Stdio::inherit())
         .status();
     if !compiled.is_ok_and(|status| status.success()) {
-        rig::skip("there is no C compiler");
+        testkit::skip("there is no C compiler");
         return None;
     }
     Some(library)
 }
 
-/// Runs this test in a process of its own, started by `before`, with these variables. Returns `None` there.
+/// Runs this test in a process of its own, started by `before`, with these variables. Returns
+/// `None` in that process.
 fn inside(test: &str, before: &[&str], variables: &[(&str, &str)]) -> Option<Output> {
     if std::env::var_os(INSIDE).is_some() {
         return None;
@@ -66,7 +67,7 @@ fn inside(test: &str, before: &[&str], variables: &[(&str, &str)]) -> Option<Out
     Some(within(10 * DEADLINE, move || command.output().unwrap()))
 }
 
-/// As [`inside`], for what is to end well there.
+/// As [`inside`], for a process that must succeed.
 #[track_caller]
 fn runs_inside(test: &str, before: &[&str], variables: &[(&str, &str)]) -> bool {
     let Some(output) = inside(test, before, variables) else {
@@ -81,7 +82,7 @@ fn runs_inside(test: &str, before: &[&str], variables: &[(&str, &str)]) -> bool 
     false
 }
 
-/// As [`inside`], with a helper that does this when the parent's number is asked for.
+/// As [`inside`], with a helper that does this when it is asked for the parent's number.
 #[track_caller]
 fn with_helper(test: &str, does: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
@@ -112,7 +113,7 @@ fn sockets() -> BTreeMap<u32, String> {
     sockets.collect()
 }
 
-/// What threads with our names there are in this process, and the file of that name of each.
+/// The threads of this crate in this process, and the file of that name of each.
 fn threads(file: &str) -> Vec<(String, String)> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let tasks = tasks.filter_map(|task| {
@@ -124,7 +125,7 @@ fn threads(file: &str) -> Vec<(String, String)> {
     tasks.filter(|(name, _)| name.starts_with("ws-")).collect()
 }
 
-/// The file of this thread, not of one of ours.
+/// The file of this thread, which is not one of the crate's.
 fn own(file: &str) -> String {
     std::fs::read_to_string(format!("/proc/thread-self/{file}")).unwrap()
 }
@@ -151,7 +152,7 @@ fn descriptors_are_few_and_closed_by_exec() {
             let (listener, url) = wire.listen();
             let connecting = wire.options().connect(url).unwrap();
             let (stream, _) = listener.accept().unwrap();
-            // Beside those of this test: its own, and two to wake it up with.
+            // In addition to those of this test: the connection's own, and two to wake it up.
             assert!(more() <= 3 + 2 + 3, "a client that connects: {}", more());
             assert!(sockets().values().all(closed_by_exec));
             drop((listener, stream));
@@ -159,7 +160,7 @@ fn descriptors_are_few_and_closed_by_exec() {
             drop(connecting);
             eventually("they are closed", || more() == 3);
 
-            let pair = rig::pair_over(&mut server, &wire.options(), &Options::new());
+            let pair = testkit::pair_over(&mut server, &wire.options(), &Options::new());
             eventually("a connection has one descriptor at each end", || {
                 more() == 5
             });
@@ -173,34 +174,31 @@ fn descriptors_are_few_and_closed_by_exec() {
 
 #[cfg(feature = "native-tls")]
 #[test]
-fn a_tls_stream_that_was_made_elsewhere_takes_four_descriptors() {
-    alone(
-        "a_tls_stream_that_was_made_elsewhere_takes_four_descriptors",
-        || {
-            let pki = rig::tls::pki();
-            let mut server = pki.server();
-            let url = server.url().to_owned();
-            let serving = thread::spawn(move || {
-                let ws = server.next_timeout(DEADLINE).map(Websocket::accept);
-                (server, ws)
-            });
-            let before = sockets().len();
-            let stream = TcpStream::connect(url.strip_prefix("wss://").unwrap()).unwrap();
-            let stream = pki.raw_connector().connect("localhost", stream).unwrap();
-            let client = Options::new().connect_over(stream, url).unwrap();
-            client.wait_ready_timeout(DEADLINE).unwrap();
-            let (_server, _peer) = serving.join().unwrap();
-            // And one at the other end.
-            assert_eq!(sockets().len() - before, 4 + 1);
-            assert!(sockets().values().all(closed_by_exec));
-        },
-    );
+fn a_tls_stream_of_the_program_uses_four_descriptors() {
+    alone("a_tls_stream_of_the_program_uses_four_descriptors", || {
+        let pki = testkit::tls::pki();
+        let mut server = pki.server();
+        let url = server.url().to_owned();
+        let serving = thread::spawn(move || {
+            let ws = server.next_timeout(DEADLINE).map(Websocket::accept);
+            (server, ws)
+        });
+        let before = sockets().len();
+        let stream = TcpStream::connect(url.strip_prefix("wss://").unwrap()).unwrap();
+        let stream = pki.raw_connector().connect("localhost", stream).unwrap();
+        let client = Options::new().connect_over(stream, url).unwrap();
+        client.wait_ready_timeout(DEADLINE).unwrap();
+        let (_server, _peer) = serving.join().unwrap();
+        // And one at the other end.
+        assert_eq!(sockets().len() - before, 4 + 1);
+        assert!(sockets().values().all(closed_by_exec));
+    });
 }
 
 #[test]
-fn a_program_that_is_started_while_a_client_connects_inherits_nothing() {
+fn a_program_that_is_started_while_a_client_connects_inherits_no_descriptor() {
     alone(
-        "a_program_that_is_started_while_a_client_connects_inherits_nothing",
+        "a_program_that_is_started_while_a_client_connects_inherits_no_descriptor",
         || {
             let refusing = TcpListener::bind((own_address(), 0)).unwrap();
             let url = format!("ws://{}/", refusing.local_addr().unwrap());
@@ -230,42 +228,45 @@ fn a_program_that_is_started_while_a_client_connects_inherits_nothing() {
 }
 
 #[test]
-fn threads_have_names_and_end_with_what_they_work_for() {
-    alone("threads_have_names_and_end_with_what_they_work_for", || {
-        let names = || {
-            let mut names: Vec<_> = threads("comm").into_iter().map(|(name, _)| name).collect();
-            names.sort();
-            names
-        };
-        let all = || std::fs::read_dir("/proc/self/task").unwrap().count();
-        let before = all();
-        let server = Server::bind((own_address(), 0)).unwrap();
-        assert_eq!(all(), before, "a server needs none");
-        let (client, peer) = rig::pair();
-        eventually("two for each end", || {
-            names() == ["ws-read", "ws-read", "ws-write", "ws-write"]
-        });
-        peer.subscribe_callback(|_| {});
-        client.put(1).unwrap();
-        eventually("one for callbacks", || {
-            names().contains(&"ws-dispatch".to_owned())
-        });
-        assert_eq!(all(), before + names().len(), "all have such a name");
-        client.close().unwrap();
-        drop((client, peer, server));
-        eventually("all have ended", || all() == before);
-    });
+fn threads_have_names_and_end_with_their_connection_or_server() {
+    alone(
+        "threads_have_names_and_end_with_their_connection_or_server",
+        || {
+            let names = || {
+                let mut names: Vec<_> = threads("comm").into_iter().map(|(name, _)| name).collect();
+                names.sort();
+                names
+            };
+            let all = || std::fs::read_dir("/proc/self/task").unwrap().count();
+            let before = all();
+            let server = Server::bind((own_address(), 0)).unwrap();
+            assert_eq!(all(), before, "a server needs none");
+            let (client, peer) = testkit::pair();
+            eventually("two for each end", || {
+                names() == ["ws-read", "ws-read", "ws-write", "ws-write"]
+            });
+            peer.subscribe_callback(|_| {});
+            client.put(1).unwrap();
+            eventually("one for callbacks", || {
+                names().contains(&"ws-dispatch".to_owned())
+            });
+            assert_eq!(all(), before + names().len(), "all have such a name");
+            client.close().unwrap();
+            drop((client, peer, server));
+            eventually("all have ended", || all() == before);
+        },
+    );
 }
 
 #[test]
-fn threads_have_the_signal_mask_of_who_makes_them_and_no_handler_is_installed() {
-    let test = "threads_have_the_signal_mask_of_who_makes_them_and_no_handler_is_installed";
+fn threads_inherit_the_signal_mask_and_no_handler_is_installed() {
+    let test = "threads_inherit_the_signal_mask_and_no_handler_is_installed";
     let blocking = ["env", "--block-signal=USR1,HUP"];
     let able = Command::new(blocking[0])
         .args([blocking[1], "true"])
         .status();
     if !able.is_ok_and(|status| status.success()) {
-        return rig::skip("env does not block signals");
+        return testkit::skip("env does not block signals");
     }
     if !runs_inside(test, &blocking, &[]) {
         return;
@@ -298,9 +299,9 @@ fn threads_have_the_signal_mask_of_who_makes_them_and_no_handler_is_installed() 
 }
 
 #[test]
-fn a_peer_that_is_gone_does_not_raise_sigpipe() {
+fn a_write_to_a_closed_stream_raises_no_sigpipe() {
     with_helper(
-        "a_peer_that_is_gone_does_not_raise_sigpipe",
+        "a_write_to_a_closed_stream_raises_no_sigpipe",
         "let SIGPIPE kill",
         || {
             assert_eq!(parent_id(), 0);
@@ -313,7 +314,7 @@ fn a_peer_that_is_gone_does_not_raise_sigpipe() {
                         let client = client.clone();
                         move || while client.put(vec![0; 10_000]).is_ok() {}
                     });
-                    // There is something unread: so it is a reset.
+                    // Something is unread, so it is a reset.
                     drop(raw);
                     flooding.join().unwrap();
                     client.wait_closed_timeout(DEADLINE).unwrap_err();
@@ -325,13 +326,14 @@ fn a_peer_that_is_gone_does_not_raise_sigpipe() {
 }
 
 #[test]
-fn signals_interrupt_nothing_and_put_no_time_out_off() {
-    let test = "signals_interrupt_nothing_and_put_no_time_out_off";
-    // Each call begins or ends it.
+fn signals_interrupt_no_call_and_delay_no_timeout() {
+    let test = "signals_interrupt_no_call_and_delay_no_timeout";
+    // Each call begins or ends the connection.
     let interrupt = || assert_eq!(parent_id(), 0);
     with_helper(test, "interrupt", || {
         over_each(move |wire| {
-            // Before it begins: the peers are not made for it. They are silent when pinged, and when closed.
+            // Before the calls: the peers cannot be interrupted. They answer neither pings nor a
+            // Close frame.
             let time = Duration::from_secs(1);
             let (pinging, _raw) = wire.client_and_raw(|options| {
                 options.ping_interval(time).ping_timeout(time);
@@ -367,7 +369,7 @@ fn signals_interrupt_nothing_and_put_no_time_out_off() {
                 matches!(error, Err(Error::CloseTimeout { .. })),
                 "{error:?}"
             );
-            // Nobody accepts it: the system does, and that is all.
+            // Only the system accepts it; the program never does.
             let (_listener, url) = wire.listen();
             let silent = wire.options().connect_timeout(time).connect(url).unwrap();
             let error = silent.wait_ready_timeout(DEADLINE);
@@ -381,7 +383,7 @@ fn signals_interrupt_nothing_and_put_no_time_out_off() {
     });
 }
 
-/// Runs this in a forked child, which is to be over soon; it says whether all was well.
+/// Runs this in a forked child, which has to end soon, and returns whether it succeeded.
 #[track_caller]
 fn in_a_child(f: impl FnOnce() -> bool) {
     match parent_id() {
@@ -390,7 +392,7 @@ fn in_a_child(f: impl FnOnce() -> bool) {
     }
 }
 
-/// Ends a forked child; nothing of a process's end is run.
+/// Ends a forked child without running anything of a normal exit.
 fn child_ends(well: bool) -> ! {
     if well {
         let error = Command::new("true").exec();
@@ -449,7 +451,7 @@ fn a_forked_child_may_drop_its_copies_and_the_parent_notices_nothing() {
             let unix = Server::bind_unix(&path).unwrap();
             for _ in 0..100 {
                 match parent_id() {
-                    // What is moved here is moved in a process that does not come back.
+                    // The process in which this is moved does not continue.
                     0 => {
                         drop((idle, busy, subscription, request, server, unix));
                         child_ends(true);
@@ -463,7 +465,7 @@ fn a_forked_child_may_drop_its_copies_and_the_parent_notices_nothing() {
             assert!(subscription.get_timeout(DEADLINE).is_ok());
             let _asked = Websocket::accept(request);
             asking.wait_ready_timeout(DEADLINE).unwrap();
-            let (client, _peer) = rig::pair_over(&mut server, &wire.options(), &Options::new());
+            let (client, _peer) = testkit::pair_over(&mut server, &wire.options(), &Options::new());
             client.close().unwrap();
             let client = Options::new().connect(unix.url()).unwrap();
             let unix = thread::spawn(move || {
@@ -478,28 +480,32 @@ fn a_forked_child_may_drop_its_copies_and_the_parent_notices_nothing() {
 }
 
 #[test]
-fn what_waits_is_refused_in_a_forked_child() {
-    with_helper("what_waits_is_refused_in_a_forked_child", "fork", || {
-        let (client, server) = rig::pair();
-        let listener = Server::bind((own_address(), 0)).unwrap();
-        in_a_child(|| {
-            let forked = |result: Result<(), Error>| matches!(result, Err(Error::Forked));
-            forked(client.close())
-                && forked(client.close_with(4001, "x"))
-                && forked(client.wait_ready())
-                && forked(client.wait_closed())
-                && forked(client.wait_error().map(drop))
-                && forked(listener.shutdown(DEADLINE))
-        });
-        client.put(1).unwrap();
-        server.get_timeout(DEADLINE).unwrap();
-    });
+fn calls_that_wait_are_refused_in_a_forked_child() {
+    with_helper(
+        "calls_that_wait_are_refused_in_a_forked_child",
+        "fork",
+        || {
+            let (client, server) = testkit::pair();
+            let listener = Server::bind((own_address(), 0)).unwrap();
+            in_a_child(|| {
+                let forked = |result: Result<(), Error>| matches!(result, Err(Error::Forked));
+                forked(client.close())
+                    && forked(client.close_with(4001, "x"))
+                    && forked(client.wait_ready())
+                    && forked(client.wait_closed())
+                    && forked(client.wait_error().map(drop))
+                    && forked(listener.shutdown(DEADLINE))
+            });
+            client.put(1).unwrap();
+            server.get_timeout(DEADLINE).unwrap();
+        },
+    );
 }
 
 #[test]
-fn the_peer_notices_the_end_though_a_forked_child_has_a_copy() {
+fn the_peer_notices_the_end_while_a_forked_child_has_a_copy() {
     with_helper(
-        "the_peer_notices_the_end_though_a_forked_child_has_a_copy",
+        "the_peer_notices_the_end_while_a_forked_child_has_a_copy",
         "fork",
         || {
             over_each(|wire| {
@@ -533,9 +539,9 @@ fn a_forked_child_may_make_connections_of_its_own() {
         "a_forked_child_may_make_connections_of_its_own",
         "fork",
         || {
-            let _others = rig::pair();
+            let _others = testkit::pair();
             in_a_child(|| {
-                let (client, server) = rig::pair();
+                let (client, server) = testkit::pair();
                 client.put(1).unwrap();
                 server.get_timeout(DEADLINE).is_ok() && client.close().is_ok()
             });
@@ -544,25 +550,25 @@ fn a_forked_child_may_make_connections_of_its_own() {
 }
 
 #[test]
-fn threads_have_the_scheduling_of_who_makes_them() {
-    let test = "threads_have_the_scheduling_of_who_makes_them";
+fn threads_inherit_the_scheduling_of_their_creator() {
+    let test = "threads_inherit_the_scheduling_of_their_creator";
     let chrt = Command::new("chrt")
         .args(["-f", "1", "true"])
         .stderr(Stdio::null())
         .status();
     if !chrt.is_ok_and(|status| status.success()) {
-        return rig::skip("no real-time priority is to be had");
+        return testkit::skip("no real-time priority is to be had");
     }
     if !runs_inside(test, &["chrt", "-f", "1"], &[]) {
         return;
     }
-    // The policy, the 41st field (SCHED_FIFO is 1): behind the name, which may have blanks in it.
+    // The policy, the 41st field (SCHED_FIFO is 1), follows the name, which may contain blanks.
     let policy = |stat: &str| {
         let (_, fields) = stat.rsplit_once(')').unwrap();
         fields.split_whitespace().nth(41 - 3).unwrap().to_owned()
     };
     assert_eq!(policy(&own("stat")), "1");
-    let (client, server) = rig::pair();
+    let (client, server) = testkit::pair();
     client.put(1).unwrap();
     server.get().unwrap();
     let all = threads("stat");
@@ -574,27 +580,28 @@ fn threads_have_the_scheduling_of_who_makes_them() {
 }
 
 #[test]
-fn nothing_is_written_to_standard_output_or_error() {
-    let test = "nothing_is_written_to_standard_output_or_error";
+fn the_crate_writes_nothing_to_standard_output_or_error() {
+    let test = "the_crate_writes_nothing_to_standard_output_or_error";
     if let Some(output) = inside(test, &[], &[]) {
         assert!(output.status.success());
         assert_eq!(String::from_utf8_lossy(&output.stderr), "");
         let said = String::from_utf8(output.stdout).unwrap();
         let said = said.lines().map(str::trim).filter(|line| !line.is_empty());
-        // What the test's own harness says.
+        // Lines of the test harness itself.
         let mut rest =
             said.filter(|line| !line.starts_with("running") && !line.starts_with("test "));
         assert_eq!(rest.next(), None);
         return;
     }
-    // All goes well; nobody listens; the peer breaks the protocol; it is no WebSocket.
-    let (client, server) = rig::pair();
+    // A connection that succeeds, one where nobody listens, one whose peer breaks the protocol, and
+    // a request that is not a WebSocket.
+    let (client, server) = testkit::pair();
     client.put(1).unwrap();
     server.get().unwrap();
     client.close().unwrap();
     let refusing = Websocket::connect("ws://127.0.0.1:1/").unwrap();
     refusing.wait_ready().unwrap_err();
-    let (server, mut stream) = rig::server_and_bytes(&Options::new());
+    let (server, mut stream) = testkit::server_and_bytes(&Options::new());
     stream.write_all(&[0xff; 100]).unwrap();
     let _ = stream.read(&mut [0; 100]);
     server.wait_closed().unwrap_err();
@@ -606,7 +613,7 @@ fn nothing_is_written_to_standard_output_or_error() {
 }
 
 #[test]
-fn the_time_of_day_is_not_asked_for() {
+fn the_crate_does_not_read_the_time_of_day() {
     let mut folders = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
     let mut files = 0;
     while let Some(folder) = folders.pop() {

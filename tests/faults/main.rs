@@ -1,8 +1,8 @@
-//! Whatever a connection does, both ends end, nobody is left waiting, and what arrives is what was sent.
+//! Both ends of every connection end, no wait is left, and the messages that arrive were sent.
 //!
-//! Thousands of scenarios, each drawn from a number: two `Websocket`s over a connection in memory on which
-//! things go wrong (`rig/faulty.rs`), and a program for each (`plan.rs`, `play.rs`). A number fixes the faults
-//! and the programs, not how their threads interleave.
+//! Thousands of scenarios, each drawn from a number: two `Websocket`s over a connection in memory
+//! on which things go wrong (`testkit/transport.rs`), and a program for each (`plan.rs`,
+//! `play.rs`). A number decides the faults and the programs, but not how their threads interleave.
 //!
 //! | environment variable | |
 //! | --- | --- |
@@ -10,14 +10,10 @@
 //! | `RTCBOT_SEED` | only this one, `RTCBOT_SEEDS` times (once by default) |
 #![cfg(target_os = "linux")]
 
-#[path = "../rig/dice.rs"]
-mod dice;
-#[path = "../rig/faulty.rs"]
-mod faulty;
 mod plan;
 mod play;
-#[path = "../rig/mod.rs"]
-mod rig;
+#[path = "../testkit/mod.rs"]
+mod testkit;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -27,14 +23,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
-use rtcbot_websocket::transport::{Halves, Transport};
 use rtcbot_websocket::{Request, http};
 
-use faulty::{Faulty, Trouble};
 use plan::{Kind, Plan};
 use play::{Book, Fact};
+use testkit::transport::FaultyTransport;
 
-/// All time-outs of a scenario together are about two seconds; a machine under load may need more.
+/// All timeouts of a scenario together are about two seconds. A machine under load may need more.
 const DEADLINE: Duration = Duration::from_secs(40);
 
 /// Most of a scenario's time is waiting.
@@ -46,7 +41,7 @@ fn number_in(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_happens_both_ends_end_and_what_arrives_is_what_was_sent() {
+fn every_connection_ends_at_both_ends_and_delivers_what_was_sent() {
     let only = number_in("RTCBOT_SEED");
     let count = number_in("RTCBOT_SEEDS").unwrap_or(if only.is_some() { 1 } else { 2000 });
     let next = AtomicU64::new(0);
@@ -75,14 +70,14 @@ fn whatever_happens_both_ends_end_and_what_arrives_is_what_was_sent() {
     if let Some((seed, wrong)) = failure.into_inner() {
         panic!(
             "scenario {seed}: {wrong}\n{:#?}\n\
-            The same again, until it shows: RTCBOT_SEED={seed} RTCBOT_SEEDS=1000 cargo test --test faults",
+            To repeat it: RTCBOT_SEED={seed} RTCBOT_SEEDS=1000 cargo test --test faults",
             Plan::draw(seed)
         );
     }
-    rig::eventually("no thread is left", || rig::threads_named("ws-") == 0);
+    testkit::eventually("no thread is left", || testkit::threads_named("ws-") == 0);
 }
 
-/// What the scenarios came to, to see that they are worth something.
+/// What the scenarios covered.
 #[derive(Debug, Default)]
 struct Sums {
     scenarios: u64,
@@ -93,7 +88,7 @@ struct Sums {
     never_ready: u64,
     calm: u64,
     messages: usize,
-    /// Consumers that had to have all, and did.
+    /// Consumers that had to receive every message, and did.
     complete: usize,
     failures: BTreeMap<String, u64>,
 }
@@ -122,14 +117,14 @@ impl Sums {
     }
 }
 
-/// What one side of a scenario saw.
+/// What one side of a scenario observed.
 #[derive(Debug, Default)]
 struct Seen {
     accepted: BTreeMap<u8, u32>,
     /// For each consumer.
     got: BTreeMap<usize, Vec<(u8, u32)>>,
     left: BTreeSet<usize>,
-    /// Why it ended, and who was told so.
+    /// The reasons of the end, and which methods reported each.
     reasons: BTreeMap<Option<String>, BTreeSet<&'static str>>,
     ready: usize,
     failed: usize,
@@ -151,11 +146,11 @@ struct Outcome {
     complete: usize,
 }
 
-/// Plays one scenario; says what was wrong.
+/// Plays one scenario. Returns what was wrong.
 fn scenario(seed: u64) -> Result<Outcome, String> {
     let plan = Plan::draw(seed);
     let until = Instant::now() + DEADLINE;
-    let (client, server, observer) = faulty::pair(&plan.trouble);
+    let (client, server, observer) = testkit::transport::pair(&plan.faults);
     let (book, told) = Book::open(plan.json, observer.clone());
     let ws = plan.sides[0]
         .options(plan.json)
@@ -192,7 +187,7 @@ fn scenario(seed: u64) -> Result<Outcome, String> {
     }
 }
 
-fn request_over(mut server: Faulty, patience: Duration) -> io::Result<Request> {
+fn request_over(mut server: FaultyTransport, patience: Duration) -> io::Result<Request> {
     let until = Instant::now() + patience;
     let mut text = Vec::new();
     while !text.ends_with(b"\r\n\r\n") {
@@ -212,7 +207,7 @@ fn request_over(mut server: Faulty, patience: Duration) -> io::Result<Request> {
     Ok(Request::from_parts(head.body(()).unwrap(), server, []))
 }
 
-/// All facts, once nobody is at work any more.
+/// Returns all facts, once no thread is at work any more.
 fn facts_until(told: &Receiver<Fact>, until: Instant) -> Result<Vec<Fact>, ()> {
     let mut facts = Vec::new();
     loop {
@@ -253,7 +248,7 @@ fn check(plan: &Plan, facts: Vec<Fact>, wrong: &mut Vec<String>) -> Outcome {
             ));
         }
     }
-    // A client that is closed before it is ready is gone as far as its server is concerned.
+    // A client that is closed before it is ready looks lost to its server.
     if plan.calm && outcome.sides[0].ready > 0 && !outcome.sides.iter().all(Seen::in_order) {
         wrong.push("it failed, though nothing was wrong".to_owned());
     }
@@ -267,7 +262,7 @@ fn check(plan: &Plan, facts: Vec<Fact>, wrong: &mut Vec<String>) -> Outcome {
                 Err(what) => wrong.push(format!("{whose}: {what}")),
             }
         }
-        // What got nothing at all is not in the list.
+        // A consumer that received nothing is not in the list.
         let silent = (0..plan.sides[n].consumers.len()).filter(|c| !side.got.contains_key(c));
         for consumer in silent {
             if let Err(what) = check_consumer(plan, n, consumer, side, &[], accepted) {
@@ -316,7 +311,7 @@ fn see(plan: &Plan, sides: &mut [Seen; 2], fact: Fact, wrong: &mut Vec<String>) 
     }
 }
 
-/// Whether a consumer got what it should, and whether that was all there was.
+/// Whether a consumer received what it had to, and whether that was everything.
 fn check_consumer(
     plan: &Plan,
     side: usize,
@@ -330,7 +325,7 @@ fn check_consumer(
     for &(stream, number) in got {
         streams.entry(stream).or_default().push(number);
     }
-    // What comes before the first has subscribed is for the first.
+    // Messages before the first subscription go to the first one only.
     let from_the_first = plan.sides[side].paused || consumer == 0;
     for (stream, numbers) in &mut streams {
         if matches!(planned.kind, Kind::Concurrent(_)) {
@@ -359,7 +354,8 @@ fn check_consumer(
         && seen.ready > 0
         && from_the_first
         && planned.loses_nothing()
-        // Who closes waits for nobody: what finds a queue full then, and what follows, is dropped.
+        // A side that closes waits for no consumer: messages that find a queue full, and all later
+        // ones, are dropped.
         && (planned.is_never_full() || !seen.closes)
         && !seen.left.contains(&consumer);
     let all = |(stream, count): (&u8, &u32)| {
@@ -374,151 +370,4 @@ fn check_consumer(
         ));
     }
     Ok(covered && !accepted.is_empty())
-}
-
-// The connection on which things go wrong is itself as a connection has to be.
-
-fn halves(trouble: &Trouble) -> (Halves, Halves, faulty::Observer) {
-    let (one, other, observer) = faulty::pair(trouble);
-    let split = |end: Faulty| Box::new(end).split().unwrap();
-    (split(one), split(other), observer)
-}
-
-const MOMENT: Duration = Duration::from_millis(1);
-
-#[test]
-fn what_is_written_arrives_in_pieces_and_then_the_end() {
-    let mut trouble = Trouble::none();
-    trouble.lanes[0].grain = 3;
-    trouble.lanes[0].capacity = 10;
-    trouble.lanes[0].late = (20, 2);
-    let (mut one, mut other, _) = halves(&trouble);
-    let sent: Vec<u8> = (0..=255).collect();
-    let expected = sent.clone();
-    let writing = thread::spawn(move || {
-        one.write.write_all(&sent).unwrap();
-        one.write.shutdown_write().unwrap();
-    });
-    let mut received = Vec::new();
-    loop {
-        let mut buffer = [0; 100];
-        match other.read.read(&mut buffer).unwrap() {
-            0 => break,
-            n => {
-                assert!(n <= 3);
-                received.extend_from_slice(&buffer[..n]);
-            }
-        }
-    }
-    writing.join().unwrap();
-    assert_eq!(received, expected);
-}
-
-#[test]
-fn a_late_piece_does_not_come_before_its_time() {
-    let mut trouble = Trouble::none();
-    trouble.lanes[0].stall = Some((1, Some(20 * MOMENT)));
-    let (mut one, mut other, _) = halves(&trouble);
-    let start = Instant::now();
-    one.write.write_all(b"ab").unwrap();
-    other.read.set_timeout(Some(MOMENT)).unwrap();
-    assert_eq!(other.read.read(&mut [0; 9]).unwrap(), 1);
-    let mut late = other.read.read(&mut [0; 9]);
-    // Unless this thread has been kept from running for all that time.
-    if let Err(error) = late {
-        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-        other.read.set_timeout(None).unwrap();
-        late = other.read.read(&mut [0; 9]);
-    }
-    assert_eq!(late.unwrap(), 1);
-    assert!(start.elapsed() >= 20 * MOMENT);
-}
-
-#[test]
-fn a_full_lane_takes_no_more_and_says_so_in_time() {
-    let mut trouble = Trouble::none();
-    trouble.lanes[0].capacity = 2;
-    let (mut one, _other, _) = halves(&trouble);
-    one.write.write_all(b"ab").unwrap();
-    one.write.set_timeout(Some(MOMENT)).unwrap();
-    let error = one.write.write(b"c").unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-    assert!(one.write.try_write(b"c").is_err());
-}
-
-#[test]
-fn a_cut_ends_what_both_sides_wait_for() {
-    let mut trouble = Trouble::none();
-    trouble.lanes[0].capacity = 1;
-    let (mut one, mut other, observer) = halves(&trouble);
-    one.write.write_all(b"a").unwrap();
-    let handle = one.shutdown.clone();
-    let writing = thread::spawn(move || one.write.write(b"b"));
-    let reading = thread::spawn(move || one.read.read(&mut [0]));
-    handle.shutdown();
-    assert!(writing.join().unwrap().is_err());
-    assert_eq!(reading.join().unwrap().unwrap(), 0);
-    assert_eq!(other.read.read(&mut [0; 9]).unwrap(), 1);
-    assert_eq!(other.read.read(&mut [0; 9]).unwrap(), 0);
-    assert!(other.write.write(b"c").is_err());
-    drop((handle, one.shutdown, other));
-    assert!(observer.wait_until_both_have_gone(Instant::now() + DEADLINE));
-}
-
-#[test]
-fn a_reset_loses_what_is_on_its_way() {
-    let mut trouble = Trouble::none();
-    trouble.lanes[0].reset = Some(3);
-    let (mut one, mut other, _) = halves(&trouble);
-    let error = one.write.write_all(b"abcd").unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-    for end in [&mut one, &mut other] {
-        let error = end.read.read(&mut [0; 9]).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-    }
-}
-
-#[test]
-fn a_connection_that_ends_early_ends_at_that_byte() {
-    let mut trouble = Trouble::none();
-    trouble.lanes[1].end = Some((2, false));
-    let (mut one, mut other, _) = halves(&trouble);
-    let error = other.write.write_all(b"abcd").unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-    let mut all = Vec::new();
-    one.read.read_to_end(&mut all).unwrap();
-    assert_eq!(all, b"ab");
-    // The other direction goes on.
-    one.write.write_all(b"x").unwrap();
-    assert_eq!(other.read.read(&mut [0; 9]).unwrap(), 1);
-}
-
-#[test]
-fn what_is_not_flushed_does_not_arrive() {
-    let mut trouble = Trouble::none();
-    trouble.lanes[0].buffer = 10;
-    let (mut one, mut other, _) = halves(&trouble);
-    one.write.write_all(b"ab").unwrap();
-    other.read.set_timeout(Some(MOMENT)).unwrap();
-    assert!(other.read.read(&mut [0; 9]).is_err());
-    one.write.flush().unwrap();
-    assert_eq!(other.read.read(&mut [0; 9]).unwrap(), 2);
-}
-
-#[test]
-fn a_wire_that_is_not_as_it_should_be_is_noticed() {
-    let cases: [(&[u8], bool); 5] = [
-        (b"\x81\x01a\x88\x00", true),
-        (b"\x81\x01a\x88\x00\x88\x00", false),
-        (b"\x81\x01a\x88\x00\x81\x01b", false),
-        (b"\x81\x81aaaab", false),
-        (b"\x81\x01abcd", false),
-    ];
-    for (frames, fine) in cases {
-        let (_one, mut other, observer) = halves(&Trouble::none());
-        other.write.write_all(b"HTTP/1.1 101 \r\n\r\n").unwrap();
-        other.write.write_all(frames).unwrap();
-        // In whatever pieces.
-        assert_eq!(observer.wrong_on_the_wire().is_empty(), fine, "{frames:?}");
-    }
 }

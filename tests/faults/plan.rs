@@ -1,20 +1,20 @@
-//! What the two sides of a connection are going to do, drawn from a seed.
+//! What the two sides of a connection do, drawn from a seed.
 
 use std::time::Duration;
 
 use rtcbot_websocket::{Options, Queue};
 
-use crate::dice::Dice;
-use crate::faulty::Trouble;
+use crate::testkit::decisions::Decisions;
+use crate::testkit::faults::ConnectionFaults;
 
 #[derive(Debug, Clone)]
 pub struct Plan {
-    pub trouble: Trouble,
+    pub faults: ConnectionFaults,
     /// The client's and the server's.
     pub sides: [Side; 2],
-    /// When the connection breaks, if nobody ends it.
+    /// When the connection breaks, if neither side ends it.
     pub breaks: Option<Duration>,
-    /// Whether there is no reason to fail, and all the time in the world.
+    /// Whether nothing fails and no timeout is short.
     pub calm: bool,
     pub json: bool,
 }
@@ -24,11 +24,11 @@ pub struct Side {
     pub connect_timeout: Duration,
     pub close_timeout: Duration,
     pub linger: Duration,
-    /// Interval and time-out.
+    /// Interval and timeout.
     pub pings: Option<(Duration, Duration)>,
     pub send_queue: usize,
     pub read_buffer: usize,
-    /// Whether all consumers are there before the first message is handed out.
+    /// Whether all consumers exist before the first message is delivered.
     pub paused: bool,
     pub putters: Vec<Putter>,
     pub source: Option<Feeder>,
@@ -55,7 +55,7 @@ pub enum Ways {
     Mixed,
 }
 
-/// So many times in a hundred, for up to so many milliseconds.
+/// How many times in a hundred, and for how many milliseconds at most.
 #[derive(Debug, Clone, Copy)]
 pub struct Naps(pub u64, pub u64);
 
@@ -65,7 +65,7 @@ pub struct Feeder {
     pub seed: u64,
     pub messages: u32,
     pub largest: u64,
-    /// `None` is without a bound.
+    /// `None` is unbounded.
     pub capacity: Option<usize>,
     pub naps: Naps,
 }
@@ -75,19 +75,19 @@ pub struct Consumer {
     pub seed: u64,
     pub kind: Kind,
     pub naps: Naps,
-    /// Once, after so many messages, for so long.
+    /// Once, after this many messages, for this long.
     pub stop: Option<(u32, Duration)>,
-    /// After so many messages it has had enough.
+    /// Leaves after this many messages.
     pub leaves: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
-    /// The default subscription, whose queue is `Block` of this.
+    /// The default subscription, with a `Block` queue of this capacity.
     Get(usize),
     GetTimeout(usize),
     Subscription(Queue),
-    /// Subscribed and never taken from.
+    /// A subscription that is never read.
     Forgotten,
     Callback,
     /// A callback that answers.
@@ -98,7 +98,7 @@ pub enum Kind {
 }
 
 impl Consumer {
-    /// Whether it gets all there is, for as long as this side does not close.
+    /// Whether it receives every message for as long as this side does not close.
     pub fn loses_nothing(&self) -> bool {
         !matches!(
             self.kind,
@@ -106,7 +106,7 @@ impl Consumer {
         )
     }
 
-    /// Whether it needs no room.
+    /// Whether it never waits for room.
     pub fn is_never_full(&self) -> bool {
         self.kind == Kind::Subscription(Queue::Unbounded)
     }
@@ -123,19 +123,19 @@ pub enum Waiter {
 
 #[derive(Debug, Clone, Copy)]
 pub enum Ending {
-    /// So many threads close after this time.
+    /// This many threads close after this time.
     Close(Duration, usize),
-    /// In a callback for the message that is the so-manieth; if that does not come, after this time.
+    /// In a callback, for the message of this number; if it does not arrive, after this time.
     CloseInCallback(u32, Duration),
-    /// In the callback for being ready; if that does not come, after this time.
+    /// In `on_ready`; if that is not called, after this time.
     CloseOnReady(Duration),
-    /// When all putters are done.
+    /// When all putters have finished.
     CloseWhenDone,
-    /// Nobody has a handle once all threads are done with theirs.
+    /// No handle is left once all threads have finished.
     Drop,
-    /// As `Drop`, but the callback for being ready has one, too, and drops it.
+    /// As `Drop`, but `on_ready` has a handle too, and drops it.
     DropOnReady,
-    /// Something else ends it.
+    /// Something else ends the connection.
     Leave,
 }
 
@@ -147,50 +147,49 @@ impl Ending {
 
 impl Plan {
     pub fn draw(seed: u64) -> Self {
-        let mut dice = Dice::new(seed);
-        let trouble = Trouble::draw(dice.roll());
-        let mut sides = [0, 1].map(|n| Side::draw(&mut dice, &trouble, n));
-        let silent = trouble.may_fall_silent();
+        let mut decisions = Decisions::from_seed(seed);
+        let faults = ConnectionFaults::draw(decisions.u64());
+        let mut sides = [0, 1].map(|n| Side::draw(&mut decisions, &faults, n));
+        let silent = faults.may_fall_silent();
         for side in &mut sides {
             let certain = side.ends_for_certain();
-            // As the documentation says: without pings, a peer that has fallen silent is waited for as
-            // long as it is silent,
+            // Without pings, a client waits for a silent peer without limit.
             if silent && !certain {
-                side.pings.get_or_insert_with(|| pings(&mut dice));
+                side.pings.get_or_insert_with(|| pings(&mut decisions));
             }
-            // and while a queue is full that nobody takes from, nothing is read.
+            // Nothing is read while a queue that is never read is full.
             if !certain {
                 side.consumers
                     .retain(|consumer| consumer.kind != Kind::Forgotten);
             }
         }
         let ends = |side: &Side| !matches!(side.ending, Ending::Leave);
-        let breaks = (!sides.iter().any(ends)).then(|| dice.millis(20, 600));
-        let calm = trouble.is_harmless() && breaks.is_none() && dice.chance(60);
+        let breaks = (!sides.iter().any(ends)).then(|| decisions.millis(20, 600));
+        let calm = faults.lose_nothing() && breaks.is_none() && decisions.chance(60);
         if calm {
             sides.iter_mut().for_each(Side::calm_down);
         }
         Plan {
-            trouble,
+            faults,
             sides,
             breaks,
             calm,
-            json: dice.chance(50),
+            json: decisions.chance(50),
         }
     }
 }
 
-fn pings(dice: &mut Dice) -> (Duration, Duration) {
-    (dice.millis(20, 100), dice.millis(50, 200))
+fn pings(decisions: &mut Decisions<'_>) -> (Duration, Duration) {
+    (decisions.millis(20, 100), decisions.millis(50, 200))
 }
 
-/// Longer than anything takes, however busy the machine is.
+/// Longer than anything takes on a busy machine.
 const LONG: Duration = Duration::from_secs(30);
 
 impl Side {
     /// Whether it ends whatever the connection does.
     fn ends_for_certain(&self) -> bool {
-        // Who puts may have to wait, and has a handle meanwhile.
+        // A putter may wait, and has a handle meanwhile.
         let waits = |consumer: &Consumer| consumer.kind == Kind::Echo;
         let waits = self.consumers.iter().any(waits);
         let may_wait = waits || self.source.is_some() || !self.putters.is_empty();
@@ -208,78 +207,80 @@ impl Side {
             .retain(|consumer| consumer.kind != Kind::Forgotten);
     }
 
-    fn draw(dice: &mut Dice, trouble: &Trouble, n: usize) -> Self {
-        // So that a scenario moves no more than it can in a moment.
-        let lane = &trouble.lanes[n];
-        let (messages, largest) = match lane.grain.min(lane.capacity as u64) {
+    fn draw(decisions: &mut Decisions<'_>, faults: &ConnectionFaults, n: usize) -> Self {
+        // Limits what a scenario transfers, so that it is short.
+        let direction = &faults.directions[n];
+        let (messages, largest) = match direction.piece.min(direction.capacity as u64) {
             0..=100 => (20, 60),
             101..=1000 => (60, 2_000),
             _ => (150, 30_000),
         };
-        let ending = match dice.between(0, 9) {
-            0..=1 => Ending::Close(dice.millis(1, 200), dice.pick(&[1, 1, 2, 3])),
-            2..=3 => Ending::CloseInCallback(dice.about(messages) as u32, dice.millis(50, 300)),
-            4 => Ending::CloseOnReady(dice.millis(50, 300)),
+        let ending = match decisions.between(0, 9) {
+            0..=1 => Ending::Close(decisions.millis(1, 200), decisions.pick(&[1, 1, 2, 3])),
+            2..=3 => {
+                Ending::CloseInCallback(decisions.up_to(messages) as u32, decisions.millis(50, 300))
+            }
+            4 => Ending::CloseOnReady(decisions.millis(50, 300)),
             5..=6 => Ending::CloseWhenDone,
-            7 => dice.pick(&[Ending::Drop, Ending::DropOnReady]),
+            7 => decisions.pick(&[Ending::Drop, Ending::DropOnReady]),
             _ => Ending::Leave,
         };
         let keeps_handles = !ending.drops();
-        let naps = |dice: &mut Dice| match dice.between(0, 3) {
+        let naps = |decisions: &mut Decisions<'_>| match decisions.between(0, 3) {
             0 => Naps(10, 2),
             1 => Naps(2, 10),
             _ => Naps(0, 1),
         };
-        let putters = (0..dice.pick(&[0, 1, 1, 2, 3])).map(|_| Putter {
-            seed: dice.roll(),
-            messages: dice.between(1, messages) as u32,
-            largest: dice.about(largest).max(8),
-            ways: dice.pick(&[Ways::Put, Ways::PutNowait, Ways::PutTimeout, Ways::Mixed]),
-            naps: naps(dice),
+        let putters = (0..decisions.pick(&[0, 1, 1, 2, 3])).map(|_| Putter {
+            seed: decisions.u64(),
+            messages: decisions.between(1, messages) as u32,
+            largest: decisions.up_to(largest).max(8),
+            ways: decisions.pick(&[Ways::Put, Ways::PutNowait, Ways::PutTimeout, Ways::Mixed]),
+            naps: naps(decisions),
         });
         let putters = putters.collect();
-        let source = dice.chance(30).then(|| Feeder {
-            seed: dice.roll(),
-            messages: dice.about(messages) as u32,
-            largest: dice.about(largest).max(8),
-            capacity: dice.pick(&[None, Some(1), Some(10)]),
-            naps: naps(dice),
+        let source = decisions.chance(30).then(|| Feeder {
+            seed: decisions.u64(),
+            messages: decisions.up_to(messages) as u32,
+            largest: decisions.up_to(largest).max(8),
+            capacity: decisions.pick(&[None, Some(1), Some(10)]),
+            naps: naps(decisions),
         });
-        let paused = dice.chance(70);
-        let room = |dice: &mut Dice| dice.pick(&[1, 2, 16, 1024]);
+        let paused = decisions.chance(70);
+        let room = |decisions: &mut Decisions<'_>| decisions.pick(&[1, 2, 16, 1024]);
         let mut default_is_taken = false;
-        let consumers = (0..dice.pick(&[1, 1, 2, 3])).map(|_| {
-            let kind = match dice.between(0, 11) {
+        let consumers = (0..decisions.pick(&[1, 1, 2, 3])).map(|_| {
+            let kind = match decisions.between(0, 11) {
                 0..=1 if keeps_handles && !std::mem::replace(&mut default_is_taken, true) => {
-                    let room = room(dice);
-                    dice.pick(&[Kind::Get(room), Kind::GetTimeout(room)])
+                    let room = room(decisions);
+                    decisions.pick(&[Kind::Get(room), Kind::GetTimeout(room)])
                 }
-                0..=4 => Kind::Subscription(Queue::Block(room(dice))),
+                0..=4 => Kind::Subscription(Queue::Block(room(decisions))),
                 5 => Kind::Subscription(Queue::Unbounded),
-                6 => Kind::Subscription(Queue::DropOldest(room(dice))),
+                6 => Kind::Subscription(Queue::DropOldest(room(decisions))),
                 7 => Kind::Callback,
                 8 => Kind::Echo,
-                9 => Kind::Concurrent(dice.pick(&[1, 2, 4])),
-                10 => Kind::Channel(room(dice)),
+                9 => Kind::Concurrent(decisions.pick(&[1, 2, 4])),
+                10 => Kind::Channel(room(decisions)),
                 _ => Kind::Forgotten,
             };
-            let stop = dice.chance(20);
+            let stop = decisions.chance(20);
             Consumer {
-                seed: dice.roll(),
+                seed: decisions.u64(),
                 kind,
-                naps: naps(dice),
+                naps: naps(decisions),
                 stop: stop.then(|| {
                     (
-                        dice.about(20) as u32,
-                        Duration::from_millis(dice.about(900)),
+                        decisions.up_to(20) as u32,
+                        Duration::from_millis(decisions.up_to(900)),
                     )
                 }),
-                leaves: dice.chance(10).then(|| dice.about(50) as u32),
+                leaves: decisions.chance(10).then(|| decisions.up_to(50) as u32),
             }
         });
         let consumers = consumers.collect();
-        let waiters = (0..dice.between(0, 2)).map(|_| match keeps_handles {
-            true => dice.pick(&[
+        let waiters = (0..decisions.between(0, 2)).map(|_| match keeps_handles {
+            true => decisions.pick(&[
                 Waiter::Ready,
                 Waiter::Error,
                 Waiter::Closed,
@@ -289,12 +290,12 @@ impl Side {
         });
         Side {
             waiters: waiters.collect(),
-            connect_timeout: dice.millis(200, 600),
-            close_timeout: dice.millis(100, 500),
-            linger: dice.millis(20, 300),
-            pings: dice.chance(60).then(|| pings(dice)),
-            send_queue: dice.pick(&[1, 1000, 50_000, 16 << 20]),
-            read_buffer: dice.pick(&[1 << 10, 16 << 10]),
+            connect_timeout: decisions.millis(200, 600),
+            close_timeout: decisions.millis(100, 500),
+            linger: decisions.millis(20, 300),
+            pings: decisions.chance(60).then(|| pings(decisions)),
+            send_queue: decisions.pick(&[1, 1000, 50_000, 16 << 20]),
+            read_buffer: decisions.pick(&[1 << 10, 16 << 10]),
             paused,
             putters,
             source,

@@ -1,4 +1,5 @@
-//! One side of a connection at work: a thread for each part of the plan, and a note of all that happened.
+//! One side of a connection at work: a thread for each part of the plan, and a record of what
+//! happened.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
@@ -10,32 +11,32 @@ use parking_lot::Mutex;
 use rtcbot_websocket::{Error, Message, PutError, Queue, Subscription, WeakWebsocket, Websocket};
 use rtcbot_websocket::{json, pubsub};
 
-use crate::dice::Dice;
-use crate::faulty::Observer;
 use crate::plan::{Consumer, Ending, Feeder, Kind, Naps, Putter, Side, Waiter, Ways};
+use crate::testkit::decisions::Decisions;
+use crate::testkit::transport::Observer;
 
-/// What happened, told by whom it happened to.
+/// What happened, reported by the thread that observed it.
 #[derive(Debug, Clone)]
 pub enum Fact {
-    /// So many messages of a stream were accepted for sending.
+    /// This many messages of a stream were accepted for sending.
     Accepted {
         side: usize,
         stream: u8,
         count: u32,
     },
-    /// A consumer got a message.
+    /// A consumer received a message.
     Got {
         side: usize,
         consumer: usize,
         stream: u8,
         number: u32,
     },
-    /// A consumer takes no more, because it does not want to.
+    /// A consumer leaves.
     Left {
         side: usize,
         consumer: usize,
     },
-    /// Somebody was told how the connection ended; `None` is in order.
+    /// A method reported how the connection ended; `None` is an orderly end.
     Ended {
         side: usize,
         who: &'static str,
@@ -44,11 +45,11 @@ pub enum Fact {
     Ready {
         side: usize,
     },
-    /// Told by `on_error`.
+    /// Reported by `on_error`.
     Failed {
         side: usize,
     },
-    /// Told by `on_close`.
+    /// Reported by `on_close`.
     Closed {
         side: usize,
     },
@@ -59,12 +60,12 @@ pub enum Fact {
     Wrong(String),
 }
 
-/// Where the streams of a side come from: its putters have the first numbers.
+/// The numbers of a side's streams: its putters have the first ones.
 pub const SOURCE: u8 = 100;
-/// And more: each consumer that answers has its own.
+/// Each consumer that answers has a further stream.
 pub const ECHO: u8 = 101;
 
-/// The scenario's book: who is at work, and what they have seen.
+/// Records which threads are at work, and what they have observed.
 #[derive(Clone)]
 pub struct Book {
     facts: Sender<Fact>,
@@ -74,7 +75,7 @@ pub struct Book {
 }
 
 impl Book {
-    /// The facts end when nobody is at work any more.
+    /// The facts end when no thread is at work any more.
     pub fn open(json: bool, observer: Observer) -> (Self, Receiver<Fact>) {
         let (facts, told) = unbounded();
         let at_work = Arc::default();
@@ -106,7 +107,7 @@ impl Book {
     }
 }
 
-/// A thread or callback, which is at work for as long as this lives.
+/// A thread or callback; it is at work for as long as this lives.
 pub struct Actor {
     book: Book,
     side: usize,
@@ -151,7 +152,7 @@ impl Actor {
         };
         match closed {
             Ok(()) => self.ended("close", None),
-            // A second after the cut its threads have not had their turn: on a machine under load.
+            // On a machine under load, threads may not have run for a second after the shutdown.
             Err(Error::Timeout) => {}
             Err(error) if error.is_orderly() => self.wrong(format!("close: {error}")),
             Err(error) => self.ended("close", Some(&error)),
@@ -159,17 +160,17 @@ impl Actor {
     }
 }
 
-/// The largest message has no more.
+/// The largest message is shorter.
 const LARGEST: usize = 64 << 10;
 
-/// What messages are filled with.
+/// The bytes that fill messages.
 fn filler(number: u32, size: u64) -> &'static str {
     static LETTERS: OnceLock<String> = OnceLock::new();
     let letters = LETTERS.get_or_init(|| ('a'..='z').cycle().take(26 + LARGEST).collect());
     &letters[number as usize % 26..][..size as usize]
 }
 
-/// Message `number` of `stream`: bytes, JSON or text by turns.
+/// Message `number` of `stream`: bytes, JSON and text in turn.
 fn message(json: bool, stream: u8, number: u32, size: u64) -> Message {
     let filler = filler(number, size);
     match number % 3 {
@@ -181,7 +182,7 @@ fn message(json: bool, stream: u8, number: u32, size: u64) -> Message {
     }
 }
 
-/// The stream and number, if the message is as it was made.
+/// Returns the stream and the number, if the message is as it was made.
 fn read(json: bool, message: &Message) -> Option<(u8, u32)> {
     let (stream, number, size) = if let Message::Binary(bytes) = message {
         let (head, filler) = bytes.split_at_checked(5)?;
@@ -207,26 +208,27 @@ fn read(json: bool, message: &Message) -> Option<(u8, u32)> {
     (*message == expected || as_text).then_some((stream, number))
 }
 
-fn nap(dice: &mut Dice, naps: Naps) {
-    if dice.chance(naps.0) {
-        thread::sleep(dice.millis(1, naps.1));
+fn nap(decisions: &mut Decisions<'_>, naps: Naps) {
+    if decisions.chance(naps.0) {
+        thread::sleep(decisions.millis(1, naps.1));
     }
 }
 
-/// Begins all that the plan says.
+/// Starts everything in the plan.
 pub fn start(ws: Websocket, side: usize, plan: &Side, book: &Book) {
     for (number, consumer) in plan.consumers.iter().enumerate() {
         let name = format!("consumer {number}, {:?}", consumer.kind);
         let taker = Taker {
             actor: book.actor(side, name),
             number,
-            dice: Dice::new(consumer.seed),
+            decisions: Decisions::from_seed(consumer.seed),
             plan: consumer.clone(),
             count: 0,
         };
         attach(&ws, taker);
     }
-    // After the consumers: it may have ended by now, and what came early is for the first of them.
+    // After the consumers: it may have ended by now, and early messages belong to the first
+    // consumer.
     lifecycle(&ws, side, book);
     let end = ws.subscribe_with(Queue::Latest);
     let actor = book.actor(side, "subscription for the end");
@@ -238,7 +240,7 @@ pub fn start(ws: Websocket, side: usize, plan: &Side, book: &Book) {
         };
         actor.ended("subscription", Some(&reason));
     });
-    // Disconnected when they are done.
+    // Disconnected when they have finished.
     let (putting, done) = bounded::<()>(0);
     close_as_planned(&ws, &plan.ending, done, book.actor(side, "closer"), book);
     ws.resume();
@@ -261,7 +263,7 @@ pub fn start(ws: Websocket, side: usize, plan: &Side, book: &Book) {
     }
     if plan.ending.drops() {
         book.note(Fact::Closes { side });
-        // This may be the last handle, and wait.
+        // This may be the last handle, whose drop waits.
         let actor = book.actor(side, "last handle");
         thread::spawn(move || drop((ws, actor)));
     }
@@ -329,7 +331,7 @@ fn close_as_planned(
             ws.on_ready(move || drop((own.take(), &actor)));
         }
         Ending::Drop => {}
-        // Somebody has to have a handle.
+        // A handle must be left.
         Ending::Leave => wait(ws, Waiter::Error, actor),
     }
 }
@@ -338,7 +340,7 @@ fn close_as_planned(
 struct Taker {
     actor: Actor,
     number: usize,
-    dice: Dice,
+    decisions: Decisions<'static>,
     plan: Consumer,
     count: u32,
 }
@@ -350,7 +352,7 @@ impl Taker {
         if let Some((_, time)) = self.plan.stop.filter(|(after, _)| *after == self.count) {
             thread::sleep(time);
         }
-        nap(&mut self.dice, self.plan.naps);
+        nap(&mut self.decisions, self.plan.naps);
         self.count += 1;
     }
 
@@ -367,7 +369,7 @@ impl Taker {
         self.actor.note(Fact::Left { side, consumer });
     }
 
-    /// Takes until it leaves or there is no more.
+    /// Takes messages until the consumer leaves or the connection ends.
     fn take_all(mut self, mut next: impl FnMut() -> Result<Message, Error>) {
         while !self.leaves() {
             match next() {
@@ -396,13 +398,13 @@ fn note_message(actor: &Actor, consumer: usize, message: &Message) -> Option<(u8
 fn attach(ws: &Websocket, mut taker: Taker) {
     match taker.plan.kind {
         Kind::Get(_) | Kind::GetTimeout(_) => {
-            // So that the default subscription is there from the beginning.
+            // Makes the default subscription at the beginning.
             if let Ok(message) = ws.try_get() {
                 taker.take(&message);
             }
             let ws = ws.clone();
-            let time =
-                matches!(taker.plan.kind, Kind::GetTimeout(_)).then(|| taker.dice.millis(1, 20));
+            let time = matches!(taker.plan.kind, Kind::GetTimeout(_))
+                .then(|| taker.decisions.millis(1, 20));
             thread::spawn(move || {
                 taker.take_all(|| match time {
                     None => ws.get(),
@@ -453,9 +455,9 @@ fn attach(ws: &Websocket, mut taker: Taker) {
                 let (seed, naps) = {
                     let mut taker = taker.lock();
                     note_message(&taker.actor, taker.number, &message);
-                    (taker.dice.roll(), taker.plan.naps)
+                    (taker.decisions.u64(), taker.plan.naps)
                 };
-                nap(&mut Dice::new(seed), naps);
+                nap(&mut Decisions::from_seed(seed), naps);
             });
         }
     }
@@ -502,7 +504,7 @@ impl Answers {
         let answer = message(actor.book.json, self.stream, self.count, 20);
         if ws.put(answer).is_ok() {
             self.count += 1;
-            // Told each time: nobody knows which answer is the last.
+            // Reported each time, since no answer is known to be the last.
             actor.note(Fact::Accepted {
                 side: actor.side,
                 stream: self.stream,
@@ -514,30 +516,30 @@ impl Answers {
 
 fn put(ws: &Websocket, stream: u8, plan: &Putter, actor: &Actor) {
     let json = actor.book.json;
-    let mut dice = Dice::new(plan.seed);
+    let mut decisions = Decisions::from_seed(plan.seed);
     let mut count = 0;
-    let mut next = message(json, stream, 0, dice.about(plan.largest));
+    let mut next = message(json, stream, 0, decisions.up_to(plan.largest));
     while count < plan.messages {
         let way = match plan.ways {
-            Ways::Mixed => dice.pick(&[Ways::Put, Ways::PutNowait, Ways::PutTimeout]),
+            Ways::Mixed => decisions.pick(&[Ways::Put, Ways::PutNowait, Ways::PutTimeout]),
             way => way,
         };
         let put = match way {
             Ways::Put | Ways::Mixed => ws.put(next.clone()),
             Ways::PutNowait => ws.put_nowait(next.clone()),
-            Ways::PutTimeout => ws.put_timeout(next.clone(), dice.millis(0, 20)),
+            Ways::PutTimeout => ws.put_timeout(next.clone(), decisions.millis(0, 20)),
         };
         match put {
             Ok(()) => {
                 count += 1;
-                next = message(json, stream, count, dice.about(plan.largest));
+                next = message(json, stream, count, decisions.up_to(plan.largest));
             }
             Err(PutError::Full(_)) if matches!(way, Ways::Put) => actor.wrong("put found it full"),
             Err(error) if *error_message(&error) != next => actor.wrong("another was handed back"),
             Err(PutError::Full(_)) => thread::sleep(Duration::from_millis(1)),
             Err(PutError::Closed(_)) => break,
         }
-        nap(&mut dice, plan.naps);
+        nap(&mut decisions, plan.naps);
     }
     actor.note(Fact::Accepted {
         side: actor.side,
@@ -559,11 +561,11 @@ fn feed(ws: Websocket, plan: &Feeder, actor: &Actor) {
     };
     let source = Subscription::from(receiver.clone());
     let signal = ws.closed_signal().clone();
-    let mut dice = Dice::new(plan.seed);
+    let mut decisions = Decisions::from_seed(plan.seed);
     let mut sent = 0;
     let mut closing = false;
     while sent < plan.messages && !closing {
-        let next = message(actor.book.json, SOURCE, sent, dice.about(plan.largest));
+        let next = message(actor.book.json, SOURCE, sent, decisions.up_to(plan.largest));
         let mut next = Some(next);
         while let (Some(message), false) = (next.take(), closing) {
             match sender.try_send(message) {
@@ -582,7 +584,7 @@ fn feed(ws: Websocket, plan: &Feeder, actor: &Actor) {
                 actor.wrong("another source is active");
             }
         }
-        nap(&mut dice, plan.naps);
+        nap(&mut decisions, plan.naps);
     }
     drop(ws);
     let _ = signal.recv();
