@@ -1,8 +1,8 @@
-//! The limits of the system on threads and descriptors, and which of them keeps a thread or a
-//! socket from being made, in words that a user can act on.
+//! The system's limits on threads and descriptors. An error names the limit that was reached, so
+//! that a user can raise it.
 //!
-//! What the system says of it is "Resource temporarily unavailable" for half a dozen different limits. Here
-//! they are looked up, with what is used of each, as far as the system tells: Linux does.
+//! The system reports half a dozen different limits as "Resource temporarily unavailable". This
+//! module reads them, with the current usage, as far as the system allows; Linux does.
 
 use std::fmt;
 use std::fs;
@@ -14,20 +14,20 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-/// How long what was found holds: to look takes milliseconds, and where one thread cannot be started, many
-/// others cannot.
+/// The time for which a result is reused. Reading the limits takes milliseconds, and if one thread
+/// cannot be started, many others cannot either.
 const KEPT: Duration = Duration::from_secs(1);
 
-/// Something that there is only so much of.
+/// A limit of the system and its usage.
 #[derive(Debug, Clone)]
 pub(crate) struct Limit {
-    /// Who has used so much of it.
+    /// Whose usage it is.
     pub(crate) who: String,
     pub(crate) what: Unit,
     pub(crate) used: u64,
     pub(crate) max: u64,
     pub(crate) name: &'static str,
-    /// What it is set with.
+    /// The setting that changes the limit.
     pub(crate) set_with: &'static str,
 }
 
@@ -35,21 +35,21 @@ pub(crate) struct Limit {
 pub(crate) enum Unit {
     Threads,
     Maps,
-    /// MiB of address space.
+    /// Address space, in MiB.
     Space,
-    /// MiB of memory that was promised.
+    /// Committed memory, in MiB.
     Memory,
     Descriptors,
 }
 
 impl Unit {
-    /// How much of it one thread takes.
+    /// Returns what one thread needs.
     pub(crate) fn of_a_thread(self) -> u64 {
         match self {
             Unit::Threads => 1,
-            // Its stack and its stack for signals, and the guards of both.
+            // Its stack, its signal stack, and the guard pages of both.
             Unit::Maps => 4,
-            // A stack has 2 MiB, and there is a little more.
+            // A stack of 2 MiB, and some more.
             Unit::Space | Unit::Memory => 3,
             Unit::Descriptors => 0,
         }
@@ -57,7 +57,8 @@ impl Unit {
 }
 
 impl Limit {
-    /// Whether it is why there is no further thread; give or take those that have ended since.
+    /// Returns whether the limit prevents another thread. The margin allows for threads that have
+    /// ended since.
     fn is_reached(&self) -> bool {
         self.used + self.what.of_a_thread() + self.max / 32 > self.max
     }
@@ -81,9 +82,9 @@ impl fmt::Display for Limit {
     }
 }
 
-/// The error of a thread that could not be started, with the limit that is reached.
+/// Adds the limit that was reached to the error of a thread that could not be started.
 pub(crate) fn of_threads(error: io::Error) -> io::Error {
-    /// Held while the limits are looked up, so that this is done once.
+    /// Locked while the limits are read, so that only one thread reads them.
     static LATEST: Mutex<Option<(Instant, String)>> = Mutex::new(None);
 
     if !matches!(
@@ -100,11 +101,11 @@ pub(crate) fn of_threads(error: io::Error) -> io::Error {
     with(error, text)
 }
 
-/// The error of a descriptor that could not be had, with the limit that is reached.
+/// Adds the limit that was reached to the error of a descriptor that could not be created.
 pub(crate) fn of_descriptors(error: io::Error) -> io::Error {
     match Errno::from_io_error(&error) {
         Some(Errno::MFILE) => {
-            // Not counted: for that, a descriptor is needed.
+            // Counting them would need a descriptor.
             let all = match getrlimit(Resource::Nofile).current {
                 Some(max) => format!("all {max} descriptors"),
                 None => "all the descriptors".to_owned(),
@@ -124,7 +125,7 @@ pub(crate) fn of_descriptors(error: io::Error) -> io::Error {
     }
 }
 
-/// Whether it would be another matter if a descriptor or a little memory were given back.
+/// Returns whether the call could succeed if a descriptor or some memory were freed.
 pub(crate) fn is_want_of_descriptors(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
@@ -136,7 +137,7 @@ fn with(error: io::Error, text: &str) -> io::Error {
     io::Error::new(error.kind(), format!("{error}: {text}"))
 }
 
-/// Those that are reached; if there is none that is known to be, all.
+/// Describes the limits that are reached, or all if none is known to be reached.
 fn describe(limits: &[Limit]) -> String {
     let list = |limits: &mut dyn Iterator<Item = &Limit>| {
         limits.map(Limit::to_string).collect::<Vec<_>>().join("; ")
@@ -149,7 +150,7 @@ fn describe(limits: &[Limit]) -> String {
     }
 }
 
-/// All that can keep a connection from being made, as far as it can be known here.
+/// Returns all known limits that can prevent a connection.
 pub(crate) fn all() -> Vec<Limit> {
     let mut limits = thread_limits();
     limits.extend(descriptors());
@@ -161,7 +162,7 @@ fn descriptors() -> Option<Limit> {
     Some(Limit {
         who: "this process".to_owned(),
         what: Unit::Descriptors,
-        // Where they are not listed, there are few: the standard streams and a server.
+        // Where they cannot be listed, few are assumed: the standard streams and a server.
         used: fs::read_dir("/dev/fd").map_or(0, |list| list.count() as u64),
         max,
         name: "RLIMIT_NOFILE",
@@ -169,7 +170,7 @@ fn descriptors() -> Option<Limit> {
     })
 }
 
-/// All that can keep a thread from being started, as far as it can be known here.
+/// Returns all known limits that can prevent a thread.
 fn thread_limits() -> Vec<Limit> {
     let limit = |who: &str, what, used: Option<u64>, max: Option<u64>, name, set_with| {
         let (who, used, max) = (who.to_owned(), used?, max?);
@@ -204,11 +205,11 @@ fn thread_limits() -> Vec<Limit> {
         "kernel.pid_max",
         "sysctl",
     )
-    // Since Linux 6.14, a PID namespace may have one of its own, and all that run are counted.
+    // Since Linux 6.14, a PID namespace may have its own limit, but all threads are counted.
     .filter(|ids| ids.used <= ids.max);
 
     let max = getrlimit(Resource::Nproc).current;
-    // Root may have more.
+    // The limit does not apply to root.
     let id = field("/proc/self/status", "Uid:").filter(|id| *id != 0 && max.is_some());
     let used = id.map(|id| threads_of(id, Path::new("/proc")));
     let own = limit(user, Unit::Threads, used, max, "RLIMIT_NPROC", "ulimit -u");
@@ -234,7 +235,7 @@ fn thread_limits() -> Vec<Limit> {
         .collect()
 }
 
-/// The memory maps of this process, and how many it may have. They are counted, which takes 25 ms for 65 000.
+/// Returns the memory maps of this process, and their limit. Counting takes 25 ms for 65 000 maps.
 pub(crate) fn maps() -> Option<Limit> {
     let max = number("/proc/sys/vm/max_map_count")?;
     let mut file = fs::File::open("/proc/self/maps").ok()?;
@@ -257,7 +258,7 @@ pub(crate) fn maps() -> Option<Limit> {
 }
 
 fn threads_of_the_system() -> Option<u64> {
-    // "0.00 0.01 0.05 1/123 4567": of 123 threads, one is running.
+    // "0.00 0.01 0.05 1/123 4567": 1 of 123 threads is running.
     let load = fs::read_to_string("/proc/loadavg").ok()?;
     load.split_whitespace()
         .nth(3)?
@@ -270,7 +271,7 @@ fn threads_of_the_system() -> Option<u64> {
 fn threads_of(user: u64, processes: &Path) -> u64 {
     let processes = fs::read_dir(processes).into_iter().flatten().flatten();
     let statuses = processes.filter_map(|process| {
-        // Not "self", which has been counted.
+        // Skips "self", which is listed by its number as well.
         process.file_name().to_str()?.parse::<u32>().ok()?;
         let status = fs::read_to_string(process.path().join("status")).ok()?;
         (field_in(&status, "Uid:")? == user).then_some(field_in(&status, "Threads:")?)
@@ -278,8 +279,8 @@ fn threads_of(user: u64, processes: &Path) -> u64 {
     statuses.sum()
 }
 
-/// The limits on threads of the control groups that this process is in, from its own group up. `list` is
-/// its /proc/self/cgroup.
+/// Returns the limits on threads of this process's control groups, from its own group upwards.
+/// `list` is the content of /proc/self/cgroup.
 fn pids_of(list: &str, root: &Path) -> Vec<Limit> {
     let mut limits = Vec::new();
     for line in list.lines() {
@@ -308,12 +309,12 @@ fn pids_of(list: &str, root: &Path) -> Vec<Limit> {
     limits
 }
 
-/// A file's only number.
+/// Returns the only number in a file.
 fn number(path: impl AsRef<Path>) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// The first number behind a name.
+/// Returns the first number after a name.
 fn field(path: &str, name: &str) -> Option<u64> {
     field_in(&fs::read_to_string(path).ok()?, name)
 }
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_are_reached_are_told_and_the_others_are_not() {
+    fn only_limits_that_are_reached_are_described() {
         let limits = [
             limit(32_700, 32_768, "kernel.pid_max"),
             limit(32_700, 192_729, "kernel.threads-max"),
@@ -353,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn when_no_limit_is_known_to_be_reached_all_are_told() {
+    fn all_limits_are_described_if_none_is_known_to_be_reached() {
         let text = describe(&[limit(10, 50, "a"), limit(10, 60, "b")]);
         assert!(text.starts_with("no limit seems to be reached: "), "{text}");
         assert!(text.contains("50 that a allows") && text.contains("60 that b allows"));
@@ -384,7 +385,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn linux_tells_its_limits() {
+    fn the_limits_of_linux_are_read() {
         let limits = thread_limits();
         for name in ["vm.max_map_count", "kernel.threads-max", "kernel.pid_max"] {
             let found = limits.iter().find(|limit| limit.name.starts_with(name));
@@ -417,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_control_group_and_those_above_it_have_limits() {
+    fn the_limits_of_all_parent_control_groups_are_read() {
         let root = std::env::temp_dir().join(format!("cgroups-of-{}", std::process::id()));
         for (folder, used, max) in [
             ("a/b", "7\n", "8\n"),
@@ -437,7 +438,7 @@ mod tests {
                 .map(|limit| (limit.used, limit.max))
                 .collect::<Vec<_>>()
         };
-        // Version 2, and version 1, where each controller has a tree of its own.
+        // Version 2, and version 1, where each controller has its own tree.
         assert_eq!(found("0::/a/b\n"), [(7, 8), (20, 30)]);
         assert_eq!(found("9:cpu:/a/b\n8:pids:/c\n"), [(1, 2)]);
         assert_eq!(found("0::/elsewhere\n"), [(20, 30)]);

@@ -1,9 +1,9 @@
-//! Starting threads, with an error that says why not.
+//! Starts threads. The error of a failed start names the limit that was reached.
 //!
-//! Where memory maps run out, std does not return an error but **ends the process**: a new thread that
-//! gets no stack for its signals panics where nothing can catch it (rust-lang/rust 78497). So whether there are maps left is
-//! looked at before. To count them takes time, so there is a number of threads that may be started before
-//! they are counted again: half of those that there is room for.
+//! If a process runs out of memory maps, std does not return an error but **ends the process**: a
+//! new thread that gets no signal stack panics where nothing can catch it (rust-lang/rust 78497).
+//! So this module checks the memory maps first. Counting them takes time. Therefore half of the
+//! possible threads may be started before the maps are counted again.
 
 use std::io;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,24 +14,24 @@ use parking_lot::Mutex;
 
 use crate::os_limits::{self, Limit};
 
-/// For how long there is none to be had once there was none.
+/// The time for which starts are refused after the maps ran out.
 const REFUSED: Duration = Duration::from_millis(100);
 
-/// How many threads may be started before maps are counted again, where they cannot be.
+/// The number of threads between two counts, if maps cannot be counted.
 const UNKNOWN: i64 = 1000;
 
 static BUDGET: ThreadBudget = ThreadBudget::new(REFUSED);
 
-/// Starts a thread of that name.
+/// Starts a thread with this name.
 ///
 /// # Errors
 ///
-/// What the system says, with the limit that is reached.
+/// The system's error, with the limit that was reached.
 pub(crate) fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> io::Result<()> {
     spawn_to_join(name, f).map(drop)
 }
 
-/// As [`spawn`], for who waits for what the thread leaves.
+/// Like [`spawn`], for a caller that waits for the thread's result.
 pub(crate) fn spawn_to_join<R: Send + 'static>(
     name: &str,
     f: impl FnOnce() -> R + Send + 'static,
@@ -43,12 +43,13 @@ pub(crate) fn spawn_to_join<R: Send + 'static>(
         .map_err(os_limits::of_threads)
 }
 
-/// How many threads may be started before memory maps are counted again.
+/// The number of threads that may be started before memory maps are counted again.
 struct ThreadBudget {
     left: AtomicI64,
-    /// Why there was none, and when. Held while maps are counted, so that one thread does.
+    /// When and why a start was refused. Locked while maps are counted, so that only one thread
+    /// counts them.
     refused: Mutex<Option<(Instant, String)>>,
-    /// For how long that holds.
+    /// The time for which a refusal is repeated without counting.
     holds: Duration,
 }
 
@@ -61,14 +62,14 @@ impl ThreadBudget {
         }
     }
 
-    /// Takes the room for one thread. `maps` counts those there are.
+    /// Reserves the maps of one thread. `maps` counts the maps.
     fn take(&self, maps: impl FnOnce() -> Option<Limit>) -> io::Result<()> {
         if self.left.fetch_sub(1, Ordering::Relaxed) > 0 {
             return Ok(());
         }
         let mut refused = self.refused.lock();
         if self.left.fetch_sub(1, Ordering::Relaxed) > 0 {
-            // Another thread has counted meanwhile.
+            // Another thread has counted in the meantime.
             return Ok(());
         }
         if let Some((when, why)) = &*refused {
@@ -80,7 +81,7 @@ impl ThreadBudget {
             self.left.store(UNKNOWN, Ordering::Relaxed);
             return Ok(());
         };
-        // Others need some, too: the program's own threads, and what allocates memory.
+        // A reserve for the program's own threads and for allocations.
         let spare = maps.max.saturating_sub(maps.used + maps.max / 64);
         let threads = i64::try_from(spare / maps.what.of_a_thread()).unwrap_or(i64::MAX);
         if threads == 0 {
@@ -116,9 +117,9 @@ mod tests {
     }
 
     #[test]
-    fn maps_are_counted_anew_when_half_of_those_left_may_be_used_up() {
+    fn maps_are_counted_again_after_half_of_the_possible_threads() {
         let budget = ThreadBudget::new(REFUSED);
-        // Of the 6400, 100 are for others: that leaves room for 1000 threads.
+        // Of the 6400 maps, 100 are the reserve: that leaves enough for 1000 threads.
         budget.take(maps(2300)).unwrap();
         for _ in 0..500 {
             budget.take(not_counted).unwrap();
@@ -131,19 +132,19 @@ mod tests {
     }
 
     #[test]
-    fn without_maps_there_is_no_thread_and_a_reason() {
+    fn without_maps_the_error_names_the_limit() {
         let budget = ThreadBudget::new(Duration::from_secs(3600));
         let error = budget.take(maps(6298)).unwrap_err().to_string();
         assert!(
             error.starts_with("this process has 6298 memory maps"),
             "{error}"
         );
-        // They are not counted for each of those that follow.
+        // The maps are not counted again for each later start.
         assert_eq!(budget.take(not_counted).unwrap_err().to_string(), error);
     }
 
     #[test]
-    fn when_there_are_maps_again_there_are_threads_again() {
+    fn threads_are_started_again_when_there_are_maps() {
         let budget = ThreadBudget::new(Duration::ZERO);
         budget.take(maps(6298)).unwrap_err();
         budget.take(maps(100)).unwrap();
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn where_maps_cannot_be_counted_threads_are_started() {
+    fn threads_are_started_if_maps_cannot_be_counted() {
         let budget = ThreadBudget::new(REFUSED);
         budget.take(|| None).unwrap();
         budget.take(not_counted).unwrap();
