@@ -1,4 +1,4 @@
-//! Every setting, its unit and its default.
+//! All settings, with their units and defaults.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,13 +23,16 @@ use crate::net::transport::Transport;
 use crate::panics::Guarded;
 use crate::pubsub::Queue;
 
-/// The longest message that is received, unless the program says otherwise: by a client, and by a
-/// server.
+/// The default maximum size of a received message: for a client, and for a server.
 const LONGEST_MESSAGE: usize = 16 << 20;
 const SERVERS_MESSAGE: usize = 1 << 20;
 
-/// The one place for every setting, used as [`std::fs::OpenOptions`] is: set, then
-/// [`connect`](Self::connect) or [`accept`](Self::accept), as often as you like.
+/// The settings of a [`Websocket`].
+///
+/// Set them as with [`std::fs::OpenOptions`], then call [`connect`](Self::connect) or
+/// [`accept`](Self::accept), any number of times.
+///
+/// # Examples
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -41,7 +44,7 @@ const SERVERS_MESSAGE: usize = 1 << 20;
 ///     .receive_queue(Queue::Latest)
 ///     .connect("ws://robot.local:8080/ws")?;
 ///
-/// let mut plain = Options::new(); // to keep
+/// let mut plain = Options::new(); // to use several times
 /// plain.json(false);
 /// let other = plain.connect("ws://other.local:8080/ws")?;
 /// # Ok::<(), rtcbot_websocket::Error>(())
@@ -112,18 +115,32 @@ impl Default for Options {
 }
 
 impl Options {
-    /// All settings at their defaults.
+    /// Returns the default settings.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Connects to a server with these settings. Returns at once; see [`Websocket::connect`].
+    /// Connects to a server with these settings.
+    ///
+    /// Returns immediately; see [`Websocket::connect`].
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidUrl`] for a URL, and [`Error::InvalidOption`] for a header, subprotocol, proxy,
-    /// back-off or root certificate, that cannot work. Whatever the network says comes later, to
-    /// `wait_ready`, `get`, `error` and the like.
+    /// - [`Error::InvalidUrl`] if the URL cannot work.
+    /// - [`Error::InvalidOption`] if a header, subprotocol, proxy, back-off or root certificate
+    ///   cannot work.
+    ///
+    /// Errors of the network are reported by `wait_ready`, `get`, `error` and similar methods.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::Options;
+    ///
+    /// let ws = Options::new().json(false).connect("ws://robot.local:8080/ws")?;
+    /// ws.wait_ready()?;
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     pub fn connect(&self, url: impl AsRef<str>) -> Result<Websocket> {
         Ok(Websocket::start_client(
             self.call(url.as_ref())?,
@@ -131,12 +148,20 @@ impl Options {
         ))
     }
 
-    /// Connects over a stream that is there already, such as one that another program handed over, or
-    /// a [`Transport`] of your own. Returns at once.
+    /// Connects over an existing stream, such as one that another program handed over, or a
+    /// [`Transport`] of your own.
     ///
-    /// The URL says what the handshake asks for; it is not connected to, and no proxy or redirect is
-    /// followed. TLS is not added: for a `wss` URL, the stream has to be encrypted (a
-    /// `native_tls::TlsStream<TcpStream>` is).
+    /// Returns immediately. The URL is only used for the handshake: the stream is not connected to
+    /// it, and no proxy or redirect is followed. TLS is not added: for a `wss` URL, the stream must
+    /// be encrypted, as a `native_tls::TlsStream<TcpStream>` is.
+    ///
+    /// # Errors
+    ///
+    /// - The errors of [`connect`](Self::connect).
+    /// - [`Error::InvalidUrl`] for a `wss` URL over a stream that is not encrypted.
+    /// - [`Error::InvalidOption`] if [`reconnect`](Self::reconnect) is set.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use rtcbot_websocket::Options;
@@ -146,11 +171,6 @@ impl Options {
     /// let ws = Options::new().connect_over(stream, "ws://robot.local/drive")?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`connect`](Self::connect); [`Error::InvalidUrl`] for `wss` over a stream that is not
-    /// encrypted, and [`Error::InvalidOption`] with [`reconnect`](Self::reconnect).
     pub fn connect_over(
         &self,
         transport: impl Transport,
@@ -159,7 +179,7 @@ impl Options {
         if self.reconnect.is_some() {
             return Err(Error::InvalidOption {
                 setting: "reconnect",
-                reason: "a stream that is there already cannot be made again".into(),
+                reason: "an existing stream cannot be connected again".into(),
             });
         }
         let transport = guard(transport);
@@ -167,13 +187,14 @@ impl Options {
         if call.is_encrypted() && !transport.is_encrypted() {
             return Err(Error::InvalidUrl {
                 url: call.name().to_owned(),
-                reason: "the stream is not encrypted; carry out the TLS handshake first".into(),
+                reason: "the stream is not encrypted; perform the TLS handshake first".into(),
             });
         }
         Ok(Websocket::start_over(transport, call, self.clone()))
     }
 
-    /// They are the call's. What a function owns may be the `Websocket` that keeps these settings.
+    /// Drops the functions of `header_with` from these settings. Only the [`ConnectRequest`] needs
+    /// them, and a function may own the `Websocket` that keeps these settings.
     pub(crate) fn forget_renewed_headers(&mut self) {
         self.renewed_headers.clear();
     }
@@ -201,185 +222,415 @@ impl Options {
         ConnectRequest::new(target, self.request_headers()?, renewed, proxy)
     }
 
-    /// What a call with these settings asks for, without making it.
+    /// Returns the request that these settings make for a URL, without connecting.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn request(&self, url: &str) -> Result<http::Request<()>> {
         self.call(url)?.request()
     }
 
-    /// Completes an incoming connection with these settings. Returns at once; see [`Websocket::accept`].
+    /// Accepts a request as a WebSocket with these settings.
+    ///
+    /// Returns immediately; see [`Websocket::accept`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Options, Server};
+    ///
+    /// for request in Server::bind("127.0.0.1:8080")? {
+    ///     let ws = Options::new().max_message_size(16 << 10).accept(request);
+    ///     ws.subscribe_to(ws.clone());
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn accept(&self, request: Request) -> Websocket {
         let mut options = self.clone();
         options.max_message_size.get_or_insert(SERVERS_MESSAGE);
         Websocket::start_server(request, options)
     }
 
-    /// Two connected `Websocket`s in memory, both with these settings; see [`Websocket::pair`].
+    /// Returns two connected `Websocket`s in memory, both with these settings.
+    ///
+    /// See [`Websocket::pair`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    ///
+    /// let (robot, operator) = Options::new().json(false).pair();
+    /// robot.put_nowait("[1]")?;
+    /// assert_eq!(operator.get()?, "[1]"); // text, although it is JSON
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn pair(&self) -> (Websocket, Websocket) {
         Websocket::start_pair(self)
     }
 
-    /// Whether messages are JSON, as RTCBot's `json` parameter says: see [`Message`](crate::Message).
+    /// Sets whether messages are JSON, as RTCBot's parameter `json` does.
+    ///
+    /// [`Message`](crate::Message) describes both modes. [`pair`](Self::pair) has an example.
+    ///
     /// Defaults to `true`.
     pub fn json(&mut self, json: bool) -> &mut Self {
         self.json = json;
         self
     }
 
-    /// How long name look-up, TCP connection, proxy, TLS and handshake may take together.
+    /// Sets the time limit for connecting.
+    ///
+    /// It covers name resolution, the TCP connection, the proxy, TLS and the handshake together. At
+    /// the limit, the attempt fails with [`Error::ConnectTimeout`].
+    ///
     /// Defaults to 10 seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Options};
+    /// use std::time::Duration;
+    ///
+    /// let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let url = format!("ws://{}/", silent.local_addr()?);
+    /// let ws = Options::new().connect_timeout(Duration::from_millis(50)).connect(url)?;
+    /// assert!(matches!(ws.wait_ready(), Err(Error::ConnectTimeout { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn connect_timeout(&mut self, timeout: Duration) -> &mut Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long closing may take: sending what is queued, and the closing handshake. After that the
-    /// connection is cut. Defaults to 5 seconds.
+    /// Sets the time limit for closing.
+    ///
+    /// It covers sending the queued messages and the closing handshake. At the limit, the
+    /// connection is shut down.
+    ///
+    /// Defaults to 5 seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    /// use std::time::Duration;
+    ///
+    /// let (robot, operator) = Options::new().close_timeout(Duration::from_secs(20)).pair();
+    /// robot.put_nowait("sent before the connection closes")?;
+    /// robot.close()?;
+    /// assert!(operator.get().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn close_timeout(&mut self, timeout: Duration) -> &mut Self {
         self.close_timeout = timeout;
         self
     }
 
-    /// How long dropping the last handle waits for what is queued to leave and for the closing
-    /// handshake. After that the connection is cut. Defaults to 1 second.
+    /// Sets how long dropping the last handle waits.
+    ///
+    /// It waits for the queued messages to be sent and for the closing handshake. At the limit, the
+    /// connection is shut down.
+    ///
+    /// Defaults to 1 second.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    /// use std::time::Duration;
+    ///
+    /// let (robot, operator) = Options::new().linger(Duration::from_secs(20)).pair();
+    /// robot.put_nowait("sent before the connection closes")?;
+    /// drop(robot);
+    /// assert!(operator.get().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn linger(&mut self, linger: Duration) -> &mut Self {
         self.linger = linger;
         self
     }
 
-    /// How often the peer is sent a ping, whatever else is sent; `None` or zero for never. Defaults to 20 seconds.
+    /// Sets how often the peer is sent a ping, whatever else is sent.
     ///
-    /// A ping keeps an idle connection from being forgotten on the way, and its answer tells that the peer is there, that it has taken
-    /// what was sent before ([`Stats::unconfirmed`](crate::Stats::unconfirmed)), and how far away it is ([`Websocket::latency`]).
+    /// `None` and zero disable pings. A ping keeps network devices from dropping an idle
+    /// connection. Its pong shows that the peer is alive and has received the bytes before the ping
+    /// ([`Stats::unconfirmed`](crate::Stats::unconfirmed)), and measures the round trip
+    /// ([`Websocket::latency`]).
+    ///
+    /// Defaults to 20 seconds.
+    ///
+    /// # Examples
+    ///
+    /// For a robot that is being driven, detect a lost connection within two seconds:
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    /// use std::time::Duration;
+    ///
+    /// let (robot, operator) = Options::new()
+    ///     .ping_interval(Duration::from_millis(500))
+    ///     .ping_timeout(Duration::from_millis(1500))
+    ///     .pair();
+    /// # drop((robot, operator));
+    /// ```
     pub fn ping_interval(&mut self, interval: impl Into<Option<Duration>>) -> &mut Self {
         self.ping_interval = interval.into().filter(|interval| !interval.is_zero());
         self
     }
 
-    /// How long a peer may be silent after a ping, or take nothing of what is sent, before the
-    /// connection fails with [`Error::PingTimeout`]; `None` or zero to wait for ever. Anything that
-    /// comes is a sign of life; the pong may be behind it. Only time that is spent reading counts: a
-    /// subscription that is full, and so pauses reading, is not held against the peer. (A peer may
-    /// hold it against this side: no ping is answered meanwhile.) Defaults to 20 seconds.
+    /// Sets how long a peer may be silent after a ping, or accept no bytes, before the connection
+    /// fails with [`Error::PingTimeout`].
     ///
-    /// So a peer that vanishes without a word is noticed after `ping_interval` and `ping_timeout` at the latest: 40
-    /// seconds by default. A peer that vanishes while it takes nothing of what is sent is noticed up to a sixteenth of that
-    /// time later. For a robot that is being driven, half a second and one and a half are better. Without
-    /// pings, it is not noticed as long as nothing is sent.
+    /// `None` and zero disable the limit. Any byte from the peer ends its silence, because the pong
+    /// may follow other messages. Only time spent reading counts: if a full subscription pauses
+    /// reading, the peer is not blamed. (This side answers no pings meanwhile, and the peer may
+    /// blame it.)
     ///
-    /// A peer that takes a little now and then is not given up, however slowly it reads. See
-    /// [`send_queue`](Self::send_queue) for what it can hold.
+    /// A peer that vanishes is detected after `ping_interval` and `ping_timeout` together: 40
+    /// seconds by default. If it vanishes while it accepts no bytes, this takes up to a sixteenth
+    /// of that time longer. Without pings, it is not detected as long as nothing is sent.
+    ///
+    /// A peer that accepts a few bytes now and then is not disconnected, however slowly it reads.
+    /// [`send_queue`](Self::send_queue) limits its cost.
+    ///
+    /// Defaults to 20 seconds. [`ping_interval`](Self::ping_interval) has an example.
     pub fn ping_timeout(&mut self, timeout: impl Into<Option<Duration>>) -> &mut Self {
         self.ping_timeout = timeout.into().filter(|timeout| !timeout.is_zero());
         self
     }
 
-    /// The longest message that is received, in bytes; a longer one ends the connection with
-    /// [`Error::MessageTooBig`] here and close code 1009 there, with the limit in the Close frame's
-    /// reason. Defaults to 16 MiB for clients and for [`pair`](Self::pair), and to **1 MiB for
-    /// servers** ([`accept`](Self::accept)), since anybody may connect to those.
+    /// Sets the maximum size of a received message, in bytes.
+    ///
+    /// A longer message ends the connection with [`Error::MessageTooBig`]. The peer receives close
+    /// code 1009, with the limit in the reason.
+    ///
+    /// Defaults to 16 MiB for clients and for [`pair`](Self::pair), and to **1 MiB for servers**
+    /// ([`accept`](Self::accept)), because strangers may connect to a server.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Options};
+    ///
+    /// let (robot, operator) = Options::new().max_message_size(10).pair();
+    /// operator.put_nowait("more than ten bytes")?;
+    /// assert!(matches!(robot.get(), Err(Error::MessageTooBig { limit: 10, .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn max_message_size(&mut self, bytes: usize) -> &mut Self {
         self.max_message_size = Some(bytes);
         self
     }
 
-    /// The longest message that is received.
+    /// Returns the maximum size of a received message.
     pub(crate) fn longest_message(&self) -> usize {
         self.max_message_size.unwrap_or(LONGEST_MESSAGE)
     }
 
-    /// The longest frame that is received, in bytes; as `max_message_size`, for a message's parts. A
-    /// frame takes memory as it arrives, whatever length it announces. Defaults to 16 MiB.
+    /// Sets the maximum size of a received frame, in bytes.
+    ///
+    /// A message may consist of several frames. A longer frame has the same effect as a message
+    /// over [`max_message_size`](Self::max_message_size). A frame takes memory as it arrives, not
+    /// by the length in its head.
+    ///
+    /// Defaults to 16 MiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Options};
+    ///
+    /// let (robot, operator) = Options::new().max_frame_size(1000).pair();
+    /// operator.put_nowait(vec![0u8; 2000])?;
+    /// assert!(matches!(robot.get(), Err(Error::MessageTooBig { limit: 1000, .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn max_frame_size(&mut self, bytes: usize) -> &mut Self {
         self.max_frame_size = bytes;
         self
     }
 
-    /// The longest frame that is of any use. One that fits no message is refused by its head, rather
-    /// than when all of it is in memory.
+    /// Returns the maximum size of a frame that can be part of a message. A longer frame is
+    /// rejected after its head, and not only when all of it is in memory.
     pub(crate) fn longest_frame(&self) -> usize {
-        // Control frames are no messages, and have up to 125 bytes (RFC 6455, section 5.5).
+        // Control frames are not messages and have up to 125 bytes (RFC 6455, section 5.5).
         self.max_frame_size.min(self.longest_message().max(125))
     }
 
-    /// How many bytes may be queued for sending, counting each message's payload, JSON as text, and
-    /// 64 bytes more; past it `put_nowait` says [`Full`](crate::PutError::Full) and `put` waits. A
-    /// single message may be larger, when nothing else is queued. Defaults to 16 MiB.
+    /// Sets the maximum number of bytes that are queued for sending.
     ///
-    /// A peer that reads slowly can hold so much for as long as it likes. A program for which that
-    /// is too slow closes the connection when [`put_timeout`](Websocket::put_timeout) fails, when
+    /// Each message counts with its payload (JSON as text) and 64 bytes more. At the limit,
+    /// `put_nowait` returns [`Full`](crate::PutError::Full), and `put` waits. A single message may
+    /// be larger if nothing else is queued.
+    ///
+    /// A slow peer can hold that much for as long as it likes. If that is too slow for your
+    /// program, close the connection when [`put_timeout`](Websocket::put_timeout) fails, when
     /// [`broadcast`](crate::ServerHandle::broadcast) returns it, or when
     /// [`stats().send_queue_bytes`](crate::Stats::send_queue_bytes) stays high.
+    ///
+    /// Defaults to 16 MiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    ///
+    /// // With `paused`, the peer reads nothing.
+    /// let (robot, _operator) = Options::new().send_queue(1000).paused(true).pair();
+    /// let error = loop {
+    ///     if let Err(error) = robot.put_nowait(vec![0u8; 900]) {
+    ///         break error;
+    ///     }
+    /// };
+    /// assert!(error.is_full());
+    /// ```
     pub fn send_queue(&mut self, bytes: usize) -> &mut Self {
         self.send_queue = bytes;
         self
     }
 
-    /// The queue of subscriptions made by `subscribe` and `get`. Defaults to `Queue::Block(1024)`.
+    /// Sets the kind of queue for the subscriptions of `subscribe` and `get`.
+    ///
+    /// Defaults to `Queue::Block(1024)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Options, Queue};
+    ///
+    /// let (robot, operator) = Options::new().receive_queue(Queue::Latest).pair();
+    /// let orders = robot.subscribe(); // keeps only the newest order
+    /// operator.put_nowait("forward")?;
+    /// assert_eq!(orders.get()?, "forward");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn receive_queue(&mut self, queue: Queue) -> &mut Self {
         self.receive_queue = queue;
         self
     }
 
-    /// Sets how many bytes may wait in one queue of received messages; each message counts with its
-    /// payload and 64 bytes more. Defaults to 16 MiB.
+    /// Sets the maximum number of bytes in one queue of received messages.
     ///
-    /// The limit holds for each subscription of kind [`Queue::Block`] or [`Queue::DropOldest`], for
-    /// all callbacks together, and for each
-    /// [`subscribe_concurrent`](Websocket::subscribe_concurrent), beside the limit of messages that
-    /// each of these has. When it is reached, a `DropOldest` queue drops its oldest messages; for
-    /// the others, reading pauses until something is taken. A single message may be longer, when
-    /// nothing else waits in that queue.
+    /// Each message counts with its payload and 64 bytes more. The limit applies to each
+    /// subscription of kind [`Queue::Block`] or [`Queue::DropOldest`], to all callbacks together,
+    /// and to each [`subscribe_concurrent`](Websocket::subscribe_concurrent), in addition to their
+    /// limit of messages. At the limit, a `DropOldest` queue drops its oldest messages; for the
+    /// others, reading pauses until a message is taken. A single message may be larger if the queue
+    /// is empty.
     ///
-    /// While a message waits in a subscription that is longer than an equal share (with the default
-    /// of 1024 messages: 16 KiB), shorter ones in the same queue count as much as that share.
+    /// While a subscription holds a message that is longer than an equal share (16 KiB with the
+    /// default of 1024 messages), shorter messages in the same queue count as that share.
     ///
-    /// The limits of callbacks do not count while a callback waits in `get` and the like, on whichever
-    /// connection: what it waits for may be behind them. A callback that waits for long without a
-    /// time-out so gives a peer that sends much as much memory as it likes.
+    /// The limits of callbacks do not apply while a callback waits in `get` or a similar method, on
+    /// any connection, because the message that it waits for may come after the limit. So a
+    /// callback that waits long without a timeout lets a peer use any amount of memory.
+    ///
+    /// Defaults to 16 MiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    ///
+    /// // For a server with many clients that send short messages.
+    /// let mut options = Options::new();
+    /// options.receive_queue_bytes(64 << 10).max_message_size(1 << 10);
+    /// ```
     pub fn receive_queue_bytes(&mut self, bytes: usize) -> &mut Self {
         self.receive_queue_bytes = bytes;
         self
     }
 
-    /// How many bytes are read from the socket at a time. Defaults to 16 KiB; at least 1 KiB.
+    /// Sets how many bytes are read from the socket at a time, at least 1 KiB.
+    ///
+    /// A smaller buffer saves memory and needs more system calls for long messages.
+    ///
+    /// Defaults to 16 KiB.
     pub fn read_buffer(&mut self, bytes: usize) -> &mut Self {
         self.read_buffer = bytes.max(1 << 10);
         self
     }
 
-    /// `TCP_NODELAY`: whether small messages are sent without waiting for more. Defaults to `true`.
+    /// Sets `TCP_NODELAY`: with `true`, a small message is sent without waiting for more data.
+    ///
+    /// Defaults to `true`.
     pub fn nodelay(&mut self, nodelay: bool) -> &mut Self {
         self.nodelay = nodelay;
         self
     }
 
-    /// Whether messages are held back until [`Websocket::resume`], so that several consumers can be
-    /// set up that must all see the first one. Reading pauses meanwhile. Defaults to `false`.
+    /// Sets whether messages are held back until [`Websocket::resume`].
+    ///
+    /// Reading pauses meanwhile, so that several consumers can be set up that must all receive the
+    /// first message.
+    ///
+    /// Defaults to `false`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    ///
+    /// let (robot, operator) = Options::new().paused(true).pair();
+    /// operator.put_nowait("forward")?;
+    /// let motors = robot.subscribe();
+    /// let recorder = robot.subscribe();
+    /// robot.resume();
+    /// assert_eq!(motors.get()?, recorder.get()?);
+    /// # operator.resume();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn paused(&mut self, paused: bool) -> &mut Self {
         self.paused = paused;
         self
     }
 
-    /// A header for the handshake, beside those of the handshake itself: on a client for the
-    /// request, on a server for the response. Given twice, a name is sent twice. Its value is in no
-    /// `Debug`, and is not sent to [where another host redirects](Self::max_redirects). Defaults to
-    /// none.
+    /// Adds a header to the handshake: to the request of a client, or to the response of a server.
+    ///
+    /// A name that is added twice is sent twice. The value appears in no `Debug` output, and is not
+    /// sent to [another host after a redirect](Self::max_redirects).
+    ///
+    /// Defaults to no additional headers.
+    ///
+    /// # Errors
+    ///
+    /// If HTTP does not allow the header, or the handshake itself sets it,
+    /// [`connect`](Self::connect) returns [`Error::InvalidOption`]. A server responds with status
+    /// 500, and the `Websocket` ends with that error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Options};
+    ///
+    /// let mut options = Options::new();
+    /// options.header("X-Robot", "seven");
+    /// options.header("Upgrade", "websocket"); // belongs to the handshake
+    /// let result = options.connect("ws://robot.local/");
+    /// assert!(matches!(result, Err(Error::InvalidOption { setting: "header", .. })));
+    /// ```
     pub fn header(&mut self, name: impl Into<String>, value: impl Into<String>) -> &mut Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    /// A header for a client's handshake whose value a function gives, anew for each attempt to
-    /// connect: for tokens that expire. It takes the place of one of the same name. As with
-    /// [`header`](Self::header), its value stays with the URL's host.
+    /// Adds a header to a client's handshake whose value a function returns for each attempt to
+    /// connect, for example a token that expires.
     ///
-    /// The function is called on the reader thread, before the time of
-    /// [`connect_timeout`](Self::connect_timeout) begins. Nobody can end it: while it takes its time, `close` may have
-    /// to return without it. When it fails, the attempt has failed, with [`Error::Header`]. A server that answers
-    /// 401 or 403 ends the `Websocket`, also with [`reconnect`](Self::reconnect): return a token that holds for a
-    /// while yet. It is called by reference (`Fn`): what it counts is an atomic. One that owns its own `Websocket` keeps
-    /// that open until either side closes it: give it a [`downgrade`](Websocket::downgrade)d one.
+    /// It replaces a header of the same name. As with [`header`](Self::header), the value is sent
+    /// to the URL's host only. If the function returns an error, the attempt fails with
+    /// [`Error::Header`]. A server that answers 401 or 403 ends the `Websocket`, also with
+    /// [`reconnect`](Self::reconnect): return a token that stays valid for a while.
+    ///
+    /// The function is called on the reader thread, before
+    /// [`connect_timeout`](Self::connect_timeout) starts. The function cannot be interrupted; if it
+    /// blocks, `close` returns [`Error::Timeout`] a second after
+    /// [`close_timeout`](Self::close_timeout) without waiting for it. If it captures its own
+    /// `Websocket`, the connection stays open until a side closes it; capture a
+    /// [`WeakWebsocket`](crate::WeakWebsocket) instead.
+    ///
+    /// Defaults to none.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use rtcbot_websocket::{Backoff, Options};
@@ -407,30 +658,40 @@ impl Options {
         self
     }
 
-    /// Whether a client connects again when its connection has ended, or did not come about, for a
-    /// reason that may pass, and how long it waits before each attempt; `None` for never. Defaults to never.
+    /// Sets whether and when a client connects again after a transient error.
     ///
-    /// * What may pass, [`Error::is_transient`] lists: a server that cannot be reached, a connection
-    ///   that is lost, a server that is going away. Anything else ends the `Websocket`, with that
-    ///   error: a 401, a certificate that is not trusted, a close with 1000.
-    /// * It is tried again for as long as it takes. To give up after a time, [`close`](Websocket::close). The waits grow
-    ///   up to [`Backoff::max`], 10 seconds; for a robot on a bad link, one second is better.
-    /// * Subscriptions, callbacks, the source and what is queued for sending survive, and all can be
-    ///   used meanwhile; `get` waits. [`on_ready`](Websocket::on_ready) is called for each connection,
-    ///   [`on_disconnect`](Websocket::on_disconnect) tells when one is lost and why, and
-    ///   [`last_error`](Websocket::last_error) why there is none now.
-    /// * **What is queued meanwhile is sent when there is a connection**, before anything that `on_ready` puts. A
-    ///   robot would get all the orders of the last minute at once: where only the newest counts, let the
-    ///   `Websocket` read them from a [`Queue::Latest`], as the [front page](crate#staying-connected) does.
-    /// * **What had been written to a connection that is lost may have been lost with it.** Nobody can
-    ///   tell whether the peer took it, and nothing is sent twice.
-    ///   [`stats().unconfirmed`](crate::Stats::unconfirmed) counts it. What has not been written is
-    ///   sent on the next connection.
-    /// * What the peer sends while there is no connection is the peer's to keep. What a slow consumer has yet to
-    ///   take of a connection that is lost it gets before what the next one brings, up to 16 MiB;
-    ///   what is more is dropped, and [counted](crate::Stats::dropped).
+    /// `None` disables it. This applies to URLs only; on servers it has no effect.
     ///
-    /// Only for URLs: on servers it means nothing.
+    /// * [`Error::is_transient`] lists the transient errors: the server cannot be reached, the
+    ///   connection is lost, the server is going away. Any other error ends the `Websocket`, for
+    ///   example a status 401, an untrusted certificate, or close code 1000.
+    /// * The client tries again without limit; call [`close`](Websocket::close) to give up. The
+    ///   waits grow up to [`Backoff::max`], 10 seconds; for a robot on a bad link, one second is
+    ///   better.
+    /// * Subscriptions, callbacks, the source and queued messages stay, and all methods work
+    ///   meanwhile; `get` waits. [`on_ready`](Websocket::on_ready) is called for each connection,
+    ///   [`on_disconnect`](Websocket::on_disconnect) reports the loss of one and the reason, and
+    ///   [`last_error`](Websocket::last_error) returns why there is none.
+    /// * **Messages queued while disconnected are sent after reconnecting**, before any that
+    ///   `on_ready` puts. A robot may receive a minute's worth of stale orders at once. If only the
+    ///   latest order matters, send from a [`Queue::Latest`] subscription, as on the [front
+    ///   page](crate#sending-only-the-newest).
+    /// * **Messages written to a lost connection may be lost.** It is not known whether the peer
+    ///   received them, and no message is sent twice.
+    ///   [`stats().unconfirmed`](crate::Stats::unconfirmed) counts them. Messages that were not
+    ///   written are sent over the next connection.
+    /// * Messages that the peer sends while disconnected are up to the peer. A slow consumer
+    ///   receives the rest of a lost connection's messages before those of the next one, up to 16
+    ///   MiB; more are dropped and [counted](crate::Stats::dropped).
+    ///
+    /// Defaults to `None`.
+    ///
+    /// # Errors
+    ///
+    /// [`connect`](Self::connect) returns [`Error::InvalidOption`] for a [`Backoff`] that cannot
+    /// work.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use rtcbot_websocket::{Backoff, Options};
@@ -438,8 +699,8 @@ impl Options {
     /// let ws = Options::new()
     ///     .reconnect(Backoff::default())
     ///     .connect("ws://robot.local:8080/drive")?;
-    /// ws.on_disconnect(|why| println!("lost the robot: {why}"));
-    /// ws.on_ready(|| println!("the robot is there"));
+    /// ws.on_disconnect(|reason| println!("lost the robot: {reason}"));
+    /// ws.on_ready(|| println!("the robot is connected"));
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
     pub fn reconnect(&mut self, backoff: impl Into<Option<Backoff>>) -> &mut Self {
@@ -447,16 +708,59 @@ impl Options {
         self
     }
 
-    /// A subprotocol (RFC 6455, section 1.9), most wanted first. A client offers them; a server
-    /// takes the first of its own that the client offers, or none. Which one it is,
-    /// [`Websocket::subprotocol`] tells; who cannot do without looks there once it is ready. Defaults to none.
+    /// Adds a subprotocol (RFC 6455, section 1.9), in order of preference.
+    ///
+    /// A client offers its subprotocols. A server chooses the first of its own that the client
+    /// offers, or none. [`Websocket::subprotocol`] returns the chosen one. A program that requires
+    /// one must check it when the connection is ready.
+    ///
+    /// Defaults to none.
+    ///
+    /// # Errors
+    ///
+    /// [`connect`](Self::connect) returns [`Error::InvalidOption`] for a name that is not an HTTP
+    /// token.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Options, Server};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws =
+    /// Options::new().subprotocol("drive.v2").subprotocol("drive.v1").connect(server.url())?;
+    /// let robot = Options::new().subprotocol("drive.v1").accept(server.next().unwrap());
+    /// ws.wait_ready()?;
+    /// assert_eq!(ws.subprotocol().as_deref(), Some("drive.v1"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn subprotocol(&mut self, name: impl Into<String>) -> &mut Self {
         self.subprotocols.push(name.into());
         self
     }
 
-    /// The user and password that a client sends as Basic authentication (RFC 7617), for where they
-    /// are not in the URL, as `ws://user:password@host` has them. Defaults to none.
+    /// Sets the user and password that a client sends as Basic authentication (RFC 7617).
+    ///
+    /// A URL may contain them instead, as in `ws://user:password@host`.
+    ///
+    /// Defaults to none.
+    ///
+    /// # Errors
+    ///
+    /// [`connect`](Self::connect) returns [`Error::InvalidOption`] for a user with a colon, and if
+    /// there is an `Authorization` header as well.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Options, Server};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Options::new().basic_auth("operator", "secret").connect(server.url())?;
+    /// let request = server.next().unwrap();
+    /// assert!(request.basic_auth().unwrap().matches("operator", "secret"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn basic_auth(
         &mut self,
         user: impl Into<String>,
@@ -469,74 +773,139 @@ impl Options {
         self
     }
 
-    /// The `Origin` that a client's request tells; only browsers have to. Defaults to none.
+    /// Sets the `Origin` header of a client's request, which only browsers must send.
+    ///
+    /// Defaults to none.
     pub fn origin(&mut self, origin: impl Into<String>) -> &mut Self {
         self.origin = Some(origin.into());
         self
     }
 
-    /// The `User-Agent` that a client's request tells; empty for none. Defaults to
-    /// `rtcbot-websocket/` and its version.
+    /// Sets the `User-Agent` header of a client's request. An empty text sends none.
+    ///
+    /// Defaults to `rtcbot-websocket/` and its version.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Options, Server};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Options::new().user_agent("robot/7").connect(server.url())?;
+    /// assert_eq!(server.next().unwrap().header("User-Agent"), Some("robot/7"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn user_agent(&mut self, user_agent: impl Into<String>) -> &mut Self {
         self.user_agent = user_agent.into();
         self
     }
 
-    /// How many redirects (status 301, 302, 303, 307, 308) a client follows. Defaults to 0: a
-    /// redirect is [`Error::Refused`], as one without a `Location` or with several different ones
-    /// always is.
+    /// Sets how many redirects (status 301, 302, 303, 307, 308) a client follows.
     ///
-    /// One that leads from `wss` to `ws` is not followed. On another host or port, the server is
-    /// told nothing but what the settings [`subprotocol`](Self::subprotocol),
-    /// [`origin`](Self::origin) and [`user_agent`](Self::user_agent) say: all other headers and the
-    /// URL's user and password are left out. (A token among the subprotocols goes along.)
+    /// One more redirect is [`Error::Refused`], and so is a redirect without a `Location` or with
+    /// several different ones. A redirect from `wss` to `ws` is not followed.
+    ///
+    /// Another host or port receives only the headers of [`subprotocol`](Self::subprotocol),
+    /// [`origin`](Self::origin) and [`user_agent`](Self::user_agent). All other headers and the
+    /// URL's user and password are left out. (A token among the subprotocols is sent.)
+    ///
+    /// Defaults to 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Options, Server, http};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Options::new().max_redirects(1).connect(format!("{}/old", server.url()))?;
+    /// let redirect = http::Response::builder().status(307).header("Location", "/new").body("")?;
+    /// server.next().unwrap().respond_with(redirect)?;
+    /// assert_eq!(server.next().unwrap().path(), "/new");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn max_redirects(&mut self, redirects: usize) -> &mut Self {
         self.max_redirects = redirects;
         self
     }
 
-    /// The proxy that a client connects through: `http://[user:password@]host:port` (`CONNECT`),
-    /// `socks5://…` (this side resolves the server's name) or `socks5h://…` (the proxy does). Not for
-    /// Unix sockets. Defaults to none.
+    /// Sets the proxy for a client.
+    ///
+    /// The URL is `http://[user:password@]host:port` (method `CONNECT`), `socks5://…` (this side
+    /// resolves the server's name) or `socks5h://…` (the proxy resolves it). Unix sockets are
+    /// connected without a proxy.
+    ///
+    /// Defaults to none.
+    ///
+    /// # Errors
+    ///
+    /// [`connect`](Self::connect) returns [`Error::InvalidOption`] for any other URL.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::Options;
+    ///
+    /// let ws = Options::new()
+    ///     .proxy("socks5h://proxy.local:1080")
+    ///     .connect("wss://robot.example/drive")?;
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     pub fn proxy(&mut self, url: impl Into<String>) -> &mut Self {
         self.proxy = Some(url.into());
         self
     }
 
-    /// Whether a client asks the environment for a proxy, if [`proxy`](Self::proxy) gives none:
-    /// `http_proxy` for `ws` URLs, `https_proxy` or `HTTPS_PROXY` for `wss`, `all_proxy` or `ALL_PROXY`
-    /// for both, unless `no_proxy` or `NO_PROXY` lists the server. (Not `HTTP_PROXY`, which in a
-    /// CGI program is a request's header.) A [link-local address](Websocket::connect) is reached
-    /// directly if
-    /// `no_proxy` lists it, with or without its network interface, and not at all through a proxy.
+    /// Sets whether a client uses the proxy that the environment names, if [`proxy`](Self::proxy)
+    /// is not set.
+    ///
+    /// The variables are `http_proxy` for `ws` URLs, `https_proxy` and `HTTPS_PROXY` for `wss`
+    /// URLs, and `all_proxy` and `ALL_PROXY` for both. `no_proxy` or `NO_PROXY` lists the servers
+    /// that are connected directly. (`HTTP_PROXY` is not read: in a CGI program, a request's header
+    /// sets it.) A [link-local address](Websocket::connect) is connected directly if `no_proxy`
+    /// lists it, with or without its network interface, and never through a proxy.
+    ///
     /// Defaults to `false`.
     pub fn proxy_from_env(&mut self, look: bool) -> &mut Self {
         self.proxy_from_env = look;
         self
     }
 
-    /// A further site whose pages may connect to this server, as browsers say in the `Origin` header: for
-    /// example `https://robot.example`, or `https://robot.example:8443`. May be given more than once.
+    /// Adds a site whose pages may connect to this server, for example `https://robot.example` or
+    /// `https://robot.example:8443`.
     ///
-    /// Browsers let every page connect to every WebSocket, with the user's cookies, so it is the
-    /// server that must look whose page it is. By default only pages from the server itself may
-    /// connect: the origin's host and port are those of the request's `Host` header. On a server
-    /// with TLS, the page must have come over `https`, too; one without may have a proxy in front
-    /// that has TLS, and takes both. Others are answered 403. Programs that are no browsers need
-    /// not send an origin; then it is not looked at.
+    /// Browsers let every page connect to every WebSocket, with the user's cookies, so the server
+    /// must check the `Origin` header. By default only the server's own pages may connect: the
+    /// origin's host and port must be those of the request's `Host` header. On a server with TLS,
+    /// the origin must also be `https`; a server without TLS accepts both, because a proxy in front
+    /// of it may have TLS. Other pages receive status 403. Clients other than browsers need not
+    /// send an origin; without one, there is no check.
     ///
-    /// Whoever owns a name can have it lead to any address, also to one that only the user's browser
-    /// reaches (DNS rebinding); the default does not tell such a page from the server's own. A server on
-    /// `localhost` or in a private network names its origins here, and adds `allow_origin_if(|_| false)`:
-    /// then no others may connect.
+    /// The default does not detect DNS rebinding: an attacker can make a name lead to any address,
+    /// including one that only the user's browser reaches, and the page then counts as the server's
+    /// own. A server on `localhost` or in a private network should name its origins here, and
+    /// reject all others with `allow_origin_if(|_| false)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    ///
+    /// let mut options = Options::new();
+    /// options.allow_origin("https://robot.example").allow_origin_if(|_| false);
+    /// ```
     pub fn allow_origin(&mut self, origin: impl Into<String>) -> &mut Self {
         self.origins.allow(origin.into());
         self
     }
 
-    /// Lets a function decide, on the reader thread, which origins may connect: about those that
-    /// [`allow_origin`](Self::allow_origin) does not name, and about the server's own pages too. `|_|
-    /// true` lets every page connect: then check who it is in another way.
+    /// Sets a function that decides which origins may connect.
+    ///
+    /// It is called on the reader thread, for origins that [`allow_origin`](Self::allow_origin)
+    /// does not name, including the server's own. With `|_| true`, every page may connect:
+    /// authenticate clients in another way then.
+    ///
+    /// Defaults to allowing the server's own pages. [`allow_origin`](Self::allow_origin) has an
+    /// example.
     pub fn allow_origin_if(
         &mut self,
         f: impl Fn(&str) -> bool + Send + Sync + 'static,
@@ -545,13 +914,13 @@ impl Options {
         self
     }
 
-    /// The headers of a client's request beyond those of the handshake itself.
+    /// Returns the headers of a client's request, without those of the handshake itself.
     fn request_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
         let mut headers = self.checked_headers()?;
         if let Some(credentials) = &self.basic_auth {
             let value = authorization(credentials).ok_or_else(|| Error::InvalidOption {
                 setting: "basic_auth",
-                reason: "the user has a colon in it, which HTTP cannot say".into(),
+                reason: "the user contains a colon, which HTTP cannot send".into(),
             })?;
             let renewed = self.renewed_headers.iter();
             let mut renewed = renewed.map(|(name, _)| name.as_str());
@@ -586,8 +955,8 @@ impl Options {
         }
         if !self.subprotocols.is_empty() {
             for (index, name) in self.subprotocols.iter().enumerate() {
-                // The tokens of HTTP, which header names are made of too. Which one it is, and not
-                // its text: that may be a secret.
+                // HTTP tokens have the syntax of header names. The error shows the name's number
+                // and not its text, which may be a secret.
                 HeaderName::from_bytes(name.as_bytes()).map_err(|_| Error::InvalidOption {
                     setting: "subprotocol",
                     reason: format!("number {} is not an HTTP token", index + 1),
@@ -599,7 +968,7 @@ impl Options {
         Ok(headers)
     }
 
-    /// The headers of a server's response beyond those of the handshake itself.
+    /// Returns the headers of a server's response, without those of the handshake itself.
     pub(crate) fn response_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
         self.checked_headers()
     }
@@ -617,7 +986,7 @@ impl Options {
             let parsed = checked_name(name)?;
             let value = HeaderValue::from_str(value);
             let mut value = value.map_err(|error| bad_header(name, error.to_string()))?;
-            // Nobody but the program knows which of its headers are secrets.
+            // Any of the program's headers may be a secret.
             value.set_sensitive(true);
             headers.push((parsed, value));
         }
@@ -625,14 +994,25 @@ impl Options {
     }
 }
 
-/// TLS, for clients, with the feature `native-tls`; a server's is set where it
-/// [listens](crate::Server::bind_tls). By default the server's certificate has to be for the URL's
-/// host, and signed by one that the system trusts. It names the host among its alternative names; a
-/// certificate without those is accepted where the TLS library (as OpenSSL does) takes its common
-/// name for the host.
+/// TLS for clients, with the feature `native-tls`. A server's TLS is set with
+/// [`Server::bind_tls`](crate::Server::bind_tls).
+///
+/// By default, the server's certificate must be valid for the URL's host, and signed by an
+/// authority that the system trusts. The host must be among its alternative names. A certificate
+/// without alternative names is accepted if the TLS library compares the common name instead, as
+/// OpenSSL does.
 #[cfg(feature = "native-tls")]
 impl Options {
-    /// One or more certificates that are trusted beside the system's, in PEM. May be given more than once.
+    /// Adds trusted root certificates, in PEM.
+    ///
+    /// They are trusted in addition to the system's. The text may contain several certificates.
+    ///
+    /// # Errors
+    ///
+    /// [`connect`](Self::connect) returns [`Error::InvalidOption`] if the text contains no valid
+    /// certificate.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use rtcbot_websocket::Options;
@@ -647,46 +1027,74 @@ impl Options {
         self
     }
 
-    /// A certificate that is trusted beside the system's, in DER. May be given more than once.
+    /// Adds a trusted root certificate, in DER.
+    ///
+    /// It is trusted in addition to the system's.
+    ///
+    /// # Errors
+    ///
+    /// [`connect`](Self::connect) returns [`Error::InvalidOption`] if it is not a certificate.
     pub fn root_certificate_der(&mut self, der: impl Into<Vec<u8>>) -> &mut Self {
         self.tls.add_der(der.into());
         self
     }
 
-    /// The certificate and key that this client shows to a server that asks for them:
-    /// `native_tls::Identity::from_pkcs8` reads PEM, `from_pkcs12` reads PKCS#12. Defaults to none.
+    /// Sets the certificate and key of this client, for servers that request them.
+    ///
+    /// `native_tls::Identity::from_pkcs8` reads PEM, and `from_pkcs12` reads PKCS#12.
+    ///
+    /// Defaults to none.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Options, native_tls::Identity};
+    ///
+    /// let identity = Identity::from_pkcs8(&std::fs::read("cert.pem")?,
+    /// &std::fs::read("key.pem")?)?;
+    /// let ws = Options::new().client_identity(identity).connect("wss://robot.local/drive")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn client_identity(&mut self, identity: native_tls::Identity) -> &mut Self {
         self.tls.set_identity(identity);
         self
     }
 
-    /// The oldest version of TLS that is spoken. Defaults to TLS 1.2.
+    /// Sets the minimum version of TLS.
+    ///
+    /// Defaults to TLS 1.2.
     pub fn min_tls_version(&mut self, version: native_tls::Protocol) -> &mut Self {
         self.tls.set_min_protocol(version);
         self
     }
 
-    /// Whether a server is believed to be who it is **without any proof**: then whoever can answer in
-    /// its place can read and change everything. Defaults to `false`.
+    /// Sets whether the server's certificate is **not checked**.
+    ///
+    /// With `true`, anyone who can answer in the server's place can read and change everything.
+    ///
+    /// Defaults to `false`.
     pub fn danger_accept_invalid_certs(&mut self, accept: bool) -> &mut Self {
         self.tls.accept_invalid_certs(accept);
         self
     }
 
-    /// A ready-made connector, for settings that are not here; the other TLS settings do not count then.
+    /// Sets a ready-made connector, for settings that are missing here. The other TLS settings have
+    /// no effect then.
+    ///
+    /// Defaults to none.
     pub fn tls_connector(&mut self, connector: native_tls::TlsConnector) -> &mut Self {
         self.tls.set_connector(connector);
         self
     }
 }
 
-/// The moment when a time that begins now is over, however long it is.
+/// Returns the end of a time that begins now, capped at 100 years so that it can be represented.
 pub(crate) fn deadline_after(timeout: Duration) -> Instant {
     const AN_AGE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     Instant::now() + timeout.min(AN_AGE)
 }
 
-/// Without what may be secret: of headers only the names, of a proxy only that there is one.
+/// Leaves out what may be secret: the values of headers, and the proxy's URL.
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.headers.iter().map(|(name, _)| name);
@@ -710,7 +1118,7 @@ impl fmt::Debug for Options {
             .field("paused", &self.paused)
             .field("reconnect", &self.reconnect)
             .field("headers", &names)
-            // Where there is no other place for it, a token is put there.
+            // A subprotocol may be a token, because browsers can send no other header.
             .field("subprotocols", &self.subprotocols.len())
             .field("basic_auth", &self.basic_auth.is_some())
             .field("origin", &self.origin)
