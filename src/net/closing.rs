@@ -1,7 +1,7 @@
 //! The closing handshake (RFC 6455, section 7) as a state machine: no I/O, no threads, no clock.
 //!
-//! The threads report events and carry out the resulting actions. The machine decides which side
-//! sends the first Close frame and when the connection is shut down.
+//! The threads report events and carry out the resulting actions. The machine decides when this
+//! side sends its one Close frame, and when the connection is shut down.
 
 use crate::error::CloseFrame;
 
