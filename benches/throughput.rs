@@ -1,9 +1,9 @@
-//! This crate compared with blocking tungstenite in one run: round trips and one-way messages per
-//! second.
+//! Compares this crate with raw blocking tungstenite: round trips, and one-way messages per second.
 //!
-//! `cargo bench --bench throughput`. Machines differ and are shared: compare lines of one run only.
+//! Run it with `cargo bench --bench throughput`. Compare only the lines of one run with each other,
+//! because machines differ and other programs use them too.
 
-// Items made by `criterion_group!` have no documentation.
+// The items that `criterion_group!` generates have no docs.
 #![allow(missing_docs)]
 
 use std::net::{TcpListener, TcpStream};
@@ -14,20 +14,20 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use rtcbot_websocket::{Bytes, Message, Options, Queue, Server, Websocket};
 use tungstenite::Message as Wire;
 
-/// What the tungstenite peer does with a message.
+/// The commands of the raw peer.
 #[derive(Clone, Copy)]
 enum Peer {
     /// Sends every message back.
     Echo,
-    /// Reads as many messages as the text says, then sends one back.
+    /// Reads the number of messages in the text, then sends one back.
     Sink,
-    /// Sends as many messages as the text says.
+    /// Sends the number of messages in the text.
     Flood(usize),
-    /// The text begins with a number; sends the rest of it that many times.
+    /// Sends the text after the number that many times.
     Repeat,
 }
 
-/// A server on blocking tungstenite, for any number of connections.
+/// Starts a server on raw blocking tungstenite, for any number of connections.
 fn raw_server(peer: Peer) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
@@ -92,7 +92,7 @@ fn client(url: &str) -> Websocket {
     ws
 }
 
-/// An echo server on this crate: one thread for each connection, `get` and `put`.
+/// Starts an echo server on this crate: one thread per connection, `get` and `put`.
 fn server() -> String {
     let server = Server::bind("127.0.0.1:0").unwrap();
     let url = server.url().to_owned();
@@ -213,7 +213,7 @@ fn receives(c: &mut Criterion) {
     }
 }
 
-/// As `receives`, for text messages: in JSON mode each one is parsed when it arrives.
+/// Like `receives`, with text messages, which JSON mode checks on arrival.
 fn receives_text(c: &mut Criterion) {
     let object = r#"{"motor": 1, "speed": 0.25, "name": "left", "on": true, "at": 12345}"#;
     let cases = [
@@ -265,7 +265,7 @@ fn receives_text(c: &mut Criterion) {
     group.finish();
 }
 
-/// The cost of one more subscription: the publisher alone, with queues that never fill.
+/// Measures the cost of another subscription: the publisher alone, with queues that never fill.
 fn fan_out(c: &mut Criterion) {
     let mut group = c.benchmark_group("fan_out");
     group.throughput(Throughput::Elements(1));

@@ -1,9 +1,10 @@
-//! This crate compared with blocking tungstenite, both over TLS, in one run: round trips, and
-//! messages in both directions at once.
+//! Compares this crate with raw blocking tungstenite, both over TLS: round trips, and messages in
+//! both directions at once.
 //!
-//! `cargo bench --bench tls`. Machines differ and are shared: compare lines of one run only.
+//! Run it with `cargo bench --bench tls`. Compare only the lines of one run with each other,
+//! because machines differ and other programs use them too.
 
-// Items made by `criterion_group!` have no documentation.
+// The items that `criterion_group!` generates have no docs.
 #![allow(missing_docs)]
 
 use std::net::{TcpListener, TcpStream};
@@ -16,7 +17,7 @@ use rtcbot_websocket::native_tls::{Certificate, Identity, TlsAcceptor, TlsConnec
 use rtcbot_websocket::{Message, Options, Server, Subscription, Websocket};
 use tungstenite::Message as Wire;
 
-/// A certificate, made at the start.
+/// The certificate, generated at the start.
 struct Pki {
     certificate: String,
     identity: Identity,
@@ -58,7 +59,7 @@ fn raw_client(pki: &Pki, url: &str) -> Raw {
     tungstenite::client(url, stream).unwrap().0
 }
 
-/// An echo server on blocking tungstenite: one thread for each connection.
+/// Starts an echo server on raw blocking tungstenite: one thread per connection.
 fn raw_server(pki: &Pki) -> String {
     let acceptor = pki.acceptor();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -80,7 +81,7 @@ fn raw_server(pki: &Pki) -> String {
     url
 }
 
-/// A client and the server's end of the same connection.
+/// Returns a client and the server's end of the same connection.
 fn raw_pair(pki: &Pki) -> (Raw, Raw) {
     let acceptor = pki.acceptor();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -97,7 +98,7 @@ fn client(pki: &Pki, url: &str) -> Websocket {
     ws
 }
 
-/// An echo server on this crate: one thread for each connection, `get` and `put`.
+/// Starts an echo server on this crate: one thread per connection, `get` and `put`.
 fn server(pki: &Pki) -> String {
     let server = Server::bind_tls("127.0.0.1:0", pki.identity.clone()).unwrap();
     let url = server.url().to_owned();
@@ -116,10 +117,10 @@ fn server(pki: &Pki) -> String {
     url
 }
 
-/// One end of a connection, and the messages that arrive there.
+/// One end of a connection, and its received messages.
 type End = (Websocket, Subscription<Message>);
 
-/// A client and the server's end of the same connection.
+/// Returns a client and the server's end of the same connection.
 fn pair(pki: &Pki) -> (End, End) {
     let mut server = Server::bind_tls("127.0.0.1:0", pki.identity.clone()).unwrap();
     let url = server.url().to_owned();
@@ -188,8 +189,8 @@ fn own_receive(subscription: &Subscription<Message>, n: u64) {
     }
 }
 
-/// One message in each direction is one element. The time ends when both sides have received the
-/// last one.
+/// One element is one message in each direction. The time ends when the last message has arrived on
+/// both sides.
 fn both_directions(c: &mut Criterion) {
     let pki = Pki::new();
     let mut group = c.benchmark_group("tls_both_directions_256B");
@@ -228,7 +229,7 @@ fn both_directions(c: &mut Criterion) {
     group.finish();
 }
 
-/// The same in one direction: a difference there does not come from sharing the session.
+/// The same in one direction, to separate the effect of the shared TLS session.
 fn one_direction(c: &mut Criterion) {
     let pki = Pki::new();
     let mut group = c.benchmark_group("tls_one_direction_256B");

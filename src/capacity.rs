@@ -1,38 +1,36 @@
-//! How many connections the servers of this process accept, unless the program sets a number.
+//! The default number of connections of all servers of this process.
 //!
-//! Connections cost threads, memory maps, address space and descriptors. What is left of each when
-//! a server is made is divided: a part is for the program, and the rest is for connections.
-//! Without that, strangers could take all of it, and the next `thread::spawn` of the program would
-//! panic.
+//! Connections need threads, memory maps, address space and descriptors. What is left of each when
+//! a server is made is divided between the program and the connections. Otherwise strangers could
+//! use all of it, and the next `thread::spawn` of the program would panic.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::os_limits::{self, Limit, Unit};
 
-/// The threads of a connection: two of its own, one for callbacks, one for its handler.
+/// The threads of a connection: two of its own, one for callbacks, and one for its handler.
 const THREADS: u64 = 4;
 
-/// What is left for the program at least: so many descriptors, and what so many threads take.
+/// The minimum reserve of the program: this many descriptors, and the needs of this many threads.
 const SPARE: u64 = 16;
 
-/// How many connections there may be where no limit on threads can be read: on systems other than
-/// Linux.
+/// The number of connections if no limit on threads can be read, as on systems other than Linux.
 const UNKNOWN: u64 = 500;
 
-/// How many connections may wait for their request's head, whatever there is room for: poll(2)
-/// looks at each of them every time.
+/// The maximum number of connections that wait for their request's head, because poll(2) checks
+/// each of them every time.
 const MAX_WAITING: u64 = 1024;
 
-/// The connections that servers of this process have accepted as requests.
+/// The connections that servers of this process have accepted, with a complete head.
 pub(crate) static CONNECTIONS: Count = Count(AtomicUsize::new(0));
 
-/// The connections that have not sent a request's head, or are being told why they are refused.
+/// The connections without a complete head, and the rejected ones that have not ended.
 pub(crate) static WAITING: Count = Count(AtomicUsize::new(0));
 
-/// Counts something in this process.
+/// A number of objects in this process. Relaxed is enough: no other data depends on it.
 pub(crate) struct Count(AtomicUsize);
 
-/// One of what is counted, until it is dropped.
+/// One counted object. Dropping it decrements the number.
 pub(crate) struct Taken(&'static Count);
 
 impl Count {
@@ -52,28 +50,28 @@ impl Drop for Taken {
     }
 }
 
-/// How many of each there may be in this process.
+/// The numbers of connections that this process can have.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Capacity {
     pub(crate) connections: usize,
     pub(crate) waiting: usize,
-    /// The limit that leaves no room for more connections.
+    /// The limit that determines the number of connections.
     pub(crate) why: String,
 }
 
 impl Capacity {
-    /// Reads the limits, which takes milliseconds.
+    /// Reads the limits. This takes milliseconds.
     pub(crate) fn now() -> Capacity {
         let more = Capacity::beside(&os_limits::all());
         Capacity {
-            // The limits count those that exist as used.
+            // The limits count existing connections as used.
             connections: more.connections + CONNECTIONS.now(),
             waiting: more.waiting + WAITING.now(),
             why: more.why,
         }
     }
 
-    /// Returns how many there may be in addition to those that there are.
+    /// Returns the numbers of additional connections.
     fn beside(limits: &[Limit]) -> Capacity {
         let (descriptors, of_threads): (Vec<&Limit>, Vec<&Limit>) = limits
             .iter()
@@ -126,47 +124,47 @@ mod tests {
         }
     }
 
-    fn room(limits: &[Limit]) -> (usize, usize) {
+    fn capacity(limits: &[Limit]) -> (usize, usize) {
         let capacity = Capacity::beside(limits);
         (capacity.connections, capacity.waiting)
     }
 
     #[test]
-    fn a_quarter_of_what_is_left_of_the_scarcest_is_for_the_program() {
+    fn a_quarter_of_the_scarcest_resource_is_for_the_program() {
         let threads = limit(Unit::Threads, 1000, 33_000);
-        assert_eq!(room(std::slice::from_ref(&threads)), (6000, 1024));
+        assert_eq!(capacity(std::slice::from_ref(&threads)), (6000, 1024));
         let maps = limit(Unit::Maps, 530, 64_530);
-        assert_eq!(room(&[threads.clone(), maps.clone()]), (3000, 1024));
+        assert_eq!(capacity(&[threads.clone(), maps.clone()]), (3000, 1024));
         let space = limit(Unit::Space, 100, 1700);
-        assert_eq!(room(&[threads, maps.clone(), space]), (100, 1024));
+        assert_eq!(capacity(&[threads, maps.clone(), space]), (100, 1024));
         let why = Capacity::beside(&[maps]).why;
         assert!(why.contains("530 memory maps, of the 64530"), "{why}");
     }
 
     #[test]
-    fn descriptors_are_for_connections_for_those_that_wait_and_for_the_program() {
+    fn descriptors_are_shared_by_connections_waiting_clients_and_the_program() {
         let threads = limit(Unit::Threads, 0, 1_000_000);
         let few = limit(Unit::Descriptors, 24, 1024);
-        assert_eq!(room(&[threads.clone(), few]), (500, 250));
+        assert_eq!(capacity(&[threads.clone(), few]), (500, 250));
         let many = limit(Unit::Descriptors, 0, 100_000);
-        assert_eq!(room(&[threads, many]), (75_000 - 1024, 1024));
+        assert_eq!(capacity(&[threads, many]), (75_000 - 1024, 1024));
     }
 
     #[test]
-    fn where_there_is_little_the_program_has_the_most_of_it() {
+    fn the_program_has_most_of_what_is_scarce() {
         let threads = limit(Unit::Threads, 10, 50);
-        assert_eq!(room(&[threads]).0, 6);
+        assert_eq!(capacity(&[threads]).0, 6);
         let threads = limit(Unit::Threads, 30, 50);
         let descriptors = limit(Unit::Descriptors, 30, 50);
-        assert_eq!(room(&[threads, descriptors]), (1, 1));
-        // More than all is used where a limit was lowered.
-        assert_eq!(room(&[limit(Unit::Threads, 60, 50)]).0, 1);
+        assert_eq!(capacity(&[threads, descriptors]), (1, 1));
+        // A limit that was lowered may be exceeded.
+        assert_eq!(capacity(&[limit(Unit::Threads, 60, 50)]).0, 1);
     }
 
     #[test]
-    fn where_no_limit_on_threads_is_known_there_is_a_number() {
-        assert_eq!(room(&[]), (500, 1024));
-        assert_eq!(room(&[limit(Unit::Descriptors, 6, 256)]), (126, 62));
-        assert_eq!(room(&[limit(Unit::Descriptors, 6, 100_000)]).0, 500);
+    fn without_a_known_limit_on_threads_there_is_a_default() {
+        assert_eq!(capacity(&[]), (500, 1024));
+        assert_eq!(capacity(&[limit(Unit::Descriptors, 6, 256)]), (126, 62));
+        assert_eq!(capacity(&[limit(Unit::Descriptors, 6, 100_000)]).0, 500);
     }
 }

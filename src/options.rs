@@ -1,4 +1,4 @@
-//! Every setting of a connection, with its unit and its default, and checks of these.
+//! All settings, with their units and defaults.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,12 +19,16 @@ use crate::net::tls_settings::TlsSettings;
 use crate::panics::Guarded;
 use crate::pubsub::Queue;
 
-/// The default maximum size of a received message: of clients, and of servers.
+/// The default maximum size of a received message: for a client, and for a server.
 const LONGEST_MESSAGE: usize = 16 << 20;
 const SERVERS_MESSAGE: usize = 1 << 20;
 
-/// All settings of a connection. Used like [`std::fs::OpenOptions`]: set them, then call
-/// [`connect`](Self::connect) or [`accept`](Self::accept), as often as needed.
+/// The settings of a [`Websocket`].
+///
+/// Set them as with [`std::fs::OpenOptions`], then call [`connect`](Self::connect) or
+/// [`accept`](Self::accept), any number of times.
+///
+/// # Examples
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -36,7 +40,7 @@ const SERVERS_MESSAGE: usize = 1 << 20;
 ///     .receive_queue(Queue::Latest)
 ///     .connect("ws://robot.local:8080/ws")?;
 ///
-/// let mut plain = Options::new(); // to keep
+/// let mut plain = Options::new(); // to use several times
 /// plain.json(false);
 /// let other = plain.connect("ws://other.local:8080/ws")?;
 /// # Ok::<(), rtcbot_websocket::Error>(())
@@ -107,7 +111,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Returns all settings at their defaults.
+    /// Returns the default settings.
     pub fn new() -> Self {
         Self::default()
     }
@@ -159,77 +163,161 @@ impl Options {
         ConnectRequest::new(target, self.request_headers()?, renewed, proxy)
     }
 
-    /// Returns the request that a client with these settings sends.
+    /// Returns the request that these settings make for a URL, without connecting.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn request(&self, url: &str) -> Result<http::Request<()>> {
         self.connect_request(url)?.request()
     }
 
-    /// Sets whether messages are JSON, as RTCBot's `json` parameter does: see
-    /// [`Message`](crate::Message). Defaults to `true`.
+    /// Sets whether messages are JSON, as RTCBot's parameter `json` does.
+    ///
+    /// [`Message`](crate::Message) describes both modes. [`pair`](Self::pair) has an example.
+    ///
+    /// Defaults to `true`.
     pub fn json(&mut self, json: bool) -> &mut Self {
         self.json = json;
         self
     }
 
-    /// Sets how long name look-up, TCP connection, proxy, TLS and handshake may take together.
+    /// Sets the time limit for connecting.
+    ///
+    /// It covers name resolution, the TCP connection, the proxy, TLS and the handshake together. At
+    /// the limit, the attempt fails with [`Error::ConnectTimeout`].
+    ///
     /// Defaults to 10 seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Options};
+    /// use std::time::Duration;
+    ///
+    /// let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let url = format!("ws://{}/", silent.local_addr()?);
+    /// let ws = Options::new().connect_timeout(Duration::from_millis(50)).connect(url)?;
+    /// assert!(matches!(ws.wait_ready(), Err(Error::ConnectTimeout { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn connect_timeout(&mut self, timeout: Duration) -> &mut Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Sets how long closing may take: sending what is queued, and the closing handshake. After
-    /// that, the connection is shut down. Defaults to 5 seconds.
+    /// Sets the time limit for closing.
+    ///
+    /// It covers sending the queued messages and the closing handshake. At the limit, the
+    /// connection is shut down.
+    ///
+    /// Defaults to 5 seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    /// use std::time::Duration;
+    ///
+    /// let (robot, operator) = Options::new().close_timeout(Duration::from_secs(20)).pair();
+    /// robot.put_nowait("sent before the connection closes")?;
+    /// robot.close()?;
+    /// assert!(operator.get().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn close_timeout(&mut self, timeout: Duration) -> &mut Self {
         self.close_timeout = timeout;
         self
     }
 
-    /// Sets how long dropping the last handle waits: until what is queued is sent and the closing
-    /// handshake is done. After that, the connection is shut down. Defaults to 1 second.
+    /// Sets how long dropping the last handle waits.
+    ///
+    /// It waits for the queued messages to be sent and for the closing handshake. At the limit, the
+    /// connection is shut down.
+    ///
+    /// Defaults to 1 second.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    /// use std::time::Duration;
+    ///
+    /// let (robot, operator) = Options::new().linger(Duration::from_secs(20)).pair();
+    /// robot.put_nowait("sent before the connection closes")?;
+    /// drop(robot);
+    /// assert!(operator.get().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn linger(&mut self, linger: Duration) -> &mut Self {
         self.linger = linger;
         self
     }
 
-    /// Sets how often a ping is sent to the peer, whatever else is sent; `None` or zero for never.
+    /// Sets how often the peer is sent a ping, whatever else is sent.
+    ///
+    /// `None` and zero disable pings. A ping keeps network devices from dropping an idle
+    /// connection. Its pong shows that the peer is alive and has received the bytes before the ping
+    /// ([`Stats::unconfirmed`](crate::Stats::unconfirmed)), and measures the round trip
+    /// ([`Websocket::latency`]).
+    ///
     /// Defaults to 20 seconds.
     ///
-    /// A ping keeps routers from dropping an idle connection. Its answer shows that the peer is
-    /// there, that it has taken what was sent before
-    /// ([`Stats::unconfirmed`](crate::Stats::unconfirmed)), and how long a round trip takes
-    /// ([`Websocket::latency`](crate::Websocket::latency)).
+    /// # Examples
+    ///
+    /// For a robot that is being driven, detect a lost connection within two seconds:
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    /// use std::time::Duration;
+    ///
+    /// let (robot, operator) = Options::new()
+    ///     .ping_interval(Duration::from_millis(500))
+    ///     .ping_timeout(Duration::from_millis(1500))
+    ///     .pair();
+    /// # drop((robot, operator));
+    /// ```
     pub fn ping_interval(&mut self, interval: impl Into<Option<Duration>>) -> &mut Self {
         self.ping_interval = interval.into().filter(|interval| !interval.is_zero());
         self
     }
 
-    /// Sets how long a peer may be silent after a ping, or take nothing of what is sent, before the
-    /// connection fails with [`Error::PingTimeout`]; `None` or zero to wait for ever. Defaults to
-    /// 20 seconds.
+    /// Sets how long a peer may be silent after a ping, or accept no bytes, before the connection
+    /// fails with [`Error::PingTimeout`].
     ///
-    /// Any received byte counts as a sign of life, since the pong may be behind it. Only time that
-    /// is spent reading counts: a full subscription, which pauses reading, is not held against the
-    /// peer. (The peer may hold it against this side: no ping is answered meanwhile.)
+    /// `None` and zero disable the limit. Any byte from the peer ends its silence, because the pong
+    /// may follow other messages. Only time spent reading counts: if a full subscription pauses
+    /// reading, the peer is not blamed. (This side answers no pings meanwhile, and the peer may
+    /// blame it.)
     ///
-    /// A peer that vanishes is noticed after `ping_interval` plus `ping_timeout` at the latest: 40
-    /// seconds by default. If it vanishes while it takes nothing of what is sent, it is noticed up
-    /// to a sixteenth of that time later. Half a second and one and a half are better for a robot
-    /// that is being driven. Without pings, it is not noticed as long as nothing is sent.
+    /// A peer that vanishes is detected after `ping_interval` and `ping_timeout` together: 40
+    /// seconds by default. If it vanishes while it accepts no bytes, this takes up to a sixteenth
+    /// of that time longer. Without pings, it is not detected as long as nothing is sent.
     ///
-    /// A peer that takes a little now and then does not fail, however slowly it reads. See
-    /// [`send_queue`](Self::send_queue) for what it can hold.
+    /// A peer that accepts a few bytes now and then is not disconnected, however slowly it reads.
+    /// [`send_queue`](Self::send_queue) limits its cost.
+    ///
+    /// Defaults to 20 seconds. [`ping_interval`](Self::ping_interval) has an example.
     pub fn ping_timeout(&mut self, timeout: impl Into<Option<Duration>>) -> &mut Self {
         self.ping_timeout = timeout.into().filter(|timeout| !timeout.is_zero());
         self
     }
 
-    /// Sets the maximum size of a received message, in bytes. A longer message ends the connection,
-    /// with [`Error::MessageTooBig`] on this side and close code 1009 on the other; the Close
-    /// frame's reason contains the limit. Defaults to 16 MiB for clients and for
-    /// [`pair`](Self::pair), and to **1 MiB for servers** ([`accept`](Self::accept)), since anybody
-    /// may connect to those.
+    /// Sets the maximum size of a received message, in bytes.
+    ///
+    /// A longer message ends the connection with [`Error::MessageTooBig`]. The peer receives close
+    /// code 1009, with the limit in the reason.
+    ///
+    /// Defaults to 16 MiB for clients and for [`pair`](Self::pair), and to **1 MiB for servers**
+    /// ([`accept`](Self::accept)), because strangers may connect to a server.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Options};
+    ///
+    /// let (robot, operator) = Options::new().max_message_size(10).pair();
+    /// operator.put_nowait("more than ten bytes")?;
+    /// assert!(matches!(robot.get(), Err(Error::MessageTooBig { limit: 10, .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn max_message_size(&mut self, bytes: usize) -> &mut Self {
         self.max_message_size = Some(bytes);
         self
@@ -240,105 +328,211 @@ impl Options {
         self.max_message_size.unwrap_or(LONGEST_MESSAGE)
     }
 
-    /// Sets the maximum size of a received frame, in bytes: as `max_message_size`, for the parts of
-    /// a message. A frame takes memory as it arrives, whatever length it announces. Defaults to 16
-    /// MiB.
+    /// Sets the maximum size of a received frame, in bytes.
+    ///
+    /// A message may consist of several frames. A longer frame has the same effect as a message
+    /// over [`max_message_size`](Self::max_message_size). A frame takes memory as it arrives, not
+    /// by the length in its head.
+    ///
+    /// Defaults to 16 MiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Options};
+    ///
+    /// let (robot, operator) = Options::new().max_frame_size(1000).pair();
+    /// operator.put_nowait(vec![0u8; 2000])?;
+    /// assert!(matches!(robot.get(), Err(Error::MessageTooBig { limit: 1000, .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn max_frame_size(&mut self, bytes: usize) -> &mut Self {
         self.max_frame_size = bytes;
         self
     }
 
-    /// Returns the maximum size of a frame that can be of use. A frame that fits no message is
-    /// refused when its head has arrived, before it takes memory.
+    /// Returns the maximum size of a frame that can be part of a message. A longer frame is
+    /// rejected after its head, and not only when all of it is in memory.
     pub(crate) fn longest_frame(&self) -> usize {
-        // Control frames are not messages, and have up to 125 bytes (RFC 6455, section 5.5).
+        // Control frames are not messages and have up to 125 bytes (RFC 6455, section 5.5).
         self.max_frame_size.min(self.longest_message().max(125))
     }
 
-    /// Sets how many bytes may be queued for sending. Each message counts with its payload, JSON as
-    /// text, and 64 bytes more. When they are reached, `put_nowait` returns
-    /// [`Full`](crate::PutError::Full) and `put` waits. A single message may be larger if nothing
-    /// else is queued. Defaults to 16 MiB.
+    /// Sets the maximum number of bytes that are queued for sending.
     ///
-    /// A peer that reads slowly can hold that much for as long as it likes. A program for which
-    /// that is too slow closes the connection when [`put_timeout`](crate::Websocket::put_timeout)
-    /// fails, when [`broadcast`](crate::ServerHandle::broadcast) returns it, or when
+    /// Each message counts with its payload (JSON as text) and 64 bytes more. At the limit,
+    /// `put_nowait` returns [`Full`](crate::PutError::Full), and `put` waits. A single message may
+    /// be larger if nothing else is queued.
+    ///
+    /// A slow peer can hold that much for as long as it likes. If that is too slow for your
+    /// program, close the connection when [`put_timeout`](Websocket::put_timeout) fails, when
+    /// [`broadcast`](crate::ServerHandle::broadcast) returns it, or when
     /// [`stats().send_queue_bytes`](crate::Stats::send_queue_bytes) stays high.
+    ///
+    /// Defaults to 16 MiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    ///
+    /// // With `paused`, the peer reads nothing.
+    /// let (robot, _operator) = Options::new().send_queue(1000).paused(true).pair();
+    /// let error = loop {
+    ///     if let Err(error) = robot.put_nowait(vec![0u8; 900]) {
+    ///         break error;
+    ///     }
+    /// };
+    /// assert!(error.is_full());
+    /// ```
     pub fn send_queue(&mut self, bytes: usize) -> &mut Self {
         self.send_queue = bytes;
         self
     }
 
-    /// Sets the queue of subscriptions that `subscribe` and `get` make. Defaults to
-    /// `Queue::Block(1024)`.
+    /// Sets the kind of queue for the subscriptions of `subscribe` and `get`.
+    ///
+    /// Defaults to `Queue::Block(1024)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Options, Queue};
+    ///
+    /// let (robot, operator) = Options::new().receive_queue(Queue::Latest).pair();
+    /// let orders = robot.subscribe(); // keeps only the newest order
+    /// operator.put_nowait("forward")?;
+    /// assert_eq!(orders.get()?, "forward");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn receive_queue(&mut self, queue: Queue) -> &mut Self {
         self.receive_queue = queue;
         self
     }
 
-    /// Sets how many bytes may wait in one queue of received messages. Each message counts with its
-    /// payload and 64 bytes more. Defaults to 16 MiB.
+    /// Sets the maximum number of bytes in one queue of received messages.
     ///
-    /// The limit holds for each subscription of kind [`Queue::Block`] or [`Queue::DropOldest`], for
-    /// all callbacks together, and for each
-    /// [`subscribe_concurrent`](crate::Websocket::subscribe_concurrent), in addition to the limit
-    /// of messages that each of these has. When it is reached, a `DropOldest` queue drops its
-    /// oldest messages; for the others, reading pauses until something is taken. A single message
-    /// may be longer if nothing else waits in that queue.
+    /// Each message counts with its payload and 64 bytes more. The limit applies to each
+    /// subscription of kind [`Queue::Block`] or [`Queue::DropOldest`], to all callbacks together,
+    /// and to each [`subscribe_concurrent`](Websocket::subscribe_concurrent), in addition to their
+    /// limit of messages. At the limit, a `DropOldest` queue drops its oldest messages; for the
+    /// others, reading pauses until a message is taken. A single message may be larger if the queue
+    /// is empty.
     ///
-    /// While a subscription contains a message that is longer than an equal share (with the default
-    /// of 1024 messages: 16 KiB), shorter messages in it count as much as that share.
+    /// While a subscription holds a message that is longer than an equal share (16 KiB with the
+    /// default of 1024 messages), shorter messages in the same queue count as that share.
     ///
-    /// The limits of callbacks do not count while a callback waits in `get` and the like, on any
-    /// connection: the message that it waits for may come later than theirs. So a callback that
-    /// waits for long without a timeout lets a peer that sends much use as much memory as it likes.
+    /// The limits of callbacks do not apply while a callback waits in `get` or a similar method, on
+    /// any connection, because the message that it waits for may come after the limit. So a
+    /// callback that waits long without a timeout lets a peer use any amount of memory.
+    ///
+    /// Defaults to 16 MiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    ///
+    /// // For a server with many clients that send short messages.
+    /// let mut options = Options::new();
+    /// options.receive_queue_bytes(64 << 10).max_message_size(1 << 10);
+    /// ```
     pub fn receive_queue_bytes(&mut self, bytes: usize) -> &mut Self {
         self.receive_queue_bytes = bytes;
         self
     }
 
-    /// Sets how many bytes are read from the socket at a time. Defaults to 16 KiB; at least 1 KiB.
+    /// Sets how many bytes are read from the socket at a time, at least 1 KiB.
+    ///
+    /// A smaller buffer saves memory and needs more system calls for long messages.
+    ///
+    /// Defaults to 16 KiB.
     pub fn read_buffer(&mut self, bytes: usize) -> &mut Self {
         self.read_buffer = bytes.max(1 << 10);
         self
     }
 
-    /// Sets `TCP_NODELAY`: whether small messages are sent without waiting for more. Defaults to
-    /// `true`.
+    /// Sets `TCP_NODELAY`: with `true`, a small message is sent without waiting for more data.
+    ///
+    /// Defaults to `true`.
     pub fn nodelay(&mut self, nodelay: bool) -> &mut Self {
         self.nodelay = nodelay;
         self
     }
 
-    /// Sets whether messages are held back until [`Websocket::resume`](crate::Websocket::resume),
-    /// so that several consumers can be set up that must all see the first one. Reading pauses
-    /// meanwhile. Defaults to `false`.
+    /// Sets whether messages are held back until [`Websocket::resume`].
+    ///
+    /// Reading pauses meanwhile, so that several consumers can be set up that must all receive the
+    /// first message.
+    ///
+    /// Defaults to `false`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    ///
+    /// let (robot, operator) = Options::new().paused(true).pair();
+    /// operator.put_nowait("forward")?;
+    /// let motors = robot.subscribe();
+    /// let recorder = robot.subscribe();
+    /// robot.resume();
+    /// assert_eq!(motors.get()?, recorder.get()?);
+    /// # operator.resume();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn paused(&mut self, paused: bool) -> &mut Self {
         self.paused = paused;
         self
     }
 
-    /// Adds a header to the handshake: on a client to the request, on a server to the response. A
-    /// name that is added twice is sent twice. The value is left out of every `Debug`, and is not
-    /// sent to [another host after a redirect](Self::max_redirects). Defaults to none.
+    /// Adds a header to the handshake: to the request of a client, or to the response of a server.
+    ///
+    /// A name that is added twice is sent twice. The value appears in no `Debug` output, and is not
+    /// sent to [another host after a redirect](Self::max_redirects).
+    ///
+    /// Defaults to no additional headers.
+    ///
+    /// # Errors
+    ///
+    /// If HTTP does not allow the header, or the handshake itself sets it,
+    /// [`connect`](Self::connect) returns [`Error::InvalidOption`]. A server responds with status
+    /// 500, and the `Websocket` ends with that error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Options};
+    ///
+    /// let mut options = Options::new();
+    /// options.header("X-Robot", "seven");
+    /// options.header("Upgrade", "websocket"); // belongs to the handshake
+    /// let result = options.connect("ws://robot.local/");
+    /// assert!(matches!(result, Err(Error::InvalidOption { setting: "header", .. })));
+    /// ```
     pub fn header(&mut self, name: impl Into<String>, value: impl Into<String>) -> &mut Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    /// Adds a header to a client's handshake whose value a function computes, anew for each attempt
-    /// to connect: for tokens that expire. It replaces one of the same name. As with
-    /// [`header`](Self::header), its value is sent only to the URL's host.
+    /// Adds a header to a client's handshake whose value a function returns for each attempt to
+    /// connect, for example a token that expires.
     ///
-    /// The function is called on the reader thread, before
-    /// [`connect_timeout`](Self::connect_timeout) begins. It cannot be interrupted: while it runs,
-    /// `close` may have to return before the connection has ended. When it fails, the attempt fails
-    /// with [`Error::Header`]. A server that answers 401 or 403 ends the `Websocket`, also with
+    /// It replaces a header of the same name. As with [`header`](Self::header), the value is sent
+    /// to the URL's host only. If the function returns an error, the attempt fails with
+    /// [`Error::Header`]. A server that answers 401 or 403 ends the `Websocket`, also with
     /// [`reconnect`](Self::reconnect): return a token that stays valid for a while.
     ///
-    /// The function is an `Fn`: use an atomic to count in it. If it owns its own `Websocket`, it
-    /// keeps that open until either side closes it. Give it a
-    /// [`downgrade`](crate::Websocket::downgrade)d handle.
+    /// The function is called on the reader thread, before
+    /// [`connect_timeout`](Self::connect_timeout) starts. The function cannot be interrupted; if it
+    /// blocks, `close` returns [`Error::Timeout`] a second after
+    /// [`close_timeout`](Self::close_timeout) without waiting for it. If it captures its own
+    /// `Websocket`, the connection stays open until a side closes it; capture a
+    /// [`WeakWebsocket`](crate::WeakWebsocket) instead.
+    ///
+    /// Defaults to none.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use rtcbot_websocket::{Backoff, Options};
@@ -366,32 +560,40 @@ impl Options {
         self
     }
 
-    /// Sets whether a client connects again when its connection has ended, or could not be made,
-    /// for a transient reason, and how long it waits before each attempt; `None` for never.
-    /// Defaults to never.
+    /// Sets whether and when a client connects again after a transient error.
     ///
-    /// * [`Error::is_transient`] lists the transient reasons: a server that cannot be reached, a
-    ///   connection that is lost, a server that is going away. Any other reason ends the
-    ///   `Websocket`, with that error: a 401, a certificate that is not trusted, a close with 1000.
-    /// * There is no limit on attempts. To give up after a time, call
-    ///   [`close`](crate::Websocket::close). The waits grow up to [`Backoff::max`], 10 seconds; one
-    ///   second is better for a robot on a bad link.
-    /// * Subscriptions, callbacks, the source and what is queued for sending are kept, and all can
-    ///   be used meanwhile; `get` waits. [`on_ready`](crate::Websocket::on_ready) is called for
-    ///   each connection, [`on_disconnect`](crate::Websocket::on_disconnect) with the reason when
-    ///   one is lost. [`last_error`](crate::Websocket::last_error) returns why there is none now.
-    /// * **What is queued meanwhile is sent when there is a connection**, before anything that
-    ///   `on_ready` puts. A robot would get all the orders of the last minute at once: if only the
-    ///   newest counts, let the `Websocket` read them from a [`Queue::Latest`], as the [front
-    ///   page](crate#staying-connected) does.
-    /// * **What was written to a connection that is lost may be lost with it.** This side cannot
-    ///   know whether the peer took it, and nothing is sent twice.
-    ///   [`stats().unconfirmed`](crate::Stats::unconfirmed) counts it. What was not written is sent
-    ///   on the next connection.
-    /// * What a slow consumer has not taken yet of a lost connection, it gets before the messages
-    ///   of the next one, up to 16 MiB. The rest is dropped, and [counted](crate::Stats::dropped).
+    /// `None` disables it. This applies to URLs only; on servers it has no effect.
     ///
-    /// Has no effect on servers.
+    /// * [`Error::is_transient`] lists the transient errors: the server cannot be reached, the
+    ///   connection is lost, the server is going away. Any other error ends the `Websocket`, for
+    ///   example a status 401, an untrusted certificate, or close code 1000.
+    /// * The client tries again without limit; call [`close`](Websocket::close) to give up. The
+    ///   waits grow up to [`Backoff::max`], 10 seconds; for a robot on a bad link, one second is
+    ///   better.
+    /// * Subscriptions, callbacks, the source and queued messages stay, and all methods work
+    ///   meanwhile; `get` waits. [`on_ready`](Websocket::on_ready) is called for each connection,
+    ///   [`on_disconnect`](Websocket::on_disconnect) reports the loss of one and the reason, and
+    ///   [`last_error`](Websocket::last_error) returns why there is none.
+    /// * **Messages queued while disconnected are sent after reconnecting**, before any that
+    ///   `on_ready` puts. A robot may receive a minute's worth of stale orders at once. If only the
+    ///   latest order matters, send from a [`Queue::Latest`] subscription, as on the [front
+    ///   page](crate#sending-only-the-newest).
+    /// * **Messages written to a lost connection may be lost.** It is not known whether the peer
+    ///   received them, and no message is sent twice.
+    ///   [`stats().unconfirmed`](crate::Stats::unconfirmed) counts them. Messages that were not
+    ///   written are sent over the next connection.
+    /// * Messages that the peer sends while disconnected are up to the peer. A slow consumer
+    ///   receives the rest of a lost connection's messages before those of the next one, up to 16
+    ///   MiB; more are dropped and [counted](crate::Stats::dropped).
+    ///
+    /// Defaults to `None`.
+    ///
+    /// # Errors
+    ///
+    /// [`connect`](Self::connect) returns [`Error::InvalidOption`] for a [`Backoff`] that cannot
+    /// work.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use rtcbot_websocket::{Backoff, Options};
@@ -399,8 +601,8 @@ impl Options {
     /// let ws = Options::new()
     ///     .reconnect(Backoff::default())
     ///     .connect("ws://robot.local:8080/drive")?;
-    /// ws.on_disconnect(|why| println!("lost the robot: {why}"));
-    /// ws.on_ready(|| println!("the robot is there"));
+    /// ws.on_disconnect(|reason| println!("lost the robot: {reason}"));
+    /// ws.on_ready(|| println!("the robot is connected"));
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
     pub fn reconnect(&mut self, backoff: impl Into<Option<Backoff>>) -> &mut Self {
@@ -408,17 +610,59 @@ impl Options {
         self
     }
 
-    /// Adds a subprotocol (RFC 6455, section 1.9); the preferred one comes first. A client offers
-    /// all of them. A server chooses the first of its own that the client offers, or none.
-    /// [`Websocket::subprotocol`](crate::Websocket::subprotocol) returns the chosen one; a program
-    /// that needs one checks it when the connection is ready. Defaults to none.
+    /// Adds a subprotocol (RFC 6455, section 1.9), in order of preference.
+    ///
+    /// A client offers its subprotocols. A server chooses the first of its own that the client
+    /// offers, or none. [`Websocket::subprotocol`] returns the chosen one. A program that requires
+    /// one must check it when the connection is ready.
+    ///
+    /// Defaults to none.
+    ///
+    /// # Errors
+    ///
+    /// [`connect`](Self::connect) returns [`Error::InvalidOption`] for a name that is not an HTTP
+    /// token.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Options, Server};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws =
+    /// Options::new().subprotocol("drive.v2").subprotocol("drive.v1").connect(server.url())?;
+    /// let robot = Options::new().subprotocol("drive.v1").accept(server.next().unwrap());
+    /// ws.wait_ready()?;
+    /// assert_eq!(ws.subprotocol().as_deref(), Some("drive.v1"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn subprotocol(&mut self, name: impl Into<String>) -> &mut Self {
         self.subprotocols.push(name.into());
         self
     }
 
-    /// Sets the user and password that a client sends as Basic authentication (RFC 7617), if they
-    /// are not in the URL, as in `ws://user:password@host`. Defaults to none.
+    /// Sets the user and password that a client sends as Basic authentication (RFC 7617).
+    ///
+    /// A URL may contain them instead, as in `ws://user:password@host`.
+    ///
+    /// Defaults to none.
+    ///
+    /// # Errors
+    ///
+    /// [`connect`](Self::connect) returns [`Error::InvalidOption`] for a user with a colon, and if
+    /// there is an `Authorization` header as well.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Options, Server};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Options::new().basic_auth("operator", "secret").connect(server.url())?;
+    /// let request = server.next().unwrap();
+    /// assert!(request.basic_auth().unwrap().matches("operator", "secret"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn basic_auth(
         &mut self,
         user: impl Into<String>,
@@ -431,75 +675,139 @@ impl Options {
         self
     }
 
-    /// Sets the `Origin` header of a client's request. Only browsers must send one. Defaults to
-    /// none.
+    /// Sets the `Origin` header of a client's request, which only browsers must send.
+    ///
+    /// Defaults to none.
     pub fn origin(&mut self, origin: impl Into<String>) -> &mut Self {
         self.origin = Some(origin.into());
         self
     }
 
-    /// Sets the `User-Agent` header of a client's request; empty for none. Defaults to
-    /// `rtcbot-websocket/` and its version.
+    /// Sets the `User-Agent` header of a client's request. An empty text sends none.
+    ///
+    /// Defaults to `rtcbot-websocket/` and its version.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Options, Server};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Options::new().user_agent("robot/7").connect(server.url())?;
+    /// assert_eq!(server.next().unwrap().header("User-Agent"), Some("robot/7"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn user_agent(&mut self, user_agent: impl Into<String>) -> &mut Self {
         self.user_agent = user_agent.into();
         self
     }
 
-    /// Sets how many redirects (status 301, 302, 303, 307, 308) a client follows. Defaults to 0: a
-    /// redirect is [`Error::Refused`], as one without a `Location` or with several different ones
-    /// always is.
+    /// Sets how many redirects (status 301, 302, 303, 307, 308) a client follows.
     ///
-    /// A redirect from `wss` to `ws` is not followed. On another host or port, the server is sent
-    /// only the settings [`subprotocol`](Self::subprotocol), [`origin`](Self::origin) and
-    /// [`user_agent`](Self::user_agent): all other headers and the URL's user and password are left
-    /// out. (A token among the subprotocols is sent.)
+    /// One more redirect is [`Error::Refused`], and so is a redirect without a `Location` or with
+    /// several different ones. A redirect from `wss` to `ws` is not followed.
+    ///
+    /// Another host or port receives only the headers of [`subprotocol`](Self::subprotocol),
+    /// [`origin`](Self::origin) and [`user_agent`](Self::user_agent). All other headers and the
+    /// URL's user and password are left out. (A token among the subprotocols is sent.)
+    ///
+    /// Defaults to 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Options, Server, http};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Options::new().max_redirects(1).connect(format!("{}/old", server.url()))?;
+    /// let redirect = http::Response::builder().status(307).header("Location", "/new").body("")?;
+    /// server.next().unwrap().respond_with(redirect)?;
+    /// assert_eq!(server.next().unwrap().path(), "/new");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn max_redirects(&mut self, redirects: usize) -> &mut Self {
         self.max_redirects = redirects;
         self
     }
 
-    /// Sets the proxy that a client connects through: `http://[user:password@]host:port`
-    /// (`CONNECT`), `socks5://…` (this side resolves the server's name) or `socks5h://…` (the proxy
-    /// does). Not for Unix sockets. Defaults to none.
+    /// Sets the proxy for a client.
+    ///
+    /// The URL is `http://[user:password@]host:port` (method `CONNECT`), `socks5://…` (this side
+    /// resolves the server's name) or `socks5h://…` (the proxy resolves it). Unix sockets are
+    /// connected without a proxy.
+    ///
+    /// Defaults to none.
+    ///
+    /// # Errors
+    ///
+    /// [`connect`](Self::connect) returns [`Error::InvalidOption`] for any other URL.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::Options;
+    ///
+    /// let ws = Options::new()
+    ///     .proxy("socks5h://proxy.local:1080")
+    ///     .connect("wss://robot.example/drive")?;
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     pub fn proxy(&mut self, url: impl Into<String>) -> &mut Self {
         self.proxy = Some(url.into());
         self
     }
 
-    /// Sets whether a client looks for a proxy in the environment, if [`proxy`](Self::proxy) sets
-    /// none: `http_proxy` for `ws` URLs, `https_proxy` or `HTTPS_PROXY` for `wss`, `all_proxy` or
-    /// `ALL_PROXY` for both, unless `no_proxy` or `NO_PROXY` lists the server. (Not `HTTP_PROXY`,
-    /// which in a CGI program is a header of a request.) A [link-local
-    /// address](crate::Websocket::connect) is connected to directly if `no_proxy` lists it, with or
-    /// without its network interface; it cannot be reached through a proxy. Defaults to `false`.
+    /// Sets whether a client uses the proxy that the environment names, if [`proxy`](Self::proxy)
+    /// is not set.
+    ///
+    /// The variables are `http_proxy` for `ws` URLs, `https_proxy` and `HTTPS_PROXY` for `wss`
+    /// URLs, and `all_proxy` and `ALL_PROXY` for both. `no_proxy` or `NO_PROXY` lists the servers
+    /// that are connected directly. (`HTTP_PROXY` is not read: in a CGI program, a request's header
+    /// sets it.) A [link-local address](Websocket::connect) is connected directly if `no_proxy`
+    /// lists it, with or without its network interface, and never through a proxy.
+    ///
+    /// Defaults to `false`.
     pub fn proxy_from_env(&mut self, look: bool) -> &mut Self {
         self.proxy_from_env = look;
         self
     }
 
-    /// Allows the pages of another site to connect to this server. Browsers send the site in the
-    /// `Origin` header: for example `https://robot.example`, or `https://robot.example:8443`. May
-    /// be called more than once.
+    /// Adds a site whose pages may connect to this server, for example `https://robot.example` or
+    /// `https://robot.example:8443`.
     ///
     /// Browsers let every page connect to every WebSocket, with the user's cookies, so the server
-    /// must check which page connects. By default only pages from the server itself may connect:
-    /// the origin's host and port are those of the request's `Host` header. On a server with TLS,
-    /// the page must have come over `https`, too; a server without TLS accepts both, since a proxy
-    /// in front of it may have TLS. Other pages are answered 403. Programs other than browsers need
-    /// not send an origin; then it is not checked.
+    /// must check the `Origin` header. By default only the server's own pages may connect: the
+    /// origin's host and port must be those of the request's `Host` header. On a server with TLS,
+    /// the origin must also be `https`; a server without TLS accepts both, because a proxy in front
+    /// of it may have TLS. Other pages receive status 403. Clients other than browsers need not
+    /// send an origin; without one, there is no check.
     ///
-    /// The owner of a name can make it lead to any address, also to one that only the user's
-    /// browser reaches (DNS rebinding). The default cannot tell such a page from the server's own.
-    /// A server on `localhost` or in a private network allows its origins here, and adds
-    /// `allow_origin_if(|_| false)`: then no others may connect.
+    /// The default does not detect DNS rebinding: an attacker can make a name lead to any address,
+    /// including one that only the user's browser reaches, and the page then counts as the server's
+    /// own. A server on `localhost` or in a private network should name its origins here, and
+    /// reject all others with `allow_origin_if(|_| false)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    ///
+    /// let mut options = Options::new();
+    /// options.allow_origin("https://robot.example").allow_origin_if(|_| false);
+    /// ```
     pub fn allow_origin(&mut self, origin: impl Into<String>) -> &mut Self {
         self.origins.allow(origin.into());
         self
     }
 
-    /// Lets a function decide, on the reader thread, which origins may connect: those that
-    /// [`allow_origin`](Self::allow_origin) does not allow, and the server's own pages. `|_| true`
-    /// lets every page connect: then authenticate the client in another way.
+    /// Sets a function that decides which origins may connect.
+    ///
+    /// It is called on the reader thread, for origins that [`allow_origin`](Self::allow_origin)
+    /// does not name, including the server's own. With `|_| true`, every page may connect:
+    /// authenticate clients in another way then.
+    ///
+    /// Defaults to allowing the server's own pages. [`allow_origin`](Self::allow_origin) has an
+    /// example.
     pub fn allow_origin_if(
         &mut self,
         f: impl Fn(&str) -> bool + Send + Sync + 'static,
@@ -508,13 +816,13 @@ impl Options {
         self
     }
 
-    /// Returns the headers of a client's request in addition to those of the handshake itself.
+    /// Returns the headers of a client's request, without those of the handshake itself.
     fn request_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
         let mut headers = self.checked_headers()?;
         if let Some(credentials) = &self.basic_auth {
             let value = authorization(credentials).ok_or_else(|| Error::InvalidOption {
                 setting: "basic_auth",
-                reason: "the user has a colon in it, which HTTP cannot say".into(),
+                reason: "the user contains a colon, which HTTP cannot send".into(),
             })?;
             let renewed = self.renewed_headers.iter();
             let mut renewed = renewed.map(|(name, _)| name.as_str());
@@ -549,8 +857,8 @@ impl Options {
         }
         if !self.subprotocols.is_empty() {
             for (index, name) in self.subprotocols.iter().enumerate() {
-                // A header's name is an HTTP token as well. The error has the number and not the
-                // text, which may be a secret.
+                // HTTP tokens have the syntax of header names. The error shows the name's number
+                // and not its text, which may be a secret.
                 HeaderName::from_bytes(name.as_bytes()).map_err(|_| Error::InvalidOption {
                     setting: "subprotocol",
                     reason: format!("number {} is not an HTTP token", index + 1),
@@ -562,7 +870,7 @@ impl Options {
         Ok(headers)
     }
 
-    /// Returns the headers of a server's response in addition to those of the handshake itself.
+    /// Returns the headers of a server's response, without those of the handshake itself.
     pub(crate) fn response_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
         self.checked_headers()
     }
@@ -580,7 +888,7 @@ impl Options {
             let parsed = checked_name(name)?;
             let value = HeaderValue::from_str(value);
             let mut value = value.map_err(|error| bad_header(name, error.to_string()))?;
-            // Only the program knows which of its headers are secrets.
+            // Any of the program's headers may be a secret.
             value.set_sensitive(true);
             headers.push((parsed, value));
         }
@@ -588,15 +896,25 @@ impl Options {
     }
 }
 
-/// TLS for clients, with the feature `native-tls`. A server's TLS is set where it
-/// [listens](crate::Server::bind_tls). By default the server's certificate must be for the URL's
-/// host, and signed by one that the system trusts. It must contain the host among its alternative
-/// names; a certificate without these is accepted if the TLS library (as OpenSSL does) uses its
-/// common name.
+/// TLS for clients, with the feature `native-tls`. A server's TLS is set with
+/// [`Server::bind_tls`](crate::Server::bind_tls).
+///
+/// By default, the server's certificate must be valid for the URL's host, and signed by an
+/// authority that the system trusts. The host must be among its alternative names. A certificate
+/// without alternative names is accepted if the TLS library compares the common name instead, as
+/// OpenSSL does.
 #[cfg(feature = "native-tls")]
 impl Options {
-    /// Trusts one or more certificates, in PEM, in addition to the system's. May be called more
-    /// than once.
+    /// Adds trusted root certificates, in PEM.
+    ///
+    /// They are trusted in addition to the system's. The text may contain several certificates.
+    ///
+    /// # Errors
+    ///
+    /// [`connect`](Self::connect) returns [`Error::InvalidOption`] if the text contains no valid
+    /// certificate.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use rtcbot_websocket::Options;
@@ -611,34 +929,61 @@ impl Options {
         self
     }
 
-    /// Trusts a certificate, in DER, in addition to the system's. May be called more than once.
+    /// Adds a trusted root certificate, in DER.
+    ///
+    /// It is trusted in addition to the system's.
+    ///
+    /// # Errors
+    ///
+    /// [`connect`](Self::connect) returns [`Error::InvalidOption`] if it is not a certificate.
     pub fn root_certificate_der(&mut self, der: impl Into<Vec<u8>>) -> &mut Self {
         self.tls.add_der(der.into());
         self
     }
 
-    /// Sets the certificate and key that this client presents to a server that asks for them:
-    /// `native_tls::Identity::from_pkcs8` reads PEM, `from_pkcs12` reads PKCS#12. Defaults to none.
+    /// Sets the certificate and key of this client, for servers that request them.
+    ///
+    /// `native_tls::Identity::from_pkcs8` reads PEM, and `from_pkcs12` reads PKCS#12.
+    ///
+    /// Defaults to none.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Options, native_tls::Identity};
+    ///
+    /// let identity = Identity::from_pkcs8(&std::fs::read("cert.pem")?,
+    /// &std::fs::read("key.pem")?)?;
+    /// let ws = Options::new().client_identity(identity).connect("wss://robot.local/drive")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn client_identity(&mut self, identity: native_tls::Identity) -> &mut Self {
         self.tls.set_identity(identity);
         self
     }
 
-    /// Sets the oldest version of TLS that is accepted. Defaults to TLS 1.2.
+    /// Sets the minimum version of TLS.
+    ///
+    /// Defaults to TLS 1.2.
     pub fn min_tls_version(&mut self, version: native_tls::Protocol) -> &mut Self {
         self.tls.set_min_protocol(version);
         self
     }
 
-    /// Sets whether a server is trusted **without any proof** of its identity: then whoever can
-    /// answer in its place can read and change everything. Defaults to `false`.
+    /// Sets whether the server's certificate is **not checked**.
+    ///
+    /// With `true`, anyone who can answer in the server's place can read and change everything.
+    ///
+    /// Defaults to `false`.
     pub fn danger_accept_invalid_certs(&mut self, accept: bool) -> &mut Self {
         self.tls.accept_invalid_certs(accept);
         self
     }
 
-    /// Sets a ready-made connector, for settings that are not here. The other TLS settings are then
-    /// ignored.
+    /// Sets a ready-made connector, for settings that are missing here. The other TLS settings have
+    /// no effect then.
+    ///
+    /// Defaults to none.
     pub fn tls_connector(&mut self, connector: native_tls::TlsConnector) -> &mut Self {
         self.tls.set_connector(connector);
         self
@@ -670,7 +1015,7 @@ impl fmt::Debug for Options {
             .field("paused", &self.paused)
             .field("reconnect", &self.reconnect)
             .field("headers", &names)
-            // Programs put tokens there if there is no other place.
+            // A subprotocol may be a token, because browsers can send no other header.
             .field("subprotocols", &self.subprotocols.len())
             .field("basic_auth", &self.basic_auth.is_some())
             .field("origin", &self.origin)

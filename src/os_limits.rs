@@ -1,7 +1,8 @@
-//! The limits of the system on threads, memory and descriptors, and what is used of each.
+//! The system's limits on threads and descriptors. An error names the limit that was reached, so
+//! that a user can raise it.
 //!
-//! They are read from /proc and from the control groups, as far as the system has these: Linux
-//! does.
+//! The system reports half a dozen different limits as "Resource temporarily unavailable". This
+//! module reads them, with the current usage, as far as the system allows; Linux does.
 
 use std::fmt;
 use std::fs;
@@ -26,21 +27,21 @@ pub(crate) struct Limit {
 pub(crate) enum Unit {
     Threads,
     Maps,
-    /// MiB of address space.
+    /// Address space, in MiB.
     Space,
-    /// MiB of memory that was promised.
+    /// Committed memory, in MiB.
     Memory,
     Descriptors,
 }
 
 impl Unit {
-    /// Returns how much of it one thread takes.
+    /// Returns what one thread needs.
     pub(crate) fn of_a_thread(self) -> u64 {
         match self {
             Unit::Threads => 1,
-            // Its stack and its stack for signals, and the guards of both.
+            // Its stack, its signal stack, and the guard pages of both.
             Unit::Maps => 4,
-            // A stack has 2 MiB, and there is a little more.
+            // A stack of 2 MiB, and some more.
             Unit::Space | Unit::Memory => 3,
             Unit::Descriptors => 0,
         }
@@ -117,8 +118,7 @@ pub(crate) fn all() -> Vec<Limit> {
         .collect()
 }
 
-/// Returns the limit on the memory maps of this process. The maps are counted, which takes 25 ms
-/// for 65 000.
+/// Returns the memory maps of this process, and their limit. Counting takes 25 ms for 65 000 maps.
 pub(crate) fn maps() -> Option<Limit> {
     let max = number("/proc/sys/vm/max_map_count")?;
     let mut file = fs::File::open("/proc/self/maps").ok()?;
@@ -152,7 +152,7 @@ fn limit(
 }
 
 fn threads_of_the_system() -> Option<u64> {
-    // "0.00 0.01 0.05 1/123 4567": one of 123 threads is running.
+    // "0.00 0.01 0.05 1/123 4567": 1 of 123 threads is running.
     let load = fs::read_to_string("/proc/loadavg").ok()?;
     let (_, all) = load.split_whitespace().nth(3)?.split_once('/')?;
     all.parse().ok()
@@ -161,7 +161,7 @@ fn threads_of_the_system() -> Option<u64> {
 fn threads_of(user: u64, processes: &Path) -> u64 {
     let processes = fs::read_dir(processes).into_iter().flatten().flatten();
     let statuses = processes.filter_map(|process| {
-        // Not "self", which is counted by its number.
+        // Skips "self", which is listed by its number as well.
         process.file_name().to_str()?.parse::<u32>().ok()?;
         let status = fs::read_to_string(process.path().join("status")).ok()?;
         (field_in(&status, "Uid:")? == user).then_some(field_in(&status, "Threads:")?)
@@ -169,8 +169,8 @@ fn threads_of(user: u64, processes: &Path) -> u64 {
     statuses.sum()
 }
 
-/// Returns the limits on threads of the control groups that this process is in, from its own group
-/// up. `list` is its /proc/self/cgroup.
+/// Returns the limits on threads of this process's control groups, from its own group upwards.
+/// `list` is the content of /proc/self/cgroup.
 fn pids_of(list: &str, root: &Path) -> Vec<Limit> {
     let mut limits = Vec::new();
     for line in list.lines() {
@@ -193,12 +193,12 @@ fn pids_of(list: &str, root: &Path) -> Vec<Limit> {
     limits
 }
 
-/// Returns a file's only number.
+/// Returns the only number in a file.
 fn number(path: impl AsRef<Path>) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Returns the first number after a name in a file.
+/// Returns the first number after a name.
 fn field(path: &str, name: &str) -> Option<u64> {
     field_in(&fs::read_to_string(path).ok()?, name)
 }
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_control_group_and_those_above_it_have_limits() {
+    fn the_limits_of_all_parent_control_groups_are_read() {
         let root = std::env::temp_dir().join(format!("cgroups-of-{}", std::process::id()));
         for (folder, used, max) in [
             ("a/b", "7\n", "8\n"),
@@ -271,7 +271,7 @@ mod tests {
                 .map(|limit| (limit.used, limit.max))
                 .collect::<Vec<_>>()
         };
-        // Version 2, and version 1, where each controller has a tree of its own.
+        // Version 2, and version 1, where each controller has its own tree.
         assert_eq!(found("0::/a/b\n"), [(7, 8), (20, 30)]);
         assert_eq!(found("9:cpu:/a/b\n8:pids:/c\n"), [(1, 2)]);
         assert_eq!(found("0::/elsewhere\n"), [(20, 30)]);

@@ -1,11 +1,9 @@
-//! Starts threads, with an error that says why none could be started.
+//! Starts threads. The error of a failed start names the limit that was reached.
 //!
-//! The system reports half a dozen limits as "Resource temporarily unavailable". So the limits are
-//! looked up when it does.
-//!
-//! Where memory maps run out, std does not return an error but **ends the process**: a new thread
-//! that gets no stack for its signals panics where nothing can catch it (rust-lang/rust 78497). So
-//! the maps are counted before. Counting takes time, so it is done once for many threads.
+//! If a process runs out of memory maps, std does not return an error but **ends the process**: a
+//! new thread that gets no signal stack panics where nothing can catch it (rust-lang/rust 78497).
+//! So this module checks the memory maps first. Counting them takes time. Therefore half of the
+//! possible threads may be started before the maps are counted again.
 
 use std::io;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -17,10 +15,10 @@ use rustix::io::Errno;
 
 use crate::os_limits::{self, Limit};
 
-/// For how long no thread is started after the maps have run out.
+/// The time for which starts are refused after the maps ran out.
 const REFUSED: Duration = Duration::from_millis(100);
 
-/// How many threads are started before maps are counted again, where they cannot be counted.
+/// The number of threads between two counts, if maps cannot be counted.
 const UNKNOWN: i64 = 1000;
 
 /// For how long the limits that were looked up hold: to read them takes milliseconds, and where one
@@ -29,16 +27,16 @@ const KEPT: Duration = Duration::from_secs(1);
 
 static BUDGET: ThreadBudget = ThreadBudget::new(REFUSED);
 
-/// Starts a thread with a name.
+/// Starts a thread with this name.
 ///
 /// # Errors
 ///
-/// The system's error, with the limit that is reached.
+/// The system's error, with the limit that was reached.
 pub(crate) fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> io::Result<()> {
     spawn_to_join(name, f).map(drop)
 }
 
-/// As [`spawn`], for a thread whose result is awaited.
+/// Like [`spawn`], for a caller that waits for the thread's result.
 pub(crate) fn spawn_to_join<R: Send + 'static>(
     name: &str,
     f: impl FnOnce() -> R + Send + 'static,
@@ -108,14 +106,14 @@ impl ThreadBudget {
         }
     }
 
-    /// Takes the room for one thread. `maps` counts the maps that there are.
+    /// Reserves the maps of one thread. `maps` counts the maps.
     fn take(&self, maps: impl FnOnce() -> Option<Limit>) -> io::Result<()> {
         if self.left.fetch_sub(1, Ordering::Relaxed) > 0 {
             return Ok(());
         }
         let mut refused = self.refused.lock();
         if self.left.fetch_sub(1, Ordering::Relaxed) > 0 {
-            // Another thread has counted meanwhile.
+            // Another thread has counted in the meantime.
             return Ok(());
         }
         if let Some((when, why)) = &*refused {
@@ -127,7 +125,7 @@ impl ThreadBudget {
             self.left.store(UNKNOWN, Ordering::Relaxed);
             return Ok(());
         };
-        // The program's own threads and its memory need some, too.
+        // A reserve for the program's own threads and for allocations.
         let spare = maps.max.saturating_sub(maps.used + maps.max / 64);
         let threads = i64::try_from(spare / maps.unit.of_a_thread()).unwrap_or(i64::MAX);
         if threads == 0 {
@@ -162,9 +160,9 @@ mod tests {
     }
 
     #[test]
-    fn maps_are_counted_anew_when_half_of_those_left_may_be_used_up() {
+    fn maps_are_counted_again_after_half_of_the_possible_threads() {
         let budget = ThreadBudget::new(REFUSED);
-        // Of the 6400, 100 are for others: that leaves room for 1000 threads.
+        // Of the 6400 maps, 100 are the reserve: that leaves enough for 1000 threads.
         budget.take(maps(2300)).unwrap();
         for _ in 0..500 {
             budget.take(not_counted).unwrap();
@@ -177,19 +175,19 @@ mod tests {
     }
 
     #[test]
-    fn without_maps_there_is_no_thread_and_a_reason() {
+    fn without_maps_the_error_names_the_limit() {
         let budget = ThreadBudget::new(Duration::from_secs(3600));
         let error = budget.take(maps(6298)).unwrap_err().to_string();
         assert!(
             error.starts_with("this process has 6298 memory maps"),
             "{error}"
         );
-        // They are not counted for each of those that follow.
+        // The maps are not counted again for each later start.
         assert_eq!(budget.take(not_counted).unwrap_err().to_string(), error);
     }
 
     #[test]
-    fn when_there_are_maps_again_there_are_threads_again() {
+    fn threads_are_started_again_when_there_are_maps() {
         let budget = ThreadBudget::new(Duration::ZERO);
         budget.take(maps(6298)).unwrap_err();
         budget.take(maps(100)).unwrap();
@@ -197,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn where_maps_cannot_be_counted_threads_are_started() {
+    fn threads_are_started_if_maps_cannot_be_counted() {
         let budget = ThreadBudget::new(REFUSED);
         budget.take(|| None).unwrap();
         budget.take(not_counted).unwrap();

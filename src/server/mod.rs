@@ -1,4 +1,4 @@
-//! Listens, reads request heads, hands out requests.
+//! The server: listens, reads request heads, and returns requests.
 
 mod accept_loop;
 mod handle;
@@ -30,62 +30,70 @@ use crate::panics::Guarded;
 use crate::thread::spawn;
 use crate::websocket::{Request, Websocket};
 
-/// A listening socket and an iterator of the requests that come in on it.
+/// A listening socket, and an iterator over the requests to it.
+///
+/// The iterator waits for new connections, for their TLS handshakes and for their request heads at
+/// the same time, so slow and silent clients do not delay others. It needs no thread of its own,
+/// and ends only after [`shutdown`](Self::shutdown).
+///
+/// [`serve`](Self::serve) runs a thread for each request instead.
+///
+/// # Examples
 ///
 /// ```no_run
 /// use rtcbot_websocket::{Server, Websocket};
 ///
 /// for request in Server::bind("127.0.0.1:8080")? {
 ///     if !request.is_websocket() {
-///         // An error here is that one client's: it has gone.
-///         let _ = request.respond(404, "there is only a WebSocket here");
+///         // An error concerns this client only: it has disconnected.
+///         let _ = request.respond(404, "this server only has a WebSocket");
 ///         continue;
 ///     }
 ///     let ws = Websocket::accept(request);
-///     // Send everything back. The connection feeds itself, and lives on without a handle here.
+///     // An echo: the connection is its own sink, and stays open without a handle here.
 ///     ws.subscribe_to(ws.clone());
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// For a thread for each connection instead of a loop, see [`serve`](Self::serve).
-///
 /// # Strangers
 ///
-/// The server needs no thread: the iterator itself waits for new connections, for their TLS
-/// handshakes and for their heads, all at once, so slow and silent clients never hold up the next.
-/// Nobody ends the iterator but [`shutdown`](Self::shutdown). These it answers by itself:
+/// The server itself answers these clients:
 ///
 /// | client | answer |
 /// | --- | --- |
 /// | no head within [`handshake_timeout`](Self::handshake_timeout) | 408 |
-/// | a head of more than 16 KiB or 100 headers | 431; 414, if it is the first line that is too long |
+/// | a head of more than 16 KiB or 100 headers | 431; 414 if the first line is too long |
 /// | not HTTP | 400 |
 /// | HTTP on a TLS port | 400, without TLS |
 /// | more connections than [`max_connections`](Self::max_connections) | 503 |
-/// | no complete head yet, when another client needs its room | 503; none within a TLS handshake |
+/// | an incomplete head, when its place is needed | 503; none during a TLS handshake |
 ///
-/// A client that has sent no complete head has no claim to its connection. At most 1024 of them
-/// wait, in all servers of the process together, and no more than a quarter of the descriptors that
-/// were left when the server was made. When another comes, or the system has no descriptor left to
-/// accept it with, the one that has waited longest is ended. So the next client is heard, however
-/// many are silent, unless strangers open that many connections in the time that it needs for its
-/// handshake.
+/// At most 1024 clients without a complete head wait, in all servers of the process together, and
+/// at most a quarter of the descriptors that were left when the server was made. When another
+/// client connects, or no descriptor is left to accept it, the client that has waited longest is
+/// closed. So silent clients do not exclude others, unless strangers open that many connections
+/// during the handshake of a client. If no descriptor is left and no such client waits, accepting
+/// pauses, which is logged, until there is one.
 ///
-/// A request that is not a proper one for a WebSocket, [`Websocket::accept`] answers:
+/// [`Websocket::accept`] rejects these requests:
 ///
-/// | request | answer |
+/// | request | status |
 /// | --- | --- |
-/// | another method than `GET` | 405 |
-/// | no `Connection: Upgrade`; no `Upgrade: websocket`, or one that names another protocol beside it | 426 |
-/// | another `Sec-WebSocket-Version` than 13 | 426 |
-/// | HTTP/1.0; `GET *`; a `Host` that is none, or not one; a `Sec-WebSocket-Key` that is not 16 bytes in Base64; a `Content-Length` that is no length | 400 |
+/// | a method other than `GET` | 405 |
+/// | no `Connection: Upgrade` | 426 |
+/// | no `Upgrade: websocket`, or one with another protocol beside it | 426 |
+/// | a `Sec-WebSocket-Version` other than 13 | 426 |
+/// | HTTP/1.0 | 400 |
+/// | `GET *` | 400 |
+/// | a missing, repeated or invalid `Host` | 400 |
+/// | a `Sec-WebSocket-Key` that is not 16 bytes in Base64 | 400 |
+/// | an invalid `Content-Length` | 400 |
 /// | a body | 413 |
-/// | an `Expect` other than `100-continue` (which is answered 100 before the 101) | 417 |
+/// | an `Expect` other than `100-continue` | 417 |
 /// | a page that [may not connect](crate::Options::allow_origin) | 403 |
 ///
-/// When the system has no descriptor left and no such client waits, accepting pauses, which is
-/// logged, until there is one.
+/// `Expect: 100-continue` is answered with 100 before the 101.
 ///
 /// Dropping the server stops listening. Connections that were accepted are not affected. In a
 /// forked child, dropping it does nothing.
@@ -95,42 +103,57 @@ pub struct Server {
     accept_loop: AcceptLoop,
 }
 
-/// Listening.
+/// Constructors and settings.
 impl Server {
-    /// Listens on an address; port 0 is any free port, which [`local_addr`](Self::local_addr)
-    /// tells.
+    /// Listens on an address.
+    ///
+    /// Port 0 is any free port; [`local_addr`](Self::local_addr) returns it.
     ///
     /// # Errors
     ///
-    /// What the operating system says, for example that the address is in use.
+    /// The operating system's error, for example that the address is in use.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Server;
+    ///
+    /// let server = Server::bind("127.0.0.1:0")?;
+    /// assert_ne!(server.local_addr().unwrap().port(), 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn bind(address: impl ToSocketAddrs) -> io::Result<Server> {
         Self::with(Listener::tcp(address)?)
     }
 
-    /// Listens on an address, with TLS: `wss://`. Needs the feature `native-tls`.
+    /// Listens on an address, with TLS (`wss://`). Needs the feature `native-tls`.
     ///
     /// The identity is the server's certificate and key. `native_tls::Identity::from_pkcs8` reads
-    /// them from PEM: the certificate, with those that vouch for it behind it, and the key as
-    /// PKCS#8 (`BEGIN PRIVATE KEY`; others are turned into that by `openssl pkcs8 -topk8 -nocrypt
-    /// -in key.pem`). `from_pkcs12` reads PKCS#12. The certificate has to name the hosts or
+    /// both from PEM: the certificate, followed by its intermediate certificates, and the key as
+    /// PKCS#8 (`BEGIN PRIVATE KEY`; `openssl pkcs8 -topk8 -nocrypt -in key.pem` converts other
+    /// formats). `from_pkcs12` reads PKCS#12. The certificate must be valid for the hosts or
     /// addresses that clients use.
+    ///
+    /// With OpenSSL, servers negotiate up to TLS 1.2, a limit of native-tls; clients of this crate
+    /// negotiate up to TLS 1.3. To offer TLS 1.3, use a reverse proxy, and serve it on a [Unix
+    /// socket](Self::bind_unix).
+    ///
+    /// # Errors
+    ///
+    /// The operating system's error for the address, or the TLS library's error for the identity,
+    /// for example that the key does not belong to the certificate.
+    ///
+    /// # Examples
+    ///
     ///
     /// ```no_run
     /// use rtcbot_websocket::{Server, native_tls::Identity};
     ///
-    /// let identity = Identity::from_pkcs8(&std::fs::read("cert.pem")?, &std::fs::read("key.pem")?)?;
+    /// let (cert, key) = (std::fs::read("cert.pem")?, std::fs::read("key.pem")?);
+    /// let identity = Identity::from_pkcs8(&cert, &key)?;
     /// let server = Server::bind_tls("0.0.0.0:8443", identity)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    ///
-    /// With OpenSSL, native-tls's servers speak TLS 1.2 and no later version; clients of this crate
-    /// speak TLS 1.3 as well. Whoever has to offer 1.3 puts a reverse proxy in front, and serves
-    /// that on a [Unix socket](Self::bind_unix).
-    ///
-    /// # Errors
-    ///
-    /// What the operating system says of the address, or the TLS library of the identity, such as
-    /// that the key does not belong to the certificate.
     #[cfg(feature = "native-tls")]
     pub fn bind_tls(
         address: impl ToSocketAddrs,
@@ -139,34 +162,57 @@ impl Server {
         Self::bind(address)?.tls(identity)
     }
 
-    /// Listens on the path of a Unix socket, which clients reach as `ws+unix:PATH`. The file is
-    /// removed when listening ends; one that was left there by a server that is no more is
-    /// replaced.
+    /// Listens on the path of a Unix socket, which clients reach as `ws+unix:PATH`.
     ///
-    /// Whoever may write to the file may connect. While others make sockets in the same folder,
-    /// this waits for them, for a second at the most.
+    /// The file is removed when listening ends. A file of a server that no longer exists is
+    /// replaced. Users with write permission for the file may connect. If other processes make
+    /// sockets in the same folder, this call waits for them, for at most a second.
     ///
     /// # Errors
     ///
-    /// What the operating system says, for example that another server listens there.
+    /// The operating system's error, for example that another server listens there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Server, Websocket};
+    ///
+    /// let path = std::env::temp_dir().join(format!("robot-{}", std::process::id()));
+    /// let mut server = Server::bind_unix(&path)?;
+    /// let ws = Websocket::connect(server.url())?;
+    /// let robot = Websocket::accept(server.next().unwrap());
+    /// ws.wait_ready()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn bind_unix(path: impl AsRef<Path>) -> io::Result<Server> {
         Self::with(Listener::unix(path.as_ref())?)
     }
 
-    /// Serves on a listener that was made elsewhere.
+    /// Serves on an existing listener, for example one that systemd passes to the process.
     ///
     /// # Errors
     ///
-    /// What the operating system says about it.
+    /// The operating system's error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Server;
+    ///
+    /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let server = Server::from_listener(listener)?;
+    /// # drop(server);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn from_listener(listener: TcpListener) -> io::Result<Server> {
         Self::with(Listener::Tcp(listener))
     }
 
-    /// Serves on a Unix socket that was made elsewhere; its file is not removed.
+    /// Serves on an existing Unix socket. Its file is not removed.
     ///
     /// # Errors
     ///
-    /// What the operating system says about it.
+    /// The operating system's error.
     pub fn from_unix_listener(listener: UnixListener) -> io::Result<Server> {
         Self::with(Listener::Unix(None, listener))
     }
@@ -187,12 +233,13 @@ impl Server {
         })
     }
 
-    /// Has every connection use TLS, on whatever listener. See [`bind_tls`](Self::bind_tls). Needs
-    /// the feature `native-tls`.
+    /// Enables TLS for all connections accepted by this server. Needs the feature `native-tls`.
+    ///
+    /// See [`bind_tls`](Self::bind_tls) for the identity.
     ///
     /// # Errors
     ///
-    /// What the TLS library says of the identity.
+    /// The TLS library's error for the identity.
     #[cfg(feature = "native-tls")]
     pub fn tls(self, identity: native_tls::Identity) -> io::Result<Server> {
         let acceptor = native_tls::TlsAcceptor::new(identity).map_err(io::Error::other)?;
@@ -200,7 +247,7 @@ impl Server {
         Ok(self.tls_acceptor(acceptor))
     }
 
-    /// As [`tls`](Self::tls), with a ready-made acceptor. Needs the feature `native-tls`.
+    /// Enables TLS with a ready-made acceptor. Needs the feature `native-tls`.
     #[cfg(feature = "native-tls")]
     pub fn tls_acceptor(mut self, acceptor: native_tls::TlsAcceptor) -> Server {
         self.accept_loop.acceptor.tls = Some(acceptor);
@@ -211,61 +258,110 @@ impl Server {
         self
     }
 
-    /// How long a client may take for its TLS handshake and its request's head together. Defaults
-    /// to 10 seconds.
+    /// Sets the time limit for a client's TLS handshake and request head together.
+    ///
+    /// At the limit, the client receives status 408; during a TLS handshake, the connection is
+    /// closed.
+    ///
+    /// Defaults to 10 seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Server;
+    /// use std::time::Duration;
+    ///
+    /// let server = Server::bind("127.0.0.1:0")?
+    ///     .handshake_timeout(Duration::from_secs(2))
+    ///     .max_connections(100);
+    /// # drop(server);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn handshake_timeout(mut self, timeout: Duration) -> Server {
         self.accept_loop.handshake_timeout = timeout;
         self
     }
 
-    /// Sets how many connections there may be at a time. A request beyond that is answered 503.
+    /// Sets the maximum number of connections at the same time.
     ///
-    /// A connection counts from when its request's head is complete until it has ended: also while
-    /// the program has not asked for the request yet, while a handler runs, and while a response is
-    /// sent. One that has sent no complete head [does not count](Self#strangers).
+    /// At the limit, a request receives status 503. A connection counts from the end of its
+    /// request's head until it has ended: also while the program has not taken the request yet,
+    /// while a handler runs, and while a response is sent. A connection without a complete head
+    /// [does not count](Self#strangers).
     ///
-    /// Defaults to as many as there is room for when the server is made, in all servers of the
-    /// process together. The limits of the system are read for that: threads (of the user, the
-    /// system and the control group), memory maps, address space and descriptors. Of what is left
-    /// of each, a quarter is for the program itself, and no less than 16 threads need, and 16
-    /// descriptors. A connection is taken to need 4 threads and a descriptor. The number is logged
-    /// at `info`, with the limit that it comes from. With what Linux sets by itself it is about
-    /// 500, from `ulimit -n 1024`, and about 3000, from memory maps, when that is raised. On other
-    /// systems than Linux only the limit on descriptors is known, and it is 500 at the most.
+    /// Defaults to what the system's limits allow when the server is made, for all servers of the
+    /// process together. The limits are those on threads (of the user, the system and the control
+    /// group), memory maps, address space and descriptors. A quarter of what is left of each is
+    /// reserved for the program, and at least the needs of 16 threads, and 16 descriptors. A
+    /// connection counts as 4 threads and one descriptor. The number is logged at `info`, with the
+    /// limit that determines it.
     ///
-    /// The limits are not read again. Set a number where other programs take from the same limits
-    /// later, or where a connection needs more, for example with
-    /// [`subscribe_concurrent`](Websocket::subscribe_concurrent); `docs/scaling.md` says what it
-    /// needs of each.
+    /// With the defaults of Linux, the number is about 500, from `ulimit -n 1024`, and about 3000,
+    /// from memory maps, if that limit is raised. On other systems only the limit on descriptors is
+    /// known, and the number is at most 500.
+    ///
+    /// The limits are not read again. Set a number if other programs use the same limits later, or
+    /// if a connection needs more, for example with
+    /// [`subscribe_concurrent`](Websocket::subscribe_concurrent). `docs/scaling.md` lists what a
+    /// connection needs.
+    ///
+    /// [`handshake_timeout`](Self::handshake_timeout) has an example.
     pub fn max_connections(mut self, connections: usize) -> Server {
         self.accept_loop.max_connections = Some(connections);
         self
     }
 
-    /// The address it listens on; `None` for a Unix socket.
+    /// Returns the address on which the server listens, or `None` for a Unix socket.
+    ///
+    /// [`bind`](Self::bind) has an example.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.local_addr
     }
 
-    /// The URL that a client on this machine connects to, such as `ws://127.0.0.1:8080`. One for a
-    /// link-local address has the number of the network interface in it, such as
-    /// `ws://[fe80::1%2]:8080`; another machine has other numbers.
+    /// Returns the URL for clients on this machine, such as `ws://127.0.0.1:8080`.
+    ///
+    /// The URL of a link-local address contains the number of the network interface, as in
+    /// `ws://[fe80::1%2]:8080`. Other machines have other numbers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Server, Websocket};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Websocket::connect(server.url())?;
+    /// let robot = Websocket::accept(server.next().unwrap());
+    /// ws.wait_ready()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn url(&self) -> &str {
         &self.accept_loop.url
     }
 }
 
-/// Serving.
+/// Requests and connections.
 impl Server {
-    /// Waits for the next request, for at most `timeout`; `None` when the time is over, or the
-    /// server has been shut down.
+    /// Waits for the next request, for at most `timeout`.
+    ///
+    /// Returns `None` when the time is over, or after a shutdown.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Server;
+    /// use std::time::Duration;
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// assert!(server.next_timeout(Duration::from_millis(10)).is_none());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Request> {
         let deadline = Instant::now().checked_add(timeout);
         self.next_or_end(deadline)
     }
 
-    /// A loop over the requests often is all of `main`: it ends when the shutdown does, and not
-    /// when that begins.
+    /// Waits for the end of a shutdown before it returns `None`. A loop over the requests is often
+    /// the whole of `main`, and must not end the process when the shutdown begins.
     fn next_or_end(&mut self, deadline: Option<Instant>) -> Option<Request> {
         let next = self.accept_loop.next(deadline);
         if next.is_none() {
@@ -274,8 +370,14 @@ impl Server {
         next
     }
 
-    /// Calls `handler` with every request, each on a thread of its own, until the server is [shut
-    /// down](ServerHandle::shutdown). For people who want no loop.
+    /// Calls `handler` with every request, each on its own thread, until the server is [shut
+    /// down](ServerHandle::shutdown).
+    ///
+    /// Returns after the shutdown, when all handlers have returned or the shutdown's time limit has
+    /// passed. A panic in a handler affects only its own connection, which is closed with code 1011
+    /// if the handler owned it. If no thread can be spawned, the client receives status 503.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use rtcbot_websocket::{Server, Websocket};
@@ -288,14 +390,9 @@ impl Server {
     /// });
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    ///
-    /// Returns when the server has been shut down, and the handlers have returned or the time that
-    /// the shutdown was given is over. A handler that panics ends nothing else; a connection that
-    /// it drops is closed with code 1011. When there is no thread to be had, the client is answered
-    /// 503.
     pub fn serve(mut self, handler: impl Fn(Request) + Send + Sync + 'static) {
         let handler = Arc::new(Guarded::new(handler));
-        // A shutdown waits for this, too: each handler is counted before this one no longer is.
+        // A shutdown waits for this thread too: it is counted until after the last handler is.
         let serving = self.control.handler();
         serving.is_here();
         let mut refused = false;
@@ -313,7 +410,7 @@ impl Server {
             });
             let were_refused = std::mem::replace(&mut refused, spawned.is_err());
             if let Err(error) = spawned {
-                // A crowd of clients is one line in the log.
+                // One line in the log for a series of failures.
                 if !were_refused {
                     crate::logging::error!("{}: cannot start a thread: {error}", self.url());
                 }
@@ -325,34 +422,87 @@ impl Server {
         self.control.wait_for_handlers();
     }
 
-    /// A handle for other threads, and for after the server has gone into a loop.
+    /// Returns a handle for other threads, and for use while this thread is in a loop over the
+    /// requests.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Server;
+    /// use std::time::Duration;
+    ///
+    /// let server = Server::bind("127.0.0.1:0")?;
+    /// let handle = server.handle();
+    /// let serving = std::thread::spawn(move || server.serve(|request| drop(request)));
+    /// handle.shutdown(Duration::from_secs(5))?;
+    /// serving.join().unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn handle(&self) -> ServerHandle {
         ServerHandle {
             control: self.control.clone(),
         }
     }
 
-    /// See [`ServerHandle::connections`].
+    /// Returns all connections. See [`ServerHandle::connections`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Server, Websocket};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Websocket::connect(server.url())?;
+    /// let _robot = Websocket::accept(server.next().unwrap());
+    /// assert_eq!(server.connections().len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn connections(&self) -> Vec<Websocket> {
         self.handle().connections()
     }
 
-    /// See [`ServerHandle::broadcast`].
+    /// Sends a message to all connections. See [`ServerHandle::broadcast`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Server, Websocket};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Websocket::connect(server.url())?;
+    /// let _robot = Websocket::accept(server.next().unwrap());
+    /// ws.wait_ready()?;
+    /// assert!(server.broadcast("stop").is_empty()); // no queue was full
+    /// assert_eq!(ws.get()?, "stop");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn broadcast(&self, message: impl Into<Message>) -> Vec<Websocket> {
         self.handle().broadcast(message)
     }
 
-    /// See [`ServerHandle::shutdown`].
+    /// Shuts the server down. See [`ServerHandle::shutdown`].
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The same as [`ServerHandle::shutdown`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Server;
+    /// use std::time::Duration;
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// server.shutdown(Duration::from_secs(5))?;
+    /// assert!(server.next().is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn shutdown(&self, timeout: Duration) -> Result<()> {
         self.handle().shutdown(timeout)
     }
 }
 
-/// Waits for each request; ends when the server has been [shut down](ServerHandle::shutdown).
+/// Waits for each request, and ends after a [shutdown](ServerHandle::shutdown).
 impl Iterator for Server {
     type Item = Request;
 

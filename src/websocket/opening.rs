@@ -83,13 +83,27 @@ impl Websocket {
 
 /// Opening.
 impl Options {
-    /// Connects to a server with these settings. Returns immediately; see [`Websocket::connect`].
+    /// Connects to a server with these settings.
+    ///
+    /// Returns immediately; see [`Websocket::connect`].
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidUrl`] for a URL, and [`Error::InvalidOption`] for a header, subprotocol,
-    /// proxy, back-off or root certificate, that cannot work. Errors of the network are reported
-    /// later, by `wait_ready`, `get`, `error` and the like.
+    /// - [`Error::InvalidUrl`] if the URL cannot work.
+    /// - [`Error::InvalidOption`] if a header, subprotocol, proxy, back-off or root certificate
+    ///   cannot work.
+    ///
+    /// Errors of the network are reported by `wait_ready`, `get`, `error` and similar methods.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::Options;
+    ///
+    /// let ws = Options::new().json(false).connect("ws://robot.local:8080/ws")?;
+    /// ws.wait_ready()?;
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     pub fn connect(&self, url: impl AsRef<str>) -> Result<Websocket> {
         let request = self.connect_request(url.as_ref())?;
         let name = request.name().to_owned();
@@ -99,12 +113,20 @@ impl Options {
         Ok(Websocket::new(shared))
     }
 
-    /// Connects over a stream that exists already, such as one that another program handed over, or
-    /// a [`Transport`] of your own. Returns immediately.
+    /// Connects over an existing stream, such as one that another program handed over, or a
+    /// [`Transport`] of your own.
     ///
-    /// The URL says what the handshake asks for. It is not connected to, and no proxy or redirect
-    /// is followed. TLS is not added: for a `wss` URL, the stream has to be encrypted (a
-    /// `native_tls::TlsStream<TcpStream>` is).
+    /// Returns immediately. The URL is only used for the handshake: the stream is not connected to
+    /// it, and no proxy or redirect is followed. TLS is not added: for a `wss` URL, the stream must
+    /// be encrypted, as a `native_tls::TlsStream<TcpStream>` is.
+    ///
+    /// # Errors
+    ///
+    /// - The errors of [`connect`](Self::connect).
+    /// - [`Error::InvalidUrl`] for a `wss` URL over a stream that is not encrypted.
+    /// - [`Error::InvalidOption`] if [`reconnect`](Self::reconnect) is set.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use rtcbot_websocket::Options;
@@ -114,11 +136,6 @@ impl Options {
     /// let ws = Options::new().connect_over(stream, "ws://robot.local/drive")?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`connect`](Self::connect); [`Error::InvalidUrl`] for `wss` over a stream that is not
-    /// encrypted, and [`Error::InvalidOption`] with [`reconnect`](Self::reconnect).
     pub fn connect_over(
         &self,
         transport: impl Transport,
@@ -127,7 +144,7 @@ impl Options {
         if self.reconnect.is_some() {
             return Err(Error::InvalidOption {
                 setting: "reconnect",
-                reason: "a stream that is there already cannot be made again".into(),
+                reason: "an existing stream cannot be connected again".into(),
             });
         }
         let transport = guard(transport);
@@ -136,7 +153,7 @@ impl Options {
         if request.is_encrypted() && !transport.is_encrypted() {
             return Err(Error::InvalidUrl {
                 url: name,
-                reason: "the stream is not encrypted; carry out the TLS handshake first".into(),
+                reason: "the stream is not encrypted; perform the TLS handshake first".into(),
             });
         }
         let (shared, ends) = Shared::new(name, Role::Client, self.for_client());
@@ -145,8 +162,21 @@ impl Options {
         Ok(Websocket::new(shared))
     }
 
-    /// Completes an incoming connection with these settings. Returns immediately; see
-    /// [`Websocket::accept`].
+    /// Accepts a request as a WebSocket with these settings.
+    ///
+    /// Returns immediately; see [`Websocket::accept`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Options, Server};
+    ///
+    /// for request in Server::bind("127.0.0.1:8080")? {
+    ///     let ws = Options::new().max_message_size(16 << 10).accept(request);
+    ///     ws.subscribe_to(ws.clone());
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn accept(&self, mut request: Request) -> Websocket {
         let name = match request.peer_addr() {
             Some(address) => format!("connection from {address}"),
@@ -165,8 +195,20 @@ impl Options {
         ws
     }
 
-    /// Returns two connected `Websocket`s in memory, both with these settings; see
-    /// [`Websocket::pair`].
+    /// Returns two connected `Websocket`s in memory, both with these settings.
+    ///
+    /// See [`Websocket::pair`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    ///
+    /// let (robot, operator) = Options::new().json(false).pair();
+    /// robot.put_nowait("[1]")?;
+    /// assert_eq!(operator.get()?, "[1]"); // text, although it is JSON
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn pair(&self) -> (Websocket, Websocket) {
         let (client, server) = memory::pair();
         let start = |name: &str, role, halves| {
