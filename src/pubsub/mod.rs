@@ -27,6 +27,7 @@ mod consumer;
 mod dispatch;
 mod fan_out;
 mod forwarder;
+mod handover;
 mod inbox;
 mod producer;
 mod ring;
@@ -35,9 +36,13 @@ mod space;
 mod subscribers;
 mod subscription;
 mod threads;
-mod wake;
 mod weight_limit;
 mod workers;
+
+/// The locks of [`channel`]; its model has others.
+mod sync {
+    pub(super) use parking_lot::{Mutex, MutexGuard};
+}
 
 pub use consumer::{Consumer, Source};
 pub use fan_out::Publisher;
@@ -47,4 +52,4 @@ pub use sink::{Patience, Sink};
 pub use subscription::{Queue, Subscription, SubscriptionId};
 
 pub(crate) use callback_limit::{Weighing, blocking};
-pub(crate) use consumer::Pushed;
+pub(crate) use channel::{Borrowed, Channel, Extra};

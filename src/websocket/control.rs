@@ -1,4 +1,5 @@
-//! Pings that are under way, and what their answers tell (RFC 6455, sections 5.5.2 and 5.5.3).
+//! A connection's control frames (RFC 6455, section 5.5): pongs owed, pings asked for and what their
+//! answers tell, and the Close frame.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -6,8 +7,115 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 
+use crate::net::closing;
+use crate::pubsub::Extra;
+
 /// How many of a program's own pings may be without an answer.
 pub(super) const MAX_UNANSWERED: usize = 64;
+
+/// How many pongs wait to be sent at most. A peer that sends pings faster than it takes the answers
+/// gets those to the latest, as section 5.5.3 allows.
+const MAX_PONGS: usize = 16;
+
+/// What one connection sends beside messages.
+#[derive(Default)]
+pub(crate) struct Control {
+    pongs: VecDeque<Bytes>,
+    pub(super) pings: Pings,
+    stage: Stage,
+}
+
+/// How far the sending side has come.
+#[derive(Default)]
+enum Stage {
+    #[default]
+    Open,
+    /// This Close frame is to be sent.
+    CloseAsked(closing::Send),
+    /// The Close frame is about to be written, and all before it has been.
+    Closing,
+    /// Nothing more is to be sent.
+    Stopped,
+}
+
+/// Control frames to be written now.
+pub(super) struct Frames {
+    pub(super) pongs: VecDeque<Bytes>,
+    pub(super) pings: Vec<Bytes>,
+}
+
+/// What is to be written after the control frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Messages,
+    MessagesThenClose,
+    Close,
+    /// Nothing, not even the control frames.
+    Stop,
+}
+
+impl Control {
+    /// Answers a ping.
+    pub(super) fn pong(&mut self, payload: Bytes) {
+        if self.pongs.len() == MAX_PONGS {
+            self.pongs.pop_front();
+        }
+        self.pongs.push_back(payload);
+    }
+
+    /// Asks for a Close frame to be sent.
+    pub(super) fn close(&mut self, send: closing::Send) {
+        self.stage = Stage::CloseAsked(send);
+    }
+
+    /// Asks the writer thread to end.
+    pub(super) fn stop(&mut self) {
+        self.stage = Stage::Stopped;
+    }
+
+    /// Returns the Close frame that is to be written now; `None` if it is not to be sent any more.
+    pub(super) fn begin_to_close(&mut self) -> Option<closing::Send> {
+        match std::mem::replace(&mut self.stage, Stage::Closing) {
+            Stage::CloseAsked(send) => Some(send),
+            other => {
+                self.stage = other;
+                None
+            }
+        }
+    }
+
+    /// Returns whether this side's Close frame may have reached the peer.
+    pub(super) fn has_begun_to_close(&self) -> bool {
+        matches!(self.stage, Stage::Closing)
+    }
+
+    pub(super) fn order(&self) -> Order {
+        match &self.stage {
+            Stage::Open | Stage::Closing => Order::Messages,
+            Stage::CloseAsked(send) if send.after_the_queue => Order::MessagesThenClose,
+            Stage::CloseAsked(_) => Order::Close,
+            Stage::Stopped => Order::Stop,
+        }
+    }
+
+    /// Returns the frames to be encoded now, behind `messages` messages.
+    pub(super) fn frames(&mut self, messages: u64) -> Frames {
+        Frames {
+            pongs: std::mem::take(&mut self.pongs),
+            pings: self.pings.start(messages),
+        }
+    }
+}
+
+impl Extra for Control {
+    fn is_pending(&self, _closed: bool) -> bool {
+        let is_asked_to_end = match &self.stage {
+            Stage::CloseAsked(_) | Stage::Stopped => true,
+            Stage::Open | Stage::Closing => false,
+        };
+        is_asked_to_end || !self.pongs.is_empty() || self.pings.are_waiting()
+    }
+}
 
 /// How long the way to the peer and back takes: from when a ping has been written to its pong.
 ///
@@ -95,9 +203,17 @@ impl Pings {
         room
     }
 
-    /// What is to be encoded now, behind `messages` messages. From here on an answer may come, even
-    /// before it is known that all was written.
-    pub(super) fn start(&mut self, messages: u64) -> Vec<Bytes> {
+    /// Returns whether there are pings to be encoded.
+    fn are_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Returns those to be encoded now, behind `messages` messages. From here on an answer may come,
+    /// even before it is known that all was written.
+    fn start(&mut self, messages: u64) -> Vec<Bytes> {
+        if self.waiting.is_empty() {
+            return Vec::new();
+        }
         let since = Instant::now();
         let started = self.waiting.drain(..).map(|(payload, asker)| Ping {
             payload,

@@ -21,7 +21,7 @@ use crate::message::Message;
 use crate::net::closing::Event;
 use crate::net::transport::Halves;
 use crate::panics::{catch_panic, drop_caught};
-use crate::pubsub::{Inbox, Publisher};
+use crate::pubsub::Publisher;
 use crate::thread::spawn;
 
 /// A connection after its handshake.
@@ -46,7 +46,6 @@ pub(crate) fn start(
     let thread = ReaderThread {
         shared: shared.clone(),
         publisher: Some(ends.publisher),
-        inbox: Some(ends.inbox),
         writer: None,
         lost: 0,
         permit,
@@ -76,8 +75,6 @@ pub(crate) fn start(
 struct ReaderThread {
     shared: Arc<Shared>,
     publisher: Option<Publisher<Message>>,
-    /// `None` while a connection has it.
-    inbox: Option<Inbox<Message>>,
     writer: Option<JoinHandle<Unsent>>,
     /// How many messages were neither sent nor kept.
     lost: usize,
@@ -147,20 +144,16 @@ impl ReaderThread {
             return None;
         };
         let ready = Instant::now();
-        let inbox = self.inbox.take()?;
         crate::logging::debug!("{}: ready", shared.name);
         for f in on_ready {
             shared.producer.dispatcher().run(move || f.call(()));
         }
         let keep = options.reconnect.is_some();
-        let writer = FrameWriter::new(role, halves.write, inbox, options.json, keep);
-        shared.send_queue.park(writer);
-        match writer_thread::start(shared) {
+        let writer = FrameWriter::new(role, halves.write, options.json, keep);
+        match writer_thread::start(shared, writer) {
             Ok(writer) => self.writer = Some(writer),
             Err(error) => {
                 shared.lifecycle.fail(Error::Thread(Arc::new(error)));
-                let writer = shared.send_queue.take_writer();
-                self.take_back(writer.end(&self.shared.send_queue));
                 return None;
             }
         }
@@ -196,9 +189,7 @@ impl ReaderThread {
 
     fn take_back(&mut self, unsent: Unsent) {
         let all_confirmed = self.shared.lifecycle.confirms_all();
-        let (inbox, lost) = self.shared.send_queue.take_back(unsent, all_confirmed);
-        self.inbox = Some(inbox);
-        self.lost += lost;
+        self.lost += self.shared.send_queue.take_back(unsent, all_confirmed);
     }
 
     /// How many messages were accepted and have not been sent.
@@ -280,8 +271,6 @@ impl ReaderThread {
         let end = shared.lifecycle.set_closed(unsent);
         shared.send_queue.end(unsent);
         self.drain_backlog();
-        let inbox = self.inbox.take();
-        drop_caught(inbox);
         match &end {
             Error::Closed(close) => crate::logging::debug!("{}: closed {close}", shared.name),
             error => crate::logging::debug!("{}: {error}", shared.name),

@@ -15,7 +15,7 @@ use crate::error::{Close, CloseFrame, Error, PutError, Side};
 use crate::message::Message;
 use crate::net::closing::{Event, Role};
 use crate::process::OwnerProcess;
-use crate::pubsub::{Inbox, Producer, Publisher, Weighing};
+use crate::pubsub::{Producer, Publisher, Weighing};
 use crate::thread::spawn;
 
 /// For how long a thread that sees to the end is tried to be started where nothing else does, and
@@ -62,7 +62,6 @@ pub(crate) struct Received {
 /// The ends that the threads own.
 pub(crate) struct ThreadEnds {
     pub(crate) publisher: Publisher<Message>,
-    pub(crate) inbox: Inbox<Message>,
 }
 
 /// What a message counts for beside its payload, in bytes.
@@ -82,7 +81,7 @@ impl Shared {
             limit: options.receive_queue_bytes,
         };
         let (publisher, producer) = Producer::with_weight(options.receive_queue, weighing);
-        let (send_queue, inbox) = SendQueue::new(options.send_queue);
+        let send_queue = SendQueue::new(options.send_queue);
         if options.paused {
             producer.pause();
         }
@@ -105,7 +104,7 @@ impl Shared {
                 shared.no_thread_for_callbacks(error);
             }
         });
-        (shared, ThreadEnds { publisher, inbox })
+        (shared, ThreadEnds { publisher })
     }
 
     /// Whether the caller is one of the two threads that a wait would wait for.

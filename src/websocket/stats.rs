@@ -22,8 +22,8 @@ pub struct Stats {
     pub bytes_in: u64,
     /// Bytes that were written, counted in the same way.
     pub bytes_out: u64,
-    /// Messages that were put, or taken from a source, and are not written yet; give or take some that the
-    /// writer has in its hands (128 at most).
+    /// Messages that were put, or taken from a source, and are not written yet; give or take some that
+    /// are just being written (64 at most).
     pub send_queue: usize,
     /// How much of [`Options::send_queue`](crate::Options::send_queue) is in use: bytes of payload, and
     /// 64 for each message.
@@ -58,13 +58,13 @@ impl Stats {
     pub(super) fn of(shared: &Shared) -> Stats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (received, sent) = (&shared.received, shared.send_queue.sent());
-        let (send_queue, send_queue_bytes) = shared.send_queue.consumer().backlog();
+        let (queued, send_queue_bytes) = shared.send_queue.consumer().backlog();
         Stats {
             messages_in: read(&received.messages),
             messages_out: read(&sent.messages),
             bytes_in: read(&received.bytes),
             bytes_out: read(&sent.bytes),
-            send_queue: send_queue + usize::try_from(read(&sent.encoded)).unwrap_or(usize::MAX),
+            send_queue: queued + usize::try_from(read(&sent.in_hand)).unwrap_or(usize::MAX),
             send_queue_bytes,
             receive_queue: shared.producer.backlog(),
             dropped: shared.producer.dropped(),
