@@ -101,7 +101,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
     /// # Errors
     ///
     /// [`PutError::Full`] without room, [`PutError::Closed`] after `close`.
-    pub(crate) fn push(&self, item: T) -> Result<Option<Borrowed<'_, T, X, W>>, PutError<T>> {
+    pub(crate) fn push(&self, item: T) -> Result<IdleWorker<'_, T, X, W>, PutError<T>> {
         let weight = (self.weigh)(&item);
         let (source, worker) = self.add(|state| {
             if state.closed {
@@ -129,7 +129,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         &self,
         item: T,
         mut wait: impl FnMut(&Receiver<()>) -> bool,
-    ) -> Result<Option<Borrowed<'_, T, X, W>>, PutError<T>> {
+    ) -> Result<IdleWorker<'_, T, X, W>, PutError<T>> {
         let mut item = match self.push(item) {
             Err(PutError::Full(item)) => item,
             other => return other,
@@ -200,7 +200,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
     pub(crate) fn change<R>(
         &self,
         change: impl FnOnce(&mut X) -> R,
-    ) -> (R, Option<Borrowed<'_, T, X, W>>) {
+    ) -> (R, IdleWorker<'_, T, X, W>) {
         let Ok(changed) = self.add(|state| Ok::<_, Infallible>(change(&mut state.extra)));
         changed
     }
@@ -234,7 +234,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
     fn add<R, E>(
         &self,
         change: impl FnOnce(&mut State<T, X, W>) -> Result<R, E>,
-    ) -> Result<(R, Option<Borrowed<'_, T, X, W>>), E> {
+    ) -> Result<(R, IdleWorker<'_, T, X, W>), E> {
         let mut state = self.state.lock();
         let is_watched = state.source.is_some();
         let changed = change(&mut state)?;
@@ -417,6 +417,9 @@ pub(crate) struct Borrowed<'a, T, X: Extra, W> {
     /// `None` once it was parked.
     worker: Option<W>,
 }
+
+/// The worker, if it was idle when something was added.
+pub(crate) type IdleWorker<'a, T, X, W> = Option<Borrowed<'a, T, X, W>>;
 
 impl<T, X: Extra, W> Borrowed<'_, T, X, W> {
     /// Works on this thread. Where `work` returns `true`, it has done all that it found, and the

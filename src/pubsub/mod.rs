@@ -29,6 +29,8 @@ mod fan_out;
 mod forwarder;
 mod handover;
 mod inbox;
+#[cfg(test)]
+mod model;
 mod producer;
 mod ring;
 mod sink;
@@ -39,9 +41,10 @@ mod threads;
 mod weight_limit;
 mod workers;
 
-/// The locks of [`channel`]; its model has others.
+/// What [`channel`] and [`space`] synchronize with; their model replaces it.
 mod sync {
     pub(super) use parking_lot::{Mutex, MutexGuard};
+    pub(super) use std::sync::atomic::AtomicUsize;
 }
 
 pub use consumer::{Consumer, Source};
@@ -52,4 +55,4 @@ pub use sink::{Patience, Sink};
 pub use subscription::{Queue, Subscription, SubscriptionId};
 
 pub(crate) use callback_limit::{Weighing, blocking};
-pub(crate) use channel::{Borrowed, Channel, Extra};
+pub(crate) use channel::{Channel, Extra, IdleWorker};

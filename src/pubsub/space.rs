@@ -1,8 +1,10 @@
 //! Waiting for room in a queue that is not a channel.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::sync::AtomicUsize;
 
 /// A permit that whoever makes room hands to one of those who wait for it.
 ///

@@ -19,7 +19,7 @@ use crate::error::PutError;
 use crate::message::Message;
 use crate::net::closing;
 use crate::net::transport::is_timeout;
-use crate::pubsub::{Borrowed, Channel, Patience};
+use crate::pubsub::{Channel, IdleWorker, Patience};
 
 /// The size up to which a message is worth writing on the thread that puts it.
 const SMALL: usize = 16 << 10;
@@ -29,8 +29,8 @@ pub(super) const MESSAGES_PER_TURN: usize = 64;
 
 type Messages = Channel<Message, Control, Box<FrameWriter>>;
 
-/// The idle frame writer, if a thread that has added something was given it.
-type Writer<'a> = Option<Borrowed<'a, Message, Control, Box<FrameWriter>>>;
+/// The frame writer, if it was idle when something was added.
+type IdleWriter<'a> = IdleWorker<'a, Message, Control, Box<FrameWriter>>;
 
 pub(crate) struct SendQueue {
     messages: Messages,
@@ -121,7 +121,7 @@ impl SendQueue {
     fn put_with<'a>(
         &'a self,
         message: Message,
-        push: impl FnOnce(Message) -> Result<Writer<'a>, PutError<Message>>,
+        push: impl FnOnce(Message) -> Result<IdleWriter<'a>, PutError<Message>>,
     ) -> Result<(), PutError<Message>> {
         let is_small = message.len() <= SMALL;
         // Without the value that it may have beside its text: that is not weighed, and takes many
@@ -285,7 +285,7 @@ impl SendQueue {
 
     /// For a thread that has added something: writes it, if it was given the frame writer and it is
     /// worth the while, or leaves it to the writer thread.
-    fn use_idle(&self, writer: Writer<'_>, is_small: bool) {
+    fn use_idle(&self, writer: IdleWriter<'_>, is_small: bool) {
         let Some(writer) = writer else {
             // Whoever has it finds what was added.
             return;
@@ -401,7 +401,6 @@ mod tests {
             let mut writer = owner.sleep(writer);
             written.send(owner.write(&mut writer)).unwrap();
         });
-        let deadline = Instant::now() + DEADLINE;
         let deadline = Instant::now() + DEADLINE;
         while !send_queue.messages.has_idle_worker() {
             assert!(Instant::now() < deadline, "the frame writer is never idle");

@@ -117,25 +117,23 @@ impl Shared {
         self.reader_thread.get() == Some(&thread::current().id())
     }
 
-    /// Waits for room as long as there is a connection to make it: this is the thread that makes the next.
+    /// Puts a message on the thread that makes the next connection: waits for room only as long as there
+    /// is a connection to make it.
     pub(crate) fn put_on_the_reader_thread(
         &self,
-        mut message: Message,
+        message: Message,
         deadline: Option<Instant>,
     ) -> Result<(), PutError<Message>> {
-        loop {
+        self.send_queue.put_waiting(message, |room| {
             let over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             let nobody = self.lifecycle.phase() == Phase::Connecting;
-            if over || nobody || self.producer.must_go_on() {
-                return self.send_queue.put_nowait(message);
+            let may_wait = !(over || nobody || self.producer.must_go_on());
+            if may_wait {
+                // Ended by room, `close`, the deadline, or when the publisher must go on.
+                self.producer.patience(deadline).wait_for(room);
             }
-            // Ended by room, `close`, the deadline, or when the publisher must go on.
-            let patience = self.producer.patience(deadline);
-            match self.send_queue.put_patiently(message, &patience) {
-                Err(PutError::Full(back)) => message = back,
-                other => return other,
-            }
-        }
+            may_wait
+        })
     }
 
     /// Whether a connection that ends for this reason is followed by another, unless this program closes.
