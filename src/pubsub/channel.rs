@@ -2,21 +2,21 @@
 //!
 //! # The worker
 //!
-//! Items are used up by whoever holds the channel's *worker*: for an [`Inbox`](super::Inbox) that is
-//! `()`, for a connection it is what writes frames. There is one worker, and it is in one place:
+//! Using items up takes the channel's *worker*: whatever value its owner needs for that, `()` for an
+//! [`Inbox`](super::Inbox). There is one worker, and it is in one place:
 //!
-//! - held by the *owner*, the thread that works while nobody else does;
+//! - held by the *owner*, the thread that works unless another thread does;
 //! - idle, in the channel: there is nothing to do, and the owner sleeps;
-//! - [`Borrowed`] by a thread that has added something while it was idle;
-//! - in `handed`, on its way to the owner, which that wakes.
+//! - [`Borrowed`] by a thread that added something while the worker was idle;
+//! - in `handed`, on its way to the owner, which it wakes.
 //!
-//! A thread that adds something while the worker is not idle has nothing else to do: the worker
-//! becomes idle again only under the lock, and only while there is nothing to do.
+//! A thread that adds something while the worker is not idle has finished with that: the worker
+//! becomes idle again only under the lock, and only if there is nothing to do.
 //!
-//! While there is a source, only the owner works, because it sleeps with a copy of the source. So
-//! whoever then takes the idle worker hands it over, and with that the owner drops its copy.
+//! The owner sleeps with a copy of the source. So while there is a source, a thread that takes the
+//! idle worker hands it over: the owner does the work, and drops a copy that is out of date.
 //!
-//! `model` checks all of this with other locks and threads, which it schedules itself.
+//! `model` checks these rules in many of the orders in which threads can run.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -94,7 +94,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         }
     }
 
-    // For those who put.
+    // For the threads that put.
 
     /// Adds an item and stops an active source. Returns the worker if it was idle.
     ///
@@ -122,9 +122,9 @@ impl<T, X: Extra, W> Channel<T, X, W> {
 
     /// As [`push`](Self::push), waiting for room as long as `wait` allows.
     ///
-    /// `wait` returns `true` to try again: when it has received from its argument, or earlier. Every
-    /// thread that makes room, `close` included, sends there. With `false` the item is handed back as
-    /// [`PutError::Full`].
+    /// `wait` returns `true` to try again: when it has received from its argument, or earlier.
+    /// Every thread that makes room, `close` included, sends there. With `false` the item is handed
+    /// back as [`PutError::Full`].
     pub(crate) fn push_waiting(
         &self,
         item: T,
@@ -178,7 +178,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         }
     }
 
-    /// Takes no more items and no source. What is queued can still be used up.
+    /// Refuses further items and sources. The queued items can still be used up.
     pub(crate) fn close(&self) {
         self.close_with(|_| ());
     }
@@ -196,7 +196,8 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         drop_caught(source);
     }
 
-    /// Changes the extra state so that there may be something to do. Returns the worker if it was idle.
+    /// Changes the extra state so that there may be something to do. Returns the worker if it was
+    /// idle.
     pub(crate) fn change<R>(
         &self,
         change: impl FnOnce(&mut X) -> R,
@@ -230,7 +231,8 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         self.state.lock().closed
     }
 
-    /// Changes the state under the lock and, if that succeeds, takes the idle worker in the same step.
+    /// Changes the state under the lock and, if that succeeds, takes the idle worker in the same
+    /// step.
     fn add<R, E>(
         &self,
         change: impl FnOnce(&mut State<T, X, W>) -> Result<R, E>,
@@ -254,8 +256,8 @@ impl<T, X: Extra, W> Channel<T, X, W> {
     // For whoever has the worker.
 
     /// Takes the next items, until there are `most` in `items`: first those that were put, then the
-    /// source's. Calls `before` under the same lock, with the extra state and whether the channel is
-    /// closed; where that returns `false` beside its result, no items are taken.
+    /// source's. Calls `before` under the same lock, with the extra state and whether the channel
+    /// is closed; where that returns `false` beside its result, no items are taken.
     pub(crate) fn take<R>(
         &self,
         items: &mut VecDeque<T>,
@@ -268,8 +270,8 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         if !may_take {
             return result;
         }
-        // A source's items are weighed after they were taken. So few are taken at first, in case they
-        // are heavy.
+        // A source's items are weighed after they were taken. So few are taken at first, in case
+        // they are heavy.
         let mut few = 1;
         let mut weight = 0;
         let mut from_source = self.take_some(state, items, most, few, &mut weight);
@@ -282,8 +284,8 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         result
     }
 
-    /// Takes what fits into a batch that weighs `weight` already, of the source's items at most `few`.
-    /// Returns how many of those. Releases the lock.
+    /// Takes what fits into a batch that weighs `weight` already, of the source's items at most
+    /// `few`. Returns how many of those. Releases the lock.
     fn take_some(
         &self,
         mut state: MutexGuard<'_, State<T, X, W>>,
@@ -348,7 +350,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         state.queue = back;
     }
 
-    /// Closes the channel and drops what is queued.
+    /// Closes the channel and drops the queued items.
     pub(crate) fn clear(&self) {
         self.close();
         let queue = {
@@ -362,12 +364,12 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         }
     }
 
-    /// For the owner: leaves the worker idle until there is something to do, and takes it back. `Err`
-    /// is the worker at the deadline.
+    /// For the owner: leaves the worker idle until there is something to do, and takes it back.
+    /// `Err` is the worker at the deadline.
     ///
     /// The wait is ended by the source, and by whoever adds something: it takes the idle worker and
-    /// hands it over, at once or when it has left something to do. (With a deadline, nobody may borrow
-    /// the worker and park it again: its owner would miss that the time is over.)
+    /// hands it over, at once or when it has left something to do. (With a deadline, nobody may
+    /// borrow the worker and park it again: its owner would miss that the time is over.)
     pub(crate) fn sleep(&self, worker: W, deadline: Option<Instant>) -> Result<W, W> {
         let source = {
             let mut state = self.state.lock();
@@ -409,8 +411,8 @@ impl<T, X: Extra, W> Channel<T, X, W> {
     }
 }
 
-/// The worker, in the hands of a thread that has added something. When it is dropped, the owner gets
-/// the worker: also when the thread panics.
+/// The worker, in the hands of a thread that has added something. When it is dropped, the owner
+/// gets the worker: also when the thread panics.
 #[must_use]
 pub(crate) struct Borrowed<'a, T, X: Extra, W> {
     channel: &'a Channel<T, X, W>,

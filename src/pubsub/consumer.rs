@@ -41,8 +41,8 @@ impl<T: Send + 'static> Consumer<T> {
         Self::with_weight(capacity, |_| 1)
     }
 
-    /// Creates a consumer whose items together may weigh `limit`. A heavier item is taken when nothing
-    /// else is queued.
+    /// Creates a consumer whose items together may weigh `limit`. A heavier item is taken when
+    /// nothing else is queued.
     ///
     /// `weigh` is called on the thread that puts, and on the inbox's for what comes from a source;
     /// it may take its time without holding up others.
@@ -56,8 +56,8 @@ impl<T: Send + 'static> Consumer<T> {
     ///
     /// # Errors
     ///
-    /// [`PutError::Full`] when there is no room, [`PutError::Closed`] when nothing is taken any more;
-    /// both hand the item back.
+    /// [`PutError::Full`] when there is no room, [`PutError::Closed`] when nothing is taken any
+    /// more; both hand the item back.
     pub fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
         // The inbox's owner does all the work.
         self.channel.push(item).map(drop)
@@ -123,8 +123,8 @@ impl<T: Send + 'static> Consumer<T> {
         self.channel.is_empty()
     }
 
-    /// Takes nothing more: puts fail, waiting ones included, and the source is dropped. What is
-    /// queued can still be used up.
+    /// Refuses further items: puts fail, waiting ones included, and the source is dropped. The
+    /// queued items can still be used up.
     pub fn close(&self) {
         self.channel.close();
     }

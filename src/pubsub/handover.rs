@@ -9,9 +9,9 @@ use super::subscription::Subscription;
 
 /// Holds at most the one worker that a channel has, so sending never waits.
 ///
-/// It is a crossbeam channel, so that the owner can wait for the worker and for a source at the same
-/// time. Its operations that do not wait have a lock, for the reason that [`Turn`] gives: a thread of
-/// a higher priority sleeps for the other side instead of spinning.
+/// It is a crossbeam channel, so that the owner can wait for the worker and for a source at the
+/// same time. Its operations that do not wait have a lock, for the reason that [`Turn`] gives: a
+/// thread of a higher priority sleeps for the other side instead of spinning.
 pub(super) struct Handover<W> {
     give: Sender<W>,
     given: Receiver<W>,
@@ -40,12 +40,13 @@ impl<W> Handover<W> {
     /// Hands the worker to the owner.
     pub(super) fn hand(&self, worker: W) {
         let _turn = self.turn.lock();
-        // There is one worker, so there is room; the receiver is a field, so it is not disconnected.
+        // There is one worker, so there is room; the receiver is a field, so it is not
+        // disconnected.
         let _ = self.give.try_send(worker);
     }
 
-    /// Waits for the worker. Whoever took it from the channel ends this wait: it hands the worker over
-    /// as soon as it is done.
+    /// Waits for the worker. Whoever took it from the channel ends this wait: it hands the worker
+    /// over as soon as it is done.
     pub(super) fn receive(&self) -> W {
         loop {
             if let Woken::Worker(worker) = self.wait::<()>(None, None) {

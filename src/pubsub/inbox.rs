@@ -12,7 +12,8 @@ use crate::panics::drop_caught;
 /// How many items are taken from the channel at a time.
 const BATCH_ITEMS: usize = 128;
 
-/// The using side of a [`Consumer`](super::Consumer); there is one. Dropping it closes the consumer.
+/// The using side of a [`Consumer`](super::Consumer); there is one. Dropping it closes the
+/// consumer.
 pub struct Inbox<T> {
     channel: Arc<Channel<T, (), ()>>,
     taken: VecDeque<T>,

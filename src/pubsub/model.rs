@@ -4,8 +4,8 @@
 //! The two files are compiled a second time here, with locks, threads and wake-ups that `shuttle`
 //! schedules. A wait that nobody ends is a deadlock, which it reports with the schedule.
 //!
-//! A panic under a borrowed worker is a worker that is marked as broken and dropped, because that is
-//! what unwinding does with it.
+//! A panic under a borrowed worker is a worker that is marked as broken and dropped, because that
+//! is what unwinding does with it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -309,7 +309,7 @@ impl Connection {
         self.use_idle(writer);
     }
 
-    /// Waits until so many items and pongs were written, while nobody adds anything.
+    /// Waits until this many items and pongs were written. Nobody adds anything meanwhile.
     fn wait_written(&self, items: usize, pongs: usize) {
         let mut written = self.0.written.lock().unwrap();
         while written.0.len() < items || written.1 < pongs {
@@ -327,7 +327,7 @@ impl Connection {
 }
 
 /// In how many orders each model is run. All together take a few seconds.
-const RUNS: usize = 2000;
+const RUNS: usize = 1000;
 
 /// Runs the model in random orders, and in orders with few but unlikely switches of threads.
 fn check(model: impl Fn() + Send + Sync + Copy + 'static) {

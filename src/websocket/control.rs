@@ -1,5 +1,5 @@
-//! A connection's control frames (RFC 6455, section 5.5): pongs owed, pings asked for and what their
-//! answers tell, and the Close frame.
+//! A connection's control frames (RFC 6455, section 5.5): pongs owed, pings asked for and what
+//! their answers tell, and the Close frame.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ pub(super) struct Frames {
     pub(super) pings: Vec<Bytes>,
 }
 
-/// What is to be written after the control frames.
+/// What follows the control frames of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     Messages,
@@ -63,9 +63,11 @@ impl Control {
         self.pongs.push_back(payload);
     }
 
-    /// Asks for a Close frame to be sent.
+    /// Asks for a Close frame to be sent. There is one in a connection's life, and none after `stop`.
     pub(super) fn close(&mut self, send: closing::Send) {
-        self.stage = Stage::CloseAsked(send);
+        if matches!(self.stage, Stage::Open) {
+            self.stage = Stage::CloseAsked(send);
+        }
     }
 
     /// Asks the writer thread to end.
@@ -146,9 +148,9 @@ impl Latency {
 pub(super) struct Answered {
     /// The keepalive's own ping was among it.
     pub(super) own: bool,
-    /// Who is to be told how long it took.
+    /// To whom to report how long it took.
     pub(super) askers: Vec<(Sender<Duration>, Duration)>,
-    /// The program's, and so to be dropped when no lock is held.
+    /// To be dropped when no lock is held: they are the program's.
     payloads: Vec<Bytes>,
 }
 
@@ -162,18 +164,18 @@ impl Answered {
     }
 }
 
-/// Those of one connection.
+/// The pings of one connection.
 #[derive(Default)]
 pub(super) struct Pings {
     waiting: VecDeque<(Bytes, Asker)>,
     /// In the order in which they were sent.
     under_way: VecDeque<Ping>,
     latency: Option<Latency>,
-    /// How many messages the peer has taken for certain, since they were sent before a ping that it answered.
+    /// How many messages the peer has certainly taken: those sent before a ping that it answered.
     confirmed: u64,
 }
 
-/// Who waits for the answer; nobody does for the keepalive's own.
+/// Where the answer is reported; `None` for the keepalive's own ping.
 type Asker = Option<Sender<Duration>>;
 
 struct Ping {
@@ -187,14 +189,14 @@ struct Ping {
 }
 
 impl Pings {
-    /// The keepalive's own. It has one at a time: of an older one nothing more is expected.
+    /// Asks for the keepalive's own ping. It has one at a time: an older one is forgotten.
     pub(super) fn ask(&mut self, payload: Bytes) {
         self.waiting.retain(|(_, asker)| asker.is_some());
         self.under_way.retain(|ping| ping.asker.is_some());
         self.waiting.push_back((payload, None));
     }
 
-    /// A program's own; `false` when too many are without an answer.
+    /// Asks for a program's ping; returns `false` when too many are without an answer.
     pub(super) fn ask_for(&mut self, payload: Bytes, asker: Sender<Duration>) -> bool {
         let room = self.waiting.len() + self.under_way.len() < MAX_UNANSWERED;
         if room {
@@ -208,8 +210,8 @@ impl Pings {
         !self.waiting.is_empty()
     }
 
-    /// Returns those to be encoded now, behind `messages` messages. From here on an answer may come,
-    /// even before it is known that all was written.
+    /// Returns those to be encoded now, behind `messages` messages. From here on an answer may
+    /// come, even before it is known that all was written.
     fn start(&mut self, messages: u64) -> Vec<Bytes> {
         if self.waiting.is_empty() {
             return Vec::new();
@@ -228,7 +230,7 @@ impl Pings {
         payloads.map(|ping| ping.payload.clone()).collect()
     }
 
-    /// All that was encoded has been written.
+    /// Takes note that all that was encoded has been written.
     pub(super) fn written(&mut self) {
         let now = Instant::now();
         for ping in self.under_way.iter_mut().filter(|ping| !ping.is_written) {
@@ -237,20 +239,21 @@ impl Pings {
         }
     }
 
-    /// For how long the keepalive's last ping has been written.
+    /// Returns for how long the keepalive's last ping has been written.
     pub(super) fn since_written(&self) -> Option<Duration> {
         let own = self.under_way.iter().find(|ping| ping.asker.is_none());
         own.filter(|ping| ping.is_written)
             .map(|ping| ping.since.elapsed())
     }
 
-    /// A pong has come. It answers those sent before as well: a peer may answer the latest only.
+    /// Takes note of a pong. It answers the pings sent before, too: a peer may answer only the
+    /// latest.
     #[must_use]
     pub(super) fn answered(&mut self, payload: &[u8]) -> Answered {
         let mut answered = Answered::default();
         let meant = |ping: &Ping| ping.payload == payload;
         let Some(index) = self.under_way.iter().position(meant) else {
-            // Nobody asked for it, which is allowed.
+            // A pong without a ping is allowed (section 5.5.3).
             return answered;
         };
         let mut last = Duration::ZERO;

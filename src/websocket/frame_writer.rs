@@ -1,4 +1,5 @@
-//! Writes one connection's frames: the codec, the transport's half, and what is not written yet.
+//! Writes one connection's frames: the codec, the transport's half, and the messages that are not
+//! written yet.
 //!
 //! It knows no queue: whoever holds it fills [`FrameWriter::messages`] and asks afterwards
 //! [what was done](FrameWriter::take_done). See [`send_queue`](super::send_queue).
@@ -39,12 +40,12 @@ pub(crate) struct FrameWriter {
     role: WireRole,
     out: Out,
     json: bool,
-    /// What is to be encoded next.
+    /// To be encoded next.
     messages: VecDeque<Message>,
     last_flush: Option<Instant>,
     /// A write has begun and not returned. If another begins, the transport has panicked in it.
     writing: bool,
-    /// There is a ping among what is encoded and not written.
+    /// A ping was encoded and is not written yet.
     ping_encoded: bool,
     /// A message has made the codec's buffer longer than it is otherwise.
     has_grown: bool,
@@ -92,8 +93,8 @@ pub(crate) struct Unsent {
 }
 
 impl FrameWriter {
-    /// Creates the frame writer of a connection. With `keep`, messages are kept until they have been
-    /// written.
+    /// Creates the frame writer of a connection. With `keep`, messages are kept until they have
+    /// been written.
     pub(crate) fn new(
         role: WireRole,
         half: Box<dyn WriteHalf>,
@@ -193,7 +194,7 @@ impl FrameWriter {
         })
     }
 
-    /// Writes what is encoded.
+    /// Writes all that is encoded.
     pub(super) fn flush(&mut self, wait: Wait) -> tungstenite::Result<()> {
         let flushed = self.attempt(wait, Self::flush_codec);
         self.last_flush = Some(Instant::now());
@@ -240,8 +241,8 @@ impl FrameWriter {
         self.encoded_messages += 1;
         let end = self.encoded_bytes + frame_length(wire.len(), self.role);
         self.unwritten.ends.push_back(end);
-        // What it holds may be the user's, with a destructor of its own: that of the codec is not the
-        // last.
+        // What it holds may be the user's, with a destructor of its own: that of the codec is not
+        // the last.
         let sent = match &mut self.unwritten.messages {
             Some(messages) => {
                 // One of a source may have a value yet.
@@ -255,8 +256,8 @@ impl FrameWriter {
         encoded
     }
 
-    /// Encodes a frame, and writes it if much has come together. After an error of the transport it is
-    /// encoded.
+    /// Encodes a frame, and writes it if much has come together. After an error of the transport it
+    /// is encoded.
     fn encode(&mut self, message: tungstenite::Message) -> tungstenite::Result<()> {
         self.encoded_bytes += frame_length(message.len(), self.role);
         self.has_grown |= message.len() > WRITE_BUFFER;
@@ -272,8 +273,8 @@ impl FrameWriter {
         }
         if std::mem::take(&mut self.ping_encoded) {
             self.ping_written = true;
-            // These are as long as the longest burst was. That is seldom needed again soon, and pings
-            // are seldom enough to give it back.
+            // These are as long as the longest burst was. That is seldom needed again soon, and
+            // pings are seldom enough to give it back.
             self.forget_written();
             self.unwritten.ends.shrink_to_fit();
             if let Some(messages) = &mut self.unwritten.messages {
@@ -318,7 +319,7 @@ impl FrameWriter {
     }
 }
 
-/// A codec that has nothing to write yet. It is not told what is read.
+/// Creates a codec that has nothing to write yet. It learns nothing of what is read.
 fn writing_codec(role: WireRole) -> WebSocketContext {
     let config = WebSocketConfig::default()
         .read_buffer_size(0)
@@ -326,7 +327,7 @@ fn writing_codec(role: WireRole) -> WebSocketContext {
     WebSocketContext::new(role, Some(config))
 }
 
-/// How long a frame is (RFC 6455, section 5.2).
+/// Returns how long a frame is (RFC 6455, section 5.2).
 fn frame_length(payload: usize, sender: WireRole) -> u64 {
     let extended = match payload {
         0..126 => 0,
@@ -395,7 +396,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
-    /// A socket that takes something only from who waits.
+    /// A socket that takes nothing without waiting.
     struct Full(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Full {
@@ -463,7 +464,7 @@ mod tests {
         assert_eq!(writer.written(), 10 * MESSAGES_PER_TURN as u64);
     }
 
-    /// A socket that takes so many bytes and then fails.
+    /// A socket that takes this many bytes and then fails.
     struct Breaks(usize);
 
     impl Write for Breaks {

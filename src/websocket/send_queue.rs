@@ -1,10 +1,10 @@
-//! What waits to be sent, and who writes it.
+//! The queue of what is to be sent, and the rule that says which thread writes it.
 //!
-//! A connection's [`FrameWriter`] is the worker of a [`Channel`]: whoever holds it writes, and holds no
-//! lock meanwhile. The writer thread owns it, and leaves it in the channel while there is nothing to
-//! send. Then a thread that puts a small message receives it with the same lock, writes what the
-//! transport takes without waiting, and leaves it there again. That saves the message two switches of
-//! threads. Whatever does not go at once is left to the writer thread.
+//! A connection's [`FrameWriter`] is the worker of a [`Channel`]: whoever holds it writes, and
+//! holds no lock meanwhile. The writer thread owns it, and leaves it in the channel while there is
+//! nothing to send. Then a thread that puts a small message receives it with the same lock, writes
+//! what the transport takes without waiting, and leaves it there again. That saves the message two
+//! switches of threads. Whatever does not go at once is left to the writer thread.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -186,7 +186,7 @@ impl SendQueue {
         self.messages.close_with(|control| control.close(send));
     }
 
-    /// Sends a Close frame. What is put from now on is for another connection.
+    /// Sends a Close frame. Messages that are put from now on are for another connection.
     pub(crate) fn close_connection(&self, send: closing::Send) {
         // The writer thread is to send it.
         let ((), writer) = self.messages.change(|control| control.close(send));
@@ -204,9 +204,9 @@ impl SendQueue {
         drop(writer);
     }
 
-    /// Takes back what a connection has not sent, after its writer thread has ended. `all_confirmed`
-    /// says that the peer has taken all that was written. Returns how many messages were neither
-    /// written nor kept.
+    /// Takes back what a connection has not sent, after its writer thread has ended.
+    /// `all_confirmed` says that the peer has taken all that was written. Returns how many messages
+    /// were neither written nor kept.
     pub(crate) fn take_back(&self, unsent: Unsent, all_confirmed: bool) -> usize {
         if !all_confirmed {
             let confirmed = self.messages.look(|control| control.pings.confirmed());
@@ -222,7 +222,7 @@ impl SendQueue {
 
     /// Forgets what was for the connection that has ended alone.
     pub(crate) fn forget_connection(&self) {
-        // Dropping the askers wakes those who wait for the answer to a ping: not under the lock.
+        // Dropping the askers wakes threads that wait for the answer to a ping: not under the lock.
         let control = self.messages.look(std::mem::take);
         drop(control);
     }
@@ -237,8 +237,8 @@ impl SendQueue {
 
     // For whoever has the frame writer.
 
-    /// For the writer thread: writes all there is. An error is final: the stream may have ended within
-    /// a frame.
+    /// For the writer thread: writes all there is. An error is final: the stream may have ended
+    /// within a frame.
     pub(crate) fn write(&self, writer: &mut FrameWriter) -> tungstenite::Result<Progress> {
         let progress = self.write_all(writer);
         self.note(writer);
@@ -262,7 +262,8 @@ impl SendQueue {
                     return Ok(Progress::Drained);
                 }
                 Next::Close => {
-                    // First all before it, so that an answer to it is known from a frame that crosses it.
+                    // First all before it, so that an answer to it is known from a frame that
+                    // crosses it.
                     writer.flush(Wait::Yes)?;
                     if let Some(close) = self.messages.look(Control::begin_to_close) {
                         writer.write_close(close)?;
@@ -293,7 +294,8 @@ impl SendQueue {
         writer.work(|writer| is_small && !writer.wrote_recently() && self.write_now(writer));
     }
 
-    /// Writes one turn, as far as the transport takes it without waiting. Returns whether that was all.
+    /// Writes one turn, as far as the transport takes it without waiting. Returns whether that was
+    /// all.
     pub(super) fn write_now(&self, writer: &mut FrameWriter) -> bool {
         let (frames, next) = self.next(writer);
         let written = writer
@@ -308,7 +310,7 @@ impl SendQueue {
         written.is_ok() && matches!(next, Next::Messages | Next::Nothing)
     }
 
-    /// Takes what is to be written next, with one lock: control frames, and a turn of messages.
+    /// Takes the next control frames and a turn of messages, with one lock.
     fn next(&self, writer: &mut FrameWriter) -> (Frames, Next) {
         self.note(writer);
         let encoded = writer.encoded();

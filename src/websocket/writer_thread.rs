@@ -1,4 +1,4 @@
-//! The writer thread: sends what is queued, until there is a Close frame to send.
+//! The writer thread: sends the queue, until it has sent a Close frame.
 
 use std::io;
 use std::sync::Arc;
@@ -27,7 +27,8 @@ pub(crate) fn start(
     })
 }
 
-/// Ends the connection should the thread panic, in a transport of the user's: the reader would not notice.
+/// Ends the connection should the thread panic, in a transport of the user's: the reader would not
+/// notice.
 struct PanicGuard<'a>(&'a Shared);
 
 impl Drop for PanicGuard<'_> {
