@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crossbeam_channel::Receiver;
 use shuttle::sync::{Condvar, Mutex as ShuttleMutex};
 use shuttle::thread;
 
@@ -446,6 +447,14 @@ fn a_source_is_read_and_dropped_when_it_is_replaced() {
     });
 }
 
+/// Waits for room, by looking again and again: that is not a channel of `shuttle`'s.
+fn wait_for_room(room: &Receiver<()>) -> bool {
+    while room.try_recv().is_err() {
+        thread::yield_now();
+    }
+    true
+}
+
 #[test]
 fn every_put_that_waits_for_room_gets_it() {
     check(|| {
@@ -453,12 +462,7 @@ fn every_put_that_waits_for_room_gets_it() {
         let putters = [1, 2, 3].map(|item| {
             let connection = connection.clone();
             thread::spawn(move || {
-                let pushed = connection.channel().push_waiting(item, |room| {
-                    while room.try_recv().is_err() {
-                        thread::yield_now();
-                    }
-                    true
-                });
+                let pushed = connection.channel().push_waiting(item, wait_for_room);
                 connection.use_idle(pushed.ok().unwrap());
             })
         });
@@ -467,6 +471,22 @@ fn every_put_that_waits_for_room_gets_it() {
         owner.join().unwrap();
         for putter in putters {
             putter.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn every_put_that_waits_for_room_ends_when_the_channel_closes() {
+    check(|| {
+        let channel = Arc::new(Channel::<u32, (), ()>::new(1, |_| 1, ()));
+        assert!(channel.push(0).is_ok());
+        let putters = [1, 2, 3].map(|item| {
+            let channel = channel.clone();
+            thread::spawn(move || channel.push_waiting(item, wait_for_room).is_ok())
+        });
+        channel.close();
+        for putter in putters {
+            assert!(!putter.join().unwrap());
         }
     });
 }
