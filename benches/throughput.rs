@@ -143,6 +143,39 @@ fn round_trip(c: &mut Criterion) {
     group.finish();
 }
 
+/// What a put costs its caller while nothing else is sent. The answer is awaited, and not measured.
+/// Each put comes a while after it, so that the writer thread sleeps even on a busy machine.
+fn puts_when_idle(c: &mut Criterion) {
+    let mut group = c.benchmark_group("put_when_idle_64B");
+    let raw_url = raw_server(Peer::Echo);
+    let (near, far) = Options::new().json(false).pair();
+    let echo = thread::spawn(move || {
+        while let Ok(message) = far.get() {
+            far.put(message).unwrap();
+        }
+    });
+    let message = text(64);
+    for (name, ws) in [("tcp", client(&raw_url)), ("memory", near)] {
+        let subscription = ws.subscribe();
+        group.bench_function(name, |b| {
+            b.iter_custom(|n| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..n {
+                    let message = message.clone();
+                    let start = Instant::now();
+                    ws.put_nowait(message).unwrap();
+                    spent += start.elapsed();
+                    subscription.get().unwrap();
+                    thread::sleep(Duration::from_micros(200));
+                }
+                spent
+            });
+        });
+    }
+    echo.join().unwrap();
+    group.finish();
+}
+
 fn sends(c: &mut Criterion) {
     let mut group = c.benchmark_group("sends_64B");
     group.throughput(Throughput::Elements(1));
@@ -289,6 +322,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(3));
-    targets = round_trip, sends, receives, receives_text, fan_out
+    targets = round_trip, puts_when_idle, sends, receives, receives_text, fan_out
 }
 criterion_main!(benches);

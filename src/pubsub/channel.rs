@@ -1,89 +1,446 @@
-//! Where a consumer's items wait: between those who put and the one who uses up.
+//! A queue and a replaceable source between the threads that put and the one that uses items up.
+//!
+//! # The worker
+//!
+//! Using items up takes the channel's *worker*: whatever value its owner needs for that, `()` for an
+//! [`Inbox`](super::Inbox). There is one worker, and it is in one place:
+//!
+//! - held by the *owner*, the thread that works unless another thread does;
+//! - idle, in the channel: there is nothing to do, and the owner sleeps;
+//! - [`Borrowed`] by a thread that added something while the worker was idle;
+//! - in `handed`, on its way to the owner, which it wakes.
+//!
+//! A thread that adds something while the worker is not idle has finished with that: the worker
+//! becomes idle again only under the lock, and only if there is nothing to do.
+//!
+//! The owner sleeps with a copy of the source. So while there is a source, a thread that takes the
+//! idle worker hands it over: the owner does the work, and drops a copy that is out of date.
+//!
+//! `model` checks these rules in many of the orders in which threads can run.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::convert::Infallible;
 use std::time::Instant;
 
-use crossbeam_channel::Select;
-use parking_lot::Mutex;
+use crossbeam_channel::{Receiver, TryRecvError};
 
+use super::handover::{Handover, Woken};
 use super::space::SpaceNotifier;
 use super::subscription::Subscription;
-use super::wake::Wake;
+use super::sync::{Mutex, MutexGuard};
+use crate::error::PutError;
 use crate::panics::drop_caught;
 
-pub(super) struct Channel<T> {
-    /// Held to change the queue or the source, or to take from them without waiting. No user code
-    /// is called, `weigh` included, nothing is sent and no source is dropped under it.
-    pub(super) state: Mutex<State<T>>,
-    pub(super) space: SpaceNotifier,
-    /// Wakes the inbox's owner.
-    pub(super) wake: Wake,
-    /// How many items the inbox has taken and not given out, as of when it last took some.
-    pub(super) in_flight: AtomicUsize,
-    pub(super) limit: usize,
-    pub(super) weigh: fn(&T) -> usize,
+/// How much weight is taken at a time. The item that exceeds it is still taken.
+const BATCH_WEIGHT: usize = 128 << 10;
+
+/// What a worker has to do besides the items.
+pub(crate) trait Extra {
+    /// Returns whether there is something to do, apart from the items. Called under the lock.
+    fn is_pending(&self, closed: bool) -> bool;
 }
 
-pub(super) struct State<T> {
-    /// Each with its weight: nothing is weighed under the lock.
-    pub(super) queue: VecDeque<(T, usize)>,
-    pub(super) weight: usize,
-    pub(super) source: Option<Subscription<T>>,
-    /// The inbox's owner waits, or is about to, and has to be woken.
-    pub(super) waiting: bool,
-    pub(super) closed: bool,
+/// An [`Inbox`](super::Inbox) reports that its consumer was closed.
+impl Extra for () {
+    fn is_pending(&self, closed: bool) -> bool {
+        closed
+    }
 }
 
-impl<T> Channel<T> {
-    pub(super) fn new(limit: usize, weigh: fn(&T) -> usize) -> Arc<Self> {
-        Arc::new(Channel {
+pub(crate) struct Channel<T, X, W> {
+    /// Held to change or to look at the state, and to take from the source without waiting. No code
+    /// of the user is called under it (neither `weigh` nor a destructor), nothing is sent, and no
+    /// other lock is taken but those of the source's queue.
+    state: Mutex<State<T, X, W>>,
+    space: SpaceNotifier,
+    handed: Handover<W>,
+    limit: usize,
+    weigh: fn(&T) -> usize,
+}
+
+struct State<T, X, W> {
+    /// Each with its weight, because nothing is weighed under the lock.
+    queue: VecDeque<(T, usize)>,
+    weight: usize,
+    source: Option<Subscription<T>>,
+    closed: bool,
+    extra: X,
+    /// The worker, while there is nothing to do.
+    idle: Option<W>,
+}
+
+impl<T, X: Extra, W> State<T, X, W> {
+    fn is_pending(&self) -> bool {
+        !self.queue.is_empty() || self.extra.is_pending(self.closed)
+    }
+}
+
+impl<T, X: Extra, W> Channel<T, X, W> {
+    /// Creates a channel whose items together may weigh `limit`. The owner has the worker at first.
+    pub(crate) fn new(limit: usize, weigh: fn(&T) -> usize, extra: X) -> Self {
+        Channel {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 weight: 0,
                 source: None,
-                waiting: false,
                 closed: false,
+                extra,
+                idle: None,
             }),
             space: SpaceNotifier::new(),
-            wake: Wake::new(),
-            in_flight: AtomicUsize::new(0),
+            handed: Handover::new(),
             limit,
             weigh,
-        })
+        }
     }
 
-    /// Waits until there is something to take, or somebody wakes the owner; `false` at the deadline.
-    pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
+    // For the threads that put.
+
+    /// Adds an item and stops an active source. Returns the worker if it was idle.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError::Full`] without room, [`PutError::Closed`] after `close`.
+    pub(crate) fn push(&self, item: T) -> Result<IdleWorker<'_, T, X, W>, PutError<T>> {
+        let weight = (self.weigh)(&item);
+        let (source, worker) = self.add(|state| {
+            if state.closed {
+                return Err(PutError::Closed(item));
+            }
+            if state.weight > 0 && state.weight + weight > self.limit {
+                return Err(PutError::Full(item));
+            }
+            state.weight += weight;
+            state.queue.push_back((item, weight));
+            Ok(state.source.take())
+        })?;
+        if source.is_some() {
+            drop_caught(source);
+        }
+        Ok(worker)
+    }
+
+    /// As [`push`](Self::push), waiting for room as long as `wait` allows.
+    ///
+    /// `wait` returns `true` to try again: when it has received from its argument, or earlier.
+    /// Every thread that makes room, `close` included, sends there. With `false` the item is handed
+    /// back as [`PutError::Full`].
+    pub(crate) fn push_waiting(
+        &self,
+        item: T,
+        mut wait: impl FnMut(&Receiver<()>) -> bool,
+    ) -> Result<IdleWorker<'_, T, X, W>, PutError<T>> {
+        let mut item = match self.push(item) {
+            Err(PutError::Full(item)) => item,
+            other => return other,
+        };
+        // From here on no room is made without a permit.
+        let waiting = self.space.register();
+        loop {
+            item = match self.push(item) {
+                Err(PutError::Full(item)) => item,
+                other => return other,
+            };
+            if !wait(waiting.permit()) {
+                return Err(PutError::Full(item));
+            }
+        }
+    }
+
+    /// Replaces the source. Returns `false` after `close`, when none is taken.
+    pub(crate) fn put_subscription(&self, source: Subscription<T>) -> bool {
+        let mut source = Some(source);
+        let taken = self.add(|state| {
+            if state.closed {
+                return Err(());
+            }
+            std::mem::swap(&mut state.source, &mut source);
+            Ok(())
+        });
+        let is_taken = taken.is_ok();
+        // The owner is to watch this one.
+        drop(taken);
+        drop_caught(source);
+        is_taken
+    }
+
+    /// Returns the active source.
+    pub(crate) fn subscription(&self) -> Option<Subscription<T>> {
+        self.state.lock().source.clone()
+    }
+
+    /// Stops reading the active source.
+    pub(crate) fn stop_subscription(&self) {
+        let stopped = self.add(|state| state.source.take().ok_or(()));
+        if let Ok((source, worker)) = stopped {
+            drop(worker);
+            drop_caught(source);
+        }
+    }
+
+    /// Refuses further items and sources. The queued items can still be used up.
+    pub(crate) fn close(&self) {
+        self.close_with(|_| ());
+    }
+
+    /// As [`close`](Self::close), and changes the extra state in the same step.
+    pub(crate) fn close_with(&self, change: impl FnOnce(&mut X)) {
+        let Ok((source, worker)) = self.add(|state| {
+            state.closed = true;
+            change(&mut state.extra);
+            Ok::<_, Infallible>(state.source.take())
+        });
+        self.space.notify();
+        // The owner is to see it.
+        drop(worker);
+        drop_caught(source);
+    }
+
+    /// Changes the extra state so that there may be something to do. Returns the worker if it was
+    /// idle.
+    pub(crate) fn change<R>(
+        &self,
+        change: impl FnOnce(&mut X) -> R,
+    ) -> (R, IdleWorker<'_, T, X, W>) {
+        let Ok(changed) = self.add(|state| Ok::<_, Infallible>(change(&mut state.extra)));
+        changed
+    }
+
+    /// Looks at the extra state, or changes it so that there is nothing more to do than before.
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&mut X) -> R) -> R {
+        look(&mut self.state.lock().extra)
+    }
+
+    /// Returns how many items are queued.
+    pub(crate) fn len(&self) -> usize {
+        self.backlog().0
+    }
+
+    /// Returns whether no item is queued.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns how many items are queued, and how much they weigh.
+    pub(crate) fn backlog(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.queue.len(), state.weight)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    /// Changes the state under the lock and, if that succeeds, takes the idle worker in the same
+    /// step.
+    fn add<R, E>(
+        &self,
+        change: impl FnOnce(&mut State<T, X, W>) -> Result<R, E>,
+    ) -> Result<(R, IdleWorker<'_, T, X, W>), E> {
+        let mut state = self.state.lock();
+        let is_watched = state.source.is_some();
+        let changed = change(&mut state)?;
+        let idle = state.idle.take();
+        drop(state);
+        let mut worker = idle.map(|worker| Borrowed {
+            channel: self,
+            worker: Some(worker),
+        });
+        if is_watched {
+            // Hands it over.
+            worker = None;
+        }
+        Ok((changed, worker))
+    }
+
+    // For whoever has the worker.
+
+    /// Takes the next items, until there are `most` in `items`: first those that were put, then the
+    /// source's. Calls `before` under the same lock, with the extra state and whether the channel
+    /// is closed; where that returns `false` beside its result, no items are taken.
+    pub(crate) fn take<R>(
+        &self,
+        items: &mut VecDeque<T>,
+        most: usize,
+        before: impl FnOnce(&mut X, bool) -> (R, bool),
+    ) -> R {
+        let mut state = self.state.lock();
+        let closed = state.closed;
+        let (result, may_take) = before(&mut state.extra, closed);
+        if !may_take {
+            return result;
+        }
+        // A source's items are weighed after they were taken. So few are taken at first, in case
+        // they are heavy.
+        let mut few = 1;
+        let mut weight = 0;
+        let mut from_source = self.take_some(state, items, most, few, &mut weight);
+        while from_source == few {
+            let new = items.len() - few;
+            weight += items.range(new..).map(self.weigh).sum::<usize>();
+            few *= 2;
+            from_source = self.take_some(self.state.lock(), items, most, few, &mut weight);
+        }
+        result
+    }
+
+    /// Takes what fits into a batch that weighs `weight` already, of the source's items at most
+    /// `few`. Returns how many of those. Releases the lock.
+    fn take_some(
+        &self,
+        mut state: MutexGuard<'_, State<T, X, W>>,
+        items: &mut VecDeque<T>,
+        most: usize,
+        few: usize,
+        weight: &mut usize,
+    ) -> usize {
+        let mut made_room = false;
+        while items.len() < most && *weight < BATCH_WEIGHT {
+            let Some((item, heavy)) = state.queue.pop_front() else {
+                break;
+            };
+            *weight += heavy;
+            state.weight -= heavy;
+            items.push_back(item);
+            made_room = true;
+        }
+        // Under the lock, so that nothing more is taken from a source that was stopped.
+        let mut from_source = 0;
+        let mut ended = None;
+        while from_source < few && items.len() < most && *weight < BATCH_WEIGHT {
+            match state.source.as_ref().map(Subscription::take) {
+                Some(Ok(item)) => {
+                    items.push_back(item);
+                    from_source += 1;
+                }
+                Some(Err(TryRecvError::Disconnected)) => ended = state.source.take(),
+                Some(Err(TryRecvError::Empty)) | None => break,
+            }
+        }
+        // Nobody waits for a source that has ended.
+        let read = match from_source {
+            0 => None,
+            _ => state.source.clone(),
+        };
+        drop(state);
+        if let Some(source) = read {
+            source.tell_taken();
+            drop_caught(source);
+        }
+        if ended.is_some() {
+            drop_caught(ended);
+        }
+        if made_room {
+            self.space.notify();
+        }
+        from_source
+    }
+
+    /// Puts items back that were taken: they are the queue's first again.
+    pub(crate) fn put_back(&self, items: impl IntoIterator<Item = T>) {
+        let weighed = items.into_iter().map(|item| {
+            let weight = (self.weigh)(&item);
+            (item, weight)
+        });
+        let mut back: VecDeque<_> = weighed.collect();
+        let weight = back.iter().map(|(_, weight)| weight).sum::<usize>();
+        let mut state = self.state.lock();
+        state.weight += weight;
+        back.append(&mut state.queue);
+        state.queue = back;
+    }
+
+    /// Closes the channel and drops the queued items.
+    pub(crate) fn clear(&self) {
+        self.close();
+        let queue = {
+            let mut state = self.state.lock();
+            state.weight = 0;
+            std::mem::take(&mut state.queue)
+        };
+        // Each by itself: the destructor of one may panic, and that of the next.
+        for (item, _) in queue {
+            drop_caught(item);
+        }
+    }
+
+    /// For the owner: leaves the worker idle until there is something to do, and takes it back.
+    /// `Err` is the worker at the deadline.
+    ///
+    /// The wait is ended by the source, and by whoever adds something: it takes the idle worker and
+    /// hands it over, at once or when it has left something to do. (With a deadline, nobody may
+    /// borrow the worker and park it again: its owner would miss that the time is over.)
+    pub(crate) fn sleep(&self, worker: W, deadline: Option<Instant>) -> Result<W, W> {
         let source = {
             let mut state = self.state.lock();
-            // `close` need not be looked for: it wakes, and a wake-up is kept until it is noticed.
-            if !state.queue.is_empty() {
-                return true;
+            if state.is_pending() {
+                return Ok(worker);
             }
-            state.waiting = true;
+            state.idle = Some(worker);
             state.source.clone()
         };
-        let in_time = match &source {
-            None => self.wake.wait(deadline),
-            Some(source) => {
-                let mut select = Select::new();
-                let wake = select.recv(self.wake.called());
-                select.recv(source.items());
-                let ready = match deadline {
-                    None => Some(select.ready()),
-                    Some(deadline) => select.ready_deadline(deadline).ok(),
-                };
-                if ready == Some(wake) {
-                    self.wake.notice();
-                }
-                ready.is_some()
-            }
+        let woken = match self.handed.wait(source.as_ref(), deadline) {
+            Woken::Worker(worker) => Ok(worker),
+            Woken::Source => Ok(self.take_worker()),
+            Woken::Deadline => Err(self.take_worker()),
         };
-        self.state.lock().waiting = false;
         // It may be the last handle, with items of the user's in it.
         drop_caught(source);
-        in_time
+        woken
+    }
+
+    /// Takes the idle worker, or waits for it: then it is on its way.
+    fn take_worker(&self) -> W {
+        let idle = self.state.lock().idle.take();
+        idle.unwrap_or_else(|| self.handed.receive())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_idle_worker(&self) -> bool {
+        self.state.lock().idle.is_some()
+    }
+
+    /// Makes the worker idle; `Err` is the worker when it is the owner's turn.
+    fn park(&self, worker: W) -> Result<(), W> {
+        let mut state = self.state.lock();
+        if state.is_pending() || state.source.is_some() {
+            return Err(worker);
+        }
+        state.idle = Some(worker);
+        Ok(())
+    }
+}
+
+/// The worker, in the hands of a thread that has added something. When it is dropped, the owner
+/// gets the worker: also when the thread panics.
+#[must_use]
+pub(crate) struct Borrowed<'a, T, X: Extra, W> {
+    channel: &'a Channel<T, X, W>,
+    /// `None` once it was parked.
+    worker: Option<W>,
+}
+
+/// The worker, if it was idle when something was added.
+pub(crate) type IdleWorker<'a, T, X, W> = Option<Borrowed<'a, T, X, W>>;
+
+impl<T, X: Extra, W> Borrowed<'_, T, X, W> {
+    /// Works on this thread. Where `work` returns `true`, it has done all that it found, and the
+    /// worker becomes idle unless something has come meanwhile; otherwise the owner goes on.
+    pub(crate) fn work(mut self, work: impl FnOnce(&mut W) -> bool) {
+        let is_done = self.worker.as_mut().is_some_and(work);
+        if is_done {
+            self.worker = match self.worker.take().map(|worker| self.channel.park(worker)) {
+                Some(Err(worker)) => Some(worker),
+                Some(Ok(())) | None => None,
+            };
+        }
+    }
+}
+
+impl<T, X: Extra, W> Drop for Borrowed<'_, T, X, W> {
+    fn drop(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            self.channel.handed.hand(worker);
+        }
     }
 }

@@ -27,7 +27,10 @@ mod consumer;
 mod dispatch;
 mod fan_out;
 mod forwarder;
+mod handover;
 mod inbox;
+#[cfg(test)]
+mod model;
 mod producer;
 mod ring;
 mod sink;
@@ -35,9 +38,14 @@ mod space;
 mod subscribers;
 mod subscription;
 mod threads;
-mod wake;
 mod weight_limit;
 mod workers;
+
+/// What [`channel`] and [`space`] synchronize with; their model replaces it.
+mod sync {
+    pub(super) use parking_lot::{Mutex, MutexGuard};
+    pub(super) use std::sync::atomic::AtomicUsize;
+}
 
 pub use consumer::{Consumer, Source};
 pub use fan_out::Publisher;
@@ -47,4 +55,4 @@ pub use sink::{Patience, Sink};
 pub use subscription::{Queue, Subscription, SubscriptionId};
 
 pub(crate) use callback_limit::{Weighing, blocking};
-pub(crate) use consumer::Pushed;
+pub(crate) use channel::{Channel, Extra, IdleWorker};

@@ -99,6 +99,17 @@ impl Patience<'_> {
         self.used.set(true);
     }
 
+    /// Returns a wait for [`Channel::push_waiting`](super::Channel::push_waiting): it waits once.
+    pub(crate) fn once(&self) -> impl FnMut(&Receiver<()>) -> bool {
+        let mut has_waited = false;
+        move |room| {
+            if !has_waited {
+                self.wait_for(room);
+            }
+            !std::mem::replace(&mut has_waited, true)
+        }
+    }
+
     /// Waits until something can be received from `ready`, and receives it, or it is time to look again.
     pub(crate) fn wait_for(&self, ready: &Receiver<()>) {
         self.wait_for_until(ready, None);

@@ -1,13 +1,16 @@
-//! Waiting for room in a queue that is not a channel.
+//! Waits for room in a queue that is not a channel.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// A permit that whoever makes room hands to one of those who wait for it.
+use super::sync::AtomicUsize;
+
+/// Passes a permit from a thread that makes room to one of the threads that wait for it.
 ///
-/// It is a channel, so that one can wait for room and for something else at the same time. At most
-/// one permit is on its way; the one who gets it passes it on when done, if others still wait.
+/// The permit comes through a crossbeam channel, so that a thread can wait for room and for
+/// something else in one `Select`. There is at most one permit; a thread that has received it
+/// passes it on when it has finished, if others still wait.
 pub(crate) struct SpaceNotifier {
     waiting: AtomicUsize,
     give: Sender<()>,
@@ -26,21 +29,21 @@ impl SpaceNotifier {
 
     /// Passes the permit on: there is room. To be called after the queue's lock is released.
     pub(crate) fn notify(&self) {
-        // Whoever found the queue full counted itself before it looked, and the queue's lock orders
-        // that look before this load: nobody is missed.
+        // A thread that found the queue full had counted itself before it looked, and the queue's
+        // lock orders that look before this load: no thread is missed.
         if self.waiting.load(Ordering::SeqCst) > 0 {
             let _ = self.give.try_send(());
         }
     }
 
-    /// Joins those who wait. To be called before looking for room.
+    /// Counts the caller among the waiting threads. To be called before looking for room.
     pub(crate) fn register(&self) -> Waiting<'_> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         Waiting { notifier: self }
     }
 }
 
-/// One who waits for room, for as long as this lives.
+/// Counts one thread as waiting for room, until it is dropped.
 pub(crate) struct Waiting<'a> {
     notifier: &'a SpaceNotifier,
 }
@@ -54,7 +57,7 @@ impl Waiting<'_> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        // This one may have taken the permit and left room, or left without using it.
+        // This thread may have received the permit and left room, or left without using it.
         if self.notifier.waiting.fetch_sub(1, Ordering::SeqCst) > 1 {
             let _ = self.notifier.give.try_send(());
         }

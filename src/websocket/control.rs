@@ -1,4 +1,5 @@
-//! Pings that are under way, and what their answers tell (RFC 6455, sections 5.5.2 and 5.5.3).
+//! A connection's control frames (RFC 6455, section 5.5): pongs owed, pings asked for and what
+//! their answers tell, and the Close frame.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -7,9 +8,125 @@ use bytes::Bytes;
 use crossbeam_channel::Sender;
 
 use crate::error::CloseFrame;
+use crate::pubsub::Extra;
 
 /// How many of a program's own pings may be without an answer.
 pub(super) const MAX_UNANSWERED: usize = 64;
+
+/// How many pongs wait to be sent at most. A peer that sends pings faster than it takes the answers
+/// gets those to the latest, as section 5.5.3 allows.
+const MAX_PONGS: usize = 16;
+
+/// What one connection sends beside messages.
+#[derive(Default)]
+pub(crate) struct Control {
+    pongs: VecDeque<Bytes>,
+    pub(super) pings: Pings,
+    stage: Stage,
+}
+
+/// A Close frame to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SendClose {
+    /// `None` is a frame without a body.
+    pub(crate) frame: Option<CloseFrame>,
+    /// Whether the messages that are queued are sent first.
+    pub(crate) after_queue: bool,
+}
+
+/// How far the sending side has come.
+#[derive(Default)]
+enum Stage {
+    #[default]
+    Open,
+    /// This Close frame is to be sent.
+    CloseAsked(SendClose),
+    /// The Close frame is about to be written, and all before it has been.
+    Closing,
+    /// Nothing more is to be sent.
+    Stopped,
+}
+
+/// Control frames to be written now.
+pub(super) struct Frames {
+    pub(super) pongs: VecDeque<Bytes>,
+    pub(super) pings: Vec<Bytes>,
+}
+
+/// What follows the control frames of a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Messages,
+    MessagesThenClose,
+    Close,
+    /// Nothing, not even the control frames.
+    Stop,
+}
+
+impl Control {
+    /// Answers a ping.
+    pub(super) fn pong(&mut self, payload: Bytes) {
+        if self.pongs.len() == MAX_PONGS {
+            self.pongs.pop_front();
+        }
+        self.pongs.push_back(payload);
+    }
+
+    /// Asks for a Close frame to be sent. There is one in a connection's life, and none after `stop`.
+    pub(super) fn close(&mut self, send: SendClose) {
+        if matches!(self.stage, Stage::Open) {
+            self.stage = Stage::CloseAsked(send);
+        }
+    }
+
+    /// Asks the writer thread to end.
+    pub(super) fn stop(&mut self) {
+        self.stage = Stage::Stopped;
+    }
+
+    /// Returns the Close frame that is to be written now; `None` if it is not to be sent any more.
+    pub(super) fn begin_to_close(&mut self) -> Option<SendClose> {
+        match std::mem::replace(&mut self.stage, Stage::Closing) {
+            Stage::CloseAsked(send) => Some(send),
+            other => {
+                self.stage = other;
+                None
+            }
+        }
+    }
+
+    /// Returns whether this side's Close frame may have reached the peer.
+    pub(super) fn has_begun_to_close(&self) -> bool {
+        matches!(self.stage, Stage::Closing)
+    }
+
+    pub(super) fn order(&self) -> Order {
+        match &self.stage {
+            Stage::Open | Stage::Closing => Order::Messages,
+            Stage::CloseAsked(send) if send.after_queue => Order::MessagesThenClose,
+            Stage::CloseAsked(_) => Order::Close,
+            Stage::Stopped => Order::Stop,
+        }
+    }
+
+    /// Returns the frames to be encoded now, behind `messages` messages.
+    pub(super) fn frames(&mut self, messages: u64) -> Frames {
+        Frames {
+            pongs: std::mem::take(&mut self.pongs),
+            pings: self.pings.start(messages),
+        }
+    }
+}
+
+impl Extra for Control {
+    fn is_pending(&self, _closed: bool) -> bool {
+        let is_asked_to_end = match &self.stage {
+            Stage::CloseAsked(_) | Stage::Stopped => true,
+            Stage::Open | Stage::Closing => false,
+        };
+        is_asked_to_end || !self.pongs.is_empty() || self.pings.are_waiting()
+    }
+}
 
 /// How long the way to the peer and back takes: from when a ping has been written to its pong.
 ///
@@ -35,23 +152,14 @@ impl Latency {
     }
 }
 
-/// A Close frame to send.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SendClose {
-    /// `None` is a frame without a body.
-    pub(crate) frame: Option<CloseFrame>,
-    /// Whether the messages that are queued are sent first.
-    pub(crate) after_queue: bool,
-}
-
 /// What a pong has answered.
 #[derive(Default)]
 pub(super) struct Answered {
     /// The keepalive's own ping was among it.
     pub(super) own: bool,
-    /// Who is to be told how long it took.
+    /// To whom to report how long it took.
     pub(super) askers: Vec<(Sender<Duration>, Duration)>,
-    /// The program's, and so to be dropped when no lock is held.
+    /// To be dropped when no lock is held: they are the program's.
     payloads: Vec<Bytes>,
 }
 
@@ -65,18 +173,18 @@ impl Answered {
     }
 }
 
-/// Those of one connection.
+/// The pings of one connection.
 #[derive(Default)]
 pub(super) struct Pings {
     waiting: VecDeque<(Bytes, Asker)>,
     /// In the order in which they were sent.
     under_way: VecDeque<Ping>,
     latency: Option<Latency>,
-    /// How many messages the peer has taken for certain, since they were sent before a ping that it answered.
+    /// How many messages the peer has certainly taken: those sent before a ping that it answered.
     confirmed: u64,
 }
 
-/// Who waits for the answer; nobody does for the keepalive's own.
+/// Where the answer is reported; `None` for the keepalive's own ping.
 type Asker = Option<Sender<Duration>>;
 
 struct Ping {
@@ -90,14 +198,14 @@ struct Ping {
 }
 
 impl Pings {
-    /// The keepalive's own. It has one at a time: of an older one nothing more is expected.
+    /// Asks for the keepalive's own ping. It has one at a time: an older one is forgotten.
     pub(super) fn ask(&mut self, payload: Bytes) {
         self.waiting.retain(|(_, asker)| asker.is_some());
         self.under_way.retain(|ping| ping.asker.is_some());
         self.waiting.push_back((payload, None));
     }
 
-    /// A program's own; `false` when too many are without an answer.
+    /// Asks for a program's ping; returns `false` when too many are without an answer.
     pub(super) fn ask_for(&mut self, payload: Bytes, asker: Sender<Duration>) -> bool {
         let room = self.waiting.len() + self.under_way.len() < MAX_UNANSWERED;
         if room {
@@ -106,9 +214,17 @@ impl Pings {
         room
     }
 
-    /// What is to be encoded now, behind `messages` messages. From here on an answer may come, even
-    /// before it is known that all was written.
-    pub(super) fn start(&mut self, messages: u64) -> Vec<Bytes> {
+    /// Returns whether there are pings to be encoded.
+    fn are_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Returns those to be encoded now, behind `messages` messages. From here on an answer may
+    /// come, even before it is known that all was written.
+    fn start(&mut self, messages: u64) -> Vec<Bytes> {
+        if self.waiting.is_empty() {
+            return Vec::new();
+        }
         let since = Instant::now();
         let started = self.waiting.drain(..).map(|(payload, asker)| Ping {
             payload,
@@ -123,7 +239,7 @@ impl Pings {
         payloads.map(|ping| ping.payload.clone()).collect()
     }
 
-    /// All that was encoded has been written.
+    /// Takes note that all that was encoded has been written.
     pub(super) fn written(&mut self) {
         let now = Instant::now();
         for ping in self.under_way.iter_mut().filter(|ping| !ping.is_written) {
@@ -132,20 +248,21 @@ impl Pings {
         }
     }
 
-    /// For how long the keepalive's last ping has been written.
+    /// Returns for how long the keepalive's last ping has been written.
     pub(super) fn since_written(&self) -> Option<Duration> {
         let own = self.under_way.iter().find(|ping| ping.asker.is_none());
         own.filter(|ping| ping.is_written)
             .map(|ping| ping.since.elapsed())
     }
 
-    /// A pong has come. It answers those sent before as well: a peer may answer the latest only.
+    /// Takes note of a pong. It answers the pings sent before, too: a peer may answer only the
+    /// latest.
     #[must_use]
     pub(super) fn answered(&mut self, payload: &[u8]) -> Answered {
         let mut answered = Answered::default();
         let meant = |ping: &Ping| ping.payload == payload;
         let Some(index) = self.under_way.iter().position(meant) else {
-            // Nobody asked for it, which is allowed.
+            // A pong without a ping is allowed (section 5.5.3).
             return answered;
         };
         let mut last = Duration::ZERO;

@@ -1,4 +1,8 @@
-//! All that it takes to write: the codec, the socket's half, the queue's end. See [`send_queue`](super::send_queue).
+//! Writes one connection's frames: the codec, the transport's half, and the messages that are not
+//! written yet.
+//!
+//! It knows no queue: whoever holds it fills [`FrameWriter::messages`] and asks afterwards
+//! [what was done](FrameWriter::take_done). See [`send_queue`](super::send_queue).
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -7,21 +11,17 @@ use std::time::{Duration, Instant};
 use tungstenite::protocol::frame::CloseFrame as WireCloseFrame;
 use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext};
 
-use super::control::SendClose;
-use super::send_queue::SendQueue;
+use super::control::{Frames, SendClose};
 use crate::message::Message;
 use crate::net::transport::{WriteHalf, is_timeout};
 use crate::panics::drop_caught;
-use crate::pubsub::Inbox;
 
-/// Who puts messages faster than this is better served by the writer, which sends many at once.
+/// A thread that puts messages faster than this is better served by the writer thread, which sends
+/// many at once.
 const RECENTLY: Duration = Duration::from_micros(20);
 
 /// How much is collected before it is written, unless the queue is empty first.
 const WRITE_BUFFER: usize = 64 << 10;
-
-/// After this many messages, pongs and pings have their turn.
-const MESSAGES_PER_TURN: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
@@ -29,44 +29,33 @@ pub(crate) enum Wait {
     No,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Progress {
-    /// All there was has been written.
-    Drained,
-    /// There is more, and the socket takes no more just now, or it is for the writer; with [`Wait::Yes`], it has taken nothing for as long as it
-    /// may.
-    Blocked,
-    /// The Close frame has been written: there is nothing more to do.
-    Closed,
-    /// `stop` was called.
-    Stopped,
-}
-
-/// What can write: there is one for each connection.
+/// Writes frames; each connection has one.
+///
+/// A write that returns an error of [`is_timeout`]'s kind has written what the transport took: the
+/// rest waits in the codec's buffer, or in `messages`. Any other error is final, because the stream
+/// may have ended within a frame.
 pub(crate) struct FrameWriter {
     codec: WebSocketContext,
     role: WireRole,
     out: Out,
-    inbox: Inbox<Message>,
     json: bool,
-    last_write: Option<Instant>,
-    close: Option<SendClose>,
-    close_encoded: bool,
-    /// Nothing was sent before the Close frame that was asked for before it.
-    last_word: bool,
-    stopped: bool,
-    /// A write has begun and not returned: if another begins, the transport has panicked in it.
+    /// To be encoded next.
+    messages: VecDeque<Message>,
+    last_flush: Option<Instant>,
+    /// A write has begun and not returned. If another begins, the transport has panicked in it.
     writing: bool,
-    /// There is a ping among what is encoded and not written.
+    /// A ping was encoded and is not written yet.
     ping_encoded: bool,
     /// A message has made the codec's buffer longer than it is otherwise.
     has_grown: bool,
     /// How many messages, and how many bytes of frames, were encoded.
-    messages: u64,
-    bytes: u64,
+    encoded_messages: u64,
+    encoded_bytes: u64,
     unwritten: Unwritten,
-    /// How much of it has been told to the send_queue.
-    told: (u64, u64),
+    /// Up to where `take_done` has reported.
+    reported: Reported,
+    /// There was a ping among what was written since then.
+    ping_written: bool,
 }
 
 /// The messages that were encoded and have not been written to the last byte.
@@ -77,37 +66,37 @@ struct Unwritten {
     messages: Option<VecDeque<Message>>,
 }
 
-/// What a connection leaves to the next.
-pub(crate) struct Unsent {
-    inbox: Inbox<Message>,
-    /// Messages that were encoded and not written, as far as they were kept.
-    unwritten: VecDeque<Message>,
-    /// How many were not kept.
-    gone: usize,
-    /// How many messages were written.
-    written: u64,
+#[derive(Default)]
+struct Reported {
+    messages: u64,
+    bytes: u64,
 }
 
-impl Unsent {
-    /// How many messages were written to the connection.
-    pub(crate) fn written(&self) -> u64 {
-        self.written
-    }
+/// What was written to the transport since the last report.
+pub(crate) struct Done {
+    /// Messages, to the last byte.
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    /// Every ping that was encoded has been written.
+    pub(super) pings: bool,
+}
 
-    /// Puts back what was kept. Returns the inbox, and how many messages were neither written nor kept.
-    pub(crate) fn put_back(self) -> (Inbox<Message>, usize) {
-        let mut inbox = self.inbox;
-        inbox.put_back(self.unwritten);
-        (inbox, self.gone)
-    }
+/// What a connection leaves to the next.
+pub(crate) struct Unsent {
+    /// Messages that were not written, in order; those that were encoded only where they are kept.
+    pub(super) messages: VecDeque<Message>,
+    /// How many messages were encoded, and neither written nor kept.
+    pub(super) lost: usize,
+    /// How many messages were written.
+    pub(super) written: u64,
 }
 
 impl FrameWriter {
-    /// With `keep`, messages are kept until they have been written.
+    /// Creates the frame writer of a connection. With `keep`, messages are kept until they have
+    /// been written.
     pub(crate) fn new(
         role: WireRole,
         half: Box<dyn WriteHalf>,
-        inbox: Inbox<Message>,
         json: bool,
         keep: bool,
     ) -> Box<Self> {
@@ -119,143 +108,183 @@ impl FrameWriter {
                 wait: Wait::Yes,
                 written: 0,
             },
-            inbox,
             json,
-            last_write: None,
-            close: None,
-            close_encoded: false,
-            last_word: false,
-            stopped: false,
+            messages: VecDeque::new(),
+            last_flush: None,
             writing: false,
             ping_encoded: false,
             has_grown: false,
-            messages: 0,
-            bytes: 0,
+            encoded_messages: 0,
+            encoded_bytes: 0,
             unwritten: Unwritten {
                 ends: VecDeque::new(),
                 messages: keep.then(VecDeque::new),
             },
-            told: (0, 0),
+            reported: Reported::default(),
+            ping_written: false,
         })
     }
 
-    /// Whether something was written so lately that more is likely to come.
+    /// Returns the messages to be encoded next, to add to them.
+    pub(super) fn messages(&mut self) -> &mut VecDeque<Message> {
+        &mut self.messages
+    }
+
+    /// Returns how many messages were encoded.
+    pub(super) fn encoded(&self) -> u64 {
+        self.encoded_messages
+    }
+
+    /// Returns how many messages wait here: to be encoded, or to be written to the last byte.
+    pub(super) fn in_hand(&self) -> usize {
+        self.messages.len() + self.unwritten.ends.len()
+    }
+
+    /// Returns whether something was written so lately that more is likely to come.
     pub(super) fn wrote_recently(&self) -> bool {
-        self.last_write
+        self.last_flush
             .is_some_and(|then| then.elapsed() < RECENTLY)
     }
 
-    /// Writes all there is; with [`Wait::No`], as much as the socket takes.
-    ///
-    /// An error is final: the stream may have ended within a frame.
-    pub(crate) fn write(
+    /// Returns what was written since the last call.
+    pub(super) fn take_done(&mut self) -> Done {
+        let written = Reported {
+            messages: self.written(),
+            bytes: self.out.written,
+        };
+        let before = std::mem::replace(&mut self.reported, written);
+        Done {
+            messages: self.reported.messages - before.messages,
+            bytes: self.reported.bytes - before.bytes,
+            pings: std::mem::take(&mut self.ping_written),
+        }
+    }
+
+    /// Encodes control frames.
+    pub(super) fn write_control(&mut self, frames: Frames, wait: Wait) -> tungstenite::Result<()> {
+        if frames.pongs.is_empty() && frames.pings.is_empty() {
+            return Ok(());
+        }
+        self.attempt(wait, |writer| {
+            writer.ping_encoded |= !frames.pings.is_empty();
+            let pongs = frames.pongs.into_iter().map(tungstenite::Message::Pong);
+            let pings = frames.pings.into_iter().map(tungstenite::Message::Ping);
+            let mut blocked = Ok(());
+            for frame in pongs.chain(pings) {
+                match writer.encode(frame) {
+                    // It is encoded all the same, and so must the others be.
+                    Err(tungstenite::Error::Io(error)) if is_timeout(&error) => {
+                        blocked = Err(error.into());
+                    }
+                    other => other?,
+                }
+            }
+            blocked
+        })
+    }
+
+    /// Encodes the messages.
+    pub(super) fn write_messages(&mut self, wait: Wait) -> tungstenite::Result<()> {
+        self.attempt(wait, |writer| {
+            while let Some(message) = writer.messages.pop_front() {
+                writer.encode_message(message)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes all that is encoded.
+    pub(super) fn flush(&mut self, wait: Wait) -> tungstenite::Result<()> {
+        let flushed = self.attempt(wait, Self::flush_codec);
+        self.last_flush = Some(Instant::now());
+        flushed
+    }
+
+    /// Writes the Close frame, after which nothing is written. All before it has been flushed.
+    pub(super) fn write_close(&mut self, close: SendClose) -> tungstenite::Result<()> {
+        let frame = close.frame.map(|frame| WireCloseFrame {
+            code: frame.code.into(),
+            reason: frame.reason.into(),
+        });
+        self.attempt(Wait::Yes, |writer| {
+            let body = frame.as_ref().map_or(0, |frame| 2 + frame.reason.len());
+            writer.encoded_bytes += frame_length(body, writer.role);
+            writer.codec.close(&mut writer.out, frame)?;
+            writer.flush_codec()?;
+            if !close.after_queue {
+                // Nothing more is expected from the peer, so it must not wait for this side to end
+                // the stream in return.
+                let _ = writer.out.half.shutdown_write();
+            }
+            Ok(())
+        })
+    }
+
+    fn attempt(
         &mut self,
-        send_queue: &SendQueue,
         wait: Wait,
-    ) -> tungstenite::Result<Progress> {
+        write: impl FnOnce(&mut Self) -> tungstenite::Result<()>,
+    ) -> tungstenite::Result<()> {
         if std::mem::replace(&mut self.writing, true) {
             return Err(io::Error::other("the transport panicked").into());
         }
         self.out.wait = wait;
-        let progress = match self.write_all(send_queue) {
-            // What did not fit is in the codec's buffer.
-            Err(tungstenite::Error::Io(error)) if is_timeout(&error) => Ok(Progress::Blocked),
-            other => other,
-        };
-        self.last_write = Some(Instant::now());
-        self.note_what_is_written(send_queue);
+        let result = write(self);
+        self.forget_written();
         self.writing = false;
-        progress
+        result
     }
 
-    fn write_all(&mut self, send_queue: &SendQueue) -> tungstenite::Result<Progress> {
-        loop {
-            self.write_control(send_queue)?;
-            if self.stopped {
-                return Ok(Progress::Stopped);
+    fn encode_message(&mut self, message: Message) -> tungstenite::Result<()> {
+        let wire = message.to_wire(self.json);
+        self.encoded_messages += 1;
+        let end = self.encoded_bytes + frame_length(wire.len(), self.role);
+        self.unwritten.ends.push_back(end);
+        // What it holds may be the user's, with a destructor of its own: that of the codec is not
+        // the last.
+        let sent = match &mut self.unwritten.messages {
+            Some(messages) => {
+                // One of a source may have a value yet.
+                messages.push_back(message.without_value().0);
+                None
             }
-            let at_once = self.close.as_ref().is_some_and(|close| !close.after_queue);
-            if self.close_encoded || at_once || !self.write_messages(send_queue)? {
-                break;
-            }
-            if self.out.wait == Wait::No {
-                // Enough for a thread that came to put one message.
-                self.flush(send_queue)?;
-                return Ok(Progress::Blocked);
-            }
-        }
-        if self.close_encoded || self.close.is_some() {
-            self.write_close(send_queue)?;
-            return Ok(Progress::Closed);
-        }
-        self.flush(send_queue)?;
-        Ok(Progress::Drained)
-    }
-
-    fn write_control(&mut self, send_queue: &SendQueue) -> tungstenite::Result<()> {
-        let Some(work) = send_queue.take_control(self.messages) else {
-            return Ok(());
+            None => Some(message),
         };
-        self.stopped |= work.stop;
-        self.close = self.close.take().or(work.close);
-        if self.close_encoded {
-            return Ok(());
-        }
-        self.ping_encoded |= !work.pings.is_empty();
-        let pongs = work.pongs.into_iter().map(tungstenite::Message::Pong);
-        let pings = work.pings.into_iter().map(tungstenite::Message::Ping);
-        let mut blocked = None;
-        for frame in pongs.chain(pings) {
-            match self.encode(frame) {
-                // It is encoded all the same, and so must the others be.
-                Err(tungstenite::Error::Io(error)) if is_timeout(&error) => blocked = Some(error),
-                other => other?,
-            }
-        }
-        blocked.map_or(Ok(()), |error| Err(error.into()))
+        let encoded = self.encode(wire);
+        drop_caught(sent);
+        encoded
     }
 
-    /// A stretch of messages; `false` when there are no more.
-    fn write_messages(&mut self, send_queue: &SendQueue) -> tungstenite::Result<bool> {
-        for _ in 0..MESSAGES_PER_TURN {
-            if send_queue.has_control() {
-                return Ok(true);
-            }
-            let Some(message) = self.inbox.take() else {
-                // What came meanwhile came with a wake-up; but a pong need not wait for that.
-                return Ok(send_queue.has_control());
-            };
-            let wire = message.to_wire(self.json);
-            self.messages += 1;
-            let end = self.bytes + frame_length(wire.len(), self.role);
-            self.unwritten.ends.push_back(end);
-            // What it holds may be the user's, with a destructor of its own: that of the codec is
-            // not the last.
-            let sent = match &mut self.unwritten.messages {
-                Some(messages) => {
-                    // One of a source may have a value yet.
-                    messages.push_back(message.without_value().0);
-                    None
-                }
-                None => Some(message),
-            };
-            let encoded = self.encode(wire);
-            drop_caught(sent);
-            encoded?;
-        }
-        self.note_what_is_written(send_queue);
-        Ok(true)
-    }
-
-    /// Encodes a frame, and writes it if much has come together. An error of the socket leaves it encoded.
+    /// Encodes a frame, and writes it if much has come together. After an error of the transport it
+    /// is encoded.
     fn encode(&mut self, message: tungstenite::Message) -> tungstenite::Result<()> {
-        self.bytes += frame_length(message.len(), self.role);
+        self.encoded_bytes += frame_length(message.len(), self.role);
         self.has_grown |= message.len() > WRITE_BUFFER;
         self.codec.write(&mut self.out, message)
     }
 
-    /// Forgets the messages that have been written to the last byte, and tells how much that is.
-    fn note_what_is_written(&mut self, send_queue: &SendQueue) {
+    fn flush_codec(&mut self) -> tungstenite::Result<()> {
+        self.codec.flush(&mut self.out)?;
+        debug_assert_eq!(self.encoded_bytes, self.out.written);
+        if std::mem::take(&mut self.has_grown) {
+            // Its buffer is as long as the longest message was.
+            self.codec = writing_codec(self.role);
+        }
+        if std::mem::take(&mut self.ping_encoded) {
+            self.ping_written = true;
+            // These are as long as the longest burst was. That is seldom needed again soon, and
+            // pings are seldom enough to give it back.
+            self.forget_written();
+            self.unwritten.ends.shrink_to_fit();
+            if let Some(messages) = &mut self.unwritten.messages {
+                messages.shrink_to_fit();
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the messages that have been written to the last byte.
+    fn forget_written(&mut self) {
         while self
             .unwritten
             .ends
@@ -267,78 +296,29 @@ impl FrameWriter {
                 drop_caught(messages.pop_front());
             }
         }
-        send_queue.count_encoded(self.unwritten.ends.len());
-        let written = (self.written(), self.out.written);
-        send_queue.count_written(written.0 - self.told.0, written.1 - self.told.1);
-        self.told = written;
     }
 
-    /// How many messages have been written to the last byte.
+    /// Returns how many messages have been written to the last byte.
     fn written(&self) -> u64 {
-        self.messages - self.unwritten.ends.len() as u64
+        self.encoded_messages - self.unwritten.ends.len() as u64
     }
 
-    fn write_close(&mut self, send_queue: &SendQueue) -> tungstenite::Result<()> {
-        if self.close.is_some() {
-            // First all before it, so that an answer to it is known from a frame that crosses it.
-            self.flush(send_queue)?;
-            send_queue.begins_to_close();
-        }
-        if let Some(close) = self.close.take() {
-            self.close_encoded = true;
-            let frame = close.frame.map(|frame| WireCloseFrame {
-                code: frame.code.into(),
-                reason: frame.reason.into(),
-            });
-            self.last_word = !close.after_queue;
-            let body = frame.as_ref().map_or(0, |frame| 2 + frame.reason.len());
-            self.bytes += frame_length(body, self.role);
-            self.codec.close(&mut self.out, frame)?;
-        }
-        self.flush(send_queue)?;
-        if self.last_word {
-            // Nothing more is expected from the peer, so it must not wait for this side to end the
-            // stream in return.
-            let _ = self.out.half.shutdown_write();
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self, send_queue: &SendQueue) -> tungstenite::Result<()> {
-        self.codec.flush(&mut self.out)?;
-        debug_assert_eq!(self.bytes, self.out.written);
-        if std::mem::take(&mut self.has_grown) {
-            // Its buffer is as long as the longest message was.
-            self.codec = writing_codec(self.role);
-        }
-        if std::mem::take(&mut self.ping_encoded) {
-            send_queue.pings_are_written();
-            // These are as long as the longest burst was. That is seldom needed again soon, and pings are
-            // seldom enough to give it back.
-            self.note_what_is_written(send_queue);
-            self.unwritten.ends.shrink_to_fit();
-            if let Some(messages) = &mut self.unwritten.messages {
-                messages.shrink_to_fit();
-            }
-        }
-        Ok(())
-    }
-
-    /// The connection has ended.
-    pub(crate) fn end(mut self, send_queue: &SendQueue) -> Unsent {
-        self.note_what_is_written(send_queue);
+    /// Ends the connection's writing.
+    pub(crate) fn end(mut self) -> Unsent {
+        self.forget_written();
         let written = self.written();
-        let unwritten = self.unwritten.messages.unwrap_or_default();
+        let mut messages = self.unwritten.messages.unwrap_or_default();
+        let lost = self.unwritten.ends.len() - messages.len();
+        messages.append(&mut self.messages);
         Unsent {
-            inbox: self.inbox,
-            gone: self.unwritten.ends.len() - unwritten.len(),
-            unwritten,
+            messages,
+            lost,
             written,
         }
     }
 }
 
-/// A codec that has nothing to write yet. It is not told what is read.
+/// Creates a codec that has nothing to write yet. It learns nothing of what is read.
 fn writing_codec(role: WireRole) -> WebSocketContext {
     let config = WebSocketConfig::default()
         .read_buffer_size(0)
@@ -346,7 +326,7 @@ fn writing_codec(role: WireRole) -> WebSocketContext {
     WebSocketContext::new(role, Some(config))
 }
 
-/// How long a frame is (RFC 6455, section 5.2).
+/// Returns how long a frame is (RFC 6455, section 5.2).
 fn frame_length(payload: usize, sender: WireRole) -> u64 {
     let extended = match payload {
         0..126 => 0,
@@ -408,12 +388,14 @@ impl Read for Out {
 
 #[cfg(test)]
 mod tests {
+    use super::super::control::Control;
+    use super::super::send_queue::{MESSAGES_PER_TURN, Progress, SendQueue};
     use super::*;
     use parking_lot::Mutex;
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
-    /// A socket that takes something only from who waits.
+    /// A socket that takes nothing without waiting.
     struct Full(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Full {
@@ -443,36 +425,22 @@ mod tests {
 
     #[test]
     fn pings_and_pongs_that_find_the_socket_full_are_sent_later() {
-        let (send_queue, inbox) = SendQueue::new(1 << 20);
+        let send_queue = SendQueue::new(1 << 20);
         let wire = Arc::new(Mutex::new(Vec::new()));
-        let mut writer = FrameWriter::new(
-            WireRole::Server,
-            Box::new(Full(wire.clone())),
-            inbox,
-            false,
-            false,
-        );
+        let half = Box::new(Full(wire.clone()));
+        let mut writer = FrameWriter::new(WireRole::Server, half, false, false);
         for _ in 0..10 {
             send_queue.put_nowait(vec![0; 16_000].into()).unwrap();
         }
         // More than is collected before it is written.
-        assert_eq!(
-            writer.write(&send_queue, Wait::No).unwrap(),
-            Progress::Blocked
-        );
+        assert!(!send_queue.write_now(&mut writer));
         let words = ["pong one", "pong two", "the ping"];
         send_queue.pong(words[0].into());
         send_queue.pong(words[1].into());
         send_queue.ping(words[2].into());
-        assert_eq!(
-            writer.write(&send_queue, Wait::No).unwrap(),
-            Progress::Blocked
-        );
+        assert!(!send_queue.write_now(&mut writer));
         assert_eq!(send_queue.ping_written(), None);
-        assert_eq!(
-            writer.write(&send_queue, Wait::Yes).unwrap(),
-            Progress::Drained
-        );
+        assert_eq!(send_queue.write(&mut writer).unwrap(), Progress::Drained);
         assert!(send_queue.ping_written().is_some());
         let wire = wire.lock();
         for word in words {
@@ -482,31 +450,20 @@ mod tests {
     }
 
     #[test]
-    fn who_puts_one_message_does_not_write_for_all_the_others() {
-        let (send_queue, inbox) = SendQueue::new(1 << 20);
-        let mut writer = FrameWriter::new(
-            WireRole::Server,
-            Box::new(Full(Arc::default())),
-            inbox,
-            false,
-            false,
-        );
+    fn a_thread_that_puts_one_message_does_not_write_for_all_the_others() {
+        let send_queue = SendQueue::new(1 << 20);
+        let half = Box::new(Full(Arc::default()));
+        let mut writer = FrameWriter::new(WireRole::Server, half, false, false);
         for _ in 0..10 * MESSAGES_PER_TURN {
             send_queue.put_nowait("x".into()).unwrap();
         }
-        assert_eq!(
-            writer.write(&send_queue, Wait::No).unwrap(),
-            Progress::Blocked
-        );
-        assert_eq!(writer.messages, MESSAGES_PER_TURN as u64);
-        assert_eq!(
-            writer.write(&send_queue, Wait::Yes).unwrap(),
-            Progress::Drained
-        );
+        assert!(!send_queue.write_now(&mut writer));
+        assert_eq!(writer.encoded(), MESSAGES_PER_TURN as u64);
+        assert_eq!(send_queue.write(&mut writer).unwrap(), Progress::Drained);
         assert_eq!(writer.written(), 10 * MESSAGES_PER_TURN as u64);
     }
 
-    /// A socket that takes so many bytes and then fails.
+    /// A socket that takes this many bytes and then fails.
     struct Breaks(usize);
 
     impl Write for Breaks {
@@ -546,19 +503,21 @@ mod tests {
             })
             .collect();
         for broken_after in [0, 1, 105, 106, 107, 313, 314, 70_000, 70_328, 1_000_000] {
-            let (send_queue, inbox) = SendQueue::new(1 << 30);
+            let send_queue = SendQueue::new(1 << 30);
             let half = Box::new(Breaks(broken_after));
-            let mut writer = FrameWriter::new(WireRole::Client, half, inbox, false, true);
+            let mut writer = FrameWriter::new(WireRole::Client, half, false, true);
             for n in 0..COUNT {
                 let payload = vec![n as u8; sizes(n)];
                 send_queue.put_nowait(payload.into()).unwrap();
             }
-            writer.write(&send_queue, Wait::Yes).unwrap_err();
-            let (mut inbox, gone) = send_queue.take_back(writer.end(&send_queue), false);
-            assert_eq!(gone, 0);
+            send_queue.write(&mut writer).unwrap_err();
+            assert_eq!(send_queue.take_back(writer.end(), false), 0);
             let written = ends.iter().filter(|end| **end <= broken_after).count();
+            let mut left = VecDeque::new();
+            let all = |_: &mut Control, _| ((), true);
             for n in written..COUNT {
-                let message = inbox.try_get().unwrap();
+                send_queue.consumer().take(&mut left, 1, all);
+                let message = left.pop_front().unwrap();
                 assert_eq!(message.as_bytes().unwrap()[0], n as u8);
             }
             assert_eq!(

@@ -273,6 +273,7 @@ impl Websocket {
     /// still have it.
     #[doc(alias = "putSubscription")]
     pub fn put_subscription(&self, source: impl Into<Source<Message>>) -> bool {
+        let source = source.into().into_subscription();
         self.shared().send_queue.consumer().put_subscription(source)
     }
 

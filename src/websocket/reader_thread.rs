@@ -17,7 +17,7 @@ use crate::backoff::chance;
 use crate::error::Error;
 use crate::message::Message;
 use crate::panics::{catch_panic, drop_caught};
-use crate::pubsub::{Inbox, Publisher};
+use crate::pubsub::Publisher;
 use crate::thread::spawn;
 
 /// Makes a connection.
@@ -33,7 +33,6 @@ pub(crate) fn start(
     let thread = ReaderThread {
         shared: shared.clone(),
         publisher: Some(ends.publisher),
-        inbox: Some(ends.inbox),
         writer: None,
         lost: 0,
         slot,
@@ -63,8 +62,6 @@ pub(crate) fn start(
 struct ReaderThread {
     shared: Arc<Shared>,
     publisher: Option<Publisher<Message>>,
-    /// `None` while a connection has it.
-    inbox: Option<Inbox<Message>>,
     writer: Option<JoinHandle<Unsent>>,
     /// How many messages were neither sent nor kept.
     lost: usize,
@@ -120,19 +117,11 @@ impl ReaderThread {
             return;
         }
         crate::logging::debug!("{}: ready", shared.name);
-        let Some(inbox) = self.inbox.take() else {
-            return;
-        };
         let keep = options.reconnect.is_some();
-        let writer = FrameWriter::new(role, halves.write, inbox, options.json, keep);
-        shared.send_queue.park(writer);
-        match writer_thread::start(shared) {
+        let writer = FrameWriter::new(role, halves.write, options.json, keep);
+        match writer_thread::start(shared, writer) {
             Ok(thread) => self.writer = Some(thread),
-            Err(error) => {
-                shared.step(Input::Failed(Error::Thread(Arc::new(error))));
-                let writer = shared.send_queue.take_writer();
-                return self.take_back(writer.end(&self.shared.send_queue));
-            }
+            Err(error) => return shared.step(Input::Failed(Error::Thread(Arc::new(error)))),
         }
         let read_side = ReadSide {
             half: halves.read,
@@ -165,9 +154,7 @@ impl ReaderThread {
 
     fn take_back(&mut self, unsent: Unsent) {
         let all_confirmed = self.shared.lifecycle.look(Session::confirms_all);
-        let (inbox, lost) = self.shared.send_queue.take_back(unsent, all_confirmed);
-        self.inbox = Some(inbox);
-        self.lost += lost;
+        self.lost += self.shared.send_queue.take_back(unsent, all_confirmed);
     }
 
     /// How many messages were accepted and have not been sent.
@@ -241,7 +228,6 @@ impl ReaderThread {
                 publisher.end_before_callbacks(end);
             }
         }
-        drop_caught(self.inbox.take());
         shared.step(Input::Drained);
     }
 }

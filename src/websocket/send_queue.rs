@@ -1,105 +1,91 @@
-//! What is to be sent, and the frame writer to write it with.
+//! The queue of what is to be sent, and the rule that says which thread writes it.
 //!
-//! The sending half of a connection, its codec and the queue's inbox are one value, the [`FrameWriter`]: there
-//! is one for each connection, and the inbox goes from one to the next.
-//! Whoever holds it writes; nobody holds a lock meanwhile. The writer thread holds it while it is at
-//! work, and lays it down here when it goes to sleep. Then a thread that has put one message may
-//! pick it up, write what fits without waiting, and lay it down again: that saves the message two
-//! switches of threads. Anything that does not go at once is left to the writer.
+//! A connection's [`FrameWriter`] is the worker of a [`Channel`]: whoever holds it writes, and
+//! holds no lock meanwhile. The writer thread owns it, and leaves it in the channel while there is
+//! nothing to send. Then a thread that puts a small message receives it with the same lock, writes
+//! what the transport takes without waiting, and leaves it there again. That saves the message two
+//! switches of threads. Whatever does not go at once is left to the writer thread.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::Sender;
-use parking_lot::Mutex;
+use crossbeam_channel::{Receiver, Sender};
 
-use super::control::{Latency, Pings, SendClose};
-use super::frame_writer::{FrameWriter, Progress, Unsent, Wait};
+use super::control::{Control, Frames, Latency, Order, SendClose};
+use super::frame_writer::{FrameWriter, Unsent, Wait};
 use crate::error::PutError;
 use crate::message::Message;
-use crate::pubsub::{Consumer, Inbox, Patience, Pushed};
+use crate::net::transport::is_timeout;
+use crate::pubsub::{Channel, IdleWorker, Patience};
 
-/// How many pongs wait to be sent at the most. A peer that sends pings faster than it takes the
-/// answers gets those to the latest, as RFC 6455, section 5.5.3 allows.
-const MAX_PONGS: usize = 16;
-
-/// Up to this size a message is worth writing on the thread that puts it.
+/// The size up to which a message is worth writing on the thread that puts it.
 const SMALL: usize = 16 << 10;
 
+/// How many messages are written in one turn. Pongs and pings come before each turn.
+pub(super) const MESSAGES_PER_TURN: usize = 64;
+
+type Messages = Channel<Message, Control, Box<FrameWriter>>;
+
+/// The frame writer, if it was idle when something was added.
+type IdleWriter<'a> = IdleWorker<'a, Message, Control, Box<FrameWriter>>;
+
 pub(crate) struct SendQueue {
-    consumer: Consumer<Message>,
-    /// Held to add or to take; nothing is called under it.
-    control: Mutex<Control>,
-    /// Whether `control` may hold something to be written; saves the lock.
-    pending: AtomicBool,
-    /// Held to park or to take the frame writer; nothing is called under it.
-    parked: Mutex<Parked>,
+    messages: Messages,
     sent: Sent,
 }
 
-/// What one connection has to say beside messages.
-#[derive(Default)]
-struct Control {
-    pongs: VecDeque<Bytes>,
-    pings: Pings,
-    close: Option<SendClose>,
-    /// The Close frame is about to be written, and all before it has been.
-    begun_to_close: bool,
-    stop: bool,
-}
-
-/// Taken out of [`Control`], to be written.
-pub(super) struct Work {
-    pub(super) pongs: VecDeque<Bytes>,
-    pub(super) pings: Vec<Bytes>,
-    pub(super) close: Option<SendClose>,
-    pub(super) stop: bool,
-}
-
-/// How much was sent, on all connections. Written by who has the frame writer, or by the reader between two.
+/// How much was sent, on all connections. Written by whoever has the frame writer, or by the reader
+/// thread between two connections.
 #[derive(Default)]
 pub(crate) struct Sent {
     pub(crate) messages: AtomicU64,
     pub(crate) bytes: AtomicU64,
-    /// Encoded on the present connection, and not written.
-    pub(crate) encoded: AtomicU64,
+    /// Taken from the queue for the present connection, and not written.
+    pub(crate) in_hand: AtomicU64,
     pub(crate) unconfirmed: AtomicU64,
     pub(crate) unsent: AtomicU64,
 }
 
-#[derive(Default)]
-struct Parked {
-    writer: Option<Box<FrameWriter>>,
-    /// The writer thread came for the frame writer while somebody else had it.
-    wanted: bool,
+/// How far [`SendQueue::write`] has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// All there was has been written.
+    Drained,
+    /// The transport has taken nothing for as long as it may.
+    Stalled,
+    /// The Close frame has been written: there is nothing more to do.
+    Closed,
+    /// `stop` was called.
+    Stopped,
+}
+
+/// What comes after the control frames of a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Messages,
+    Nothing,
+    Close,
+    Stop,
 }
 
 impl SendQueue {
-    pub(crate) fn new(limit: usize) -> (Self, Inbox<Message>) {
-        let (consumer, inbox) = Consumer::with_weight(limit, Message::weight);
-        let send_queue = SendQueue {
-            consumer,
-            control: Mutex::default(),
-            pending: AtomicBool::new(false),
-            parked: Mutex::default(),
+    /// Creates a queue for messages that together weigh `limit`. It has no frame writer: each
+    /// connection's writer thread brings one.
+    pub(crate) fn new(limit: usize) -> Self {
+        SendQueue {
+            messages: Channel::new(limit, Message::weight, Control::default()),
             sent: Sent::default(),
-        };
-        (send_queue, inbox)
+        }
     }
 
-    pub(crate) fn consumer(&self) -> &Consumer<Message> {
-        &self.consumer
+    /// Returns the queue and the source alone, as a consumer's.
+    pub(crate) fn consumer(&self) -> &Messages {
+        &self.messages
     }
 
     pub(crate) fn put_nowait(&self, message: Message) -> Result<(), PutError<Message>> {
-        let small = message.len() <= SMALL;
-        let pushed = as_text(message, |message| self.consumer.push(message))?;
-        if pushed == Pushed::Unnoticed {
-            self.wake_writer(small);
-        }
-        Ok(())
+        self.put_with(message, |message| self.messages.push(message))
     }
 
     pub(crate) fn put_deadline(
@@ -107,10 +93,9 @@ impl SendQueue {
         message: Message,
         deadline: Option<Instant>,
     ) -> Result<(), PutError<Message>> {
-        let small = message.len() <= SMALL;
-        as_text(message, |message| {
-            self.consumer
-                .put_deadline(message, deadline, |_| self.wake_writer(small))
+        self.put_waiting(message, |room| match deadline {
+            None => room.recv().is_ok(),
+            Some(deadline) => room.recv_deadline(deadline).is_ok(),
         })
     }
 
@@ -119,52 +104,74 @@ impl SendQueue {
         message: Message,
         patience: &Patience<'_>,
     ) -> Result<(), PutError<Message>> {
-        as_text(message, |message| {
-            self.consumer
-                .put_patiently(message, patience, |consumer| consumer.wake())
-        })
+        self.put_waiting(message, patience.once())
+    }
+
+    /// Queues a message, waiting for room as [`Channel::push_waiting`] does.
+    pub(crate) fn put_waiting(
+        &self,
+        message: Message,
+        wait: impl FnMut(&Receiver<()>) -> bool,
+    ) -> Result<(), PutError<Message>> {
+        self.put_with(message, |message| self.messages.push_waiting(message, wait))
+    }
+
+    fn put_with<'a>(
+        &'a self,
+        message: Message,
+        push: impl FnOnce(Message) -> Result<IdleWriter<'a>, PutError<Message>>,
+    ) -> Result<(), PutError<Message>> {
+        let is_small = message.len() <= SMALL;
+        // Without the value that it may have beside its text: that is not weighed, and takes many
+        // times as much. A message that is not taken is handed back as it was.
+        let (message, value) = message.without_value();
+        let writer = push(message).map_err(|error| match error {
+            PutError::Full(message) => PutError::Full(message.with_value(value)),
+            PutError::Closed(message) => PutError::Closed(message.with_value(value)),
+        })?;
+        self.use_idle(writer, is_small);
+        Ok(())
     }
 
     /// Answers a ping.
     pub(crate) fn pong(&self, payload: Bytes) {
-        self.control(|control| {
-            if control.pongs.len() == MAX_PONGS {
-                control.pongs.pop_front();
-            }
-            control.pongs.push_back(payload);
-        });
-        self.wake_writer(true);
+        self.send_control(|control| control.pong(payload));
     }
 
     /// Sends the keepalive's own ping.
     pub(crate) fn ping(&self, payload: Bytes) {
-        self.control(|control| control.pings.ask(payload));
-        self.wake_writer(true);
+        self.send_control(|control| control.pings.ask(payload));
     }
 
-    /// Sends a program's ping, unless too many are without an answer; returns whether.
+    /// Sends a program's ping; returns `false` if too many are without an answer.
     pub(crate) fn ping_for(&self, payload: Bytes, asker: Sender<Duration>) -> bool {
-        // The program's own, which is not dropped under the lock.
-        let asked = self.control(|control| control.pings.ask_for(payload.clone(), asker));
-        self.wake_writer(true);
-        asked
+        // A copy, because the program's own must not be dropped under the lock.
+        self.send_control(|control| control.pings.ask_for(payload.clone(), asker))
     }
 
-    /// A pong has come. Returns whether it answers the keepalive's own ping.
+    fn send_control<R>(&self, change: impl FnOnce(&mut Control) -> R) -> R {
+        let (result, writer) = self.messages.change(change);
+        self.use_idle(writer, true);
+        result
+    }
+
+    /// Takes note of a pong. Returns whether it answers the keepalive's own ping.
     pub(crate) fn answered(&self, payload: &[u8]) -> bool {
-        let answered = self.control.lock().pings.answered(payload);
+        let answered = self
+            .messages
+            .look(|control| control.pings.answered(payload));
         let own = answered.own;
         answered.tell();
         own
     }
 
-    /// For how long the keepalive's last ping has been written.
+    /// Returns for how long the keepalive's last ping has been written.
     pub(crate) fn ping_written(&self) -> Option<Duration> {
-        self.control.lock().pings.since_written()
+        self.messages.look(|control| control.pings.since_written())
     }
 
     pub(crate) fn latency(&self) -> Option<Latency> {
-        self.control.lock().pings.latency()
+        self.messages.look(|control| control.pings.latency())
     }
 
     pub(crate) fn sent(&self) -> &Sent {
@@ -173,213 +180,192 @@ impl SendQueue {
 
     /// Accepts no more messages.
     pub(crate) fn refuse_puts(&self) {
-        self.consumer.close();
+        self.messages.close();
     }
 
     /// Sends a Close frame on the present connection.
     ///
-    /// Where nothing is sent after it, [`refuse_puts`](Self::refuse_puts) comes first: what was accepted is in the
-    /// queue by the time the writer sees the Close frame.
+    /// If messages are refused from then on, [`refuse_puts`](Self::refuse_puts) is called first: what
+    /// was accepted is in the queue when the writer finds the Close frame.
     pub(crate) fn send_close(&self, close: SendClose) {
-        self.control(|control| control.close = Some(close));
-        self.consumer.wake();
+        // The writer thread is to send it.
+        let ((), writer) = self.messages.change(|control| control.close(close));
+        drop(writer);
     }
 
-    /// Whether this side's Close frame may have reached the peer.
+    /// Returns whether this side's Close frame may have reached the peer.
     pub(crate) fn has_begun_to_close(&self) -> bool {
-        self.control.lock().begun_to_close
+        self.messages.look(|control| control.has_begun_to_close())
     }
 
-    /// Lets the writer end without another word.
+    /// Ends the writer thread, which sends nothing more.
     pub(crate) fn stop(&self) {
-        self.control(|control| control.stop = true);
-        self.consumer.wake();
+        let ((), writer) = self.messages.change(Control::stop);
+        drop(writer);
     }
 
-    /// The connection's writer has ended and left this; `all_confirmed` if the peer is known to have
-    /// taken all that was written. Returns the inbox, with what was kept put back, and how many
-    /// messages were neither written nor kept.
-    pub(crate) fn take_back(&self, unsent: Unsent, all_confirmed: bool) -> (Inbox<Message>, usize) {
+    /// Takes back what a connection has not sent, after its writer thread has ended.
+    /// `all_confirmed` says that the peer has taken all that was written. Returns how many messages
+    /// were neither written nor kept.
+    pub(crate) fn take_back(&self, unsent: Unsent, all_confirmed: bool) -> usize {
         if !all_confirmed {
-            let confirmed = self.control.lock().pings.confirmed();
+            let confirmed = self.messages.look(|control| control.pings.confirmed());
             // A peer may have answered what was not written yet, if it guessed it.
-            let unconfirmed = unsent.written().saturating_sub(confirmed);
+            let unconfirmed = unsent.written.saturating_sub(confirmed);
             add(&self.sent.unconfirmed, unconfirmed);
         }
-        let back = unsent.put_back();
+        self.messages.put_back(unsent.messages);
         // Not before: they wait all the while.
-        self.count_encoded(0);
-        back
+        self.count_in_hand(0);
+        unsent.lost
     }
 
     /// Forgets what was for the connection that has ended alone.
     pub(crate) fn forget_connection(&self) {
-        // What is dropped wakes those who wait for the answer to a ping: not under the lock.
-        let control = std::mem::take(&mut *self.control.lock());
+        // Dropping the askers wakes threads that wait for the answer to a ping: not under the lock.
+        let control = self.messages.look(std::mem::take);
         drop(control);
     }
 
-    /// There is no other connection: so many messages are never sent.
+    /// Ends the queue: there is no other connection, and `unsent` messages are never sent.
     pub(crate) fn end(&self, unsent: usize) {
         self.forget_connection();
-        self.count_encoded(0);
+        self.count_in_hand(0);
         add(&self.sent.unsent, unsent as u64);
+        self.messages.clear();
     }
 
-    fn control<R>(&self, change: impl FnOnce(&mut Control) -> R) -> R {
-        let result = change(&mut self.control.lock());
-        self.pending.store(true, Ordering::SeqCst);
-        result
-    }
+    // For whoever has the frame writer.
 
-    // For the frame writer.
-
-    /// What there is to write beside messages, of which so many have been encoded.
-    pub(super) fn take_control(&self, messages: u64) -> Option<Work> {
-        if !self.pending.swap(false, Ordering::SeqCst) {
-            return None;
-        }
-        let mut control = self.control.lock();
-        Some(Work {
-            pongs: std::mem::take(&mut control.pongs),
-            pings: control.pings.start(messages),
-            close: control.close.take(),
-            stop: control.stop,
-        })
-    }
-
-    pub(super) fn has_control(&self) -> bool {
-        self.pending.load(Ordering::SeqCst)
-    }
-
-    pub(super) fn begins_to_close(&self) {
-        self.control.lock().begun_to_close = true;
-    }
-
-    pub(super) fn pings_are_written(&self) {
-        self.control.lock().pings.written();
-    }
-
-    /// How many messages are encoded and not written.
-    pub(super) fn count_encoded(&self, messages: usize) {
-        self.sent.encoded.store(messages as u64, Ordering::Relaxed);
-    }
-
-    pub(super) fn count_written(&self, messages: u64, bytes: u64) {
-        if bytes > 0 {
-            add(&self.sent.messages, messages);
-            add(&self.sent.bytes, bytes);
+    /// For the writer thread: writes all there is. An error is final: the stream may have ended
+    /// within a frame.
+    pub(crate) fn write(&self, writer: &mut FrameWriter) -> tungstenite::Result<Progress> {
+        let progress = self.write_all(writer);
+        self.note(writer);
+        match progress {
+            Err(tungstenite::Error::Io(error)) if is_timeout(&error) => Ok(Progress::Stalled),
+            other => other,
         }
     }
 
-    // For who has the frame writer.
-
-    /// Makes sure that somebody writes: this thread, if the frame writer is there and `here` is set, or the writer.
-    fn wake_writer(&self, here: bool) {
-        let writer = if here {
-            self.parked.lock().writer.take()
-        } else {
-            None
-        };
-        let Some(writer) = writer else {
-            return self.consumer.wake();
-        };
-        let mut borrowed = BorrowedWriter {
-            send_queue: self,
-            writer: Some(writer),
-        };
-        let done = borrowed.writer.as_mut().is_some_and(|writer| {
-            !writer.wrote_recently()
-                && matches!(writer.write(self, Wait::No), Ok(Progress::Drained))
-        });
-        let wanted = borrowed.park();
-        // Who put something while the frame writer was here has left it to this thread.
-        if wanted || !done || !self.consumer.is_empty() || self.has_control() {
-            self.consumer.wake();
+    fn write_all(&self, writer: &mut FrameWriter) -> tungstenite::Result<Progress> {
+        loop {
+            let (frames, next) = self.next(writer);
+            if next == Next::Stop {
+                return Ok(Progress::Stopped);
+            }
+            writer.write_control(frames, Wait::Yes)?;
+            match next {
+                Next::Messages => writer.write_messages(Wait::Yes)?,
+                Next::Nothing => {
+                    writer.flush(Wait::Yes)?;
+                    return Ok(Progress::Drained);
+                }
+                Next::Close => {
+                    // First all before it, so that an answer to it is known from a frame that
+                    // crosses it.
+                    writer.flush(Wait::Yes)?;
+                    if let Some(close) = self.messages.look(Control::begin_to_close) {
+                        writer.write_close(close)?;
+                        return Ok(Progress::Closed);
+                    }
+                }
+                Next::Stop => {}
+            }
         }
     }
 
-    /// Leaves the frame writer to whoever puts something next. Returns whether the writer waits for it.
-    pub(crate) fn park(&self, writer: Box<FrameWriter>) -> bool {
-        let mut parked = self.parked.lock();
-        parked.writer = Some(writer);
-        std::mem::take(&mut parked.wanted)
-    }
-
-    /// For the writer thread: parks the frame writer, sleeps until there is something to write, and picks it up.
+    /// For the writer thread: sleeps until there is something to write.
     ///
     /// The sleep is ended by a put, a source, a pong, a ping, `close` or `stop`.
     pub(crate) fn sleep(&self, writer: Box<FrameWriter>) -> Box<FrameWriter> {
-        self.park(writer);
-        self.consumer.wait();
-        self.take_writer()
-    }
-
-    /// For the writer thread: takes the frame writer, waiting for whoever has it.
-    pub(crate) fn take_writer(&self) -> Box<FrameWriter> {
-        loop {
-            {
-                let mut parked = self.parked.lock();
-                if let Some(writer) = parked.writer.take() {
-                    return writer;
-                }
-                parked.wanted = true;
-            }
-            // Who has it wakes us when it is laid down.
-            self.consumer.wait_for_wake();
+        match self.messages.sleep(writer, None) {
+            Ok(writer) | Err(writer) => writer,
         }
     }
-}
 
-/// The frame writer in the hands of a thread that has put something. It is laid down even if the transport panics:
-/// the writer cannot end without it.
-struct BorrowedWriter<'a> {
-    send_queue: &'a SendQueue,
-    writer: Option<Box<FrameWriter>>,
-}
-
-impl BorrowedWriter<'_> {
-    fn park(&mut self) -> bool {
-        let writer = self.writer.take();
-        writer.is_some_and(|writer| self.send_queue.park(writer))
+    /// For a thread that has added something: writes it, if it was given the frame writer and it is
+    /// worth the while, or leaves it to the writer thread.
+    fn use_idle(&self, writer: IdleWriter<'_>, is_small: bool) {
+        let Some(writer) = writer else {
+            // Whoever has it finds what was added.
+            return;
+        };
+        writer.work(|writer| is_small && !writer.wrote_recently() && self.write_now(writer));
     }
-}
 
-impl Drop for BorrowedWriter<'_> {
-    fn drop(&mut self) {
-        if self.writer.is_some() {
-            self.park();
-            self.send_queue.consumer.wake();
+    /// Writes one turn, as far as the transport takes it without waiting. Returns whether that was
+    /// all.
+    pub(super) fn write_now(&self, writer: &mut FrameWriter) -> bool {
+        let (frames, next) = self.next(writer);
+        let written = writer
+            .write_control(frames, Wait::No)
+            .and_then(|()| match next {
+                Next::Messages => writer.write_messages(Wait::No),
+                Next::Nothing | Next::Close | Next::Stop => Ok(()),
+            })
+            .and_then(|()| writer.flush(Wait::No));
+        self.note(writer);
+        // An error is found again by the writer thread, which ends the connection.
+        written.is_ok() && matches!(next, Next::Messages | Next::Nothing)
+    }
+
+    /// Takes the next control frames and a turn of messages, with one lock.
+    fn next(&self, writer: &mut FrameWriter) -> (Frames, Next) {
+        self.note(writer);
+        let encoded = writer.encoded();
+        let messages = writer.messages();
+        let (frames, order) = self
+            .messages
+            .take(messages, MESSAGES_PER_TURN, |control, _| {
+                let order = control.order();
+                let with_messages = matches!(order, Order::Messages | Order::MessagesThenClose);
+                ((control.frames(encoded), order), with_messages)
+            });
+        let next = match order {
+            Order::Stop => Next::Stop,
+            Order::Close => Next::Close,
+            _ if !messages.is_empty() => Next::Messages,
+            Order::MessagesThenClose => Next::Close,
+            Order::Messages => Next::Nothing,
+        };
+        self.count_in_hand(writer.in_hand());
+        (frames, next)
+    }
+
+    /// Counts what the frame writer has done since the last time.
+    fn note(&self, writer: &mut FrameWriter) {
+        let done = writer.take_done();
+        self.count_in_hand(writer.in_hand());
+        if done.bytes > 0 {
+            add(&self.sent.messages, done.messages);
+            add(&self.sent.bytes, done.bytes);
+        }
+        if done.pings {
+            self.messages.look(|control| control.pings.written());
         }
     }
-}
 
-/// Queues a message without the value that it may have beside its text: that is not weighed, and
-/// takes many times as much. One that is not taken is handed back as it was.
-fn as_text<R>(
-    message: Message,
-    put: impl FnOnce(Message) -> Result<R, PutError<Message>>,
-) -> Result<R, PutError<Message>> {
-    let (message, value) = message.without_value();
-    put(message).map_err(|error| match error {
-        PutError::Full(message) => PutError::Full(message.with_value(value)),
-        PutError::Closed(message) => PutError::Closed(message.with_value(value)),
-    })
+    fn count_in_hand(&self, messages: usize) {
+        self.sent.in_hand.store(messages as u64, Ordering::Relaxed);
+    }
 }
 
 /// Adds to a counter that one thread at a time writes.
 fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::net::transport::WriteHalf;
     use std::io::{self, Write};
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
     use std::thread;
     use tungstenite::protocol::Role;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
 
     struct Panics;
 
@@ -408,26 +394,22 @@ mod tests {
     }
 
     #[test]
-    fn a_transport_that_panics_under_a_put_does_not_keep_the_pen_from_the_writer() {
-        let (send_queue, inbox) = SendQueue::new(1 << 20);
-        send_queue.park(FrameWriter::new(
-            Role::Client,
-            Box::new(Panics),
-            inbox,
-            false,
-            false,
-        ));
-        catch_unwind(AssertUnwindSafe(|| send_queue.pong("x".into()))).unwrap_err();
+    fn a_transport_that_panics_under_a_put_leaves_the_frame_writer_to_its_thread() {
+        let send_queue = Arc::new(SendQueue::new(1 << 20));
+        let writer = FrameWriter::new(Role::Client, Box::new(Panics), false, false);
         let (written, result) = crossbeam_channel::bounded(1);
+        let owner = send_queue.clone();
         thread::spawn(move || {
-            send_queue.consumer.wait_for_wake();
-            let mut writer = send_queue.take_writer();
-            written.send(writer.write(&send_queue, Wait::Yes)).unwrap();
+            let mut writer = owner.sleep(writer);
+            written.send(owner.write(&mut writer)).unwrap();
         });
-        let result = result.recv_timeout(Duration::from_secs(20));
-        let error = result
-            .expect("the writer waits for the writer")
-            .unwrap_err();
+        let deadline = Instant::now() + DEADLINE;
+        while !send_queue.messages.has_idle_worker() {
+            assert!(Instant::now() < deadline, "the frame writer is never idle");
+            thread::yield_now();
+        }
+        catch_unwind(AssertUnwindSafe(|| send_queue.pong("x".into()))).unwrap_err();
+        let error = result.recv_timeout(DEADLINE).unwrap().unwrap_err();
         assert!(error.to_string().contains("panicked"), "{error}");
     }
 }

@@ -18,7 +18,7 @@ use crate::message::Message;
 use crate::options::Options;
 use crate::panics::drop_caught;
 use crate::process::OwnerProcess;
-use crate::pubsub::{Inbox, Producer, Publisher, Weighing};
+use crate::pubsub::{Producer, Publisher, Weighing};
 use crate::thread::spawn;
 
 /// How long, and how often, starting the close watchdog is tried where nothing else enforces the
@@ -64,7 +64,6 @@ pub(crate) struct Received {
 /// The ends that the threads own.
 pub(crate) struct ThreadEnds {
     pub(crate) publisher: Publisher<Message>,
-    pub(crate) inbox: Inbox<Message>,
 }
 
 impl Shared {
@@ -74,7 +73,7 @@ impl Shared {
             limit: options.receive_queue_bytes,
         };
         let (publisher, producer) = Producer::with_weight(options.receive_queue, weighing);
-        let (send_queue, inbox) = SendQueue::new(options.send_queue);
+        let send_queue = SendQueue::new(options.send_queue);
         if options.paused {
             producer.pause();
         }
@@ -99,7 +98,7 @@ impl Shared {
                 shared.no_thread_for_callbacks(error);
             }
         });
-        (shared, ThreadEnds { publisher, inbox })
+        (shared, ThreadEnds { publisher })
     }
 
     /// Whether the caller is one of the two threads that a wait would wait for.
@@ -112,25 +111,23 @@ impl Shared {
         self.reader_thread.get() == Some(&thread::current().id())
     }
 
-    /// Waits for room as long as there is a connection to make it: this is the thread that makes the next.
+    /// Puts a message on the thread that makes the next connection: waits for room only as long as there
+    /// is a connection to make it.
     pub(crate) fn put_on_the_reader_thread(
         &self,
-        mut message: Message,
+        message: Message,
         deadline: Option<Instant>,
     ) -> Result<(), PutError<Message>> {
-        loop {
+        self.send_queue.put_waiting(message, |room| {
             let over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             let nobody = self.lifecycle.phase() == Phase::Connecting;
-            if over || nobody || self.producer.must_go_on() {
-                return self.send_queue.put_nowait(message);
+            let may_wait = !(over || nobody || self.producer.must_go_on());
+            if may_wait {
+                // Ended by room, `close`, the deadline, or when the publisher must go on.
+                self.producer.patience(deadline).wait_for(room);
             }
-            // Ended by room, `close`, the deadline, or when the publisher must go on.
-            let patience = self.producer.patience(deadline);
-            match self.send_queue.put_patiently(message, &patience) {
-                Err(PutError::Full(back)) => message = back,
-                other => return other,
-            }
-        }
+            may_wait
+        })
     }
 
     /// Reports what happened to the session, and carries out what it answers.

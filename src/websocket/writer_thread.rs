@@ -1,30 +1,35 @@
-//! The writer thread: sends what is queued, until there is a Close frame to send.
+//! The writer thread: sends the queue, until it has sent a Close frame.
 
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use super::frame_writer::{FrameWriter, Progress, Unsent, Wait};
+use super::frame_writer::{FrameWriter, Unsent};
+use super::send_queue::Progress;
 use super::session::Input;
 use super::shared::Shared;
 use crate::error::Error;
 use crate::thread::spawn_to_join;
 
-/// Starts the thread, which takes the frame writer, and leaves at its end what it has not sent.
-pub(crate) fn start(shared: &Arc<Shared>) -> io::Result<JoinHandle<Unsent>> {
+/// Starts the thread, which owns the frame writer, and returns at its end what it has not sent.
+pub(crate) fn start(
+    shared: &Arc<Shared>,
+    writer: Box<FrameWriter>,
+) -> io::Result<JoinHandle<Unsent>> {
     let shared = shared.clone();
     spawn_to_join("ws-write", move || {
         *shared.writer_thread.lock() = Some(thread::current().id());
         let _guard = PanicGuard(&shared);
-        let writer = write_loop(&shared);
-        let unsent = writer.end(&shared.send_queue);
+        let writer = write_loop(&shared, writer);
+        let unsent = writer.end();
         // The reader may be waiting for a peer that says nothing more: here its time is limited.
         shared.wait_shut_down();
         unsent
     })
 }
 
-/// Ends the connection should the thread panic, in a transport of the user's: the reader would not notice.
+/// Ends the connection should the thread panic, in a transport of the user's: the reader would not
+/// notice.
 struct PanicGuard<'a>(&'a Shared);
 
 impl Drop for PanicGuard<'_> {
@@ -37,12 +42,11 @@ impl Drop for PanicGuard<'_> {
 }
 
 /// The thread's main loop.
-fn write_loop(shared: &Shared) -> Box<FrameWriter> {
-    let mut writer = shared.send_queue.take_writer();
+fn write_loop(shared: &Shared, mut writer: Box<FrameWriter>) -> Box<FrameWriter> {
     loop {
-        match writer.write(&shared.send_queue, Wait::Yes) {
+        match shared.send_queue.write(&mut writer) {
             Ok(Progress::Drained) => writer = shared.send_queue.sleep(writer),
-            Ok(Progress::Blocked) => {
+            Ok(Progress::Stalled) => {
                 shared.peer_stalled();
                 return writer;
             }

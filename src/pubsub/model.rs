@@ -1,0 +1,551 @@
+//! Checks the hand-over of [`channel`](super::channel) and the waits for [`space`](super::space) in
+//! many of the orders in which threads can run.
+//!
+//! The two files are compiled a second time here, with locks, threads and wake-ups that `shuttle`
+//! schedules. A wait that nobody ends is a deadlock, which it reports with the schedule.
+//!
+//! A panic under a borrowed worker is a worker that is marked as broken and dropped, because that
+//! is what unwinding does with it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+use shuttle::sync::{Condvar, Mutex as ShuttleMutex};
+use shuttle::thread;
+
+use channel::{Channel, Extra, IdleWorker};
+use subscription::Subscription;
+
+// The same files on purpose.
+#[allow(clippy::duplicate_mod, dead_code)]
+#[path = "channel.rs"]
+mod channel;
+#[allow(clippy::duplicate_mod, dead_code)]
+#[path = "space.rs"]
+mod space;
+
+mod sync {
+    use std::cell::Cell;
+
+    pub(super) use shuttle::sync::MutexGuard;
+    pub(super) use shuttle::sync::atomic::AtomicUsize;
+
+    thread_local! {
+        /// How often a channel was locked. All threads of a model share one of the system's.
+        pub(super) static LOCKED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// A mutex with the interface of `parking_lot`'s.
+    pub(super) struct Mutex<T>(shuttle::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(super) fn new(value: T) -> Self {
+            Mutex(shuttle::sync::Mutex::new(value))
+        }
+
+        pub(super) fn lock(&self) -> MutexGuard<'_, T> {
+            LOCKED.set(LOCKED.get() + 1);
+            self.0.lock().unwrap()
+        }
+    }
+}
+
+/// A bell that keeps ringing until somebody has waited for it.
+#[derive(Clone, Default)]
+struct Bell(Arc<(ShuttleMutex<bool>, Condvar)>);
+
+impl Bell {
+    fn ring(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let mut rung = self.0.0.lock().unwrap();
+        while !*rung {
+            rung = self.0.1.wait(rung).unwrap();
+        }
+        *rung = false;
+    }
+}
+
+mod handover {
+    use super::*;
+    use std::time::Instant;
+
+    pub(super) struct Handover<W> {
+        given: ShuttleMutex<Option<W>>,
+        bell: Bell,
+    }
+
+    pub(super) enum Woken<W> {
+        Worker(W),
+        Source,
+        Deadline,
+    }
+
+    impl<W> Handover<W> {
+        pub(super) fn new() -> Self {
+            Handover {
+                given: ShuttleMutex::new(None),
+                bell: Bell::default(),
+            }
+        }
+
+        pub(super) fn hand(&self, worker: W) {
+            let before = self.given.lock().unwrap().replace(worker);
+            assert!(before.is_none(), "there are two workers");
+            self.bell.ring();
+        }
+
+        pub(super) fn receive(&self) -> W {
+            loop {
+                if let Woken::Worker(worker) = self.wait::<()>(None, None) {
+                    return worker;
+                }
+            }
+        }
+
+        /// A deadline passes at any time, or never.
+        pub(super) fn wait<T>(
+            &self,
+            source: Option<&Subscription<T>>,
+            deadline: Option<Instant>,
+        ) -> Woken<W> {
+            use shuttle::rand::Rng;
+            if let Some(source) = source {
+                source.watch(&self.bell);
+            }
+            loop {
+                if let Some(worker) = self.given.lock().unwrap().take() {
+                    return Woken::Worker(worker);
+                }
+                if source.is_some_and(Subscription::is_ready) {
+                    return Woken::Source;
+                }
+                if deadline.is_some() && shuttle::rand::thread_rng().gen_range(0..2) == 0 {
+                    return Woken::Deadline;
+                }
+                self.bell.wait();
+            }
+        }
+    }
+}
+
+mod subscription {
+    use super::*;
+    use crossbeam_channel::TryRecvError;
+
+    /// A source that a test fills. It reports when its last handle but the test's is dropped.
+    pub(super) struct Subscription<T>(Arc<Source<T>>);
+
+    pub(super) struct Source<T> {
+        state: ShuttleMutex<State<T>>,
+        dropped: Condvar,
+    }
+
+    struct State<T> {
+        items: VecDeque<T>,
+        watcher: Option<Bell>,
+        handles: usize,
+    }
+
+    impl<T> Subscription<T> {
+        pub(super) fn new() -> (Self, Arc<Source<T>>) {
+            let source = Arc::new(Source {
+                state: ShuttleMutex::new(State {
+                    items: VecDeque::new(),
+                    watcher: None,
+                    handles: 1,
+                }),
+                dropped: Condvar::new(),
+            });
+            (Subscription(source.clone()), source)
+        }
+
+        pub(super) fn take(&self) -> Result<T, TryRecvError> {
+            let item = self.0.state.lock().unwrap().items.pop_front();
+            item.ok_or(TryRecvError::Empty)
+        }
+
+        pub(super) fn tell_taken(&self) {}
+
+        pub(super) fn watch(&self, bell: &Bell) {
+            self.0.state.lock().unwrap().watcher = Some(bell.clone());
+        }
+
+        pub(super) fn is_ready(&self) -> bool {
+            !self.0.state.lock().unwrap().items.is_empty()
+        }
+    }
+
+    impl<T> Source<T> {
+        pub(super) fn send(&self, item: T) {
+            let mut state = self.state.lock().unwrap();
+            state.items.push_back(item);
+            let watcher = state.watcher.clone();
+            drop(state);
+            if let Some(watcher) = watcher {
+                watcher.ring();
+            }
+        }
+
+        /// Waits until nothing reads from it any more. Returns the items that are left.
+        pub(super) fn wait_dropped(&self) -> VecDeque<T> {
+            let mut state = self.state.lock().unwrap();
+            while state.handles > 0 {
+                state = self.dropped.wait(state).unwrap();
+            }
+            std::mem::take(&mut state.items)
+        }
+    }
+
+    impl<T> Clone for Subscription<T> {
+        fn clone(&self) -> Self {
+            self.0.state.lock().unwrap().handles += 1;
+            Subscription(self.0.clone())
+        }
+    }
+
+    impl<T> Drop for Subscription<T> {
+        fn drop(&mut self) {
+            self.0.state.lock().unwrap().handles -= 1;
+            self.0.dropped.notify_all();
+        }
+    }
+}
+
+/// What the worker has to do besides the items, as a connection's control frames.
+#[derive(Default)]
+struct Control {
+    pongs: usize,
+    close: bool,
+}
+
+impl Extra for Control {
+    fn is_pending(&self, _closed: bool) -> bool {
+        self.pongs > 0 || self.close
+    }
+}
+
+/// As a connection's frame writer.
+#[derive(Default)]
+struct Writer {
+    taken: VecDeque<u32>,
+    is_broken: bool,
+}
+
+/// A connection with its writer thread, as `websocket::send_queue` has it.
+#[derive(Clone)]
+struct Connection(Arc<Inner>);
+
+struct Inner {
+    channel: Channel<u32, Control, Writer>,
+    /// The items that were written, and the pongs.
+    written: ShuttleMutex<(Vec<u32>, usize)>,
+    progress: Condvar,
+}
+
+impl Connection {
+    fn start(limit: usize) -> (Connection, thread::JoinHandle<Writer>) {
+        let connection = Connection(Arc::new(Inner {
+            channel: Channel::new(limit, |_| 1, Control::default()),
+            written: ShuttleMutex::default(),
+            progress: Condvar::new(),
+        }));
+        let owner = connection.clone();
+        let thread = thread::spawn(move || owner.write_loop(Writer::default()));
+        (connection, thread)
+    }
+
+    fn channel(&self) -> &Channel<u32, Control, Writer> {
+        &self.0.channel
+    }
+
+    /// The writer thread.
+    fn write_loop(&self, mut writer: Writer) -> Writer {
+        loop {
+            let (wrote, close) = self.write_turn(&mut writer);
+            if writer.is_broken || (close && !wrote) {
+                return writer;
+            }
+            if !wrote {
+                writer = self.channel().sleep(writer, None).unwrap_or_else(|w| w);
+            }
+        }
+    }
+
+    /// Writes one turn, of one message. Returns whether there was any, and whether to close.
+    fn write_turn(&self, writer: &mut Writer) -> (bool, bool) {
+        let (pongs, close) = self.channel().take(&mut writer.taken, 1, |control, _| {
+            ((std::mem::take(&mut control.pongs), control.close), true)
+        });
+        // Here is the input and output.
+        thread::yield_now();
+        let wrote = pongs > 0 || !writer.taken.is_empty();
+        if wrote && !writer.is_broken {
+            let mut written = self.0.written.lock().unwrap();
+            written.0.extend(writer.taken.drain(..));
+            written.1 += pongs;
+            self.0.progress.notify_all();
+        }
+        (wrote, close)
+    }
+
+    /// What a putter does with the idle writer.
+    fn use_idle(&self, writer: IdleWorker<'_, u32, Control, Writer>) {
+        if let Some(writer) = writer {
+            writer.work(|writer| !self.write_turn(writer).1);
+        }
+    }
+
+    fn put(&self, item: u32) -> bool {
+        let pushed = self.channel().push(item);
+        pushed.map(|writer| self.use_idle(writer)).is_ok()
+    }
+
+    fn pong(&self) {
+        let ((), writer) = self.channel().change(|control| control.pongs += 1);
+        self.use_idle(writer);
+    }
+
+    /// Waits until this many items and pongs were written. Nobody adds anything meanwhile.
+    fn wait_written(&self, items: usize, pongs: usize) {
+        let mut written = self.0.written.lock().unwrap();
+        while written.0.len() < items || written.1 < pongs {
+            written = self.0.progress.wait(written).unwrap();
+        }
+    }
+
+    fn close(&self) {
+        self.channel().close_with(|control| control.close = true);
+    }
+
+    fn written(&self) -> Vec<u32> {
+        self.0.written.lock().unwrap().0.clone()
+    }
+}
+
+/// In how many orders each model is run. All together take a few seconds.
+const RUNS: usize = 1000;
+
+/// Runs the model in random orders, and in orders with few but unlikely switches of threads.
+fn check(model: impl Fn() + Send + Sync + Copy + 'static) {
+    shuttle::check_random(model, RUNS);
+    shuttle::check_pct(model, RUNS, 3);
+}
+
+#[test]
+fn whatever_is_put_is_written_by_somebody() {
+    check(|| {
+        let (connection, owner) = Connection::start(100);
+        let putters = [10, 20].map(|first| {
+            let connection = connection.clone();
+            thread::spawn(move || {
+                assert!(connection.put(first));
+                assert!(connection.put(first + 1));
+            })
+        });
+        connection.pong();
+        // Without another event.
+        connection.wait_written(4, 1);
+        connection.close();
+        owner.join().unwrap();
+        for putter in putters {
+            putter.join().unwrap();
+        }
+        let mut written = connection.written();
+        for first in [10, 20] {
+            let own = written.iter().filter(|n| **n / 10 == first / 10);
+            assert!(own.is_sorted());
+        }
+        written.sort_unstable();
+        assert_eq!(written, [10, 11, 20, 21]);
+    });
+}
+
+#[test]
+fn a_close_comes_after_all_that_was_accepted_and_ends_the_owner() {
+    check(|| {
+        let (connection, owner) = Connection::start(100);
+        let putters = [1, 2].map(|item| {
+            let connection = connection.clone();
+            thread::spawn(move || connection.put(item).then_some(item))
+        });
+        connection.close();
+        let writer = owner.join().unwrap();
+        assert!(writer.taken.is_empty());
+        let accepted = putters.map(|putter| putter.join().unwrap());
+        let mut written = connection.written();
+        written.sort_unstable();
+        assert_eq!(written, accepted.into_iter().flatten().collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_worker_that_breaks_under_a_putter_goes_to_its_owner() {
+    check(|| {
+        let (connection, owner) = Connection::start(100);
+        let other = connection.clone();
+        let putter = thread::spawn(move || other.put(1));
+        let other = connection.clone();
+        let breaking = thread::spawn(move || {
+            // The owner may be at work each time.
+            for item in 2..5 {
+                if let Some(writer) = other.channel().push(item).ok().unwrap() {
+                    writer.work(|writer| {
+                        writer.is_broken = true;
+                        false
+                    });
+                    return true;
+                }
+            }
+            other.close();
+            false
+        });
+        let writer = owner.join().unwrap();
+        assert_eq!(writer.is_broken, breaking.join().unwrap());
+        putter.join().unwrap();
+    });
+}
+
+#[test]
+fn a_source_is_read_and_dropped_when_it_is_replaced() {
+    check(|| {
+        let (connection, owner) = Connection::start(100);
+        let (first, first_items) = Subscription::new();
+        let (second, second_items) = Subscription::new();
+        first_items.send(10);
+        let other = connection.clone();
+        let ponging = thread::spawn(move || other.pong());
+        let other = connection.clone();
+        let piping = thread::spawn(move || {
+            assert!(other.channel().put_subscription(first));
+            first_items.send(11);
+            assert!(other.channel().put_subscription(second));
+            // The owner does not keep the first while it waits for the second.
+            let mut left = first_items.wait_dropped();
+            second_items.send(20);
+            // The second is read without another event, whoever has the worker meanwhile.
+            other.wait_written(3 - left.len(), 1);
+            assert!(other.put(30));
+            // A put stops it.
+            left.extend(second_items.wait_dropped());
+            left
+        });
+        let left = piping.join().unwrap();
+        ponging.join().unwrap();
+        connection.wait_written(4 - left.len(), 1);
+        connection.close();
+        owner.join().unwrap();
+        let mut all = connection.written();
+        assert!(all.is_sorted());
+        all.extend(left);
+        all.sort_unstable();
+        assert_eq!(all, [10, 11, 20, 30]);
+    });
+}
+
+/// Waits for room, by looking again and again: that is not a channel of `shuttle`'s.
+fn wait_for_room(room: &Receiver<()>) -> bool {
+    while room.try_recv().is_err() {
+        thread::yield_now();
+    }
+    true
+}
+
+#[test]
+fn every_put_that_waits_for_room_gets_it() {
+    check(|| {
+        let (connection, owner) = Connection::start(1);
+        let putters = [1, 2, 3].map(|item| {
+            let connection = connection.clone();
+            thread::spawn(move || {
+                let pushed = connection.channel().push_waiting(item, wait_for_room);
+                connection.use_idle(pushed.ok().unwrap());
+            })
+        });
+        connection.wait_written(3, 0);
+        connection.close();
+        owner.join().unwrap();
+        for putter in putters {
+            putter.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn every_put_that_waits_for_room_ends_when_the_channel_closes() {
+    check(|| {
+        let channel = Arc::new(Channel::<u32, (), ()>::new(1, |_| 1, ()));
+        assert!(channel.push(0).is_ok());
+        let putters = [1, 2, 3].map(|item| {
+            let channel = channel.clone();
+            thread::spawn(move || channel.push_waiting(item, wait_for_room).is_ok())
+        });
+        channel.close();
+        for putter in putters {
+            assert!(!putter.join().unwrap());
+        }
+    });
+}
+
+#[test]
+fn an_inbox_gets_what_was_put_or_the_end_though_deadlines_pass() {
+    check(|| {
+        let channel = Arc::new(Channel::<u32, (), ()>::new(100, |_| 1, ()));
+        let inbox = channel.clone();
+        let using = thread::spawn(move || {
+            let mut used = VecDeque::new();
+            let soon = std::time::Instant::now();
+            let mut turn = 0;
+            loop {
+                let before = used.len();
+                let closed = inbox.take(&mut used, before + 1, |(), closed| (closed, true));
+                if used.len() > before {
+                    continue;
+                }
+                if closed {
+                    return used;
+                }
+                turn += 1;
+                let deadline = (turn % 2 == 0).then_some(soon);
+                let _ = inbox.sleep((), deadline);
+            }
+        });
+        let putters = [1, 2].map(|item| {
+            let channel = channel.clone();
+            thread::spawn(move || channel.push(item).map(drop).is_ok())
+        });
+        for putter in putters {
+            assert!(putter.join().unwrap());
+        }
+        channel.close();
+        assert_eq!(using.join().unwrap().len(), 2);
+    });
+}
+
+#[test]
+fn a_put_locks_an_idle_channel_three_times_and_a_busy_one_once() {
+    shuttle::check_random(
+        || {
+            let (connection, owner) = Connection::start(100);
+            while !connection.channel().has_idle_worker() {
+                thread::yield_now();
+            }
+            sync::LOCKED.set(0);
+            connection.put(1);
+            assert_eq!(sync::LOCKED.get(), 3);
+            let writer = connection.channel().push(2).ok().unwrap();
+            assert!(writer.is_some());
+            sync::LOCKED.set(0);
+            connection.put(3);
+            assert_eq!(sync::LOCKED.get(), 1);
+            drop(writer);
+            connection.close();
+            owner.join().unwrap();
+        },
+        100,
+    );
+}
