@@ -156,7 +156,7 @@ impl Run {
         }
         self.check_connection(was_waiting);
         self.check_deadline(&input);
-        self.check_end(&input);
+        self.check_end(&input, was_waiting);
     }
 
     fn check_connection(&mut self, was_waiting: bool) {
@@ -203,14 +203,15 @@ impl Run {
         assert_eq!(late.deadline(), None, "the state is left");
     }
 
-    fn check_end(&mut self, input: &Input) {
+    fn check_end(&mut self, input: &Input, was_waiting: bool) {
         assert_eq!(self.session.closed().is_some(), self.notified);
         let end = self.session.end().cloned();
         if let (None, Some(new)) = (&self.end, &end) {
             assert!(matches!(input, Input::Finished { .. }));
             if new.is_orderly() {
                 let given_up = self.requested && !self.connection.opened;
-                assert!(self.connection.peer_closed || given_up, "{new}");
+                // While it waits, it has the reason of the last connection.
+                assert!(self.connection.peer_closed || given_up || was_waiting, "{new}");
             } else {
                 assert_eq!(self.session.last_error().map(text), Some(text(new)));
             }
