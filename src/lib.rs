@@ -301,7 +301,7 @@ pub use message::{Json, Message};
 pub use net::basic_auth::BasicAuth;
 pub use net::request::Request;
 pub use net::transport::{self, Transport};
-pub use pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId};
+pub use pubsub::{Queue, Sink, Source, Subscription, SubscriptionId};
 pub use server::{Server, ServerHandle};
 pub use websocket::{Backoff, Latency, Options, Stats, WeakWebsocket, Websocket};
 

@@ -289,12 +289,7 @@ enum End {
     Silence,
 }
 
-const ENDS: [End; 4] = [
-    End::Close,
-    End::PeerCloses,
-    End::Cut,
-    End::Silence,
-];
+const ENDS: [End; 4] = [End::Close, End::PeerCloses, End::Cut, End::Silence];
 
 impl End {
     fn options(self, options: &mut Options) {
@@ -327,9 +322,7 @@ impl End {
         match (self, reason) {
             (End::Close, Error::Closed(close)) => close.by == Side::Local,
             (End::PeerCloses, Error::Closed(close)) => close.by == Side::Peer,
-            (End::Cut, Error::Lost(_)) | (End::Silence, Error::PingTimeout { .. }) => {
-                true
-            }
+            (End::Cut, Error::Lost(_)) | (End::Silence, Error::PingTimeout { .. }) => true,
             _ => false,
         }
     }

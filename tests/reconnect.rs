@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use rig::{DEADLINE, eventually, own_address, read_head, within};
 use rtcbot_websocket::{
-    Backoff, Error, Message, Options, Patience, PutError, Queue, Server, Side, Websocket, json,
+    Backoff, Error, Message, Options, PutError, Queue, Server, Side, Websocket, json,
 };
 use tungstenite::protocol::CloseFrame;
 
@@ -921,12 +921,6 @@ fn a_sink_that_sends_back_does_not_keep_a_client_from_the_next_connection() {
     impl rtcbot_websocket::Sink<Message> for Back {
         fn put_nowait(&self, message: Message) -> Result<(), PutError<Message>> {
             self.0.upgrade().unwrap().put(message)
-        }
-
-        fn put(&self, message: Message, patience: &Patience<'_>) -> Result<(), PutError<Message>> {
-            self.0.upgrade().unwrap().put(message).inspect_err(|_| {
-                patience.wait(rtcbot_websocket::crossbeam_channel::Select::new());
-            })
         }
     }
     what_waits_to_go_back_does_not_keep_a_client_from_the_next_connection(|ws| {

@@ -9,7 +9,8 @@ use crossbeam_channel::Receiver;
 
 use super::channel::Channel;
 use super::inbox::Inbox;
-use super::sink::{Patience, Sink};
+use super::sink::{Room, Sink};
+use super::space::SpaceNotifier;
 use super::subscription::Subscription;
 use crate::error::PutError;
 use crate::panics::drop_caught;
@@ -249,34 +250,15 @@ impl<T: Send + 'static> Sink<T> for Consumer<T> {
         Consumer::put_nowait(self, item)
     }
 
-    fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {
-        self.put_patiently(item, patience, |consumer| consumer.wake())
+    fn room(&self) -> Option<Room<'_, T>> {
+        Some(Room::in_queue(self.space()))
     }
 }
 
-impl<T: Send + 'static> Consumer<T> {
-    /// The waiting half of a [`Sink`]: waits for room once and tries again.
-    pub(crate) fn put_patiently(
-        &self,
-        item: T,
-        patience: &Patience<'_>,
-        wake: impl Fn(&Self),
-    ) -> Result<(), PutError<T>> {
-        let push = |item| {
-            let pushed = self.push(item)?;
-            if pushed == Pushed::Unnoticed {
-                wake(self);
-            }
-            Ok(())
-        };
-        let waiting = self.channel.space.register();
-        match push(item) {
-            Err(PutError::Full(item)) => {
-                patience.wait_for(waiting.permit());
-                push(item)
-            }
-            other => other,
-        }
+impl<T> Consumer<T> {
+    /// Tells when there is room.
+    pub(crate) fn space(&self) -> &SpaceNotifier {
+        &self.channel.space
     }
 }
 

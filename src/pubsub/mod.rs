@@ -22,29 +22,32 @@
 //! Nothing in here knows what a network is.
 
 mod callback_limit;
+mod callbacks;
 mod channel;
 mod consumer;
-mod dispatch;
 mod fan_out;
 mod forwarder;
+mod hold;
 mod inbox;
 mod producer;
 mod ring;
 mod sink;
 mod space;
+mod subscriber;
 mod subscribers;
 mod subscription;
 mod threads;
 mod wake;
 mod weight_limit;
-mod workers;
 
 pub use consumer::{Consumer, Source};
 pub use fan_out::Publisher;
 pub use inbox::Inbox;
 pub use producer::Producer;
-pub use sink::{Patience, Sink};
+pub use sink::Sink;
 pub use subscription::{Queue, Subscription, SubscriptionId};
 
-pub(crate) use callback_limit::{Weighing, blocking};
 pub(crate) use consumer::Pushed;
+pub(crate) use hold::Hold;
+pub(crate) use sink::Room;
+pub(crate) use weight_limit::Weighing;

@@ -1,13 +1,14 @@
 //! A queue that a producer fills.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError};
 
 use super::callback_limit::blocking;
+use super::hold::End;
 use super::ring::{self, Turn};
 use super::weight_limit::Taken;
 use crate::error::{Error, Result};
@@ -66,8 +67,71 @@ impl AsRef<SubscriptionId> for SubscriptionId {
     }
 }
 
-/// Why a producer has ended; set once, before its queues are disconnected.
-pub(crate) type End = Arc<OnceLock<Error>>;
+/// What is known about one subscription, sink or callback, by all that have to do with it.
+pub(super) struct Status {
+    pub(super) id: SubscriptionId,
+    /// It gets nothing more, and what waits for its callback is not called. Set with Release after
+    /// it was taken off the list, and read with Acquire.
+    removed: AtomicBool,
+    /// It was full when nothing waited any longer. It gets nothing more, so that what it got has an
+    /// end and no gaps.
+    truncated: AtomicBool,
+    /// It was logged that it is full, or that it loses items.
+    warned_full: AtomicBool,
+    warned_dropped: AtomicBool,
+}
+
+impl Status {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Status {
+            id: SubscriptionId::next(),
+            removed: AtomicBool::new(false),
+            truncated: AtomicBool::new(false),
+            warned_full: AtomicBool::new(false),
+            warned_dropped: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn set_removed(&self) {
+        self.removed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    /// One thread at a time delivers to it, so that no ordering is needed.
+    pub(super) fn truncate(&self) {
+        self.truncated.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_truncated(&self) -> bool {
+        self.truncated.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_warned_full(&self) -> bool {
+        self.warned_full.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn warn_full(&self) {
+        if !self.warned_full.swap(true, Ordering::Relaxed) {
+            crate::logging::warn!(
+                "{:?} has been full for a second, and the stream waits for it; one that is no longer \
+                 read (perhaps the default one, made by `get`) has to be unsubscribed",
+                self.id
+            );
+        }
+    }
+
+    pub(super) fn warn_dropped(&self) {
+        if !self.warned_dropped.swap(true, Ordering::Relaxed) {
+            crate::logging::warn!(
+                "{:?} is full and the stream goes on: messages for it are dropped",
+                self.id
+            );
+        }
+    }
+}
 
 /// A queue that a producer fills: what `subscribe()` returns.
 ///
@@ -91,13 +155,12 @@ pub struct Subscription<T> {
 }
 
 struct Inner<T> {
-    id: SubscriptionId,
+    status: Arc<Status>,
     items: Receiver<T>,
     turn: Option<Turn>,
     /// Whom to tell that something was taken; nobody, where something else fills the channel.
     taken: Option<Arc<Taken>>,
     end: End,
-    removed: Arc<AtomicBool>,
     leave: Option<Leave>,
 }
 
@@ -107,7 +170,7 @@ type Leave = (OwnerProcess, Box<dyn Fn(SubscriptionId) + Send + Sync>);
 impl<T> Drop for Inner<T> {
     fn drop(&mut self) {
         match &self.leave {
-            Some((process, leave)) if process.is_current() => leave(self.id),
+            Some((process, leave)) if process.is_current() => leave(self.status.id),
             // Its locks may be held by threads that are not here.
             Some(_) => std::mem::forget(self.items.clone()),
             None => {}
@@ -117,21 +180,19 @@ impl<T> Drop for Inner<T> {
 
 impl<T> Subscription<T> {
     pub(super) fn new(
-        id: SubscriptionId,
+        status: Arc<Status>,
         (items, taken): (Receiver<T>, Arc<Taken>),
         turn: Option<Turn>,
         end: End,
-        removed: Arc<AtomicBool>,
         leave: impl Fn(SubscriptionId) + Send + Sync + 'static,
     ) -> Self {
         Subscription {
             inner: Arc::new(Inner {
-                id,
+                status,
                 items,
                 turn,
                 taken: Some(taken),
                 end,
-                removed,
                 leave: Some((OwnerProcess::current(), Box::new(leave))),
             }),
         }
@@ -164,7 +225,7 @@ impl<T> Subscription<T> {
             }
             let items = &self.inner.items;
             if self.inner.turn.is_none() {
-                let received = blocking(|| match deadline {
+                let received = blocking(&self.inner.end, || match deadline {
                     None => items.recv().map_err(RecvTimeoutError::from),
                     Some(deadline) => items.recv_deadline(deadline),
                 });
@@ -176,7 +237,7 @@ impl<T> Subscription<T> {
                 return Ok(item);
             }
             // The lock is not held while it waits.
-            let in_time = blocking(|| {
+            let in_time = blocking(&self.inner.end, || {
                 let mut select = Select::new();
                 select.recv(items);
                 match deadline {
@@ -263,7 +324,7 @@ impl<T> Subscription<T> {
     }
 
     fn ended(&self) -> Error {
-        if self.inner.removed.load(Ordering::Acquire) {
+        if self.inner.status.is_removed() {
             return Error::Unsubscribed;
         }
         self.inner.end.get().cloned().unwrap_or(Error::Ended)
@@ -275,12 +336,11 @@ impl<T> From<Receiver<T>> for Subscription<T> {
     fn from(items: Receiver<T>) -> Self {
         Subscription {
             inner: Arc::new(Inner {
-                id: SubscriptionId::next(),
+                status: Status::new(),
                 items,
                 turn: None,
                 taken: None,
                 end: End::default(),
-                removed: Arc::default(),
                 leave: None,
             }),
         }
@@ -289,7 +349,7 @@ impl<T> From<Receiver<T>> for Subscription<T> {
 
 impl<T> AsRef<SubscriptionId> for Subscription<T> {
     fn as_ref(&self) -> &SubscriptionId {
-        &self.inner.id
+        &self.inner.status.id
     }
 }
 
@@ -320,7 +380,7 @@ impl<T> PartialEq<Receiver<T>> for Subscription<T> {
 impl<T> fmt::Debug for Subscription<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subscription")
-            .field("id", &self.inner.id)
+            .field("id", &self.inner.status.id)
             .field("len", &self.len())
             .finish_non_exhaustive()
     }

@@ -47,7 +47,7 @@ use crate::net::handshake::subprotocols;
 use crate::net::memory;
 use crate::net::request::Request;
 use crate::net::transport::Transport;
-use crate::pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId, blocking};
+use crate::pubsub::{Hold, Queue, Room, Sink, Source, Subscription, SubscriptionId};
 
 /// A WebSocket connection: RTCBot's `Websocket`, on two threads.
 ///
@@ -102,7 +102,7 @@ impl Drop for Handle {
             return;
         }
         // Nobody is left who could make room.
-        shared.producer.set_delivery_deadline(Instant::now());
+        shared.producer.set_hold(Hold::Never);
         if shared.lifecycle.phase() == Phase::Closed {
             return;
         }
@@ -472,7 +472,8 @@ impl Websocket {
         deadline: Option<Instant>,
     ) -> Result<(), PutError<Message>> {
         match self.shared().is_reader_thread() {
-            true => self.shared().put_on_the_reader_thread(message, deadline),
+            // It makes the next connection, and so the room.
+            true => self.shared().send_queue.put_nowait(message),
             false => self.shared().send_queue.put_deadline(message, deadline),
         }
     }
@@ -652,7 +653,11 @@ impl Websocket {
         self.in_owner_process()?;
         let lifecycle = &self.shared().lifecycle;
         let deadline = self.unless_own_thread(deadline);
-        match blocking(|| lifecycle.wait_ready(deadline)) {
+        match self
+            .shared()
+            .producer
+            .blocking(|| lifecycle.wait_ready(deadline))
+        {
             Some(Ok(())) => Ok(()),
             Some(Err(end)) => Err(end),
             None => Err(self.not_yet()),
@@ -704,7 +709,8 @@ impl Websocket {
         self.in_owner_process()?;
         let lifecycle = &self.shared().lifecycle;
         let deadline = self.unless_own_thread(deadline);
-        let end = blocking(|| lifecycle.wait_closed(deadline));
+        let producer = &self.shared().producer;
+        let end = producer.blocking(|| lifecycle.wait_closed(deadline));
         end.ok_or_else(|| self.not_yet())
     }
 
@@ -936,8 +942,8 @@ impl Sink<Message> for Websocket {
         self.shared().send_queue.put_nowait(item)
     }
 
-    fn put(&self, item: Message, patience: &Patience<'_>) -> Result<(), PutError<Message>> {
-        self.shared().send_queue.put_patiently(item, patience)
+    fn room(&self) -> Option<Room<'_, Message>> {
+        Some(Room::in_queue(self.shared().send_queue.consumer().space()))
     }
 }
 

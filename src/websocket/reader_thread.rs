@@ -21,7 +21,7 @@ use crate::message::Message;
 use crate::net::closing::Event;
 use crate::net::transport::Halves;
 use crate::panics::{catch_panic, drop_caught};
-use crate::pubsub::{Inbox, Publisher};
+use crate::pubsub::{Hold, Inbox, Publisher};
 use crate::thread::spawn;
 
 /// A connection after its handshake.
@@ -216,7 +216,7 @@ impl ReaderThread {
             return false;
         };
         // The writer, which sets it aside, has ended.
-        shared.producer.spill(false);
+        shared.producer.set_hold(Hold::Forever);
         let wait = schedule.wait(chance());
         crate::logging::info!("{}: {reason}; trying again in {wait:.1?}", shared.name);
         for f in told {
@@ -264,8 +264,8 @@ impl ReaderThread {
         };
         if publisher.has_backlog() {
             let producer = &self.shared.producer;
-            producer.spill(false);
-            producer.set_delivery_deadline(deadline_after(self.shared.options.close_timeout));
+            let until = deadline_after(self.shared.options.close_timeout);
+            producer.set_hold(Hold::Until(until));
             publisher.drain_backlog();
         }
     }

@@ -21,7 +21,7 @@ use super::shared::weight;
 use crate::error::PutError;
 use crate::message::Message;
 use crate::net::closing;
-use crate::pubsub::{Consumer, Inbox, Patience, Pushed};
+use crate::pubsub::{Consumer, Inbox, Pushed};
 
 /// How many pongs wait to be sent at the most. A peer that sends pings faster than it takes the
 /// answers gets those to the latest, as RFC 6455, section 5.5.3 allows.
@@ -113,17 +113,6 @@ impl SendQueue {
         as_text(message, |message| {
             self.consumer
                 .put_deadline(message, deadline, |_| self.wake_writer(small))
-        })
-    }
-
-    pub(crate) fn put_patiently(
-        &self,
-        message: Message,
-        patience: &Patience<'_>,
-    ) -> Result<(), PutError<Message>> {
-        as_text(message, |message| {
-            self.consumer
-                .put_patiently(message, patience, |consumer| consumer.wake())
         })
     }
 

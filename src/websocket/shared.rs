@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 use super::lifecycle::{Lifecycle, Phase};
 use super::options::{Options, deadline_after};
 use super::send_queue::SendQueue;
-use crate::error::{Close, CloseFrame, Error, PutError, Side};
+use crate::error::{Close, CloseFrame, Error, Side};
 use crate::message::Message;
 use crate::net::closing::{Event, Role};
 use crate::process::OwnerProcess;
-use crate::pubsub::{Inbox, Producer, Publisher, Weighing};
+use crate::pubsub::{Hold, Inbox, Producer, Publisher, Weighing};
 use crate::thread::spawn;
 
 /// For how long a thread that sees to the end is tried to be started where nothing else does, and
@@ -118,27 +118,6 @@ impl Shared {
         self.reader_thread.get() == Some(&thread::current().id())
     }
 
-    /// Waits for room as long as there is a connection to make it: this is the thread that makes the next.
-    pub(crate) fn put_on_the_reader_thread(
-        &self,
-        mut message: Message,
-        deadline: Option<Instant>,
-    ) -> Result<(), PutError<Message>> {
-        loop {
-            let over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            let nobody = self.lifecycle.phase() == Phase::Connecting;
-            if over || nobody || self.producer.must_go_on() {
-                return self.send_queue.put_nowait(message);
-            }
-            // Ended by room, `close`, the deadline, or when the publisher must go on.
-            let patience = self.producer.patience(deadline);
-            match self.send_queue.put_patiently(message, &patience) {
-                Err(PutError::Full(back)) => message = back,
-                other => return other,
-            }
-        }
-    }
-
     /// Whether a connection that ends for this reason is followed by another, unless this program closes.
     pub(crate) fn is_followed(&self, reason: &Error) -> bool {
         self.options.reconnect.is_some() && reason.is_transient()
@@ -177,7 +156,7 @@ impl Shared {
         crate::logging::debug!("{}: closing with {frame}", self.name);
         let (todo, shutdown, deadline) = self.lifecycle.begin_close(frame, deadline);
         // The program has had enough: nothing more waits for its full queues.
-        self.producer.set_delivery_deadline(Instant::now());
+        self.producer.set_hold(Hold::Never);
         match todo.send {
             Some(send) => self.send_queue.close(send),
             None => self.send_queue.consumer().close(),
@@ -241,7 +220,7 @@ impl Shared {
         self.on(Event::Timeout);
         // Not before: a Close frame that comes after something was dropped does not make an end in order.
         if self.options.reconnect.is_none() {
-            self.producer.set_delivery_deadline(Instant::now());
+            self.producer.set_hold(Hold::Never);
         }
         self.shutdown();
         self.spill_deliveries();
@@ -252,7 +231,7 @@ impl Shared {
     /// send queue, which only the next connection makes shorter.
     fn spill_deliveries(&self) {
         if self.options.reconnect.is_some() {
-            self.producer.spill(true);
+            self.producer.set_hold(Hold::Spill);
         }
     }
 
@@ -277,7 +256,7 @@ impl Shared {
     /// The connection has failed, whatever its threads are doing.
     fn give_up(&self, error: Error) {
         if !self.is_followed(&error) {
-            self.producer.set_delivery_deadline(Instant::now());
+            self.producer.set_hold(Hold::Never);
         }
         self.lifecycle.fail(error);
         self.on(Event::Timeout);

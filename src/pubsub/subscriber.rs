@@ -1,0 +1,364 @@
+//! One subscription, sink or callback, and how an item is delivered to it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use super::callbacks::{CallbackPool, Feeder, Job};
+use super::hold::{Delivery, Verdict, Waiter};
+use super::ring::{Ring, Turn};
+use super::sink::{Room, Sink};
+use super::subscription::{Queue, Status};
+use super::threads::{Found, Lacking};
+use super::weight_limit::{Taken, Weighing, WeightLimit};
+use crate::error::PutError;
+use crate::panics::{Guarded, drop_caught, log_panic};
+
+/// How long a subscription may be full before that is logged.
+const LONG: Duration = Duration::from_secs(1);
+
+/// A queue with room for more items than this is one without a limit: its places are not all made
+/// at once.
+const NO_LIMIT: usize = 1 << 28;
+
+pub(crate) struct Subscriber<T> {
+    pub(super) status: Arc<Status>,
+    pub(super) output: Output<T>,
+}
+
+pub(super) enum Output<T> {
+    Queue(Sender<T>, WeightLimit),
+    Ring(Ring<T>, WeightLimit),
+    /// A sink of this crate. It is full for the publisher until it has what came early.
+    Sink(Arc<SinkOutput<T>>),
+    /// The same sink, for who hands over what came early.
+    EarlySink(Arc<SinkOutput<T>>),
+    Callback(CallbackOutput<T>),
+}
+
+pub(super) struct SinkOutput<T> {
+    sink: Guarded<Box<dyn Sink<T>>>,
+    /// How many items that came early it has yet to get.
+    pub(super) early: AtomicUsize,
+    /// Whether the thread that hands those over is waited for.
+    pub(super) lacking: Lacking,
+}
+
+/// What is called with each item.
+pub(super) type Callback<T> = Box<dyn Fn(T) + Send + Sync>;
+
+pub(super) struct CallbackOutput<T> {
+    /// `None` once it is being dropped.
+    call: Option<Callback<T>>,
+    feeder: Feeder<Call<T>>,
+    /// Has the callback dropped where it is called, since what it owns is the user's.
+    dispose: fn(&CallbackPool<Call<T>>, Callback<T>),
+}
+
+/// What a producer's callback threads run.
+pub(crate) enum Call<T> {
+    /// A callback, with an item and what that weighs.
+    Item(Arc<Subscriber<T>>, T, usize),
+    Run(Box<dyn FnOnce() + Send>),
+}
+
+/// What became of an item.
+pub(super) enum Delivered<T> {
+    Taken,
+    Kept(T),
+    /// It is counted.
+    Dropped,
+    /// The subscriber has been removed, or is closed.
+    Gone(T),
+}
+
+impl<T: Send + 'static> Subscriber<T> {
+    pub(super) fn new(status: Arc<Status>, output: Output<T>) -> Self {
+        Subscriber { status, output }
+    }
+
+    /// Puts an item of this weight.
+    pub(super) fn put_nowait(
+        self: &Arc<Self>,
+        item: T,
+        weight: usize,
+        delivery: &Delivery,
+    ) -> Result<(), PutError<T>> {
+        match &self.output {
+            Output::Queue(sender, limit) => {
+                if limit.is_light(weight) {
+                    return sender.put_nowait(item);
+                }
+                if !limit.has_room(weight, || sender.len()) {
+                    return Err(PutError::Full(item));
+                }
+                sender.put_nowait(item)?;
+                limit.count(weight);
+                Ok(())
+            }
+            Output::Ring(ring, limit) => {
+                let drop = |oldest: Option<T>| {
+                    if oldest.is_some() {
+                        delivery.count_dropped(1);
+                        drop_caught(oldest);
+                    }
+                };
+                if !limit.is_light(weight) {
+                    while !limit.has_room(weight, || ring.len()) {
+                        drop(ring.take_oldest());
+                    }
+                    limit.count(weight);
+                }
+                drop(ring.put(item));
+                Ok(())
+            }
+            // Acquire: what came early is in the sink by then.
+            Output::Sink(output) if output.early.load(Ordering::Acquire) > 0 => {
+                Err(PutError::Full(item))
+            }
+            Output::Sink(output) | Output::EarlySink(output) => {
+                let mut result = Ok(());
+                // What weighs a consumer's items may panic.
+                log_panic(|| result = output.sink.put_nowait(item));
+                result
+            }
+            Output::Callback(output) => {
+                let mut calls = VecDeque::from([Call::Item(self.clone(), item, weight)]);
+                output.feeder.pool().put_batch(&mut calls);
+                match calls.pop_front() {
+                    Some(Call::Item(_, item, _)) => Err(PutError::Full(item)),
+                    Some(Call::Run(_)) | None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Delivers an item of this weight. Where there is no room, `waiter` and the producer's
+    /// [`Hold`](super::hold::Hold) say what happens. A wait is ended by room, by
+    /// [`Delivery::look_again`], or by its time.
+    pub(super) fn deliver(
+        self: &Arc<Self>,
+        mut item: T,
+        weight: usize,
+        waiter: Waiter,
+        delivery: &Delivery,
+    ) -> Delivered<T> {
+        let mut start = None;
+        loop {
+            let (verdict, changed) = delivery.look(waiter);
+            let room = self.room(weight);
+            if self.status.is_truncated() {
+                return self.drop_item(item, delivery);
+            }
+            if self.status.is_removed() {
+                return Delivered::Gone(item);
+            }
+            item = match self.put_nowait(item, weight, delivery) {
+                Ok(()) => return Delivered::Taken,
+                Err(PutError::Full(item)) => item,
+                Err(PutError::Closed(item)) => return Delivered::Gone(item),
+            };
+            let until = match verdict {
+                Verdict::Wait(until) => until,
+                Verdict::Keep => return Delivered::Kept(item),
+                Verdict::Drop => {
+                    self.status.truncate();
+                    return self.drop_item(item, delivery);
+                }
+            };
+            // Nothing makes room without a thread.
+            let next_attempt = match self.lacks_a_thread() {
+                true => delivery.threads.look(),
+                false => Found::All,
+            };
+            let next_attempt = match next_attempt {
+                Found::All => None,
+                Found::NotYet(next) => Some(next),
+                Found::None => return self.drop_item(item, delivery),
+            };
+            // A forgotten subscription is found more easily when it is logged.
+            let warn_at = *start.get_or_insert_with(Instant::now) + LONG;
+            if Instant::now() >= warn_at {
+                self.status.warn_full();
+            }
+            let warn_at = (!self.status.has_warned_full()).then_some(warn_at);
+            let until = [until, next_attempt, warn_at].into_iter().flatten().min();
+            room.wait(&changed, until);
+        }
+    }
+
+    fn drop_item(&self, item: T, delivery: &Delivery) -> Delivered<T> {
+        drop_caught(item);
+        self.count_dropped(delivery);
+        Delivered::Dropped
+    }
+
+    /// What to wait on for room. To be called before looking for it.
+    fn room(&self, weight: usize) -> Room<'_, T> {
+        match &self.output {
+            Output::Queue(sender, limit) => match limit.has_room(weight, || sender.len()) {
+                true => Room::in_channel(sender),
+                false => Room::in_weight(limit.register()),
+            },
+            Output::EarlySink(output) => output.sink.room().unwrap_or(Room::none()),
+            // Until then its room is for others, and the wait is ended by those.
+            Output::Sink(output) if output.early.load(Ordering::Acquire) > 0 => Room::none(),
+            Output::Sink(output) => output.sink.room().unwrap_or(Room::none()),
+            Output::Callback(output) => Room::in_queue(output.feeder.pool().limit().space()),
+            Output::Ring(..) => Room::none(),
+        }
+    }
+
+    /// Whether what takes from it waits for a thread.
+    fn lacks_a_thread(&self) -> bool {
+        let lacking = match &self.output {
+            Output::Callback(output) => output.feeder.pool().lacking(),
+            Output::Sink(output) => &output.lacking,
+            Output::Queue(..) | Output::Ring(..) | Output::EarlySink(_) => return false,
+        };
+        lacking.load(Ordering::SeqCst)
+    }
+}
+
+impl<T> Subscriber<T> {
+    pub(super) fn count_dropped(&self, delivery: &Delivery) {
+        delivery.count_dropped(1);
+        self.status.warn_dropped();
+    }
+
+    /// How many items wait in it, as far as that is known.
+    pub(super) fn len(&self) -> usize {
+        match &self.output {
+            Output::Queue(sender, _) => sender.len(),
+            Output::Ring(ring, _) => ring.len(),
+            Output::Sink(output) | Output::EarlySink(output) => {
+                output.early.load(Ordering::Relaxed)
+            }
+            Output::Callback(output) => output.feeder.pool().limit().items(),
+        }
+    }
+
+    /// What whoever takes from it has to hold.
+    pub(super) fn turn(&self) -> Option<Turn> {
+        match &self.output {
+            Output::Ring(ring, _) => Some(ring.turn()),
+            _ => None,
+        }
+    }
+
+    /// Whether what was put may have to be called or handed over after the producer's end.
+    pub(super) fn outlives_the_end(&self) -> bool {
+        matches!(&self.output, Output::Sink(_) | Output::Callback(_))
+    }
+
+    pub(super) fn pool(&self) -> Option<&CallbackPool<Call<T>>> {
+        match &self.output {
+            Output::Callback(output) => Some(output.feeder.pool()),
+            _ => None,
+        }
+    }
+}
+
+impl<T> SinkOutput<T> {
+    /// A sink that has yet to get so many early items.
+    pub(super) fn new(sink: impl Sink<T>, early: usize) -> Arc<Self> {
+        let sink: Box<dyn Sink<T>> = Box::new(sink);
+        Arc::new(SinkOutput {
+            sink: Guarded::new(sink),
+            early: AtomicUsize::new(early),
+            lacking: Lacking::default(),
+        })
+    }
+}
+
+impl<T: Send + 'static> CallbackOutput<T> {
+    pub(super) fn new(call: Callback<T>, feeder: Feeder<Call<T>>) -> Self {
+        CallbackOutput {
+            call: Some(call),
+            feeder,
+            dispose: |pool, call| pool.run(move || drop(call)),
+        }
+    }
+}
+
+impl<T> Drop for CallbackOutput<T> {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
+            (self.dispose)(self.feeder.pool(), call);
+        }
+    }
+}
+
+impl<T: Send + 'static> Job for Call<T> {
+    fn weight(&self) -> Option<usize> {
+        match self {
+            Call::Item(_, _, weight) => Some(*weight),
+            Call::Run(_) => None,
+        }
+    }
+
+    fn run(self) {
+        match self {
+            Call::Item(subscriber, item, _) => match &subscriber.output {
+                Output::Callback(CallbackOutput {
+                    call: Some(call), ..
+                }) if !subscriber.status.is_removed() => call(item),
+                _ => drop(item),
+            },
+            Call::Run(f) => f(),
+        }
+    }
+}
+
+impl<T: Send + 'static> CallbackPool<Call<T>> {
+    /// Runs `f` on one of the threads, after all that was put before has begun. Where there is no
+    /// thread, it waits for one without holding up the caller.
+    pub(crate) fn run(&self, f: impl FnOnce() + Send + 'static) {
+        self.put(Call::Run(Box::new(f)));
+    }
+}
+
+/// A channel for `queue` that holds what came early. Takes from that what is kept, and leaves the
+/// rest.
+pub(super) fn open_queue<T>(
+    queue: Queue,
+    weighing: Weighing<T>,
+    early: &mut VecDeque<T>,
+) -> (Output<T>, (Receiver<T>, Arc<Taken>)) {
+    let (sender, receiver) = match queue {
+        Queue::Block(NO_LIMIT..) | Queue::DropOldest(NO_LIMIT..) => unbounded(),
+        // Early items are not dropped for the sake of a short queue: it starts out longer.
+        // And never without capacity: then two sides that only look, as publisher and inbox do,
+        // would not see each other.
+        Queue::Block(n) => bounded(n.max(early.len()).max(1)),
+        Queue::DropOldest(n) => bounded(n.max(1)),
+        Queue::Latest => bounded(1),
+        Queue::Unbounded => unbounded(),
+    };
+    let ring = matches!(queue, Queue::DropOldest(_) | Queue::Latest);
+    let skip = match sender.capacity() {
+        Some(capacity) if ring => early.len().saturating_sub(capacity),
+        _ => 0,
+    };
+    let limit = match queue {
+        Queue::Block(_) | Queue::DropOldest(_) => {
+            WeightLimit::new(weighing.limit, sender.capacity())
+        }
+        Queue::Latest | Queue::Unbounded => WeightLimit::none(),
+    };
+    for item in early.drain(skip..) {
+        limit.count((weighing.weigh)(&item));
+        // There is room, and nobody else has the channel yet.
+        let _ = sender.try_send(item);
+    }
+    let taken = limit.taken();
+    let output = if ring {
+        Output::Ring(Ring::new(sender, receiver.clone()), limit)
+    } else {
+        Output::Queue(sender, limit)
+    };
+    (output, (receiver, taken))
+}
