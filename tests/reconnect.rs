@@ -932,6 +932,8 @@ fn a_sink_that_sends_back_does_not_keep_a_client_from_the_next_connection() {
 fn a_thread_that_sends_back_does_not_keep_a_client_from_the_next_connection() {
     what_waits_to_go_back_does_not_keep_a_client_from_the_next_connection(|ws| {
         let ws = ws.clone();
+        // Its queue is there before anything comes.
+        assert!(matches!(ws.try_get(), Err(Error::Empty)));
         thread::spawn(move || while ws.get().is_ok_and(|message| ws.put(message).is_ok()) {});
     });
 }

@@ -708,30 +708,25 @@ fn who_is_refused_is_not_waited_for_by_a_shutdown() {
     assert!(rig::threads_named("ws-respond") > 0, "it was over by then");
 }
 
-/// Holds up its connection until it is let go.
-struct Stuck(parking_lot::Mutex<mpsc::Receiver<()>>);
-
-impl rtcbot_websocket::Sink<rtcbot_websocket::Message> for Stuck {
-    fn put_nowait(
-        &self,
-        _: rtcbot_websocket::Message,
-    ) -> Result<(), rtcbot_websocket::PutError<rtcbot_websocket::Message>> {
-        let _ = self.0.lock().recv();
-        Ok(())
-    }
-}
-
 #[test]
 fn the_iterator_ends_with_the_last_of_several_shutdowns() {
     let mut server = server();
-    let options = Options::new();
-    let (client, peer) = pair_over(&mut server, &options, &options);
-    let (go_on, waits) = mpsc::channel();
-    peer.subscribe_to(Stuck(parking_lot::Mutex::new(waits)));
-    client.put_nowait(1).unwrap();
+    // Its own thread is held up until it may go on.
+    let (go_on, waits) = mpsc::channel::<()>();
+    let waits = parking_lot::Mutex::new(waits);
+    let mut options = Options::new();
+    options.allow_origin_if(move |_| waits.lock().recv().is_ok());
+    let _client = Options::new()
+        .header("Origin", "https://elsewhere.example")
+        .connect(rig::url(&server))
+        .unwrap();
+    let peer = options.accept(server.next_timeout(DEADLINE).unwrap());
     let handle = server.handle();
     let short = thread::spawn(move || handle.shutdown(Duration::from_millis(200)));
-    eventually("the shutdown", || peer.sent_close().is_some());
+    eventually("the shutdown", || {
+        peer.put_nowait("too late")
+            .is_err_and(|error| error.is_closed())
+    });
     let handle = server.handle();
     let iterating = thread::spawn(move || server.next().is_none());
     // It waits for the first by the time that there is a second.

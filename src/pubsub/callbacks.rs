@@ -220,6 +220,8 @@ impl<J: Job> Shared<J> {
                 state.started -= 1;
                 return false;
             }
+            // A long burst is seldom followed by another.
+            *batch = VecDeque::new();
             self.work.wait(&mut state);
         }
         match self.max {

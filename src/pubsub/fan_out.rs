@@ -29,7 +29,7 @@ const BACKLOG_WEIGHT: usize = 16 << 20;
 pub struct Publisher<T: Clone + Send + 'static> {
     subscribers: Arc<Subscribers<T>>,
     /// The callbacks that the present batch calls, by the pool that they run on.
-    calls: Vec<(CallbackPool<Call<T>>, VecDeque<Call<T>>)>,
+    calls: Vec<Calls<T>>,
     /// Those that were full, with the items they have yet to get. It may be long before they get
     /// them: this must not keep alive what is removed.
     blocked: VecDeque<(Weak<Subscriber<T>>, T)>,
@@ -39,6 +39,9 @@ pub struct Publisher<T: Clone + Send + 'static> {
     /// Whether its owner sees to the callbacks at the end.
     leaves_callbacks: bool,
 }
+
+/// What one pool has to call.
+type Calls<T> = (CallbackPool<Call<T>>, VecDeque<Call<T>>);
 
 impl<T: Clone + Send + 'static> Publisher<T> {
     pub(super) fn new(subscribers: Arc<Subscribers<T>>) -> Self {
@@ -104,10 +107,11 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             };
             self.backlog_weight -= self.weigh(&item);
             self.hand_out(item, limit, &mut list);
+            // Not all calls of the backlog at once.
+            self.deliver_blocked(limit);
             self.count_kept();
         }
         drop(list);
-        self.deliver_blocked(limit);
         self.wait_for_threads(limit);
         self.count_kept();
         !self.has_backlog()
@@ -223,13 +227,12 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         limit: Option<Instant>,
         list: &mut Option<SubscriberList<T>>,
     ) -> bool {
-        let subscribers = self.subscribers.clone();
-        let delivery = &subscribers.delivery;
-        if !delivery.is_paused() {
+        if !self.subscribers.delivery.is_paused() {
             return false;
         }
         *list = None;
         self.deliver_blocked(limit);
+        let delivery = &self.subscribers.delivery;
         loop {
             let (verdict, changed) = delivery.look(Waiter::Publisher(limit));
             if !self.blocked.is_empty() {

@@ -148,6 +148,12 @@ impl<T: Send + 'static> Subscriber<T> {
     ) -> Delivered<T> {
         let mut start = None;
         loop {
+            // Nothing makes room without a thread. Before the next look: the owner, which is told when
+            // there is none, may want to keep the item.
+            let thread = match self.lacks_a_thread() {
+                true => delivery.threads.look(),
+                false => Found::All,
+            };
             let (verdict, changed) = delivery.look(waiter);
             let room = self.room(weight);
             if self.status.is_truncated() {
@@ -169,12 +175,7 @@ impl<T: Send + 'static> Subscriber<T> {
                     return self.drop_item(item, delivery);
                 }
             };
-            // Nothing makes room without a thread.
-            let next_attempt = match self.lacks_a_thread() {
-                true => delivery.threads.look(),
-                false => Found::All,
-            };
-            let next_attempt = match next_attempt {
+            let next_attempt = match thread {
                 Found::All => None,
                 Found::NotYet(next) => Some(next),
                 Found::None => return self.drop_item(item, delivery),
