@@ -189,8 +189,8 @@ pub enum Error {
     Empty,
 
     /// The call waits for the connection's end, or for a message, and was made on the very thread that has to
-    /// bring it (from within a [`Sink`](crate::Sink), or a function that the [`Options`](crate::Options) were
-    /// given). What it asked for has been started.
+    /// bring it (from within a function that the [`Options`](crate::Options) were given). What it asked for
+    /// has been started.
     #[error("this call cannot wait on the connection's own thread")]
     OwnThread,
 

@@ -237,12 +237,12 @@
 //!
 //! | thread | there is one | does | runs your code |
 //! | --- | --- | --- | --- |
-//! | `ws-read` | per connection | connects, reads, decodes, hands messages out | a [`Sink`] of your own, functions that [`Options`] were given |
+//! | `ws-read` | per connection | connects, reads, decodes, delivers messages | functions that [`Options`] were given, a [`Transport`] of your own |
 //! | `ws-write` | per connection | sends what is queued, pongs, the Close frame | a [`Transport`] of your own |
-//! | `ws-dispatch` | per connection with callbacks | calls them, one after the other | callbacks |
+//! | `ws-dispatch` | per connection with callbacks, or with a [`Sink`] of your own | calls them, one after the other | callbacks, that [`Sink`] |
 //! | `ws-worker` | up to `workers` per `subscribe_concurrent` | calls it | that callback |
 //! | `ws-serve` | per request, with [`Server::serve`] | calls the handler | your handler |
-//! | `ws-linger`, `ws-relay`, `ws-resolve`, `ws-respond` | now and then | see to a close that nobody can wait for; feed a sink that was full at first; look up a name; send a page to a client that is slow to take it | a [`Sink`] of your own |
+//! | `ws-linger`, `ws-forward`, `ws-resolve`, `ws-respond` | now and then | enforce the time of a close that nobody can wait for; hand over what came before a channel or a `Websocket` subscribed that was full then; look up a name; send a page to a client that is slow to take it | |
 //!
 //! Any method may be called in any callback; the connection's other callbacks wait meanwhile. When a thread puts a small message into an idle
 //! connection, it writes it to the socket itself, as far as that does not block, which saves waking

@@ -694,3 +694,102 @@ fn an_item_that_makes_room_may_use_its_queue_when_it_is_dropped() {
         }
     });
 }
+
+#[test]
+fn a_sink_gets_what_is_published_while_it_takes_what_came_early_though_others_subscribe() {
+    static ENTERED: std::sync::Barrier = std::sync::Barrier::new(2);
+    static GO_ON: std::sync::Barrier = std::sync::Barrier::new(2);
+    // The first item takes its time.
+    let weigh = |item: &u32| {
+        if *item == 0 {
+            ENTERED.wait();
+            GO_ON.wait();
+        }
+        1
+    };
+    let (mut publisher, producer) = Producer::new();
+    publisher.put(0);
+    let (consumer, mut inbox) = Consumer::with_weight(100, weigh);
+    let attaching = thread::spawn({
+        let producer = producer.clone();
+        move || producer.subscribe_to(consumer)
+    });
+    ENTERED.wait();
+    let other = producer.subscribe();
+    let publishing = thread::spawn(move || (1..4).for_each(|n| publisher.put(n)));
+    assert_eq!(other.get_timeout(DEADLINE).unwrap(), 1);
+    GO_ON.wait();
+    attaching.join().unwrap();
+    within(DEADLINE, move || publishing.join().unwrap());
+    for n in 0..4 {
+        assert_eq!(inbox.get_timeout(DEADLINE).unwrap(), n);
+    }
+    assert!(other.iter().eq(2..4));
+    assert_eq!(producer.dropped(), 0);
+}
+
+#[test]
+fn the_publisher_pauses_while_a_callback_waits_for_something_else() {
+    let (mut publisher, producer) = Producer::new();
+    let (mut other_publisher, other) = Producer::new();
+    let waited_for = other.subscribe();
+    let sum = Arc::new(AtomicUsize::new(0));
+    let (count, total) = (Arc::new(AtomicUsize::new(0)), sum.clone());
+    let counter = count.clone();
+    let (entered, inside) = unbounded();
+    producer.subscribe_callback(move |n| {
+        if n == 0 {
+            entered.send(()).unwrap();
+            waited_for.get().unwrap();
+        }
+        total.fetch_add(n, Ordering::SeqCst);
+    });
+    let publishing = thread::spawn(move || {
+        for n in 0..5000 {
+            publisher.put(n);
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    inside.recv_timeout(DEADLINE).unwrap();
+    eventually("it pauses", || count.load(Ordering::SeqCst) >= 1024);
+    assert!(count.load(Ordering::SeqCst) <= 1026);
+    other_publisher.put(());
+    within(DEADLINE, move || publishing.join().unwrap());
+    eventually("all are called", || {
+        sum.load(Ordering::SeqCst) == (0..5000).sum::<usize>()
+    });
+}
+
+#[test]
+fn what_a_callback_or_a_sink_owns_is_dropped_where_it_is_called() {
+    /// Tells the name of the thread that drops it.
+    struct Owned(crossbeam_channel::Sender<Option<String>>);
+    impl Drop for Owned {
+        fn drop(&mut self) {
+            let name = thread::current().name().map(str::to_owned);
+            self.0.send(name).unwrap();
+        }
+    }
+    impl Sink<u8> for Owned {
+        fn put_nowait(&self, _: u8) -> Result<(), PutError<u8>> {
+            Ok(())
+        }
+    }
+    let (tell, told) = unbounded();
+    let (mut publisher, producer) = Producer::new();
+    let callback = Owned(tell.clone());
+    let concurrent = Owned(tell.clone());
+    let ids = [
+        producer.subscribe_callback(move |_| drop_nothing(&callback)),
+        producer.subscribe_concurrent(2, move |_| drop_nothing(&concurrent)),
+        producer.subscribe_to(Owned(tell)),
+    ];
+    publisher.put(1);
+    for (id, name) in ids.iter().zip(["ws-dispatch", "ws-worker", "ws-dispatch"]) {
+        assert!(producer.unsubscribe(id));
+        assert_eq!(told.recv_timeout(DEADLINE).unwrap().as_deref(), Some(name));
+    }
+}
+
+/// So that a closure owns it.
+fn drop_nothing<T>(_: &T) {}

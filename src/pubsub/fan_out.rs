@@ -167,7 +167,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                 None => self.calls.push((pool.clone(), VecDeque::from([call]))),
             };
         }
-        if subscriber.status.is_truncated() {
+        if subscriber.status.truncated.load(Ordering::Relaxed) {
             return subscriber.count_dropped(&self.subscribers.delivery);
         }
         match subscriber.put_nowait(item, weight, &self.subscribers.delivery) {

@@ -156,7 +156,7 @@ impl<T: Send + 'static> Subscriber<T> {
             };
             let (verdict, changed) = delivery.look(waiter);
             let room = self.room(weight);
-            if self.status.is_truncated() {
+            if self.status.truncated.load(Ordering::Relaxed) {
                 return self.drop_item(item, delivery);
             }
             if self.status.is_removed() {
@@ -171,7 +171,7 @@ impl<T: Send + 'static> Subscriber<T> {
                 Verdict::Wait(until) => until,
                 Verdict::Keep => return Delivered::Kept(item),
                 Verdict::Drop => {
-                    self.status.truncate();
+                    self.status.truncated.store(true, Ordering::Relaxed);
                     return self.drop_item(item, delivery);
                 }
             };
@@ -185,7 +185,7 @@ impl<T: Send + 'static> Subscriber<T> {
             if Instant::now() >= warn_at {
                 self.status.warn_full();
             }
-            let warn_at = (!self.status.has_warned_full()).then_some(warn_at);
+            let warn_at = (!self.status.warned_full.load(Ordering::Relaxed)).then_some(warn_at);
             let until = [until, next_attempt, warn_at].into_iter().flatten().min();
             room.wait(&changed, until);
         }

@@ -74,11 +74,11 @@ pub(super) struct Status {
     /// it was taken off the list, and read with Acquire.
     removed: AtomicBool,
     /// It was full when nothing waited any longer. It gets nothing more, so that what it got has an
-    /// end and no gaps.
-    truncated: AtomicBool,
+    /// end and no gaps. One thread at a time delivers to it, so no ordering is needed.
+    pub(super) truncated: AtomicBool,
     /// It was logged that it is full, or that it loses items.
-    warned_full: AtomicBool,
-    warned_dropped: AtomicBool,
+    pub(super) warned_full: AtomicBool,
+    pub(super) warned_dropped: AtomicBool,
 }
 
 impl Status {
@@ -98,19 +98,6 @@ impl Status {
 
     pub(super) fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Acquire)
-    }
-
-    /// One thread at a time delivers to it, so that no ordering is needed.
-    pub(super) fn truncate(&self) {
-        self.truncated.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_truncated(&self) -> bool {
-        self.truncated.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn has_warned_full(&self) -> bool {
-        self.warned_full.load(Ordering::Relaxed)
     }
 
     pub(super) fn warn_full(&self) {

@@ -259,7 +259,7 @@ impl ServerHandle {
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] when a handler, or a [`Sink`](crate::Sink) of a connection, has not
+    /// [`Error::Timeout`] when a handler, or a function of a connection's [`Options`](crate::Options), has not
     /// returned by then; [`Error::Forked`] in a child of the server's process. Connections that did not close in time have been cut, also where this is `Ok`: each one's
     /// [`error`](Websocket::error) tells, for which [`connections`](Self::connections) is asked before.
     pub fn shutdown(&self, timeout: Duration) -> Result<()> {

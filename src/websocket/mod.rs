@@ -302,8 +302,8 @@ impl Websocket {
     /// After the end, once everything queued has been taken: the reason it ended, which is
     /// [`Error::Closed`] after an orderly closing. [`Error::Unsubscribed`] when another thread calls
     /// [`unsubscribe_default`](Self::unsubscribe_default) meanwhile. [`Error::OwnThread`] when it is called
-    /// on the connection's own thread (from a [`Sink`], or a function that the [`Options`] were given) and no
-    /// message is there: none would come while it waits.
+    /// on the connection's own thread (from a function that the [`Options`] were given) and no message is
+    /// there: none would come while it waits.
     pub fn get(&self) -> Result<Message> {
         match self.shared().is_reader_thread() {
             true => self.get_on_the_reader_thread(),
@@ -353,7 +353,7 @@ impl Websocket {
 
     /// Feeds a crossbeam `Sender<Message>`, another `Websocket` or your own [`Sink`] every message
     /// from now on: RTCBot's `subscribe(q)`. While a channel or a `Websocket` is full, reading
-    /// pauses; see [`Sink`] for others.
+    /// pauses. Your own sink is called where callbacks are called: see [`Sink`].
     ///
     /// A channel without places (`bounded(0)`) gets messages only while a thread waits in its
     /// `recv`. Do not send from it with [`put_subscription`](Self::put_subscription): each side would
@@ -367,10 +367,12 @@ impl Websocket {
     /// All of a connection's callbacks share that thread, so a slow one delays the others; a panic
     /// is logged and ends nothing. When 1024 messages, or
     /// [`receive_queue_bytes`](Options::receive_queue_bytes), wait for callbacks (all of them
-    /// together), reading pauses; not while a callback itself waits, in [`get`](Self::get),
+    /// together), reading pauses until half of them have been called. It does not pause while a
+    /// callback itself waits for this connection, in [`get`](Self::get),
     /// [`get_timeout`](Self::get_timeout), a subscription's, or a `wait_…`. A callback that waits in
     /// another way, with [`receiver`](Subscription::receiver), `select!` or by polling
-    /// [`try_get`](Self::try_get), may wait for a message that is not read before it returns.
+    /// [`try_get`](Self::try_get), may wait for a message that is not read before it returns. So may one
+    /// that waits for something else that only this connection's messages bring about.
     ///
     /// Where the operating system starts no dispatch thread, it is tried again for a second, for
     /// which this call may wait, too. After that the connection fails with [`Error::Thread`], and
@@ -447,8 +449,8 @@ impl Websocket {
     ///
     /// [`PutError::Closed`], with the message, when the connection is closing or has ended, also
     /// when that happens during the wait.
-    /// [`PutError::Full`] on the connection's own thread (in a [`Sink`], or a function that the [`Options`] were
-    /// given) while there is no connection, since that is what makes room.
+    /// [`PutError::Full`], without a wait, on the connection's own thread (in a function that the
+    /// [`Options`] were given), since that is what makes room.
     pub fn put(&self, data: impl Into<Message>) -> Result<(), PutError<Message>> {
         self.put_deadline(data.into(), None)
     }
@@ -635,7 +637,7 @@ impl Websocket {
     /// # Errors
     ///
     /// Why it ended without ever being ready; [`Error::OwnThread`] when called on the connection's own thread: from
-    /// a [`Sink`], or a function that the [`Options`] were given; [`Error::Forked`] in a child of its process.
+    /// a function that the [`Options`] were given; [`Error::Forked`] in a child of its process.
     pub fn wait_ready(&self) -> Result<()> {
         self.wait_ready_until(None)
     }
@@ -764,8 +766,8 @@ impl Websocket {
     /// did not take what was queued, or did not answer, in time; it says how many messages were not sent.
     /// [`Error::Closed`] when the peer closed and did not take what was queued; it says how many, too.
     /// [`Error::OwnThread`], as for [`wait_ready`](Self::wait_ready): closing has begun, and goes on without it.
-    /// [`Error::Timeout`] when a [`Sink`], or the function of [`Options::header_with`], does not return, a second
-    /// after the connection was cut.
+    /// [`Error::Timeout`] when a function that the [`Options`] were given does not return, a second after the
+    /// connection was cut.
     ///
     /// A second call does nothing but wait for the same end.
     pub fn close(&self) -> Result<()> {
@@ -791,7 +793,7 @@ impl Websocket {
         let end = match self.wait_closed_until(Some(deadline)) {
             Err(Error::Timeout) => {
                 shared.time_out();
-                // Nothing holds the threads up now, but for a sink of the user's that does not return.
+                // Nothing holds the threads up now, but for a function of the options that does not return.
                 let soon = Instant::now() + Duration::from_secs(1);
                 self.wait_closed_until(Some(soon))?
             }
