@@ -28,6 +28,9 @@ const BACKLOG_WEIGHT: usize = 16 << 20;
 /// calls that are left.
 pub struct Publisher<T: Clone + Send + 'static> {
     subscribers: Arc<Subscribers<T>>,
+    /// Those that get the present batch. Not kept during a wait: what is removed meanwhile has to be
+    /// dropped, for its queue to disconnect.
+    list: Option<SubscriberList<T>>,
     /// The callbacks that the present batch calls, by the pool that they run on.
     calls: Vec<Calls<T>>,
     /// Those that were full, with the items they have yet to get. It may be long before they get
@@ -47,6 +50,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     pub(super) fn new(subscribers: Arc<Subscribers<T>>) -> Self {
         Publisher {
             subscribers,
+            list: None,
             calls: Vec::new(),
             blocked: VecDeque::new(),
             backlog: VecDeque::new(),
@@ -84,10 +88,10 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         !self.blocked.is_empty() || !self.backlog.is_empty()
     }
 
-    /// Delivers what was kept, in order, waiting as for any item. `false` if some of it has to be
-    /// kept again.
-    pub(crate) fn drain_backlog(&mut self) -> bool {
-        self.drain(None)
+    /// Delivers what was kept, in order, waiting as for any item. Some of it may have to be kept
+    /// again.
+    pub(crate) fn drain_backlog(&mut self) {
+        self.drain(None);
     }
 
     /// As [`drain_backlog`](Self::drain_backlog), for no longer than until then.
@@ -95,54 +99,42 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         self.drain(Some(limit));
     }
 
-    fn drain(&mut self, limit: Option<Instant>) -> bool {
-        let mut list = None;
-        self.deliver_blocked(limit);
-        while self.blocked.is_empty() && !self.backlog.is_empty() {
-            if self.has_to_keep(limit, &mut list) {
-                break;
-            }
+    fn drain(&mut self, limit: Option<Instant>) {
+        self.finish_batch(limit);
+        while self.blocked.is_empty() && !self.backlog.is_empty() && !self.has_to_keep(limit) {
             let Some(item) = self.backlog.pop_front() else {
                 break;
             };
             self.backlog_weight -= self.weigh(&item);
-            self.hand_out(item, limit, &mut list);
+            self.hand_out(item, limit);
             // Not all calls of the backlog at once.
-            self.deliver_blocked(limit);
+            self.finish_batch(limit);
             self.count_kept();
         }
-        drop(list);
         self.wait_for_threads(limit);
         self.count_kept();
-        !self.has_backlog()
     }
 
     fn publish(&mut self, items: impl Iterator<Item = T>) {
-        // Taken with one lock for all the items, and not kept during a wait: what is removed
-        // meanwhile has to be dropped, for its queue to disconnect.
-        let mut list = None;
         for item in items {
-            if self.has_backlog() || self.has_to_keep(None, &mut list) {
+            if self.has_backlog() || self.has_to_keep(None) {
                 self.keep(item);
             } else {
-                self.hand_out(item, None, &mut list);
+                self.hand_out(item, None);
             }
         }
-        drop(list);
-        self.deliver_blocked(None);
+        self.finish_batch(None);
         self.wait_for_threads(None);
     }
 
     /// Offers an item to all, and waits for those that are full.
-    fn hand_out(&mut self, item: T, limit: Option<Instant>, list: &mut Option<SubscriberList<T>>) {
-        let subscribers = match list.take() {
-            Some(list) if !list.is_empty() => list,
-            _ => self.subscribers.state.lock().list.clone(),
-        };
-        let Some((last, others)) = subscribers.split_last() else {
+    fn hand_out(&mut self, item: T, limit: Option<Instant>) {
+        let list = self.list.take();
+        let list = list.unwrap_or_else(|| self.subscribers.state.lock().list.clone());
+        let Some((last, others)) = list.split_last() else {
             if let Some(item) = self.subscribers.keep_early(item) {
                 // Somebody has just subscribed.
-                self.hand_out(item, limit, list);
+                self.hand_out(item, limit);
             }
             return;
         };
@@ -151,24 +143,22 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             self.offer(subscriber, item.clone(), weight);
         }
         self.offer(last, item, weight);
-        if self.blocked.is_empty() {
-            *list = Some(subscribers);
-        } else {
-            drop(subscribers);
-            self.deliver_blocked(limit);
+        self.list = Some(list);
+        if !self.blocked.is_empty() {
+            self.finish_batch(limit);
         }
     }
 
     fn offer(&mut self, subscriber: &Arc<Subscriber<T>>, item: T, weight: usize) {
+        if subscriber.status.truncated.load(Ordering::Relaxed) {
+            return subscriber.count_dropped(&self.subscribers.delivery);
+        }
         if let Some(pool) = subscriber.pool() {
             let call = Call::Item(subscriber.clone(), item, weight);
             return match self.calls.iter_mut().find(|(other, _)| other == pool) {
                 Some((_, calls)) => calls.push_back(call),
                 None => self.calls.push((pool.clone(), VecDeque::from([call]))),
             };
-        }
-        if subscriber.status.truncated.load(Ordering::Relaxed) {
-            return subscriber.count_dropped(&self.subscribers.delivery);
         }
         match subscriber.put_nowait(item, weight, &self.subscribers.delivery) {
             Ok(()) => {}
@@ -179,9 +169,10 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         }
     }
 
-    /// Delivers to those that were full, waiting for each as long as the producer's
+    /// Delivers to callbacks, and to those that were full, waiting for each as long as the producer's
     /// [`Hold`](super::hold::Hold) says. After `limit` it keeps what is left.
-    fn deliver_blocked(&mut self, limit: Option<Instant>) {
+    fn finish_batch(&mut self, limit: Option<Instant>) {
+        self.list = None;
         self.put_calls();
         while let Some((full, item)) = self.blocked.pop_front() {
             let Some(subscriber) = full.upgrade() else {
@@ -222,16 +213,11 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     }
 
     /// Waits while the producer is paused. Returns whether the next item has to be kept.
-    fn has_to_keep(
-        &mut self,
-        limit: Option<Instant>,
-        list: &mut Option<SubscriberList<T>>,
-    ) -> bool {
+    fn has_to_keep(&mut self, limit: Option<Instant>) -> bool {
         if !self.subscribers.delivery.is_paused() {
             return false;
         }
-        *list = None;
-        self.deliver_blocked(limit);
+        self.finish_batch(limit);
         let delivery = &self.subscribers.delivery;
         loop {
             let (verdict, changed) = delivery.look(Waiter::Publisher(limit));
@@ -251,7 +237,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 
     /// Waits for a thread that callbacks wait for, before the owner waits for its own input.
     fn wait_for_threads(&mut self, limit: Option<Instant>) {
-        while let Found::NotYet(next) = self.subscribers.threads.look() {
+        while let Found::NotYet(next) = self.subscribers.delivery.threads.look() {
             let delivery = &self.subscribers.delivery;
             let (Verdict::Wait(until), changed) = delivery.look(Waiter::Publisher(limit)) else {
                 return;
@@ -363,7 +349,8 @@ mod tests {
         producer.set_hold(Hold::Spill);
         (0..5).for_each(|n| publisher.put(n));
         assert!(publisher.has_backlog());
-        assert!(!publisher.drain_backlog());
+        publisher.drain_backlog();
+        assert!(publisher.has_backlog());
         // Who has room is not ahead by more than the item that the other waits for.
         assert_eq!(fast.len(), 2);
         assert_eq!(slow.try_get().unwrap(), 0);
@@ -372,7 +359,7 @@ mod tests {
         assert!(publisher.has_backlog());
         assert_eq!(slow.try_get().unwrap(), 1);
         let taking = std::thread::spawn(move || slow.iter().collect::<Vec<_>>());
-        assert!(publisher.drain_backlog());
+        publisher.drain_backlog();
         assert!(!publisher.has_backlog());
         publisher.put(5);
         drop(publisher);
@@ -425,6 +412,7 @@ mod tests {
         assert!(publisher.has_backlog());
         drop(slow);
         let mut publisher = publisher;
-        assert!(publisher.drain_backlog());
+        publisher.drain_backlog();
+        assert!(!publisher.has_backlog());
     }
 }

@@ -57,8 +57,8 @@ impl<T: Send + 'static> Forwarder<T> {
         };
         let start = Start::new("ws-forward", Order::Last, &sink.lacking, body);
         drop(sink);
-        subscribers.threads.start(start);
-        subscribers.threads.wait();
+        subscribers.delivery.threads.start(start);
+        subscribers.delivery.threads.wait();
     }
 
     /// Returns whether that is done.

@@ -256,7 +256,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
             pool.serve();
         }
         drop(drop_later);
-        subscribers.threads.wait();
+        subscribers.delivery.threads.wait();
     }
 
     // What a `Websocket` needs beyond the public part.
@@ -282,12 +282,12 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// is waited for, for a second at most.
     pub(crate) fn run(&self, f: impl FnOnce() + Send + 'static) {
         self.dispatcher().run(f);
-        self.subscribers.threads.wait();
+        self.subscribers.delivery.threads.wait();
     }
 
     /// The threads of this producer.
     pub(crate) fn threads(&self) -> &Threads {
-        &self.subscribers.threads
+        &self.subscribers.delivery.threads
     }
 
     /// Nothing more is to be called; to be called after

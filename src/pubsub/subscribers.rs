@@ -31,7 +31,6 @@ pub(super) struct Subscribers<T> {
     pub(super) default: Mutex<Option<Subscription<T>>>,
     pub(super) end: End,
     pub(super) delivery: Arc<Delivery>,
-    pub(super) threads: Arc<Threads>,
     /// Where callbacks run that are called one at a time, and sinks of the user's own.
     pub(super) dispatcher: CallbackPool<Call<T>>,
     pub(super) queue: Queue,
@@ -70,9 +69,8 @@ impl<T: Send + 'static> Subscribers<T> {
             }),
             default: Mutex::new(None),
             end,
-            delivery: Delivery::new(threads.clone()),
             dispatcher: CallbackPool::new(name, 1, limit, threads.clone()),
-            threads,
+            delivery: Delivery::new(threads),
             queue,
             weighing,
             kept: AtomicUsize::new(0),
@@ -83,7 +81,8 @@ impl<T: Send + 'static> Subscribers<T> {
     pub(super) fn workers(&self, max: usize) -> CallbackPool<Call<T>> {
         let limit = CallbackLimit::new(self.weighing.limit, self.end.clone());
         let name = ("ws-worker", Order::Last);
-        let pool = CallbackPool::new(name, max, limit, self.threads.clone());
+        let threads = self.delivery.threads.clone();
+        let pool = CallbackPool::new(name, max, limit, threads);
         pool.end();
         pool
     }
@@ -92,7 +91,7 @@ impl<T: Send + 'static> Subscribers<T> {
     /// for callbacks is called, here if the system starts no thread.
     pub(super) fn finish(&self) {
         self.dispatcher.end();
-        self.threads.end();
+        self.delivery.threads.end();
     }
 }
 
