@@ -143,8 +143,8 @@ impl<J: Job> CallbackPool<J> {
         self.serve();
     }
 
-    /// Takes jobs, however many they are. Calls nothing, so that it may be called under a lock; then
-    /// [`serve`](Self::serve) has to be called.
+    /// Takes jobs, however many they are. Calls nothing, so that it may be called under a lock;
+    /// then [`serve`](Self::serve) has to be called.
     pub(super) fn extend(&self, jobs: impl IntoIterator<Item = J>) {
         let mut state = self.shared.state.lock();
         for job in jobs {
@@ -155,8 +155,8 @@ impl<J: Job> CallbackPool<J> {
         }
     }
 
-    /// Wakes or starts threads for the jobs. To be called without a lock: at the end, where there is
-    /// no thread, jobs run here.
+    /// Wakes or starts threads for the jobs. To be called without a lock: at the end, where there
+    /// is no thread, jobs run here.
     pub(super) fn serve(&self) {
         let shared = &*self.shared;
         let (before, wanted, many) = {
@@ -211,7 +211,8 @@ impl<J: Job> Shared<J> {
     }
 
     /// Waits for jobs, and takes all of them if the pool has one thread, or else one. `done` is how
-    /// many batches the caller has taken before and not counted. `false` when the thread has to end.
+    /// many batches the caller has taken before and not counted. `false` when the thread has to
+    /// end.
     fn take(&self, batch: &mut VecDeque<J>, done: usize, stay: Stay) -> bool {
         let mut state = self.state.lock();
         state.running -= done;

@@ -19,7 +19,8 @@ use crate::error::{Error, PutError};
 /// buffers when it cuts one connection.
 const BACKLOG_WEIGHT: usize = 16 << 20;
 
-/// The emitting side of a [`Producer`](super::Producer); there is one. Dropping it ends the producer.
+/// The emitting side of a [`Producer`](super::Producer); there is one. Dropping it ends the
+/// producer.
 ///
 /// Where the operating system starts no thread for callbacks, a [`put`](Self::put) waits for one,
 /// for at most a second. After that, items wait for their callbacks as long as there is room, and
@@ -28,8 +29,8 @@ const BACKLOG_WEIGHT: usize = 16 << 20;
 /// calls that are left.
 pub struct Publisher<T: Clone + Send + 'static> {
     subscribers: Arc<Subscribers<T>>,
-    /// Those that get the present batch. Not kept during a wait: what is removed meanwhile has to be
-    /// dropped, for its queue to disconnect.
+    /// Those that get the present batch. Not kept during a wait: what is removed meanwhile has to
+    /// be dropped, for its queue to disconnect.
     list: Option<SubscriberList<T>>,
     /// The callbacks that the present batch calls, by the pool that they run on.
     calls: Vec<Calls<T>>,
@@ -169,8 +170,8 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         }
     }
 
-    /// Delivers to callbacks, and to those that were full, waiting for each as long as the producer's
-    /// [`Hold`](super::hold::Hold) says. After `limit` it keeps what is left.
+    /// Delivers to callbacks, and to those that were full, waiting for each as long as the
+    /// producer's [`Hold`](super::hold::Hold) says. After `limit` it keeps what is left.
     fn finish_batch(&mut self, limit: Option<Instant>) {
         self.list = None;
         self.put_calls();
@@ -195,8 +196,8 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         }
     }
 
-    /// Has the batch's callbacks called: with one lock for all of a pool's. Those that a pool has no
-    /// room for are blocked.
+    /// Has the batch's callbacks called: with one lock for all of a pool's. Those that a pool has
+    /// no room for are blocked.
     fn put_calls(&mut self) {
         for (pool, calls) in &mut self.calls {
             if !calls.is_empty() {

@@ -24,8 +24,8 @@ pub(super) struct Forwarder<T> {
 }
 
 impl<T: Send + 'static> Forwarder<T> {
-    /// Subscribes a sink of this crate's own, and hands it over what came early. If there is no room
-    /// for all of that, a thread does.
+    /// Subscribes a sink of this crate's own, and hands it over what came early. If there is no
+    /// room for all of that, a thread does.
     pub(super) fn attach(
         subscribers: &Arc<Subscribers<T>>,
         status: Arc<Status>,

@@ -1,9 +1,9 @@
 //! RTCBot's producers and consumers, on threads and channels.
 //!
 //! A [`Producer`] is what emits messages: it fans one stream out to queues, sinks and callbacks. A
-//! [`Consumer`] is what takes them: direct puts and a source that can be replaced at any time, as one
-//! stream. A [`Websocket`](crate::Websocket) is both. So can a sensor or a motor of your own be, and
-//! then it plugs into a `Websocket` as RTCBot's own parts plug into each other:
+//! [`Consumer`] is what takes them: direct puts and a source that can be replaced at any time, as
+//! one stream. A [`Websocket`](crate::Websocket) is both. So can a sensor or a motor of your own
+//! be, and then it plugs into a `Websocket` as RTCBot's own parts plug into each other:
 //!
 //! ```
 //! use rtcbot_websocket::pubsub::{Consumer, Producer};

@@ -23,8 +23,9 @@ use crate::panics::log_panic;
 
 /// What emits items: the side that others subscribe to. Clones are handles to the same producer.
 ///
-/// The other side, the one that emits, is the [`Publisher`]. Items that are published before anything
-/// has subscribed are kept (at most 1024, the oldest go first) and handed to whoever subscribes first.
+/// The other side, the one that emits, is the [`Publisher`]. Items that are published before
+/// anything has subscribed are kept (at most 1024, the oldest go first) and handed to whoever
+/// subscribes first.
 pub struct Producer<T> {
     subscribers: Arc<Subscribers<T>>,
 }
@@ -166,9 +167,9 @@ impl<T: Clone + Send + 'static> Producer<T> {
         id
     }
 
-    /// Removes a subscription, sink or callback, so that it gets nothing more; an item that is being handed
-    /// over at this moment may still come. What a subscription has in its queue can still be taken; then it
-    /// says [`Error::Unsubscribed`](crate::Error::Unsubscribed).
+    /// Removes a subscription, sink or callback, so that it gets nothing more; an item that is
+    /// being handed over at this moment may still come. What a subscription has in its queue can
+    /// still be taken; then it says [`Error::Unsubscribed`](crate::Error::Unsubscribed).
     ///
     /// Returns whether it was there.
     pub fn unsubscribe(&self, which: impl AsRef<SubscriptionId>) -> bool {
@@ -197,7 +198,8 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// # Errors
     ///
     /// When nothing is queued any more: the reason the producer ended, or
-    /// [`Error::Unsubscribed`](crate::Error::Unsubscribed) when another thread removed the default subscription meanwhile.
+    /// [`Error::Unsubscribed`](crate::Error::Unsubscribed) when another thread removed the default
+    /// subscription meanwhile.
     pub fn get(&self) -> Result<T> {
         self.default_subscription().get()
     }
@@ -261,8 +263,8 @@ impl<T: Clone + Send + 'static> Producer<T> {
 
     // What a `Websocket` needs beyond the public part.
 
-    /// How many items wait for the slowest: in the longest queue, for callbacks, or for the first to
-    /// subscribe; and behind those.
+    /// How many items wait for the slowest: in the longest queue, for callbacks, or for the first
+    /// to subscribe; and behind those.
     pub(crate) fn backlog(&self) -> usize {
         let queued = {
             let state = self.subscribers.state.lock();

@@ -148,8 +148,8 @@ impl<T: Send + 'static> Subscriber<T> {
     ) -> Delivered<T> {
         let mut start = None;
         loop {
-            // Nothing makes room without a thread. Before the next look: the owner, which is told when
-            // there is none, may want to keep the item.
+            // Nothing makes room without a thread. Before the next look: the owner, which is told
+            // when there is none, may want to keep the item.
             let thread = match self.lacks_a_thread() {
                 true => delivery.threads.look(),
                 false => Found::All,

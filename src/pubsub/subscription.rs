@@ -18,13 +18,14 @@ use crate::process::OwnerProcess;
 ///
 /// # Threads of different priority
 ///
-/// A control loop that runs at a real-time priority (`SCHED_FIFO`) may preempt the thread that fills its queue.
-/// `Latest` and `DropOldest` have a lock, for which [`get`](Subscription::get), [`get_timeout`](Subscription::get_timeout)
-/// and [`try_get`](Subscription::try_get) sleep until that thread has finished with the one item. **Everything else
-/// spins until then**: these calls with the other queues, and [`receiver`](Subscription::receiver) with all.
-/// If both threads share a processor, that takes as long as the system keeps real-time threads from others: up to a second with
-/// Linux's defaults, and for ever where `sched_rt_runtime_us` is -1. So a control loop takes its orders from a
-/// `Latest`, with `try_get`.
+/// A control loop that runs at a real-time priority (`SCHED_FIFO`) may preempt the thread that
+/// fills its queue. `Latest` and `DropOldest` have a lock, for which [`get`](Subscription::get),
+/// [`get_timeout`](Subscription::get_timeout) and [`try_get`](Subscription::try_get) sleep until
+/// that thread has finished with the one item. **Everything else spins until then**: these calls
+/// with the other queues, and [`receiver`](Subscription::receiver) with all. If both threads share
+/// a processor, that takes as long as the system keeps real-time threads from others: up to a
+/// second with Linux's defaults, and for ever where `sched_rt_runtime_us` is -1. So a control loop
+/// takes its orders from a `Latest`, with `try_get`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
     /// When this many items wait, the producer pauses until one is taken. For a
@@ -239,8 +240,8 @@ impl<T> Subscription<T> {
 
     /// Takes the next item if one is there; never waits for one.
     ///
-    /// It may wait for the thread that is just putting one in: see [`Queue`] for what that means to a thread
-    /// with a real-time priority.
+    /// It may wait for the thread that is just putting one in: see [`Queue`] for what that means to
+    /// a thread with a real-time priority.
     ///
     /// # Errors
     ///
@@ -258,7 +259,8 @@ impl<T> Subscription<T> {
         ring::take(&self.inner.items, self.inner.turn.as_ref())
     }
 
-    /// Takes items until the producer ends, waiting for each. Why it ended, [`get`](Self::get) tells.
+    /// Takes items until the producer ends, waiting for each. Why it ended, [`get`](Self::get)
+    /// tells.
     pub fn iter(&self) -> Iter<'_, T> {
         Iter { subscription: self }
     }

@@ -212,8 +212,8 @@ impl Threads {
         Err(start)
     }
 
-    /// Keeps what waits for a thread for the next attempt. There is none after the end, nor for what
-    /// others can do without, once there has been no thread for a second.
+    /// Keeps what waits for a thread for the next attempt. There is none after the end, nor for
+    /// what others can do without, once there has been no thread for a second.
     fn keep(&self, mut start: Start) {
         let over = self.change(|state| {
             let is_long = |outage: &Outage| outage.since.elapsed() >= PATIENCE;
