@@ -1,4 +1,4 @@
-//! How much may wait for callbacks, and when that does not count.
+//! The limit on what waits for callbacks.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -7,19 +7,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::hold::End;
 use super::space::SpaceNotifier;
 
-/// How many items may wait for callbacks before the publisher pauses.
+/// The maximum number of items that wait for callbacks before the publisher pauses.
 const MAX_ITEMS: usize = 1024;
 
 /// The limit of one pool's queue.
 ///
-/// It does not count while one of the pool's callbacks itself waits for the producer: the publisher
-/// would wait for the callback, and the callback for the publisher (nv-websocket-client 99).
+/// It is lifted while one of the pool's callbacks waits for an item of the same producer. Otherwise
+/// the publisher would wait for the callback, and the callback for the publisher
+/// (nv-websocket-client 99).
 pub(crate) struct CallbackLimit {
-    /// Of the producer. It tells one producer from another.
+    /// The producer's: it tells one producer from another.
     end: End,
     /// How many callbacks wait for the producer.
     blocked: AtomicUsize,
-    /// What waits, and what it weighs.
+    /// How many items wait, and their weight. SeqCst, as `blocked`: a publisher that has registered
+    /// with `space` and then finds the queue full is seen by whatever makes room after that.
     items: AtomicUsize,
     weight: AtomicUsize,
     max_weight: usize,
@@ -51,7 +53,7 @@ impl CallbackLimit {
         &self.space
     }
 
-    /// Whether an item of this weight has to wait for room.
+    /// Returns whether an item of this weight has to wait for room.
     pub(super) fn is_full_for(&self, weight: usize) -> bool {
         let (items, waiting) = (self.items(), self.weight.load(Ordering::SeqCst));
         let full = items >= MAX_ITEMS || (items > 0 && waiting + weight > self.max_weight);
@@ -74,18 +76,18 @@ impl CallbackLimit {
         }
     }
 
-    /// From now on the current thread calls callbacks of this pool.
+    /// Marks the current thread as one that calls callbacks of this pool.
     pub(super) fn serve(self: &Arc<Self>) {
         OWN.set(Some(self.clone()));
     }
 
-    /// Whether the current thread calls callbacks of this pool.
+    /// Returns whether the current thread calls callbacks of this pool.
     pub(super) fn is_served_here(self: &Arc<Self>) -> bool {
         own().is_some_and(|own| Arc::ptr_eq(&own, self))
     }
 }
 
-/// Not borrowed any longer than that: what waits may drop anything.
+/// Returns this thread's limit. It is cloned, since the wait that follows may drop anything.
 fn own() -> Option<Arc<CallbackLimit>> {
     OWN.try_with(|own| own.borrow().clone()).ok().flatten()
 }

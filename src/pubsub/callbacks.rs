@@ -9,18 +9,19 @@ use super::callback_limit::CallbackLimit;
 use super::threads::{Lacking, Order, Start, Stay, Threads};
 use crate::panics::log_panic;
 
-/// What a pool runs.
+/// Something that a pool runs.
 pub(crate) trait Job: Send + 'static {
-    /// What it weighs while it waits; `None` for a job that is not counted.
+    /// Returns its weight; `None` for a job to which the limit does not apply.
     fn weight(&self) -> Option<usize>;
 
     fn run(self);
 }
 
-/// A queue of jobs, and up to `max` threads that run them. Jobs start in the order in which they
-/// were put. A thread is started when a job finds none free. The threads end when the pool has
-/// [ended](Self::end), no [`Feeder`] is left, and nothing is left to run; what is put after that
-/// starts one again.
+/// A queue of jobs, and up to `max` threads that run them.
+///
+/// Jobs start in the order in which they were put. A thread is started when a job finds none free.
+/// The threads end when the pool has [ended](Self::end), no [`Feeder`] exists, and the queue is
+/// empty. A job that is put after that starts a thread again.
 pub(crate) struct CallbackPool<J> {
     shared: Arc<Shared<J>>,
 }
@@ -29,9 +30,9 @@ struct Shared<J> {
     name: &'static str,
     order: Order,
     max: usize,
-    /// Held to put jobs or to take them; nothing is run, weighed or dropped under it.
+    /// Held to put or to take jobs. Nothing is run, weighed or dropped under it.
     state: Mutex<State<J>>,
-    /// The threads wait here for jobs. Woken by what puts jobs, by `end`, and by the last feeder.
+    /// The threads wait here for jobs. `serve`, `end` and the drop of a feeder wake them.
     work: Condvar,
     limit: Arc<CallbackLimit>,
     threads: Arc<Threads>,
@@ -40,15 +41,15 @@ struct Shared<J> {
 
 struct State<J> {
     jobs: VecDeque<J>,
-    /// How many threads there are; the first may yet be waited for.
+    /// The number of threads, including one that could not be started yet.
     started: usize,
-    /// How many of them have taken jobs and not come back.
+    /// The number of threads that are running jobs.
     running: usize,
     feeders: usize,
     ended: bool,
 }
 
-/// May yet put jobs: the pool's threads wait for them.
+/// Keeps a pool's threads waiting for jobs.
 pub(crate) struct Feeder<J>(CallbackPool<J>);
 
 impl<J> Clone for CallbackPool<J> {
@@ -70,12 +71,12 @@ impl<J> CallbackPool<J> {
         &self.shared.limit
     }
 
-    /// Whether the publisher waits for the pool's first thread.
+    /// Returns the flag that is set while the pool's first thread could not be started.
     pub(super) fn lacking(&self) -> &Lacking {
         &self.shared.lacking
     }
 
-    /// Whether the caller is one of the pool's threads.
+    /// Returns whether the caller is one of the pool's threads.
     pub(crate) fn is_current_thread(&self) -> bool {
         self.shared.limit.is_served_here()
     }
@@ -85,7 +86,7 @@ impl<J> CallbackPool<J> {
         Feeder(self.clone())
     }
 
-    /// Lets the threads end.
+    /// Lets the threads end when nothing can put jobs any more.
     pub(super) fn end(&self) {
         self.shared.state.lock().ended = true;
         self.shared.work.notify_all();
@@ -119,7 +120,7 @@ impl<J: Job> CallbackPool<J> {
         }
     }
 
-    /// Takes from the front of `jobs` what there is room for, and has it run.
+    /// Takes jobs from the front of `jobs` as long as there is room, with one lock and one wake-up.
     pub(super) fn put_batch(&self, jobs: &mut VecDeque<J>) {
         let shared = &*self.shared;
         {
@@ -137,14 +138,14 @@ impl<J: Job> CallbackPool<J> {
         self.serve();
     }
 
-    /// Has a job run, however much waits.
+    /// Puts a job, regardless of the limit.
     pub(super) fn put(&self, job: J) {
         self.extend([job]);
         self.serve();
     }
 
-    /// Takes jobs, however many they are. Calls nothing, so that it may be called under a lock;
-    /// then [`serve`](Self::serve) has to be called.
+    /// Puts jobs, regardless of the limit. It calls nothing, so it may be called under a lock. Call
+    /// [`serve`](Self::serve) after that.
     pub(super) fn extend(&self, jobs: impl IntoIterator<Item = J>) {
         let mut state = self.shared.state.lock();
         for job in jobs {
@@ -155,8 +156,8 @@ impl<J: Job> CallbackPool<J> {
         }
     }
 
-    /// Wakes or starts threads for the jobs. To be called without a lock: at the end, where there
-    /// is no thread, jobs run here.
+    /// Wakes or starts threads for the jobs. Must not be called under a lock: after the producer's
+    /// end, if there is no thread, the jobs run here.
     pub(super) fn serve(&self) {
         let shared = &*self.shared;
         let (before, wanted, many) = {
@@ -182,7 +183,7 @@ impl<J: Job> CallbackPool<J> {
         let start = Start::new(name, order, &self.shared.lacking, body);
         self.shared.threads.start(match number {
             0 => start,
-            // The others go on, and the next job tries again.
+            // The other threads do without it, and the next job tries again.
             _ => {
                 let shared = self.shared.clone();
                 start.or_give_up(move || shared.state.lock().started -= 1)
@@ -210,9 +211,9 @@ impl<J: Job> Shared<J> {
         }
     }
 
-    /// Waits for jobs, and takes all of them if the pool has one thread, or else one. `done` is how
-    /// many batches the caller has taken before and not counted. `false` when the thread has to
-    /// end.
+    /// Waits for jobs, and takes all of them if the pool has one thread, or else one. Returns
+    /// `false` when the thread has to end. `done` is 1 if the caller has run a batch since the last
+    /// call, or else 0.
     fn take(&self, batch: &mut VecDeque<J>, done: usize, stay: Stay) -> bool {
         let mut state = self.state.lock();
         state.running -= done;

@@ -29,22 +29,22 @@ const BACKLOG_WEIGHT: usize = 16 << 20;
 /// calls that are left.
 pub struct Publisher<T: Clone + Send + 'static> {
     subscribers: Arc<Subscribers<T>>,
-    /// Those that get the present batch. Not kept during a wait: what is removed meanwhile has to
-    /// be dropped, for its queue to disconnect.
+    /// The subscribers that get the present batch. `None` during a wait: a subscriber that is
+    /// removed meanwhile has to be dropped, so that its queue is disconnected.
     list: Option<SubscriberList<T>>,
-    /// The callbacks that the present batch calls, by the pool that they run on.
+    /// The calls that the present batch makes, by pool.
     calls: Vec<Calls<T>>,
-    /// Those that were full, with the items they have yet to get. It may be long before they get
-    /// them: this must not keep alive what is removed.
+    /// Subscribers that were full, each with an item that it does not have yet. Weak, since they
+    /// may stay here for long and be removed meanwhile.
     blocked: VecDeque<(Weak<Subscriber<T>>, T)>,
-    /// What all subscribers get after that, and what it weighs.
+    /// The items that all subscribers get after that, and their weight.
     backlog: VecDeque<T>,
     backlog_weight: usize,
-    /// Whether its owner sees to the callbacks at the end.
+    /// Whether the owner calls `finish` after the end.
     leaves_callbacks: bool,
 }
 
-/// What one pool has to call.
+/// The calls of one pool.
 type Calls<T> = (CallbackPool<Call<T>>, VecDeque<Call<T>>);
 
 impl<T: Clone + Send + 'static> Publisher<T> {
@@ -83,7 +83,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         self.end(reason);
     }
 
-    /// Whether something has been put that not all have got: see
+    /// Returns whether some items have not been delivered to all subscribers: see
     /// [`Hold::Spill`](super::hold::Hold::Spill).
     pub(crate) fn has_backlog(&self) -> bool {
         !self.blocked.is_empty() || !self.backlog.is_empty()
@@ -196,8 +196,8 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         }
     }
 
-    /// Has the batch's callbacks called: with one lock for all of a pool's. Those that a pool has
-    /// no room for are blocked.
+    /// Puts the batch's calls, with one lock for each pool. Those for which a pool has no room are
+    /// blocked.
     fn put_calls(&mut self) {
         for (pool, calls) in &mut self.calls {
             if !calls.is_empty() {
@@ -209,7 +209,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                 }
             }
         }
-        // One pool's queue is kept for the next batch. Others may never be fed again.
+        // The memory is kept for the next batch. One pool is enough: others may have ended.
         self.calls.truncate(1);
     }
 
@@ -250,7 +250,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 
     fn keep(&mut self, item: T) {
         if self.backlog_weight >= BACKLOG_WEIGHT {
-            // And so is all that follows until some of it has been delivered.
+            // The items that follow are dropped, too, until some of the backlog has been delivered.
             return self.subscribers.count_too_late();
         }
         self.backlog_weight += self.weigh(&item);
@@ -258,7 +258,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         self.count_kept();
     }
 
-    /// Says how much is kept, for the statistics.
+    /// Counts the kept items for the statistics.
     fn count_kept(&self) {
         let kept = self.backlog.len() + usize::from(!self.blocked.is_empty());
         self.subscribers.kept.store(kept, Ordering::Relaxed);
@@ -271,7 +271,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 
 impl<T: Clone + Send + 'static> Drop for Publisher<T> {
     fn drop(&mut self) {
-        // Nothing, unless the owner ends without having caught up.
+        // Empty, unless the owner has not drained the backlog.
         for (full, _) in self.blocked.drain(..) {
             if let Some(subscriber) = full.upgrade() {
                 subscriber.count_dropped(&self.subscribers.delivery);

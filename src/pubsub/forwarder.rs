@@ -1,4 +1,4 @@
-//! Hands a sink what came before it subscribed.
+//! Delivers early items to a sink that has just subscribed.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -6,26 +6,26 @@ use std::sync::{Arc, Weak};
 
 use super::hold::{Delivery, Verdict, Waiter};
 use super::sink::Sink;
+use super::status::Status;
 use super::subscriber::{Delivered, Output, SinkOutput, Subscriber};
 use super::subscribers::Subscribers;
-use super::subscription::Status;
 use super::threads::{Order, Start, Stay};
 
-/// The early items of one sink. The sink has subscribed, and is full for the publisher until it has
-/// all of these.
+/// The early items of one sink. The sink has subscribed already, and counts as full for the
+/// publisher until it has taken all of these.
 pub(super) struct Forwarder<T> {
     items: VecDeque<T>,
     weigh: fn(&T) -> usize,
     to: Arc<Subscriber<T>>,
     sink: Arc<SinkOutput<T>>,
     delivery: Arc<Delivery>,
-    /// Not kept during a wait: the sink is waited for only as long as anybody holds the producer.
+    /// Weak, so that a wait for the sink ends when nothing else holds the producer.
     subscribers: Weak<Subscribers<T>>,
 }
 
 impl<T: Send + 'static> Forwarder<T> {
-    /// Subscribes a sink of this crate's own, and hands it over what came early. If there is no
-    /// room for all of that, a thread does.
+    /// Subscribes a sink of this crate, and delivers the early items to it. If it has no room for
+    /// all of them, a thread delivers the rest.
     pub(super) fn attach(
         subscribers: &Arc<Subscribers<T>>,
         status: Arc<Status>,
@@ -61,7 +61,7 @@ impl<T: Send + 'static> Forwarder<T> {
         subscribers.delivery.threads.wait();
     }
 
-    /// Returns whether that is done.
+    /// Returns `false` if some items have been kept.
     fn hand_over(&mut self, waiter: Waiter) -> bool {
         while let Some(item) = self.items.pop_front() {
             let weight = (self.weigh)(&item);
@@ -76,15 +76,16 @@ impl<T: Send + 'static> Forwarder<T> {
                     self.give_back();
                 }
             }
-            // Before the last is counted, all are in the sink.
+            // Release: when the publisher reads 0, the sink has all items.
             self.sink.early.store(self.items.len(), Ordering::Release);
         }
-        // The publisher may be waiting for it.
+        // The publisher may wait for it.
         self.delivery.look_again();
         true
     }
 
-    /// The sink is closed, or has been removed.
+    /// Leaves the items to the next subscriber if the sink is closed, and drops them if it has been
+    /// removed.
     fn give_back(&mut self) {
         let items = std::mem::take(&mut self.items);
         if let (false, Some(subscribers)) =

@@ -1,4 +1,4 @@
-//! How long delivery waits for a subscriber that is full.
+//! How long delivery may wait for a subscriber that is full.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,28 +11,29 @@ use parking_lot::Mutex;
 use super::threads::Threads;
 use crate::error::Error;
 
-/// Why a producer has ended. It is set once, before the producer's queues are disconnected.
+/// The reason why a producer has ended. It is set once, before the queues are disconnected.
 pub(crate) type End = Arc<OnceLock<Error>>;
 
-/// What delivery does with an item that a full subscriber has no room for.
+/// What happens to an item for which a subscriber has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hold {
-    /// It waits for room.
+    /// The publisher waits for room.
     Forever,
-    /// It waits for room until then, and drops the item after that.
+    /// The publisher waits for room until this time, and then drops the item.
     Until(Instant),
-    /// It drops the item.
+    /// The publisher drops the item immediately.
     Never,
-    /// It keeps the item, and all that follow, until the publisher [drains its
-    /// backlog](super::Publisher::drain_backlog). Nothing is dropped, and nothing waits.
+    /// The publisher keeps the item, and all that follow, until it [drains its
+    /// backlog](super::Publisher::drain_backlog). It does not wait.
     Spill,
 }
 
-/// What governs every delivery of one producer, and counts what was not delivered.
+/// The policy that applies to all deliveries of one producer, and the count of dropped items.
 pub(super) struct Delivery {
-    /// Held to look and to change; nothing is called under it.
+    /// Held to read or to change it. Nothing is called under it.
     state: Mutex<State>,
-    /// Whether the publisher waits before its next item. It is read without the lock for each item.
+    /// Whether the publisher waits before its next item. Not under the lock, since it is read for
+    /// each item.
     paused: AtomicBool,
     pub(super) dropped: AtomicU64,
     pub(super) threads: Arc<Threads>,
@@ -40,26 +41,26 @@ pub(super) struct Delivery {
 
 struct State {
     hold: Hold,
-    /// The channel that those who wait receive from; it is made by the first of them. Nothing is
-    /// ever sent: it is disconnected when they have to look again.
+    /// A channel that waiting threads receive from. The first of them makes it. Nothing is ever
+    /// sent: it is disconnected when they have to look again.
     changed: Option<(Sender<Infallible>, Receiver<Infallible>)>,
 }
 
-/// Who waits for room.
+/// The party that waits for room.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Waiter {
-    /// The publisher. From the given time on it keeps what it could not deliver.
+    /// The publisher. From this time on it keeps items as with [`Hold::Spill`].
     Publisher(Option<Instant>),
-    /// A thread that has nothing else to do, and so has no use for [`Hold::Spill`].
+    /// A thread that does nothing else, to which [`Hold::Spill`] does not apply.
     Thread,
-    /// Nobody: this is done with an item that finds no room.
+    /// Nothing waits: this verdict applies.
     Nobody(Verdict),
 }
 
-/// What to do with an item that finds no room.
+/// What to do with an item for which there is no room.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Verdict {
-    /// Wait for room until then, and look again.
+    /// Wait for room, until this time at most, and look again.
     Wait(Option<Instant>),
     Keep,
     Drop,
@@ -78,7 +79,8 @@ impl Delivery {
         })
     }
 
-    /// Sets what is done from now on. A limit of time stays, unless an earlier one replaces it.
+    /// Sets the policy. Only an earlier limit of time, or [`Hold::Never`], replaces a limit of
+    /// time.
     pub(super) fn set_hold(&self, new: Hold) {
         {
             let hold = &mut self.state.lock().hold;
@@ -105,14 +107,14 @@ impl Delivery {
         self.paused.load(Ordering::SeqCst)
     }
 
-    /// Wakes all who wait. To be called after a change of what they look at.
+    /// Wakes all threads that wait for room. Call it after a change of what they look at.
     pub(super) fn look_again(&self) {
         let changed = self.state.lock().changed.take();
         drop(changed);
     }
 
-    /// Says what `waiter` has to do now. The channel is disconnected when it has to look again: get
-    /// it before looking at anything else, then no change is missed.
+    /// Returns what `waiter` has to do, and a channel that is disconnected when it has to look
+    /// again. Get the channel before looking at anything else: then no change is missed.
     pub(super) fn look(&self, waiter: Waiter) -> (Verdict, Receiver<Infallible>) {
         let mut state = self.state.lock();
         let verdict = state.hold.verdict(waiter);
@@ -120,6 +122,7 @@ impl Delivery {
         (verdict, changed.clone())
     }
 
+    /// Counts dropped items. Returns how many had been dropped before.
     pub(super) fn count_dropped(&self, count: usize) -> u64 {
         self.dropped.fetch_add(count as u64, Ordering::Relaxed)
     }

@@ -1,28 +1,24 @@
-//! One subscription, sink or callback, and how an item is delivered to it.
+//! One subscription, sink or callback, and the delivery of an item to it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::Sender;
 
 use super::callbacks::{CallbackPool, Feeder, Job};
 use super::hold::{Delivery, Verdict, Waiter};
 use super::ring::{Ring, Turn};
 use super::sink::{Room, Sink};
-use super::subscription::{Queue, Status};
+use super::status::Status;
 use super::threads::{Found, Lacking};
-use super::weight_limit::{Taken, Weighing, WeightLimit};
+use super::weight_limit::WeightLimit;
 use crate::error::PutError;
 use crate::panics::{Guarded, drop_caught, log_panic};
 
 /// How long a subscription may be full before that is logged.
 const LONG: Duration = Duration::from_secs(1);
-
-/// A queue with room for more items than this is one without a limit: its places are not all made
-/// at once.
-const NO_LIMIT: usize = 1 << 28;
 
 pub(crate) struct Subscriber<T> {
     pub(super) status: Arc<Status>,
@@ -32,22 +28,22 @@ pub(crate) struct Subscriber<T> {
 pub(super) enum Output<T> {
     Queue(Sender<T>, WeightLimit),
     Ring(Ring<T>, WeightLimit),
-    /// A sink of this crate. It is full for the publisher until it has what came early.
+    /// A sink of this crate. It counts as full for the publisher until it has its early items.
     Sink(Arc<SinkOutput<T>>),
-    /// The same sink, for who hands over what came early.
+    /// The same sink, for the delivery of its early items.
     EarlySink(Arc<SinkOutput<T>>),
     Callback(CallbackOutput<T>),
 }
 
 pub(super) struct SinkOutput<T> {
     sink: Guarded<Box<dyn Sink<T>>>,
-    /// How many items that came early it has yet to get.
+    /// How many early items it does not have yet.
     pub(super) early: AtomicUsize,
-    /// Whether the thread that hands those over is waited for.
+    /// Set while the thread that delivers those could not be started.
     pub(super) lacking: Lacking,
 }
 
-/// What is called with each item.
+/// A function that is called with each item.
 pub(super) type Callback<T> = Box<dyn Fn(T) + Send + Sync>;
 
 pub(super) struct CallbackOutput<T> {
@@ -58,18 +54,18 @@ pub(super) struct CallbackOutput<T> {
     dispose: fn(&CallbackPool<Call<T>>, Callback<T>),
 }
 
-/// What a producer's callback threads run.
+/// A job of a producer's callback threads.
 pub(crate) enum Call<T> {
-    /// A callback, with an item and what that weighs.
+    /// Calls the subscriber's callback with an item of this weight.
     Item(Arc<Subscriber<T>>, T, usize),
     Run(Box<dyn FnOnce() + Send>),
 }
 
-/// What became of an item.
+/// The outcome of a delivery.
 pub(super) enum Delivered<T> {
     Taken,
     Kept(T),
-    /// It is counted.
+    /// It was dropped and counted.
     Dropped,
     /// The subscriber has been removed, or is closed.
     Gone(T),
@@ -115,7 +111,7 @@ impl<T: Send + 'static> Subscriber<T> {
                 drop(ring.put(item));
                 Ok(())
             }
-            // Acquire: what came early is in the sink by then.
+            // Acquire: with 0, the early items are in the sink.
             Output::Sink(output) if output.early.load(Ordering::Acquire) > 0 => {
                 Err(PutError::Full(item))
             }
@@ -197,7 +193,7 @@ impl<T: Send + 'static> Subscriber<T> {
         Delivered::Dropped
     }
 
-    /// What to wait on for room. To be called before looking for it.
+    /// Begins a wait for room. Call it before looking for room.
     fn room(&self, weight: usize) -> Room<'_, T> {
         match &self.output {
             Output::Queue(sender, limit) => match limit.has_room(weight, || sender.len()) {
@@ -205,7 +201,7 @@ impl<T: Send + 'static> Subscriber<T> {
                 false => Room::in_weight(limit.register()),
             },
             Output::EarlySink(output) => output.sink.room().unwrap_or(Room::none()),
-            // Until then its room is for others, and the wait is ended by those.
+            // The end of the delivery of its early items ends the wait.
             Output::Sink(output) if output.early.load(Ordering::Acquire) > 0 => Room::none(),
             Output::Sink(output) => output.sink.room().unwrap_or(Room::none()),
             Output::Callback(output) => Room::in_queue(output.feeder.pool().limit().space()),
@@ -213,7 +209,7 @@ impl<T: Send + 'static> Subscriber<T> {
         }
     }
 
-    /// Whether what takes from it waits for a thread.
+    /// Returns whether the thread that makes room could not be started.
     fn lacks_a_thread(&self) -> bool {
         let lacking = match &self.output {
             Output::Callback(output) => output.feeder.pool().lacking(),
@@ -230,7 +226,7 @@ impl<T> Subscriber<T> {
         self.status.warn_dropped();
     }
 
-    /// How many items wait in it, as far as that is known.
+    /// Returns how many items wait in it, as far as that is known.
     pub(super) fn len(&self) -> usize {
         match &self.output {
             Output::Queue(sender, _) => sender.len(),
@@ -242,7 +238,7 @@ impl<T> Subscriber<T> {
         }
     }
 
-    /// What whoever takes from it has to hold.
+    /// Returns the lock that a reader of its queue has to hold.
     pub(super) fn turn(&self) -> Option<Turn> {
         match &self.output {
             Output::Ring(ring, _) => Some(ring.turn()),
@@ -250,7 +246,7 @@ impl<T> Subscriber<T> {
         }
     }
 
-    /// Whether what was put may have to be called or handed over after the producer's end.
+    /// Returns whether items that were put may be delivered after the producer's end.
     pub(super) fn outlives_the_end(&self) -> bool {
         matches!(&self.output, Output::Sink(_) | Output::Callback(_))
     }
@@ -264,7 +260,7 @@ impl<T> Subscriber<T> {
 }
 
 impl<T> SinkOutput<T> {
-    /// A sink that has yet to get so many early items.
+    /// Makes the output for a sink that does not have this many early items yet.
     pub(super) fn new(sink: impl Sink<T>, early: usize) -> Arc<Self> {
         let sink: Box<dyn Sink<T>> = Box::new(sink);
         Arc::new(SinkOutput {
@@ -320,46 +316,4 @@ impl<T: Send + 'static> CallbackPool<Call<T>> {
     pub(crate) fn run(&self, f: impl FnOnce() + Send + 'static) {
         self.put(Call::Run(Box::new(f)));
     }
-}
-
-/// A channel for `queue` that holds what came early. Takes from that what is kept, and leaves the
-/// rest.
-pub(super) fn open_queue<T>(
-    queue: Queue,
-    weighing: Weighing<T>,
-    early: &mut VecDeque<T>,
-) -> (Output<T>, (Receiver<T>, Arc<Taken>)) {
-    let (sender, receiver) = match queue {
-        Queue::Block(NO_LIMIT..) | Queue::DropOldest(NO_LIMIT..) => unbounded(),
-        // Early items are not dropped for the sake of a short queue: it starts out longer.
-        // And never without capacity: then two sides that only look, as publisher and inbox do,
-        // would not see each other.
-        Queue::Block(n) => bounded(n.max(early.len()).max(1)),
-        Queue::DropOldest(n) => bounded(n.max(1)),
-        Queue::Latest => bounded(1),
-        Queue::Unbounded => unbounded(),
-    };
-    let ring = matches!(queue, Queue::DropOldest(_) | Queue::Latest);
-    let skip = match sender.capacity() {
-        Some(capacity) if ring => early.len().saturating_sub(capacity),
-        _ => 0,
-    };
-    let limit = match queue {
-        Queue::Block(_) | Queue::DropOldest(_) => {
-            WeightLimit::new(weighing.limit, sender.capacity())
-        }
-        Queue::Latest | Queue::Unbounded => WeightLimit::none(),
-    };
-    for item in early.drain(skip..) {
-        limit.count((weighing.weigh)(&item));
-        // There is room, and nobody else has the channel yet.
-        let _ = sender.try_send(item);
-    }
-    let taken = limit.taken();
-    let output = if ring {
-        Output::Ring(Ring::new(sender, receiver.clone()), limit)
-    } else {
-        Output::Queue(sender, limit)
-    };
-    (output, (receiver, taken))
 }

@@ -1,4 +1,4 @@
-//! Who has subscribed to a producer.
+//! The subscribers of a producer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,8 +9,10 @@ use parking_lot::Mutex;
 use super::callback_limit::CallbackLimit;
 use super::callbacks::CallbackPool;
 use super::hold::{Delivery, End, Hold};
+use super::queue::Queue;
+use super::status::{Status, SubscriptionId};
 use super::subscriber::{Call, Subscriber};
-use super::subscription::{Queue, Status, Subscription, SubscriptionId};
+use super::subscription::Subscription;
 use super::threads::{Order, Threads};
 use super::weight_limit::Weighing;
 
@@ -21,7 +23,7 @@ const EARLY_WEIGHT: usize = 4 << 20;
 
 pub(super) type SubscriberList<T> = Arc<[Arc<Subscriber<T>>]>;
 
-/// Shared by producer, publisher and, weakly, the subscriptions.
+/// The state that producer, publisher and, weakly, the subscriptions share.
 pub(super) struct Subscribers<T> {
     /// Held to read or change the subscribers. No user code is called and nothing of the user's is
     /// dropped under it. A callback pool's lock may be taken under it.
@@ -31,7 +33,7 @@ pub(super) struct Subscribers<T> {
     pub(super) default: Mutex<Option<Subscription<T>>>,
     pub(super) end: End,
     pub(super) delivery: Arc<Delivery>,
-    /// Where callbacks run that are called one at a time, and sinks of the user's own.
+    /// Runs callbacks that are called one at a time, and sinks of the user's own.
     pub(super) dispatcher: CallbackPool<Call<T>>,
     pub(super) queue: Queue,
     /// Takes no time, so that it may be called under a lock. The limit is that of each queue.
@@ -44,11 +46,11 @@ pub(super) struct State<T> {
     pub(super) list: SubscriberList<T>,
     pub(super) early: VecDeque<T>,
     early_weight: usize,
-    /// How many have ever subscribed: from the first on, nothing is kept.
+    /// How many have ever subscribed. After the first, no early items are kept.
     attached: u64,
     ended: bool,
-    /// The sinks and callbacks that were there at the end. What waits for these is still handed
-    /// over, unless they are removed.
+    /// The sinks and callbacks at the producer's end. Items that wait for them are still delivered,
+    /// unless they are removed.
     last: Vec<Arc<Status>>,
 }
 
@@ -77,7 +79,7 @@ impl<T: Send + 'static> Subscribers<T> {
         })
     }
 
-    /// A pool of its own for one callback, with up to `max` threads.
+    /// Makes a pool for one callback, with up to `max` threads.
     pub(super) fn workers(&self, max: usize) -> CallbackPool<Call<T>> {
         let limit = CallbackLimit::new(self.weighing.limit, self.end.clone());
         let name = ("ws-worker", Order::Last);
@@ -87,8 +89,8 @@ impl<T: Send + 'static> Subscribers<T> {
         pool
     }
 
-    /// Ends the producer's threads: the publisher has gone, and all that it called for. What waits
-    /// for callbacks is called, here if the system starts no thread.
+    /// Lets the callback threads end. Jobs that wait still run, here if the system starts no
+    /// thread.
     pub(super) fn finish(&self) {
         self.dispatcher.end();
         self.delivery.threads.end();
@@ -147,7 +149,7 @@ impl<T> Subscribers<T> {
         self.delivery.look_again();
     }
 
-    /// Takes everybody off the list for good. The list is returned to be dropped.
+    /// Ends the producer. Returns the list of subscribers, to be dropped outside the lock.
     pub(super) fn end(&self) -> SubscriberList<T> {
         let mut state = self.state.lock();
         state.ended = true;
@@ -190,8 +192,8 @@ impl<T> Subscribers<T> {
         None
     }
 
-    /// Takes back what came early from the only one that has ever subscribed, which is closed:
-    /// the next is the first. Drops and counts it if there have been others.
+    /// Takes back the early items of a subscriber that is closed. If nothing else has ever
+    /// subscribed, they go to the next subscriber; otherwise they are dropped and counted.
     pub(super) fn give_back_early(&self, id: SubscriptionId, mut items: VecDeque<T>) {
         let count = items.len();
         let found = {
@@ -212,7 +214,7 @@ impl<T> Subscribers<T> {
         }
     }
 
-    /// Counts an item that all who have subscribed lose, since too much is kept for them already.
+    /// Counts an item that all subscribers lose, since the backlog is full.
     pub(super) fn count_too_late(&self) {
         let list = self.state.lock().list.len();
         if self.delivery.count_dropped(list.max(1)) == 0 {
@@ -242,7 +244,7 @@ impl<T> State<T> {
     }
 }
 
-/// Nobody is left for whom a sink's thread could wait.
+/// A thread that delivers early items waits no longer.
 impl<T> Drop for Subscribers<T> {
     fn drop(&mut self) {
         self.delivery.set_hold(Hold::Never);

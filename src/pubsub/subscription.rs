@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError};
@@ -10,116 +9,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError};
 use super::callback_limit::blocking;
 use super::hold::End;
 use super::ring::{self, Turn};
+use super::status::{Status, SubscriptionId};
 use super::weight_limit::Taken;
 use crate::error::{Error, Result};
 use crate::process::OwnerProcess;
-
-/// What a slow reader of a subscription means.
-///
-/// # Threads of different priority
-///
-/// A control loop that runs at a real-time priority (`SCHED_FIFO`) may preempt the thread that
-/// fills its queue. `Latest` and `DropOldest` have a lock, for which [`get`](Subscription::get),
-/// [`get_timeout`](Subscription::get_timeout) and [`try_get`](Subscription::try_get) sleep until
-/// that thread has finished with the one item. **Everything else spins until then**: these calls
-/// with the other queues, and [`receiver`](Subscription::receiver) with all. If both threads share
-/// a processor, that takes as long as the system keeps real-time threads from others: up to a
-/// second with Linux's defaults, and for ever where `sched_rt_runtime_us` is -1. So a control loop
-/// takes its orders from a `Latest`, with `try_get`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Queue {
-    /// When this many items wait, the producer pauses until one is taken. For a
-    /// [`Websocket`](crate::Websocket) that means: reading pauses, TCP holds the peer back, nothing
-    /// is lost. So it does when [`receive_queue_bytes`](crate::Options::receive_queue_bytes) wait.
-    /// 0 counts as 1. The places of a queue are made at once, 48 bytes each for a `Websocket`'s;
-    /// one of more than 2^28 has no limit instead.
-    Block(usize),
-    /// When this many items, or bytes, wait, the oldest is dropped for the newest. 0 counts as 1;
-    /// places and bytes as above.
-    DropOldest(usize),
-    /// Only the newest item is kept: RTCBot's `MostRecentSubscription`, for control loops.
-    Latest,
-    /// Everything is kept, whatever memory it takes.
-    Unbounded,
-}
-
-/// `Block(1024)`.
-impl Default for Queue {
-    fn default() -> Self {
-        Queue::Block(1024)
-    }
-}
-
-/// Names one subscription, sink or callback of a producer, for `unsubscribe`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SubscriptionId(u64);
-
-impl SubscriptionId {
-    /// Unique in the process, so that one producer's id means nothing to another.
-    pub(crate) fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        SubscriptionId(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-impl AsRef<SubscriptionId> for SubscriptionId {
-    fn as_ref(&self) -> &SubscriptionId {
-        self
-    }
-}
-
-/// What is known about one subscription, sink or callback, by all that have to do with it.
-pub(super) struct Status {
-    pub(super) id: SubscriptionId,
-    /// It gets nothing more, and what waits for its callback is not called. Set with Release after
-    /// it was taken off the list, and read with Acquire.
-    removed: AtomicBool,
-    /// It was full when nothing waited any longer. It gets nothing more, so that what it got has an
-    /// end and no gaps. One thread at a time delivers to it, so no ordering is needed.
-    pub(super) truncated: AtomicBool,
-    /// It was logged that it is full, or that it loses items.
-    pub(super) warned_full: AtomicBool,
-    pub(super) warned_dropped: AtomicBool,
-}
-
-impl Status {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Status {
-            id: SubscriptionId::next(),
-            removed: AtomicBool::new(false),
-            truncated: AtomicBool::new(false),
-            warned_full: AtomicBool::new(false),
-            warned_dropped: AtomicBool::new(false),
-        })
-    }
-
-    pub(super) fn set_removed(&self) {
-        self.removed.store(true, Ordering::Release);
-    }
-
-    pub(super) fn is_removed(&self) -> bool {
-        self.removed.load(Ordering::Acquire)
-    }
-
-    pub(super) fn warn_full(&self) {
-        if !self.warned_full.swap(true, Ordering::Relaxed) {
-            crate::logging::warn!(
-                "{:?} has been full for a second, and the stream waits for it; one that is no longer \
-                 read (perhaps the default one, made by `get`) has to be unsubscribed",
-                self.id
-            );
-        }
-    }
-
-    pub(super) fn warn_dropped(&self) {
-        if !self.warned_dropped.swap(true, Ordering::Relaxed) {
-            crate::logging::warn!(
-                "{:?} is full and the stream goes on: messages for it are dropped",
-                self.id
-            );
-        }
-    }
-}
 
 /// A queue that a producer fills: what `subscribe()` returns.
 ///
@@ -240,8 +133,8 @@ impl<T> Subscription<T> {
 
     /// Takes the next item if one is there; never waits for one.
     ///
-    /// It may wait for the thread that is just putting one in: see [`Queue`] for what that means to
-    /// a thread with a real-time priority.
+    /// It may wait for the thread that is just putting one in: see [`Queue`](super::Queue) for what
+    /// that means to a thread with a real-time priority.
     ///
     /// # Errors
     ///
