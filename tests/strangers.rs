@@ -802,3 +802,33 @@ fn sinks_that_shut_down_do_not_wait_for_each_other() {
         client.wait_closed_timeout(DEADLINE).unwrap();
     }
 }
+
+#[test]
+fn functions_of_options_that_shut_down_do_not_wait_for_each_other() {
+    let mut server = server();
+    let all_there = Arc::new(std::sync::Barrier::new(2));
+    let (done, result) = mpsc::channel();
+    let pairs = [(); 2].map(|()| {
+        let (handle, done, all_there) = (server.handle(), done.clone(), all_there.clone());
+        let mut options = Options::new();
+        options.allow_origin_if(move |_| {
+            all_there.wait();
+            let _ = done.send(handle.shutdown(Duration::from_secs(3600)));
+            false
+        });
+        let client = Options::new()
+            .header("Origin", "https://elsewhere.example")
+            .connect(rig::url(&server))
+            .unwrap();
+        (
+            client,
+            options.accept(server.next_timeout(DEADLINE).unwrap()),
+        )
+    });
+    for _ in &pairs {
+        result.recv_timeout(DEADLINE).unwrap().unwrap();
+    }
+    for (_, peer) in &pairs {
+        peer.wait_error_timeout(DEADLINE).unwrap();
+    }
+}

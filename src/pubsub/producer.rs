@@ -101,7 +101,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
         }
         let subscribers = Arc::downgrade(&self.subscribers);
         let delivery = self.subscribers.delivery.clone();
-        // Of items that still wait for it.
+        // Items that still wait for it then are dropped and counted.
         let closed = AtomicBool::new(false);
         let call = {
             let status = status.clone();
@@ -123,8 +123,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
                 }
             }
         };
-        self.attach(status, self.dispatcher(), Box::new(call));
-        id
+        self.attach(status, self.dispatcher(), Box::new(call))
     }
 
     /// Calls `f` with every item from now on, in order, on the producer's dispatch thread.
@@ -136,8 +135,6 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// for what happens then, see [`Publisher`]. On a producer that has ended, `f` is then called
     /// on the calling thread, with what was kept.
     pub fn subscribe_callback(&self, f: impl FnMut(T) + Send + 'static) -> SubscriptionId {
-        let status = Status::new();
-        let id = status.id;
         // Taken out for a call: nothing is called under the lock. One thread calls it.
         let place = Mutex::new(Some(f));
         let call = move |item| {
@@ -147,8 +144,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
                 *place.lock() = Some(f);
             }
         };
-        self.attach(status, self.dispatcher(), Box::new(call));
-        id
+        self.attach(Status::new(), self.dispatcher(), Box::new(call))
     }
 
     /// Calls `f` with every item from now on, on up to `workers` threads at once, so that a slow
@@ -162,11 +158,8 @@ impl<T: Clone + Send + 'static> Producer<T> {
         workers: usize,
         f: impl Fn(T) + Send + Sync + 'static,
     ) -> SubscriptionId {
-        let status = Status::new();
-        let id = status.id;
         let pool = self.subscribers.workers(workers);
-        self.attach(status, &pool, Box::new(f));
-        id
+        self.attach(Status::new(), &pool, Box::new(f))
     }
 
     /// Removes a subscription, sink or callback, so that it gets nothing more; an item that is
@@ -243,8 +236,14 @@ impl<T: Clone + Send + 'static> Producer<T> {
     }
 
     /// Has `call` called on a thread of the pool. What came early is taken, however much that is.
-    fn attach(&self, status: Arc<Status>, pool: &CallbackPool<Call<T>>, call: Callback<T>) {
+    fn attach(
+        &self,
+        status: Arc<Status>,
+        pool: &CallbackPool<Call<T>>,
+        call: Callback<T>,
+    ) -> SubscriptionId {
         let subscribers = &self.subscribers;
+        let id = status.id;
         let output = Output::Callback(CallbackOutput::new(call, pool.feeder()));
         let subscriber = Arc::new(Subscriber::new(status, output));
         let mut state = subscribers.state.lock();
@@ -261,6 +260,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
         }
         drop(drop_later);
         subscribers.delivery.threads.wait();
+        id
     }
 
     // What a `Websocket` needs beyond the public part.
