@@ -14,14 +14,13 @@ use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Lines, Write};
 use std::process::{self, Child, ChildStdout, Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rtcbot_websocket::{
-    Message, Options, PutError, Request, Server, ServerHandle, Sink, Subscription, Value,
-    Websocket, crossbeam_channel as channel, json,
+    Message, Options, Request, Server, ServerHandle, Subscription, Value, Websocket,
+    crossbeam_channel as channel, json,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -231,7 +230,11 @@ fn clients(url: &str, plan: Plan) -> Result<()> {
         start: OnceLock::new(),
         took: Mutex::default(),
     });
-    let connections = connect(url, &arrivals)?;
+    let (sink, answers) = channel::unbounded();
+    let connections = connect(url, &arrivals.plan, &sink)?;
+    drop(sink);
+    let receiving = arrivals.clone();
+    thread::spawn(move || receive(&answers, &receiving));
     report(&json!({"made": connections.len()}))?;
     if connections.len() == arrivals.plan.connections {
         wait_for("go")?;
@@ -259,18 +262,15 @@ fn wait_for(word: &str) -> Result<()> {
 }
 
 /// Makes all connections, or as many as possible.
-fn connect(url: &str, arrivals: &Arc<Arrivals>) -> Result<Vec<Websocket>> {
-    let all = arrivals.plan.connections;
+fn connect(url: &str, plan: &Plan, answers: &channel::Sender<Message>) -> Result<Vec<Websocket>> {
+    let all = plan.connections;
     let options = Options::new().connect_timeout(STEP_LIMIT).clone();
     let mut connections = Vec::with_capacity(all);
     let mut ready = 0;
     while ready < all {
         if connections.len() < all.min(ready + AT_A_TIME) {
             let ws = options.connect(url)?;
-            ws.subscribe_to(Arrival {
-                next: AtomicUsize::new(connections.len()),
-                arrivals: arrivals.clone(),
-            });
+            ws.subscribe_to(answers.clone());
             connections.push(ws);
         } else if let Err(error) = connections[ready].wait_ready() {
             eprintln!("many: connection {}: {error}", ready + 1);
@@ -341,22 +341,19 @@ impl Arrivals {
     }
 }
 
-/// Receives the answers of one connection, on its reader thread.
-struct Arrival {
-    /// The number of the next answer.
-    next: AtomicUsize,
-    arrivals: Arc<Arrivals>,
-}
-
-impl Sink<Message> for Arrival {
-    fn put_nowait(&self, message: Message) -> std::result::Result<(), PutError<Message>> {
-        let connections = self.arrivals.plan.connections;
-        let expected = self.next.fetch_add(connections, Ordering::Relaxed);
+/// Receives the answers of all connections, until these have ended.
+fn receive(answers: &channel::Receiver<Message>, arrivals: &Arrivals) {
+    let connections = arrivals.plan.connections;
+    // For each connection, the number of its next answer.
+    let mut next: Vec<usize> = (0..connections).collect();
+    for message in answers {
         match message.decode::<usize>() {
-            Ok(number) if number == expected => self.arrivals.record(number),
-            _ => eprintln!("many: {message} arrived instead of {expected}"),
+            Ok(number) if next[number % connections] == number => {
+                next[number % connections] += connections;
+                arrivals.record(number);
+            }
+            _ => eprintln!("many: {message} arrived out of order"),
         }
-        Ok(())
     }
 }
 

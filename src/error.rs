@@ -213,9 +213,8 @@ pub enum Error {
     Empty,
 
     /// The call would wait for a message or for the connection's end on the thread that has to
-    /// bring it about: in a [`Sink`](crate::Sink), or in a function given to
-    /// [`Options`](crate::Options). The requested operation has been started; only the wait was
-    /// left out.
+    /// bring it about: in a function given to [`Options`](crate::Options). The requested operation
+    /// has been started; only the wait was left out.
     #[error("this call cannot wait on the connection's own thread")]
     OwnThread,
 

@@ -16,7 +16,8 @@ pub(crate) use crate::net::pending::{Acceptor, PendingRequest, Step};
 pub(crate) use crate::net::proxy::Proxy;
 pub(crate) use crate::net::socket::Socket;
 pub(crate) use crate::net::target::{Place, Target};
-pub(crate) use crate::websocket::session::{Action, Hold, Input, PeerClose, Phase, Session};
+pub(crate) use crate::pubsub::Hold;
+pub(crate) use crate::websocket::session::{Action, Input, PeerClose, Phase, Session};
 pub(crate) use tungstenite::protocol::Role;
 
 /// What the harness shares with the tests.

@@ -395,7 +395,7 @@ pub use message::{Json, Message};
 pub use net::basic_auth::BasicAuth;
 pub use net::transport::{self, Transport};
 pub use options::Options;
-pub use pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId};
+pub use pubsub::{Queue, Sink, Source, Subscription, SubscriptionId};
 pub use server::{Server, ServerHandle};
 pub use websocket::{Latency, Request, Stats, WeakWebsocket, Websocket};
 

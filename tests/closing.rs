@@ -499,7 +499,7 @@ fn close_in_a_sink_ends_in_time_when_the_peer_reads_nothing() {
     impl rtcbot_websocket::Sink<Message> for Closer {
         fn put_nowait(&self, _: Message) -> Result<(), PutError<Message>> {
             let closed = self.0.upgrade().unwrap().close();
-            assert!(matches!(closed, Err(Error::OwnThread)));
+            assert!(matches!(closed, Err(Error::CloseTimeout { .. })));
             Ok(())
         }
     }
@@ -640,7 +640,10 @@ fn close_for_every_message_uses_one_thread_in_all() {
             Ok(())
         }
     }
-    let (server, mut stream) = server_and_bytes(&Options::new());
+    let options = Options::new()
+        .close_timeout(Duration::from_millis(100))
+        .clone();
+    let (server, mut stream) = server_and_bytes(&options);
     let (sender, counts) = unbounded();
     server.subscribe_to(Closer(server.downgrade(), sender));
     for _ in 0..300 {

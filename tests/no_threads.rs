@@ -655,14 +655,15 @@ fn a_full_sink_whose_thread_starts_late_loses_nothing() {
             let (sender, receiver) = bounded(2);
             threads.refuse(5);
             producer.subscribe_to(sender);
-            let taking = receiver.clone();
-            for n in 10..100 {
-                publisher.put(n);
-            }
-            let publishing = producer.clone();
-            drop(publisher);
-            assert!(taking.iter().eq(0..100));
-            assert_eq!(publishing.dropped(), 0);
+            let asked = producer.clone();
+            let publishing = thread::spawn(move || {
+                for n in 10..100 {
+                    publisher.put(n);
+                }
+            });
+            assert!(receiver.iter().eq(0..100));
+            publishing.join().unwrap();
+            assert_eq!(asked.dropped(), 0);
         },
     );
 }

@@ -176,7 +176,7 @@ impl Run {
             assert!(self.connection.opened);
         }
         if self.requested {
-            assert!(matches!(self.session.hold(), Hold::Until(until) if until <= self.now));
+            assert_eq!(self.session.hold(), Hold::Never);
             assert!(!self.session.is_connecting());
             assert!(self.session.why_closed().is_some());
         }
@@ -211,7 +211,10 @@ impl Run {
             if new.is_orderly() {
                 let given_up = self.requested && !self.connection.opened;
                 // While it waits, it has the reason of the last connection.
-                assert!(self.connection.peer_closed || given_up || was_waiting, "{new}");
+                assert!(
+                    self.connection.peer_closed || given_up || was_waiting,
+                    "{new}"
+                );
             } else {
                 assert_eq!(self.session.last_error().map(text), Some(text(new)));
             }

@@ -1,78 +1,108 @@
-//! How much may wait for callbacks, and when that does not count.
+//! The limit on what waits for callbacks.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::hold::End;
 use super::space::SpaceNotifier;
 
-/// How many items may wait for callbacks before the publisher pauses.
-const LIMIT: usize = 1024;
+/// The maximum number of items that wait for callbacks before the publisher pauses.
+const MAX_ITEMS: usize = 1024;
 
-/// What `T`s weigh, and how much they may weigh together where they wait. Weighing takes no time.
-pub(crate) struct Weighing<T> {
-    pub(crate) weigh: fn(&T) -> usize,
-    pub(crate) limit: usize,
-}
-
-impl<T> Clone for Weighing<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Weighing<T> {}
-
-/// The limit of one callback thread's queue.
+/// The limit of one pool's queue.
 ///
-/// It does not count while a callback itself waits for an item: the publisher would wait for the
-/// callback, and the callback for the publisher (nv-websocket-client 99).
+/// It is lifted while one of the pool's callbacks waits for an item of the same producer. Otherwise
+/// the publisher would wait for the callback, and the callback for the publisher
+/// (nv-websocket-client 99).
 pub(crate) struct CallbackLimit {
-    waiting: AtomicUsize,
-    /// How much what waits may weigh.
-    weight: usize,
-    pub(crate) space: SpaceNotifier,
+    /// The producer's: it tells one producer from another.
+    end: End,
+    /// How many callbacks wait for the producer.
+    blocked: AtomicUsize,
+    /// How many items wait, and their weight. SeqCst, as `blocked`: a publisher that has registered
+    /// with `space` and then finds the queue full is seen by whatever makes room after that.
+    items: AtomicUsize,
+    weight: AtomicUsize,
+    max_weight: usize,
+    space: SpaceNotifier,
 }
 
 thread_local! {
-    /// The limit of the queue that this thread calls callbacks from.
+    /// The limit of the pool whose callbacks this thread calls.
     static OWN: RefCell<Option<Arc<CallbackLimit>>> = const { RefCell::new(None) };
 }
 
 impl CallbackLimit {
-    pub(crate) fn new(weight: usize) -> Arc<Self> {
+    pub(super) fn new(max_weight: usize, end: End) -> Arc<Self> {
         Arc::new(CallbackLimit {
-            waiting: AtomicUsize::new(0),
-            weight,
+            end,
+            blocked: AtomicUsize::new(0),
+            items: AtomicUsize::new(0),
+            weight: AtomicUsize::new(0),
+            max_weight,
             space: SpaceNotifier::new(),
         })
     }
 
-    /// Whether a queue of this length is full, for an item with which what waits would weigh so
-    /// much.
-    pub(crate) fn is_reached(&self, len: usize, weight: usize) -> bool {
-        let full = len >= LIMIT || (len > 0 && weight > self.weight);
-        full && self.waiting.load(Ordering::SeqCst) == 0
+    pub(super) fn items(&self) -> usize {
+        self.items.load(Ordering::SeqCst)
     }
 
-    /// From now on the current thread is one that calls callbacks.
-    pub(crate) fn serve(self: &Arc<Self>) {
+    pub(super) fn space(&self) -> &SpaceNotifier {
+        &self.space
+    }
+
+    /// Returns whether an item of this weight has to wait for room.
+    pub(super) fn is_full_for(&self, weight: usize) -> bool {
+        let (items, waiting) = (self.items(), self.weight.load(Ordering::SeqCst));
+        let full = items >= MAX_ITEMS || (items > 0 && waiting + weight > self.max_weight);
+        full && self.blocked.load(Ordering::SeqCst) == 0
+    }
+
+    /// Counts an item that begins to wait.
+    pub(super) fn add(&self, weight: usize) {
+        self.items.fetch_add(1, Ordering::SeqCst);
+        self.weight.fetch_add(weight, Ordering::SeqCst);
+    }
+
+    /// Counts an item that is about to be called. A publisher that waits is woken when half of the
+    /// queue is free, so that it does not wake for each item.
+    pub(super) fn remove(&self, weight: usize) {
+        let items = self.items.fetch_sub(1, Ordering::SeqCst) - 1;
+        let waiting = self.weight.fetch_sub(weight, Ordering::SeqCst) - weight;
+        if items == 0 || (items <= MAX_ITEMS / 2 && waiting <= self.max_weight / 2) {
+            self.space.notify();
+        }
+    }
+
+    /// Marks the current thread as one that calls callbacks of this pool.
+    pub(super) fn serve(self: &Arc<Self>) {
         OWN.set(Some(self.clone()));
+    }
+
+    /// Returns whether the current thread calls callbacks of this pool.
+    pub(super) fn is_served_here(self: &Arc<Self>) -> bool {
+        own().is_some_and(|own| Arc::ptr_eq(&own, self))
     }
 }
 
-/// Waits in `wait`, perhaps within a callback.
-pub(crate) fn blocking<R>(wait: impl FnOnce() -> R) -> R {
+/// Returns this thread's limit. It is cloned, since the wait that follows may drop anything.
+fn own() -> Option<Arc<CallbackLimit>> {
+    OWN.try_with(|own| own.borrow().clone()).ok().flatten()
+}
+
+/// Waits in `wait` for the producer with this end, perhaps in one of its callbacks.
+pub(crate) fn blocking<R>(end: &End, wait: impl FnOnce() -> R) -> R {
     struct Back(Arc<CallbackLimit>);
     impl Drop for Back {
         fn drop(&mut self) {
-            self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+            self.0.blocked.fetch_sub(1, Ordering::SeqCst);
         }
     }
-    // Taken out first: what waits may drop anything.
-    let own = OWN.try_with(|own| own.borrow().clone()).ok().flatten();
+    let own = own().filter(|own| Arc::ptr_eq(&own.end, end));
     let _back = own.map(|limit| {
-        limit.waiting.fetch_add(1, Ordering::SeqCst);
+        limit.blocked.fetch_add(1, Ordering::SeqCst);
         limit.space.notify();
         Back(limit)
     });

@@ -211,6 +211,11 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         look(&mut self.state.lock().extra)
     }
 
+    /// Returns what tells when there is room.
+    pub(crate) fn space(&self) -> &SpaceNotifier {
+        &self.space
+    }
+
     /// Returns how many items are queued.
     pub(crate) fn len(&self) -> usize {
         self.backlog().0

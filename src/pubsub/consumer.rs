@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 
 use super::channel::Channel;
 use super::inbox::Inbox;
-use super::sink::{Patience, Sink};
+use super::sink::{Room, Sink};
 use super::subscription::Subscription;
 use crate::error::PutError;
 
@@ -136,8 +136,8 @@ impl<T: Send + 'static> Sink<T> for Consumer<T> {
         Consumer::put_nowait(self, item)
     }
 
-    fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {
-        self.put_waiting(item, patience.once())
+    fn room(&self) -> Option<Room<'_, T>> {
+        Some(Room::in_queue(self.channel.space()))
     }
 }
 

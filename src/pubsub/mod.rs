@@ -1,9 +1,9 @@
 //! RTCBot's producers and consumers, on threads and channels.
 //!
 //! A [`Producer`] is what emits messages: it fans one stream out to queues, sinks and callbacks. A
-//! [`Consumer`] is what takes them: direct puts and a source that can be replaced at any time, as one
-//! stream. A [`Websocket`](crate::Websocket) is both. So can a sensor or a motor of your own be, and
-//! then it plugs into a `Websocket` as RTCBot's own parts plug into each other:
+//! [`Consumer`] is what takes them: direct puts and a source that can be replaced at any time, as
+//! one stream. A [`Websocket`](crate::Websocket) is both. So can a sensor or a motor of your own
+//! be, and then it plugs into a `Websocket` as RTCBot's own parts plug into each other:
 //!
 //! ```
 //! use rtcbot_websocket::pubsub::{Consumer, Producer};
@@ -22,37 +22,39 @@
 //! Nothing in here knows what a network is.
 
 mod callback_limit;
+mod callbacks;
 mod channel;
 mod consumer;
-mod dispatch;
 mod fan_out;
 mod forwarder;
 mod handover;
+mod hold;
 mod inbox;
 #[cfg(test)]
 mod model;
 mod producer;
+mod queue;
 mod ring;
 mod sink;
 mod space;
+mod status;
+mod subscriber;
 mod subscribers;
 mod subscription;
+mod sync;
 mod threads;
 mod weight_limit;
-mod workers;
-
-/// What [`channel`] and [`space`] synchronize with; their model replaces it.
-mod sync {
-    pub(super) use parking_lot::{Mutex, MutexGuard};
-    pub(super) use std::sync::atomic::AtomicUsize;
-}
 
 pub use consumer::{Consumer, Source};
 pub use fan_out::Publisher;
 pub use inbox::Inbox;
 pub use producer::Producer;
-pub use sink::{Patience, Sink};
-pub use subscription::{Queue, Subscription, SubscriptionId};
+pub use queue::Queue;
+pub use sink::Sink;
+pub use status::SubscriptionId;
+pub use subscription::Subscription;
 
-pub(crate) use callback_limit::{Weighing, blocking};
 pub(crate) use channel::{Channel, Extra, IdleWorker};
+pub(crate) use hold::Hold;
+pub(crate) use sink::Room;
+pub(crate) use weight_limit::Weighing;

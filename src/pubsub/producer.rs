@@ -1,26 +1,33 @@
-//! Fans one stream out to subscriptions, sinks and callbacks.
+//! The subscribing side of a producer.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::callback_limit::Weighing;
-use super::dispatch::Dispatcher;
-use super::fan_out::{Publisher, is_over};
-use super::forwarder::{self, Offered};
-use super::sink::{Patience, Sink};
-use super::subscribers::{Forwarder, Output, Subscriber, Subscribers, open_forwarder, open_queue};
-use super::subscription::{Queue, Subscription, SubscriptionId};
-use super::threads::{Bounded, Lacking, Order, Start, Threaded, Threads};
-use super::workers::Workers;
-use crate::error::Result;
+use parking_lot::Mutex;
+
+use super::callback_limit::blocking;
+use super::callbacks::CallbackPool;
+use super::fan_out::Publisher;
+use super::forwarder::Forwarder;
+use super::hold::Hold;
+use super::queue::{Queue, open_queue};
+use super::sink::Sink;
+use super::status::{Status, SubscriptionId};
+use super::subscriber::{Call, Callback, CallbackOutput, Output, Subscriber};
+use super::subscribers::Subscribers;
+use super::subscription::Subscription;
+use super::threads::Threads;
+use super::weight_limit::Weighing;
+use crate::error::{PutError, Result};
+use crate::panics::log_panic;
 
 /// What emits items: the side that others subscribe to. Clones are handles to the same producer.
 ///
-/// The other side, the one that emits, is the [`Publisher`]. Items that are published before anything
-/// has subscribed are kept (at most 1024, the oldest go first) and handed to whoever subscribes first.
+/// The other side, the one that emits, is the [`Publisher`]. Items that are published before
+/// anything has subscribed are kept (at most 1024, the oldest go first) and handed to whoever
+/// subscribes first.
 pub struct Producer<T> {
     subscribers: Arc<Subscribers<T>>,
 }
@@ -61,118 +68,103 @@ impl<T: Clone + Send + 'static> Producer<T> {
 
     /// Also returns what has to be dropped where no lock is held.
     fn new_subscription(&self, queue: Queue) -> (Subscription<T>, impl Sized + use<T>) {
-        let id = SubscriptionId::next();
-        let removed = Arc::<AtomicBool>::default();
-        let (items, turn, left_out, drop_later) = {
-            let mut state = self.subscribers.state.lock();
-            let mut early = state.take_early();
-            let (output, items) = open_queue(queue, self.subscribers.weighing, &mut early);
-            let turn = output.turn();
-            let subscriber = Subscriber::new(id, output, removed.clone());
-            (
-                items,
-                turn,
-                early,
-                self.subscribers.insert(&mut state, subscriber),
-            )
+        let subscribers = &self.subscribers;
+        let status = Status::new();
+        let mut state = subscribers.state.lock();
+        let mut early = state.take_early();
+        let (output, items) = open_queue(queue, subscribers.weighing, &mut early);
+        let subscriber = Subscriber::new(status.clone(), output);
+        let turn = subscriber.turn();
+        let drop_later = subscribers.insert(&mut state, Arc::new(subscriber));
+        drop(state);
+        subscribers.delivery.count_dropped(early.len());
+        let weak = Arc::downgrade(subscribers);
+        let leave = move |id| {
+            if let Some(subscribers) = weak.upgrade() {
+                subscribers.remove(id);
+            }
         };
-        if !left_out.is_empty() {
-            let count = left_out.len() as u64;
-            self.subscribers.dropped.fetch_add(count, Ordering::Relaxed);
-        }
-        let subscribers = Arc::downgrade(&self.subscribers);
-        let subscription = Subscription::new(
-            id,
-            items,
-            turn,
-            self.subscribers.end.clone(),
-            removed,
-            move |id| {
-                if let Some(subscribers) = subscribers.upgrade() {
-                    subscribers.remove(id);
-                }
-            },
-        );
-        (subscription, (left_out, drop_later))
+        let end = subscribers.end.clone();
+        let subscription = Subscription::new(status, items, turn, end, leave);
+        (subscription, (early, drop_later))
     }
 
     /// Feeds `sink` every item from now on, until [`unsubscribe`](Self::unsubscribe) or until it
-    /// says that it is closed. See [`Sink`] for what happens when it is full.
+    /// says that it is closed. See [`Sink`] for what happens when it is full, and where it is
+    /// called.
     pub fn subscribe_to(&self, sink: impl Sink<T>) -> SubscriptionId {
-        let id = SubscriptionId::next();
-        let removed = Arc::<AtomicBool>::default();
-        loop {
-            let early = {
-                let mut state = self.subscribers.state.lock();
-                let early = state.take_early();
-                if early.is_empty() {
-                    let subscriber = Subscriber::new(id, Output::sink(sink, None), removed);
-                    let drop_later = self.subscribers.insert(&mut state, subscriber);
-                    drop(state);
-                    drop(drop_later);
-                    return id;
+        let status = Status::new();
+        let id = status.id;
+        if sink.room().is_some() {
+            Forwarder::attach(&self.subscribers, status, sink);
+            return id;
+        }
+        let subscribers = Arc::downgrade(&self.subscribers);
+        let delivery = self.subscribers.delivery.clone();
+        // Items that still wait for it then are dropped and counted.
+        let closed = AtomicBool::new(false);
+        let call = {
+            let status = status.clone();
+            move |item| {
+                let result = match closed.load(Ordering::Relaxed) {
+                    true => Err(PutError::Closed(item)),
+                    false => sink.put_nowait(item),
+                };
+                let Err(error) = result else {
+                    return;
+                };
+                delivery.count_dropped(1);
+                if error.is_full() {
+                    return status.warn_dropped();
                 }
-                early
-            };
-            // Outside the lock, since this is the user's code. Meanwhile more may come early.
-            match forwarder::offer_all(&sink, early) {
-                Offered::All => {}
-                Offered::Full(rest) => {
-                    self.forwarder(id, removed, sink, rest);
-                    return id;
-                }
-                Offered::Closed(rest) => {
-                    let mut state = self.subscribers.state.lock();
-                    let lost = state.put_back_early(rest, self.subscribers.weighing.weigh);
-                    drop(state);
-                    if !lost.is_empty() {
-                        let count = lost.len() as u64;
-                        self.subscribers.dropped.fetch_add(count, Ordering::Relaxed);
-                        crate::logging::warn!(
-                            "{count} early messages are dropped: their sink was closed"
-                        );
-                    }
-                    return id;
+                closed.store(true, Ordering::Relaxed);
+                if let Some(subscribers) = subscribers.upgrade() {
+                    subscribers.detach(id);
                 }
             }
-        }
+        };
+        self.attach(status, self.dispatcher(), Box::new(call))
     }
 
     /// Calls `f` with every item from now on, in order, on the producer's dispatch thread.
     ///
     /// A panic in `f` is logged and ends nothing. When 1024 items wait for callbacks, the publisher
-    /// pauses.
+    /// pauses until half of them have been called.
     ///
     /// Where the operating system starts no thread, this waits for at most a second, and returns;
     /// for what happens then, see [`Publisher`]. On a producer that has ended, `f` is then called
     /// on the calling thread, with what was kept.
     pub fn subscribe_callback(&self, f: impl FnMut(T) + Send + 'static) -> SubscriptionId {
-        let id = SubscriptionId::next();
-        let removed = Arc::<AtomicBool>::default();
-        let sink = self.subscribers.dispatcher.callback(id, removed.clone(), f);
-        self.attach(id, removed, sink)
+        // Taken out for a call: nothing is called under the lock. One thread calls it.
+        let place = Mutex::new(Some(f));
+        let call = move |item| {
+            let f = place.lock().take();
+            if let Some(mut f) = f {
+                log_panic(|| f(item));
+                *place.lock() = Some(f);
+            }
+        };
+        self.attach(Status::new(), self.dispatcher(), Box::new(call))
     }
 
     /// Calls `f` with every item from now on, on up to `workers` threads at once, so that a slow
     /// call does not hold back the next item: RTCBot's coroutine callbacks.
     ///
     /// A thread is started when an item finds none free. Calls start in the items' order and may
-    /// end in any. When 1024 items wait for a free thread, the publisher pauses.
+    /// end in any. When 1024 items wait for a free thread, the publisher pauses until half of them
+    /// have been called.
     pub fn subscribe_concurrent(
         &self,
         workers: usize,
         f: impl Fn(T) + Send + Sync + 'static,
     ) -> SubscriptionId {
-        let id = SubscriptionId::next();
-        let removed = Arc::<AtomicBool>::default();
-        let (threads, weighing) = (self.subscribers.threads.clone(), self.subscribers.weighing);
-        let sink = Workers::new(workers, removed.clone(), weighing, threads, f);
-        self.attach(id, removed, sink)
+        let pool = self.subscribers.workers(workers);
+        self.attach(Status::new(), &pool, Box::new(f))
     }
 
-    /// Removes a subscription, sink or callback, so that it gets nothing more; an item that is being handed
-    /// over at this moment may still come. What a subscription has in its queue can still be taken; then it
-    /// says [`Error::Unsubscribed`](crate::Error::Unsubscribed).
+    /// Removes a subscription, sink or callback, so that it gets nothing more; an item that is
+    /// being handed over at this moment may still come. What a subscription has in its queue can
+    /// still be taken; then it says [`Error::Unsubscribed`](crate::Error::Unsubscribed).
     ///
     /// Returns whether it was there.
     pub fn unsubscribe(&self, which: impl AsRef<SubscriptionId>) -> bool {
@@ -201,7 +193,8 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// # Errors
     ///
     /// When nothing is queued any more: the reason the producer ended, or
-    /// [`Error::Unsubscribed`](crate::Error::Unsubscribed) when another thread removed the default subscription meanwhile.
+    /// [`Error::Unsubscribed`](crate::Error::Unsubscribed) when another thread removed the default
+    /// subscription meanwhile.
     pub fn get(&self) -> Result<T> {
         self.default_subscription().get()
     }
@@ -227,7 +220,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// How many items were dropped: by the policy of a queue, because a sink was full and could
     /// not wait, or because the operating system started no thread for callbacks.
     pub fn dropped(&self) -> u64 {
-        self.subscribers.dropped.load(Ordering::Relaxed)
+        self.subscribers.delivery.dropped.load(Ordering::Relaxed)
     }
 
     fn default_subscription(&self) -> Subscription<T> {
@@ -242,93 +235,63 @@ impl<T: Clone + Send + 'static> Producer<T> {
         subscription
     }
 
-    /// Attaches a sink of this crate's own, which takes all that came early without waiting.
+    /// Has `call` called on a thread of the pool. What came early is taken, however much that is.
     fn attach(
         &self,
-        id: SubscriptionId,
-        removed: Arc<AtomicBool>,
-        sink: impl Threaded<T>,
+        status: Arc<Status>,
+        pool: &CallbackPool<Call<T>>,
+        call: Callback<T>,
     ) -> SubscriptionId {
-        let start = sink.starter();
-        let mut state = self.subscribers.state.lock();
+        let subscribers = &self.subscribers;
+        let id = status.id;
+        let output = Output::Callback(CallbackOutput::new(call, pool.feeder()));
+        let subscriber = Arc::new(Subscriber::new(status, output));
+        let mut state = subscribers.state.lock();
         let early = state.take_early();
-        let count = early.len();
-        if state.ended && count > 0 {
-            // It is no subscriber, and is called all the same, unless it is removed.
-            state.last.push((id, removed.clone()));
-        }
-        for item in early {
-            // Taken, however much that is.
-            let _ = sink.enqueue(item, Bounded::No);
-        }
-        let lacking = sink.lacking();
-        let queue = sink.queue();
-        let subscriber =
-            Subscriber::new(id, Output::sink(sink, queue), removed).with_thread(lacking);
-        let drop_later = self.subscribers.insert(&mut state, subscriber);
+        let is_needed = !early.is_empty() || pool == self.dispatcher();
+        pool.extend(early.into_iter().map(|item| {
+            let weight = (subscribers.weighing.weigh)(&item);
+            Call::Item(subscriber.clone(), item, weight)
+        }));
+        let drop_later = subscribers.insert(&mut state, subscriber);
         drop(state);
-        for _ in 0..count {
-            start();
+        if is_needed {
+            pool.serve();
         }
-        drop((start, drop_later));
-        self.subscribers.threads.wait();
-        id
-    }
-
-    /// Attaches a sink that is too full for what came early: a thread hands it over, and all that follows.
-    fn forwarder(
-        &self,
-        id: SubscriptionId,
-        removed: Arc<AtomicBool>,
-        sink: impl Sink<T>,
-        rest: VecDeque<T>,
-    ) {
-        let forwarder = Forwarder::new(id, removed.clone());
-        let lacking = Lacking::default();
-        let mut state = self.subscribers.state.lock();
-        let early = rest.into_iter().chain(state.take_early()).collect();
-        let (output, items) = open_forwarder(self.subscribers.weighing, early);
-        state.forwarders.push(forwarder.clone());
-        let subscriber = Subscriber::new(id, output, removed).with_thread(lacking.clone());
-        let drop_later = self.subscribers.insert(&mut state, subscriber);
-        drop(state);
         drop(drop_later);
-        let subscribers = Arc::downgrade(&self.subscribers);
-        let start = Start::new("ws-forwarder", Order::Last, &lacking, move |stay| {
-            forwarder::hand_over_all(&subscribers, &forwarder, items, sink, stay);
-        });
-        self.subscribers.threads.start(start);
-        self.subscribers.threads.wait();
+        subscribers.delivery.threads.wait();
+        id
     }
 
     // What a `Websocket` needs beyond the public part.
 
-    /// How many items wait for the slowest: in the longest queue, for callbacks, or for the first to
-    /// subscribe; and behind those.
+    /// How many items wait for the slowest: in the longest queue, for callbacks, or for the first
+    /// to subscribe; and behind those.
     pub(crate) fn backlog(&self) -> usize {
         let queued = {
             let state = self.subscribers.state.lock();
-            let queues = state.list.iter().map(|subscriber| subscriber.output.len());
+            let queues = state.list.iter().map(|subscriber| subscriber.len());
             queues.chain([state.early.len()]).max().unwrap_or_default()
         };
         let kept = self.subscribers.kept.load(Ordering::Relaxed);
-        queued.max(self.subscribers.dispatcher.waiting()) + kept
+        queued.max(self.dispatcher().limit().items()) + kept
     }
 
-    pub(crate) fn dispatcher(&self) -> &Dispatcher<T> {
+    /// Where callbacks run that are called one at a time.
+    pub(crate) fn dispatcher(&self) -> &CallbackPool<Call<T>> {
         &self.subscribers.dispatcher
     }
 
     /// Runs `f` on the dispatch thread, for others than the publisher: where there is no thread, it
     /// is waited for, for a second at most.
     pub(crate) fn run(&self, f: impl FnOnce() + Send + 'static) {
-        self.subscribers.dispatcher.run(f);
-        self.subscribers.threads.wait();
+        self.dispatcher().run(f);
+        self.subscribers.delivery.threads.wait();
     }
 
     /// The threads of this producer.
     pub(crate) fn threads(&self) -> &Threads {
-        &self.subscribers.threads
+        &self.subscribers.delivery.threads
     }
 
     /// Nothing more is to be called; to be called after
@@ -338,39 +301,24 @@ impl<T: Clone + Send + 'static> Producer<T> {
         self.subscribers.finish();
     }
 
+    /// Waits in `wait` for something that this producer brings, perhaps in one of its callbacks.
+    pub(crate) fn blocking<R>(&self, wait: impl FnOnce() -> R) -> R {
+        blocking(&self.subscribers.end, wait)
+    }
+
     /// Makes the publisher wait, before its next item, until [`resume`](Self::resume).
     pub(crate) fn pause(&self) {
-        self.subscribers.paused.store(true, Ordering::SeqCst);
+        self.subscribers.delivery.pause();
     }
 
     pub(crate) fn resume(&self) {
-        self.subscribers.paused.store(false, Ordering::SeqCst);
-        self.subscribers.notify();
+        self.subscribers.delivery.resume();
     }
 
-    /// From now on the publisher waits for full queues until `until` at the latest. An earlier time
-    /// that was set before stays.
-    pub(crate) fn set_delivery_deadline(&self, until: Instant) {
-        self.subscribers.set_delivery_deadline(until);
-    }
-
-    /// Ends the publisher's wait for full queues, and any other until `aside` is taken back: it keeps
-    /// what it could not hand over, and all that follows, for its [`drain_backlog`](Publisher::drain_backlog).
-    pub(crate) fn spill(&self, aside: bool) {
-        self.subscribers.spill(aside);
-    }
-
-    /// Whether the publisher is to wait no longer.
-    pub(crate) fn must_go_on(&self) -> bool {
-        let (patience, aside) = self.subscribers.patience();
-        aside || is_over(patience)
-    }
-
-    /// To wait with on the publisher's thread, until then or until the publisher has to look.
-    pub(crate) fn patience(&self, until: Option<Instant>) -> Patience<'_> {
-        let (patience, _) = self.subscribers.patience();
-        let until = [patience, until].into_iter().flatten().min();
-        Patience::new(&self.subscribers.notify.1, until)
+    /// Sets how long the publisher waits for full subscribers from now on; a wait that it is in is
+    /// no exception. [`Hold::Never`] is final, and of two times the earlier stays.
+    pub(crate) fn set_hold(&self, hold: Hold) {
+        self.subscribers.delivery.set_hold(hold);
     }
 }
 

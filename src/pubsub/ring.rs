@@ -7,9 +7,10 @@ use parking_lot::Mutex;
 
 /// Held for one operation on a queue's channel that does not wait: no item is dropped under it.
 ///
-/// A channel's operation **spins** while another thread is in the middle of one. A control loop at a real-time
-/// priority that has preempted the sender would spin until the system lets the sender go on after all, which
-/// takes a second (crossbeam 997). For a lock it sleeps, and the sender goes on at once.
+/// A channel's operation **spins** while another thread is in the middle of one. A control loop at
+/// a real-time priority that has preempted the sender would spin until the system lets the sender
+/// go on after all, which takes a second (crossbeam 997). For a lock it sleeps, and the sender goes
+/// on at once.
 pub(super) type Turn = Arc<Mutex<()>>;
 
 pub(super) struct Ring<T> {

@@ -1,17 +1,21 @@
 //! What a subscription can feed: anything with a `put_nowait`.
 
-use std::cell::Cell;
+use std::convert::Infallible;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 
+use super::space::{SpaceNotifier, Waiting};
 use crate::error::PutError;
 
 /// Anything that takes items without making the giver wait: RTCBot's "object which has the method
 /// `put_nowait`".
 ///
 /// A crossbeam [`Sender`], a [`Consumer`](super::Consumer) and a
-/// [`Websocket`](crate::Websocket) are sinks. Write your own to feed something else:
+/// [`Websocket`](crate::Websocket) are sinks. The publisher feeds these itself (for a `Websocket`:
+/// its reader thread). While one is full, the stream pauses, and nothing is lost.
+///
+/// Write your own to feed something else:
 ///
 /// ```
 /// use std::sync::Mutex;
@@ -27,109 +31,85 @@ use crate::error::PutError;
 /// }
 /// ```
 ///
-/// Both methods are called on the publisher's thread (for a `Websocket`: its reader thread): what
-/// they take, the stream takes. They must not wait for that same connection; work that takes long
-/// belongs into a callback. A sink that panics is logged, and keeps its subscription.
+/// Your own sink is called where callbacks are called, on the producer's dispatch thread, and in
+/// order with them. What holds for a
+/// [callback](super::Producer::subscribe_callback) holds for the sink: it may call any method, a
+/// slow one delays the callbacks, and the stream pauses when 1024 items wait. If it panics, that is
+/// logged, and it keeps its subscription.
 pub trait Sink<T>: Send + Sync + 'static {
-    /// Takes the item, or hands it back at once.
+    /// Takes the item, or hands it back immediately.
     ///
     /// # Errors
     ///
-    /// [`PutError::Full`] when there is no room now; what then happens is up to [`put`](Sink::put).
-    /// [`PutError::Closed`] ends the subscription.
+    /// [`PutError::Full`] when there is no room now: the item is dropped, counted and logged.
+    /// [`PutError::Closed`] ends the subscription; the item, and those that already wait for this
+    /// sink, are dropped and counted.
     fn put_nowait(&self, item: T) -> Result<(), PutError<T>>;
 
-    /// Called with the item that found the sink full: waits for room **once**, with the help of
-    /// `patience`, and tries again.
-    ///
-    /// The default does not wait: the item is dropped, counted and logged. The sinks of this crate
-    /// wait, so that the stream pauses and nothing is lost.
-    ///
-    /// # Errors
-    ///
-    /// As [`put_nowait`](Sink::put_nowait). After [`PutError::Full`] it is called again, unless it
-    /// did not use `patience` or there is no patience left; then the item is dropped.
-    fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {
-        let _ = patience;
-        Err(PutError::Full(item))
+    /// What tells when there is room. A sink of this crate has one, and so is fed by the publisher
+    /// itself. Nothing outside of this crate can make one.
+    #[doc(hidden)]
+    fn room(&self) -> Option<Room<'_, T>> {
+        None
     }
 }
 
-/// For how long a publisher waits for a full sink: until there is room, the subscription is
-/// removed, or the publisher has to go on.
-pub struct Patience<'a> {
-    wake: &'a Receiver<()>,
-    until: Option<Instant>,
-    used: Cell<bool>,
+/// A wait for room.
+#[doc(hidden)]
+pub struct Room<'a, T>(Kind<'a, T>);
+
+enum Kind<'a, T> {
+    Channel(&'a Sender<T>),
+    /// In a queue that is not a channel; also looked for at this time.
+    Queue(Waiting<'a>, Option<Instant>),
+    /// There is none to be waited for.
+    None,
 }
 
-impl<'a> Patience<'a> {
-    pub(crate) fn new(wake: &'a Receiver<()>, until: Option<Instant>) -> Self {
-        Patience {
-            wake,
-            until,
-            used: Cell::new(false),
-        }
+impl<'a, T> Room<'a, T> {
+    pub(super) fn in_channel(channel: &'a Sender<T>) -> Self {
+        Room(Kind::Channel(channel))
     }
 
-    /// Whether the sink waited at all.
-    pub(crate) fn used(&self) -> bool {
-        self.used.get()
+    /// To be called before looking for room.
+    pub(crate) fn in_queue(space: &'a SpaceNotifier) -> Self {
+        Room(Kind::Queue(space.register(), None))
     }
 
-    /// Waits until an operation of `select` is ready, or it is time to look again.
-    ///
-    /// Returns in both cases without having carried out any operation: try yours, without waiting.
-    pub fn wait(&self, mut select: Select<'a>) {
-        self.used.set(true);
-        let wake = select.recv(self.wake);
-        let ready = match self.until {
-            None => Some(select.ready()),
-            Some(until) => select.ready_deadline(until).ok(),
-        };
-        if ready == Some(wake) {
-            let _ = self.wake.try_recv();
-        }
-    }
-}
-
-impl Patience<'_> {
-    /// It is time to look again without having waited.
-    pub(crate) fn look_again(&self) {
-        self.used.set(true);
+    pub(super) fn in_weight((waiting, look_at): (Waiting<'a>, Option<Instant>)) -> Self {
+        Room(Kind::Queue(waiting, look_at))
     }
 
-    /// Returns a wait for [`Channel::push_waiting`](super::Channel::push_waiting): it waits once.
-    pub(crate) fn once(&self) -> impl FnMut(&Receiver<()>) -> bool {
-        let mut has_waited = false;
-        move |room| {
-            if !has_waited {
-                self.wait_for(room);
-            }
-            !std::mem::replace(&mut has_waited, true)
-        }
+    pub(super) fn none() -> Self {
+        Room(Kind::None)
     }
 
-    /// Waits until something can be received from `ready`, and receives it, or it is time to look again.
-    pub(crate) fn wait_for(&self, ready: &Receiver<()>) {
-        self.wait_for_until(ready, None);
-    }
-
-    /// As [`wait_for`](Self::wait_for); looks again at `latest`, too.
-    pub(crate) fn wait_for_until(&self, ready: &Receiver<()>, latest: Option<Instant>) {
+    /// Waits until there may be room, `changed` is disconnected, or it is `until`.
+    pub(super) fn wait(&self, changed: &Receiver<Infallible>, until: Option<Instant>) {
         let mut select = Select::new();
-        select.recv(ready);
-        let wake = select.recv(self.wake);
-        self.used.set(true);
-        let until = [self.until, latest].into_iter().flatten().min();
-        let which = match until {
-            None => Some(select.ready()),
-            Some(until) => select.ready_deadline(until).ok(),
-        };
-        match which {
-            Some(index) if index == wake => drop(self.wake.try_recv()),
-            Some(_) => drop(ready.try_recv()),
-            None => {}
+        select.recv(changed);
+        let mut until = until;
+        match &self.0 {
+            Kind::Channel(channel) => {
+                select.send(channel);
+            }
+            Kind::Queue(waiting, look_at) => {
+                select.recv(waiting.permit());
+                until = until.into_iter().chain(*look_at).min();
+            }
+            Kind::None => {}
+        }
+        match until {
+            None => {
+                select.ready();
+            }
+            Some(until) => {
+                let _ = select.ready_deadline(until);
+            }
+        }
+        if let Kind::Queue(waiting, _) = &self.0 {
+            // It is passed on when this wait is over.
+            let _ = waiting.permit().try_recv();
         }
     }
 }
@@ -142,10 +122,7 @@ impl<T: Send + 'static> Sink<T> for Sender<T> {
         })
     }
 
-    fn put(&self, item: T, patience: &Patience<'_>) -> Result<(), PutError<T>> {
-        let mut select = Select::new();
-        select.send(self);
-        patience.wait(select);
-        self.put_nowait(item)
+    fn room(&self) -> Option<Room<'_, T>> {
+        Some(Room::in_channel(self))
     }
 }

@@ -1,73 +1,18 @@
 //! A queue that a producer fills.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError};
 
 use super::callback_limit::blocking;
+use super::hold::End;
 use super::ring::{self, Turn};
+use super::status::{Status, SubscriptionId};
 use super::weight_limit::Taken;
 use crate::error::{Error, Result};
 use crate::process::OwnerProcess;
-
-/// What a slow reader of a subscription means.
-///
-/// # Threads of different priority
-///
-/// A control loop that runs at a real-time priority (`SCHED_FIFO`) may preempt the thread that fills its queue.
-/// `Latest` and `DropOldest` have a lock, for which [`get`](Subscription::get), [`get_timeout`](Subscription::get_timeout)
-/// and [`try_get`](Subscription::try_get) sleep until that thread has finished with the one item. **Everything else
-/// spins until then**: these calls with the other queues, and [`receiver`](Subscription::receiver) with all.
-/// If both threads share a processor, that takes as long as the system keeps real-time threads from others: up to a second with
-/// Linux's defaults, and for ever where `sched_rt_runtime_us` is -1. So a control loop takes its orders from a
-/// `Latest`, with `try_get`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Queue {
-    /// When this many items wait, the producer pauses until one is taken. For a
-    /// [`Websocket`](crate::Websocket) that means: reading pauses, TCP holds the peer back, nothing
-    /// is lost. So it does when [`receive_queue_bytes`](crate::Options::receive_queue_bytes) wait.
-    /// 0 counts as 1. The places of a queue are made at once, 48 bytes each for a `Websocket`'s;
-    /// one of more than 2^28 has no limit instead.
-    Block(usize),
-    /// When this many items, or bytes, wait, the oldest is dropped for the newest. 0 counts as 1;
-    /// places and bytes as above.
-    DropOldest(usize),
-    /// Only the newest item is kept: RTCBot's `MostRecentSubscription`, for control loops.
-    Latest,
-    /// Everything is kept, whatever memory it takes.
-    Unbounded,
-}
-
-/// `Block(1024)`.
-impl Default for Queue {
-    fn default() -> Self {
-        Queue::Block(1024)
-    }
-}
-
-/// Names one subscription, sink or callback of a producer, for `unsubscribe`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SubscriptionId(u64);
-
-impl SubscriptionId {
-    /// Unique in the process, so that one producer's id means nothing to another.
-    pub(crate) fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        SubscriptionId(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-impl AsRef<SubscriptionId> for SubscriptionId {
-    fn as_ref(&self) -> &SubscriptionId {
-        self
-    }
-}
-
-/// Why a producer has ended; set once, before its queues are disconnected.
-pub(crate) type End = Arc<OnceLock<Error>>;
 
 /// A queue that a producer fills: what `subscribe()` returns.
 ///
@@ -91,13 +36,12 @@ pub struct Subscription<T> {
 }
 
 struct Inner<T> {
-    id: SubscriptionId,
+    status: Arc<Status>,
     items: Receiver<T>,
     turn: Option<Turn>,
     /// Whom to tell that something was taken; nobody, where something else fills the channel.
     taken: Option<Arc<Taken>>,
     end: End,
-    removed: Arc<AtomicBool>,
     leave: Option<Leave>,
 }
 
@@ -107,7 +51,7 @@ type Leave = (OwnerProcess, Box<dyn Fn(SubscriptionId) + Send + Sync>);
 impl<T> Drop for Inner<T> {
     fn drop(&mut self) {
         match &self.leave {
-            Some((process, leave)) if process.is_current() => leave(self.id),
+            Some((process, leave)) if process.is_current() => leave(self.status.id),
             // Its locks may be held by threads that are not here.
             Some(_) => std::mem::forget(self.items.clone()),
             None => {}
@@ -117,21 +61,19 @@ impl<T> Drop for Inner<T> {
 
 impl<T> Subscription<T> {
     pub(super) fn new(
-        id: SubscriptionId,
+        status: Arc<Status>,
         (items, taken): (Receiver<T>, Arc<Taken>),
         turn: Option<Turn>,
         end: End,
-        removed: Arc<AtomicBool>,
         leave: impl Fn(SubscriptionId) + Send + Sync + 'static,
     ) -> Self {
         Subscription {
             inner: Arc::new(Inner {
-                id,
+                status,
                 items,
                 turn,
                 taken: Some(taken),
                 end,
-                removed,
                 leave: Some((OwnerProcess::current(), Box::new(leave))),
             }),
         }
@@ -164,7 +106,7 @@ impl<T> Subscription<T> {
             }
             let items = &self.inner.items;
             if self.inner.turn.is_none() {
-                let received = blocking(|| match deadline {
+                let received = blocking(&self.inner.end, || match deadline {
                     None => items.recv().map_err(RecvTimeoutError::from),
                     Some(deadline) => items.recv_deadline(deadline),
                 });
@@ -176,7 +118,7 @@ impl<T> Subscription<T> {
                 return Ok(item);
             }
             // The lock is not held while it waits.
-            let in_time = blocking(|| {
+            let in_time = blocking(&self.inner.end, || {
                 let mut select = Select::new();
                 select.recv(items);
                 match deadline {
@@ -191,8 +133,8 @@ impl<T> Subscription<T> {
 
     /// Takes the next item if one is there; never waits for one.
     ///
-    /// It may wait for the thread that is just putting one in: see [`Queue`] for what that means to a thread
-    /// with a real-time priority.
+    /// It may wait for the thread that is just putting one in: see [`Queue`](super::Queue) for what
+    /// that means to a thread with a real-time priority.
     ///
     /// # Errors
     ///
@@ -210,7 +152,8 @@ impl<T> Subscription<T> {
         ring::take(&self.inner.items, self.inner.turn.as_ref())
     }
 
-    /// Takes items until the producer ends, waiting for each. Why it ended, [`get`](Self::get) tells.
+    /// Takes items until the producer ends, waiting for each. Why it ended, [`get`](Self::get)
+    /// tells.
     pub fn iter(&self) -> Iter<'_, T> {
         Iter { subscription: self }
     }
@@ -263,7 +206,7 @@ impl<T> Subscription<T> {
     }
 
     fn ended(&self) -> Error {
-        if self.inner.removed.load(Ordering::Acquire) {
+        if self.inner.status.is_removed() {
             return Error::Unsubscribed;
         }
         self.inner.end.get().cloned().unwrap_or(Error::Ended)
@@ -275,12 +218,11 @@ impl<T> From<Receiver<T>> for Subscription<T> {
     fn from(items: Receiver<T>) -> Self {
         Subscription {
             inner: Arc::new(Inner {
-                id: SubscriptionId::next(),
+                status: Status::new(),
                 items,
                 turn: None,
                 taken: None,
                 end: End::default(),
-                removed: Arc::default(),
                 leave: None,
             }),
         }
@@ -289,7 +231,7 @@ impl<T> From<Receiver<T>> for Subscription<T> {
 
 impl<T> AsRef<SubscriptionId> for Subscription<T> {
     fn as_ref(&self) -> &SubscriptionId {
-        &self.inner.id
+        &self.inner.status.id
     }
 }
 
@@ -320,7 +262,7 @@ impl<T> PartialEq<Receiver<T>> for Subscription<T> {
 impl<T> fmt::Debug for Subscription<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subscription")
-            .field("id", &self.inner.id)
+            .field("id", &self.inner.status.id)
             .field("len", &self.len())
             .finish_non_exhaustive()
     }

@@ -12,11 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
 use parking_lot::{Condvar, Mutex};
 
-use super::sink::Sink;
-use crate::error::PutError;
 use crate::thread::spawn;
 
 /// How long after a refusal the next attempt is made.
@@ -79,29 +76,6 @@ pub(crate) enum Order {
     /// Others may wait for what this does.
     First,
     Last,
-}
-
-/// A sink that threads take from, which may be waited for.
-pub(super) trait Threaded<T>: Sink<T> {
-    /// Takes an item without calling anything, so under a lock, too. Then
-    /// [`starter`](Self::starter) is to be called.
-    fn enqueue(&self, item: T, bounded: Bounded) -> Result<(), PutError<T>>;
-
-    /// Starts a thread for one item that was enqueued, if there has to be another.
-    fn starter(&self) -> impl Fn() + use<Self, T>;
-
-    /// Where items wait, if it has a queue of its own.
-    fn queue(&self) -> Option<Receiver<T>>;
-
-    fn lacking(&self) -> Lacking;
-}
-
-/// Whether an item is refused where as much waits as may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bounded {
-    Yes,
-    /// What came before anything had subscribed is not lost to the first that does.
-    No,
 }
 
 /// Whether to wait for more work.
@@ -238,8 +212,8 @@ impl Threads {
         Err(start)
     }
 
-    /// Keeps what waits for a thread for the next attempt. There is none after the end, nor for what
-    /// others can do without, once there has been no thread for a second.
+    /// Keeps what waits for a thread for the next attempt. There is none after the end, nor for
+    /// what others can do without, once there has been no thread for a second.
     fn keep(&self, mut start: Start) {
         let over = self.change(|state| {
             let is_long = |outage: &Outage| outage.since.elapsed() >= PATIENCE;

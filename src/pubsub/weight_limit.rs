@@ -11,13 +11,26 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::sink::Patience;
-use super::space::SpaceNotifier;
+use super::space::{SpaceNotifier, Waiting as Waits};
 
 /// When to look first whether something was taken from a channel that is read directly, and how
 /// seldom at last.
 const FIRST_LOOK: Duration = Duration::from_micros(100);
 const LAST_LOOK: Duration = Duration::from_millis(50);
+
+/// What items weigh, and how much they may weigh together where they wait. Weighing takes no time.
+pub(crate) struct Weighing<T> {
+    pub(crate) weigh: fn(&T) -> usize,
+    pub(crate) limit: usize,
+}
+
+impl<T> Clone for Weighing<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Weighing<T> {}
 
 /// The limit of one queue. One thread at a time puts into it.
 pub(super) struct WeightLimit {
@@ -113,25 +126,17 @@ impl WeightLimit {
         weight <= self.share && !self.heavy.load(Ordering::Relaxed)
     }
 
-    /// Waits until something has been taken, or it is time to look again; returns at once where
-    /// there is room.
-    pub(super) fn wait(
-        &self,
-        weight: usize,
-        length: impl FnOnce() -> usize,
-        patience: &Patience<'_>,
-    ) {
-        let taking = self.taken.space.register();
-        if self.has_room(weight, length) {
-            return patience.look_again();
-        }
-        let look = self.taken.untold.load(Ordering::SeqCst).then(|| {
+    /// Joins those who wait until something is taken. Also returns when to look again where that is
+    /// not announced. To be called before looking for room.
+    pub(super) fn register(&self) -> (Waits<'_>, Option<Instant>) {
+        let waits = self.taken.space.register();
+        let look_at = self.taken.untold.load(Ordering::SeqCst).then(|| {
             let mut waiting = self.waiting.lock();
             let next = waiting.next_look;
             waiting.next_look = LAST_LOOK.min(2 * next);
             Instant::now() + next
         });
-        patience.wait_for_until(taking.permit(), look);
+        (waits, look_at)
     }
 }
 

@@ -43,7 +43,7 @@ use crate::message::Message;
 use crate::net::handshake::subprotocols;
 #[cfg(doc)]
 use crate::options::Options;
-use crate::pubsub::{Patience, Queue, Sink, Source, Subscription, SubscriptionId, blocking};
+use crate::pubsub::{Queue, Room, Sink, Source, Subscription, SubscriptionId};
 
 /// Receiving.
 impl Websocket {
@@ -59,8 +59,8 @@ impl Websocket {
     /// After the end, once everything queued has been taken: the reason it ended, which is
     /// [`Error::Closed`] after an orderly closing. [`Error::Unsubscribed`] when another thread calls
     /// [`unsubscribe_default`](Self::unsubscribe_default) meanwhile. [`Error::OwnThread`] when it is called
-    /// on the connection's own thread (from a [`Sink`], or a function that the [`Options`] were given) and no
-    /// message is there: none would come while it waits.
+    /// on the connection's own thread (from a function that the [`Options`] were given) and no message is
+    /// there: none would come while it waits.
     pub fn get(&self) -> Result<Message> {
         match self.shared().is_reader_thread() {
             true => self.get_on_the_reader_thread(),
@@ -110,7 +110,7 @@ impl Websocket {
 
     /// Feeds a crossbeam `Sender<Message>`, another `Websocket` or your own [`Sink`] every message
     /// from now on: RTCBot's `subscribe(q)`. While a channel or a `Websocket` is full, reading
-    /// pauses; see [`Sink`] for others.
+    /// pauses. Your own sink is called where callbacks are called: see [`Sink`].
     ///
     /// A channel without places (`bounded(0)`) gets messages only while a thread waits in its
     /// `recv`. Do not send from it with [`put_subscription`](Self::put_subscription): each side would
@@ -124,10 +124,12 @@ impl Websocket {
     /// All of a connection's callbacks share that thread, so a slow one delays the others; a panic
     /// is logged and ends nothing. When 1024 messages, or
     /// [`receive_queue_bytes`](Options::receive_queue_bytes), wait for callbacks (all of them
-    /// together), reading pauses; not while a callback itself waits, in [`get`](Self::get),
+    /// together), reading pauses until half of them have been called. It does not pause while a
+    /// callback itself waits for this connection, in [`get`](Self::get),
     /// [`get_timeout`](Self::get_timeout), a subscription's, or a `wait_…`. A callback that waits in
     /// another way, with [`receiver`](Subscription::receiver), `select!` or by polling
-    /// [`try_get`](Self::try_get), may wait for a message that is not read before it returns.
+    /// [`try_get`](Self::try_get), may wait for a message that is not read before it returns. So may one
+    /// that waits for something else that only this connection's messages bring about.
     ///
     /// Where the operating system starts no dispatch thread, it is tried again for a second, for
     /// which this call may wait, too. After that the connection fails with [`Error::Thread`], and
@@ -204,8 +206,8 @@ impl Websocket {
     ///
     /// [`PutError::Closed`], with the message, when the connection is closing or has ended, also
     /// when that happens during the wait.
-    /// [`PutError::Full`] on the connection's own thread (in a [`Sink`], or a function that the [`Options`] were
-    /// given) while there is no connection, since that is what makes room.
+    /// [`PutError::Full`], without a wait, on the connection's own thread (in a function that the
+    /// [`Options`] were given), since that is what makes room.
     pub fn put(&self, data: impl Into<Message>) -> Result<(), PutError<Message>> {
         self.put_deadline(data.into(), None)
     }
@@ -229,7 +231,8 @@ impl Websocket {
         deadline: Option<Instant>,
     ) -> Result<(), PutError<Message>> {
         match self.shared().is_reader_thread() {
-            true => self.shared().put_on_the_reader_thread(message, deadline),
+            // It makes the next connection, and so the room.
+            true => self.shared().send_queue.put_nowait(message),
             false => self.shared().send_queue.put_deadline(message, deadline),
         }
     }
@@ -394,7 +397,7 @@ impl Websocket {
     /// # Errors
     ///
     /// Why it ended without ever being ready; [`Error::OwnThread`] when called on the connection's own thread: from
-    /// a [`Sink`], or a function that the [`Options`] were given; [`Error::Forked`] in a child of its process.
+    /// a function that the [`Options`] were given; [`Error::Forked`] in a child of its process.
     pub fn wait_ready(&self) -> Result<()> {
         self.wait_ready_until(None)
     }
@@ -412,7 +415,8 @@ impl Websocket {
         self.in_owner_process()?;
         let shared = self.shared();
         let deadline = self.unless_own_thread(deadline);
-        match blocking(|| shared.wait(deadline, Session::has_been_ready)) {
+        let wait = || shared.wait(deadline, Session::has_been_ready);
+        match shared.producer.blocking(wait) {
             Some(Ok(())) => Ok(()),
             Some(Err(end)) => Err(end),
             None => Err(self.not_yet()),
@@ -464,7 +468,7 @@ impl Websocket {
         self.in_owner_process()?;
         let shared = self.shared();
         let deadline = self.unless_own_thread(deadline);
-        let end = blocking(|| shared.wait_closed(deadline));
+        let end = shared.producer.blocking(|| shared.wait_closed(deadline));
         end.ok_or_else(|| self.not_yet())
     }
 
@@ -518,8 +522,8 @@ impl Websocket {
     /// did not take what was queued, or did not answer, in time; it says how many messages were not sent.
     /// [`Error::Closed`] when the peer closed and did not take what was queued; it says how many, too.
     /// [`Error::OwnThread`], as for [`wait_ready`](Self::wait_ready): closing has begun, and goes on without it.
-    /// [`Error::Timeout`] when a [`Sink`], or the function of [`Options::header_with`], does not return, a second
-    /// after the connection was cut.
+    /// [`Error::Timeout`] when a function that the [`Options`] were given does not return, a second after the
+    /// connection was cut.
     ///
     /// A second call does nothing but wait for the same end.
     pub fn close(&self) -> Result<()> {
@@ -542,8 +546,8 @@ impl Websocket {
             shared.spawn_close_watchdog();
             return Err(Error::OwnThread);
         }
-        // The connection is shut down at the deadline. Nothing holds the threads up after that, but
-        // for a sink of the user's that does not return.
+        // The connection is shut down at the deadline. After that, only a function of the options
+        // that does not return can hold the threads up.
         let end = self.wait_closed_until(Some(deadline + Duration::from_secs(1)))?;
         end.failure().map_or(Ok(()), Err)
     }
@@ -690,7 +694,7 @@ impl Sink<Message> for Websocket {
         self.shared().send_queue.put_nowait(item)
     }
 
-    fn put(&self, item: Message, patience: &Patience<'_>) -> Result<(), PutError<Message>> {
-        self.shared().send_queue.put_patiently(item, patience)
+    fn room(&self) -> Option<Room<'_, Message>> {
+        Some(Room::in_queue(self.shared().send_queue.consumer().space()))
     }
 }

@@ -57,10 +57,8 @@ pub(crate) fn read(shared: &Shared, opened: ReadSide, publisher: &mut Publisher<
         frames: FrameReader::new(opened.role, options.longest_frame()),
         source: Source {
             rest: io::Cursor::new(opened.rest),
-            // It grows to BATCH where there is a use for that.
-            batch: Vec::new(),
+            may_wait: true,
             half: opened.half,
-            publisher,
             keepalive: Keepalive::new(options.ping_interval, options.ping_timeout),
             received: &shared.received,
             surplus: 0,
@@ -68,33 +66,41 @@ pub(crate) fn read(shared: &Shared, opened: ReadSide, publisher: &mut Publisher<
         },
     };
     // What the last connection brought comes first.
-    stream.source.publisher.drain_backlog();
-    let ending = read_loop(shared, &mut codec, &mut stream);
+    publisher.drain_backlog();
+    let mut batch = Vec::new();
+    let ending = read_loop(shared, &mut codec, &mut stream, &mut batch, publisher);
     drop(codec);
-    let mut source = stream.source;
-    source.hand_out();
-    // Closing takes its time: nobody who leaves meanwhile is to be kept.
-    source.publisher.drop_caught();
-    finish_closing(shared, source.half, ending);
+    publish(shared, &mut batch, publisher);
+    finish_closing(shared, stream.source.half, ending);
 }
 
-/// The main loop.
-fn read_loop(shared: &Shared, codec: &mut WebSocketContext, stream: &mut Stream<'_>) -> Ending {
+/// The main loop: reads a message, publishes when there are many or when no more can be read without
+/// waiting, and sees to the pings.
+fn read_loop(
+    shared: &Shared,
+    codec: &mut WebSocketContext,
+    stream: &mut Stream<'_>,
+    batch: &mut Vec<Message>,
+    publisher: &mut Publisher<Message>,
+) -> Ending {
     use tungstenite::Message as Wire;
     let json = shared.options.json;
     loop {
+        // Messages that have been decoded are published before the next wait.
+        stream.source.may_wait = batch.is_empty();
+        let mut all_read = false;
         match codec.read(stream) {
             Ok(Wire::Text(mut text)) => {
                 if stream.source.must_copy(text.len()) {
                     text = text.as_str().into();
                 }
-                stream.source.take(Message::from_wire_text(text, json));
+                batch.push(Message::from_wire_text(text, json));
             }
             Ok(Wire::Binary(mut bytes)) => {
                 if stream.source.must_copy(bytes.len()) {
                     bytes = Bytes::copy_from_slice(&bytes);
                 }
-                stream.source.take(Message::Binary(bytes));
+                batch.push(Message::Binary(bytes));
             }
             Ok(Wire::Ping(payload)) => {
                 // It may wait for a while, too.
@@ -107,8 +113,11 @@ fn read_loop(shared: &Shared, codec: &mut WebSocketContext, stream: &mut Stream<
             }
             // Not read: a Close frame does not reach the codec, and raw frames are only ever written.
             Ok(Wire::Close(_) | Wire::Frame(_)) => {}
-            Err(tungstenite::Error::Io(error)) if is_timeout(&error) => {}
+            Err(tungstenite::Error::Io(error)) if is_timeout(&error) => all_read = true,
             Err(error) => return ending(error),
+        }
+        if all_read || batch.len() == BATCH {
+            publish(shared, batch, publisher);
         }
         let Source {
             keepalive, half, ..
@@ -126,6 +135,12 @@ fn read_loop(shared: &Shared, codec: &mut WebSocketContext, stream: &mut Stream<
             Some(Due::Dead(after)) => return Ending::Dead(Error::PingTimeout { after }),
         }
     }
+}
+
+/// Publishes what has been decoded.
+fn publish(shared: &Shared, batch: &mut Vec<Message>, publisher: &mut Publisher<Message>) {
+    count(&shared.received.messages, batch.len());
+    publisher.put_batch(batch);
 }
 
 fn ending(error: tungstenite::Error) -> Ending {
@@ -233,14 +248,13 @@ struct Stream<'a> {
     source: Source<'a>,
 }
 
-/// Where the bytes come from, and what has become of those before them.
+/// Where the bytes come from.
 struct Source<'a> {
     /// What was read with the handshake, and comes first.
     rest: io::Cursor<Vec<u8>>,
-    /// Decoded and not handed out yet: never kept while waiting for the socket.
-    batch: Vec<Message>,
+    /// Whether a read may wait for the peer. One that would have to says so with `WouldBlock`.
+    may_wait: bool,
     half: Box<dyn ReadHalf>,
-    publisher: &'a mut Publisher<Message>,
     keepalive: Keepalive,
     received: &'a Received,
     /// How many bytes have been read that no message accounts for.
@@ -261,34 +275,20 @@ impl Source<'_> {
         copy
     }
 
-    fn take(&mut self, message: Message) {
-        self.batch.push(message);
-        if self.batch.len() == BATCH {
-            self.hand_out();
-        }
-    }
-
-    fn hand_out(&mut self) {
-        count(&self.received.messages, self.batch.len());
-        for message in self.batch.drain(..) {
-            self.publisher.put_in_batch(message);
-        }
-    }
-
     fn count_read(&mut self, n: usize) -> usize {
         count(&self.received.bytes, n);
         self.surplus = self.surplus.saturating_add(n);
         n
     }
 
-    /// Hands out what has been decoded before it waits.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.rest.read(buffer)? {
             0 => {}
             n => return Ok(self.count_read(n)),
         }
-        self.hand_out();
-        self.publisher.rest();
+        if !self.may_wait {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         loop {
             match self.keepalive.watch(&mut *self.half, buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 
 use super::control::{Control, Frames, Latency, Order, SendClose};
 use super::frame_writer::{FrameWriter, Unsent, Wait};
 use crate::error::PutError;
 use crate::message::Message;
 use crate::net::transport::is_timeout;
-use crate::pubsub::{Channel, IdleWorker, Patience};
+use crate::pubsub::{Channel, IdleWorker};
 
 /// The size up to which a message is worth writing on the thread that puts it.
 const SMALL: usize = 16 << 10;
@@ -93,27 +93,12 @@ impl SendQueue {
         message: Message,
         deadline: Option<Instant>,
     ) -> Result<(), PutError<Message>> {
-        self.put_waiting(message, |room| match deadline {
-            None => room.recv().is_ok(),
-            Some(deadline) => room.recv_deadline(deadline).is_ok(),
+        self.put_with(message, |message| {
+            self.messages.push_waiting(message, |room| match deadline {
+                None => room.recv().is_ok(),
+                Some(deadline) => room.recv_deadline(deadline).is_ok(),
+            })
         })
-    }
-
-    pub(crate) fn put_patiently(
-        &self,
-        message: Message,
-        patience: &Patience<'_>,
-    ) -> Result<(), PutError<Message>> {
-        self.put_waiting(message, patience.once())
-    }
-
-    /// Queues a message, waiting for room as [`Channel::push_waiting`] does.
-    pub(crate) fn put_waiting(
-        &self,
-        message: Message,
-        wait: impl FnMut(&Receiver<()>) -> bool,
-    ) -> Result<(), PutError<Message>> {
-        self.put_with(message, |message| self.messages.push_waiting(message, wait))
     }
 
     fn put_with<'a>(

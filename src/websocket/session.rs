@@ -14,6 +14,7 @@ use super::control::SendClose;
 use crate::backoff::Schedule;
 use crate::deadline::after;
 use crate::error::{Close, CloseFrame, Error, Side};
+use crate::pubsub::Hold;
 
 /// How long the peer has to end the stream once there is nothing more to say.
 pub(super) const LAST_WAIT: Duration = Duration::from_secs(1);
@@ -172,15 +173,6 @@ pub(crate) enum Action {
     NotifyLost(Error),
     /// The end, exactly once: nothing is done after this.
     NotifyClosed(Error),
-}
-
-/// How long the delivery of messages may wait for a subscriber that is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hold {
-    Forever,
-    Until(Instant),
-    /// Not at all: what cannot be delivered now is kept for later.
-    Spill,
 }
 
 impl Session {
@@ -515,7 +507,7 @@ impl Session {
         };
         if ending.requested {
             // The program has had enough.
-            return Hold::Until(ending.begun);
+            return Hold::Never;
         }
         if let Some(until) = ending.drain_until {
             return Hold::Until(until);
@@ -526,7 +518,7 @@ impl Session {
             // A subscriber may itself be waiting for the send queue, which only the next connection
             // makes shorter.
             true if self.reconnects() => Hold::Spill,
-            true => Hold::Until(ending.begun),
+            true => Hold::Never,
         }
     }
 
@@ -1011,11 +1003,11 @@ mod tests {
         play.peer_closes(1000, false);
         assert_eq!(play.session.hold(), Hold::Forever);
         play.close();
-        assert_eq!(play.session.hold(), Hold::Until(play.now));
+        assert_eq!(play.session.hold(), Hold::Never);
 
         let mut play = Play::open(Role::Client, None);
         play.step(Input::Failed(lost()));
-        assert_eq!(play.session.hold(), Hold::Until(play.now));
+        assert_eq!(play.session.hold(), Hold::Never);
 
         let mut play = Play::open(Role::Client, Some(Backoff::default()));
         play.step(Input::Failed(lost()));

@@ -11,9 +11,9 @@ use tungstenite::protocol::Role;
 
 use super::lifecycle::{EventCallbacks, Lifecycle, Waited};
 use super::send_queue::SendQueue;
-use super::session::{Action, Hold, Input, Phase, Session};
+use super::session::{Action, Input, Phase, Session};
 use crate::backoff::Schedule;
-use crate::error::{CloseFrame, Error, PutError};
+use crate::error::{CloseFrame, Error};
 use crate::message::Message;
 use crate::options::Options;
 use crate::panics::drop_caught;
@@ -111,25 +111,6 @@ impl Shared {
         self.reader_thread.get() == Some(&thread::current().id())
     }
 
-    /// Puts a message on the thread that makes the next connection: waits for room only as long as there
-    /// is a connection to make it.
-    pub(crate) fn put_on_the_reader_thread(
-        &self,
-        message: Message,
-        deadline: Option<Instant>,
-    ) -> Result<(), PutError<Message>> {
-        self.send_queue.put_waiting(message, |room| {
-            let over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            let nobody = self.lifecycle.phase() == Phase::Connecting;
-            let may_wait = !(over || nobody || self.producer.must_go_on());
-            if may_wait {
-                // Ended by room, `close`, the deadline, or when the publisher must go on.
-                self.producer.patience(deadline).wait_for(room);
-            }
-            may_wait
-        })
-    }
-
     /// Reports what happened to the session, and carries out what it answers.
     ///
     /// Must be called without a lock: what it carries out may wait for other threads' locks, and
@@ -171,14 +152,7 @@ impl Shared {
     fn apply_hold(&self) {
         loop {
             let hold = self.lifecycle.look(Session::hold);
-            match hold {
-                Hold::Forever => self.producer.spill(false),
-                Hold::Until(until) => {
-                    self.producer.spill(false);
-                    self.producer.set_delivery_deadline(until);
-                }
-                Hold::Spill => self.producer.spill(true),
-            }
+            self.producer.set_hold(hold);
             // Another thread may have applied a newer one before this one.
             if self.lifecycle.look(Session::hold) == hold {
                 return;

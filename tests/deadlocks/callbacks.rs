@@ -42,8 +42,8 @@ const CALLBACKS: [Callback; 6] = [
 impl Callback {
     /// Arranges for `f` to be called once, with the handle that it receives.
     fn register(self, ws: Websocket, f: impl FnOnce(Websocket) + Send + 'static) {
-        struct OnReaderThread<F>(F);
-        impl<F: Fn() + Send + Sync + 'static> Sink<Message> for OnReaderThread<F> {
+        struct Calls<F>(F);
+        impl<F: Fn() + Send + Sync + 'static> Sink<Message> for Calls<F> {
             fn put_nowait(&self, _: Message) -> Result<(), PutError<Message>> {
                 (self.0)();
                 Ok(())
@@ -64,7 +64,7 @@ impl Callback {
             Callback::OnClose => ws.on_close(call),
             Callback::Message => drop(ws.subscribe_callback(move |_| call())),
             Callback::Concurrent => drop(ws.subscribe_concurrent(2, move |_| call())),
-            Callback::Sink => drop(ws.subscribe_to(OnReaderThread(call))),
+            Callback::Sink => drop(ws.subscribe_to(Calls(call))),
             Callback::OnDisconnect => ws.on_disconnect(move |_| call()),
             Callback::Header => panic!("is not registered but a setting"),
         }
@@ -159,7 +159,7 @@ fn call_everything(ws: &Websocket, callback: Callback) {
         ws.wait_error().map(drop),
     ];
     let _ = (ws.sent_close(), ws.received_close());
-    if matches!(callback, Callback::Sink | Callback::Header) {
+    if callback == Callback::Header {
         // It must not wait for its own thread, and therefore not for the end or for a message.
         while ws.try_get().is_ok() {}
         assert!(matches!(ws.get(), Err(Error::OwnThread)));

@@ -365,30 +365,25 @@ fn shutdown_does_not_wait_for_a_refused_client() {
     );
 }
 
-/// Blocks its connection's own thread until it is released.
-struct Stuck(parking_lot::Mutex<mpsc::Receiver<()>>);
-
-impl rtcbot_websocket::Sink<rtcbot_websocket::Message> for Stuck {
-    fn put_nowait(
-        &self,
-        _: rtcbot_websocket::Message,
-    ) -> Result<(), rtcbot_websocket::PutError<rtcbot_websocket::Message>> {
-        let _ = self.0.lock().recv();
-        Ok(())
-    }
-}
-
 #[test]
 fn the_iterator_ends_with_the_last_of_several_shutdowns() {
     let mut server = server();
-    let options = Options::new();
-    let (client, peer) = pair_over(&mut server, &options, &options);
-    let (go_on, waits) = mpsc::channel();
-    peer.subscribe_to(Stuck(parking_lot::Mutex::new(waits)));
-    client.put_nowait(1).unwrap();
+    // Blocks the connection's own thread until it is released.
+    let (go_on, waits) = mpsc::channel::<()>();
+    let waits = parking_lot::Mutex::new(waits);
+    let mut options = Options::new();
+    options.allow_origin_if(move |_| waits.lock().recv().is_ok());
+    let _client = Options::new()
+        .header("Origin", "https://elsewhere.example")
+        .connect(crate::testkit::url(&server))
+        .unwrap();
+    let peer = options.accept(server.next_timeout(DEADLINE).unwrap());
     let handle = server.handle();
     let short = thread::spawn(move || handle.shutdown(Duration::from_millis(200)));
-    eventually("the shutdown", || peer.sent_close().is_some());
+    eventually("the shutdown", || {
+        peer.put_nowait("too late")
+            .is_err_and(|error| error.is_closed())
+    });
     let handle = server.handle();
     let iterating = thread::Builder::new().name("iterating".to_owned());
     let iterating = iterating.spawn(move || server.next().is_none()).unwrap();
@@ -463,5 +458,35 @@ fn sinks_that_shut_down_do_not_wait_for_each_other() {
     result.recv_timeout(DEADLINE).unwrap().unwrap();
     for (client, _) in &pairs {
         client.wait_closed_timeout(DEADLINE).unwrap();
+    }
+}
+
+#[test]
+fn functions_of_options_that_shut_down_do_not_wait_for_each_other() {
+    let mut server = server();
+    let all_there = Arc::new(std::sync::Barrier::new(2));
+    let (done, result) = mpsc::channel();
+    let pairs = [(); 2].map(|()| {
+        let (handle, done, all_there) = (server.handle(), done.clone(), all_there.clone());
+        let mut options = Options::new();
+        options.allow_origin_if(move |_| {
+            all_there.wait();
+            let _ = done.send(handle.shutdown(Duration::from_secs(3600)));
+            false
+        });
+        let client = Options::new()
+            .header("Origin", "https://elsewhere.example")
+            .connect(crate::testkit::url(&server))
+            .unwrap();
+        (
+            client,
+            options.accept(server.next_timeout(DEADLINE).unwrap()),
+        )
+    });
+    for _ in &pairs {
+        result.recv_timeout(DEADLINE).unwrap().unwrap();
+    }
+    for (_, peer) in &pairs {
+        peer.wait_error_timeout(DEADLINE).unwrap();
     }
 }

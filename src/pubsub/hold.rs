@@ -1,0 +1,139 @@
+//! How long delivery may wait for a subscriber that is full.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+
+use super::threads::Threads;
+use crate::error::Error;
+
+/// The reason why a producer has ended. It is set once, before the queues are disconnected.
+pub(crate) type End = Arc<OnceLock<Error>>;
+
+/// What happens to an item for which a subscriber has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// The publisher waits for room.
+    Forever,
+    /// The publisher waits for room until this time, and then drops the item.
+    Until(Instant),
+    /// The publisher drops the item immediately.
+    Never,
+    /// The publisher keeps the item, and all that follow, until it [drains its
+    /// backlog](super::Publisher::drain_backlog). It does not wait.
+    Spill,
+}
+
+/// The policy that applies to all deliveries of one producer, and the count of dropped items.
+pub(super) struct Delivery {
+    /// Held to read or to change it. Nothing is called under it.
+    state: Mutex<State>,
+    /// Whether the publisher waits before its next item. Not under the lock, since it is read for
+    /// each item.
+    paused: AtomicBool,
+    pub(super) dropped: AtomicU64,
+    pub(super) threads: Arc<Threads>,
+}
+
+struct State {
+    hold: Hold,
+    /// A channel that waiting threads receive from. The first of them makes it. Nothing is ever
+    /// sent: it is disconnected when they have to look again.
+    changed: Option<(Sender<Infallible>, Receiver<Infallible>)>,
+}
+
+/// The party that waits for room.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Waiter {
+    /// The publisher. From this time on it keeps items as with [`Hold::Spill`].
+    Publisher(Option<Instant>),
+    /// A thread that does nothing else, to which [`Hold::Spill`] does not apply.
+    Thread,
+    /// Nothing waits: this verdict applies.
+    Nobody(Verdict),
+}
+
+/// What to do with an item for which there is no room.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Verdict {
+    /// Wait for room, until this time at most, and look again.
+    Wait(Option<Instant>),
+    Keep,
+    Drop,
+}
+
+impl Delivery {
+    pub(super) fn new(threads: Arc<Threads>) -> Arc<Self> {
+        Arc::new(Delivery {
+            state: Mutex::new(State {
+                hold: Hold::Forever,
+                changed: None,
+            }),
+            paused: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
+            threads,
+        })
+    }
+
+    /// Sets the policy.
+    pub(super) fn set_hold(&self, hold: Hold) {
+        self.state.lock().hold = hold;
+        self.look_again();
+    }
+
+    pub(super) fn pause(&self) {
+        self.paused.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn resume(&self) {
+        self.paused.store(false, Ordering::SeqCst);
+        self.look_again();
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
+    }
+
+    /// Wakes all threads that wait for room. Call it after a change of what they look at.
+    pub(super) fn look_again(&self) {
+        let changed = self.state.lock().changed.take();
+        drop(changed);
+    }
+
+    /// Returns what `waiter` has to do, and a channel that is disconnected when it has to look
+    /// again. Get the channel before looking at anything else: then no change is missed.
+    pub(super) fn look(&self, waiter: Waiter) -> (Verdict, Receiver<Infallible>) {
+        let mut state = self.state.lock();
+        let verdict = state.hold.verdict(waiter);
+        let (_, changed) = state.changed.get_or_insert_with(|| bounded(0));
+        (verdict, changed.clone())
+    }
+
+    /// Counts dropped items. Returns how many had been dropped before.
+    pub(super) fn count_dropped(&self, count: usize) -> u64 {
+        self.dropped.fetch_add(count as u64, Ordering::Relaxed)
+    }
+}
+
+impl Hold {
+    fn verdict(self, waiter: Waiter) -> Verdict {
+        let is_over = |until: Instant| Instant::now() >= until;
+        match (self, waiter) {
+            (_, Waiter::Nobody(verdict)) => verdict,
+            (Hold::Never, _) => Verdict::Drop,
+            (Hold::Until(until), _) if is_over(until) => Verdict::Drop,
+            (Hold::Spill, Waiter::Publisher(_)) => Verdict::Keep,
+            (_, Waiter::Publisher(Some(limit))) if is_over(limit) => Verdict::Keep,
+            (Hold::Until(until), Waiter::Publisher(Some(limit))) => {
+                Verdict::Wait(Some(until.min(limit)))
+            }
+            (Hold::Until(until), _) => Verdict::Wait(Some(until)),
+            (_, Waiter::Publisher(limit)) => Verdict::Wait(limit),
+            (_, Waiter::Thread) => Verdict::Wait(None),
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! One subscription, sink or callback, and the delivery of an item to it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use super::callbacks::{CallbackPool, Feeder, Job};
+use super::hold::{Delivery, Verdict, Waiter};
+use super::ring::{Ring, Turn};
+use super::sink::{Room, Sink};
+use super::status::Status;
+use super::threads::{Found, Lacking};
+use super::weight_limit::WeightLimit;
+use crate::error::PutError;
+use crate::panics::{Guarded, drop_caught, log_panic};
+
+/// How long a subscription may be full before that is logged.
+const LONG: Duration = Duration::from_secs(1);
+
+pub(crate) struct Subscriber<T> {
+    pub(super) status: Arc<Status>,
+    pub(super) output: Output<T>,
+}
+
+pub(super) enum Output<T> {
+    Queue(Sender<T>, WeightLimit),
+    Ring(Ring<T>, WeightLimit),
+    /// A sink of this crate. It counts as full for the publisher until it has its early items.
+    Sink(Arc<SinkOutput<T>>),
+    /// The same sink, for the delivery of its early items.
+    EarlySink(Arc<SinkOutput<T>>),
+    Callback(CallbackOutput<T>),
+}
+
+pub(super) struct SinkOutput<T> {
+    sink: Guarded<Box<dyn Sink<T>>>,
+    /// How many early items it does not have yet.
+    pub(super) early: AtomicUsize,
+    /// Set while the thread that delivers those could not be started.
+    pub(super) lacking: Lacking,
+}
+
+/// A function that is called with each item.
+pub(super) type Callback<T> = Box<dyn Fn(T) + Send + Sync>;
+
+pub(super) struct CallbackOutput<T> {
+    /// `None` once it is being dropped.
+    call: Option<Callback<T>>,
+    feeder: Feeder<Call<T>>,
+    /// Has the callback dropped where it is called, since what it owns is the user's.
+    dispose: fn(&CallbackPool<Call<T>>, Callback<T>),
+}
+
+/// A job of a producer's callback threads.
+pub(crate) enum Call<T> {
+    /// Calls the subscriber's callback with an item of this weight.
+    Item(Arc<Subscriber<T>>, T, usize),
+    Run(Box<dyn FnOnce() + Send>),
+}
+
+/// The outcome of a delivery.
+pub(super) enum Delivered<T> {
+    Taken,
+    Kept(T),
+    /// It was dropped and counted.
+    Dropped,
+    /// The subscriber has been removed, or is closed.
+    Gone(T),
+}
+
+impl<T: Send + 'static> Subscriber<T> {
+    pub(super) fn new(status: Arc<Status>, output: Output<T>) -> Self {
+        Subscriber { status, output }
+    }
+
+    /// Puts an item of this weight.
+    pub(super) fn put_nowait(
+        self: &Arc<Self>,
+        item: T,
+        weight: usize,
+        delivery: &Delivery,
+    ) -> Result<(), PutError<T>> {
+        match &self.output {
+            Output::Queue(sender, limit) => {
+                if limit.is_light(weight) {
+                    return sender.put_nowait(item);
+                }
+                if !limit.has_room(weight, || sender.len()) {
+                    return Err(PutError::Full(item));
+                }
+                sender.put_nowait(item)?;
+                limit.count(weight);
+                Ok(())
+            }
+            Output::Ring(ring, limit) => {
+                let drop = |oldest: Option<T>| {
+                    if oldest.is_some() {
+                        delivery.count_dropped(1);
+                        drop_caught(oldest);
+                    }
+                };
+                if !limit.is_light(weight) {
+                    while !limit.has_room(weight, || ring.len()) {
+                        drop(ring.take_oldest());
+                    }
+                    limit.count(weight);
+                }
+                drop(ring.put(item));
+                Ok(())
+            }
+            // Acquire: with 0, the early items are in the sink.
+            Output::Sink(output) if output.early.load(Ordering::Acquire) > 0 => {
+                Err(PutError::Full(item))
+            }
+            Output::Sink(output) | Output::EarlySink(output) => {
+                let mut result = Ok(());
+                // What weighs a consumer's items may panic.
+                log_panic(|| result = output.sink.put_nowait(item));
+                result
+            }
+            Output::Callback(output) => {
+                let mut calls = VecDeque::from([Call::Item(self.clone(), item, weight)]);
+                output.feeder.pool().put_batch(&mut calls);
+                match calls.pop_front() {
+                    Some(Call::Item(_, item, _)) => Err(PutError::Full(item)),
+                    Some(Call::Run(_)) | None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Delivers an item of this weight. Where there is no room, `waiter` and the producer's
+    /// [`Hold`](super::hold::Hold) say what happens. A wait is ended by room, by
+    /// [`Delivery::look_again`], or by its time.
+    pub(super) fn deliver(
+        self: &Arc<Self>,
+        mut item: T,
+        weight: usize,
+        waiter: Waiter,
+        delivery: &Delivery,
+    ) -> Delivered<T> {
+        let mut start = None;
+        loop {
+            // Nothing makes room without a thread. Before the next look: the owner, which is told
+            // when there is none, may want to keep the item.
+            let thread = match self.lacks_a_thread() {
+                true => delivery.threads.look(),
+                false => Found::All,
+            };
+            let (verdict, changed) = delivery.look(waiter);
+            let room = self.room(weight);
+            if self.status.truncated.load(Ordering::Relaxed) {
+                return self.drop_item(item, delivery);
+            }
+            if self.status.is_removed() {
+                return Delivered::Gone(item);
+            }
+            item = match self.put_nowait(item, weight, delivery) {
+                Ok(()) => return Delivered::Taken,
+                Err(PutError::Full(item)) => item,
+                Err(PutError::Closed(item)) => return Delivered::Gone(item),
+            };
+            let until = match verdict {
+                Verdict::Wait(until) => until,
+                Verdict::Keep => return Delivered::Kept(item),
+                Verdict::Drop => {
+                    self.status.truncated.store(true, Ordering::Relaxed);
+                    return self.drop_item(item, delivery);
+                }
+            };
+            let next_attempt = match thread {
+                Found::All => None,
+                Found::NotYet(next) => Some(next),
+                Found::None => return self.drop_item(item, delivery),
+            };
+            // A forgotten subscription is found more easily when it is logged.
+            let warn_at = *start.get_or_insert_with(Instant::now) + LONG;
+            if Instant::now() >= warn_at {
+                self.status.warn_full();
+            }
+            let warn_at = (!self.status.warned_full.load(Ordering::Relaxed)).then_some(warn_at);
+            let until = [until, next_attempt, warn_at].into_iter().flatten().min();
+            room.wait(&changed, until);
+        }
+    }
+
+    fn drop_item(&self, item: T, delivery: &Delivery) -> Delivered<T> {
+        drop_caught(item);
+        self.count_dropped(delivery);
+        Delivered::Dropped
+    }
+
+    /// Begins a wait for room. Call it before looking for room.
+    fn room(&self, weight: usize) -> Room<'_, T> {
+        match &self.output {
+            Output::Queue(sender, limit) => match limit.has_room(weight, || sender.len()) {
+                true => Room::in_channel(sender),
+                false => Room::in_weight(limit.register()),
+            },
+            Output::EarlySink(output) => output.sink.room().unwrap_or(Room::none()),
+            // The end of the delivery of its early items ends the wait.
+            Output::Sink(output) if output.early.load(Ordering::Acquire) > 0 => Room::none(),
+            Output::Sink(output) => output.sink.room().unwrap_or(Room::none()),
+            Output::Callback(output) => Room::in_queue(output.feeder.pool().limit().space()),
+            Output::Ring(..) => Room::none(),
+        }
+    }
+
+    /// Returns whether the thread that makes room could not be started.
+    fn lacks_a_thread(&self) -> bool {
+        let lacking = match &self.output {
+            Output::Callback(output) => output.feeder.pool().lacking(),
+            Output::Sink(output) => &output.lacking,
+            Output::Queue(..) | Output::Ring(..) | Output::EarlySink(_) => return false,
+        };
+        lacking.load(Ordering::SeqCst)
+    }
+}
+
+impl<T> Subscriber<T> {
+    pub(super) fn count_dropped(&self, delivery: &Delivery) {
+        delivery.count_dropped(1);
+        self.status.warn_dropped();
+    }
+
+    /// Returns how many items wait in it, as far as that is known.
+    pub(super) fn len(&self) -> usize {
+        match &self.output {
+            Output::Queue(sender, _) => sender.len(),
+            Output::Ring(ring, _) => ring.len(),
+            Output::Sink(output) | Output::EarlySink(output) => {
+                output.early.load(Ordering::Relaxed)
+            }
+            Output::Callback(output) => output.feeder.pool().limit().items(),
+        }
+    }
+
+    /// Returns the lock that a reader of its queue has to hold.
+    pub(super) fn turn(&self) -> Option<Turn> {
+        match &self.output {
+            Output::Ring(ring, _) => Some(ring.turn()),
+            _ => None,
+        }
+    }
+
+    /// Returns whether items that were put may be delivered after the producer's end.
+    pub(super) fn outlives_the_end(&self) -> bool {
+        matches!(&self.output, Output::Sink(_) | Output::Callback(_))
+    }
+
+    pub(super) fn pool(&self) -> Option<&CallbackPool<Call<T>>> {
+        match &self.output {
+            Output::Callback(output) => Some(output.feeder.pool()),
+            _ => None,
+        }
+    }
+}
+
+impl<T> SinkOutput<T> {
+    /// Makes the output for a sink that does not have this many early items yet.
+    pub(super) fn new(sink: impl Sink<T>, early: usize) -> Arc<Self> {
+        let sink: Box<dyn Sink<T>> = Box::new(sink);
+        Arc::new(SinkOutput {
+            sink: Guarded::new(sink),
+            early: AtomicUsize::new(early),
+            lacking: Lacking::default(),
+        })
+    }
+}
+
+impl<T: Send + 'static> CallbackOutput<T> {
+    pub(super) fn new(call: Callback<T>, feeder: Feeder<Call<T>>) -> Self {
+        CallbackOutput {
+            call: Some(call),
+            feeder,
+            dispose: |pool, call| pool.run(move || drop(call)),
+        }
+    }
+}
+
+impl<T> Drop for CallbackOutput<T> {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
+            (self.dispose)(self.feeder.pool(), call);
+        }
+    }
+}
+
+impl<T: Send + 'static> Job for Call<T> {
+    fn weight(&self) -> Option<usize> {
+        match self {
+            Call::Item(_, _, weight) => Some(*weight),
+            Call::Run(_) => None,
+        }
+    }
+
+    fn run(self) {
+        match self {
+            Call::Item(subscriber, item, _) => match &subscriber.output {
+                Output::Callback(CallbackOutput {
+                    call: Some(call), ..
+                }) if !subscriber.status.is_removed() => call(item),
+                _ => drop(item),
+            },
+            Call::Run(f) => f(),
+        }
+    }
+}
+
+impl<T: Send + 'static> CallbackPool<Call<T>> {
+    /// Runs `f` on one of the threads, after all that was put before has begun. Where there is no
+    /// thread, it waits for one without holding up the caller.
+    pub(crate) fn run(&self, f: impl FnOnce() + Send + 'static) {
+        self.put(Call::Run(Box::new(f)));
+    }
+}

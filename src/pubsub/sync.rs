@@ -1,0 +1,5 @@
+//! What a channel synchronizes with. Its model replaces this module by shuttle's.
+
+pub(super) use std::sync::atomic::AtomicUsize;
+
+pub(super) use parking_lot::{Mutex, MutexGuard};
