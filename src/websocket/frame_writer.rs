@@ -183,10 +183,13 @@ impl FrameWriter {
         })
     }
 
-    /// Encodes the messages.
-    pub(super) fn write_messages(&mut self, wait: Wait) -> tungstenite::Result<()> {
+    /// Encodes the next messages, at most `most`.
+    pub(super) fn write_messages(&mut self, most: usize, wait: Wait) -> tungstenite::Result<()> {
         self.attempt(wait, |writer| {
-            while let Some(message) = writer.messages.pop_front() {
+            for _ in 0..most {
+                let Some(message) = writer.messages.pop_front() else {
+                    break;
+                };
                 writer.encode_message(message)?;
             }
             Ok(())
