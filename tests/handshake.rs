@@ -4,7 +4,6 @@ mod testkit;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Mutex;
 use std::thread;
 
 use rtcbot_websocket::{Backoff, Error, Options, Request, Server, Websocket};
@@ -188,30 +187,11 @@ fn a_query_is_not_shown() {
     }
 }
 
-/// The records of the logger.
-static LOGGED: Mutex<String> = Mutex::new(String::new());
-
-struct Log;
-
-impl log::Log for Log {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        let mut logged = LOGGED.lock().unwrap();
-        logged.push_str(&format!("{}\n", record.args()));
-    }
-
-    fn flush(&self) {}
-}
-
 #[test]
 fn no_secret_is_logged() {
     // Other tests in this process would log too.
     testkit::alone("no_secret_is_logged", || {
-        log::set_logger(&Log).unwrap();
-        log::set_max_level(log::LevelFilter::Trace);
+        testkit::records::keep(log::LevelFilter::Trace);
         let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
         let url = format!("{}/drive?token=t0k3n", server.url());
         let client = Options::new()
@@ -236,7 +216,7 @@ fn no_secret_is_logged() {
         client.wait_ready_timeout(DEADLINE).unwrap();
         client.close().unwrap();
         peer.wait_closed_timeout(DEADLINE).unwrap();
-        let logged = LOGGED.lock().unwrap();
+        let logged = testkit::records::all();
         assert!(logged.contains("trying again"), "{logged}");
         assert!(logged.contains("redirected to"), "{logged}");
         assert!(!logged.contains("t0k3n"), "{logged}");

@@ -25,8 +25,8 @@ use rtcbot_websocket::{
     Backoff, Error, Message, Options, Queue, Server, WeakWebsocket, Websocket, json,
 };
 use testkit::{
-    DEADLINE, UPGRADE, eventually, masked_frame, read_close_code, read_head, server_and_bytes,
-    threads_named,
+    DEADLINE, UPGRADE, eventually, masked_frame, read_close_code, read_head, records,
+    server_and_bytes, threads_named,
 };
 
 /// How many items may wait for callbacks.
@@ -130,35 +130,9 @@ fn among_refusals(test: &str, body: impl FnOnce(&Threads)) {
     fs::remove_file(control).unwrap();
 }
 
-/// What was logged about missing threads for callbacks.
-static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-struct Log;
-
-impl log::Log for Log {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() == log::Level::Error
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        COMPLAINTS.lock().unwrap().push(record.args().to_string());
-    }
-
-    fn flush(&self) {}
-}
-
-fn listen_for_complaints() {
-    log::set_logger(&Log).unwrap();
-    log::set_max_level(log::LevelFilter::Error);
-}
-
 #[track_caller]
 fn assert_one_complaint() {
-    let complaints = COMPLAINTS.lock().unwrap();
-    let threads = complaints
-        .iter()
-        .filter(|text| text.contains("cannot start"));
-    assert_eq!(threads.count(), 1, "{complaints:?}");
+    assert_eq!(records::count("cannot start"), 1, "{}", records::all());
 }
 
 /// What happened to callbacks, and to what they own.
@@ -316,7 +290,7 @@ fn concurrent_callbacks_without_a_thread_for_a_moment_are_still_called() {
 }
 
 fn callbacks_get_no_thread(threads: &Threads, kind: Kind) {
-    listen_for_complaints();
+    records::keep(log::LevelFilter::Error);
     let (ws, mut peer) = with_its_threads(&Options::new());
     let fate = Fate::default();
     let (go, registering) = fate.robot_later(&ws, kind);
@@ -562,11 +536,11 @@ fn a_producer_whose_callbacks_get_no_thread_drops_counts_and_calls_at_the_end() 
     among_refusals(
         "a_producer_whose_callbacks_get_no_thread_drops_counts_and_calls_at_the_end",
         |threads| {
-            listen_for_complaints();
+            records::keep(log::LevelFilter::Error);
             threads.refuse_all();
             let called = Arc::new(AtomicUsize::new(0));
             for concurrent in [false, true] {
-                COMPLAINTS.lock().unwrap().clear();
+                records::clear();
                 called.store(0, Ordering::SeqCst);
                 let (mut publisher, producer) = Producer::new();
                 let other = producer.subscribe_with(Queue::Unbounded);
@@ -720,7 +694,7 @@ fn a_server_without_a_thread_for_its_handlers_logs_it_once_and_continues() {
     among_refusals(
         "a_server_without_a_thread_for_its_handlers_logs_it_once_and_continues",
         |threads| {
-            listen_for_complaints();
+            records::keep(log::LevelFilter::Error);
             let server = Server::bind((testkit::own_address(), 0)).unwrap();
             let (address, handle) = (server.local_addr().unwrap(), server.handle());
             let serving = thread::spawn(move || {
