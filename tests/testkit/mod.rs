@@ -6,6 +6,7 @@
 pub mod tls;
 pub mod wire;
 
+pub mod answering;
 pub mod decisions;
 mod direction;
 pub mod faults;
