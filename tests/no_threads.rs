@@ -9,13 +9,11 @@
 mod testkit;
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -74,38 +72,6 @@ impl Threads {
     }
 }
 
-/// The library, built by the C compiler; `None` if there is no compiler.
-fn library() -> Option<&'static Path> {
-    static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let library = LIBRARY.get_or_init(|| {
-        let source = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/tests/testkit/refuse_threads.c"
-        );
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let mine = folder.join(format!("refuse_threads-{}.so", std::process::id()));
-        let mut cc = Command::new("cc");
-        let arguments = ["-shared", "-fPIC", "-O1", "-o"];
-        cc.args(arguments)
-            .arg(&mine)
-            .args([source, "-ldl", "-lpthread"]);
-        match cc.output() {
-            Err(error) if error.kind() == ErrorKind::NotFound => return None,
-            Err(error) => panic!("cc: {error}"),
-            Ok(output) => assert!(
-                output.status.success(),
-                "{}",
-                String::from_utf8_lossy(&output.stderr)
-            ),
-        }
-        // Another process of this test may be about to load it.
-        let library = folder.join("refuse_threads.so");
-        fs::rename(mine, &library).unwrap();
-        Some(library)
-    });
-    library.as_deref()
-}
-
 /// Runs `body` in a process of its own, through the test of this name, which calls this.
 #[track_caller]
 fn among_refusals(test: &str, body: impl FnOnce(&Threads)) {
@@ -116,7 +82,7 @@ fn among_refusals(test: &str, body: impl FnOnce(&Threads)) {
         let file = File::options().read(true).write(true).open(path).unwrap();
         return body(&Threads(Arc::new(file)));
     }
-    let Some(library) = library() else {
+    let Some(library) = testkit::preload::library("testkit/refuse_threads.c") else {
         return testkit::skip("there is no C compiler (cc)");
     };
     let control = library.with_file_name(format!("{test}-{}", std::process::id()));

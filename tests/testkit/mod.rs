@@ -11,6 +11,7 @@ pub mod decisions;
 mod direction;
 pub mod faults;
 pub mod frames;
+pub mod preload;
 #[cfg(target_os = "linux")]
 pub mod proxy;
 pub mod records;
