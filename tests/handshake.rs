@@ -3,12 +3,14 @@
 mod testkit;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+#[cfg(feature = "native-tls")]
+use std::net::TcpListener;
+use std::net::TcpStream;
 use std::thread;
 
 use rtcbot_websocket::{Backoff, Error, Options, Request, Server, Websocket};
-#[cfg(feature = "native-tls")]
 use testkit::answering::{After, answering};
+#[cfg(feature = "native-tls")]
 use testkit::url;
 use testkit::{DEADLINE, UPGRADE, read_head, server_and_bytes};
 
