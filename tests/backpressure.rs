@@ -11,10 +11,9 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{bounded, unbounded};
-use parking_lot::Mutex;
 use rtcbot_websocket::{Message, PutError, Queue, Subscription, SubscriptionId, Websocket};
 use testkit::wire::{Raw, Wire, over_each};
-use testkit::{DEADLINE, alone, eventually, most_resident, resident, within};
+use testkit::{DEADLINE, alone, eventually, most_resident, records, resident, within};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -514,37 +513,14 @@ fn all_kinds_of_consumers_together_stay_within_their_limits_and_receive_their_me
     });
 }
 
-/// Keeps the warnings.
-struct Warnings(Mutex<Vec<String>>);
-
-impl log::Log for Warnings {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Warn
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            self.0.lock().push(record.args().to_string());
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-static WARNINGS: Warnings = Warnings(Mutex::new(Vec::new()));
-
 #[test]
 fn a_consumer_that_stays_full_for_a_second_is_logged_once() {
     alone(
         "a_consumer_that_stays_full_for_a_second_is_logged_once",
         || {
-            log::set_logger(&WARNINGS).unwrap();
-            log::set_max_level(log::LevelFilter::Warn);
-            let about = |id: SubscriptionId| {
-                let warnings = WARNINGS.0.lock();
-                let name = format!("{id:?} has been full for a second");
-                warnings.iter().filter(|text| text.contains(&name)).count()
-            };
+            records::keep(log::LevelFilter::Warn);
+            let about =
+                |id: SubscriptionId| records::count(&format!("{id:?} has been full for a second"));
             let (go, gate) = bounded::<()>(0);
             let forgotten: Vec<(Websocket, Websocket, SubscriptionId)> = (0..4)
                 .map(|kind| {

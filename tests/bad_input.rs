@@ -4,10 +4,10 @@ mod testkit;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::thread;
 use std::time::Duration;
 
 use rtcbot_websocket::{Error, Message, Options, Server, Websocket, json};
+use testkit::answering::{After, answering};
 use testkit::{
     DEADLINE, UPGRADE, client_and_raw, masked_frame, own_address, read_close_code, server_and_bytes,
 };
@@ -106,30 +106,11 @@ fn a_port_that_refuses_connections_is_an_error() {
     );
 }
 
-/// Returns a client whose server sends `answer` to any request, and then ends the stream if `end`.
-fn client_of(
-    answer: &'static [u8],
-    end: bool,
-    options: &Options,
-) -> (Websocket, thread::JoinHandle<()>) {
-    let listener = TcpListener::bind((own_address(), 0)).unwrap();
-    let url = format!("ws://{}/", listener.local_addr().unwrap());
-    let server = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        testkit::read_head(&mut stream);
-        stream.write_all(answer).unwrap();
-        if end {
-            stream.shutdown(std::net::Shutdown::Write).unwrap();
-        }
-        let _ = stream.read_to_end(&mut Vec::new());
-    });
-    (options.connect(url).unwrap(), server)
-}
-
-fn failure_after(answer: &'static [u8], end: bool) -> Error {
-    let (ws, server) = client_of(answer, end, &Options::new());
-    let error = failure(&ws);
-    server.join().unwrap();
+/// Returns the failure of a client whose server sends this response.
+fn failure_after(response: &[u8], after: After) -> Error {
+    let (url, serving) = answering([response], after);
+    let error = failure(&Websocket::connect(url).unwrap());
+    serving.join().unwrap();
     error
 }
 
@@ -137,7 +118,7 @@ fn failure_after(answer: &'static [u8], end: bool) -> Error {
 fn a_server_that_answers_404_refuses_the_connection() {
     let error = failure_after(
         b"HTTP/1.1 404 Not Found\r\nX-Why: moved\r\nContent-Length: 4\r\n\r\ngone",
-        false,
+        After::Stay,
     );
     let Error::Refused { response } = &error else {
         panic!("{error}")
@@ -150,7 +131,7 @@ fn a_server_that_answers_404_refuses_the_connection() {
 
 #[test]
 fn a_server_that_answers_200_refuses_the_connection() {
-    let error = failure_after(b"HTTP/1.1 200 OK\r\n\r\n<html>", true);
+    let error = failure_after(b"HTTP/1.1 200 OK\r\n\r\n<html>", After::End);
     assert!(
         matches!(&error, Error::Refused { response } if response.status() == 200),
         "{error}"
@@ -159,7 +140,7 @@ fn a_server_that_answers_200_refuses_the_connection() {
 
 #[test]
 fn a_response_that_is_not_http_is_an_error() {
-    let error = failure_after(b"\x15\x03\x01\x00\x02\x02\x46", true);
+    let error = failure_after(b"\x15\x03\x01\x00\x02\x02\x46", After::End);
     assert!(
         matches!(&error, Error::Handshake(why) if why.contains("not HTTP")),
         "{error}"
@@ -174,7 +155,7 @@ fn a_response_head_without_end_is_an_error() {
             .concat()
             .into_boxed_slice(),
     );
-    let error = failure_after(answer, false);
+    let error = failure_after(answer, After::Stay);
     assert!(
         matches!(&error, Error::Handshake(why) if why.contains("longer")),
         "{error}"
@@ -183,12 +164,12 @@ fn a_response_head_without_end_is_an_error() {
 
 #[test]
 fn a_stream_that_ends_before_the_response_is_an_error() {
-    let error = failure_after(b"", true);
+    let error = failure_after(b"", After::End);
     assert!(
         matches!(&error, Error::Lost(why) if why.to_string().contains("without a response")),
         "{error}"
     );
-    let error = failure_after(b"HTTP/1.1 101 Switch", true);
+    let error = failure_after(b"HTTP/1.1 101 Switch", After::End);
     assert!(
         matches!(&error, Error::Lost(why) if why.to_string().contains("within")),
         "{error}"
@@ -200,21 +181,22 @@ fn a_server_that_does_not_answer_is_a_connect_timeout() {
     let soon = Options::new()
         .connect_timeout(Duration::from_millis(50))
         .clone();
-    let (ws, server) = client_of(b"", false, &soon);
+    let (url, serving) = answering([""], After::Stay);
+    let ws = soon.connect(url).unwrap();
     let error = failure(&ws);
     assert!(
         matches!(&error, Error::ConnectTimeout { stage, .. } if stage.contains("handshake")),
         "{error}"
     );
-    server.join().unwrap();
+    serving.join().unwrap();
 }
 
 #[test]
 fn a_wrong_accept_key_is_an_error() {
     let error = failure_after(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
-        false,
+          Sec-WebSocket-Accept: HSmrc0sMlYUkAGmm5OPpG2HaGWk=\r\n\r\n",
+        After::Stay,
     );
     assert!(
         matches!(&error, Error::Handshake(why) if why.contains("Sec-WebSocket-Accept")),

@@ -1,55 +1,23 @@
-//! A process that runs out of descriptors. The only test of its process, which has few of them.
+//! A process that runs out of descriptors.
 #![cfg(target_os = "linux")]
 
 mod testkit;
 
 use std::net::TcpStream;
-use std::process::Command;
-use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
 use rtcbot_websocket::{Server, Websocket, json};
-use testkit::{DEADLINE, eventually};
+use testkit::{DEADLINE, alone_under, eventually, records};
 
 #[test]
 fn a_server_that_runs_out_of_descriptors_pauses_and_recovers() {
-    // Set in the process that the shell becomes.
-    const FEW: &str = "ulimit -n 50 && exec \"$0\" --ignored --exact part_with_few_descriptors";
-    let this = std::env::current_exe().unwrap();
-    let output = Command::new("sh")
-        .arg("-c")
-        .arg(FEW)
-        .arg(this)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}");
-    assert!(text.contains("1 passed"), "{text}");
+    let test = "a_server_that_runs_out_of_descriptors_pauses_and_recovers";
+    alone_under("-n 50", test, run_out_of_descriptors);
 }
 
-/// The records of the logger.
-static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-struct Log;
-
-impl log::Log for Log {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        LOGGED.lock().unwrap().push(record.args().to_string());
-    }
-
-    fn flush(&self) {}
-}
-
-#[test]
-#[ignore = "run by the test above, with few descriptors"]
-fn part_with_few_descriptors() {
-    log::set_logger(&Log).unwrap();
-    log::set_max_level(log::LevelFilter::Error);
+fn run_out_of_descriptors() {
+    records::keep(log::LevelFilter::Error);
     let server = Server::bind((testkit::own_address(), 0)).unwrap();
     let address = server.local_addr().unwrap();
     let url = server.url().to_owned();
@@ -66,7 +34,7 @@ fn part_with_few_descriptors() {
     assert!(server.next_timeout(Duration::from_millis(300)).is_none());
     // Both sides report what is missing.
     let why = "this process has all 50 descriptors that RLIMIT_NOFILE allows (ulimit -n)";
-    let logged = LOGGED.lock().unwrap().join("\n");
+    let logged = records::all();
     assert!(
         logged.contains("no connections are accepted") && logged.contains(why),
         "{logged}"

@@ -3,11 +3,13 @@
 mod testkit;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Mutex;
+#[cfg(feature = "native-tls")]
+use std::net::TcpListener;
+use std::net::TcpStream;
 use std::thread;
 
 use rtcbot_websocket::{Backoff, Error, Options, Request, Server, Websocket};
+use testkit::answering::{After, answering};
 #[cfg(feature = "native-tls")]
 use testkit::url;
 use testkit::{DEADLINE, UPGRADE, read_head, server_and_bytes};
@@ -113,7 +115,7 @@ fn secrets_are_not_shown() {
     assert!(shown.contains("Authorization"), "{shown}");
     assert!(!shown.contains("hunter2"), "{shown}");
 
-    let (url, asked) = answering(vec![redirect(302, "ftp://me:hunter2@x/")]);
+    let (url, asked) = redirecting(vec![redirect(302, "ftp://me:hunter2@x/")]);
     let mut options = Options::new();
     options.max_redirects(1).header("Authorization", "hunter2");
     let ws = options.connect(url).unwrap();
@@ -166,7 +168,7 @@ fn a_query_is_not_shown() {
         "HTTP/1.1 101 No\r\n\r\n".to_owned(),
         "no".to_owned(),
     ] {
-        let (url, asked) = answering(vec![answer]);
+        let (url, asked) = redirecting(vec![answer]);
         let mut options = Options::new();
         let ws = options
             .max_redirects(1)
@@ -188,30 +190,11 @@ fn a_query_is_not_shown() {
     }
 }
 
-/// The records of the logger.
-static LOGGED: Mutex<String> = Mutex::new(String::new());
-
-struct Log;
-
-impl log::Log for Log {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        let mut logged = LOGGED.lock().unwrap();
-        logged.push_str(&format!("{}\n", record.args()));
-    }
-
-    fn flush(&self) {}
-}
-
 #[test]
 fn no_secret_is_logged() {
     // Other tests in this process would log too.
     testkit::alone("no_secret_is_logged", || {
-        log::set_logger(&Log).unwrap();
-        log::set_max_level(log::LevelFilter::Trace);
+        testkit::records::keep(log::LevelFilter::Trace);
         let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
         let url = format!("{}/drive?token=t0k3n", server.url());
         let client = Options::new()
@@ -236,7 +219,7 @@ fn no_secret_is_logged() {
         client.wait_ready_timeout(DEADLINE).unwrap();
         client.close().unwrap();
         peer.wait_closed_timeout(DEADLINE).unwrap();
-        let logged = LOGGED.lock().unwrap();
+        let logged = testkit::records::all();
         assert!(logged.contains("trying again"), "{logged}");
         assert!(logged.contains("redirected to"), "{logged}");
         assert!(!logged.contains("t0k3n"), "{logged}");
@@ -276,7 +259,7 @@ fn the_debug_output_of_a_head_shows_no_secret() {
     let request = Request::from_parts(head, stream, []);
     shown.push(format!("{request:?} {:?}", request.headers()));
 
-    let (url, asked) = answering(vec![
+    let (url, asked) = redirecting(vec![
         "HTTP/1.1 401 No\r\nSet-Cookie: a=t0k3n\r\nContent-Length: 0\r\n\r\n".to_owned(),
     ]);
     let ws = Options::new().connect(url).unwrap();
@@ -316,21 +299,14 @@ fn the_debug_output_of_a_head_shows_no_secret() {
     }
 }
 
-/// Answers one request after the other, and sends on what was asked.
-fn answering(answers: Vec<String>) -> (String, thread::JoinHandle<Vec<String>>) {
-    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
-    let url = format!("ws://{}", listener.local_addr().unwrap());
-    let asked = thread::spawn(move || {
-        let mut asked = Vec::new();
-        for answer in answers {
-            let (mut stream, _) = listener.accept().unwrap();
-            stream.set_read_timeout(Some(DEADLINE)).unwrap();
-            asked.push(read_head(&mut stream).to_lowercase());
-            stream.write_all(answer.as_bytes()).unwrap();
-        }
-        asked
+/// Answers one request after the other. Returns the requests in lower case.
+fn redirecting(responses: Vec<String>) -> (String, thread::JoinHandle<Vec<String>>) {
+    let (url, serving) = answering(responses, After::Leave);
+    let requests = thread::spawn(move || {
+        let requests = serving.join().unwrap().into_iter();
+        requests.map(|request| request.to_lowercase()).collect()
     });
-    (url, asked)
+    (url, requests)
 }
 
 fn redirect(status: u16, location: &str) -> String {
@@ -339,7 +315,7 @@ fn redirect(status: u16, location: &str) -> String {
 
 #[test]
 fn a_redirect_is_refused_unless_redirects_are_allowed() {
-    let (url, asked) = answering(vec![redirect(302, "/elsewhere")]);
+    let (url, asked) = redirecting(vec![redirect(302, "/elsewhere")]);
     let ws = Websocket::connect(url).unwrap();
     let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
     let Error::Refused { response } = &error else {
@@ -354,7 +330,7 @@ fn a_redirect_is_refused_unless_redirects_are_allowed() {
 fn redirects_are_followed_as_far_as_allowed_and_secrets_stay_with_their_host() {
     let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
     let last = redirect(307, &format!("{}/end", server.url().replace("ws", "http")));
-    let first = answering(vec![redirect(301, "/second?x=y"), last]);
+    let first = redirecting(vec![redirect(301, "/second?x=y"), last]);
     let url = first.0.replace("ws://", "ws://me:secret@");
     let mut options = Options::new();
     options
@@ -395,7 +371,7 @@ fn redirects_are_followed_as_far_as_allowed_and_secrets_stay_with_their_host() {
 
 #[test]
 fn a_redirect_beyond_the_allowed_number_is_refused() {
-    let (url, asked) = answering(vec![redirect(302, "/a"), redirect(302, "/b")]);
+    let (url, asked) = redirecting(vec![redirect(302, "/a"), redirect(302, "/b")]);
     let ws = Options::new().max_redirects(1).connect(url).unwrap();
     let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
     assert!(
@@ -408,7 +384,7 @@ fn a_redirect_beyond_the_allowed_number_is_refused() {
 #[test]
 fn a_redirect_to_an_invalid_location_is_an_error_that_shows_it() {
     for location in ["ftp://x/", "ws+unix:/run/docker.sock", "http://"] {
-        let (url, asked) = answering(vec![redirect(302, location)]);
+        let (url, asked) = redirecting(vec![redirect(302, location)]);
         let ws = Options::new().max_redirects(9).connect(url).unwrap();
         let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
         assert!(matches!(error, Error::Handshake(_)), "{error}");

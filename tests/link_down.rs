@@ -22,10 +22,10 @@ use testkit::{DEADLINE, eventually, within};
 const MS: Duration = Duration::from_millis(1);
 
 /// What a process of these tests does in its namespace.
-const ROLE: &str = "RTCBOT_WEBSOCKET_CABLE";
+const ROLE: &str = "RTCBOT_WEBSOCKET_ROLE";
 
 /// Two namespaces and a link between them; removed when this is dropped.
-struct Cable {
+struct Link {
     names: [String; 2],
 }
 
@@ -35,17 +35,17 @@ const FAR: &str = "10.77.0.2";
 /// For the near end: there is a name server at the far one.
 const RESOLV_CONF: &str = "nameserver 10.77.0.2\noptions timeout:30 attempts:1\n";
 
-impl Cable {
+impl Link {
     /// Returns `None` where no link can be made.
-    fn lay() -> Option<Cable> {
-        static LAID: AtomicU32 = AtomicU32::new(0);
-        let number = LAID.fetch_add(1, Ordering::Relaxed);
+    fn make() -> Option<Link> {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
         let process = std::process::id();
         let names = ["near", "far"].map(|end| format!("rtcbot-{process}-{number}-{end}"));
         // Removed also if only the first half succeeds.
-        let cable = Cable { names };
-        let [near, far] = &cable.names;
-        let laid = ip(&["netns", "add", near])
+        let link = Link { names };
+        let [near, far] = &link.names;
+        let made = ip(&["netns", "add", near])
             && ip(&["netns", "add", far])
             && ip(&[
                 "-n", near, "link", "add", "cable", "type", "veth", "peer", "cable", "netns", far,
@@ -62,14 +62,14 @@ impl Cable {
                 ]) && ip(&["-n", name, "link", "set", "cable", "up"])
                     && ip(&["-n", name, "link", "set", "lo", "up"])
             });
-        let laid = laid
-            && fs::create_dir_all(Cable::etc(near)).is_ok()
-            && fs::write(Cable::etc(near).join("resolv.conf"), RESOLV_CONF).is_ok();
-        if !laid {
+        let made = made
+            && fs::create_dir_all(Link::etc(near)).is_ok()
+            && fs::write(Link::etc(near).join("resolv.conf"), RESOLV_CONF).is_ok();
+        if !made {
             // Printed where tests print their output.
             testkit::skip("there are no network namespaces to be had (needs root and iproute2)");
         }
-        laid.then_some(cable)
+        made.then_some(link)
     }
 
     /// Where `ip netns exec` finds the files that replace those in `/etc`.
@@ -78,7 +78,7 @@ impl Cable {
     }
 
     /// Runs the test of this name at one end, in this role.
-    fn run(&self, end: usize, test: &str, role: &str) -> Player {
+    fn start(&self, end: usize, test: &str, role: &str) -> Process {
         let mut child = Command::new("ip")
             .args(["netns", "exec", &self.names[end]])
             .arg(std::env::current_exe().unwrap())
@@ -87,15 +87,15 @@ impl Cable {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let said = BufReader::new(child.stdout.take().unwrap());
-        Player { child, said }
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Process { child, output }
     }
 }
 
-impl Drop for Cable {
+impl Drop for Link {
     fn drop(&mut self) {
         for name in &self.names {
-            let _ = fs::remove_dir_all(Cable::etc(name));
+            let _ = fs::remove_dir_all(Link::etc(name));
             ip(&["netns", "delete", name]);
         }
     }
@@ -110,23 +110,23 @@ fn ip(arguments: &[&str]) -> bool {
 }
 
 /// Sets down the link of the namespace that this process is in.
-fn pull() {
+fn set_link_down() {
     assert!(ip(&["link", "set", "cable", "down"]));
 }
 
 /// A process at one end of the link.
-struct Player {
+struct Process {
     child: Child,
-    said: BufReader<ChildStdout>,
+    output: BufReader<ChildStdout>,
 }
 
-impl Player {
+impl Process {
     /// Returns the line that it prints after this word.
-    fn hear(&mut self, word: &str) -> String {
+    fn read_after(&mut self, word: &str) -> String {
         let mut line = String::new();
         loop {
             line.clear();
-            let n = self.said.read_line(&mut line).unwrap();
+            let n = self.output.read_line(&mut line).unwrap();
             assert!(n > 0, "it ended without {word:?}");
             if let Some((_, rest)) = line.split_once(word) {
                 return rest.trim().to_owned();
@@ -134,13 +134,13 @@ impl Player {
         }
     }
 
-    fn ends_well(mut self) {
+    fn succeeds(mut self) {
         let status = within(5 * DEADLINE, move || self.child.wait().unwrap());
         assert!(status.success(), "{status}");
     }
 }
 
-impl Drop for Player {
+impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -148,7 +148,7 @@ impl Drop for Player {
 }
 
 /// What the two ends of a link do in a test, each in a process of its own.
-struct Play {
+struct Scenario {
     /// Prints where it listens, and serves.
     server: fn(),
     /// Receives what the server printed.
@@ -158,10 +158,10 @@ struct Play {
     deciding: usize,
 }
 
-impl Play {
+impl Scenario {
     /// A server at the far end, and a client at the near one that sets the link down.
-    fn pulled_by(client: fn(&str)) -> Self {
-        Play {
+    fn link_down_at_client(client: fn(&str)) -> Self {
+        Scenario {
             server: serve_all,
             client,
             server_end: FAR_END,
@@ -170,18 +170,18 @@ impl Play {
     }
 
     /// Runs the test of this name, which calls this, in each process.
-    fn play(self, test: &str) {
+    fn run(self, test: &str) {
         match std::env::var(ROLE) {
             Ok(role) if role == SERVER => (self.server)(),
-            Ok(said) => (self.client)(&said),
+            Ok(output) => (self.client)(&output),
             Err(_) => {
-                let Some(cable) = Cable::lay() else { return };
-                let mut server = cable.run(self.server_end, test, SERVER);
-                let said = server.hear("listening on ");
-                let client = cable.run(1 - self.server_end, test, &said);
+                let Some(link) = Link::make() else { return };
+                let mut server = link.start(self.server_end, test, SERVER);
+                let output = server.read_after("listening on ");
+                let client = link.start(1 - self.server_end, test, &output);
                 match self.deciding == self.server_end {
-                    true => server.ends_well(),
-                    false => client.ends_well(),
+                    true => server.succeeds(),
+                    false => client.succeeds(),
                 }
             }
         }
@@ -315,7 +315,7 @@ fn notice_in_time(all: Vec<Websocket>) {
 
 #[test]
 fn a_link_that_goes_down_during_a_write_is_noticed_within_the_ping_times() {
-    Play::pulled_by(|urls| {
+    Scenario::link_down_at_client(|urls| {
         let all = full_connections(urls, 8);
         for ws in &all {
             let ws = ws.clone();
@@ -323,15 +323,15 @@ fn a_link_that_goes_down_during_a_write_is_noticed_within_the_ping_times() {
         }
         // Some room has been made, though not enough for poll(2) to report.
         thread::sleep(TIME);
-        pull();
+        set_link_down();
         notice_in_time(all);
     })
-    .play("a_link_that_goes_down_during_a_write_is_noticed_within_the_ping_times");
+    .run("a_link_that_goes_down_during_a_write_is_noticed_within_the_ping_times");
 }
 
 #[test]
 fn a_link_that_goes_down_during_a_read_is_noticed_within_the_ping_times() {
-    Play::pulled_by(|urls| {
+    Scenario::link_down_at_client(|urls| {
         let all = connections(urls, "/flood", 4, &options());
         for ws in &all {
             ws.subscribe_callback(|_| {});
@@ -340,22 +340,22 @@ fn a_link_that_goes_down_during_a_read_is_noticed_within_the_ping_times() {
             let stats = all.iter().map(Websocket::stats);
             stats.into_iter().all(|stats| stats.bytes_in > 10 << 20)
         });
-        pull();
+        set_link_down();
         notice_in_time(all);
     })
-    .play("a_link_that_goes_down_during_a_read_is_noticed_within_the_ping_times");
+    .run("a_link_that_goes_down_during_a_read_is_noticed_within_the_ping_times");
 }
 
 #[test]
 fn a_link_that_goes_down_under_an_idle_connection_is_noticed_within_the_ping_times() {
-    Play::pulled_by(|urls| {
+    Scenario::link_down_at_client(|urls| {
         let all = connections(urls, "/quiet", 4, &options());
         // Some have a ping on its way then, and some do not.
         thread::sleep(TIME + TIME / 2);
-        pull();
+        set_link_down();
         notice_in_time(all);
     })
-    .play("a_link_that_goes_down_under_an_idle_connection_is_noticed_within_the_ping_times");
+    .run("a_link_that_goes_down_under_an_idle_connection_is_noticed_within_the_ping_times");
 }
 
 /// Connections in all states, at the moment when the link goes down.
@@ -363,30 +363,30 @@ fn pulled(urls: &str) -> Vec<Websocket> {
     let mut all = full_connections(urls, 2);
     all.extend(connections(urls, "/quiet", 2, &options()));
     all.extend(connections(urls, "/flood", 2, &options()));
-    pull();
+    set_link_down();
     all
 }
 
 #[test]
 fn close_over_a_link_that_is_down_ends_within_the_close_timeout() {
-    Play::pulled_by(|urls| {
+    Scenario::link_down_at_client(|urls| {
         let closed = times(pulled(urls), |ws| ws.close());
         let mut fine = closed.iter().map(|(after, result)| {
             matches!(result, Err(Error::CloseTimeout { .. })) && *after < 2 * TIME
         });
         assert!(fine.all(|fine| fine), "{closed:?}");
     })
-    .play("close_over_a_link_that_is_down_ends_within_the_close_timeout");
+    .run("close_over_a_link_that_is_down_ends_within_the_close_timeout");
 }
 
 #[test]
 fn a_link_that_goes_down_during_the_closing_handshake_does_not_delay_its_end() {
-    Play::pulled_by(|urls| {
+    Scenario::link_down_at_client(|urls| {
         // Their answers would come after everything that they have yet to read.
         let all = full_connections(urls, 4);
         thread::spawn(|| {
             thread::sleep(20 * MS);
-            pull();
+            set_link_down();
         });
         let closed = times(all, |ws| ws.close());
         let mut fine = closed.iter().map(|(after, result)| {
@@ -395,24 +395,24 @@ fn a_link_that_goes_down_during_the_closing_handshake_does_not_delay_its_end() {
         });
         assert!(fine.all(|fine| fine), "{closed:?}");
     })
-    .play("a_link_that_goes_down_during_the_closing_handshake_does_not_delay_its_end");
+    .run("a_link_that_goes_down_during_the_closing_handshake_does_not_delay_its_end");
 }
 
 #[test]
 fn dropping_the_last_handle_over_a_link_that_is_down_ends_within_linger() {
-    Play::pulled_by(|urls| {
+    Scenario::link_down_at_client(|urls| {
         let dropped = times(pulled(urls), drop);
         assert!(
             dropped.iter().all(|(after, ())| *after < 2 * TIME),
             "{dropped:?}"
         );
     })
-    .play("dropping_the_last_handle_over_a_link_that_is_down_ends_within_linger");
+    .run("dropping_the_last_handle_over_a_link_that_is_down_ends_within_linger");
 }
 
 #[test]
 fn a_server_shutdown_over_a_link_that_is_down_ends_within_its_timeout() {
-    Play {
+    Scenario {
         server: || {
             let servers = servers(NEAR);
             println!("listening on {}", urls(&servers));
@@ -436,7 +436,7 @@ fn a_server_shutdown_over_a_link_that_is_down_ends_within_its_timeout() {
                     stats.filter(|stats| stats.bytes_out > 1 << 20).count() == 4
                 });
             }
-            pull();
+            set_link_down();
             for handle in handles {
                 let begun = Instant::now();
                 handle.shutdown(TIME).unwrap();
@@ -456,12 +456,12 @@ fn a_server_shutdown_over_a_link_that_is_down_ends_within_its_timeout() {
         server_end: NEAR_END,
         deciding: NEAR_END,
     }
-    .play("a_server_shutdown_over_a_link_that_is_down_ends_within_its_timeout");
+    .run("a_server_shutdown_over_a_link_that_is_down_ends_within_its_timeout");
 }
 
 #[test]
 fn a_client_reconnects_within_one_attempt_and_one_wait_of_the_link_coming_up() {
-    Play::pulled_by(|urls| {
+    Scenario::link_down_at_client(|urls| {
         let mut options = options();
         options.connect_timeout(TIME).reconnect(Backoff {
             initial: 10 * MS,
@@ -471,7 +471,7 @@ fn a_client_reconnects_within_one_attempt_and_one_wait_of_the_link_coming_up() {
             ..Backoff::default()
         });
         let all = connections(urls, "/quiet", 2, &options);
-        pull();
+        set_link_down();
         eventually("all have noticed", || !all.iter().any(Websocket::is_ready));
         // Some attempts fail.
         thread::sleep(3 * TIME);
@@ -482,7 +482,7 @@ fn a_client_reconnects_within_one_attempt_and_one_wait_of_the_link_coming_up() {
             .map(|(after, result)| result.is_ok() && *after < 3 * TIME);
         assert!(fine.all(|fine| fine), "{back:?}");
     })
-    .play("a_client_reconnects_within_one_attempt_and_one_wait_of_the_link_coming_up");
+    .run("a_client_reconnects_within_one_attempt_and_one_wait_of_the_link_coming_up");
 }
 
 /// Tries to connect where nothing answers. The attempt ends in time, at this stage.
@@ -499,16 +499,16 @@ fn try_to_connect(url: &str, awaited: &str) {
 
 #[test]
 fn an_address_that_does_not_answer_is_tried_no_longer_than_the_connect_timeout() {
-    Play::pulled_by(|_| try_to_connect("ws://10.77.0.99/", "a TCP connection"))
-        .play("an_address_that_does_not_answer_is_tried_no_longer_than_the_connect_timeout");
+    Scenario::link_down_at_client(|_| try_to_connect("ws://10.77.0.99/", "a TCP connection"))
+        .run("an_address_that_does_not_answer_is_tried_no_longer_than_the_connect_timeout");
 }
 
 #[test]
 fn a_name_server_that_does_not_answer_is_waited_for_no_longer_than_the_connect_timeout() {
-    Play::pulled_by(|_| {
+    Scenario::link_down_at_client(|_| {
         let asked = fs::read_to_string("/etc/resolv.conf").unwrap();
         assert_eq!(asked, RESOLV_CONF);
         try_to_connect("ws://robot.example/", "the look-up of the host's name");
     })
-    .play("a_name_server_that_does_not_answer_is_waited_for_no_longer_than_the_connect_timeout");
+    .run("a_name_server_that_does_not_answer_is_waited_for_no_longer_than_the_connect_timeout");
 }

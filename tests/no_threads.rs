@@ -9,13 +9,11 @@
 mod testkit;
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -25,8 +23,8 @@ use rtcbot_websocket::{
     Backoff, Error, Message, Options, Queue, Server, WeakWebsocket, Websocket, json,
 };
 use testkit::{
-    DEADLINE, UPGRADE, eventually, masked_frame, read_close_code, read_head, server_and_bytes,
-    threads_named,
+    DEADLINE, UPGRADE, eventually, masked_frame, read_close_code, read_head, records,
+    server_and_bytes, threads_named,
 };
 
 /// How many items may wait for callbacks.
@@ -74,38 +72,6 @@ impl Threads {
     }
 }
 
-/// The library, built by the C compiler; `None` if there is no compiler.
-fn library() -> Option<&'static Path> {
-    static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let library = LIBRARY.get_or_init(|| {
-        let source = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/tests/testkit/refuse_threads.c"
-        );
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let mine = folder.join(format!("refuse_threads-{}.so", std::process::id()));
-        let mut cc = Command::new("cc");
-        let arguments = ["-shared", "-fPIC", "-O1", "-o"];
-        cc.args(arguments)
-            .arg(&mine)
-            .args([source, "-ldl", "-lpthread"]);
-        match cc.output() {
-            Err(error) if error.kind() == ErrorKind::NotFound => return None,
-            Err(error) => panic!("cc: {error}"),
-            Ok(output) => assert!(
-                output.status.success(),
-                "{}",
-                String::from_utf8_lossy(&output.stderr)
-            ),
-        }
-        // Another process of this test may be about to load it.
-        let library = folder.join("refuse_threads.so");
-        fs::rename(mine, &library).unwrap();
-        Some(library)
-    });
-    library.as_deref()
-}
-
 /// Runs `body` in a process of its own, through the test of this name, which calls this.
 #[track_caller]
 fn among_refusals(test: &str, body: impl FnOnce(&Threads)) {
@@ -116,7 +82,7 @@ fn among_refusals(test: &str, body: impl FnOnce(&Threads)) {
         let file = File::options().read(true).write(true).open(path).unwrap();
         return body(&Threads(Arc::new(file)));
     }
-    let Some(library) = library() else {
+    let Some(library) = testkit::preload::library("testkit/refuse_threads.c") else {
         return testkit::skip("there is no C compiler (cc)");
     };
     let control = library.with_file_name(format!("{test}-{}", std::process::id()));
@@ -130,35 +96,9 @@ fn among_refusals(test: &str, body: impl FnOnce(&Threads)) {
     fs::remove_file(control).unwrap();
 }
 
-/// What was logged about missing threads for callbacks.
-static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-struct Log;
-
-impl log::Log for Log {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() == log::Level::Error
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        COMPLAINTS.lock().unwrap().push(record.args().to_string());
-    }
-
-    fn flush(&self) {}
-}
-
-fn listen_for_complaints() {
-    log::set_logger(&Log).unwrap();
-    log::set_max_level(log::LevelFilter::Error);
-}
-
 #[track_caller]
 fn assert_one_complaint() {
-    let complaints = COMPLAINTS.lock().unwrap();
-    let threads = complaints
-        .iter()
-        .filter(|text| text.contains("cannot start"));
-    assert_eq!(threads.count(), 1, "{complaints:?}");
+    assert_eq!(records::count("cannot start"), 1, "{}", records::all());
 }
 
 /// What happened to callbacks, and to what they own.
@@ -316,7 +256,7 @@ fn concurrent_callbacks_without_a_thread_for_a_moment_are_still_called() {
 }
 
 fn callbacks_get_no_thread(threads: &Threads, kind: Kind) {
-    listen_for_complaints();
+    records::keep(log::LevelFilter::Error);
     let (ws, mut peer) = with_its_threads(&Options::new());
     let fate = Fate::default();
     let (go, registering) = fate.robot_later(&ws, kind);
@@ -562,11 +502,11 @@ fn a_producer_whose_callbacks_get_no_thread_drops_counts_and_calls_at_the_end() 
     among_refusals(
         "a_producer_whose_callbacks_get_no_thread_drops_counts_and_calls_at_the_end",
         |threads| {
-            listen_for_complaints();
+            records::keep(log::LevelFilter::Error);
             threads.refuse_all();
             let called = Arc::new(AtomicUsize::new(0));
             for concurrent in [false, true] {
-                COMPLAINTS.lock().unwrap().clear();
+                records::clear();
                 called.store(0, Ordering::SeqCst);
                 let (mut publisher, producer) = Producer::new();
                 let other = producer.subscribe_with(Queue::Unbounded);
@@ -721,7 +661,7 @@ fn a_server_without_a_thread_for_its_handlers_logs_it_once_and_continues() {
     among_refusals(
         "a_server_without_a_thread_for_its_handlers_logs_it_once_and_continues",
         |threads| {
-            listen_for_complaints();
+            records::keep(log::LevelFilter::Error);
             let server = Server::bind((testkit::own_address(), 0)).unwrap();
             let (address, handle) = (server.local_addr().unwrap(), server.handle());
             let serving = thread::spawn(move || {

@@ -4,67 +4,22 @@
 mod testkit;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener};
-use std::thread::{self, JoinHandle};
+use std::net::TcpListener;
+use std::thread;
 use std::time::Duration;
 
 use rtcbot_websocket::{Backoff, Error, Options, Websocket, json};
+use testkit::answering::{After, answering};
+use testkit::script::with_accept_key;
 use testkit::wire::{Wire, over_each};
 use testkit::{DEADLINE, own_address, read_head, within};
-use tungstenite::handshake::derive_accept_key;
 
 /// A complete response that accepts. The server puts the accept key that fits into it.
 const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
-    Connection: Upgrade\r\nSec-WebSocket-Accept: @ACCEPT@\r\n\r\n";
+    Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// A text frame with the text 1.
 const ONE: &str = "\u{1}1";
-
-/// What a server does when it has sent everything.
-#[derive(Clone, Copy, PartialEq)]
-enum Then {
-    End,
-    Stay,
-}
-
-fn fitting(answer: &[u8], request: &str) -> Vec<u8> {
-    let key = request
-        .lines()
-        .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "));
-    let accept = derive_accept_key(key.unwrap().as_bytes());
-    let sample = b"@ACCEPT@";
-    let mut fitting = Vec::new();
-    let mut rest = answer;
-    while let Some(at) = rest.windows(sample.len()).position(|part| part == sample) {
-        fitting.extend_from_slice(&rest[..at]);
-        fitting.extend_from_slice(accept.as_bytes());
-        rest = &rest[at + sample.len()..];
-    }
-    fitting.extend_from_slice(rest);
-    fitting
-}
-
-/// A server that answers each of its clients with the next of these responses.
-fn answering(answers: Vec<Vec<u8>>, then: Then) -> (String, JoinHandle<Vec<String>>) {
-    let listener = TcpListener::bind((own_address(), 0)).unwrap();
-    let url = format!("ws://{}/", listener.local_addr().unwrap());
-    let serving = thread::spawn(move || {
-        let mut asked = Vec::new();
-        for answer in answers {
-            let (mut stream, _) = listener.accept().unwrap();
-            let request = read_head(&mut stream);
-            stream.write_all(&fitting(&answer, &request)).unwrap();
-            asked.push(request);
-            if then == Then::End {
-                let _ = stream.shutdown(Shutdown::Write);
-            }
-            stream.set_read_timeout(Some(DEADLINE)).unwrap();
-            let _ = stream.read_to_end(&mut Vec::new());
-        }
-        asked
-    });
-    (url, serving)
-}
 
 fn options() -> Options {
     let mut options = Options::new();
@@ -74,8 +29,8 @@ fn options() -> Options {
 }
 
 /// Returns the error of a client whose server sends this response.
-fn refusal(answer: impl AsRef<[u8]>, then: Then) -> Error {
-    let (url, serving) = answering(vec![answer.as_ref().to_vec()], then);
+fn refusal(answer: impl AsRef<[u8]>, after: After) -> Error {
+    let (url, serving) = answering([answer], after);
     let ws = options().connect(url).unwrap();
     let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
     drop(ws);
@@ -84,8 +39,8 @@ fn refusal(answer: impl AsRef<[u8]>, then: Then) -> Error {
 }
 
 /// Returns the status and the body of the refusal, for a client whose server sends this response.
-fn refused(answer: impl AsRef<[u8]>, then: Then) -> (u16, Vec<u8>) {
-    match refusal(answer, then) {
+fn refused(answer: impl AsRef<[u8]>, after: After) -> (u16, Vec<u8>) {
+    match refusal(answer, after) {
         Error::Refused { response } => (response.status().as_u16(), response.body().to_vec()),
         error => panic!("{error}"),
     }
@@ -95,7 +50,7 @@ fn refused(answer: impl AsRef<[u8]>, then: Then) -> (u16, Vec<u8>) {
 #[track_caller]
 fn connects(answer: impl AsRef<[u8]>) -> Websocket {
     let answer = [answer.as_ref(), b"\x81", ONE.as_bytes()].concat();
-    let (url, _serving) = answering(vec![answer.clone()], Then::Stay);
+    let (url, _serving) = answering(vec![answer.clone()], After::Stay);
     let ws = options().subprotocol("chat").connect(url).unwrap();
     if let Err(error) = ws.wait_ready_timeout(DEADLINE) {
         panic!("{error}: {}", answer.escape_ascii());
@@ -116,20 +71,20 @@ fn any_number_of_interim_responses_may_come_first() {
     ] {
         connects(interim.clone() + ACCEPTED);
         let answer = interim + "HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\ngone";
-        assert_eq!(refused(answer, Then::Stay), (404, b"gone".to_vec()));
+        assert_eq!(refused(answer, After::Stay), (404, b"gone".to_vec()));
     }
 }
 
 #[test]
 fn interim_responses_without_end_are_an_error() {
     let endless = "HTTP/1.1 102 Processing\r\n\r\n".repeat(5000);
-    let error = refusal(endless, Then::Stay);
+    let error = refusal(endless, After::Stay);
     assert!(
         matches!(&error, Error::Handshake(why) if why.contains("interim")),
         "{error}"
     );
     // None of these counts as the response.
-    let error = refusal("HTTP/1.1 103 Early Hints\r\n\r\n", Then::End);
+    let error = refusal("HTTP/1.1 103 Early Hints\r\n\r\n", After::End);
     assert!(matches!(error, Error::Lost(_)), "{error}");
 }
 
@@ -169,7 +124,9 @@ fn interim_responses_may_come_in_pieces_over_each_transport() {
         }
         let request = String::from_utf8(request).unwrap();
         let answer = format!("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n{ACCEPTED}\u{1}");
-        for byte in fitting(answer.as_bytes(), &request) {
+        let mut answer = answer.into_bytes();
+        with_accept_key(&mut answer, request.as_bytes());
+        for byte in answer {
             stream.write_all(&[byte]).unwrap();
             stream.flush().unwrap();
         }
@@ -184,7 +141,7 @@ fn a_client_that_reconnects_does_not_end_with_an_interim_response() {
         format!("HTTP/1.1 103 Early Hints\r\n\r\n{ACCEPTED}"),
     ];
     let answers = answers.map(String::into_bytes).to_vec();
-    let (url, _serving) = answering(answers, Then::Stay);
+    let (url, _serving) = answering(answers, After::Stay);
     let ws = options()
         .reconnect(Backoff {
             initial: Duration::from_millis(1),
@@ -301,23 +258,32 @@ fn a_response_that_accepts_another_protocol_is_refused() {
             "Connection: Upgrade",
         ),
         (
-            instead_of("Sec-WebSocket-Accept: @ACCEPT@\r\n", ""),
+            instead_of("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n", ""),
             "Sec-WebSocket-Accept",
         ),
         (
-            instead_of("@ACCEPT@", "@ACCEPT@\r\nSec-WebSocket-Accept: AAAA"),
+            instead_of(
+                "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+                "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Accept: AAAA",
+            ),
             "Sec-WebSocket-Accept",
         ),
         (
-            instead_of("@ACCEPT@", "@ACCEPT@\r\nSec-WebSocket-Extensions: x"),
+            instead_of(
+                "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+                "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Extensions: x",
+            ),
             "extension",
         ),
         (
-            instead_of("@ACCEPT@", "@ACCEPT@\r\nSec-WebSocket-Protocol: x"),
+            instead_of(
+                "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+                "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: x",
+            ),
             "not offered",
         ),
     ] {
-        let error = refusal(&answer, Then::Stay);
+        let error = refusal(&answer, After::Stay);
         assert!(
             matches!(&error, Error::Handshake(why) if why.contains(word)),
             "{answer}: {error}"
@@ -327,7 +293,7 @@ fn a_response_that_accepts_another_protocol_is_refused() {
 
 #[test]
 fn the_body_of_a_refusal_is_read_up_to_its_end() {
-    use Then::{End, Stay};
+    use After::{End, Stay};
     let chunked = "Transfer-Encoding: chunked\r\n\r\n";
     for (status, rest, then, body) in [
         (
@@ -423,7 +389,7 @@ fn the_body_of_a_refusal_is_read_up_to_its_end() {
     }
     // And of a long one, the beginning.
     let long = format!("HTTP/1.1 404 No\r\n\r\n{}", "x".repeat(1 << 20));
-    assert_eq!(refused(long, Then::Stay).1.len(), 64 << 10);
+    assert_eq!(refused(long, After::Stay).1.len(), 64 << 10);
 }
 
 #[test]
@@ -439,7 +405,7 @@ fn a_status_line_that_http_allows_is_understood() {
     ] {
         let answer = format!("{line}\r\ncontent-length: 0\r\n\r\n");
         let latin_1: Vec<u8> = answer.chars().map(|c| u8::try_from(c).unwrap()).collect();
-        assert_eq!(refused(latin_1, Then::Stay).0, status, "{line}");
+        assert_eq!(refused(latin_1, After::Stay).0, status, "{line}");
     }
     for line in [
         "HTTP/2 404",
@@ -448,7 +414,7 @@ fn a_status_line_that_http_allows_is_understood() {
         "ICY 200 OK",
         "404",
     ] {
-        let error = refusal(format!("{line}\r\n\r\n"), Then::End);
+        let error = refusal(format!("{line}\r\n\r\n"), After::End);
         assert!(
             matches!(&error, Error::Handshake(why) if why.contains("not HTTP")),
             "{line}: {error}"
@@ -499,7 +465,7 @@ fn the_error_of_a_refusal_shows_the_servers_text() {
         let answer = format!(
             "HTTP/1.1 404 Not Found\r\n{headers}\r\nContent-Length: {length}\r\n\r\n{body}"
         );
-        let error = refusal(answer, Then::Stay).to_string();
+        let error = refusal(answer, After::Stay).to_string();
         let says_nothing = shown.starts_with("404");
         assert!(error.contains(shown), "{headers}: {error}");
         assert_eq!(error.ends_with("404 Not Found"), says_nothing, "{error}");
@@ -522,7 +488,7 @@ fn a_redirect_leads_where_its_location_says() {
         "/b?c=d\r\nLocation: /b?c=d",
     ] {
         let first = redirect(&format!("Location: {location}\r\n"));
-        let (url, serving) = answering(vec![first, ACCEPTED.into()], Then::Stay);
+        let (url, serving) = answering(vec![first, ACCEPTED.into()], After::Stay);
         let ws = options().max_redirects(1).connect(url).unwrap();
         ws.wait_ready_timeout(DEADLINE).unwrap();
         drop(ws);
@@ -541,7 +507,7 @@ fn a_redirect_without_one_location_is_a_refusal() {
         let mut answer = redirect(location);
         // Not UTF-8 either.
         answer.retain(|byte| *byte != 0xc3);
-        let (url, serving) = answering(vec![answer], Then::End);
+        let (url, serving) = answering(vec![answer], After::End);
         let ws = options().max_redirects(1).connect(url).unwrap();
         let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
         assert!(

@@ -1,33 +1,18 @@
-//! A process that gets no thread. The only test of its process, with little address space, which
-//! limits threads everywhere.
+//! A process that gets no thread, for it has little address space: that limits threads everywhere.
 #![cfg(target_os = "linux")]
 
 mod testkit;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::Command;
 
 use rtcbot_websocket::{Error, Options, Server, Websocket, json};
-use testkit::{DEADLINE, UPGRADE, eventually, pair_over, threads_named};
+use testkit::{DEADLINE, UPGRADE, alone_under, eventually, pair_over, threads_named};
 
 #[test]
 fn a_connection_without_a_thread_reports_why_and_loses_nothing() {
-    // Set in the process that the shell becomes.
-    const LITTLE: &str = "ulimit -v 400000 && exec \"$0\" --ignored --exact part_with_few_threads";
-    let this = std::env::current_exe().unwrap();
-    let output = Command::new("sh")
-        .arg("-c")
-        .arg(LITTLE)
-        .arg(this)
-        // An arena of its own would use as much as 30 stacks for each thread.
-        .env("MALLOC_ARENA_MAX", "1")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}{errors}");
-    assert!(text.contains("1 passed"), "{text}");
+    let test = "a_connection_without_a_thread_reports_why_and_loses_nothing";
+    alone_under("-v 400000", test, run_out_of_threads);
 }
 
 /// Address space that nothing else can use.
@@ -87,9 +72,7 @@ fn assert_ended(mut stream: impl Read) {
     }
 }
 
-#[test]
-#[ignore = "run by the test above, with little address space"]
-fn part_with_few_threads() {
+fn run_out_of_threads() {
     let mut server = Server::bind((testkit::own_address(), 0))
         .unwrap()
         .max_connections(1);

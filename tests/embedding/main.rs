@@ -25,26 +25,6 @@ const MS: Duration = Duration::from_millis(1);
 /// Set where a test runs in a process of its own, after the prefix of its command.
 const INSIDE: &str = "RTCBOT_WEBSOCKET_EMBEDDED";
 
-/// The compiled helper; `None` where there is no C compiler.
-fn helper() -> Option<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let process = std::process::id();
-    let thread = format!("{:?}", thread::current().id()).replace(['(', ')'], "-");
-    let library = folder.join(format!("helper-{process}-{thread}.so"));
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/embedding/helper.c");
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-pthread", "-o"])
-        .arg(&library)
-        .arg(source)
-        .stderr(Stdio::inherit())
-        .status();
-    if !compiled.is_ok_and(|status| status.success()) {
-        testkit::skip("there is no C compiler");
-        return None;
-    }
-    Some(library)
-}
-
 /// Runs this test in a process of its own, started by `before`, with these variables. Returns
 /// `None` in that process.
 fn inside(test: &str, before: &[&str], variables: &[(&str, &str)]) -> Option<Output> {
@@ -88,14 +68,15 @@ fn with_helper(test: &str, does: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return body();
     }
-    let Some(library) = helper() else { return };
+    let Some(library) = testkit::preload::library("embedding/helper.c") else {
+        return testkit::skip("there is no C compiler");
+    };
     let preload = library.to_str().unwrap();
     runs_inside(
         test,
         &[],
         &[("LD_PRELOAD", preload), ("RTCBOT_WEBSOCKET_DOES", does)],
     );
-    std::fs::remove_file(&library).unwrap();
 }
 
 /// The sockets of this process: descriptor and flags.

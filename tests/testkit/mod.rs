@@ -6,12 +6,15 @@
 pub mod tls;
 pub mod wire;
 
+pub mod answering;
 pub mod decisions;
 mod direction;
 pub mod faults;
 pub mod frames;
+pub mod preload;
 #[cfg(target_os = "linux")]
 pub mod proxy;
+pub mod records;
 pub mod script;
 pub mod transport;
 
@@ -238,15 +241,32 @@ fn status(line: &str) -> usize {
     kib.parse::<usize>().unwrap() << 10
 }
 
+/// Names the test that runs alone in this process.
+const ALONE: &str = "RTCBOT_WEBSOCKET_ALONE";
+
 /// Runs `body` in a process of its own, through the test of this name, which calls this. For tests
 /// that count resources of the process.
 #[track_caller]
 pub fn alone(test: &str, body: impl FnOnce()) {
-    const ALONE: &str = "RTCBOT_WEBSOCKET_ALONE";
     if std::env::var_os(ALONE).is_some_and(|name| name == test) {
         return body();
     }
     again(test, (ALONE, test), 12 * DEADLINE);
+}
+
+/// As [`alone`], under a limit on the resources of the process, as arguments of the shell's
+/// `ulimit`.
+#[track_caller]
+pub fn alone_under(limit: &str, test: &str, body: impl FnOnce()) {
+    if std::env::var_os(ALONE).is_some_and(|name| name == test) {
+        return body();
+    }
+    let mut command = Command::new("sh");
+    let script = format!("ulimit {limit} && exec \"$0\" \"$@\"");
+    command
+        .args(["-c", &script])
+        .arg(std::env::current_exe().unwrap());
+    run(command, test, &[(ALONE, test)], 12 * DEADLINE);
 }
 
 /// Runs the test of this name in a process of its own with this variable. Panics unless it succeeds
@@ -259,7 +279,13 @@ pub fn again(test: &str, variable: (&str, &str), limit: Duration) {
 /// As [`again`], with several variables.
 #[track_caller]
 pub fn again_with(test: &str, environment: &[(&str, &str)], limit: Duration) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    let command = Command::new(std::env::current_exe().unwrap());
+    run(command, test, environment, limit);
+}
+
+#[track_caller]
+fn run(mut command: Command, test: &str, environment: &[(&str, &str)], limit: Duration) {
+    let mut child = command
         .args([test, "--exact", "--nocapture"])
         .envs(environment.iter().copied())
         // For glibc: memory that one thread has freed is there for the others.

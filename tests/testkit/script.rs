@@ -127,9 +127,7 @@ impl Script {
         }
         if !script.is_client {
             let mut sends = script.sends.clone();
-            if let Some(key) = accept_key(head) {
-                replace(&mut sends, ACCEPT.as_bytes(), key.as_bytes());
-            }
+            with_accept_key(&mut sends, head);
             state.script = Some(script);
             Script::send(state, &sends);
         }
@@ -149,18 +147,18 @@ impl Script {
     }
 }
 
-fn accept_key(head: &[u8]) -> Option<String> {
+/// Puts the accept key that fits a request's head in place of each [`ACCEPT`] in `response`.
+pub fn with_accept_key(response: &mut [u8], head: &[u8]) {
     let name = b"Sec-WebSocket-Key: ";
-    let start = head.windows(name.len()).position(|at| at == name)? + name.len();
-    let length = head[start..].iter().position(|byte| *byte == b'\r')?;
-    Some(derive_accept_key(&head[start..start + length]))
-}
-
-/// Puts `new` in every place of `old`, which is as long.
-fn replace(bytes: &mut [u8], old: &[u8], new: &[u8]) {
-    for at in 0..bytes.len().saturating_sub(old.len() - 1) {
-        if bytes[at..].starts_with(old) {
-            bytes[at..at + old.len()].copy_from_slice(new);
+    let Some(at) = head.windows(name.len()).position(|part| part == name) else {
+        return;
+    };
+    let key = head[at + name.len()..].split(|byte| *byte == b'\r').next();
+    let accept = derive_accept_key(key.unwrap_or_default());
+    let sample = ACCEPT.as_bytes();
+    for at in 0..response.len().saturating_sub(sample.len() - 1) {
+        if response[at..].starts_with(sample) {
+            response[at..at + sample.len()].copy_from_slice(accept.as_bytes());
         }
     }
 }
