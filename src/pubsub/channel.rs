@@ -101,6 +101,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
     /// # Errors
     ///
     /// [`PutError::Full`] without room, [`PutError::Closed`] after `close`.
+    #[inline]
     pub(crate) fn push(&self, item: T) -> Result<IdleWorker<'_, T, X, W>, PutError<T>> {
         let weight = (self.weigh)(&item);
         let (source, worker) = self.add(|state| {
@@ -233,6 +234,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
 
     /// Changes the state under the lock and, if that succeeds, takes the idle worker in the same
     /// step.
+    #[inline]
     fn add<R, E>(
         &self,
         change: impl FnOnce(&mut State<T, X, W>) -> Result<R, E>,

@@ -22,7 +22,7 @@ pub struct Stats {
     pub bytes_in: u64,
     /// Bytes that were written, counted in the same way.
     pub bytes_out: u64,
-    /// Messages that were put, or taken from a source, and are not written yet. Up to 64 messages
+    /// Messages that were put, or taken from a source, and are not written yet. Up to 128 messages
     /// that are just being written may be counted or not.
     pub send_queue: usize,
     /// How much of [`Options::send_queue`](crate::Options::send_queue) is in use: bytes of payload,
