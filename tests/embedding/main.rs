@@ -272,8 +272,7 @@ fn threads_inherit_the_signal_mask_and_no_handler_is_installed() {
         // The C library blocks all signals for a moment while it starts or ends a thread.
         eventually("the mask of every thread", || {
             let all = threads("status");
-            all.iter()
-                .all(|(_, status)| line(status) == line(&blocked))
+            all.iter().all(|(_, status)| line(status) == line(&blocked))
         });
         client.close().unwrap();
     });
