@@ -174,7 +174,9 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     /// producer's [`Hold`](super::hold::Hold) says. After `limit` it keeps what is left.
     fn finish_batch(&mut self, limit: Option<Instant>) {
         self.list = None;
-        self.put_calls();
+        if !self.calls.is_empty() {
+            self.put_calls();
+        }
         while let Some((full, item)) = self.blocked.pop_front() {
             let Some(subscriber) = full.upgrade() else {
                 continue;

@@ -39,6 +39,7 @@ impl<T> Ring<T> {
     }
 
     /// Puts an item in, and returns the one that had to make room.
+    #[inline]
     pub(super) fn put(&self, item: T) -> Option<T> {
         let _turn = self.turn.lock();
         let mut item = item;
