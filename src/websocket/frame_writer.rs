@@ -183,13 +183,10 @@ impl FrameWriter {
         })
     }
 
-    /// Encodes the next messages, at most `most`.
-    pub(super) fn write_messages(&mut self, most: usize, wait: Wait) -> tungstenite::Result<()> {
+    /// Encodes the messages.
+    pub(super) fn write_messages(&mut self, wait: Wait) -> tungstenite::Result<()> {
         self.attempt(wait, |writer| {
-            for _ in 0..most {
-                let Some(message) = writer.messages.pop_front() else {
-                    break;
-                };
+            while let Some(message) = writer.messages.pop_front() {
                 writer.encode_message(message)?;
             }
             Ok(())

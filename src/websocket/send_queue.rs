@@ -243,7 +243,7 @@ impl SendQueue {
             }
             writer.write_control(frames, Wait::Yes)?;
             match next {
-                Next::Messages => writer.write_messages(MESSAGES_PER_TURN, Wait::Yes)?,
+                Next::Messages => writer.write_messages(Wait::Yes)?,
                 Next::Nothing => {
                     writer.flush(Wait::Yes)?;
                     return Ok(Progress::Drained);
@@ -288,27 +288,27 @@ impl SendQueue {
         let written = writer
             .write_control(frames, Wait::No)
             .and_then(|()| match next {
-                Next::Messages => writer.write_messages(MESSAGES_PER_TURN, Wait::No),
+                Next::Messages => writer.write_messages(Wait::No),
                 Next::Nothing | Next::Close | Next::Stop => Ok(()),
             })
             .and_then(|()| writer.flush(Wait::No));
         self.note(writer);
         // An error is found again by the writer thread, which ends the connection.
-        let is_all = writer.messages().is_empty() && matches!(next, Next::Messages | Next::Nothing);
-        written.is_ok() && is_all
+        written.is_ok() && matches!(next, Next::Messages | Next::Nothing)
     }
 
-    /// Takes the next control frames, and messages if the writer has none, with one lock.
+    /// Takes the next control frames and a turn of messages, with one lock.
     fn next(&self, writer: &mut FrameWriter) -> (Frames, Next) {
         self.note(writer);
         let encoded = writer.encoded();
         let messages = writer.messages();
-        let has_none = messages.is_empty();
-        let (frames, order) = self.messages.take(messages, MESSAGES_TAKEN, |control, _| {
-            let order = control.order();
-            let with_messages = matches!(order, Order::Messages | Order::MessagesThenClose);
-            ((control.frames(encoded), order), with_messages && has_none)
-        });
+        let (frames, order) = self
+            .messages
+            .take(messages, MESSAGES_PER_TURN, |control, _| {
+                let order = control.order();
+                let with_messages = matches!(order, Order::Messages | Order::MessagesThenClose);
+                ((control.frames(encoded), order), with_messages)
+            });
         let next = match order {
             Order::Stop => Next::Stop,
             Order::Close => Next::Close,
