@@ -116,7 +116,7 @@ pub(super) fn read_url(text: &str) -> Result<Proxy, String> {
     let host = url.host_str().unwrap_or_default();
     let host = Host::parse(host).map_err(|error| error.to_string())?;
     let port = match (url.port(), scheme) {
-        (Some(0), _) => return Err("no connection to port 0 is possible".into()),
+        (Some(0), _) => return Err("port 0 cannot be connected to".into()),
         (Some(port), _) => port,
         (None, Scheme::Http) => 80,
         (None, Scheme::Socks5 | Scheme::Socks5h) => 1080,
