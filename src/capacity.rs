@@ -85,7 +85,7 @@ impl Capacity {
             allowed.push((share(limit).saturating_sub(waiting), limit.to_string()));
         }
         for limit in &of_threads {
-            let connections = share(limit) / (THREADS * limit.unit.of_a_thread());
+            let connections = share(limit) / (THREADS * limit.unit.per_thread());
             allowed.push((connections, limit.to_string()));
         }
         if of_threads.is_empty() {
@@ -108,7 +108,7 @@ impl Capacity {
 /// reserved for the program.
 fn share(limit: &Limit) -> u64 {
     let left = limit.max.saturating_sub(limit.used);
-    let spare = SPARE * limit.unit.of_a_thread().max(1);
+    let spare = SPARE * limit.unit.per_thread().max(1);
     left.saturating_sub(spare.max(left / 4))
 }
 

@@ -7,7 +7,7 @@ use rustix::process::{Resource, getrlimit};
 
 /// Adds the limit that was reached to an error about descriptors or memory. Other errors stay
 /// unchanged.
-pub(crate) fn of_descriptors(error: io::Error) -> io::Error {
+pub(crate) fn with_descriptor_limit(error: io::Error) -> io::Error {
     let text = match Errno::from_io_error(&error) {
         Some(Errno::MFILE) => {
             // The descriptors are not counted, because that needs a descriptor.
@@ -29,7 +29,7 @@ pub(crate) fn of_descriptors(error: io::Error) -> io::Error {
 }
 
 /// Returns whether the operation may succeed after a descriptor or some memory is released.
-pub(crate) fn is_want_of_descriptors(error: &io::Error) -> bool {
+pub(crate) fn lacks_descriptors(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
         Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
@@ -48,7 +48,7 @@ mod tests {
             (Errno::NOBUFS, "memory"),
         ] {
             let before = io::Error::from(errno);
-            let after = of_descriptors(io::Error::from(errno));
+            let after = with_descriptor_limit(io::Error::from(errno));
             assert_eq!(after.kind(), before.kind());
             let text = after.to_string();
             assert!(
@@ -56,7 +56,7 @@ mod tests {
                 "{text}"
             );
         }
-        let refused = of_descriptors(Errno::CONNREFUSED.into());
+        let refused = with_descriptor_limit(Errno::CONNREFUSED.into());
         assert_eq!(Errno::from_io_error(&refused), Some(Errno::CONNREFUSED));
     }
 }

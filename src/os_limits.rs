@@ -36,7 +36,7 @@ pub(crate) enum Unit {
 
 impl Unit {
     /// Returns what one thread needs.
-    pub(crate) fn of_a_thread(self) -> u64 {
+    pub(crate) fn per_thread(self) -> u64 {
         match self {
             Unit::Threads => 1,
             // Its stack, its signal stack, and the guard pages of both.
@@ -54,7 +54,7 @@ impl fmt::Display for Limit {
             Unit::Threads => "threads",
             Unit::Maps => "memory maps",
             Unit::Space => "MiB of address space",
-            Unit::Memory => "MiB of memory promised",
+            Unit::Memory => "MiB of committed memory",
             Unit::Descriptors => "descriptors",
         };
         let Limit { who, used, max, .. } = self;

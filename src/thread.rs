@@ -68,7 +68,7 @@ fn with_reached_limit(error: io::Error) -> io::Error {
 
 /// Lists the limits on threads that are reached, or all of them if none seems to be.
 fn describe(limits: &[Limit]) -> String {
-    let of_threads = limits.iter().filter(|limit| limit.unit.of_a_thread() > 0);
+    let of_threads = limits.iter().filter(|limit| limit.unit.per_thread() > 0);
     let (reached, others): (Vec<_>, Vec<_>) = of_threads.partition(|limit| is_reached(limit));
     let list = |limits: Vec<&Limit>| {
         let limits: Vec<_> = limits.iter().map(ToString::to_string).collect();
@@ -84,7 +84,7 @@ fn describe(limits: &[Limit]) -> String {
 /// Returns whether a limit allows no further thread. Some threads may have ended since the failure,
 /// so a limit also counts as reached if a 32nd part of it or less is left.
 fn is_reached(limit: &Limit) -> bool {
-    limit.used + limit.unit.of_a_thread() + limit.max / 32 > limit.max
+    limit.used + limit.unit.per_thread() + limit.max / 32 > limit.max
 }
 
 /// The number of threads that may be started before memory maps are counted again: half of those
@@ -128,7 +128,7 @@ impl ThreadBudget {
         };
         // A reserve for the program's own threads and for allocations.
         let spare = maps.max.saturating_sub(maps.used + maps.max / 64);
-        let threads = i64::try_from(spare / maps.unit.of_a_thread()).unwrap_or(i64::MAX);
+        let threads = i64::try_from(spare / maps.unit.per_thread()).unwrap_or(i64::MAX);
         if threads == 0 {
             let why = maps.to_string();
             *refused = Some((Instant::now(), why.clone()));

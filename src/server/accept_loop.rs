@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::handle::{Borrowed, Control};
 use crate::capacity::{CONNECTIONS, Capacity, WAITING};
 use crate::deadline::deadline_after;
-use crate::descriptors::{is_want_of_descriptors, of_descriptors};
+use crate::descriptors::{lacks_descriptors, with_descriptor_limit};
 use crate::net::pending::{Acceptor, PendingRequest, Step};
 use crate::net::socket::{Socket, wait_for};
 use crate::websocket::Request;
@@ -152,10 +152,10 @@ impl AcceptLoop {
                     io::ErrorKind::ConnectionAborted
                     | io::ErrorKind::ConnectionReset
                     | io::ErrorKind::Interrupted => {}
-                    _ if is_want_of_descriptors(&error) && self.make_room() => {}
+                    _ if lacks_descriptors(&error) && self.make_room() => {}
                     _ => {
                         if !std::mem::replace(&mut self.logged_pause, true) {
-                            let error = of_descriptors(error);
+                            let error = with_descriptor_limit(error);
                             crate::logging::error!(
                                 "{}: no connections are accepted: {error}",
                                 self.url

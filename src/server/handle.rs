@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use super::listener::Listener;
 use super::registry::Registry;
 use crate::deadline::deadline_after;
-use crate::descriptors::of_descriptors;
+use crate::descriptors::with_descriptor_limit;
 use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::process::OwnerProcess;
@@ -64,7 +64,7 @@ struct Running {
 
 impl Control {
     pub(super) fn new(listener: Listener) -> io::Result<Arc<Self>> {
-        let (waker, woken) = UnixStream::pair().map_err(of_descriptors)?;
+        let (waker, woken) = UnixStream::pair().map_err(with_descriptor_limit)?;
         Ok(Arc::new(Control {
             registry: Registry::new(),
             process: OwnerProcess::current(),

@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix};
 
-use crate::descriptors::of_descriptors;
+use crate::descriptors::with_descriptor_limit;
 use crate::net::dial::socket;
 use crate::net::socket::Socket;
 use crate::process::OwnerProcess;
@@ -40,7 +40,7 @@ pub(crate) struct File {
 
 impl Listener {
     pub(crate) fn tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).map_err(of_descriptors)?;
+        let listener = TcpListener::bind(address).map_err(with_descriptor_limit)?;
         rustix::net::listen(&listener, BACKLOG)?;
         Ok(Listener::Tcp(listener))
     }
@@ -48,7 +48,7 @@ impl Listener {
     /// Listens on a path. Replaces the file of a server that no longer exists.
     pub(crate) fn unix(path: &Path) -> io::Result<Self> {
         let lock = lock_folder_of(path);
-        let listener = match UnixListener::bind(path).map_err(of_descriptors) {
+        let listener = match UnixListener::bind(path).map_err(with_descriptor_limit) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_over(path) => {
                 fs::remove_file(path)?;
                 UnixListener::bind(path)?

@@ -10,7 +10,7 @@ use url::Host;
 use super::opened::{Opened, given_up, info};
 use super::shared::Shared;
 use crate::deadline::deadline_after;
-use crate::descriptors::of_descriptors;
+use crate::descriptors::with_descriptor_limit;
 use crate::error::{Error, Result};
 use crate::net::connect_request::ConnectRequest;
 use crate::net::dial::{Cancel, addresses, connect, connect_unix};
@@ -144,7 +144,7 @@ fn connect_through(
     };
     stream.set_nonblocking(false).map_err(Error::lost)?;
     // A close must end the exchange with the proxy.
-    let clone = stream.try_clone().map_err(of_descriptors);
+    let clone = stream.try_clone().map_err(with_descriptor_limit);
     let clone = clone.map_err(Error::lost)?;
     if !shared.lifecycle.install(Arc::new(Socket::from(clone))) {
         return Err(given_up().into());
