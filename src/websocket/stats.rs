@@ -38,8 +38,8 @@ pub struct Stats {
     pub bytes_in: u64,
     /// The number of bytes written, counted in the same way.
     pub bytes_out: u64,
-    /// The number of messages that were put, or taken from a source, and are not written yet. Up to
-    /// 128 messages that are being written may be missing or counted too much.
+    /// The number of messages that were put, or taken from a source, and are not written yet. It
+    /// may differ by up to 128 messages that are being written.
     pub send_queue: usize,
     /// The part of [`Options::send_queue`](crate::Options::send_queue) that is in use, in bytes:
     /// the payload, and 64 bytes for each message.
