@@ -20,7 +20,7 @@ use super::handshake::Failure;
 use super::host::Endpoint;
 use super::socket::wait_for;
 use super::transport::ShutdownHandle;
-use crate::descriptors::of_descriptors;
+use crate::descriptors::with_descriptor_limit;
 use crate::error::{Error, Result};
 use crate::thread::spawn;
 
@@ -43,7 +43,7 @@ pub(crate) struct Cancel {
 impl Cancel {
     pub(crate) fn new() -> io::Result<Arc<Self>> {
         let (alive, cancelled) = bounded(0);
-        let (waker, woken) = UnixStream::pair().map_err(of_descriptors)?;
+        let (waker, woken) = UnixStream::pair().map_err(with_descriptor_limit)?;
         Ok(Arc::new(Cancel {
             alive: Mutex::new(Some(alive)),
             cancelled,
@@ -278,14 +278,14 @@ pub(crate) fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     // One call, so that a program that another thread starts does not inherit the socket.
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::STREAM, flags, None);
-    socket.map_err(|error| of_descriptors(error.into()))
+    socket.map_err(|error| with_descriptor_limit(error.into()))
 }
 
 /// Returns a non-blocking socket.
 #[cfg(target_vendor = "apple")]
 pub(crate) fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket(family, SocketType::STREAM, None);
-    let socket = socket.map_err(|error| of_descriptors(error.into()))?;
+    let socket = socket.map_err(|error| with_descriptor_limit(error.into()))?;
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&socket, true)?;
     Ok(socket)

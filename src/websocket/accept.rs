@@ -1,4 +1,4 @@
-//! Opens a server's connection, on the reader thread; or one end of a pair in memory.
+//! Opens a server's connection on the reader thread, or one end of a pair in memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::net::handshake::server::{self, HandshakeConfig, Refusal, has_body};
 use crate::net::http_response;
 use crate::net::transport::{Halves, Transport, write_by};
 
+/// Answers the request, and returns the connection if the request was accepted.
 pub(crate) fn as_server(
     shared: &Shared,
     request: Request,
@@ -73,7 +74,7 @@ pub(crate) fn as_server(
     })
 }
 
-/// Answers a request that is refused.
+/// Refuses a request with this response.
 fn refuse(
     response: http::Response<()>,
     text: String,
@@ -88,7 +89,7 @@ fn refuse(
     http_response::send(transport, bytes, &[], has_body(head), slot)
 }
 
-/// Opens one end of a connection in memory, which needs no handshake.
+/// Opens one end of a connection in memory. It has no handshake.
 pub(crate) fn in_memory(shared: &Shared, halves: Halves, role: WireRole) -> Result<Opened> {
     if !shared.lifecycle.install(halves.shutdown.clone()) {
         return Err(given_up());
