@@ -57,6 +57,7 @@ pub trait Sink<T>: Send + Sync + 'static {
 
 /// For how long a publisher waits for a full sink: until there is room, the subscription is
 /// removed, or the publisher has to go on.
+#[derive(Debug)]
 pub struct Patience<'a> {
     wake: &'a Receiver<()>,
     until: Option<Instant>,
