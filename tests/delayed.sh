@@ -32,7 +32,8 @@ for name in "$@"; do
     esac
 done
 [ $# -gt 0 ] || which=(--lib --tests)
-binaries=$(cargo test --locked --target-dir "$target" "${which[@]}" --no-run --message-format json |
+binaries=$(cargo test --locked --target-dir "$target" "${which[@]}" \
+    --no-run --message-format json-render-diagnostics |
     sed -n 's/.*"executable":"\([^"]*\/deps\/[^"]*\)".*/\1/p')
 library=$PWD/delay.so
 case $target in /*) library=$target/delay.so ;; *) library=$PWD/$target/delay.so ;; esac
