@@ -69,9 +69,8 @@ pub(crate) fn try_out(acceptor: &TlsAcceptor) -> io::Result<()> {
 
 fn try_out_failed(why: &dyn std::fmt::Display) -> io::Error {
     io::Error::other(format!(
-        "no handshake comes about with this identity; does the key belong to the certificate? \
-         ({why}) If they are for other clients than this TLS library's own, \
-         use Server::tls_acceptor"
+        "no handshake comes about with this identity; does the key belong to the certificate? ({why}) \
+         If they are for other clients than this TLS library's own, use Server::tls_acceptor"
     ))
 }
 
