@@ -6,11 +6,15 @@
 // The items that `criterion_group!` generates have no docs.
 #![allow(missing_docs)]
 
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use rtcbot_websocket::transport::{Halves, ReadHalf, ShutdownHandle, Transport, WriteHalf};
 use rtcbot_websocket::{Bytes, Message, Options, Queue, Server, Websocket};
 use tungstenite::Message as Wire;
 
@@ -141,6 +145,109 @@ fn round_trip(c: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+/// A TCP connection that, once `discards` is set, accepts what is written without a system call.
+struct Discards {
+    stream: TcpStream,
+    discards: Arc<AtomicBool>,
+}
+
+impl Transport for Discards {
+    fn split(self: Box<Self>) -> io::Result<Halves> {
+        let read = Discards {
+            stream: self.stream.try_clone()?,
+            discards: self.discards.clone(),
+        };
+        let shutdown = self.stream.try_clone()?;
+        Ok(Halves {
+            read: Box::new(read),
+            shutdown: Arc::new(Shutdown(shutdown)),
+            write: self,
+        })
+    }
+}
+
+impl Read for Discards {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buffer)
+    }
+}
+
+impl ReadHalf for Discards {
+    fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_read_timeout(timeout)
+    }
+}
+
+impl Write for Discards {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.discards.load(Ordering::Relaxed) {
+            true => Ok(bytes.len()),
+            false => self.stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl WriteHalf for Discards {
+    fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_write_timeout(timeout)
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write(bytes)
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.stream.shutdown(std::net::Shutdown::Write)
+    }
+}
+
+struct Shutdown(TcpStream);
+
+impl ShutdownHandle for Shutdown {
+    fn shutdown(&self) {
+        let _ = self.0.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// What a put costs its caller, apart from the socket, while nothing else is sent.
+fn puts_without_a_socket(c: &mut Criterion) {
+    let url = raw_server(Peer::Echo);
+    let stream = TcpStream::connect(url.trim_start_matches("ws://")).unwrap();
+    let discards = Arc::new(AtomicBool::new(false));
+    let transport = Discards {
+        stream,
+        discards: discards.clone(),
+    };
+    let ws = Options::new()
+        .json(false)
+        .ping_interval(None)
+        .linger(Duration::ZERO)
+        .connect_over(transport, &url)
+        .unwrap();
+    ws.wait_ready().unwrap();
+    discards.store(true, Ordering::Relaxed);
+    let message = text(64);
+    c.bench_function("put_when_idle_64B/no socket", |b| {
+        b.iter_custom(|n| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..n {
+                let message = message.clone();
+                // Longer than the writer thread counts as busy.
+                let pause = Instant::now() + Duration::from_micros(30);
+                while Instant::now() < pause {}
+                let start = Instant::now();
+                ws.put_nowait(message).unwrap();
+                spent += start.elapsed();
+            }
+            spent
+        });
+    });
 }
 
 /// What a put costs its caller while nothing else is sent. The answer is awaited, and not measured.
@@ -322,6 +429,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(3));
-    targets = round_trip, puts_when_idle, sends, receives, receives_text, fan_out
+    targets = round_trip, puts_when_idle, puts_without_a_socket, sends, receives, receives_text, fan_out
 }
 criterion_main!(benches);

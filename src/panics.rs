@@ -10,6 +10,7 @@ use std::ops::{Deref, DerefMut};
 pub(crate) use crate::catch_panic::catch_panic;
 
 /// Calls user code and logs a panic in it.
+#[inline]
 pub(crate) fn log_panic(f: impl FnOnce()) {
     if let Err(text) = catch_panic(f) {
         crate::logging::error!("a callback panicked: {text}");
@@ -17,6 +18,7 @@ pub(crate) fn log_panic(f: impl FnOnce()) {
 }
 
 /// Drops a value that belongs to the user or may own such a value. Logs a panic.
+#[inline]
 pub(crate) fn drop_caught(what: impl Sized) {
     log_panic(|| drop(what));
 }

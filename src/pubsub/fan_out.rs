@@ -129,6 +129,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     }
 
     /// Offers an item to all, and waits for those that are full.
+    #[inline]
     fn hand_out(&mut self, item: T, limit: Option<Instant>) {
         let list = self.list.take();
         let list = list.unwrap_or_else(|| self.subscribers.state.lock().list.clone());
@@ -150,6 +151,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         }
     }
 
+    #[inline]
     fn offer(&mut self, subscriber: &Arc<Subscriber<T>>, item: T, weight: usize) {
         if subscriber.status.truncated.load(Ordering::Relaxed) {
             return subscriber.count_dropped(&self.subscribers.delivery);
@@ -172,11 +174,16 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 
     /// Delivers to callbacks, and to those that were full, waiting for each as long as the
     /// producer's [`Hold`](super::hold::Hold) says. After `limit` it keeps what is left.
+    #[inline]
     fn finish_batch(&mut self, limit: Option<Instant>) {
         self.list = None;
-        if !self.calls.is_empty() {
-            self.put_calls();
+        if !self.calls.is_empty() || !self.blocked.is_empty() {
+            self.deliver_blocked(limit);
         }
+    }
+
+    fn deliver_blocked(&mut self, limit: Option<Instant>) {
+        self.put_calls();
         while let Some((full, item)) = self.blocked.pop_front() {
             let Some(subscriber) = full.upgrade() else {
                 continue;

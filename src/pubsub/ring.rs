@@ -42,9 +42,13 @@ impl<T> Ring<T> {
     #[inline]
     pub(super) fn put(&self, item: T) -> Option<T> {
         let _turn = self.turn.lock();
+        let mut oldest = match self.sender.is_full() {
+            true => self.receiver.try_recv().ok(),
+            false => None,
+        };
         let mut item = item;
-        let mut oldest = None;
-        // Only once: nobody else puts anything in. It may be that somebody has just taken one.
+        // Nobody else puts items in, so there is room now. Should the channel still say that it is
+        // full, the next item makes room.
         while let Err(TrySendError::Full(back)) = self.sender.try_send(item) {
             item = back;
             oldest = self.receiver.try_recv().ok().or(oldest);

@@ -77,6 +77,7 @@ impl<T: Send + 'static> Subscriber<T> {
     }
 
     /// Puts an item of this weight.
+    #[inline]
     pub(super) fn put_nowait(
         self: &Arc<Self>,
         item: T,
@@ -96,19 +97,19 @@ impl<T: Send + 'static> Subscriber<T> {
                 Ok(())
             }
             Output::Ring(ring, limit) => {
-                let drop = |oldest: Option<T>| {
-                    if oldest.is_some() {
-                        delivery.count_dropped(1);
-                        drop_caught(oldest);
-                    }
-                };
                 if !limit.is_light(weight) {
                     while !limit.has_room(weight, || ring.len()) {
-                        drop(ring.take_oldest());
+                        if let Some(oldest) = ring.take_oldest() {
+                            delivery.count_dropped(1);
+                            drop_caught(oldest);
+                        }
                     }
                     limit.count(weight);
                 }
-                drop(ring.put(item));
+                if let Some(oldest) = ring.put(item) {
+                    delivery.count_dropped(1);
+                    drop_caught(oldest);
+                }
                 Ok(())
             }
             // Acquire: with 0, the early items are in the sink.
