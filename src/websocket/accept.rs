@@ -1,13 +1,15 @@
-//! Opens a server's connection on the reader thread, or one end of a pair in memory.
+//! Accepts a request: `Websocket::accept`, and the handshake on the reader thread.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::{Request as HttpRequest, StatusCode};
-use tungstenite::protocol::Role as WireRole;
+use tungstenite::protocol::Role;
 
-use super::opened::{Opened, given_up, info};
+use super::handle::Websocket;
+use super::opened::{Opened, given_up, info, once};
+use super::reader_thread;
 use super::request::Request;
 use super::shared::Shared;
 use super::slot::Slot;
@@ -15,14 +17,75 @@ use crate::deadline::deadline_after;
 use crate::error::{Error, Result};
 use crate::net::handshake::server::{self, HandshakeConfig, Refusal, has_body};
 use crate::net::http_response;
-use crate::net::transport::{Halves, Transport, write_by};
+use crate::net::transport::{Transport, write_by};
+use crate::options::Options;
+
+/// Constructors.
+impl Websocket {
+    /// Accepts a request as a WebSocket: RTCBot's `Websocket(request)`.
+    ///
+    /// Returns immediately; the reader thread sends the handshake's response. A request that is not
+    /// a valid WebSocket upgrade is rejected with an HTTP status (see
+    /// [`Server`](crate::Server#strangers)), and this `Websocket` ends with [`Error::Handshake`].
+    /// [`Options`] has other settings than the defaults.
+    ///
+    /// To refuse a client, use [`Request::respond`]. Or accept the request and call
+    /// [`close_with`](Self::close_with); that waits for the client's reply, so do it on another
+    /// thread than that of the accept loop.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Server, Websocket};
+    ///
+    /// for request in Server::bind("127.0.0.1:8080")? {
+    ///     let ws = Websocket::accept(request);
+    ///     ws.subscribe_to(ws.clone()); // an echo
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn accept(request: Request) -> Websocket {
+        Options::new().accept(request)
+    }
+}
+
+impl Options {
+    /// Accepts a request as a WebSocket with these settings.
+    ///
+    /// Returns immediately; see [`Websocket::accept`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Options, Server};
+    ///
+    /// for request in Server::bind("127.0.0.1:8080")? {
+    ///     let ws = Options::new().max_message_size(16 << 10).accept(request);
+    ///     ws.subscribe_to(ws.clone());
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn accept(&self, mut request: Request) -> Websocket {
+        let name = match request.peer_addr() {
+            Some(address) => format!("connection from {address}"),
+            None => "connection from a Unix socket".to_owned(),
+        };
+        let (shared, ends) = Shared::new(name, Role::Server, self.for_server());
+        let slot = request.slot.take();
+        let ws = Websocket::new(shared.clone());
+        // Before the client receives the response, because from then on it expects broadcasts.
+        if let Some(slot) = &slot {
+            slot.register(&ws);
+        }
+        let for_refusal = slot.clone();
+        let open = once(move |shared: &Shared| as_server(shared, request, for_refusal));
+        reader_thread::start(shared, ends, slot, open);
+        ws
+    }
+}
 
 /// Answers the request, and returns the connection if the request was accepted.
-pub(crate) fn as_server(
-    shared: &Shared,
-    request: Request,
-    slot: Option<Arc<dyn Slot>>,
-) -> Result<Opened> {
+fn as_server(shared: &Shared, request: Request, slot: Option<Arc<dyn Slot>>) -> Result<Opened> {
     let Request {
         head,
         mut transport,
@@ -70,7 +133,7 @@ pub(crate) fn as_server(
         info: info(addresses, head, response),
         halves,
         rest,
-        role: WireRole::Server,
+        role: Role::Server,
     })
 }
 
@@ -87,19 +150,4 @@ fn refuse(
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     let bytes = http_response::to_bytes(response, head.method());
     http_response::send(transport, bytes, &[], has_body(head), slot)
-}
-
-/// Opens one end of a connection in memory. It has no handshake.
-pub(crate) fn in_memory(shared: &Shared, halves: Halves, role: WireRole) -> Result<Opened> {
-    if !shared.lifecycle.install(halves.shutdown.clone()) {
-        return Err(given_up());
-    }
-    let mut response = http::Response::new(());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    Ok(Opened {
-        info: info((None, None), HttpRequest::new(()), response),
-        halves,
-        rest: Vec::new(),
-        role,
-    })
 }

@@ -1,13 +1,16 @@
-//! Opens a client's connection on the reader thread: from the URL to the handshake.
+//! Connects a client: `Websocket::connect`, and what the reader thread does for it, from the URL to
+//! the handshake.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use http::Request as HttpRequest;
-use tungstenite::protocol::Role as WireRole;
+use tungstenite::protocol::Role;
 use url::Host;
 
-use super::opened::{Opened, given_up, info};
+use super::handle::Websocket;
+use super::opened::{Opened, given_up, info, once};
+use super::reader_thread;
 use super::shared::Shared;
 use crate::deadline::deadline_after;
 use crate::descriptors::with_descriptor_limit;
@@ -17,13 +20,147 @@ use crate::net::dial::{Cancel, addresses, connect, connect_unix};
 use crate::net::handshake::Failure;
 use crate::net::handshake::client;
 use crate::net::host::Endpoint;
+use crate::net::panic_guard::guard;
 use crate::net::proxy::Proxy;
 use crate::net::socket::Socket;
 use crate::net::target::{Place, Target};
 use crate::net::transport::Transport;
+use crate::options::Options;
+
+/// Constructors.
+impl Websocket {
+    /// Connects to a server: RTCBot's `Websocket(url)`.
+    ///
+    /// Returns immediately. The reader thread resolves the name, connects, and performs the
+    /// handshakes within [`connect_timeout`](Options::connect_timeout) (10 seconds by default).
+    /// Meanwhile every method can be used. [`Options`] has other settings than the defaults.
+    ///
+    /// | URL | transport |
+    /// | --- | --- |
+    /// | `ws://host[:port]/path?query`, `http://…` | TCP; port 80 by default |
+    /// | `wss://…`, `https://…` | TLS; port 443 by default; needs the feature `native-tls` |
+    /// | `ws+unix:/path/of/socket[:/path?query]` | a Unix socket, as in the npm package `ws` |
+    /// | `wss+unix:…` | TLS over a Unix socket; the certificate must be for `localhost` |
+    ///
+    /// In the path of a Unix socket, write a colon as `%3A`. A user and password in the URL
+    /// (`wss://user:password@host/`) are sent as Basic authentication.
+    ///
+    /// A link-local address needs the name or number of the network interface:
+    /// `ws://[fe80::1%eth0]:8080/`, or `ws://[fe80::1%25eth0]:8080/` as in RFC 6874. (As there,
+    /// `%251` is number 1.) The interface is not sent to the server, and a certificate for `wss` is
+    /// for the address alone. A proxy cannot use the interface either, so such an address through a
+    /// proxy is an [`Error::Proxy`]. An interface that does not exist is an [`Error::Resolve`]; a
+    /// client that [reconnects](Options::reconnect) tries again.
+    ///
+    /// The server's response may have any form that HTTP/1.1 allows. Up to 64 KiB of interim
+    /// responses (1xx) before it are skipped, and folded lines are joined. Redirects are [not
+    /// followed by default](Options::max_redirects).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidUrl`] if the URL cannot work. Errors that occur while connecting are
+    /// reported by [`get`](Self::get), [`wait_ready`](Self::wait_ready) and [`error`](Self::error).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Server, Websocket};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Websocket::connect(server.url())?;
+    /// let robot = Websocket::accept(server.next().unwrap());
+    /// ws.put_nowait("forward")?;
+    /// assert_eq!(robot.get()?, "forward");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn connect(url: impl AsRef<str>) -> Result<Websocket> {
+        Options::new().connect(url)
+    }
+}
+
+impl Options {
+    /// Connects to a server with these settings.
+    ///
+    /// Returns immediately; see [`Websocket::connect`].
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::InvalidUrl`] if the URL cannot work.
+    /// - [`Error::InvalidOption`] if a header, subprotocol, proxy, back-off or root certificate
+    ///   cannot work.
+    ///
+    /// Errors of the network are reported by `wait_ready`, `get`, `error` and similar methods.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::Options;
+    ///
+    /// let ws = Options::new().json(false).connect("ws://robot.local:8080/ws")?;
+    /// ws.wait_ready()?;
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
+    pub fn connect(&self, url: impl AsRef<str>) -> Result<Websocket> {
+        let request = self.connect_request(url.as_ref())?;
+        let name = request.name().to_owned();
+        let (shared, ends) = Shared::new(name, Role::Client, self.for_client());
+        let open = move |shared: &Shared| as_client(shared, request.clone());
+        reader_thread::start(shared.clone(), ends, None, open);
+        Ok(Websocket::new(shared))
+    }
+
+    /// Connects over an existing stream, such as one that another program handed over, or a
+    /// [`Transport`] of your own.
+    ///
+    /// Returns immediately. The URL is only used for the handshake: the stream is not connected to
+    /// it, and no proxy or redirect is followed. TLS is not added: for a `wss` URL, the stream must
+    /// be encrypted, as a `native_tls::TlsStream<TcpStream>` is.
+    ///
+    /// # Errors
+    ///
+    /// - The errors of [`connect`](Self::connect).
+    /// - [`Error::InvalidUrl`] for a `wss` URL over a stream that is not encrypted.
+    /// - [`Error::InvalidOption`] if [`reconnect`](Self::reconnect) is set.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::Options;
+    /// use std::net::TcpStream;
+    ///
+    /// let stream = TcpStream::connect("10.0.0.7:8080")?;
+    /// let ws = Options::new().connect_over(stream, "ws://robot.local/drive")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn connect_over(
+        &self,
+        transport: impl Transport,
+        url: impl AsRef<str>,
+    ) -> Result<Websocket> {
+        if self.reconnect.is_some() {
+            return Err(Error::InvalidOption {
+                setting: "reconnect",
+                reason: "an existing stream cannot be connected again".into(),
+            });
+        }
+        let transport = guard(transport);
+        let request = self.connect_request(url.as_ref())?;
+        let name = request.name().to_owned();
+        if request.is_encrypted() && !transport.is_encrypted() {
+            return Err(Error::InvalidUrl {
+                url: name,
+                reason: "the stream is not encrypted; perform the TLS handshake first".into(),
+            });
+        }
+        let (shared, ends) = Shared::new(name, Role::Client, self.for_client());
+        let open = once(move |shared: &Shared| over(shared, transport, &request));
+        reader_thread::start(shared.clone(), ends, None, open);
+        Ok(Websocket::new(shared))
+    }
+}
 
 /// Connects, and follows as many redirects as the settings allow.
-pub(crate) fn as_client(shared: &Shared, mut connect_request: ConnectRequest) -> Result<Opened> {
+fn as_client(shared: &Shared, mut connect_request: ConnectRequest) -> Result<Opened> {
     let mut request = connect_request.renewed_request()?;
     let deadline = deadline_after(shared.options.connect_timeout);
     let mut redirects = shared.options.max_redirects;
@@ -48,7 +185,7 @@ pub(crate) fn as_client(shared: &Shared, mut connect_request: ConnectRequest) ->
 }
 
 /// Opens a connection over an existing transport.
-pub(crate) fn over(
+fn over(
     shared: &Shared,
     transport: Box<dyn Transport>,
     connect_request: &ConnectRequest,
@@ -211,6 +348,6 @@ fn handshake(
         info: info(addresses, request, response),
         halves,
         rest,
-        role: WireRole::Client,
+        role: Role::Client,
     })
 }

@@ -9,7 +9,7 @@ mod handle;
 mod keepalive;
 mod lifecycle;
 mod opened;
-mod opening;
+mod pair;
 mod read_loop;
 mod reader_thread;
 pub(crate) mod request;

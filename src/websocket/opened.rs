@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use http::{Request, Response};
 use tungstenite::protocol::Role as WireRole;
 
-use super::shared::ConnectionInfo;
-use crate::error::Error;
+use super::shared::{ConnectionInfo, Shared};
+use crate::error::{Error, Result};
 use crate::net::transport::Halves;
 
 /// A connection after its opening handshake.
@@ -34,4 +34,14 @@ pub(crate) fn info(
 /// Returns the error of a connection that was closed before it was open. No program sees it.
 pub(crate) fn given_up() -> Error {
     Error::lost(std::io::ErrorKind::Interrupted.into())
+}
+
+/// Returns an opening function that opens one connection. It is called once, because only clients
+/// that have a URL reconnect.
+pub(super) fn once<T>(open: impl FnOnce(&Shared) -> Result<T>) -> impl FnMut(&Shared) -> Result<T> {
+    let mut open = Some(open);
+    move |shared| match open.take() {
+        Some(open) => open(shared),
+        None => Err(given_up()),
+    }
 }

@@ -1,0 +1,82 @@
+//! Connects two `Websocket`s in memory: `Websocket::pair`.
+
+use http::{Request, StatusCode};
+use tungstenite::protocol::Role;
+
+use super::handle::Websocket;
+use super::opened::{Opened, given_up, info, once};
+use super::reader_thread;
+use super::session::Session;
+use super::shared::Shared;
+use crate::error::Result;
+use crate::net::memory;
+use crate::net::transport::Halves;
+use crate::options::Options;
+
+/// Constructors.
+impl Websocket {
+    /// Returns two connected `Websocket`s in memory, to test a control loop without a network.
+    ///
+    /// Each is the other's peer. The first has the client's role.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Websocket, json};
+    ///
+    /// let (operator, robot) = Websocket::pair();
+    /// operator.put_nowait(json!({"speed": 1}))?;
+    /// assert_eq!(robot.get()?, json!({"speed": 1}));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pair() -> (Websocket, Websocket) {
+        Options::new().pair()
+    }
+}
+
+impl Options {
+    /// Returns two connected `Websocket`s in memory, both with these settings.
+    ///
+    /// See [`Websocket::pair`]. [`reconnect`](Self::reconnect) has no effect on them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    ///
+    /// let (robot, operator) = Options::new().json(false).pair();
+    /// robot.put_nowait("[1]")?;
+    /// assert_eq!(operator.get()?, "[1]"); // text, although it is JSON
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pair(&self) -> (Websocket, Websocket) {
+        let (client, server) = memory::pair();
+        let start = |name: &str, role, halves| {
+            let (shared, ends) = Shared::new(name.to_owned(), role, self.for_pair());
+            let open = once(move |shared: &Shared| in_memory(shared, halves, role));
+            reader_thread::start(shared.clone(), ends, None, open);
+            // Waits only for the start of a thread, because there is no handshake.
+            shared.wait(None, Session::has_been_ready);
+            Websocket::new(shared)
+        };
+        (
+            start("client in memory", Role::Client, client),
+            start("server in memory", Role::Server, server),
+        )
+    }
+}
+
+/// Opens one end of a connection in memory. It has no handshake.
+fn in_memory(shared: &Shared, halves: Halves, role: Role) -> Result<Opened> {
+    if !shared.lifecycle.install(halves.shutdown.clone()) {
+        return Err(given_up());
+    }
+    let mut response = http::Response::new(());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    Ok(Opened {
+        info: info((None, None), Request::new(()), response),
+        halves,
+        rest: Vec::new(),
+        role,
+    })
+}
