@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::hold::End;
+use super::hold::EndReason;
 use super::space::SpaceNotifier;
 
 /// The maximum number of items that wait for callbacks before the publisher pauses.
@@ -17,7 +17,7 @@ const MAX_ITEMS: usize = 1024;
 /// (nv-websocket-client 99).
 pub(crate) struct CallbackLimit {
     /// The producer's: it tells one producer from another.
-    end: End,
+    end: EndReason,
     /// How many callbacks wait for the producer.
     blocked: AtomicUsize,
     /// How many items wait, and their weight. SeqCst, as `blocked`: a publisher that has registered
@@ -30,11 +30,11 @@ pub(crate) struct CallbackLimit {
 
 thread_local! {
     /// The limit of the pool whose callbacks this thread calls.
-    static OWN: RefCell<Option<Arc<CallbackLimit>>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Arc<CallbackLimit>>> = const { RefCell::new(None) };
 }
 
 impl CallbackLimit {
-    pub(super) fn new(max_weight: usize, end: End) -> Arc<Self> {
+    pub(super) fn new(max_weight: usize, end: EndReason) -> Arc<Self> {
         Arc::new(CallbackLimit {
             end,
             blocked: AtomicUsize::new(0),
@@ -77,30 +77,30 @@ impl CallbackLimit {
     }
 
     /// Marks the current thread as one that calls callbacks of this pool.
-    pub(super) fn serve(self: &Arc<Self>) {
-        OWN.set(Some(self.clone()));
+    pub(super) fn mark_current_thread(self: &Arc<Self>) {
+        CURRENT.set(Some(self.clone()));
     }
 
     /// Returns whether the current thread calls callbacks of this pool.
-    pub(super) fn is_served_here(self: &Arc<Self>) -> bool {
-        own().is_some_and(|own| Arc::ptr_eq(&own, self))
+    pub(super) fn is_current_thread(self: &Arc<Self>) -> bool {
+        current().is_some_and(|own| Arc::ptr_eq(&own, self))
     }
 }
 
 /// Returns this thread's limit. It is cloned, since the wait that follows may drop anything.
-fn own() -> Option<Arc<CallbackLimit>> {
-    OWN.try_with(|own| own.borrow().clone()).ok().flatten()
+fn current() -> Option<Arc<CallbackLimit>> {
+    CURRENT.try_with(|own| own.borrow().clone()).ok().flatten()
 }
 
 /// Waits in `wait` for the producer with this end, perhaps in one of its callbacks.
-pub(crate) fn blocking<R>(end: &End, wait: impl FnOnce() -> R) -> R {
+pub(crate) fn blocking<R>(end: &EndReason, wait: impl FnOnce() -> R) -> R {
     struct Back(Arc<CallbackLimit>);
     impl Drop for Back {
         fn drop(&mut self) {
             self.0.blocked.fetch_sub(1, Ordering::SeqCst);
         }
     }
-    let own = own().filter(|own| Arc::ptr_eq(&own.end, end));
+    let own = current().filter(|own| Arc::ptr_eq(&own.end, end));
     let _back = own.map(|limit| {
         limit.blocked.fetch_add(1, Ordering::SeqCst);
         limit.space.notify();

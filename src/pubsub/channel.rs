@@ -7,7 +7,7 @@
 //!
 //! - held by the *owner*, the thread that works unless another thread does;
 //! - idle, in the channel: there is nothing to do, and the owner sleeps;
-//! - [`Borrowed`] by a thread that added something while the worker was idle;
+//! - [`BorrowedWorker`] by a thread that added something while the worker was idle;
 //! - in `handed`, on its way to the owner, which it wakes.
 //!
 //! A thread that adds something while the worker is not idle has finished with that: the worker
@@ -24,10 +24,10 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, TryRecvError};
 
-use super::handover::{Handover, Woken};
 use super::space::SpaceNotifier;
 use super::subscription::Subscription;
 use super::sync::{Mutex, MutexGuard};
+use super::worker_return::{Woken, WorkerReturn};
 use crate::error::PutError;
 use crate::panics::drop_caught;
 
@@ -35,13 +35,13 @@ use crate::panics::drop_caught;
 const BATCH_WEIGHT: usize = 128 << 10;
 
 /// What a worker has to do besides the items.
-pub(crate) trait Extra {
+pub(crate) trait ExtraWork {
     /// Returns whether there is something to do, apart from the items. Called under the lock.
     fn is_pending(&self, closed: bool) -> bool;
 }
 
 /// An [`Inbox`](super::Inbox) reports that its consumer was closed.
-impl Extra for () {
+impl ExtraWork for () {
     fn is_pending(&self, closed: bool) -> bool {
         closed
     }
@@ -53,7 +53,7 @@ pub(crate) struct Channel<T, X, W> {
     /// other lock is taken but those of the source's queue.
     state: Mutex<State<T, X, W>>,
     space: SpaceNotifier,
-    handed: Handover<W>,
+    returned: WorkerReturn<W>,
     limit: usize,
     weigh: fn(&T) -> usize,
 }
@@ -69,13 +69,13 @@ struct State<T, X, W> {
     idle: Option<W>,
 }
 
-impl<T, X: Extra, W> State<T, X, W> {
+impl<T, X: ExtraWork, W> State<T, X, W> {
     fn is_pending(&self) -> bool {
         !self.queue.is_empty() || self.extra.is_pending(self.closed)
     }
 }
 
-impl<T, X: Extra, W> Channel<T, X, W> {
+impl<T, X: ExtraWork, W> Channel<T, X, W> {
     /// Creates a channel whose items together may weigh `limit`. The owner has the worker at first.
     pub(crate) fn new(limit: usize, weigh: fn(&T) -> usize, extra: X) -> Self {
         Channel {
@@ -88,7 +88,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
                 idle: None,
             }),
             space: SpaceNotifier::new(),
-            handed: Handover::new(),
+            returned: WorkerReturn::new(),
             limit,
             weigh,
         }
@@ -208,8 +208,8 @@ impl<T, X: Extra, W> Channel<T, X, W> {
     }
 
     /// Looks at the extra state, or changes it so that there is nothing more to do than before.
-    pub(crate) fn look<R>(&self, look: impl FnOnce(&mut X) -> R) -> R {
-        look(&mut self.state.lock().extra)
+    pub(crate) fn with_extra<R>(&self, f: impl FnOnce(&mut X) -> R) -> R {
+        f(&mut self.state.lock().extra)
     }
 
     /// Returns what tells when there is room.
@@ -249,7 +249,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         let changed = change(&mut state)?;
         let idle = state.idle.take();
         drop(state);
-        let mut worker = idle.map(|worker| Borrowed {
+        let mut worker = idle.map(|worker| BorrowedWorker {
             channel: self,
             worker: Some(worker),
         });
@@ -331,7 +331,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         };
         drop(state);
         if let Some(source) = read {
-            source.tell_taken();
+            source.notify_taken();
             drop_caught(source);
         }
         if ended.is_some() {
@@ -386,7 +386,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
             state.idle = Some(worker);
             state.source.clone()
         };
-        let woken = match self.handed.wait(source.as_ref(), deadline) {
+        let woken = match self.returned.wait(source.as_ref(), deadline) {
             Woken::Worker(worker) => Ok(worker),
             Woken::Source => Ok(self.take_worker()),
             Woken::Deadline => Err(self.take_worker()),
@@ -399,7 +399,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
     /// Takes the idle worker, or waits for it: then it is on its way.
     fn take_worker(&self) -> W {
         let idle = self.state.lock().idle.take();
-        idle.unwrap_or_else(|| self.handed.receive())
+        idle.unwrap_or_else(|| self.returned.receive())
     }
 
     #[cfg(test)]
@@ -421,16 +421,16 @@ impl<T, X: Extra, W> Channel<T, X, W> {
 /// The worker, in the hands of a thread that has added something. When it is dropped, the owner
 /// gets the worker: also when the thread panics.
 #[must_use]
-pub(crate) struct Borrowed<'a, T, X: Extra, W> {
+pub(crate) struct BorrowedWorker<'a, T, X: ExtraWork, W> {
     channel: &'a Channel<T, X, W>,
     /// `None` once it was parked.
     worker: Option<W>,
 }
 
 /// The worker, if it was idle when something was added.
-pub(crate) type IdleWorker<'a, T, X, W> = Option<Borrowed<'a, T, X, W>>;
+pub(crate) type IdleWorker<'a, T, X, W> = Option<BorrowedWorker<'a, T, X, W>>;
 
-impl<T, X: Extra, W> Borrowed<'_, T, X, W> {
+impl<T, X: ExtraWork, W> BorrowedWorker<'_, T, X, W> {
     /// Works on this thread. Where `work` returns `true`, it has done all that it found, and the
     /// worker becomes idle unless something has come meanwhile; otherwise the owner goes on.
     pub(crate) fn work(mut self, work: impl FnOnce(&mut W) -> bool) {
@@ -444,10 +444,10 @@ impl<T, X: Extra, W> Borrowed<'_, T, X, W> {
     }
 }
 
-impl<T, X: Extra, W> Drop for Borrowed<'_, T, X, W> {
+impl<T, X: ExtraWork, W> Drop for BorrowedWorker<'_, T, X, W> {
     fn drop(&mut self) {
         if let Some(worker) = self.worker.take() {
-            self.channel.handed.hand(worker);
+            self.channel.returned.send(worker);
         }
     }
 }

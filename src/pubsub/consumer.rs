@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 
 use super::channel::Channel;
 use super::inbox::Inbox;
-use super::sink::{Room, Sink};
+use super::sink::{RoomWait, Sink};
 use super::subscription::Subscription;
 use crate::error::PutError;
 
@@ -136,8 +136,8 @@ impl<T: Send + 'static> Sink<T> for Consumer<T> {
         Consumer::put_nowait(self, item)
     }
 
-    fn room(&self) -> Option<Room<'_, T>> {
-        Some(Room::in_queue(self.channel.space()))
+    fn room_wait(&self) -> Option<RoomWait<'_, T>> {
+        Some(RoomWait::in_queue(self.channel.space()))
     }
 }
 

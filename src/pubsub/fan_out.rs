@@ -8,11 +8,11 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::callbacks::CallbackPool;
-use super::hold::{Verdict, Waiter};
-use super::sink::Room;
+use super::hold::{Waiter, WhenFull};
+use super::sink::RoomWait;
 use super::subscriber::{Call, Delivered, Subscriber};
 use super::subscribers::{SubscriberList, Subscribers};
-use super::threads::Found;
+use super::threads::Unstarted;
 use crate::error::{Error, PutError};
 
 /// How much the backlog may weigh; what comes then is dropped. More than a system leaves in its
@@ -107,7 +107,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                 break;
             };
             self.backlog_weight -= self.weigh(&item);
-            self.hand_out(item, limit);
+            self.offer_to_all(item, limit);
             // Not all calls of the backlog at once.
             self.finish_batch(limit);
             self.count_kept();
@@ -121,7 +121,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             if self.has_backlog() || self.has_to_keep(None) {
                 self.keep(item);
             } else {
-                self.hand_out(item, None);
+                self.offer_to_all(item, None);
             }
         }
         self.finish_batch(None);
@@ -129,13 +129,13 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     }
 
     /// Offers an item to all, and waits for those that are full.
-    fn hand_out(&mut self, item: T, limit: Option<Instant>) {
+    fn offer_to_all(&mut self, item: T, limit: Option<Instant>) {
         let list = self.list.take();
         let list = list.unwrap_or_else(|| self.subscribers.state.lock().list.clone());
         let Some((last, others)) = list.split_last() else {
             if let Some(item) = self.subscribers.keep_early(item) {
                 // Somebody has just subscribed.
-                self.hand_out(item, limit);
+                self.offer_to_all(item, limit);
             }
             return;
         };
@@ -223,37 +223,38 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         self.finish_batch(limit);
         let delivery = &self.subscribers.delivery;
         loop {
-            let (verdict, changed) = delivery.look(Waiter::Publisher(limit));
+            let (when_full, changed) = delivery.when_full(Waiter::Publisher(limit));
             if !self.blocked.is_empty() {
                 return true;
             }
             if !delivery.is_paused() {
                 return false;
             }
-            match verdict {
-                Verdict::Wait(until) => Room::<T>::none().wait(&changed, until),
-                Verdict::Keep => return true,
-                Verdict::Drop => return false,
+            match when_full {
+                WhenFull::Wait(until) => RoomWait::<T>::none().wait(&changed, until),
+                WhenFull::Keep => return true,
+                WhenFull::Drop => return false,
             }
         }
     }
 
     /// Waits for a thread that callbacks wait for, before the owner waits for its own input.
     fn wait_for_threads(&mut self, limit: Option<Instant>) {
-        while let Found::NotYet(next) = self.subscribers.delivery.threads.look() {
+        while let Unstarted::RetryAt(next) = self.subscribers.delivery.threads.retry() {
             let delivery = &self.subscribers.delivery;
-            let (Verdict::Wait(until), changed) = delivery.look(Waiter::Publisher(limit)) else {
+            let (WhenFull::Wait(until), changed) = delivery.when_full(Waiter::Publisher(limit))
+            else {
                 return;
             };
             let until = until.map_or(next, |until| until.min(next));
-            Room::<T>::none().wait(&changed, Some(until));
+            RoomWait::<T>::none().wait(&changed, Some(until));
         }
     }
 
     fn keep(&mut self, item: T) {
         if self.backlog_weight >= BACKLOG_WEIGHT {
             // The items that follow are dropped, too, until some of the backlog has been delivered.
-            return self.subscribers.count_too_late();
+            return self.subscribers.count_overflow();
         }
         self.backlog_weight += self.weigh(&item);
         self.backlog.push_back(item);
@@ -280,7 +281,7 @@ impl<T: Clone + Send + 'static> Drop for Publisher<T> {
             }
         }
         for _ in self.backlog.drain(..) {
-            self.subscribers.count_too_late();
+            self.subscribers.count_overflow();
         }
         self.count_kept();
         let _ = self.subscribers.end.set(Error::Ended);

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use super::hold::{Delivery, Verdict, Waiter};
+use super::hold::{Delivery, Waiter, WhenFull};
 use super::sink::Sink;
 use super::status::Status;
 use super::subscriber::{Delivered, Output, SinkOutput, Subscriber};
 use super::subscribers::Subscribers;
-use super::threads::{Order, Start, Stay};
+use super::threads::{EndOrder, MayWait, Start};
 
 /// The early items of one sink. The sink has subscribed already, and counts as full for the
 /// publisher until it has taken all of these.
@@ -46,23 +46,23 @@ impl<T: Send + 'static> Forwarder<T> {
             delivery: subscribers.delivery.clone(),
             subscribers: Arc::downgrade(subscribers),
         };
-        if forwarder.hand_over(Waiter::Nobody(Verdict::Keep)) {
+        if forwarder.deliver(Waiter::Nobody(WhenFull::Keep)) {
             return;
         }
-        let body = move |stay| {
-            forwarder.hand_over(match stay {
-                Stay::Yes => Waiter::Thread,
-                Stay::No => Waiter::Nobody(Verdict::Drop),
+        let body = move |may_wait| {
+            forwarder.deliver(match may_wait {
+                MayWait::Yes => Waiter::Thread,
+                MayWait::No => Waiter::Nobody(WhenFull::Drop),
             });
         };
-        let start = Start::new("ws-forward", Order::Last, &sink.lacking, body);
+        let start = Start::new("ws-forward", EndOrder::Last, &sink.needs_thread, body);
         drop(sink);
         subscribers.delivery.threads.start(start);
         subscribers.delivery.threads.wait();
     }
 
     /// Returns `false` if some items have been kept.
-    fn hand_over(&mut self, waiter: Waiter) -> bool {
+    fn deliver(&mut self, waiter: Waiter) -> bool {
         while let Some(item) = self.items.pop_front() {
             let weight = (self.weigh)(&item);
             match self.to.deliver(item, weight, waiter, &self.delivery) {
@@ -80,7 +80,7 @@ impl<T: Send + 'static> Forwarder<T> {
             self.sink.early.store(self.items.len(), Ordering::Release);
         }
         // The publisher may wait for it.
-        self.delivery.look_again();
+        self.delivery.wake_waiters();
         true
     }
 

@@ -27,7 +27,6 @@ mod channel;
 mod consumer;
 mod fan_out;
 mod forwarder;
-mod handover;
 mod hold;
 mod inbox;
 #[cfg(test)]
@@ -44,6 +43,7 @@ mod subscription;
 mod sync;
 mod threads;
 mod weight_limit;
+mod worker_return;
 
 pub use consumer::{Consumer, Source};
 pub use fan_out::Publisher;
@@ -54,7 +54,7 @@ pub use sink::Sink;
 pub use status::SubscriptionId;
 pub use subscription::Subscription;
 
-pub(crate) use channel::{Channel, Extra, IdleWorker};
+pub(crate) use channel::{Channel, ExtraWork, IdleWorker};
 pub(crate) use hold::Hold;
-pub(crate) use sink::Room;
+pub(crate) use sink::RoomWait;
 pub(crate) use weight_limit::Weighing;

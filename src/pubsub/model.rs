@@ -14,7 +14,7 @@ use crossbeam_channel::Receiver;
 use shuttle::sync::{Condvar, Mutex as ShuttleMutex};
 use shuttle::thread;
 
-use channel::{Channel, Extra, IdleWorker};
+use channel::{Channel, ExtraWork, IdleWorker};
 use subscription::Subscription;
 
 // The same files on purpose.
@@ -70,11 +70,11 @@ impl Bell {
     }
 }
 
-mod handover {
+mod worker_return {
     use super::*;
     use std::time::Instant;
 
-    pub(super) struct Handover<W> {
+    pub(super) struct WorkerReturn<W> {
         given: ShuttleMutex<Option<W>>,
         bell: Bell,
     }
@@ -85,15 +85,15 @@ mod handover {
         Deadline,
     }
 
-    impl<W> Handover<W> {
+    impl<W> WorkerReturn<W> {
         pub(super) fn new() -> Self {
-            Handover {
+            WorkerReturn {
                 given: ShuttleMutex::new(None),
                 bell: Bell::default(),
             }
         }
 
-        pub(super) fn hand(&self, worker: W) {
+        pub(super) fn send(&self, worker: W) {
             let before = self.given.lock().unwrap().replace(worker);
             assert!(before.is_none(), "there are two workers");
             self.bell.ring();
@@ -169,7 +169,7 @@ mod subscription {
             item.ok_or(TryRecvError::Empty)
         }
 
-        pub(super) fn tell_taken(&self) {}
+        pub(super) fn notify_taken(&self) {}
 
         pub(super) fn watch(&self, bell: &Bell) {
             self.0.state.lock().unwrap().watcher = Some(bell.clone());
@@ -223,7 +223,7 @@ struct Control {
     close: bool,
 }
 
-impl Extra for Control {
+impl ExtraWork for Control {
     fn is_pending(&self, _closed: bool) -> bool {
         self.pongs > 0 || self.close
     }

@@ -74,18 +74,18 @@ impl<T: Clone + Send + 'static> Producer<T> {
         let mut early = state.take_early();
         let (output, items) = open_queue(queue, subscribers.weighing, &mut early);
         let subscriber = Subscriber::new(status.clone(), output);
-        let turn = subscriber.turn();
+        let operation_lock = subscriber.operation_lock();
         let drop_later = subscribers.insert(&mut state, Arc::new(subscriber));
         drop(state);
         subscribers.delivery.count_dropped(early.len());
         let weak = Arc::downgrade(subscribers);
-        let leave = move |id| {
+        let unsubscribe = move |id| {
             if let Some(subscribers) = weak.upgrade() {
                 subscribers.remove(id);
             }
         };
         let end = subscribers.end.clone();
-        let subscription = Subscription::new(status, items, turn, end, leave);
+        let subscription = Subscription::new(status, items, operation_lock, end, unsubscribe);
         (subscription, (early, drop_later))
     }
 
@@ -95,7 +95,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
     pub fn subscribe_to(&self, sink: impl Sink<T>) -> SubscriptionId {
         let status = Status::new();
         let id = status.id;
-        if sink.room().is_some() {
+        if sink.room_wait().is_some() {
             Forwarder::attach(&self.subscribers, status, sink);
             return id;
         }
@@ -256,7 +256,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
         let drop_later = subscribers.insert(&mut state, subscriber);
         drop(state);
         if is_needed {
-            pool.serve();
+            pool.wake_threads();
         }
         drop(drop_later);
         subscribers.delivery.threads.wait();

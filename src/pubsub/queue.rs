@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, bounded, unbounded};
 
 use super::ring::Ring;
 use super::subscriber::Output;
-use super::weight_limit::{Taken, Weighing, WeightLimit};
+use super::weight_limit::{TakeNotifier, Weighing, WeightLimit};
 
 /// A queue with room for more items than this is one without a limit: its places are not all made
 /// at once.
@@ -56,7 +56,7 @@ pub(super) fn open_queue<T>(
     queue: Queue,
     weighing: Weighing<T>,
     early: &mut VecDeque<T>,
-) -> (Output<T>, (Receiver<T>, Arc<Taken>)) {
+) -> (Output<T>, (Receiver<T>, Arc<TakeNotifier>)) {
     let (sender, receiver) = match queue {
         Queue::Block(NO_LIMIT..) | Queue::DropOldest(NO_LIMIT..) => unbounded(),
         // Early items are not dropped for the sake of a short queue: it starts out longer.
@@ -83,11 +83,11 @@ pub(super) fn open_queue<T>(
         // There is room, and nobody else has the channel yet.
         let _ = sender.try_send(item);
     }
-    let taken = limit.taken();
+    let notifier = limit.notifier();
     let output = if ring {
         Output::Ring(Ring::new(sender, receiver.clone()), limit)
     } else {
         Output::Queue(sender, limit)
     };
-    (output, (receiver, taken))
+    (output, (receiver, notifier))
 }

@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 /// a real-time priority that has preempted the sender would spin until the system lets the sender
 /// go on after all, which takes a second (crossbeam 997). For a lock it sleeps, and the sender goes
 /// on at once.
-pub(super) type Turn = Arc<Mutex<()>>;
+pub(super) type OperationLock = Arc<Mutex<()>>;
 
 pub(super) struct Ring<T> {
     sender: Sender<T>,
     /// For making room.
     receiver: Receiver<T>,
-    turn: Turn,
+    operation_lock: OperationLock,
 }
 
 impl<T> Ring<T> {
@@ -25,13 +25,13 @@ impl<T> Ring<T> {
         Ring {
             sender,
             receiver,
-            turn: Turn::default(),
+            operation_lock: OperationLock::default(),
         }
     }
 
     /// What its readers hold, too.
-    pub(super) fn turn(&self) -> Turn {
-        self.turn.clone()
+    pub(super) fn operation_lock(&self) -> OperationLock {
+        self.operation_lock.clone()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -41,7 +41,7 @@ impl<T> Ring<T> {
     /// Puts an item in, and returns the one that had to make room.
     #[inline]
     pub(super) fn put(&self, item: T) -> Option<T> {
-        let _turn = self.turn.lock();
+        let _guard = self.operation_lock.lock();
         let mut item = item;
         let mut oldest = None;
         // Only once: nobody else puts anything in. It may be that somebody has just taken one.
@@ -53,12 +53,15 @@ impl<T> Ring<T> {
     }
 
     pub(super) fn take_oldest(&self) -> Option<T> {
-        take(&self.receiver, Some(&self.turn)).ok()
+        take(&self.receiver, Some(&self.operation_lock)).ok()
     }
 }
 
 /// Takes an item if one is there; by turns, where the queue has them.
-pub(super) fn take<T>(items: &Receiver<T>, turn: Option<&Turn>) -> Result<T, TryRecvError> {
-    let _turn = turn.map(|turn| turn.lock());
+pub(super) fn take<T>(
+    items: &Receiver<T>,
+    operation_lock: Option<&OperationLock>,
+) -> Result<T, TryRecvError> {
+    let _guard = operation_lock.map(|lock| lock.lock());
     items.try_recv()
 }

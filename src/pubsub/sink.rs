@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 
-use super::space::{SpaceNotifier, Waiting};
+use super::space::{SpaceNotifier, SpaceWaiter};
 use crate::error::PutError;
 
 /// Anything that takes items without making the giver wait: RTCBot's "object which has the method
@@ -49,39 +49,39 @@ pub trait Sink<T>: Send + Sync + 'static {
     /// What tells when there is room. A sink of this crate has one, and so is fed by the publisher
     /// itself. Nothing outside of this crate can make one.
     #[doc(hidden)]
-    fn room(&self) -> Option<Room<'_, T>> {
+    fn room_wait(&self) -> Option<RoomWait<'_, T>> {
         None
     }
 }
 
 /// A wait for room.
 #[doc(hidden)]
-pub struct Room<'a, T>(Kind<'a, T>);
+pub struct RoomWait<'a, T>(Kind<'a, T>);
 
 enum Kind<'a, T> {
     Channel(&'a Sender<T>),
     /// In a queue that is not a channel; also looked for at this time.
-    Queue(Waiting<'a>, Option<Instant>),
+    Queue(SpaceWaiter<'a>, Option<Instant>),
     /// There is none to be waited for.
     None,
 }
 
-impl<'a, T> Room<'a, T> {
+impl<'a, T> RoomWait<'a, T> {
     pub(super) fn in_channel(channel: &'a Sender<T>) -> Self {
-        Room(Kind::Channel(channel))
+        RoomWait(Kind::Channel(channel))
     }
 
     /// To be called before looking for room.
     pub(crate) fn in_queue(space: &'a SpaceNotifier) -> Self {
-        Room(Kind::Queue(space.register(), None))
+        RoomWait(Kind::Queue(space.register(), None))
     }
 
-    pub(super) fn in_weight((waiting, look_at): (Waiting<'a>, Option<Instant>)) -> Self {
-        Room(Kind::Queue(waiting, look_at))
+    pub(super) fn in_weight((waiting, check_at): (SpaceWaiter<'a>, Option<Instant>)) -> Self {
+        RoomWait(Kind::Queue(waiting, check_at))
     }
 
     pub(super) fn none() -> Self {
-        Room(Kind::None)
+        RoomWait(Kind::None)
     }
 
     /// Waits until there may be room, `changed` is disconnected, or it is `until`.
@@ -93,9 +93,9 @@ impl<'a, T> Room<'a, T> {
             Kind::Channel(channel) => {
                 select.send(channel);
             }
-            Kind::Queue(waiting, look_at) => {
+            Kind::Queue(waiting, check_at) => {
                 select.recv(waiting.permit());
-                until = until.into_iter().chain(*look_at).min();
+                until = until.into_iter().chain(*check_at).min();
             }
             Kind::None => {}
         }
@@ -122,7 +122,7 @@ impl<T: Send + 'static> Sink<T> for Sender<T> {
         })
     }
 
-    fn room(&self) -> Option<Room<'_, T>> {
-        Some(Room::in_channel(self))
+    fn room_wait(&self) -> Option<RoomWait<'_, T>> {
+        Some(RoomWait::in_channel(self))
     }
 }

@@ -37,25 +37,25 @@ impl SpaceNotifier {
     }
 
     /// Counts the caller among the waiting threads. To be called before looking for room.
-    pub(crate) fn register(&self) -> Waiting<'_> {
+    pub(crate) fn register(&self) -> SpaceWaiter<'_> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        Waiting { notifier: self }
+        SpaceWaiter { notifier: self }
     }
 }
 
 /// Counts one thread as waiting for room, until it is dropped.
-pub(crate) struct Waiting<'a> {
+pub(crate) struct SpaceWaiter<'a> {
     notifier: &'a SpaceNotifier,
 }
 
-impl Waiting<'_> {
+impl SpaceWaiter<'_> {
     /// Ready when there may be room: then receive from it, and look.
     pub(crate) fn permit(&self) -> &Receiver<()> {
         &self.notifier.permit
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for SpaceWaiter<'_> {
     fn drop(&mut self) {
         // This thread may have received the permit and left room, or left without using it.
         if self.notifier.waiting.fetch_sub(1, Ordering::SeqCst) > 1 {

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::callbacks::{CallbackPool, Feeder, Job};
-use super::hold::{Delivery, Verdict, Waiter};
-use super::ring::{Ring, Turn};
-use super::sink::{Room, Sink};
+use super::hold::{Delivery, Waiter, WhenFull};
+use super::ring::{OperationLock, Ring};
+use super::sink::{RoomWait, Sink};
 use super::status::Status;
-use super::threads::{Found, Lacking};
+use super::threads::{NeedsThread, Unstarted};
 use super::weight_limit::WeightLimit;
 use crate::error::PutError;
 use crate::panics::{Guarded, drop_caught, log_panic};
@@ -40,7 +40,7 @@ pub(super) struct SinkOutput<T> {
     /// How many early items it does not have yet.
     pub(super) early: AtomicUsize,
     /// Set while the thread that delivers those could not be started.
-    pub(super) lacking: Lacking,
+    pub(super) needs_thread: NeedsThread,
 }
 
 /// A function that is called with each item.
@@ -134,7 +134,7 @@ impl<T: Send + 'static> Subscriber<T> {
 
     /// Delivers an item of this weight. Where there is no room, `waiter` and the producer's
     /// [`Hold`](super::hold::Hold) say what happens. A wait is ended by room, by
-    /// [`Delivery::look_again`], or by its time.
+    /// [`Delivery::wake_waiters`], or by its time.
     pub(super) fn deliver(
         self: &Arc<Self>,
         mut item: T,
@@ -146,12 +146,12 @@ impl<T: Send + 'static> Subscriber<T> {
         loop {
             // Nothing makes room without a thread. Before the next look: the owner, which is told
             // when there is none, may want to keep the item.
-            let thread = match self.lacks_a_thread() {
-                true => delivery.threads.look(),
-                false => Found::All,
+            let thread = match self.needs_thread() {
+                true => delivery.threads.retry(),
+                false => Unstarted::None,
             };
-            let (verdict, changed) = delivery.look(waiter);
-            let room = self.room(weight);
+            let (when_full, changed) = delivery.when_full(waiter);
+            let room = self.room_wait(weight);
             if self.status.truncated.load(Ordering::Relaxed) {
                 return self.drop_item(item, delivery);
             }
@@ -163,18 +163,18 @@ impl<T: Send + 'static> Subscriber<T> {
                 Err(PutError::Full(item)) => item,
                 Err(PutError::Closed(item)) => return Delivered::Gone(item),
             };
-            let until = match verdict {
-                Verdict::Wait(until) => until,
-                Verdict::Keep => return Delivered::Kept(item),
-                Verdict::Drop => {
+            let until = match when_full {
+                WhenFull::Wait(until) => until,
+                WhenFull::Keep => return Delivered::Kept(item),
+                WhenFull::Drop => {
                     self.status.truncated.store(true, Ordering::Relaxed);
                     return self.drop_item(item, delivery);
                 }
             };
             let next_attempt = match thread {
-                Found::All => None,
-                Found::NotYet(next) => Some(next),
-                Found::None => return self.drop_item(item, delivery),
+                Unstarted::None => None,
+                Unstarted::RetryAt(next) => Some(next),
+                Unstarted::Overdue => return self.drop_item(item, delivery),
             };
             // A forgotten subscription is found more easily when it is logged.
             let warn_at = *start.get_or_insert_with(Instant::now) + LONG;
@@ -194,29 +194,29 @@ impl<T: Send + 'static> Subscriber<T> {
     }
 
     /// Begins a wait for room. Call it before looking for room.
-    fn room(&self, weight: usize) -> Room<'_, T> {
+    fn room_wait(&self, weight: usize) -> RoomWait<'_, T> {
         match &self.output {
             Output::Queue(sender, limit) => match limit.has_room(weight, || sender.len()) {
-                true => Room::in_channel(sender),
-                false => Room::in_weight(limit.register()),
+                true => RoomWait::in_channel(sender),
+                false => RoomWait::in_weight(limit.register()),
             },
-            Output::EarlySink(output) => output.sink.room().unwrap_or(Room::none()),
+            Output::EarlySink(output) => output.sink.room_wait().unwrap_or(RoomWait::none()),
             // The end of the delivery of its early items ends the wait.
-            Output::Sink(output) if output.early.load(Ordering::Acquire) > 0 => Room::none(),
-            Output::Sink(output) => output.sink.room().unwrap_or(Room::none()),
-            Output::Callback(output) => Room::in_queue(output.feeder.pool().limit().space()),
-            Output::Ring(..) => Room::none(),
+            Output::Sink(output) if output.early.load(Ordering::Acquire) > 0 => RoomWait::none(),
+            Output::Sink(output) => output.sink.room_wait().unwrap_or(RoomWait::none()),
+            Output::Callback(output) => RoomWait::in_queue(output.feeder.pool().limit().space()),
+            Output::Ring(..) => RoomWait::none(),
         }
     }
 
     /// Returns whether the thread that makes room could not be started.
-    fn lacks_a_thread(&self) -> bool {
-        let lacking = match &self.output {
-            Output::Callback(output) => output.feeder.pool().lacking(),
-            Output::Sink(output) => &output.lacking,
+    fn needs_thread(&self) -> bool {
+        let needs_thread = match &self.output {
+            Output::Callback(output) => output.feeder.pool().needs_thread(),
+            Output::Sink(output) => &output.needs_thread,
             Output::Queue(..) | Output::Ring(..) | Output::EarlySink(_) => return false,
         };
-        lacking.load(Ordering::SeqCst)
+        needs_thread.load(Ordering::SeqCst)
     }
 }
 
@@ -239,9 +239,9 @@ impl<T> Subscriber<T> {
     }
 
     /// Returns the lock that a reader of its queue has to hold.
-    pub(super) fn turn(&self) -> Option<Turn> {
+    pub(super) fn operation_lock(&self) -> Option<OperationLock> {
         match &self.output {
-            Output::Ring(ring, _) => Some(ring.turn()),
+            Output::Ring(ring, _) => Some(ring.operation_lock()),
             _ => None,
         }
     }
@@ -266,7 +266,7 @@ impl<T> SinkOutput<T> {
         Arc::new(SinkOutput {
             sink: Guarded::new(sink),
             early: AtomicUsize::new(early),
-            lacking: Lacking::default(),
+            needs_thread: NeedsThread::default(),
         })
     }
 }

@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 
 use super::callback_limit::CallbackLimit;
 use super::callbacks::CallbackPool;
-use super::hold::{Delivery, End, Hold};
+use super::hold::{Delivery, EndReason, Hold};
 use super::queue::Queue;
 use super::status::{Status, SubscriptionId};
 use super::subscriber::{Call, Subscriber};
 use super::subscription::Subscription;
-use super::threads::{Order, Threads};
+use super::threads::{EndOrder, Threads};
 use super::weight_limit::Weighing;
 
 /// How many items are kept for the first subscriber.
@@ -31,7 +31,7 @@ pub(super) struct Subscribers<T> {
     /// Held while the default subscription is made, so that two threads' first `get`s share it.
     /// `state` may be locked under it, never the other way round.
     pub(super) default: Mutex<Option<Subscription<T>>>,
-    pub(super) end: End,
+    pub(super) end: EndReason,
     pub(super) delivery: Arc<Delivery>,
     /// Runs callbacks that are called one at a time, and sinks of the user's own.
     pub(super) dispatcher: CallbackPool<Call<T>>,
@@ -57,9 +57,9 @@ pub(super) struct State<T> {
 impl<T: Send + 'static> Subscribers<T> {
     pub(super) fn new(queue: Queue, weighing: Weighing<T>) -> Arc<Self> {
         let threads = Threads::new();
-        let end = End::default();
+        let end = EndReason::default();
         let limit = CallbackLimit::new(weighing.limit, end.clone());
-        let name = ("ws-dispatch", Order::First);
+        let name = ("ws-dispatch", EndOrder::First);
         Arc::new(Subscribers {
             state: Mutex::new(State {
                 list: Arc::new([]),
@@ -82,7 +82,7 @@ impl<T: Send + 'static> Subscribers<T> {
     /// Makes a pool for one callback, with up to `max` threads.
     pub(super) fn workers(&self, max: usize) -> CallbackPool<Call<T>> {
         let limit = CallbackLimit::new(self.weighing.limit, self.end.clone());
-        let name = ("ws-worker", Order::Last);
+        let name = ("ws-worker", EndOrder::Last);
         let threads = self.delivery.threads.clone();
         let pool = CallbackPool::new(name, max, limit, threads);
         pool.end();
@@ -123,7 +123,7 @@ impl<T> Subscribers<T> {
         if let Some((status, _old)) = &found {
             // Before its queue is disconnected, which wakes its readers.
             status.set_removed();
-            self.delivery.look_again();
+            self.delivery.wake_waiters();
         }
         found.is_some()
     }
@@ -146,7 +146,7 @@ impl<T> Subscribers<T> {
         for status in listed.chain(&last) {
             status.set_removed();
         }
-        self.delivery.look_again();
+        self.delivery.wake_waiters();
     }
 
     /// Ends the producer. Returns the list of subscribers, to be dropped outside the lock.
@@ -215,7 +215,7 @@ impl<T> Subscribers<T> {
     }
 
     /// Counts an item that all subscribers lose, since the backlog is full.
-    pub(super) fn count_too_late(&self) {
+    pub(super) fn count_overflow(&self) {
         let list = self.state.lock().list.len();
         if self.delivery.count_dropped(list.max(1)) == 0 {
             crate::logging::warn!(

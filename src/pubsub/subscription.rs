@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError};
 
 use super::callback_limit::blocking;
-use super::hold::End;
-use super::ring::{self, Turn};
+use super::hold::EndReason;
+use super::ring::{self, OperationLock};
 use super::status::{Status, SubscriptionId};
-use super::weight_limit::Taken;
+use super::weight_limit::TakeNotifier;
 use crate::error::{Error, Result};
 use crate::process::OwnerProcess;
 
@@ -38,20 +38,20 @@ pub struct Subscription<T> {
 struct Inner<T> {
     status: Arc<Status>,
     items: Receiver<T>,
-    turn: Option<Turn>,
+    operation_lock: Option<OperationLock>,
     /// Whom to tell that something was taken; nobody, where something else fills the channel.
-    taken: Option<Arc<Taken>>,
-    end: End,
-    leave: Option<Leave>,
+    notifier: Option<Arc<TakeNotifier>>,
+    end: EndReason,
+    unsubscribe: Option<Unsubscribe>,
 }
 
 /// How to unsubscribe, and in which process.
-type Leave = (OwnerProcess, Box<dyn Fn(SubscriptionId) + Send + Sync>);
+type Unsubscribe = (OwnerProcess, Box<dyn Fn(SubscriptionId) + Send + Sync>);
 
 impl<T> Drop for Inner<T> {
     fn drop(&mut self) {
-        match &self.leave {
-            Some((process, leave)) if process.is_current() => leave(self.status.id),
+        match &self.unsubscribe {
+            Some((process, unsubscribe)) if process.is_current() => unsubscribe(self.status.id),
             // Its locks may be held by threads that are not here.
             Some(_) => std::mem::forget(self.items.clone()),
             None => {}
@@ -62,19 +62,19 @@ impl<T> Drop for Inner<T> {
 impl<T> Subscription<T> {
     pub(super) fn new(
         status: Arc<Status>,
-        (items, taken): (Receiver<T>, Arc<Taken>),
-        turn: Option<Turn>,
-        end: End,
-        leave: impl Fn(SubscriptionId) + Send + Sync + 'static,
+        (items, notifier): (Receiver<T>, Arc<TakeNotifier>),
+        operation_lock: Option<OperationLock>,
+        end: EndReason,
+        unsubscribe: impl Fn(SubscriptionId) + Send + Sync + 'static,
     ) -> Self {
         Subscription {
             inner: Arc::new(Inner {
                 status,
                 items,
-                turn,
-                taken: Some(taken),
+                operation_lock,
+                notifier: Some(notifier),
                 end,
-                leave: Some((OwnerProcess::current(), Box::new(leave))),
+                unsubscribe: Some((OwnerProcess::current(), Box::new(unsubscribe))),
             }),
         }
     }
@@ -105,7 +105,7 @@ impl<T> Subscription<T> {
                 other => return other,
             }
             let items = &self.inner.items;
-            if self.inner.turn.is_none() {
+            if self.inner.operation_lock.is_none() {
                 let received = blocking(&self.inner.end, || match deadline {
                     None => items.recv().map_err(RecvTimeoutError::from),
                     Some(deadline) => items.recv_deadline(deadline),
@@ -114,7 +114,7 @@ impl<T> Subscription<T> {
                     RecvTimeoutError::Timeout => Error::Timeout,
                     RecvTimeoutError::Disconnected => self.ended(),
                 })?;
-                self.tell_taken();
+                self.notify_taken();
                 return Ok(item);
             }
             // The lock is not held while it waits.
@@ -144,12 +144,12 @@ impl<T> Subscription<T> {
             TryRecvError::Empty => Error::Empty,
             TryRecvError::Disconnected => self.ended(),
         })?;
-        self.tell_taken();
+        self.notify_taken();
         Ok(item)
     }
 
     pub(super) fn take(&self) -> Result<T, TryRecvError> {
-        ring::take(&self.inner.items, self.inner.turn.as_ref())
+        ring::take(&self.inner.items, self.inner.operation_lock.as_ref())
     }
 
     /// Takes items until the producer ends, waiting for each. Why it ended, [`get`](Self::get)
@@ -177,21 +177,21 @@ impl<T> Subscription<T> {
     /// }
     /// ```
     pub fn receiver(&self) -> &Receiver<T> {
-        if let Some(taken) = &self.inner.taken {
-            taken.is_untold();
+        if let Some(notifier) = &self.inner.notifier {
+            notifier.set_unannounced();
         }
         &self.inner.items
     }
 
-    /// As [`receiver`](Self::receiver), for who calls [`tell_taken`](Self::tell_taken).
+    /// As [`receiver`](Self::receiver), for who calls [`notify_taken`](Self::notify_taken).
     pub(super) fn items(&self) -> &Receiver<T> {
         &self.inner.items
     }
 
     /// To be called after something was taken, and where no lock is held.
-    pub(super) fn tell_taken(&self) {
-        if let Some(taken) = &self.inner.taken {
-            taken.tell();
+    pub(super) fn notify_taken(&self) {
+        if let Some(notifier) = &self.inner.notifier {
+            notifier.notify();
         }
     }
 
@@ -220,10 +220,10 @@ impl<T> From<Receiver<T>> for Subscription<T> {
             inner: Arc::new(Inner {
                 status: Status::new(),
                 items,
-                turn: None,
-                taken: None,
-                end: End::default(),
-                leave: None,
+                operation_lock: None,
+                notifier: None,
+                end: EndReason::default(),
+                unsubscribe: None,
             }),
         }
     }

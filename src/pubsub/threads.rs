@@ -17,20 +17,20 @@ use parking_lot::{Condvar, Mutex};
 use crate::thread::spawn;
 
 /// How long after a refusal the next attempt is made.
-const TRY_AGAIN: Duration = Duration::from_millis(5);
+const RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
 /// For how long a thread is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Threads {
     /// Whether anything waits for a thread; saves the lock. Changed under it.
-    lacking: AtomicBool,
+    has_unstarted: AtomicBool,
     /// Held to look and to change. No thread is started and nothing else is called under it.
     state: Mutex<State>,
     /// Told when a thread was started, and at the end. Its waits end with the next attempt at the
     /// latest.
     changed: Condvar,
-    /// Told when there has been no thread for [`PATIENCE`].
+    /// Told when there has been no thread for [`MAX_WAIT`].
     owner: OnceLock<Box<dyn Fn(Arc<io::Error>) + Send + Sync>>,
 }
 
@@ -39,7 +39,7 @@ struct State {
     /// What waits for a thread, unless somebody is trying to start it.
     waiting: VecDeque<Start>,
     /// How many wait for a thread, those included, and since when there have been any.
-    lacking: usize,
+    unstarted: usize,
     since: Option<Instant>,
     outage: Option<Outage>,
     /// From now on, what gets no thread runs on the one that starts it.
@@ -57,22 +57,22 @@ struct Outage {
 /// A thread that is to be started.
 pub(crate) struct Start {
     name: &'static str,
-    order: Order,
-    lacking: Lacking,
+    order: EndOrder,
+    needs_thread: NeedsThread,
     /// What to do when it is given up, if others can do without it.
     give_up: Option<Box<dyn FnOnce() + Send>>,
     /// Shared with the thread, so that it is still here when there is none. Held to take it out.
     body: Arc<Mutex<Option<Body>>>,
 }
 
-type Body = Box<dyn FnOnce(Stay) + Send>;
+type Body = Box<dyn FnOnce(MayWait) + Send>;
 
 /// Whether something waits for a thread.
-pub(crate) type Lacking = Arc<AtomicBool>;
+pub(crate) type NeedsThread = Arc<AtomicBool>;
 
 /// Which of those that get no thread run first at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Order {
+pub(crate) enum EndOrder {
     /// Others may wait for what this does.
     First,
     Last,
@@ -80,35 +80,35 @@ pub(crate) enum Order {
 
 /// Whether to wait for more work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stay {
+pub(crate) enum MayWait {
     /// Until all is over.
     Yes,
     /// Only for what is there: there are others to be run on this thread.
     No,
 }
 
-/// What [`Threads::look`] finds.
+/// What [`Threads::retry`] finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum Unstarted {
     /// Nothing waits for a thread.
-    All,
-    /// Something does, for which the next attempt is made then.
-    NotYet(Instant),
-    /// Something has waited for too long.
     None,
+    /// Something does, for which the next attempt is made then.
+    RetryAt(Instant),
+    /// Something has waited for too long.
+    Overdue,
 }
 
 impl Start {
     pub(crate) fn new(
         name: &'static str,
-        order: Order,
-        lacking: &Lacking,
-        body: impl FnOnce(Stay) + Send + 'static,
+        order: EndOrder,
+        needs_thread: &NeedsThread,
+        body: impl FnOnce(MayWait) + Send + 'static,
     ) -> Self {
         Start {
             name,
             order,
-            lacking: lacking.clone(),
+            needs_thread: needs_thread.clone(),
             give_up: None,
             body: Arc::new(Mutex::new(Some(Box::new(body)))),
         }
@@ -122,23 +122,23 @@ impl Start {
     }
 
     fn spawn(&self) -> io::Result<()> {
-        let (lacking, body) = (self.lacking.clone(), self.body.clone());
-        spawn(self.name, move || run(&lacking, &body, Stay::Yes))
+        let (needs_thread, body) = (self.needs_thread.clone(), self.body.clone());
+        spawn(self.name, move || run(&needs_thread, &body, MayWait::Yes))
     }
 }
 
-fn run(lacking: &Lacking, body: &Mutex<Option<Body>>, stay: Stay) {
-    lacking.store(false, Ordering::SeqCst);
+fn run(needs_thread: &NeedsThread, body: &Mutex<Option<Body>>, may_wait: MayWait) {
+    needs_thread.store(false, Ordering::SeqCst);
     let body = body.lock().take();
     if let Some(body) = body {
-        body(stay);
+        body(may_wait);
     }
 }
 
 impl Threads {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Threads {
-            lacking: AtomicBool::new(false),
+            has_unstarted: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),
             owner: OnceLock::new(),
@@ -147,7 +147,7 @@ impl Threads {
 
     /// Has `owner` told when there has been no thread for a second; more than once, while that
     /// lasts.
-    pub(crate) fn tell(&self, owner: impl Fn(Arc<io::Error>) + Send + Sync + 'static) {
+    pub(crate) fn on_outage(&self, owner: impl Fn(Arc<io::Error>) + Send + Sync + 'static) {
         let _ = self.owner.set(Box::new(owner));
     }
 
@@ -156,9 +156,9 @@ impl Threads {
         if let Err(start) = self.try_start(start) {
             self.change(|state| {
                 if start.give_up.is_none() {
-                    start.lacking.store(true, Ordering::SeqCst);
+                    start.needs_thread.store(true, Ordering::SeqCst);
                 }
-                state.lacking += 1;
+                state.unstarted += 1;
             });
             self.keep(start);
         }
@@ -167,13 +167,13 @@ impl Threads {
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock();
         let result = change(&mut state);
-        let lacking = state.lacking > 0;
-        if lacking {
+        let has_unstarted = state.unstarted > 0;
+        if has_unstarted {
             state.since.get_or_insert_with(Instant::now);
         } else {
             state.since = None;
         }
-        self.lacking.store(lacking, Ordering::SeqCst);
+        self.has_unstarted.store(has_unstarted, Ordering::SeqCst);
         result
     }
 
@@ -199,7 +199,7 @@ impl Threads {
             let since = state.outage.as_ref().map(|outage| outage.since);
             state.outage = Some(Outage {
                 since: since.unwrap_or(now),
-                next: now + TRY_AGAIN,
+                next: now + RETRY_INTERVAL,
                 error: error.clone(),
             });
             since.is_none()
@@ -216,10 +216,10 @@ impl Threads {
     /// what others can do without, once there has been no thread for a second.
     fn keep(&self, mut start: Start) {
         let over = self.change(|state| {
-            let is_long = |outage: &Outage| outage.since.elapsed() >= PATIENCE;
+            let is_long = |outage: &Outage| outage.since.elapsed() >= MAX_WAIT;
             let is_over = start.give_up.is_some() && state.outage.as_ref().is_some_and(is_long);
             if state.ended || is_over {
-                state.lacking -= 1;
+                state.unstarted -= 1;
                 return Some(start);
             }
             state.waiting.push_back(start);
@@ -231,46 +231,46 @@ impl Threads {
         };
         match start.give_up.take() {
             Some(give_up) => give_up(),
-            None => run(&start.lacking, &start.body, Stay::No),
+            None => run(&start.needs_thread, &start.body, MayWait::No),
         }
     }
 
     /// Tries again to start what waits for a thread, if it is time to. Tells the owner when it has
     /// waited for too long.
-    pub(crate) fn look(&self) -> Found {
-        if !self.lacking.load(Ordering::SeqCst) {
-            return Found::All;
+    pub(crate) fn retry(&self) -> Unstarted {
+        if !self.has_unstarted.load(Ordering::SeqCst) {
+            return Unstarted::None;
         }
         let waiting = std::mem::take(&mut self.state.lock().waiting);
         for start in waiting {
             match self.try_start(start) {
-                Ok(()) => self.change(|state| state.lacking -= 1),
+                Ok(()) => self.change(|state| state.unstarted -= 1),
                 Err(start) => self.keep(start),
             }
         }
         let error = {
             let state = self.state.lock();
             let Some(since) = state.since else {
-                return Found::All;
+                return Unstarted::None;
             };
-            let (now, until) = (Instant::now(), since + PATIENCE);
+            let (now, until) = (Instant::now(), since + MAX_WAIT);
             match &state.outage {
                 Some(outage) if now >= until => outage.error.clone(),
-                Some(outage) => return Found::NotYet(outage.next.min(until)),
+                Some(outage) => return Unstarted::RetryAt(outage.next.min(until)),
                 // Another thread is about to start the others.
-                None => return Found::NotYet(now + TRY_AGAIN),
+                None => return Unstarted::RetryAt(now + RETRY_INTERVAL),
             }
         };
         if let Some(owner) = self.owner.get() {
             owner(error);
         }
-        Found::None
+        Unstarted::Overdue
     }
 
     /// Waits until nothing waits for a thread, for a second at most. For others than the publisher,
     /// which looks when it has to wait.
     pub(crate) fn wait(&self) {
-        while let Found::NotYet(next) = self.look() {
+        while let Unstarted::RetryAt(next) = self.retry() {
             let mut state = self.state.lock();
             if state.ended {
                 return;
@@ -284,7 +284,7 @@ impl Threads {
     pub(crate) fn end(&self) {
         let mut waiting = self.change(|state| {
             state.ended = true;
-            state.lacking -= state.waiting.len();
+            state.unstarted -= state.waiting.len();
             std::mem::take(&mut state.waiting)
         });
         self.changed.notify_all();

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::space::{SpaceNotifier, Waiting as Waits};
+use super::space::{SpaceNotifier, SpaceWaiter};
 
 /// When to look first whether something was taken from a channel that is read directly, and how
 /// seldom at last.
-const FIRST_LOOK: Duration = Duration::from_micros(100);
-const LAST_LOOK: Duration = Duration::from_millis(50);
+const FIRST_CHECK: Duration = Duration::from_micros(100);
+const LAST_CHECK: Duration = Duration::from_millis(50);
 
 /// What items weigh, and how much they may weigh together where they wait. Weighing takes no time.
 pub(crate) struct Weighing<T> {
@@ -38,27 +38,27 @@ pub(super) struct WeightLimit {
     /// The limit, divided by the queue's places. What weighs no more counts for this much.
     share: usize,
     /// Whether items may wait that weigh more than their share; saves the lock.
-    heavy: AtomicBool,
+    has_heavy: AtomicBool,
     /// Held to look or to count; nothing is called under it.
-    waiting: Mutex<Waiting>,
-    taken: Arc<Taken>,
+    heavy_items: Mutex<HeavyItems>,
+    notifier: Arc<TakeNotifier>,
 }
 
-struct Waiting {
+struct HeavyItems {
     /// How many items were put, counted while there are heavy ones.
     put: u64,
     /// The heavy ones that may wait: the number of each, and how much more than its share it
     /// weighs.
     heavy: VecDeque<(u64, usize)>,
     excess: usize,
-    next_look: Duration,
+    next_check: Duration,
 }
 
 /// How those who read a queue tell that they have taken something.
-pub(super) struct Taken {
+pub(super) struct TakeNotifier {
     space: SpaceNotifier,
     /// Whether somebody has the channel itself, and takes from it without telling.
-    untold: AtomicBool,
+    unannounced: AtomicBool,
 }
 
 impl WeightLimit {
@@ -67,16 +67,16 @@ impl WeightLimit {
         WeightLimit {
             limit,
             share: places.map_or(0, |places| limit / places.max(1)),
-            heavy: AtomicBool::new(false),
-            waiting: Mutex::new(Waiting {
+            has_heavy: AtomicBool::new(false),
+            heavy_items: Mutex::new(HeavyItems {
                 put: 0,
                 heavy: VecDeque::new(),
                 excess: 0,
-                next_look: FIRST_LOOK,
+                next_check: FIRST_CHECK,
             }),
-            taken: Arc::new(Taken {
+            notifier: Arc::new(TakeNotifier {
                 space: SpaceNotifier::new(),
-                untold: AtomicBool::new(false),
+                unannounced: AtomicBool::new(false),
             }),
         }
     }
@@ -85,8 +85,8 @@ impl WeightLimit {
         Self::new(usize::MAX, Some(1))
     }
 
-    pub(super) fn taken(&self) -> Arc<Taken> {
-        self.taken.clone()
+    pub(super) fn notifier(&self) -> Arc<TakeNotifier> {
+        self.notifier.clone()
     }
 
     /// Whether an item that weighs so much may be put into the queue, which has this length. Where
@@ -96,10 +96,10 @@ impl WeightLimit {
             return true;
         }
         let length = length();
-        let mut waiting = self.waiting.lock();
-        waiting.forget_taken(length);
+        let mut heavy_items = self.heavy_items.lock();
+        heavy_items.forget_taken(length);
         let all = length.saturating_mul(self.share);
-        let all = all.saturating_add(waiting.excess);
+        let all = all.saturating_add(heavy_items.excess);
         length == 0 || all.saturating_add(weight.max(self.share)) <= self.limit
     }
 
@@ -108,39 +108,39 @@ impl WeightLimit {
         if self.is_light(weight) {
             return;
         }
-        let mut waiting = self.waiting.lock();
-        waiting.next_look = FIRST_LOOK;
-        waiting.put += 1;
+        let mut heavy_items = self.heavy_items.lock();
+        heavy_items.next_check = FIRST_CHECK;
+        heavy_items.put += 1;
         if weight > self.share {
-            let item = (waiting.put, weight - self.share);
-            waiting.heavy.push_back(item);
-            waiting.excess += item.1;
+            let item = (heavy_items.put, weight - self.share);
+            heavy_items.heavy.push_back(item);
+            heavy_items.excess += item.1;
         }
-        self.heavy
-            .store(!waiting.heavy.is_empty(), Ordering::Relaxed);
+        self.has_heavy
+            .store(!heavy_items.heavy.is_empty(), Ordering::Relaxed);
     }
 
     /// Whether an item that weighs so much may be put without asking, and need not be counted.
     #[inline]
     pub(super) fn is_light(&self, weight: usize) -> bool {
-        weight <= self.share && !self.heavy.load(Ordering::Relaxed)
+        weight <= self.share && !self.has_heavy.load(Ordering::Relaxed)
     }
 
     /// Joins those who wait until something is taken. Also returns when to look again where that is
     /// not announced. To be called before looking for room.
-    pub(super) fn register(&self) -> (Waits<'_>, Option<Instant>) {
-        let waits = self.taken.space.register();
-        let look_at = self.taken.untold.load(Ordering::SeqCst).then(|| {
-            let mut waiting = self.waiting.lock();
-            let next = waiting.next_look;
-            waiting.next_look = LAST_LOOK.min(2 * next);
+    pub(super) fn register(&self) -> (SpaceWaiter<'_>, Option<Instant>) {
+        let waiter = self.notifier.space.register();
+        let check_at = self.notifier.unannounced.load(Ordering::SeqCst).then(|| {
+            let mut heavy_items = self.heavy_items.lock();
+            let next = heavy_items.next_check;
+            heavy_items.next_check = LAST_CHECK.min(2 * next);
             Instant::now() + next
         });
-        (waits, look_at)
+        (waiter, check_at)
     }
 }
 
-impl Waiting {
+impl HeavyItems {
     /// The queue holds the last `length` of the items that were put.
     fn forget_taken(&mut self, length: usize) {
         let taken = self.put.saturating_sub(length as u64);
@@ -156,15 +156,15 @@ impl Waiting {
     }
 }
 
-impl Taken {
+impl TakeNotifier {
     /// Something was taken, or nobody will take any more.
-    pub(super) fn tell(&self) {
+    pub(super) fn notify(&self) {
         self.space.notify();
     }
 
     /// From now on, something may be taken without being told.
-    pub(super) fn is_untold(&self) {
-        if !self.untold.swap(true, Ordering::SeqCst) {
+    pub(super) fn set_unannounced(&self) {
+        if !self.unannounced.swap(true, Ordering::SeqCst) {
             // Who waits is to look by itself.
             self.space.notify();
         }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crossbeam_channel::Sender;
 
 use crate::error::CloseFrame;
-use crate::pubsub::Extra;
+use crate::pubsub::ExtraWork;
 
 /// How many of a program's own pings may be without an answer.
 pub(super) const MAX_UNANSWERED: usize = 64;
@@ -40,7 +40,7 @@ enum Stage {
     #[default]
     Open,
     /// This Close frame is to be sent.
-    CloseAsked(SendClose),
+    CloseRequested(SendClose),
     /// The Close frame is about to be written, and all before it has been.
     Closing,
     /// Nothing more is to be sent.
@@ -55,7 +55,7 @@ pub(super) struct Frames {
 
 /// What follows the control frames of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum SendPlan {
     Messages,
     MessagesThenClose,
     Close,
@@ -75,7 +75,7 @@ impl Control {
     /// Asks for a Close frame to be sent. There is one in a connection's life, and none after `stop`.
     pub(super) fn close(&mut self, send: SendClose) {
         if matches!(self.stage, Stage::Open) {
-            self.stage = Stage::CloseAsked(send);
+            self.stage = Stage::CloseRequested(send);
         }
     }
 
@@ -87,7 +87,7 @@ impl Control {
     /// Returns the Close frame that is to be written now; `None` if it is not to be sent any more.
     pub(super) fn begin_to_close(&mut self) -> Option<SendClose> {
         match std::mem::replace(&mut self.stage, Stage::Closing) {
-            Stage::CloseAsked(send) => Some(send),
+            Stage::CloseRequested(send) => Some(send),
             other => {
                 self.stage = other;
                 None
@@ -100,12 +100,12 @@ impl Control {
         matches!(self.stage, Stage::Closing)
     }
 
-    pub(super) fn order(&self) -> Order {
+    pub(super) fn plan(&self) -> SendPlan {
         match &self.stage {
-            Stage::Open | Stage::Closing => Order::Messages,
-            Stage::CloseAsked(send) if send.after_queue => Order::MessagesThenClose,
-            Stage::CloseAsked(_) => Order::Close,
-            Stage::Stopped => Order::Stop,
+            Stage::Open | Stage::Closing => SendPlan::Messages,
+            Stage::CloseRequested(send) if send.after_queue => SendPlan::MessagesThenClose,
+            Stage::CloseRequested(_) => SendPlan::Close,
+            Stage::Stopped => SendPlan::Stop,
         }
     }
 
@@ -118,13 +118,13 @@ impl Control {
     }
 }
 
-impl Extra for Control {
+impl ExtraWork for Control {
     fn is_pending(&self, _closed: bool) -> bool {
-        let is_asked_to_end = match &self.stage {
-            Stage::CloseAsked(_) | Stage::Stopped => true,
+        let has_to_end = match &self.stage {
+            Stage::CloseRequested(_) | Stage::Stopped => true,
             Stage::Open | Stage::Closing => false,
         };
-        is_asked_to_end || !self.pongs.is_empty() || self.pings.are_waiting()
+        has_to_end || !self.pongs.is_empty() || self.pings.are_waiting()
     }
 }
 
@@ -156,19 +156,19 @@ impl Latency {
 #[derive(Default)]
 pub(super) struct Answered {
     /// The keepalive's own ping was among it.
-    pub(super) own: bool,
+    pub(super) keepalive: bool,
     /// To whom to report how long it took.
-    pub(super) askers: Vec<(Sender<Duration>, Duration)>,
+    pub(super) replies: Vec<(Sender<Duration>, Duration)>,
     /// To be dropped when no lock is held: they are the program's.
     payloads: Vec<Bytes>,
 }
 
 impl Answered {
     /// To be called when no lock is held.
-    pub(super) fn tell(self) {
-        for (asker, time) in self.askers {
+    pub(super) fn notify(self) {
+        for (reply_to, time) in self.replies {
             // There is room for one, and one is all that ever comes.
-            let _ = asker.try_send(time);
+            let _ = reply_to.try_send(time);
         }
     }
 }
@@ -176,20 +176,20 @@ impl Answered {
 /// The pings of one connection.
 #[derive(Default)]
 pub(super) struct Pings {
-    waiting: VecDeque<(Bytes, Asker)>,
+    waiting: VecDeque<(Bytes, ReplyTo)>,
     /// In the order in which they were sent.
-    under_way: VecDeque<Ping>,
+    in_flight: VecDeque<Ping>,
     latency: Option<Latency>,
     /// How many messages the peer has certainly taken: those sent before a ping that it answered.
     confirmed: u64,
 }
 
 /// Where the answer is reported; `None` for the keepalive's own ping.
-type Asker = Option<Sender<Duration>>;
+type ReplyTo = Option<Sender<Duration>>;
 
 struct Ping {
     payload: Bytes,
-    asker: Asker,
+    reply_to: ReplyTo,
     /// When it was written, or before that is known, encoded.
     since: Instant,
     is_written: bool,
@@ -199,17 +199,17 @@ struct Ping {
 
 impl Pings {
     /// Asks for the keepalive's own ping. It has one at a time: an older one is forgotten.
-    pub(super) fn ask(&mut self, payload: Bytes) {
-        self.waiting.retain(|(_, asker)| asker.is_some());
-        self.under_way.retain(|ping| ping.asker.is_some());
+    pub(super) fn queue_keepalive(&mut self, payload: Bytes) {
+        self.waiting.retain(|(_, reply_to)| reply_to.is_some());
+        self.in_flight.retain(|ping| ping.reply_to.is_some());
         self.waiting.push_back((payload, None));
     }
 
     /// Asks for a program's ping; returns `false` when too many are without an answer.
-    pub(super) fn ask_for(&mut self, payload: Bytes, asker: Sender<Duration>) -> bool {
-        let room = self.waiting.len() + self.under_way.len() < MAX_UNANSWERED;
+    pub(super) fn queue_for(&mut self, payload: Bytes, reply_to: Sender<Duration>) -> bool {
+        let room = self.waiting.len() + self.in_flight.len() < MAX_UNANSWERED;
         if room {
-            self.waiting.push_back((payload, Some(asker)));
+            self.waiting.push_back((payload, Some(reply_to)));
         }
         room
     }
@@ -226,23 +226,23 @@ impl Pings {
             return Vec::new();
         }
         let since = Instant::now();
-        let started = self.waiting.drain(..).map(|(payload, asker)| Ping {
+        let started = self.waiting.drain(..).map(|(payload, reply_to)| Ping {
             payload,
-            asker,
+            reply_to,
             since,
             is_written: false,
             after: messages,
         });
-        let first = self.under_way.len();
-        self.under_way.extend(started);
-        let payloads = self.under_way.iter().skip(first);
+        let first = self.in_flight.len();
+        self.in_flight.extend(started);
+        let payloads = self.in_flight.iter().skip(first);
         payloads.map(|ping| ping.payload.clone()).collect()
     }
 
     /// Takes note that all that was encoded has been written.
     pub(super) fn written(&mut self) {
         let now = Instant::now();
-        for ping in self.under_way.iter_mut().filter(|ping| !ping.is_written) {
+        for ping in self.in_flight.iter_mut().filter(|ping| !ping.is_written) {
             ping.since = now;
             ping.is_written = true;
         }
@@ -250,7 +250,7 @@ impl Pings {
 
     /// Returns for how long the keepalive's last ping has been written.
     pub(super) fn since_written(&self) -> Option<Duration> {
-        let own = self.under_way.iter().find(|ping| ping.asker.is_none());
+        let own = self.in_flight.iter().find(|ping| ping.reply_to.is_none());
         own.filter(|ping| ping.is_written)
             .map(|ping| ping.since.elapsed())
     }
@@ -261,18 +261,18 @@ impl Pings {
     pub(super) fn answered(&mut self, payload: &[u8]) -> Answered {
         let mut answered = Answered::default();
         let meant = |ping: &Ping| ping.payload == payload;
-        let Some(index) = self.under_way.iter().position(meant) else {
+        let Some(index) = self.in_flight.iter().position(meant) else {
             // A pong without a ping is allowed (section 5.5.3).
             return answered;
         };
         let mut last = Duration::ZERO;
-        for ping in self.under_way.drain(..=index) {
+        for ping in self.in_flight.drain(..=index) {
             last = ping.since.elapsed();
             self.confirmed = ping.after;
             answered.payloads.push(ping.payload);
-            match ping.asker {
-                Some(asker) => answered.askers.push((asker, last)),
-                None => answered.own = true,
+            match ping.reply_to {
+                Some(reply_to) => answered.replies.push((reply_to, last)),
+                None => answered.keepalive = true,
             }
         }
         self.latency = Some(Latency::with(self.latency, last));
@@ -294,15 +294,15 @@ mod tests {
     use crossbeam_channel::{Receiver, TryRecvError, bounded};
 
     fn ask(pings: &mut Pings, payload: &'static str) -> Receiver<Duration> {
-        let (asker, answer) = bounded(1);
-        assert!(pings.ask_for(payload.into(), asker));
+        let (reply_to, answer) = bounded(1);
+        assert!(pings.queue_for(payload.into(), reply_to));
         answer
     }
 
     fn answer(pings: &mut Pings, payload: &'static str) -> bool {
         let answered = pings.answered(payload.as_bytes());
-        let own = answered.own;
-        answered.tell();
+        let own = answered.keepalive;
+        answered.notify();
         own
     }
 
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn an_answer_to_a_later_ping_answers_the_keepalive_too() {
         let mut pings = Pings::default();
-        pings.ask("own".into());
+        pings.queue_keepalive("own".into());
         let _answer = ask(&mut pings, "mine");
         pings.start(0);
         assert_eq!(pings.since_written(), None);
@@ -353,18 +353,18 @@ mod tests {
         let mut pings = Pings::default();
         let answers: Vec<_> = (0..MAX_UNANSWERED).map(|_| ask(&mut pings, "x")).collect();
         pings.start(0);
-        let (asker, _answer) = bounded(1);
-        assert!(!pings.ask_for("one more".into(), asker.clone()));
+        let (reply_to, _answer) = bounded(1);
+        assert!(!pings.queue_for("one more".into(), reply_to.clone()));
         for _ in 0..1000 {
-            pings.ask("own".into());
+            pings.queue_keepalive("own".into());
             pings.start(0);
         }
-        assert_eq!(pings.under_way.len(), MAX_UNANSWERED + 1);
+        assert_eq!(pings.in_flight.len(), MAX_UNANSWERED + 1);
         answer(&mut pings, "x");
         assert!(answers[0].try_recv().is_ok());
-        assert!(!pings.ask_for("one more".into(), asker.clone()));
+        assert!(!pings.queue_for("one more".into(), reply_to.clone()));
         answer(&mut pings, "x");
-        assert!(pings.ask_for("one more".into(), asker));
+        assert!(pings.queue_for("one more".into(), reply_to));
     }
 
     #[test]

@@ -136,7 +136,7 @@ impl FrameWriter {
     }
 
     /// Returns how many messages wait here: to be encoded, or to be written to the last byte.
-    pub(super) fn in_hand(&self) -> usize {
+    pub(super) fn in_writer(&self) -> usize {
         self.messages.len() + self.unwritten.ends.len()
     }
 

@@ -31,7 +31,7 @@ pub(crate) struct ReadSide {
 }
 
 /// Why the reader stopped reading messages.
-enum Ending {
+enum StopReason {
     /// The peer's Close frame.
     Peer(Option<CloseFrame>),
     /// The peer broke the protocol, and is to be told so.
@@ -68,10 +68,10 @@ pub(crate) fn read(shared: &Shared, opened: ReadSide, publisher: &mut Publisher<
     // What the last connection brought comes first.
     publisher.drain_backlog();
     let mut batch = Vec::new();
-    let ending = read_loop(shared, &mut codec, &mut stream, &mut batch, publisher);
+    let reason = read_loop(shared, &mut codec, &mut stream, &mut batch, publisher);
     drop(codec);
     publish(shared, &mut batch, publisher);
-    finish_closing(shared, stream.source.half, ending);
+    finish_closing(shared, stream.source.half, reason);
 }
 
 /// The main loop: reads a message, publishes when there are many or when no more can be read without
@@ -82,7 +82,7 @@ fn read_loop(
     stream: &mut Stream<'_>,
     batch: &mut Vec<Message>,
     publisher: &mut Publisher<Message>,
-) -> Ending {
+) -> StopReason {
     use tungstenite::Message as Wire;
     let json = shared.options.json;
     loop {
@@ -114,7 +114,7 @@ fn read_loop(
             // Not read: a Close frame does not reach the codec, and raw frames are only ever written.
             Ok(Wire::Close(_) | Wire::Frame(_)) => {}
             Err(tungstenite::Error::Io(error)) if is_timeout(&error) => all_read = true,
-            Err(error) => return ending(error),
+            Err(error) => return stop_reason(error),
         }
         if all_read || batch.len() == BATCH {
             publish(shared, batch, publisher);
@@ -128,11 +128,11 @@ fn read_loop(
             // closing's own deadline says.
             Some(_) if shared.lifecycle.phase() == Phase::Closing => {
                 if let Err(error) = keepalive.stop(&mut **half) {
-                    return Ending::Lost(error);
+                    return StopReason::Lost(error);
                 }
             }
             Some(Due::Ping(payload)) => shared.send_queue.ping(Bytes::copy_from_slice(&payload)),
-            Some(Due::Dead(after)) => return Ending::Dead(Error::PingTimeout { after }),
+            Some(Due::Dead(after)) => return StopReason::Dead(Error::PingTimeout { after }),
         }
     }
 }
@@ -143,22 +143,22 @@ fn publish(shared: &Shared, batch: &mut Vec<Message>, publisher: &mut Publisher<
     publisher.put_batch(batch);
 }
 
-fn ending(error: tungstenite::Error) -> Ending {
+fn stop_reason(error: tungstenite::Error) -> StopReason {
     use tungstenite::Error as Wire;
-    let violation = |code, reason| Ending::Violation(code, Error::Protocol { code, reason });
-    let too_big = |size, limit| Ending::Violation(1009, Error::MessageTooBig { size, limit });
+    let violation = |code, reason| StopReason::Violation(code, Error::Protocol { code, reason });
+    let too_big = |size, limit| StopReason::Violation(1009, Error::MessageTooBig { size, limit });
     match error {
         Wire::Io(error) => match End::of(error) {
-            Ok(End::Close(frame)) => Ending::Peer(frame),
+            Ok(End::Close(frame)) => StopReason::Peer(frame),
             Ok(End::BadClose(code, reason)) => violation(code, reason),
             Ok(End::TooLong(size, limit)) => {
                 too_big(usize::try_from(size).unwrap_or(usize::MAX), limit)
             }
-            Err(error) => Ending::Lost(error),
+            Err(error) => StopReason::Lost(error),
         },
         Wire::Protocol(ProtocolError::ResetWithoutClosingHandshake)
         | Wire::ConnectionClosed
-        | Wire::AlreadyClosed => Ending::Lost(io::Error::new(
+        | Wire::AlreadyClosed => StopReason::Lost(io::Error::new(
             io::ErrorKind::UnexpectedEof,
             "the peer ended the stream without a Close frame",
         )),
@@ -171,9 +171,9 @@ fn ending(error: tungstenite::Error) -> Ending {
 
 /// Closes from the reader's side: reports what happened, and reads on until the peer ends the stream
 /// or the connection is shut down.
-fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) {
-    let end = match ending {
-        Ending::Peer(frame) => {
+fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, reason: StopReason) {
+    let end = match reason {
+        StopReason::Peer(frame) => {
             match &frame {
                 Some(frame) => {
                     crate::logging::debug!("{}: the peer closes with {frame}", shared.name)
@@ -185,7 +185,7 @@ fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
             discard(shared, &mut *half);
             Input::ReadEnded(None)
         }
-        Ending::Violation(code, error) => {
+        StopReason::Violation(code, error) => {
             crate::logging::debug!("{}: {error}", shared.name);
             let reason = match &error {
                 Error::Protocol { reason, .. } => reason.clone(),
@@ -198,8 +198,8 @@ fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
             discard(shared, &mut *half);
             Input::ReadEnded(None)
         }
-        Ending::Lost(error) => Input::ReadEnded(Some(Error::lost(error))),
-        Ending::Dead(error) => Input::Failed(error),
+        StopReason::Lost(error) => Input::ReadEnded(Some(Error::lost(error))),
+        StopReason::Dead(error) => Input::Failed(error),
     };
     shared.step(end);
     shared.wait_shut_down();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 
-use super::control::{Control, Frames, Latency, Order, SendClose};
+use super::control::{Control, Frames, Latency, SendClose, SendPlan};
 use super::frame_writer::{FrameWriter, Unsent, Wait};
 use crate::error::PutError;
 use crate::message::Message;
@@ -44,7 +44,7 @@ pub(crate) struct Sent {
     pub(crate) messages: AtomicU64,
     pub(crate) bytes: AtomicU64,
     /// Taken from the queue for the present connection, and not written.
-    pub(crate) in_hand: AtomicU64,
+    pub(crate) in_writer: AtomicU64,
     pub(crate) unconfirmed: AtomicU64,
     pub(crate) unsent: AtomicU64,
 }
@@ -127,13 +127,13 @@ impl SendQueue {
 
     /// Sends the keepalive's own ping.
     pub(crate) fn ping(&self, payload: Bytes) {
-        self.send_control(|control| control.pings.ask(payload));
+        self.send_control(|control| control.pings.queue_keepalive(payload));
     }
 
     /// Sends a program's ping; returns `false` if too many are without an answer.
-    pub(crate) fn ping_for(&self, payload: Bytes, asker: Sender<Duration>) -> bool {
+    pub(crate) fn ping_for(&self, payload: Bytes, reply_to: Sender<Duration>) -> bool {
         // A copy, because the program's own must not be dropped under the lock.
-        self.send_control(|control| control.pings.ask_for(payload.clone(), asker))
+        self.send_control(|control| control.pings.queue_for(payload.clone(), reply_to))
     }
 
     fn send_control<R>(&self, change: impl FnOnce(&mut Control) -> R) -> R {
@@ -146,19 +146,20 @@ impl SendQueue {
     pub(crate) fn answered(&self, payload: &[u8]) -> bool {
         let answered = self
             .messages
-            .look(|control| control.pings.answered(payload));
-        let own = answered.own;
-        answered.tell();
+            .with_extra(|control| control.pings.answered(payload));
+        let own = answered.keepalive;
+        answered.notify();
         own
     }
 
     /// Returns for how long the keepalive's last ping has been written.
     pub(crate) fn ping_written(&self) -> Option<Duration> {
-        self.messages.look(|control| control.pings.since_written())
+        self.messages
+            .with_extra(|control| control.pings.since_written())
     }
 
     pub(crate) fn latency(&self) -> Option<Latency> {
-        self.messages.look(|control| control.pings.latency())
+        self.messages.with_extra(|control| control.pings.latency())
     }
 
     pub(crate) fn sent(&self) -> &Sent {
@@ -182,7 +183,8 @@ impl SendQueue {
 
     /// Returns whether this side's Close frame may have reached the peer.
     pub(crate) fn has_begun_to_close(&self) -> bool {
-        self.messages.look(|control| control.has_begun_to_close())
+        self.messages
+            .with_extra(|control| control.has_begun_to_close())
     }
 
     /// Ends the writer thread, which sends nothing more.
@@ -196,28 +198,30 @@ impl SendQueue {
     /// were neither written nor kept.
     pub(crate) fn take_back(&self, unsent: Unsent, all_confirmed: bool) -> usize {
         if !all_confirmed {
-            let confirmed = self.messages.look(|control| control.pings.confirmed());
+            let confirmed = self
+                .messages
+                .with_extra(|control| control.pings.confirmed());
             // A peer may have answered what was not written yet, if it guessed it.
             let unconfirmed = unsent.written.saturating_sub(confirmed);
             add(&self.sent.unconfirmed, unconfirmed);
         }
         self.messages.put_back(unsent.messages);
         // Not before: they wait all the while.
-        self.count_in_hand(0);
+        self.count_in_writer(0);
         unsent.lost
     }
 
     /// Forgets what was for the connection that has ended alone.
     pub(crate) fn forget_connection(&self) {
-        // Dropping the askers wakes threads that wait for the answer to a ping: not under the lock.
-        let control = self.messages.look(std::mem::take);
+        // Dropping the replies wakes threads that wait for the answer to a ping: not under the lock.
+        let control = self.messages.with_extra(std::mem::take);
         drop(control);
     }
 
     /// Ends the queue: there is no other connection, and `unsent` messages are never sent.
     pub(crate) fn end(&self, unsent: usize) {
         self.forget_connection();
-        self.count_in_hand(0);
+        self.count_in_writer(0);
         add(&self.sent.unsent, unsent as u64);
         self.messages.clear();
     }
@@ -252,7 +256,7 @@ impl SendQueue {
                     // First all before it, so that an answer to it is known from a frame that
                     // crosses it.
                     writer.flush(Wait::Yes)?;
-                    if let Some(close) = self.messages.look(Control::begin_to_close) {
+                    if let Some(close) = self.messages.with_extra(Control::begin_to_close) {
                         writer.write_close(close)?;
                         return Ok(Progress::Closed);
                     }
@@ -302,39 +306,42 @@ impl SendQueue {
         self.note(writer);
         let encoded = writer.encoded();
         let messages = writer.messages();
-        let (frames, order) = self
+        let (frames, plan) = self
             .messages
             .take(messages, MESSAGES_PER_TURN, |control, _| {
-                let order = control.order();
-                let with_messages = matches!(order, Order::Messages | Order::MessagesThenClose);
-                ((control.frames(encoded), order), with_messages)
+                let plan = control.plan();
+                let with_messages =
+                    matches!(plan, SendPlan::Messages | SendPlan::MessagesThenClose);
+                ((control.frames(encoded), plan), with_messages)
             });
-        let next = match order {
-            Order::Stop => Next::Stop,
-            Order::Close => Next::Close,
+        let next = match plan {
+            SendPlan::Stop => Next::Stop,
+            SendPlan::Close => Next::Close,
             _ if !messages.is_empty() => Next::Messages,
-            Order::MessagesThenClose => Next::Close,
-            Order::Messages => Next::Nothing,
+            SendPlan::MessagesThenClose => Next::Close,
+            SendPlan::Messages => Next::Nothing,
         };
-        self.count_in_hand(writer.in_hand());
+        self.count_in_writer(writer.in_writer());
         (frames, next)
     }
 
     /// Counts what the frame writer has done since the last time.
     fn note(&self, writer: &mut FrameWriter) {
         let done = writer.take_done();
-        self.count_in_hand(writer.in_hand());
+        self.count_in_writer(writer.in_writer());
         if done.bytes > 0 {
             add(&self.sent.messages, done.messages);
             add(&self.sent.bytes, done.bytes);
         }
         if done.pings {
-            self.messages.look(|control| control.pings.written());
+            self.messages.with_extra(|control| control.pings.written());
         }
     }
 
-    fn count_in_hand(&self, messages: usize) {
-        self.sent.in_hand.store(messages as u64, Ordering::Relaxed);
+    fn count_in_writer(&self, messages: usize) {
+        self.sent
+            .in_writer
+            .store(messages as u64, Ordering::Relaxed);
     }
 }
 

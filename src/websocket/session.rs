@@ -59,8 +59,8 @@ struct Ending {
     /// The Close frame that was handed to the writer. The inner `None` is one without a body.
     sent: Option<Option<CloseFrame>>,
     received: Option<PeerClose>,
-    write: Write,
-    read: Read,
+    write: WriteState,
+    read: ReadState,
     /// An error that is the reason of the end, whatever happens after it.
     failure: Option<Error>,
     /// The first error of the transport. The reason of the end, unless a Close frame was received.
@@ -93,7 +93,7 @@ pub(crate) struct PeerClose {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Write {
+enum WriteState {
     Open,
     /// The Close frame, and everything before it, has been written.
     Done,
@@ -101,7 +101,7 @@ enum Write {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Read {
+enum ReadState {
     Messages,
     /// Everything up to the end of the stream is ignored.
     Discard,
@@ -280,7 +280,7 @@ impl Session {
             return;
         }
         ending.by.get_or_insert(Side::Peer);
-        ending.read = Read::Discard;
+        ending.read = ReadState::Discard;
         ending.received = Some(received.clone());
         // The answer to a Close frame carries its code (section 5.5.1). A peer that has closed need
         // not look at what comes before it: another connection gets that.
@@ -299,7 +299,7 @@ impl Session {
             return;
         };
         ending.fail(error);
-        ending.read = Read::Discard;
+        ending.read = ReadState::Discard;
         let close = ending.send(Some(frame.clone()), false);
         self.refuse_puts_unless(self.is_followed(error));
         self.actions.extend(close);
@@ -307,8 +307,8 @@ impl Session {
 
     fn close_written(&mut self) {
         if let Some(ending) = self.closing_now() {
-            if ending.sent.is_some() && ending.write == Write::Open {
-                ending.write = Write::Done;
+            if ending.sent.is_some() && ending.write == WriteState::Open {
+                ending.write = WriteState::Done;
             }
         }
     }
@@ -323,15 +323,15 @@ impl Session {
             return;
         };
         keep_first(&mut ending.lost, Some(error));
-        if ending.write == Write::Open {
-            ending.write = Write::Failed;
+        if ending.write == WriteState::Open {
+            ending.write = WriteState::Failed;
         }
         self.refuse_puts_unless(self.is_followed(error));
     }
 
     fn read_ended(&mut self, now: Instant, error: Option<&Error>) {
         if let Some(ending) = self.closing(now, after(now, self.close_timeout)) {
-            ending.read = Read::Ended;
+            ending.read = ReadState::Ended;
             keep_first(&mut ending.lost, error);
         }
     }
@@ -513,7 +513,7 @@ impl Session {
             return Hold::Until(until);
         }
         // Only a reader that waits to deliver a message has not stopped reading them by now.
-        match ending.read == Read::Messages && self.is_shut_down() {
+        match ending.read == ReadState::Messages && self.is_shut_down() {
             false => Hold::Forever,
             // A subscriber may itself be waiting for the send queue, which only the next connection
             // makes shorter.
@@ -610,7 +610,7 @@ impl Session {
     /// Whether this side's Close frame has been written.
     pub(crate) fn has_written_close(&self) -> bool {
         self.ending()
-            .is_some_and(|ending| ending.write == Write::Done)
+            .is_some_and(|ending| ending.write == WriteState::Done)
     }
 
     /// Whether the peer is known to have taken everything that was written before this side's
@@ -636,8 +636,8 @@ impl Ending {
             by: None,
             sent: None,
             received: None,
-            write: Write::Open,
-            read: Read::Messages,
+            write: WriteState::Open,
+            read: ReadState::Messages,
             failure: None,
             lost: None,
             begun: now,
@@ -671,16 +671,16 @@ impl Ending {
 
     /// Whether there is nothing more to wait for.
     fn has_nothing_left(&self, role: Role) -> bool {
-        let writing = self.sent.is_some() && self.write == Write::Open;
+        let writing = self.sent.is_some() && self.write == WriteState::Open;
         // The server ends the TCP connection, the client waits for that (section 7.1.1).
         let server_is_done =
-            role == Role::Server && self.received.is_some() && self.write != Write::Open;
-        server_is_done || (self.read == Read::Ended && !writing)
+            role == Role::Server && self.received.is_some() && self.write != WriteState::Open;
+        server_is_done || (self.read == ReadState::Ended && !writing)
     }
 
     /// Sends a Close frame, unless that was done or nothing can be written.
     fn send(&mut self, frame: Option<CloseFrame>, after_queue: bool) -> Option<Action> {
-        if self.sent.is_some() || self.write == Write::Failed {
+        if self.sent.is_some() || self.write == WriteState::Failed {
             return None;
         }
         self.by.get_or_insert(Side::Local);
@@ -703,7 +703,7 @@ impl Ending {
 
     /// Whether both Close frames were exchanged: everything that was sent before them has arrived.
     fn is_clean(&self) -> bool {
-        self.received.is_some() && self.write == Write::Done
+        self.received.is_some() && self.write == WriteState::Done
     }
 
     fn confirms_all(&self) -> bool {
@@ -721,7 +721,7 @@ impl Ending {
         let received = self.received.as_ref();
         let by = match self.by {
             // The peer has not seen a frame that was not written, and closed by itself.
-            _ if received.is_some() && self.write != Write::Done => Side::Peer,
+            _ if received.is_some() && self.write != WriteState::Done => Side::Peer,
             by => by.unwrap_or(Side::Local),
         };
         let frame = match by {

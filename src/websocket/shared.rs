@@ -23,8 +23,8 @@ use crate::thread::spawn;
 
 /// How long, and how often, starting the close watchdog is tried where nothing else enforces the
 /// deadline.
-const WATCHDOG_PATIENCE: Duration = Duration::from_secs(1);
-const WATCHDOG_TRY_AGAIN: Duration = Duration::from_millis(5);
+const WATCHDOG_MAX_WAIT: Duration = Duration::from_secs(1);
+const WATCHDOG_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
 pub(crate) struct Shared {
     /// A copy in another process does nothing.
@@ -93,7 +93,7 @@ impl Shared {
             has_watchdog: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&shared);
-        shared.producer.threads().tell(move |error| {
+        shared.producer.threads().on_outage(move |error| {
             if let Some(shared) = weak.upgrade() {
                 shared.no_thread_for_callbacks(error);
             }
@@ -245,9 +245,9 @@ impl Shared {
         // Without one, the writer enforces the deadline, unless the peer keeps it from that; then the
         // pings' time-out does.
         let pings = self.options.ping_interval.and(self.options.ping_timeout);
-        let until = Instant::now() + WATCHDOG_PATIENCE;
+        let until = Instant::now() + WATCHDOG_MAX_WAIT;
         while let Err(error) = start() {
-            let next = Instant::now() + WATCHDOG_TRY_AGAIN;
+            let next = Instant::now() + WATCHDOG_RETRY_INTERVAL;
             if pings.is_some() || next >= until {
                 crate::logging::error!("{}: cannot start a thread to close: {error}", self.name);
                 self.has_watchdog.store(false, Ordering::SeqCst);

@@ -4,18 +4,18 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Select, Sender, bounded};
 
-use super::ring::{self, Turn};
+use super::ring::{self, OperationLock};
 use super::subscription::Subscription;
 
 /// Holds at most the one worker that a channel has, so sending never waits.
 ///
 /// It is a crossbeam channel, so that the owner can wait for the worker and for a source at the
-/// same time. Its operations that do not wait have a lock, for the reason that [`Turn`] gives: a
+/// same time. Its operations that do not wait have a lock, for the reason that [`OperationLock`] gives: a
 /// thread of a higher priority sleeps for the other side instead of spinning.
-pub(super) struct Handover<W> {
+pub(super) struct WorkerReturn<W> {
     give: Sender<W>,
     given: Receiver<W>,
-    turn: Turn,
+    operation_lock: OperationLock,
 }
 
 /// What ended a wait.
@@ -27,19 +27,19 @@ pub(super) enum Woken<W> {
     Deadline,
 }
 
-impl<W> Handover<W> {
+impl<W> WorkerReturn<W> {
     pub(super) fn new() -> Self {
         let (give, given) = bounded(1);
-        Handover {
+        WorkerReturn {
             give,
             given,
-            turn: Turn::default(),
+            operation_lock: OperationLock::default(),
         }
     }
 
     /// Hands the worker to the owner.
-    pub(super) fn hand(&self, worker: W) {
-        let _turn = self.turn.lock();
+    pub(super) fn send(&self, worker: W) {
+        let _guard = self.operation_lock.lock();
         // There is one worker, so there is room; the receiver is a field, so it is not
         // disconnected.
         let _ = self.give.try_send(worker);
@@ -76,7 +76,7 @@ impl<W> Handover<W> {
                 Ok(ready) if ready != given => return Woken::Source,
                 // A wake-up without a worker is possible: then it waits again.
                 Ok(_) => {
-                    if let Ok(worker) = ring::take(&self.given, Some(&self.turn)) {
+                    if let Ok(worker) = ring::take(&self.given, Some(&self.operation_lock)) {
                         return Woken::Worker(worker);
                     }
                 }
