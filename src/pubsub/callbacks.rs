@@ -11,17 +11,18 @@ use crate::panics::log_panic;
 
 /// Something that a pool runs.
 pub(crate) trait Job: Send + 'static {
-    /// Returns its weight; `None` for a job to which the limit does not apply.
+    /// Returns its weight, or `None` if the limit does not apply to it.
     fn weight(&self) -> Option<usize>;
 
+    /// Runs the job. A panic is logged.
     fn run(self);
 }
 
 /// A queue of jobs, and up to `max` threads that run them.
 ///
-/// Jobs start in the order in which they were put. A thread is started when a job finds none free.
-/// The threads end when the pool has [ended](Self::end), no [`Feeder`] exists, and the queue is
-/// empty. A job that is put after that starts a thread again.
+/// Jobs start in the order in which they were put. A thread is started if none is free when a job
+/// is put. The threads end when the pool has [ended](Self::end), no [`Feeder`] exists, and the
+/// queue is empty. A job that is put after that starts a thread again.
 pub(crate) struct CallbackPool<J> {
     inner: Arc<Inner<J>>,
 }
@@ -30,7 +31,7 @@ struct Inner<J> {
     name: &'static str,
     order: EndOrder,
     max: usize,
-    /// Held to put or to take jobs. Nothing is run, weighed or dropped under it.
+    /// Held to put or take jobs. No job is run, weighed or dropped under it.
     state: Mutex<State<J>>,
     /// The threads wait here for jobs. `wake_threads`, `end` and the drop of a feeder wake them.
     work: Condvar,
@@ -41,7 +42,7 @@ struct Inner<J> {
 
 struct State<J> {
     jobs: VecDeque<J>,
-    /// The number of threads, including one that could not be started yet.
+    /// The number of threads, including those that could not be started yet.
     started: usize,
     /// The number of threads that are running jobs.
     running: usize,
@@ -49,7 +50,7 @@ struct State<J> {
     ended: bool,
 }
 
-/// Keeps a pool's threads waiting for jobs.
+/// Keeps a pool's threads alive while they have no jobs.
 pub(crate) struct Feeder<J>(CallbackPool<J>);
 
 impl<J> Clone for CallbackPool<J> {
@@ -120,7 +121,8 @@ impl<J: Job> CallbackPool<J> {
         }
     }
 
-    /// Takes jobs from the front of `jobs` as long as there is room, with one lock and one wake-up.
+    /// Puts jobs from the front of `jobs` as long as there is room, with one lock and one wake-up.
+    /// Leaves the others in `jobs`.
     pub(super) fn put_batch(&self, jobs: &mut VecDeque<J>) {
         let inner = &*self.inner;
         {
@@ -144,8 +146,8 @@ impl<J: Job> CallbackPool<J> {
         self.wake_threads();
     }
 
-    /// Puts jobs, regardless of the limit. It calls nothing, so it may be called under a lock. Call
-    /// [`wake_threads`](Self::wake_threads) after that.
+    /// Puts jobs, regardless of the limit. It calls no user code, so it may be called under a lock.
+    /// Call [`wake_threads`](Self::wake_threads) afterwards.
     pub(super) fn extend(&self, jobs: impl IntoIterator<Item = J>) {
         let mut state = self.inner.state.lock();
         for job in jobs {
@@ -156,8 +158,8 @@ impl<J: Job> CallbackPool<J> {
         }
     }
 
-    /// Wakes or starts threads for the jobs. Must not be called under a lock: after the producer's
-    /// end, if there is no thread, the jobs run here.
+    /// Wakes or starts threads for the jobs. Must not be called under a lock: if no thread can be
+    /// started after the producer's end, the jobs run here.
     pub(super) fn wake_threads(&self) {
         let inner = &*self.inner;
         let (before, wanted, many) = {
@@ -183,7 +185,7 @@ impl<J: Job> CallbackPool<J> {
         let start = Start::new(name, order, &self.inner.needs_thread, body);
         self.inner.threads.start(match number {
             0 => start,
-            // The other threads do without it, and the next job tries again.
+            // The other threads suffice, and the next job tries again.
             _ => {
                 let inner = self.inner.clone();
                 start.or_give_up(move || inner.state.lock().started -= 1)
@@ -211,9 +213,9 @@ impl<J: Job> Inner<J> {
         }
     }
 
-    /// Waits for jobs, and takes all of them if the pool has one thread, or else one. Returns
-    /// `false` when the thread has to end. `done` is 1 if the caller has run a batch since the last
-    /// call, or else 0.
+    /// Waits for jobs. Takes all of them if the pool has one thread, or else one. Returns `false`
+    /// if the thread has to end. `done` is 1 if the caller has run a batch since the last call, or
+    /// else 0.
     fn take(&self, batch: &mut VecDeque<J>, done: usize, may_wait: MayWait) -> bool {
         let mut state = self.state.lock();
         state.running -= done;
@@ -222,7 +224,7 @@ impl<J: Job> Inner<J> {
                 state.started -= 1;
                 return false;
             }
-            // A long burst is seldom followed by another.
+            // Frees the memory: a long burst is seldom followed by another.
             *batch = VecDeque::new();
             self.work.wait(&mut state);
         }
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_after_the_end_still_runs() {
+    fn a_job_that_is_put_after_the_end_still_runs() {
         let pool = pool(1);
         let (s, r) = unbounded();
         for i in 0..1000 {
@@ -305,7 +307,7 @@ mod tests {
         drop(feeder);
         let deadline = Instant::now() + DEADLINE;
         while pool.inner.state.lock().started > 0 {
-            assert!(Instant::now() < deadline, "the threads go on");
+            assert!(Instant::now() < deadline, "the threads do not end");
             thread::yield_now();
         }
     }

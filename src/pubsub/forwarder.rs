@@ -11,21 +11,21 @@ use super::subscriber::{Delivered, Output, SinkOutput, Subscriber};
 use super::subscribers::Subscribers;
 use super::threads::{EndOrder, MayWait, Start};
 
-/// The early items of one sink. The sink has subscribed already, and counts as full for the
-/// publisher until it has taken all of these.
+/// The early items of one sink. The sink has already subscribed, and the publisher treats it as
+/// full until it has received all of these.
 pub(super) struct Forwarder<T> {
     items: VecDeque<T>,
     weigh: fn(&T) -> usize,
     to: Arc<Subscriber<T>>,
     sink: Arc<SinkOutput<T>>,
     delivery: Arc<Delivery>,
-    /// Weak, so that a wait for the sink ends when nothing else holds the producer.
+    /// Weak, so that a wait for the sink ends when there are no other references to the producer.
     subscribers: Weak<Subscribers<T>>,
 }
 
 impl<T: Send + 'static> Forwarder<T> {
-    /// Subscribes a sink of this crate, and delivers the early items to it. If it has no room for
-    /// all of them, a thread delivers the rest.
+    /// Subscribes a sink of this crate, and delivers the early items to it. If it does not have
+    /// room for all of them, a thread delivers the rest.
     pub(super) fn attach(
         subscribers: &Arc<Subscribers<T>>,
         status: Arc<Status>,
@@ -61,7 +61,7 @@ impl<T: Send + 'static> Forwarder<T> {
         subscribers.delivery.threads.wait();
     }
 
-    /// Returns `false` if some items have been kept.
+    /// Delivers the items. Returns `false` if some have been kept.
     fn deliver(&mut self, waiter: Waiter) -> bool {
         while let Some(item) = self.items.pop_front() {
             let weight = (self.weigh)(&item);
@@ -76,7 +76,7 @@ impl<T: Send + 'static> Forwarder<T> {
                     self.give_back();
                 }
             }
-            // Release: when the publisher reads 0, the sink has all items.
+            // Release: if the publisher reads 0, the sink has all early items.
             self.sink.early.store(self.items.len(), Ordering::Release);
         }
         // The publisher may wait for it.
@@ -84,7 +84,7 @@ impl<T: Send + 'static> Forwarder<T> {
         true
     }
 
-    /// Leaves the items to the next subscriber if the sink is closed, and drops them if it has been
+    /// Returns the items for the next subscriber if the sink is closed. Drops them if it has been
     /// removed.
     fn give_back(&mut self) {
         let items = std::mem::take(&mut self.items);

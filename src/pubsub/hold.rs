@@ -41,28 +41,30 @@ pub(super) struct Delivery {
 
 struct State {
     hold: Hold,
-    /// A channel that waiting threads receive from. The first of them makes it. Nothing is ever
-    /// sent: it is disconnected when they have to look again.
+    /// A channel that waiting threads receive from. The first of them creates it. Nothing is ever
+    /// sent: it is disconnected when they have to check again.
     changed: Option<(Sender<Infallible>, Receiver<Infallible>)>,
 }
 
-/// The party that waits for room.
+/// The kind of thread that waits for room.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Waiter {
     /// The publisher. From this time on it keeps items as with [`Hold::Spill`].
     Publisher(Option<Instant>),
-    /// A thread that does nothing else, to which [`Hold::Spill`] does not apply.
+    /// A thread that only delivers. [`Hold::Spill`] does not apply to it.
     Thread,
-    /// Nothing waits: this applies.
+    /// No thread waits: this applies.
     Nobody(WhenFull),
 }
 
 /// What to do with an item for which there is no room.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum WhenFull {
-    /// Wait for room, until this time at most, and look again.
+    /// Wait for room, until this time at most, and check again.
     Wait(Option<Instant>),
+    /// Keep it for later.
     Keep,
+    /// Drop and count it.
     Drop,
 }
 
@@ -98,14 +100,15 @@ impl Delivery {
         self.paused.load(Ordering::SeqCst)
     }
 
-    /// Wakes all threads that wait for room. Call it after a change of what they look at.
+    /// Wakes all threads that wait for room. Call it after a change to a state that they check.
     pub(super) fn wake_waiters(&self) {
         let changed = self.state.lock().changed.take();
         drop(changed);
     }
 
-    /// Returns what `waiter` has to do, and a channel that is disconnected when it has to look
-    /// again. Get the channel before looking at anything else: then no change is missed.
+    /// Returns what `waiter` has to do with an item for which there is no room, and a channel that
+    /// is disconnected when it has to check again. Get the channel before checking anything else:
+    /// then no change is missed.
     pub(super) fn when_full(&self, waiter: Waiter) -> (WhenFull, Receiver<Infallible>) {
         let mut state = self.state.lock();
         let when_full = state.hold.when_full(waiter);
@@ -113,7 +116,7 @@ impl Delivery {
         (when_full, changed.clone())
     }
 
-    /// Counts dropped items. Returns how many had been dropped before.
+    /// Counts dropped items. Returns the number of items that had been dropped before.
     pub(super) fn count_dropped(&self, count: usize) -> u64 {
         self.dropped.fetch_add(count as u64, Ordering::Relaxed)
     }

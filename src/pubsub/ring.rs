@@ -5,17 +5,18 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
 use parking_lot::Mutex;
 
-/// Held for one operation on a queue's channel that does not wait: no item is dropped under it.
+/// A lock for operations on a crossbeam channel. It is held for one operation that does not wait.
+/// No item is dropped under it.
 ///
-/// A channel's operation **spins** while another thread is in the middle of one. A control loop at
-/// a real-time priority that has preempted the sender would spin until the system lets the sender
-/// go on after all, which takes a second (crossbeam 997). For a lock it sleeps, and the sender goes
-/// on at once.
+/// An operation on a crossbeam channel **spins** while another thread is in the middle of one. A
+/// control loop with a real-time priority that has preempted the sender would spin until the system
+/// runs the sender after all, which takes a second (crossbeam 997). For a lock the control loop
+/// sleeps, and the sender continues immediately.
 pub(super) type OperationLock = Arc<Mutex<()>>;
 
 pub(super) struct Ring<T> {
     sender: Sender<T>,
-    /// For making room.
+    /// Takes the oldest item to make room.
     receiver: Receiver<T>,
     operation_lock: OperationLock,
 }
@@ -29,7 +30,7 @@ impl<T> Ring<T> {
         }
     }
 
-    /// What its readers hold, too.
+    /// Returns the lock, which the readers hold as well.
     pub(super) fn operation_lock(&self) -> OperationLock {
         self.operation_lock.clone()
     }
@@ -38,13 +39,14 @@ impl<T> Ring<T> {
         self.sender.len()
     }
 
-    /// Puts an item in, and returns the one that had to make room.
+    /// Puts an item, and returns the oldest one if that had to be removed.
     #[inline]
     pub(super) fn put(&self, item: T) -> Option<T> {
         let _guard = self.operation_lock.lock();
         let mut item = item;
         let mut oldest = None;
-        // Only once: nobody else puts anything in. It may be that somebody has just taken one.
+        // One removal makes enough room, because no other thread puts items. If a reader has just
+        // taken an item, none has to be removed.
         while let Err(TrySendError::Full(back)) = self.sender.try_send(item) {
             item = back;
             oldest = self.receiver.try_recv().ok().or(oldest);
@@ -57,7 +59,7 @@ impl<T> Ring<T> {
     }
 }
 
-/// Takes an item if one is there; by turns, where the queue has them.
+/// Takes an item if one is queued, holding the lock if the queue has one.
 pub(super) fn take<T>(
     items: &Receiver<T>,
     operation_lock: Option<&OperationLock>,

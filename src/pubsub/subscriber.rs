@@ -17,7 +17,7 @@ use super::weight_limit::WeightLimit;
 use crate::error::PutError;
 use crate::panics::{Guarded, drop_caught, log_panic};
 
-/// How long a subscription may be full before that is logged.
+/// How long a subscription may be full before a warning is logged.
 const LONG: Duration = Duration::from_secs(1);
 
 pub(crate) struct Subscriber<T> {
@@ -28,7 +28,7 @@ pub(crate) struct Subscriber<T> {
 pub(super) enum Output<T> {
     Queue(Sender<T>, WeightLimit),
     Ring(Ring<T>, WeightLimit),
-    /// A sink of this crate. It counts as full for the publisher until it has its early items.
+    /// A sink of this crate. The publisher treats it as full until it has its early items.
     Sink(Arc<SinkOutput<T>>),
     /// The same sink, for the delivery of its early items.
     EarlySink(Arc<SinkOutput<T>>),
@@ -37,9 +37,9 @@ pub(super) enum Output<T> {
 
 pub(super) struct SinkOutput<T> {
     sink: Guarded<Box<dyn Sink<T>>>,
-    /// How many early items it does not have yet.
+    /// The number of early items that it has not received yet.
     pub(super) early: AtomicUsize,
-    /// Set while the thread that delivers those could not be started.
+    /// Whether the thread that delivers those could not be started yet.
     pub(super) needs_thread: NeedsThread,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct CallbackOutput<T> {
     /// `None` once it is being dropped.
     call: Option<Callback<T>>,
     feeder: Feeder<Call<T>>,
-    /// Has the callback dropped where it is called, since what it owns is the user's.
+    /// Drops the callback on the thread that calls it, since it owns values of the user's.
     dispose: fn(&CallbackPool<Call<T>>, Callback<T>),
 }
 
@@ -58,6 +58,7 @@ pub(super) struct CallbackOutput<T> {
 pub(crate) enum Call<T> {
     /// Calls the subscriber's callback with an item of this weight.
     Item(Arc<Subscriber<T>>, T, usize),
+    /// Calls a function.
     Run(Box<dyn FnOnce() + Send>),
 }
 
@@ -65,7 +66,7 @@ pub(crate) enum Call<T> {
 pub(super) enum Delivered<T> {
     Taken,
     Kept(T),
-    /// It was dropped and counted.
+    /// The item was dropped and counted.
     Dropped,
     /// The subscriber has been removed, or is closed.
     Gone(T),
@@ -117,7 +118,7 @@ impl<T: Send + 'static> Subscriber<T> {
             }
             Output::Sink(output) | Output::EarlySink(output) => {
                 let mut result = Ok(());
-                // What weighs a consumer's items may panic.
+                // A consumer's `weigh` function may panic.
                 log_panic(|| result = output.sink.put_nowait(item));
                 result
             }
@@ -132,9 +133,9 @@ impl<T: Send + 'static> Subscriber<T> {
         }
     }
 
-    /// Delivers an item of this weight. Where there is no room, `waiter` and the producer's
-    /// [`Hold`](super::hold::Hold) say what happens. A wait is ended by room, by
-    /// [`Delivery::wake_waiters`], or by its time.
+    /// Delivers an item of this weight. If there is no room, `waiter` and the producer's
+    /// [`Hold`](super::hold::Hold) decide what happens. A wait is ended by room, by
+    /// [`Delivery::wake_waiters`], or by its time limit.
     pub(super) fn deliver(
         self: &Arc<Self>,
         mut item: T,
@@ -144,8 +145,8 @@ impl<T: Send + 'static> Subscriber<T> {
     ) -> Delivered<T> {
         let mut start = None;
         loop {
-            // Nothing makes room without a thread. Before the next look: the owner, which is told
-            // when there is none, may want to keep the item.
+            // Without a thread, nothing makes room. This comes before the policy is read, since the
+            // owner, which is notified of a long outage, may change it.
             let thread = match self.needs_thread() {
                 true => delivery.threads.retry(),
                 false => Unstarted::None,
@@ -176,7 +177,7 @@ impl<T: Send + 'static> Subscriber<T> {
                 Unstarted::RetryAt(next) => Some(next),
                 Unstarted::Overdue => return self.drop_item(item, delivery),
             };
-            // A forgotten subscription is found more easily when it is logged.
+            // The warning helps to find a subscription that the program does not read any more.
             let warn_at = *start.get_or_insert_with(Instant::now) + LONG;
             if Instant::now() >= warn_at {
                 self.status.warn_full();
@@ -193,7 +194,7 @@ impl<T: Send + 'static> Subscriber<T> {
         Delivered::Dropped
     }
 
-    /// Begins a wait for room. Call it before looking for room.
+    /// Begins a wait for room. Call it before checking for room.
     fn room_wait(&self, weight: usize) -> RoomWait<'_, T> {
         match &self.output {
             Output::Queue(sender, limit) => match limit.has_room(weight, || sender.len()) {
@@ -201,7 +202,7 @@ impl<T: Send + 'static> Subscriber<T> {
                 false => RoomWait::in_weight(limit.register()),
             },
             Output::EarlySink(output) => output.sink.room_wait().unwrap_or(RoomWait::none()),
-            // The end of the delivery of its early items ends the wait.
+            // The wait ends when its early items have been delivered.
             Output::Sink(output) if output.early.load(Ordering::Acquire) > 0 => RoomWait::none(),
             Output::Sink(output) => output.sink.room_wait().unwrap_or(RoomWait::none()),
             Output::Callback(output) => RoomWait::in_queue(output.feeder.pool().limit().space()),
@@ -226,7 +227,7 @@ impl<T> Subscriber<T> {
         self.status.warn_dropped();
     }
 
-    /// Returns how many items wait in it, as far as that is known.
+    /// Returns the number of queued items, as far as it is known.
     pub(super) fn len(&self) -> usize {
         match &self.output {
             Output::Queue(sender, _) => sender.len(),
@@ -260,7 +261,7 @@ impl<T> Subscriber<T> {
 }
 
 impl<T> SinkOutput<T> {
-    /// Makes the output for a sink that does not have this many early items yet.
+    /// Creates the output for a sink that has to receive this many early items.
     pub(super) fn new(sink: impl Sink<T>, early: usize) -> Arc<Self> {
         let sink: Box<dyn Sink<T>> = Box::new(sink);
         Arc::new(SinkOutput {
@@ -311,8 +312,8 @@ impl<T: Send + 'static> Job for Call<T> {
 }
 
 impl<T: Send + 'static> CallbackPool<Call<T>> {
-    /// Runs `f` on one of the threads, after all that was put before has begun. Where there is no
-    /// thread, it waits for one without holding up the caller.
+    /// Runs `f` on one of the threads, after all earlier jobs have begun. Does not wait if no
+    /// thread can be started: `f` is kept until one can, or after the producer's end runs here.
     pub(crate) fn run(&self, f: impl FnOnce() + Send + 'static) {
         self.put(Call::Run(Box::new(f)));
     }

@@ -1,8 +1,9 @@
-//! How much the items in a subscription's queue may weigh, beside how many they may be.
+//! The limit on the weight of the items in a subscription's queue. Their number has a limit of its
+//! own.
 //!
-//! The queue is a channel, and whoever has the receiver takes from it without saying so: what waits
-//! has to be found out from the channel's length. Most items weigh little, and are not looked at:
-//! where none is heavier than an equal share of the limit, the places run out first.
+//! The queue is a channel, and items are taken from its receiver without a notice. So the weight of
+//! the queued items has to be calculated from the channel's length. Most items are light and are
+//! not counted: if none is heavier than an equal share of the limit, the places run out first.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,12 +14,12 @@ use parking_lot::Mutex;
 
 use super::space::{SpaceNotifier, SpaceWaiter};
 
-/// When to look first whether something was taken from a channel that is read directly, and how
-/// seldom at last.
+/// The first and the last interval at which the publisher checks whether an item was taken from a
+/// channel that is read directly.
 const FIRST_CHECK: Duration = Duration::from_micros(100);
 const LAST_CHECK: Duration = Duration::from_millis(50);
 
-/// What items weigh, and how much they may weigh together where they wait. Weighing takes no time.
+/// The weight of items, and the limit on their weight in each queue. Weighing takes no time.
 pub(crate) struct Weighing<T> {
     pub(crate) weigh: fn(&T) -> usize,
     pub(crate) limit: usize,
@@ -32,37 +33,42 @@ impl<T> Clone for Weighing<T> {
 
 impl<T> Copy for Weighing<T> {}
 
-/// The limit of one queue. One thread at a time puts into it.
+/// The limit of one queue. One thread at a time puts items into it.
 pub(super) struct WeightLimit {
     limit: usize,
-    /// The limit, divided by the queue's places. What weighs no more counts for this much.
+    /// The limit, divided by the number of the queue's places. An item that weighs less counts as
+    /// this much.
     share: usize,
-    /// Whether items may wait that weigh more than their share; saves the lock.
+    /// Whether there may be queued items that weigh more than their share. A copy of the state,
+    /// read without the lock.
     has_heavy: AtomicBool,
-    /// Held to look or to count; nothing is called under it.
+    /// Held to read or change the counts. Nothing is called under it.
     heavy_items: Mutex<HeavyItems>,
     notifier: Arc<TakeNotifier>,
 }
 
+/// The items that weigh more than their share.
 struct HeavyItems {
-    /// How many items were put, counted while there are heavy ones.
+    /// The number of items that were put. It is counted while there are heavy items.
     put: u64,
-    /// The heavy ones that may wait: the number of each, and how much more than its share it
-    /// weighs.
+    /// The heavy items that may still be queued: the number of each, and the weight beyond its
+    /// share.
     heavy: VecDeque<(u64, usize)>,
+    /// The sum of the weights in `heavy`.
     excess: usize,
     next_check: Duration,
 }
 
-/// How those who read a queue tell that they have taken something.
+/// Notifies the publisher that an item was taken from the queue.
 pub(super) struct TakeNotifier {
     space: SpaceNotifier,
-    /// Whether somebody has the channel itself, and takes from it without telling.
+    /// Whether items may be taken without a notice, because the channel itself is in use.
     unannounced: AtomicBool,
 }
 
 impl WeightLimit {
-    /// For a queue with this many places; `None` for any number.
+    /// Creates a limit for a queue with this many places. `None` is a queue without a limit on
+    /// places.
     pub(super) fn new(limit: usize, places: Option<usize>) -> Self {
         WeightLimit {
             limit,
@@ -89,8 +95,8 @@ impl WeightLimit {
         self.notifier.clone()
     }
 
-    /// Whether an item that weighs so much may be put into the queue, which has this length. Where
-    /// nothing else waits, any may.
+    /// Returns whether an item of this weight may be put into the queue, which has this length. An
+    /// item of any weight may be put into an empty queue.
     pub(super) fn has_room(&self, weight: usize, length: impl FnOnce() -> usize) -> bool {
         if self.is_light(weight) {
             return true;
@@ -103,7 +109,7 @@ impl WeightLimit {
         length == 0 || all.saturating_add(weight.max(self.share)) <= self.limit
     }
 
-    /// An item that weighs so much has been put.
+    /// Counts an item of this weight, which has been put.
     pub(super) fn count(&self, weight: usize) {
         if self.is_light(weight) {
             return;
@@ -120,14 +126,15 @@ impl WeightLimit {
             .store(!heavy_items.heavy.is_empty(), Ordering::Relaxed);
     }
 
-    /// Whether an item that weighs so much may be put without asking, and need not be counted.
+    /// Returns whether an item of this weight may be put without [`has_room`](Self::has_room) and
+    /// [`count`](Self::count).
     #[inline]
     pub(super) fn is_light(&self, weight: usize) -> bool {
         weight <= self.share && !self.has_heavy.load(Ordering::Relaxed)
     }
 
-    /// Joins those who wait until something is taken. Also returns when to look again where that is
-    /// not announced. To be called before looking for room.
+    /// Counts the caller among the threads that wait for room. Also returns when to check again, if
+    /// items may be taken without a notice. Call it before checking for room.
     pub(super) fn register(&self) -> (SpaceWaiter<'_>, Option<Instant>) {
         let waiter = self.notifier.space.register();
         let check_at = self.notifier.unannounced.load(Ordering::SeqCst).then(|| {
@@ -141,7 +148,8 @@ impl WeightLimit {
 }
 
 impl HeavyItems {
-    /// The queue holds the last `length` of the items that were put.
+    /// Removes the items that have been taken. The queue has the last `length` of those that were
+    /// put.
     fn forget_taken(&mut self, length: usize) {
         let taken = self.put.saturating_sub(length as u64);
         while let Some((number, excess)) = self.heavy.front() {
@@ -151,21 +159,21 @@ impl HeavyItems {
             self.excess -= excess;
             self.heavy.pop_front();
         }
-        // A long burst is seldom followed by another.
+        // Frees the memory: a long burst is seldom followed by another.
         self.heavy = VecDeque::new();
     }
 }
 
 impl TakeNotifier {
-    /// Something was taken, or nobody will take any more.
+    /// Reports that an item was taken.
     pub(super) fn notify(&self) {
         self.space.notify();
     }
 
-    /// From now on, something may be taken without being told.
+    /// Sets that items may be taken without a notice from now on.
     pub(super) fn set_unannounced(&self) {
         if !self.unannounced.swap(true, Ordering::SeqCst) {
-            // Who waits is to look by itself.
+            // A thread that waits has to check at intervals from now on.
             self.space.notify();
         }
     }
@@ -182,9 +190,9 @@ mod tests {
             ..ProptestConfig::default()
         })]
 
-        /// Beside a queue whose length alone is told, as channels have it.
+        /// The limit knows only the queue's length, as with a channel.
         #[test]
-        fn what_waits_weighs_no_more_than_the_limit_unless_it_is_one(
+        fn the_queued_items_exceed_the_limit_only_if_there_is_one(
             limit in 0..2000_usize,
             places in prop_oneof![Just(None), (1..20_usize).prop_map(Some)],
             steps in prop::collection::vec(prop_oneof![
@@ -218,7 +226,7 @@ mod tests {
         }
 
         #[test]
-        fn of_a_queue_without_places_every_item_is_weighed(
+        fn every_item_is_weighed_in_a_queue_without_a_limit_on_places(
             weights in prop::collection::vec(1..100_usize, 0..100),
         ) {
             let limited = WeightLimit::new(1000, None);
