@@ -31,7 +31,7 @@ struct Inner<J> {
     name: &'static str,
     order: EndOrder,
     max: usize,
-    /// Held to put or take jobs. No job is run, weighed or dropped under it.
+    /// Held to put or take jobs. No job is run or dropped under it.
     state: Mutex<State<J>>,
     /// The threads wait here for jobs. `wake_threads`, `end` and the drop of a feeder wake them.
     work: Condvar,
