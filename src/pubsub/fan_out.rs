@@ -167,7 +167,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         let list = list.unwrap_or_else(|| self.subscribers.state.lock().list.clone());
         let Some((last, others)) = list.split_last() else {
             if let Some(item) = self.subscribers.keep_early(item) {
-                // There is a subscriber since a moment ago.
+                // A subscriber has been added meanwhile.
                 self.offer_to_all(item, limit);
             }
             return;
