@@ -9,7 +9,7 @@ use super::callback_limit::CallbackLimit;
 use super::threads::{EndOrder, MayWait, NeedsThread, Start, Threads};
 use crate::panics::log_panic;
 
-/// Something that a pool runs.
+/// A job of a pool.
 pub(crate) trait Job: Send + 'static {
     /// Returns its weight, or `None` if the limit does not apply to it.
     fn weight(&self) -> Option<usize>;

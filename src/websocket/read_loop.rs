@@ -41,7 +41,7 @@ enum StopReason {
     /// The stream ended.
     Lost(io::Error),
     /// The peer did not answer a ping.
-    Dead(Error),
+    PingTimeout(Error),
 }
 
 /// Reads and publishes messages until the connection is shut down.
@@ -134,7 +134,7 @@ fn read_loop(
                 }
             }
             Some(Due::Ping(payload)) => shared.send_queue.ping(Bytes::copy_from_slice(&payload)),
-            Some(Due::Dead(after)) => return StopReason::Dead(Error::PingTimeout { after }),
+            Some(Due::Dead(after)) => return StopReason::PingTimeout(Error::PingTimeout { after }),
         }
     }
 }
@@ -201,7 +201,7 @@ fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, reason: StopReas
             Input::ReadEnded(None)
         }
         StopReason::Lost(error) => Input::ReadEnded(Some(Error::lost(error))),
-        StopReason::Dead(error) => Input::Failed(error),
+        StopReason::PingTimeout(error) => Input::Failed(error),
     };
     shared.step(end);
     shared.wait_shut_down();

@@ -153,7 +153,8 @@ impl SendQueue {
         keepalive
     }
 
-    /// Returns for how long the keepalive's last ping has been written.
+    /// Returns the time since the keepalive's ping was written. `None` if it is not written or has
+    /// been answered.
     pub(crate) fn ping_written(&self) -> Option<Duration> {
         self.messages
             .with_extra(|control| control.pings.since_written())

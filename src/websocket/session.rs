@@ -801,23 +801,23 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 
-    struct Play {
+    struct Driver {
         session: Session,
         now: Instant,
     }
 
-    impl Play {
+    impl Driver {
         fn new(role: Role, reconnect: Option<Backoff>) -> Self {
-            Play {
+            Driver {
                 session: Session::new(role, TIMEOUT, reconnect.map(Schedule::new)),
                 now: Instant::now(),
             }
         }
 
         fn open(role: Role, reconnect: Option<Backoff>) -> Self {
-            let mut play = Play::new(role, reconnect);
-            play.step(Input::Opened);
-            play
+            let mut driver = Driver::new(role, reconnect);
+            driver.step(Input::Opened);
+            driver
         }
 
         /// Returns the Close frame to send, and whether to shut down.
@@ -877,70 +877,70 @@ mod tests {
 
     #[test]
     fn a_server_shuts_down_once_both_close_frames_are_exchanged() {
-        let mut play = Play::open(Role::Server, None);
-        assert_eq!(play.peer_closes(1001, false), (send(1001, true), false));
-        assert_eq!(play.step(Input::CloseWritten), (None, true));
-        assert!(play.finish(0).is_orderly());
+        let mut driver = Driver::open(Role::Server, None);
+        assert_eq!(driver.peer_closes(1001, false), (send(1001, true), false));
+        assert_eq!(driver.step(Input::CloseWritten), (None, true));
+        assert!(driver.finish(0).is_orderly());
     }
 
     #[test]
     fn a_client_waits_for_the_server_to_end_the_stream() {
-        let mut play = Play::open(Role::Client, None);
-        assert_eq!(play.close(), (send(1000, true), false));
-        assert_eq!(play.step(Input::CloseWritten), (None, false));
-        assert_eq!(play.peer_closes(1000, true), (None, false));
-        assert_eq!(play.step(Input::ReadEnded(None)), (None, true));
-        assert!(play.session.confirms_all());
-        assert!(play.finish(0).is_orderly());
+        let mut driver = Driver::open(Role::Client, None);
+        assert_eq!(driver.close(), (send(1000, true), false));
+        assert_eq!(driver.step(Input::CloseWritten), (None, false));
+        assert_eq!(driver.peer_closes(1000, true), (None, false));
+        assert_eq!(driver.step(Input::ReadEnded(None)), (None, true));
+        assert!(driver.session.confirms_all());
+        assert!(driver.finish(0).is_orderly());
     }
 
     #[test]
     fn close_frames_that_cross_confirm_nothing() {
         for (code, after_all) in [(1000, false), (1001, true)] {
-            let mut play = Play::open(Role::Client, None);
-            play.close();
-            play.step(Input::CloseWritten);
-            play.peer_closes(code, after_all);
-            assert!(!play.session.confirms_all());
+            let mut driver = Driver::open(Role::Client, None);
+            driver.close();
+            driver.step(Input::CloseWritten);
+            driver.peer_closes(code, after_all);
+            assert!(!driver.session.confirms_all());
         }
     }
 
     #[test]
     fn a_violation_is_reported_before_queued_messages() {
-        let mut play = Play::open(Role::Server, None);
+        let mut driver = Driver::open(Role::Server, None);
         let reason = "a reserved bit".to_owned();
         let error = Error::Protocol { code: 1002, reason };
         let violation = Input::Violation(frame(1002), error);
-        assert_eq!(play.step(violation), (send(1002, false), false));
-        assert_eq!(play.peer_closes(1000, false), (None, false));
-        assert!(matches!(play.finish(0), Error::Protocol { .. }));
+        assert_eq!(driver.step(violation), (send(1002, false), false));
+        assert_eq!(driver.peer_closes(1000, false), (None, false));
+        assert!(matches!(driver.finish(0), Error::Protocol { .. }));
     }
 
     #[test]
     fn the_close_frame_is_answered_although_the_peer_has_ended_its_stream() {
-        let mut play = Play::open(Role::Client, None);
-        assert!(play.peer_closes(1000, false).0.is_some());
-        assert_eq!(play.step(Input::ReadEnded(None)), (None, false));
-        assert_eq!(play.step(Input::CloseWritten), (None, true));
-        assert!(play.finish(0).is_orderly());
+        let mut driver = Driver::open(Role::Client, None);
+        assert!(driver.peer_closes(1000, false).0.is_some());
+        assert_eq!(driver.step(Input::ReadEnded(None)), (None, false));
+        assert_eq!(driver.step(Input::CloseWritten), (None, true));
+        assert!(driver.finish(0).is_orderly());
     }
 
     #[test]
     fn a_stream_that_ends_without_a_close_frame_is_a_loss() {
-        let mut play = Play::open(Role::Client, None);
-        play.close();
-        play.step(Input::CloseWritten);
-        assert!(play.step(Input::ReadEnded(Some(lost()))).1);
-        assert!(matches!(play.finish(0), Error::Lost(_)));
+        let mut driver = Driver::open(Role::Client, None);
+        driver.close();
+        driver.step(Input::CloseWritten);
+        assert!(driver.step(Input::ReadEnded(Some(lost()))).1);
+        assert!(matches!(driver.finish(0), Error::Lost(_)));
     }
 
     #[test]
     fn closing_that_takes_too_long_is_a_failure_that_counts_unsent_messages() {
-        let mut play = Play::open(Role::Client, None);
-        play.close();
-        play.now += TIMEOUT;
-        assert!(play.step(Input::DeadlinePassed).1);
-        let end = play.finish(3);
+        let mut driver = Driver::open(Role::Client, None);
+        driver.close();
+        driver.now += TIMEOUT;
+        assert!(driver.step(Input::DeadlinePassed).1);
+        let end = driver.finish(3);
         let expected = Error::CloseTimeout {
             after: TIMEOUT,
             unsent: 3,
@@ -950,23 +950,23 @@ mod tests {
 
     #[test]
     fn a_peer_that_does_not_end_the_stream_after_both_frames_is_no_failure() {
-        let mut play = Play::open(Role::Client, None);
-        play.close();
-        play.step(Input::CloseWritten);
-        play.peer_closes(1000, true);
-        play.now += LAST_WAIT;
-        assert!(play.step(Input::DeadlinePassed).1);
-        assert!(play.finish(0).is_orderly());
+        let mut driver = Driver::open(Role::Client, None);
+        driver.close();
+        driver.step(Input::CloseWritten);
+        driver.peer_closes(1000, true);
+        driver.now += LAST_WAIT;
+        assert!(driver.step(Input::DeadlinePassed).1);
+        assert!(driver.finish(0).is_orderly());
     }
 
     #[test]
     fn closing_while_connecting_shuts_down_a_client_and_not_a_server() {
-        let mut client = Play::new(Role::Client, None);
+        let mut client = Driver::new(Role::Client, None);
         assert!(client.close().1);
         assert!(client.step(Input::Failed(lost())).0.is_none());
         assert!(client.finish(0).is_orderly());
 
-        let mut server = Play::new(Role::Server, None);
+        let mut server = Driver::new(Role::Server, None);
         assert_eq!(server.close(), (send(1000, true), false));
         server.step(Input::Opened);
         assert_eq!(server.session.phase(), Phase::Closing);
@@ -974,67 +974,67 @@ mod tests {
 
     #[test]
     fn a_client_that_reconnects_waits_and_connects_again_until_this_program_closes() {
-        let mut play = Play::open(Role::Client, Some(Backoff::default()));
-        play.step(Input::ReadEnded(Some(lost())));
-        play.step(Input::ThreadsEnded {
+        let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+        driver.step(Input::ReadEnded(Some(lost())));
+        driver.step(Input::ThreadsEnded {
             unsent: 1,
             chance: 0.0,
         });
-        let (until, reason) = play.session.waiting().expect("it waits");
+        let (until, reason) = driver.session.waiting().expect("it waits");
         assert!(matches!(reason, Error::Lost(_)));
-        play.now = until;
-        play.step(Input::DeadlinePassed);
-        assert!(play.session.is_connecting());
-        play.step(Input::Opened);
-        assert_eq!(play.session.connections(), 2);
-        play.close();
-        play.step(Input::ReadEnded(Some(lost())));
-        assert!(matches!(play.finish(0), Error::Lost(_)));
+        driver.now = until;
+        driver.step(Input::DeadlinePassed);
+        assert!(driver.session.is_connecting());
+        driver.step(Input::Opened);
+        assert_eq!(driver.session.connections(), 2);
+        driver.close();
+        driver.step(Input::ReadEnded(Some(lost())));
+        assert!(matches!(driver.finish(0), Error::Lost(_)));
     }
 
     #[test]
     fn closing_while_waiting_to_reconnect_is_a_failure_only_if_messages_are_unsent() {
         for unsent in [0, 2] {
-            let mut play = Play::open(Role::Client, Some(Backoff::default()));
-            play.step(Input::ReadEnded(Some(lost())));
-            play.step(Input::ThreadsEnded {
+            let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+            driver.step(Input::ReadEnded(Some(lost())));
+            driver.step(Input::ThreadsEnded {
                 unsent,
                 chance: 0.0,
             });
-            assert_eq!(play.close(), (None, false));
-            assert_eq!(play.finish(unsent).is_orderly(), unsent == 0);
+            assert_eq!(driver.close(), (None, false));
+            assert_eq!(driver.finish(unsent).is_orderly(), unsent == 0);
         }
     }
 
     #[test]
     fn an_attempt_that_fails_when_this_program_closes_is_no_failure() {
-        let mut play = Play::new(Role::Client, Some(Backoff::default()));
-        play.step(Input::Failed(lost()));
-        play.close();
-        assert!(play.finish(0).is_orderly());
+        let mut driver = Driver::new(Role::Client, Some(Backoff::default()));
+        driver.step(Input::Failed(lost()));
+        driver.close();
+        assert!(driver.finish(0).is_orderly());
     }
 
     #[test]
     fn delivery_waits_until_this_program_closes_or_the_connection_must_end() {
-        let mut play = Play::open(Role::Client, None);
-        assert_eq!(play.session.hold(), Hold::Forever);
-        play.peer_closes(1000, false);
-        assert_eq!(play.session.hold(), Hold::Forever);
-        play.close();
-        assert_eq!(play.session.hold(), Hold::Never);
+        let mut driver = Driver::open(Role::Client, None);
+        assert_eq!(driver.session.hold(), Hold::Forever);
+        driver.peer_closes(1000, false);
+        assert_eq!(driver.session.hold(), Hold::Forever);
+        driver.close();
+        assert_eq!(driver.session.hold(), Hold::Never);
 
-        let mut play = Play::open(Role::Client, None);
-        play.step(Input::Failed(lost()));
-        assert_eq!(play.session.hold(), Hold::Never);
+        let mut driver = Driver::open(Role::Client, None);
+        driver.step(Input::Failed(lost()));
+        assert_eq!(driver.session.hold(), Hold::Never);
 
-        let mut play = Play::open(Role::Client, Some(Backoff::default()));
-        play.step(Input::Failed(lost()));
-        assert_eq!(play.session.hold(), Hold::Spill);
-        play.step(Input::ThreadsEnded {
+        let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+        driver.step(Input::Failed(lost()));
+        assert_eq!(driver.session.hold(), Hold::Spill);
+        driver.step(Input::ThreadsEnded {
             unsent: 0,
             chance: 0.0,
         });
-        assert_eq!(play.session.hold(), Hold::Forever);
+        assert_eq!(driver.session.hold(), Hold::Forever);
     }
 
     proptest! {
