@@ -6,42 +6,43 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 use super::callback_limit::CallbackLimit;
-use super::threads::{Lacking, Order, Start, Stay, Threads};
+use super::threads::{EndOrder, MayWait, NeedsThread, Start, Threads};
 use crate::panics::log_panic;
 
-/// Something that a pool runs.
+/// A job of a pool.
 pub(crate) trait Job: Send + 'static {
-    /// Returns its weight; `None` for a job to which the limit does not apply.
+    /// Returns its weight, or `None` if the limit does not apply to it.
     fn weight(&self) -> Option<usize>;
 
+    /// Runs the job. A panic is logged.
     fn run(self);
 }
 
 /// A queue of jobs, and up to `max` threads that run them.
 ///
-/// Jobs start in the order in which they were put. A thread is started when a job finds none free.
-/// The threads end when the pool has [ended](Self::end), no [`Feeder`] exists, and the queue is
-/// empty. A job that is put after that starts a thread again.
+/// Jobs start in the order in which they were put. A thread is started if none is free when a job
+/// is put. The threads end when the pool has [ended](Self::end), no [`Feeder`] exists, and the
+/// queue is empty. A job that is put after that starts a thread again.
 pub(crate) struct CallbackPool<J> {
-    shared: Arc<Shared<J>>,
+    inner: Arc<Inner<J>>,
 }
 
-struct Shared<J> {
+struct Inner<J> {
     name: &'static str,
-    order: Order,
+    order: EndOrder,
     max: usize,
-    /// Held to put or to take jobs. Nothing is run, weighed or dropped under it.
+    /// Held to put or take jobs. No job is run or dropped under it.
     state: Mutex<State<J>>,
-    /// The threads wait here for jobs. `serve`, `end` and the drop of a feeder wake them.
+    /// The threads wait here for jobs. `wake_threads`, `end` and the drop of a feeder wake them.
     work: Condvar,
     limit: Arc<CallbackLimit>,
     threads: Arc<Threads>,
-    lacking: Lacking,
+    needs_thread: NeedsThread,
 }
 
 struct State<J> {
     jobs: VecDeque<J>,
-    /// The number of threads, including one that could not be started yet.
+    /// The number of threads, including those that could not be started yet.
     started: usize,
     /// The number of threads that are running jobs.
     running: usize,
@@ -49,59 +50,59 @@ struct State<J> {
     ended: bool,
 }
 
-/// Keeps a pool's threads waiting for jobs.
+/// Keeps a pool's threads alive while they have no jobs.
 pub(crate) struct Feeder<J>(CallbackPool<J>);
 
 impl<J> Clone for CallbackPool<J> {
     fn clone(&self) -> Self {
         CallbackPool {
-            shared: self.shared.clone(),
+            inner: self.inner.clone(),
         }
     }
 }
 
 impl<J> PartialEq for CallbackPool<J> {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 }
 
 impl<J> CallbackPool<J> {
     pub(super) fn limit(&self) -> &Arc<CallbackLimit> {
-        &self.shared.limit
+        &self.inner.limit
     }
 
     /// Returns the flag that is set while the pool's first thread could not be started.
-    pub(super) fn lacking(&self) -> &Lacking {
-        &self.shared.lacking
+    pub(super) fn needs_thread(&self) -> &NeedsThread {
+        &self.inner.needs_thread
     }
 
     /// Returns whether the caller is one of the pool's threads.
     pub(crate) fn is_current_thread(&self) -> bool {
-        self.shared.limit.is_served_here()
+        self.inner.limit.is_current_thread()
     }
 
     pub(super) fn feeder(&self) -> Feeder<J> {
-        self.shared.state.lock().feeders += 1;
+        self.inner.state.lock().feeders += 1;
         Feeder(self.clone())
     }
 
     /// Lets the threads end when nothing can put jobs any more.
     pub(super) fn end(&self) {
-        self.shared.state.lock().ended = true;
-        self.shared.work.notify_all();
+        self.inner.state.lock().ended = true;
+        self.inner.work.notify_all();
     }
 }
 
 impl<J: Job> CallbackPool<J> {
     pub(super) fn new(
-        (name, order): (&'static str, Order),
+        (name, order): (&'static str, EndOrder),
         max: usize,
         limit: Arc<CallbackLimit>,
         threads: Arc<Threads>,
     ) -> Self {
         CallbackPool {
-            shared: Arc::new(Shared {
+            inner: Arc::new(Inner {
                 name,
                 order,
                 max: max.max(1),
@@ -115,61 +116,62 @@ impl<J: Job> CallbackPool<J> {
                 work: Condvar::new(),
                 limit,
                 threads,
-                lacking: Lacking::default(),
+                needs_thread: NeedsThread::default(),
             }),
         }
     }
 
-    /// Takes jobs from the front of `jobs` as long as there is room, with one lock and one wake-up.
+    /// Puts jobs from the front of `jobs` as long as there is room, with one lock and one wake-up.
+    /// Leaves the others in `jobs`.
     pub(super) fn put_batch(&self, jobs: &mut VecDeque<J>) {
-        let shared = &*self.shared;
+        let inner = &*self.inner;
         {
-            let mut state = shared.state.lock();
+            let mut state = inner.state.lock();
             while let Some(job) = jobs.front() {
                 if let Some(weight) = job.weight() {
-                    if shared.limit.is_full_for(weight) {
+                    if inner.limit.is_full_for(weight) {
                         break;
                     }
-                    shared.limit.add(weight);
+                    inner.limit.add(weight);
                 }
                 state.jobs.extend(jobs.pop_front());
             }
         }
-        self.serve();
+        self.wake_threads();
     }
 
     /// Puts a job, regardless of the limit.
     pub(super) fn put(&self, job: J) {
         self.extend([job]);
-        self.serve();
+        self.wake_threads();
     }
 
-    /// Puts jobs, regardless of the limit. It calls nothing, so it may be called under a lock. Call
-    /// [`serve`](Self::serve) after that.
+    /// Puts jobs, regardless of the limit. It calls no user code, so it may be called under a lock.
+    /// Call [`wake_threads`](Self::wake_threads) afterwards.
     pub(super) fn extend(&self, jobs: impl IntoIterator<Item = J>) {
-        let mut state = self.shared.state.lock();
+        let mut state = self.inner.state.lock();
         for job in jobs {
             if let Some(weight) = job.weight() {
-                self.shared.limit.add(weight);
+                self.inner.limit.add(weight);
             }
             state.jobs.push_back(job);
         }
     }
 
-    /// Wakes or starts threads for the jobs. Must not be called under a lock: after the producer's
-    /// end, if there is no thread, the jobs run here.
-    pub(super) fn serve(&self) {
-        let shared = &*self.shared;
+    /// Wakes or starts threads for the jobs. Must not be called under a lock: if no thread can be
+    /// started after the producer's end, the jobs run here.
+    pub(super) fn wake_threads(&self) {
+        let inner = &*self.inner;
         let (before, wanted, many) = {
-            let mut state = shared.state.lock();
+            let mut state = inner.state.lock();
             let before = state.started;
             let busy = state.running + state.jobs.len();
-            state.started = before.max(busy.clamp(1, shared.max));
+            state.started = before.max(busy.clamp(1, inner.max));
             (before, state.started, state.jobs.len() > 1)
         };
         match many {
-            true => drop(shared.work.notify_all()),
-            false => drop(shared.work.notify_one()),
+            true => drop(inner.work.notify_all()),
+            false => drop(inner.work.notify_one()),
         }
         for number in before..wanted {
             self.start(number);
@@ -177,30 +179,30 @@ impl<J: Job> CallbackPool<J> {
     }
 
     fn start(&self, number: usize) {
-        let shared = self.shared.clone();
-        let body = move |stay| shared.work(stay);
-        let (name, order) = (self.shared.name, self.shared.order);
-        let start = Start::new(name, order, &self.shared.lacking, body);
-        self.shared.threads.start(match number {
+        let inner = self.inner.clone();
+        let body = move |may_wait| inner.work(may_wait);
+        let (name, order) = (self.inner.name, self.inner.order);
+        let start = Start::new(name, order, &self.inner.needs_thread, body);
+        self.inner.threads.start(match number {
             0 => start,
-            // The other threads do without it, and the next job tries again.
+            // The other threads suffice, and the next job tries again.
             _ => {
-                let shared = self.shared.clone();
-                start.or_give_up(move || shared.state.lock().started -= 1)
+                let inner = self.inner.clone();
+                start.or_give_up(move || inner.state.lock().started -= 1)
             }
         });
     }
 }
 
-impl<J: Job> Shared<J> {
+impl<J: Job> Inner<J> {
     /// The threads' main loop.
-    fn work(&self, stay: Stay) {
-        if stay == Stay::Yes {
-            self.limit.serve();
+    fn work(&self, may_wait: MayWait) {
+        if may_wait == MayWait::Yes {
+            self.limit.mark_current_thread();
         }
         let mut batch = VecDeque::new();
         let mut done = 0;
-        while self.take(&mut batch, done, stay) {
+        while self.take(&mut batch, done, may_wait) {
             while let Some(job) = batch.pop_front() {
                 if let Some(weight) = job.weight() {
                     self.limit.remove(weight);
@@ -211,18 +213,18 @@ impl<J: Job> Shared<J> {
         }
     }
 
-    /// Waits for jobs, and takes all of them if the pool has one thread, or else one. Returns
-    /// `false` when the thread has to end. `done` is 1 if the caller has run a batch since the last
-    /// call, or else 0.
-    fn take(&self, batch: &mut VecDeque<J>, done: usize, stay: Stay) -> bool {
+    /// Waits for jobs. Takes all of them if the pool has one thread, or else one. Returns `false`
+    /// if the thread has to end. `done` is 1 if the caller has run a batch since the last call, or
+    /// else 0.
+    fn take(&self, batch: &mut VecDeque<J>, done: usize, may_wait: MayWait) -> bool {
         let mut state = self.state.lock();
         state.running -= done;
         while state.jobs.is_empty() {
-            if stay == Stay::No || (state.ended && state.feeders == 0) {
+            if may_wait == MayWait::No || (state.ended && state.feeders == 0) {
                 state.started -= 1;
                 return false;
             }
-            // A long burst is seldom followed by another.
+            // Frees the memory: a long burst is seldom followed by another.
             *batch = VecDeque::new();
             self.work.wait(&mut state);
         }
@@ -243,8 +245,8 @@ impl<J> Feeder<J> {
 
 impl<J> Drop for Feeder<J> {
     fn drop(&mut self) {
-        self.0.shared.state.lock().feeders -= 1;
-        self.0.shared.work.notify_all();
+        self.0.inner.state.lock().feeders -= 1;
+        self.0.inner.work.notify_all();
     }
 }
 
@@ -271,7 +273,7 @@ mod tests {
 
     fn pool(max: usize) -> CallbackPool<Task> {
         let limit = CallbackLimit::new(10, Default::default());
-        CallbackPool::new(("ws-test", Order::First), max, limit, Threads::new())
+        CallbackPool::new(("ws-test", EndOrder::First), max, limit, Threads::new())
     }
 
     fn uncounted(f: impl FnOnce() + Send + 'static) -> Task {
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_after_the_end_still_runs() {
+    fn a_job_that_is_put_after_the_end_still_runs() {
         let pool = pool(1);
         let (s, r) = unbounded();
         for i in 0..1000 {
@@ -301,11 +303,11 @@ mod tests {
             pool.put(uncounted(move || s.send(i).unwrap()));
             assert_eq!(r.recv_timeout(DEADLINE), Ok(i));
         }
-        assert!(pool.shared.state.lock().started > 0);
+        assert!(pool.inner.state.lock().started > 0);
         drop(feeder);
         let deadline = Instant::now() + DEADLINE;
-        while pool.shared.state.lock().started > 0 {
-            assert!(Instant::now() < deadline, "the threads go on");
+        while pool.inner.state.lock().started > 0 {
+            assert!(Instant::now() < deadline, "the threads do not end");
             thread::yield_now();
         }
     }

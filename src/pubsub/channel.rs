@@ -1,20 +1,24 @@
-//! A queue and a replaceable source between the threads that put and the one that uses items up.
+//! A queue and a replaceable source, between the threads that put items and the thread that
+//! processes them.
 //!
 //! # The worker
 //!
-//! Using items up takes the channel's *worker*: whatever value its owner needs for that, `()` for an
-//! [`Inbox`](super::Inbox). There is one worker, and it is in one place:
+//! A thread needs the channel's *worker* to process items. The worker is a value of a type that the
+//! user of the channel chooses, `()` for an [`Inbox`](super::Inbox). There is one worker. It is in
+//! one of these places:
 //!
-//! - held by the *owner*, the thread that works unless another thread does;
-//! - idle, in the channel: there is nothing to do, and the owner sleeps;
-//! - [`Borrowed`] by a thread that added something while the worker was idle;
-//! - in `handed`, on its way to the owner, which it wakes.
+//! - The *owner* has it. The owner is the thread that processes items by default.
+//! - The channel has it, and it is *idle*: there is nothing to do, and the owner sleeps.
+//! - A thread that added something while the worker was idle has it, as a [`BorrowedWorker`].
+//! - `returned` has it: it is being returned to the owner, which wakes up.
 //!
-//! A thread that adds something while the worker is not idle has finished with that: the worker
-//! becomes idle again only under the lock, and only if there is nothing to do.
+//! A thread that adds something while the worker is not idle has nothing else to do: the worker
+//! becomes idle only under the lock, and only if there is nothing to do. So the thread that has the
+//! worker finds what was added.
 //!
 //! The owner sleeps with a copy of the source. So while there is a source, a thread that takes the
-//! idle worker hands it over: the owner does the work, and drops a copy that is out of date.
+//! idle worker returns it to the owner: the owner does the work, and drops a copy that is out of
+//! date.
 //!
 //! `model` checks these rules in many of the orders in which threads can run.
 
@@ -24,42 +28,42 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, TryRecvError};
 
-use super::handover::{Handover, Woken};
 use super::space::SpaceNotifier;
 use super::subscription::Subscription;
 use super::sync::{Mutex, MutexGuard};
+use super::worker_return::{Woken, WorkerReturn};
 use crate::error::PutError;
 use crate::panics::drop_caught;
 
-/// How much weight is taken at a time. The item that exceeds it is still taken.
+/// The weight that is taken at a time. The item that exceeds it is still taken.
 const BATCH_WEIGHT: usize = 128 << 10;
 
-/// What a worker has to do besides the items.
-pub(crate) trait Extra {
-    /// Returns whether there is something to do, apart from the items. Called under the lock.
+/// The work that a worker has besides the items.
+pub(crate) trait ExtraWork {
+    /// Returns whether there is something to do besides the items. Called under the lock.
     fn is_pending(&self, closed: bool) -> bool;
 }
 
-/// An [`Inbox`](super::Inbox) reports that its consumer was closed.
-impl Extra for () {
+/// An [`Inbox`](super::Inbox) has to report that its consumer was closed.
+impl ExtraWork for () {
     fn is_pending(&self, closed: bool) -> bool {
         closed
     }
 }
 
 pub(crate) struct Channel<T, X, W> {
-    /// Held to change or to look at the state, and to take from the source without waiting. No code
-    /// of the user is called under it (neither `weigh` nor a destructor), nothing is sent, and no
-    /// other lock is taken but those of the source's queue.
+    /// Held to read or change the state, and to take from the source without waiting. Neither
+    /// `weigh` nor a user's destructor is called under it, and nothing is sent. The only other
+    /// locks taken under it are those of the source's queue.
     state: Mutex<State<T, X, W>>,
     space: SpaceNotifier,
-    handed: Handover<W>,
+    returned: WorkerReturn<W>,
     limit: usize,
     weigh: fn(&T) -> usize,
 }
 
 struct State<T, X, W> {
-    /// Each with its weight, because nothing is weighed under the lock.
+    /// Each item with its weight, because nothing is weighed under the lock.
     queue: VecDeque<(T, usize)>,
     weight: usize,
     source: Option<Subscription<T>>,
@@ -69,14 +73,15 @@ struct State<T, X, W> {
     idle: Option<W>,
 }
 
-impl<T, X: Extra, W> State<T, X, W> {
+impl<T, X: ExtraWork, W> State<T, X, W> {
     fn is_pending(&self) -> bool {
         !self.queue.is_empty() || self.extra.is_pending(self.closed)
     }
 }
 
-impl<T, X: Extra, W> Channel<T, X, W> {
-    /// Creates a channel whose items together may weigh `limit`. The owner has the worker at first.
+impl<T, X: ExtraWork, W> Channel<T, X, W> {
+    /// Creates a channel whose queued items together weigh at most `limit`. The owner has the
+    /// worker at first.
     pub(crate) fn new(limit: usize, weigh: fn(&T) -> usize, extra: X) -> Self {
         Channel {
             state: Mutex::new(State {
@@ -88,19 +93,21 @@ impl<T, X: Extra, W> Channel<T, X, W> {
                 idle: None,
             }),
             space: SpaceNotifier::new(),
-            handed: Handover::new(),
+            returned: WorkerReturn::new(),
             limit,
             weigh,
         }
     }
 
-    // For the threads that put.
+    // For threads that put items.
 
-    /// Adds an item and stops an active source. Returns the worker if it was idle.
+    /// Adds an item and stops an active source. Returns the worker if it was idle. An item heavier
+    /// than the limit is accepted if the queue is empty.
     ///
     /// # Errors
     ///
-    /// [`PutError::Full`] without room, [`PutError::Closed`] after `close`.
+    /// - [`PutError::Full`] if there is no room.
+    /// - [`PutError::Closed`] after `close`.
     #[inline]
     pub(crate) fn push(&self, item: T) -> Result<IdleWorker<'_, T, X, W>, PutError<T>> {
         let weight = (self.weigh)(&item);
@@ -121,11 +128,11 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         Ok(worker)
     }
 
-    /// As [`push`](Self::push), waiting for room as long as `wait` allows.
+    /// As [`push`](Self::push), but waits for room with `wait`.
     ///
-    /// `wait` returns `true` to try again: when it has received from its argument, or earlier.
-    /// Every thread that makes room, `close` included, sends there. With `false` the item is handed
-    /// back as [`PutError::Full`].
+    /// `wait` returns `true` to try again, when it has received from its argument, or earlier.
+    /// Every thread that makes room sends there, and so does `close`. If `wait` returns `false`,
+    /// the item is returned in [`PutError::Full`].
     pub(crate) fn push_waiting(
         &self,
         item: T,
@@ -135,7 +142,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
             Err(PutError::Full(item)) => item,
             other => return other,
         };
-        // From here on no room is made without a permit.
+        // From here on, a thread that makes room sends a permit.
         let waiting = self.space.register();
         loop {
             item = match self.push(item) {
@@ -148,7 +155,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         }
     }
 
-    /// Replaces the source. Returns `false` after `close`, when none is taken.
+    /// Replaces the source. Returns `false` after `close`: then `source` is dropped.
     pub(crate) fn put_subscription(&self, source: Subscription<T>) -> bool {
         let mut source = Some(source);
         let taken = self.add(|state| {
@@ -159,7 +166,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
             Ok(())
         });
         let is_taken = taken.is_ok();
-        // The owner is to watch this one.
+        // Returns the worker to the owner, which now waits for this source.
         drop(taken);
         drop_caught(source);
         is_taken
@@ -179,7 +186,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         }
     }
 
-    /// Refuses further items and sources. The queued items can still be used up.
+    /// Refuses further items and sources. The queued items can still be taken.
     pub(crate) fn close(&self) {
         self.close_with(|_| ());
     }
@@ -192,7 +199,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
             Ok::<_, Infallible>(state.source.take())
         });
         self.space.notify();
-        // The owner is to see it.
+        // Returns the worker to the owner, which may have to end.
         drop(worker);
         drop_caught(source);
     }
@@ -207,17 +214,17 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         changed
     }
 
-    /// Looks at the extra state, or changes it so that there is nothing more to do than before.
-    pub(crate) fn look<R>(&self, look: impl FnOnce(&mut X) -> R) -> R {
-        look(&mut self.state.lock().extra)
+    /// Reads the extra state, or changes it so that there is not more to do than before.
+    pub(crate) fn with_extra<R>(&self, f: impl FnOnce(&mut X) -> R) -> R {
+        f(&mut self.state.lock().extra)
     }
 
-    /// Returns what tells when there is room.
+    /// Returns the notifier of threads that wait for room.
     pub(crate) fn space(&self) -> &SpaceNotifier {
         &self.space
     }
 
-    /// Returns how many items are queued.
+    /// Returns the number of queued items.
     pub(crate) fn len(&self) -> usize {
         self.backlog().0
     }
@@ -227,7 +234,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         self.len() == 0
     }
 
-    /// Returns how many items are queued, and how much they weigh.
+    /// Returns the number of queued items and their weight.
     pub(crate) fn backlog(&self) -> (usize, usize) {
         let state = self.state.lock();
         (state.queue.len(), state.weight)
@@ -237,8 +244,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         self.state.lock().closed
     }
 
-    /// Changes the state under the lock and, if that succeeds, takes the idle worker in the same
-    /// step.
+    /// Changes the state. If that succeeds, takes the idle worker under the same lock.
     #[inline]
     fn add<R, E>(
         &self,
@@ -249,26 +255,28 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         let changed = change(&mut state)?;
         let idle = state.idle.take();
         drop(state);
-        let mut worker = idle.map(|worker| Borrowed {
+        let mut worker = idle.map(|worker| BorrowedWorker {
             channel: self,
             worker: Some(worker),
         });
         if is_watched {
-            // Hands it over.
+            // The drop returns it to the owner.
             worker = None;
         }
         Ok((changed, worker))
     }
 
-    // For whoever has the worker.
+    // For the thread that has the worker.
 
-    /// Takes the next items, until there are `most` in `items`: first those that were put, then the
-    /// source's. Calls `before` under the same lock, with the extra state and whether the channel
-    /// is closed; where that returns `false` beside its result, no items are taken.
+    /// Takes the next items, until there are `max_items` in `items`: first those that were put,
+    /// then the source's.
+    ///
+    /// Calls `before` under the same lock, with the extra state and whether the channel is closed.
+    /// If that returns `false` beside its result, no items are taken.
     pub(crate) fn take<R>(
         &self,
         items: &mut VecDeque<T>,
-        most: usize,
+        max_items: usize,
         before: impl FnOnce(&mut X, bool) -> (R, bool),
     ) -> R {
         let mut state = self.state.lock();
@@ -277,32 +285,38 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         if !may_take {
             return result;
         }
-        // A source's items are weighed after they were taken. So few are taken at first, in case
-        // they are heavy.
-        let mut few = 1;
+        // A source's items are weighed after they were taken, so the first attempts take only a
+        // few, in case they are heavy.
+        let mut max_from_source = 1;
         let mut weight = 0;
-        let mut from_source = self.take_some(state, items, most, few, &mut weight);
-        while from_source == few {
-            let new = items.len() - few;
+        let mut from_source = self.take_some(state, items, max_items, max_from_source, &mut weight);
+        while from_source == max_from_source {
+            let new = items.len() - max_from_source;
             weight += items.range(new..).map(self.weigh).sum::<usize>();
-            few *= 2;
-            from_source = self.take_some(self.state.lock(), items, most, few, &mut weight);
+            max_from_source *= 2;
+            from_source = self.take_some(
+                self.state.lock(),
+                items,
+                max_items,
+                max_from_source,
+                &mut weight,
+            );
         }
         result
     }
 
-    /// Takes what fits into a batch that weighs `weight` already, of the source's items at most
-    /// `few`. Returns how many of those. Releases the lock.
+    /// Takes the items that fit into a batch that weighs `weight` already. Among them are at most
+    /// `max_from_source` items of the source. Returns the number of these. Releases the lock.
     fn take_some(
         &self,
         mut state: MutexGuard<'_, State<T, X, W>>,
         items: &mut VecDeque<T>,
-        most: usize,
-        few: usize,
+        max_items: usize,
+        max_from_source: usize,
         weight: &mut usize,
     ) -> usize {
         let mut made_room = false;
-        while items.len() < most && *weight < BATCH_WEIGHT {
+        while items.len() < max_items && *weight < BATCH_WEIGHT {
             let Some((item, heavy)) = state.queue.pop_front() else {
                 break;
             };
@@ -311,10 +325,10 @@ impl<T, X: Extra, W> Channel<T, X, W> {
             items.push_back(item);
             made_room = true;
         }
-        // Under the lock, so that nothing more is taken from a source that was stopped.
+        // Under the lock, so that nothing is taken from a source that has been stopped.
         let mut from_source = 0;
         let mut ended = None;
-        while from_source < few && items.len() < most && *weight < BATCH_WEIGHT {
+        while from_source < max_from_source && items.len() < max_items && *weight < BATCH_WEIGHT {
             match state.source.as_ref().map(Subscription::take) {
                 Some(Ok(item)) => {
                     items.push_back(item);
@@ -324,14 +338,14 @@ impl<T, X: Extra, W> Channel<T, X, W> {
                 Some(Err(TryRecvError::Empty)) | None => break,
             }
         }
-        // Nobody waits for a source that has ended.
+        // A source that has ended has no publisher to notify.
         let read = match from_source {
             0 => None,
             _ => state.source.clone(),
         };
         drop(state);
         if let Some(source) = read {
-            source.tell_taken();
+            source.notify_taken();
             drop_caught(source);
         }
         if ended.is_some() {
@@ -343,7 +357,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         from_source
     }
 
-    /// Puts items back that were taken: they are the queue's first again.
+    /// Puts back items that were taken, at the front of the queue.
     pub(crate) fn put_back(&self, items: impl IntoIterator<Item = T>) {
         let weighed = items.into_iter().map(|item| {
             let weight = (self.weigh)(&item);
@@ -365,18 +379,19 @@ impl<T, X: Extra, W> Channel<T, X, W> {
             state.weight = 0;
             std::mem::take(&mut state.queue)
         };
-        // Each by itself: the destructor of one may panic, and that of the next.
+        // One at a time, because each destructor may panic.
         for (item, _) in queue {
             drop_caught(item);
         }
     }
 
-    /// For the owner: leaves the worker idle until there is something to do, and takes it back.
-    /// `Err` is the worker at the deadline.
+    /// Leaves the worker idle until there is something to do, and takes it back. Only the owner
+    /// calls this. Returns the worker in `Err` at the deadline.
     ///
-    /// The wait is ended by the source, and by whoever adds something: it takes the idle worker and
-    /// hands it over, at once or when it has left something to do. (With a deadline, nobody may
-    /// borrow the worker and park it again: its owner would miss that the time is over.)
+    /// The wait is ended by the source, by the deadline, and by a thread that adds something. That
+    /// thread takes the idle worker and returns it to the owner, immediately or if it leaves
+    /// something to do. (With a deadline, no thread may borrow the worker and park it again: the
+    /// owner would miss its deadline.)
     pub(crate) fn sleep(&self, worker: W, deadline: Option<Instant>) -> Result<W, W> {
         let source = {
             let mut state = self.state.lock();
@@ -386,20 +401,21 @@ impl<T, X: Extra, W> Channel<T, X, W> {
             state.idle = Some(worker);
             state.source.clone()
         };
-        let woken = match self.handed.wait(source.as_ref(), deadline) {
+        let woken = match self.returned.wait(source.as_ref(), deadline) {
             Woken::Worker(worker) => Ok(worker),
             Woken::Source => Ok(self.take_worker()),
             Woken::Deadline => Err(self.take_worker()),
         };
-        // It may be the last handle, with items of the user's in it.
+        // It may be the last handle, and then drops the user's items.
         drop_caught(source);
         woken
     }
 
-    /// Takes the idle worker, or waits for it: then it is on its way.
+    /// Takes the idle worker, or waits for it. The wait is ended by the thread that has borrowed
+    /// the worker.
     fn take_worker(&self) -> W {
         let idle = self.state.lock().idle.take();
-        idle.unwrap_or_else(|| self.handed.receive())
+        idle.unwrap_or_else(|| self.returned.receive())
     }
 
     #[cfg(test)]
@@ -407,7 +423,7 @@ impl<T, X: Extra, W> Channel<T, X, W> {
         self.state.lock().idle.is_some()
     }
 
-    /// Makes the worker idle; `Err` is the worker when it is the owner's turn.
+    /// Makes the worker idle. Returns it in `Err` if the owner has something to do.
     fn park(&self, worker: W) -> Result<(), W> {
         let mut state = self.state.lock();
         if state.is_pending() || state.source.is_some() {
@@ -418,21 +434,21 @@ impl<T, X: Extra, W> Channel<T, X, W> {
     }
 }
 
-/// The worker, in the hands of a thread that has added something. When it is dropped, the owner
-/// gets the worker: also when the thread panics.
+/// The worker, on a thread that has added something. The drop returns it to the owner, also during
+/// a panic.
 #[must_use]
-pub(crate) struct Borrowed<'a, T, X: Extra, W> {
+pub(crate) struct BorrowedWorker<'a, T, X: ExtraWork, W> {
     channel: &'a Channel<T, X, W>,
-    /// `None` once it was parked.
+    /// `None` once it has been parked.
     worker: Option<W>,
 }
 
-/// The worker, if it was idle when something was added.
-pub(crate) type IdleWorker<'a, T, X, W> = Option<Borrowed<'a, T, X, W>>;
+/// The worker if it was idle when something was added, or else `None`.
+pub(crate) type IdleWorker<'a, T, X, W> = Option<BorrowedWorker<'a, T, X, W>>;
 
-impl<T, X: Extra, W> Borrowed<'_, T, X, W> {
-    /// Works on this thread. Where `work` returns `true`, it has done all that it found, and the
-    /// worker becomes idle unless something has come meanwhile; otherwise the owner goes on.
+impl<T, X: ExtraWork, W> BorrowedWorker<'_, T, X, W> {
+    /// Works on this thread. `work` returns whether it has done everything that it found. If so,
+    /// the worker becomes idle unless something was added meanwhile; otherwise the owner continues.
     pub(crate) fn work(mut self, work: impl FnOnce(&mut W) -> bool) {
         let is_done = self.worker.as_mut().is_some_and(work);
         if is_done {
@@ -444,10 +460,10 @@ impl<T, X: Extra, W> Borrowed<'_, T, X, W> {
     }
 }
 
-impl<T, X: Extra, W> Drop for Borrowed<'_, T, X, W> {
+impl<T, X: ExtraWork, W> Drop for BorrowedWorker<'_, T, X, W> {
     fn drop(&mut self) {
         if let Some(worker) = self.worker.take() {
-            self.channel.handed.hand(worker);
+            self.channel.returned.send(worker);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Direct puts and a replaceable source, as one stream: the giving side.
+//! The end of a consumer that accepts items.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,23 +8,57 @@ use crossbeam_channel::Receiver;
 
 use super::channel::Channel;
 use super::inbox::Inbox;
-use super::sink::{Room, Sink};
+use super::sink::{RoomWait, Sink};
 use super::subscription::Subscription;
 use crate::error::PutError;
 
-/// Takes items: puts, and one source at a time. Clones are handles to the same consumer.
+/// Accepts items: those that are put, and those of one source at a time.
 ///
-/// The other side, which uses the items up, is the [`Inbox`].
+/// The [`Inbox`] is the other end, which takes the items out. Items that were put come before those
+/// of a source. As in RTCBot, a put stops an active source. Items that have not been taken from the
+/// source by then stay in it.
 ///
-/// Items that were put come before those of a source. As in RTCBot a put stops an active source;
-/// what has not been taken from the source by then stays in it.
+/// Clones are handles to the same consumer. Dropping them does not close it:
+/// [`close`](Self::close) does, and so does dropping the inbox.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::pubsub::Consumer;
+///
+/// let (motor, mut inbox) = Consumer::new(16);
+/// let driver = std::thread::spawn(move || {
+///     while let Ok(speed) = inbox.get() {
+///         println!("the motor runs at {speed}");
+///     }
+/// });
+/// motor.put(50)?;
+/// motor.close();
+/// driver.join().unwrap();
+/// # Ok::<(), rtcbot_websocket::PutError<i32>>(())
+/// ```
 pub struct Consumer<T> {
     channel: Arc<Channel<T, (), ()>>,
 }
 
-/// What a [`Consumer`] reads from: a [`Subscription`], or a crossbeam [`Receiver`].
+/// A source that a [`Consumer`] reads: a [`Subscription`], or a crossbeam [`Receiver`].
 ///
-/// Made by `into()`; see [`Consumer::put_subscription`].
+/// `into()` makes one of either, or of a reference to it. [`Consumer::put_subscription`] accepts
+/// both and calls `into()` itself.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::pubsub::{Consumer, Source};
+///
+/// let (sender, receiver) = crossbeam_channel::unbounded();
+/// let source = Source::from(receiver);
+/// let (motor, mut inbox) = Consumer::new(16);
+/// motor.put_subscription(source);
+/// sender.send(50).unwrap();
+/// assert_eq!(inbox.get()?, 50);
+/// # Ok::<(), rtcbot_websocket::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Source<T>(Subscription<T>);
 
@@ -35,48 +69,107 @@ impl<T> Source<T> {
 }
 
 impl<T: Send + 'static> Consumer<T> {
-    /// Creates a consumer with room for `capacity` items, and the end that uses them up.
+    /// Creates a consumer whose queue has room for `capacity` items, and its inbox.
+    ///
+    /// A capacity of 0 counts as 1. [`Consumer`] has an example.
     #[allow(clippy::new_ret_no_self)] // A pair of ends, like the channels' constructors.
     pub fn new(capacity: usize) -> (Consumer<T>, Inbox<T>) {
         Self::with_weight(capacity, |_| 1)
     }
 
-    /// Creates a consumer whose items together may weigh `limit`. A heavier item is taken when
-    /// nothing else is queued.
+    /// Creates a consumer whose queued items together weigh at most `limit`, and its inbox.
     ///
-    /// `weigh` is called on the thread that puts, and on the inbox's for what comes from a source;
-    /// it may take its time without holding up others.
+    /// An item that is heavier than the limit is accepted if nothing else is queued.
+    ///
+    /// `weigh` is called on the thread that puts an item, or for a source's items on the thread
+    /// that takes them from the inbox. A slow `weigh` does not delay other threads.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::pubsub::Consumer;
+    ///
+    /// let (recorder, _inbox) = Consumer::with_weight(100, |picture: &Vec<u8>| picture.len());
+    /// recorder.put_nowait(vec![0; 60])?;
+    /// assert!(recorder.put_nowait(vec![0; 60]).unwrap_err().is_full());
+    /// # Ok::<(), rtcbot_websocket::PutError<Vec<u8>>>(())
+    /// ```
     pub fn with_weight(limit: usize, weigh: fn(&T) -> usize) -> (Consumer<T>, Inbox<T>) {
         let channel = Arc::new(Channel::new(limit, weigh, ()));
         let inbox = Inbox::new(channel.clone());
         (Consumer { channel }, inbox)
     }
 
-    /// Takes the item; never waits. Stops an active source.
+    /// Queues an item, without waiting. Stops an active source.
     ///
     /// # Errors
     ///
-    /// [`PutError::Full`] when there is no room, [`PutError::Closed`] when nothing is taken any
-    /// more; both hand the item back.
+    /// Each error contains the item.
+    ///
+    /// - [`PutError::Full`] if there is no room.
+    /// - [`PutError::Closed`] if the consumer is closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{PutError, pubsub::Consumer};
+    ///
+    /// let (motor, _inbox) = Consumer::new(1);
+    /// motor.put_nowait(1)?;
+    /// assert!(matches!(motor.put_nowait(2), Err(PutError::Full(2))));
+    /// # Ok::<(), PutError<i32>>(())
+    /// ```
     pub fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
-        // The inbox's owner does all the work.
+        // The drop returns the worker to the thread that has the inbox.
         self.channel.push(item).map(drop)
     }
 
-    /// Takes the item, waiting for room. Stops an active source.
+    /// Queues an item. Stops an active source.
+    ///
+    /// Waits for room until there is some or the consumer is closed;
+    /// [`put_timeout`](Self::put_timeout) limits the wait.
     ///
     /// # Errors
     ///
-    /// [`PutError::Closed`] when nothing is taken any more, also when that happens during the wait.
+    /// Returns [`PutError::Closed`] if the consumer is closed, also during the wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::pubsub::Consumer;
+    ///
+    /// let (motor, mut inbox) = Consumer::new(1);
+    /// motor.put(1)?;
+    /// let driver = std::thread::spawn(move || [inbox.get(), inbox.get()]);
+    /// motor.put(2)?; // waits until the first has been taken
+    /// # driver.join().unwrap();
+    /// # Ok::<(), rtcbot_websocket::PutError<i32>>(())
+    /// ```
     pub fn put(&self, item: T) -> Result<(), PutError<T>> {
         self.put_waiting(item, |room| room.recv().is_ok())
     }
 
-    /// Takes the item, waiting for room for at most `timeout`. Stops an active source.
+    /// Queues an item. Waits for room for at most `timeout`. Stops an active source.
     ///
     /// # Errors
     ///
-    /// [`PutError::Full`] when the time is over, else as [`put`](Self::put).
+    /// Each error contains the item.
+    ///
+    /// - [`PutError::Full`] if there is no room by then.
+    /// - [`PutError::Closed`] if the consumer is closed, also during the wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::pubsub::Consumer;
+    /// use std::time::Duration;
+    ///
+    /// let (motor, _inbox) = Consumer::new(1);
+    /// motor.put(1)?;
+    /// let error = motor.put_timeout(2, Duration::from_millis(10)).unwrap_err();
+    /// assert!(error.is_full());
+    /// # Ok::<(), rtcbot_websocket::PutError<i32>>(())
+    /// ```
     pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
         match Instant::now().checked_add(timeout) {
             None => self.put(item),
@@ -84,7 +177,7 @@ impl<T: Send + 'static> Consumer<T> {
         }
     }
 
-    /// Takes the item, waiting for room as [`Channel::push_waiting`] does.
+    /// Queues an item, and waits for room with `wait` as [`Channel::push_waiting`] does.
     fn put_waiting(
         &self,
         item: T,
@@ -93,51 +186,120 @@ impl<T: Send + 'static> Consumer<T> {
         self.channel.push_waiting(item, wait).map(drop)
     }
 
-    /// Takes everything that `source` yields from now on, in place of the source so far.
+    /// Reads all items from `source` from now on. Replaces the active source.
     ///
-    /// The source is read only as fast as the items are used up. When it ends, it is dropped.
-    /// Returns whether it was taken: a closed consumer takes no source.
+    /// The source is read only as fast as items are taken from the inbox. It is dropped when it
+    /// ends. Returns `false` if the consumer is closed: then the source is dropped immediately.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::pubsub::{Consumer, Producer};
+    ///
+    /// let (mut publisher, joystick) = Producer::new();
+    /// let (motor, mut inbox) = Consumer::new(16);
+    /// motor.put_subscription(joystick.subscribe());
+    /// publisher.put(50);
+    /// assert_eq!(inbox.get()?, 50);
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     pub fn put_subscription(&self, source: impl Into<Source<T>>) -> bool {
         self.channel
             .put_subscription(source.into().into_subscription())
     }
 
-    /// Returns the active source: equal (`==`) to the one that was given.
+    /// Returns the active source. It is equal (`==`) to the one that was given.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::pubsub::{Consumer, Producer};
+    ///
+    /// let (_publisher, joystick) = Producer::<i32>::new();
+    /// let orders = joystick.subscribe();
+    /// let (motor, _inbox) = Consumer::new(16);
+    /// motor.put_subscription(&orders);
+    /// assert_eq!(motor.subscription(), Some(orders));
+    /// ```
     pub fn subscription(&self) -> Option<Subscription<T>> {
         self.channel.subscription()
     }
 
-    /// Stops reading the active source, if there is one. What was taken from it is still used; what
-    /// was not stays in it.
+    /// Stops reading the active source, if there is one.
+    ///
+    /// Items that were taken from it can still be taken from the inbox. The others stay in the
+    /// source.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::pubsub::{Consumer, Producer};
+    ///
+    /// let (mut publisher, joystick) = Producer::new();
+    /// let orders = joystick.subscribe();
+    /// let (motor, _inbox) = Consumer::new(16);
+    /// motor.put_subscription(&orders);
+    /// motor.stop_subscription();
+    /// publisher.put(50);
+    /// assert_eq!(orders.get()?, 50);
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     pub fn stop_subscription(&self) {
         self.channel.stop_subscription();
     }
 
-    /// Returns how many items wait in the queue. A source's items are not counted.
+    /// Returns the number of queued items. A source's items are not counted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::pubsub::Consumer;
+    ///
+    /// let (motor, _inbox) = Consumer::new(16);
+    /// assert!(motor.is_empty());
+    /// motor.put(50)?;
+    /// assert_eq!(motor.len(), 1);
+    /// # Ok::<(), rtcbot_websocket::PutError<i32>>(())
+    /// ```
     pub fn len(&self) -> usize {
         self.channel.len()
     }
 
-    /// Returns whether no item waits in the queue.
+    /// Returns whether no items are queued. A source's items are not counted.
     pub fn is_empty(&self) -> bool {
         self.channel.is_empty()
     }
 
-    /// Refuses further items: puts fail, waiting ones included, and the source is dropped. The
-    /// queued items can still be used up.
+    /// Closes the consumer: puts fail, including those that wait, and the source is dropped.
+    ///
+    /// The queued items can still be taken from the inbox.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{PutError, pubsub::Consumer};
+    ///
+    /// let (motor, mut inbox) = Consumer::new(16);
+    /// motor.put(50)?;
+    /// motor.close();
+    /// assert!(matches!(motor.put(60), Err(PutError::Closed(60))));
+    /// assert_eq!(inbox.get()?, 50);
+    /// assert!(inbox.get().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn close(&self) {
         self.channel.close();
     }
 }
 
-/// Waits for room, so that a stream that is piped into a consumer pauses and loses nothing.
+/// While the consumer is full, a producer that feeds it pauses, and nothing is lost.
 impl<T: Send + 'static> Sink<T> for Consumer<T> {
     fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
         Consumer::put_nowait(self, item)
     }
 
-    fn room(&self) -> Option<Room<'_, T>> {
-        Some(Room::in_queue(self.channel.space()))
+    fn room_wait(&self) -> Option<RoomWait<'_, T>> {
+        Some(RoomWait::in_queue(self.channel.space()))
     }
 }
 

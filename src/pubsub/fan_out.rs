@@ -1,4 +1,4 @@
-//! The emitting side of a producer: one item to every subscriber.
+//! The end of a producer that emits items: the fan-out of one item to every subscriber.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -8,36 +8,50 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::callbacks::CallbackPool;
-use super::hold::{Verdict, Waiter};
-use super::sink::Room;
+use super::hold::{Waiter, WhenFull};
+use super::sink::RoomWait;
 use super::subscriber::{Call, Delivered, Subscriber};
 use super::subscribers::{SubscriberList, Subscribers};
-use super::threads::Found;
+use super::threads::Unstarted;
 use crate::error::{Error, PutError};
 
-/// How much the backlog may weigh; what comes then is dropped. More than a system leaves in its
-/// buffers when it cuts one connection.
+/// The maximum weight of the backlog. Later items are dropped. It is more than a system leaves in
+/// its buffers when it cuts one connection.
 const BACKLOG_WEIGHT: usize = 16 << 20;
 
-/// The emitting side of a [`Producer`](super::Producer); there is one. Dropping it ends the
-/// producer.
+/// The end of a [`Producer`](super::Producer) that emits items.
 ///
-/// Where the operating system starts no thread for callbacks, a [`put`](Self::put) waits for one,
-/// for at most a second. After that, items wait for their callbacks as long as there is room, and
-/// then they are dropped and [counted](super::Producer::dropped); each `put` tries again to start
-/// the thread. If there is none at the end either, the thread that drops the publisher makes the
-/// calls that are left.
+/// A producer has one publisher. Dropping it ends the producer, with
+/// [`Error::Ended`] as the reason.
+///
+/// If the operating system cannot start a thread for callbacks, [`put`](Self::put) waits for at
+/// most a second and tries again. After that, items are queued for their callbacks as long as there
+/// is room, and then dropped and [counted](super::Producer::dropped). Each `put` tries again to
+/// start the thread. If there is none at the end either, the thread that drops the publisher makes
+/// the remaining calls.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::pubsub::Producer;
+///
+/// let (mut publisher, sensor) = Producer::new();
+/// let readings = sensor.subscribe();
+/// publisher.put(7);
+/// drop(publisher);
+/// assert!(readings.into_iter().eq([7]));
+/// ```
 pub struct Publisher<T: Clone + Send + 'static> {
     subscribers: Arc<Subscribers<T>>,
-    /// The subscribers that get the present batch. `None` during a wait: a subscriber that is
-    /// removed meanwhile has to be dropped, so that its queue is disconnected.
+    /// The subscribers that receive the current batch. `None` during a wait, because a subscriber
+    /// that is removed meanwhile has to be dropped, so that its queue is disconnected.
     list: Option<SubscriberList<T>>,
-    /// The calls that the present batch makes, by pool.
+    /// The calls that the current batch makes, by pool.
     calls: Vec<Calls<T>>,
-    /// Subscribers that were full, each with an item that it does not have yet. Weak, since they
-    /// may stay here for long and be removed meanwhile.
+    /// Subscribers that were full, each with an item that it has not received yet. The references
+    /// are weak, since subscribers may stay here for long and be removed meanwhile.
     blocked: VecDeque<(Weak<Subscriber<T>>, T)>,
-    /// The items that all subscribers get after that, and their weight.
+    /// The items that all subscribers receive after that, and their weight.
     backlog: VecDeque<T>,
     backlog_weight: usize,
     /// Whether the owner calls `finish` after the end.
@@ -60,42 +74,61 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         }
     }
 
-    /// Gives the item to all who have subscribed, waiting for those whose queue blocks.
+    /// Passes an item to all subscriptions, sinks and callbacks.
+    ///
+    /// Waits, without a time limit, until each of these has room: subscriptions with
+    /// [`Queue::Block`](super::Queue::Block), sinks of this crate, and callbacks. The wait for a
+    /// subscriber also ends when it is removed.
+    ///
+    /// If nothing has subscribed yet, the item is kept. If all subscribers have been removed, it is
+    /// dropped.
     pub fn put(&mut self, item: T) {
         self.publish(iter::once(item));
     }
 
-    /// As [`put`](Self::put), for each of the items, which are taken out.
+    /// As [`put`](Self::put), for each of the items. Removes them from `items`.
     pub(crate) fn put_batch(&mut self, items: &mut Vec<T>) {
         self.publish(items.drain(..));
     }
 
-    /// Ends the producer: who has taken all that is queued is told `reason`.
+    /// Ends the producer.
+    ///
+    /// Subscriptions return `reason` once all their queued items have been taken.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    ///
+    /// let (publisher, sensor) = Producer::<u32>::new();
+    /// publisher.end(Error::Lost(std::sync::Arc::new(std::io::Error::other("no power"))));
+    /// assert_eq!(sensor.get().unwrap_err().to_string(), "connection lost: no power");
+    /// ```
     pub fn end(self, reason: Error) {
         let _ = self.subscribers.end.set(reason);
-        // The rest is done by drop.
+        // The drop does the rest.
     }
 
-    /// As [`end`](Self::end), for an owner that has more to be called, and then
-    /// [finishes](super::Producer::finish) the producer.
+    /// As [`end`](Self::end), but more jobs may follow on the dispatch thread. The owner then calls
+    /// [`Producer::finish`](super::Producer::finish).
     pub(crate) fn end_before_callbacks(mut self, reason: Error) {
         self.leaves_callbacks = true;
         self.end(reason);
     }
 
-    /// Returns whether some items have not been delivered to all subscribers: see
+    /// Returns whether items are kept that have not been delivered to all subscribers: see
     /// [`Hold::Spill`](super::hold::Hold::Spill).
     pub(crate) fn has_backlog(&self) -> bool {
         !self.blocked.is_empty() || !self.backlog.is_empty()
     }
 
-    /// Delivers what was kept, in order, waiting as for any item. Some of it may have to be kept
+    /// Delivers the kept items, in order, and waits as for any item. Some may have to be kept
     /// again.
     pub(crate) fn drain_backlog(&mut self) {
         self.drain(None);
     }
 
-    /// As [`drain_backlog`](Self::drain_backlog), for no longer than until then.
+    /// As [`drain_backlog`](Self::drain_backlog), but keeps what is left at the time `limit`.
     pub(crate) fn drain_backlog_until(&mut self, limit: Instant) {
         self.drain(Some(limit));
     }
@@ -107,8 +140,8 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                 break;
             };
             self.backlog_weight -= self.weigh(&item);
-            self.hand_out(item, limit);
-            // Not all calls of the backlog at once.
+            self.offer_to_all(item, limit);
+            // After each item, so that the calls of the whole backlog are not collected.
             self.finish_batch(limit);
             self.count_kept();
         }
@@ -121,22 +154,22 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             if self.has_backlog() || self.has_to_keep(None) {
                 self.keep(item);
             } else {
-                self.hand_out(item, None);
+                self.offer_to_all(item, None);
             }
         }
         self.finish_batch(None);
         self.wait_for_threads(None);
     }
 
-    /// Offers an item to all, and waits for those that are full.
+    /// Offers an item to all subscribers, and waits for those that are full.
     #[inline]
-    fn hand_out(&mut self, item: T, limit: Option<Instant>) {
+    fn offer_to_all(&mut self, item: T, limit: Option<Instant>) {
         let list = self.list.take();
         let list = list.unwrap_or_else(|| self.subscribers.state.lock().list.clone());
         let Some((last, others)) = list.split_last() else {
             if let Some(item) = self.subscribers.keep_early(item) {
-                // Somebody has just subscribed.
-                self.hand_out(item, limit);
+                // A subscriber has been added meanwhile.
+                self.offer_to_all(item, limit);
             }
             return;
         };
@@ -172,8 +205,8 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         }
     }
 
-    /// Delivers to callbacks, and to those that were full, waiting for each as long as the
-    /// producer's [`Hold`](super::hold::Hold) says. After `limit` it keeps what is left.
+    /// Delivers to callbacks, and to subscribers that were full. Waits for each as long as the
+    /// producer's [`Hold`](super::hold::Hold) allows. After `limit`, keeps what is left.
     #[inline]
     fn finish_batch(&mut self, limit: Option<Instant>) {
         self.list = None;
@@ -198,15 +231,15 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                 }
                 Delivered::Gone(item) => {
                     self.subscribers.detach(subscriber.status.id);
-                    // If it was the only one that has ever subscribed, the next gets the item.
+                    // If there has been no other subscriber, the next one receives the item.
                     drop(self.subscribers.keep_early(item));
                 }
             }
         }
     }
 
-    /// Puts the batch's calls, with one lock for each pool. Those for which a pool has no room are
-    /// blocked.
+    /// Puts the batch's calls, with one lock for each pool. The calls for which a pool has no room
+    /// are added to `blocked`.
     fn put_calls(&mut self) {
         for (pool, calls) in &mut self.calls {
             if !calls.is_empty() {
@@ -218,7 +251,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                 }
             }
         }
-        // The memory is kept for the next batch. One pool is enough: others may have ended.
+        // Keeps the memory of one pool's calls for the next batch. The other pools may have ended.
         self.calls.truncate(1);
     }
 
@@ -230,37 +263,40 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         self.finish_batch(limit);
         let delivery = &self.subscribers.delivery;
         loop {
-            let (verdict, changed) = delivery.look(Waiter::Publisher(limit));
+            let (when_full, changed) = delivery.when_full(Waiter::Publisher(limit));
             if !self.blocked.is_empty() {
                 return true;
             }
             if !delivery.is_paused() {
                 return false;
             }
-            match verdict {
-                Verdict::Wait(until) => Room::<T>::none().wait(&changed, until),
-                Verdict::Keep => return true,
-                Verdict::Drop => return false,
+            match when_full {
+                WhenFull::Wait(until) => RoomWait::<T>::none().wait(&changed, until),
+                WhenFull::Keep => return true,
+                WhenFull::Drop => return false,
             }
         }
     }
 
-    /// Waits for a thread that callbacks wait for, before the owner waits for its own input.
+    /// Waits until the callback threads have been started, or cannot be. It is called before the
+    /// owner waits for its own input.
     fn wait_for_threads(&mut self, limit: Option<Instant>) {
-        while let Found::NotYet(next) = self.subscribers.delivery.threads.look() {
+        while let Unstarted::RetryAt(next) = self.subscribers.delivery.threads.retry() {
             let delivery = &self.subscribers.delivery;
-            let (Verdict::Wait(until), changed) = delivery.look(Waiter::Publisher(limit)) else {
+            let (WhenFull::Wait(until), changed) = delivery.when_full(Waiter::Publisher(limit))
+            else {
                 return;
             };
             let until = until.map_or(next, |until| until.min(next));
-            Room::<T>::none().wait(&changed, Some(until));
+            RoomWait::<T>::none().wait(&changed, Some(until));
         }
     }
 
     fn keep(&mut self, item: T) {
         if self.backlog_weight >= BACKLOG_WEIGHT {
-            // The items that follow are dropped, too, until some of the backlog has been delivered.
-            return self.subscribers.count_too_late();
+            // The items that follow are dropped as well, until some of the backlog has been
+            // delivered.
+            return self.subscribers.count_overflow();
         }
         self.backlog_weight += self.weigh(&item);
         self.backlog.push_back(item);
@@ -287,7 +323,7 @@ impl<T: Clone + Send + 'static> Drop for Publisher<T> {
             }
         }
         for _ in self.backlog.drain(..) {
-            self.subscribers.count_too_late();
+            self.subscribers.count_overflow();
         }
         self.count_kept();
         let _ = self.subscribers.end.set(Error::Ended);
@@ -314,7 +350,7 @@ mod tests {
     use crossbeam_channel::unbounded;
 
     #[test]
-    fn a_subscriber_that_was_full_when_nothing_waited_gets_no_more_and_so_has_no_gap() {
+    fn a_subscriber_that_was_full_when_the_publisher_did_not_wait_receives_nothing_more() {
         let (mut publisher, producer) = Producer::new();
         let slow = producer.subscribe_with(Queue::Block(1));
         let fast = producer.subscribe_with(Queue::Block(3));
@@ -330,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_of_the_users_own_goes_on_after_a_gap() {
+    fn a_user_sink_receives_items_after_a_gap() {
         /// Has room for every other item.
         struct Lossy(crossbeam_channel::Sender<u8>);
         impl Sink<u8> for Lossy {
@@ -352,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_publisher_that_spills_keeps_what_finds_no_room_and_delivers_it_in_order() {
+    fn a_publisher_that_spills_keeps_items_without_room_and_delivers_them_in_order() {
         let (mut publisher, producer) = Producer::new();
         let slow = producer.subscribe_with(Queue::Block(1));
         let fast = producer.subscribe_with(Queue::Unbounded);
@@ -361,7 +397,7 @@ mod tests {
         assert!(publisher.has_backlog());
         publisher.drain_backlog();
         assert!(publisher.has_backlog());
-        // Who has room is not ahead by more than the item that the other waits for.
+        // A subscriber with room is ahead by at most the item that the other waits for.
         assert_eq!(fast.len(), 2);
         assert_eq!(slow.try_get().unwrap(), 0);
         producer.set_hold(Hold::Forever);
@@ -379,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_for_weight_ends_when_the_publisher_has_to_go_on() {
+    fn a_wait_for_weight_ends_when_the_publisher_must_not_wait() {
         let weighing = Weighing {
             weigh: |item: &usize| *item,
             limit: 100,

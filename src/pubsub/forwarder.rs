@@ -4,28 +4,28 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use super::hold::{Delivery, Verdict, Waiter};
+use super::hold::{Delivery, Waiter, WhenFull};
 use super::sink::Sink;
 use super::status::Status;
 use super::subscriber::{Delivered, Output, SinkOutput, Subscriber};
 use super::subscribers::Subscribers;
-use super::threads::{Order, Start, Stay};
+use super::threads::{EndOrder, MayWait, Start};
 
-/// The early items of one sink. The sink has subscribed already, and counts as full for the
-/// publisher until it has taken all of these.
+/// The early items of one sink. The sink has already subscribed, and the publisher treats it as
+/// full until it has received all of these.
 pub(super) struct Forwarder<T> {
     items: VecDeque<T>,
     weigh: fn(&T) -> usize,
     to: Arc<Subscriber<T>>,
     sink: Arc<SinkOutput<T>>,
     delivery: Arc<Delivery>,
-    /// Weak, so that a wait for the sink ends when nothing else holds the producer.
+    /// Weak, so that a wait for the sink ends when there are no other references to the producer.
     subscribers: Weak<Subscribers<T>>,
 }
 
 impl<T: Send + 'static> Forwarder<T> {
-    /// Subscribes a sink of this crate, and delivers the early items to it. If it has no room for
-    /// all of them, a thread delivers the rest.
+    /// Subscribes a sink of this crate, and delivers the early items to it. If it does not have
+    /// room for all of them, a thread delivers the rest.
     pub(super) fn attach(
         subscribers: &Arc<Subscribers<T>>,
         status: Arc<Status>,
@@ -46,23 +46,23 @@ impl<T: Send + 'static> Forwarder<T> {
             delivery: subscribers.delivery.clone(),
             subscribers: Arc::downgrade(subscribers),
         };
-        if forwarder.hand_over(Waiter::Nobody(Verdict::Keep)) {
+        if forwarder.deliver(Waiter::Nobody(WhenFull::Keep)) {
             return;
         }
-        let body = move |stay| {
-            forwarder.hand_over(match stay {
-                Stay::Yes => Waiter::Thread,
-                Stay::No => Waiter::Nobody(Verdict::Drop),
+        let body = move |may_wait| {
+            forwarder.deliver(match may_wait {
+                MayWait::Yes => Waiter::Thread,
+                MayWait::No => Waiter::Nobody(WhenFull::Drop),
             });
         };
-        let start = Start::new("ws-forward", Order::Last, &sink.lacking, body);
+        let start = Start::new("ws-forward", EndOrder::Last, &sink.needs_thread, body);
         drop(sink);
         subscribers.delivery.threads.start(start);
         subscribers.delivery.threads.wait();
     }
 
-    /// Returns `false` if some items have been kept.
-    fn hand_over(&mut self, waiter: Waiter) -> bool {
+    /// Delivers the items. Returns `false` if some have been kept.
+    fn deliver(&mut self, waiter: Waiter) -> bool {
         while let Some(item) = self.items.pop_front() {
             let weight = (self.weigh)(&item);
             match self.to.deliver(item, weight, waiter, &self.delivery) {
@@ -76,15 +76,15 @@ impl<T: Send + 'static> Forwarder<T> {
                     self.give_back();
                 }
             }
-            // Release: when the publisher reads 0, the sink has all items.
+            // Release: if the publisher reads 0, the sink has all early items.
             self.sink.early.store(self.items.len(), Ordering::Release);
         }
         // The publisher may wait for it.
-        self.delivery.look_again();
+        self.delivery.wake_waiters();
         true
     }
 
-    /// Leaves the items to the next subscriber if the sink is closed, and drops them if it has been
+    /// Returns the items for the next subscriber if the sink is closed. Drops them if it has been
     /// removed.
     fn give_back(&mut self) {
         let items = std::mem::take(&mut self.items);

@@ -12,7 +12,7 @@ use super::threads::Threads;
 use crate::error::Error;
 
 /// The reason why a producer has ended. It is set once, before the queues are disconnected.
-pub(crate) type End = Arc<OnceLock<Error>>;
+pub(crate) type EndReason = Arc<OnceLock<Error>>;
 
 /// What happens to an item for which a subscriber has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,28 +41,30 @@ pub(super) struct Delivery {
 
 struct State {
     hold: Hold,
-    /// A channel that waiting threads receive from. The first of them makes it. Nothing is ever
-    /// sent: it is disconnected when they have to look again.
+    /// A channel that waiting threads receive from. The first of them creates it. Nothing is ever
+    /// sent: it is disconnected when they have to check again.
     changed: Option<(Sender<Infallible>, Receiver<Infallible>)>,
 }
 
-/// The party that waits for room.
+/// The kind of thread that waits for room.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Waiter {
     /// The publisher. From this time on it keeps items as with [`Hold::Spill`].
     Publisher(Option<Instant>),
-    /// A thread that does nothing else, to which [`Hold::Spill`] does not apply.
+    /// A thread that only delivers. [`Hold::Spill`] does not apply to it.
     Thread,
-    /// Nothing waits: this verdict applies.
-    Nobody(Verdict),
+    /// No thread waits: this applies.
+    Nobody(WhenFull),
 }
 
 /// What to do with an item for which there is no room.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Verdict {
-    /// Wait for room, until this time at most, and look again.
+pub(super) enum WhenFull {
+    /// Wait for room, until this time at most, and check again.
     Wait(Option<Instant>),
+    /// Keep it for later.
     Keep,
+    /// Drop and count it.
     Drop,
 }
 
@@ -82,7 +84,7 @@ impl Delivery {
     /// Sets the policy.
     pub(super) fn set_hold(&self, hold: Hold) {
         self.state.lock().hold = hold;
-        self.look_again();
+        self.wake_waiters();
     }
 
     pub(super) fn pause(&self) {
@@ -91,49 +93,50 @@ impl Delivery {
 
     pub(super) fn resume(&self) {
         self.paused.store(false, Ordering::SeqCst);
-        self.look_again();
+        self.wake_waiters();
     }
 
     pub(super) fn is_paused(&self) -> bool {
         self.paused.load(Ordering::SeqCst)
     }
 
-    /// Wakes all threads that wait for room. Call it after a change of what they look at.
-    pub(super) fn look_again(&self) {
+    /// Wakes all threads that wait for room. Call it after a change to a state that they check.
+    pub(super) fn wake_waiters(&self) {
         let changed = self.state.lock().changed.take();
         drop(changed);
     }
 
-    /// Returns what `waiter` has to do, and a channel that is disconnected when it has to look
-    /// again. Get the channel before looking at anything else: then no change is missed.
-    pub(super) fn look(&self, waiter: Waiter) -> (Verdict, Receiver<Infallible>) {
+    /// Returns what `waiter` has to do with an item for which there is no room, and a channel that
+    /// is disconnected when it has to check again. Get the channel before checking anything else:
+    /// then no change is missed.
+    pub(super) fn when_full(&self, waiter: Waiter) -> (WhenFull, Receiver<Infallible>) {
         let mut state = self.state.lock();
-        let verdict = state.hold.verdict(waiter);
+        let when_full = state.hold.when_full(waiter);
         let (_, changed) = state.changed.get_or_insert_with(|| bounded(0));
-        (verdict, changed.clone())
+        (when_full, changed.clone())
     }
 
-    /// Counts dropped items. Returns how many had been dropped before.
+    /// Counts dropped items. Returns the number of items that had been dropped before.
     pub(super) fn count_dropped(&self, count: usize) -> u64 {
         self.dropped.fetch_add(count as u64, Ordering::Relaxed)
     }
 }
 
 impl Hold {
-    fn verdict(self, waiter: Waiter) -> Verdict {
+    fn when_full(self, waiter: Waiter) -> WhenFull {
         let is_over = |until: Instant| Instant::now() >= until;
         match (self, waiter) {
-            (_, Waiter::Nobody(verdict)) => verdict,
-            (Hold::Never, _) => Verdict::Drop,
-            (Hold::Until(until), _) if is_over(until) => Verdict::Drop,
-            (Hold::Spill, Waiter::Publisher(_)) => Verdict::Keep,
-            (_, Waiter::Publisher(Some(limit))) if is_over(limit) => Verdict::Keep,
+            (_, Waiter::Nobody(when_full)) => when_full,
+            (Hold::Never, _) => WhenFull::Drop,
+            (Hold::Until(until), _) if is_over(until) => WhenFull::Drop,
+            (Hold::Spill, Waiter::Publisher(_)) => WhenFull::Keep,
+            (_, Waiter::Publisher(Some(limit))) if is_over(limit) => WhenFull::Keep,
             (Hold::Until(until), Waiter::Publisher(Some(limit))) => {
-                Verdict::Wait(Some(until.min(limit)))
+                WhenFull::Wait(Some(until.min(limit)))
             }
-            (Hold::Until(until), _) => Verdict::Wait(Some(until)),
-            (_, Waiter::Publisher(limit)) => Verdict::Wait(limit),
-            (_, Waiter::Thread) => Verdict::Wait(None),
+            (Hold::Until(until), _) => WhenFull::Wait(Some(until)),
+            (_, Waiter::Publisher(limit)) => WhenFull::Wait(limit),
+            (_, Waiter::Thread) => WhenFull::Wait(None),
         }
     }
 }

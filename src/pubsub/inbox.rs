@@ -1,4 +1,4 @@
-//! Direct puts and a replaceable source, as one stream: the using side.
+//! The end of a consumer that items are taken from.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,11 +9,25 @@ use super::channel::Channel;
 use crate::error::{Error, Result};
 use crate::panics::drop_caught;
 
-/// How many items are taken from the channel at a time.
+/// The number of items that are taken from the channel at a time.
 const BATCH_ITEMS: usize = 128;
 
-/// The using side of a [`Consumer`](super::Consumer); there is one. Dropping it closes the
-/// consumer.
+/// The end of a [`Consumer`](super::Consumer) that items are taken from.
+///
+/// A consumer has one inbox. Dropping the inbox closes the consumer and drops the queued items.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::pubsub::Consumer;
+///
+/// let (motor, mut inbox) = Consumer::new(16);
+/// motor.put(50)?;
+/// assert_eq!(inbox.get().unwrap(), 50);
+/// drop(inbox);
+/// assert!(motor.put(60).is_err());
+/// # Ok::<(), rtcbot_websocket::PutError<i32>>(())
+/// ```
 pub struct Inbox<T> {
     channel: Arc<Channel<T, (), ()>>,
     taken: VecDeque<T>,
@@ -27,33 +41,60 @@ impl<T: Send + 'static> Inbox<T> {
         }
     }
 
-    /// Takes the next item, waiting for it.
+    /// Takes the next item.
+    ///
+    /// Waits until there is one or the consumer is closed; [`get_timeout`](Self::get_timeout)
+    /// limits the wait.
     ///
     /// # Errors
     ///
-    /// [`Error::Ended`] when the consumer was closed and nothing is queued any more.
+    /// Returns [`Error::Ended`] if the consumer is closed and all queued items have been taken.
+    /// [`Consumer::close`](super::Consumer::close) has an example.
     pub fn get(&mut self) -> Result<T> {
         self.get_deadline(None)
     }
 
-    /// Takes the next item, waiting for at most `timeout`.
+    /// Takes the next item. Waits for at most `timeout`.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] when the time is over, else as [`get`](Self::get).
+    /// - [`Error::Timeout`] if there is no item by then.
+    /// - [`Error::Ended`] as [`get`](Self::get).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, pubsub::Consumer};
+    /// use std::time::Duration;
+    ///
+    /// let (_motor, mut inbox) = Consumer::<i32>::new(16);
+    /// let result = inbox.get_timeout(Duration::from_millis(10));
+    /// assert!(matches!(result, Err(Error::Timeout)));
+    /// ```
     pub fn get_timeout(&mut self, timeout: Duration) -> Result<T> {
         self.get_deadline(Instant::now().checked_add(timeout))
     }
 
-    /// Takes the next item if one is there; never waits.
+    /// Takes the next item, without waiting.
     ///
     /// # Errors
     ///
-    /// [`Error::Empty`] when none is there, else as [`get`](Self::get).
+    /// - [`Error::Empty`] if there is no item.
+    /// - [`Error::Ended`] as [`get`](Self::get).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, pubsub::Consumer};
+    ///
+    /// let (_motor, mut inbox) = Consumer::<i32>::new(16);
+    /// assert!(matches!(inbox.try_get(), Err(Error::Empty)));
+    /// ```
     pub fn try_get(&mut self) -> Result<T> {
         let mut closed = false;
         if self.taken.is_empty() {
-            // Under one lock: a put that was accepted before it was closed is in the queue.
+            // `closed` is read under the lock under which items are taken: a put that was accepted
+            // before the close is in the queue.
             closed = self
                 .channel
                 .take(&mut self.taken, BATCH_ITEMS, |(), closed| (closed, true));
@@ -71,7 +112,7 @@ impl<T: Send + 'static> Inbox<T> {
                 Err(Error::Empty) => {}
                 other => return other,
             }
-            // Ended by a put, the source, `close`, or the deadline.
+            // The wait is ended by a put, the source, `close`, or the deadline.
             if self.channel.sleep((), deadline).is_err() {
                 return Err(Error::Timeout);
             }
@@ -81,7 +122,7 @@ impl<T: Send + 'static> Inbox<T> {
 
 impl<T> Drop for Inbox<T> {
     fn drop(&mut self) {
-        // Each by itself: the destructor of one may panic, and that of the next.
+        // One at a time, because each destructor may panic.
         for item in self.taken.drain(..) {
             drop_caught(item);
         }

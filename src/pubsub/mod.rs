@@ -1,16 +1,18 @@
 //! RTCBot's producers and consumers, on threads and channels.
 //!
-//! A [`Producer`] is what emits messages: it fans one stream out to queues, sinks and callbacks. A
-//! [`Consumer`] is what takes them: direct puts and a source that can be replaced at any time, as
-//! one stream. A [`Websocket`](crate::Websocket) is both. So can a sensor or a motor of your own
-//! be, and then it plugs into a `Websocket` as RTCBot's own parts plug into each other:
+//! A [`Producer`] emits items: it passes one stream to any number of queues, sinks and callbacks. A
+//! [`Consumer`] accepts items: direct puts and one replaceable source, as one stream. A
+//! [`Websocket`](crate::Websocket) is both. With these types, your own sensors and motors connect
+//! to a `Websocket` and to each other, as RTCBot's components do.
+//!
+//! # Examples
 //!
 //! ```
 //! use rtcbot_websocket::pubsub::{Consumer, Producer};
 //!
-//! // A sensor keeps the publisher and shows the producer.
+//! // A sensor keeps the publisher, and makes the producer public.
 //! let (mut publisher, sensor) = Producer::new();
-//! // A motor keeps the inbox and shows the consumer.
+//! // A motor keeps the inbox, and makes the consumer public.
 //! let (motor, mut inbox) = Consumer::new(16);
 //!
 //! motor.put_subscription(sensor.subscribe());
@@ -18,8 +20,8 @@
 //! assert_eq!(inbox.get()?, 7);
 //! # Ok::<(), rtcbot_websocket::Error>(())
 //! ```
-//!
-//! Nothing in here knows what a network is.
+
+// Nothing in this module knows about networks.
 
 mod callback_limit;
 mod callbacks;
@@ -27,7 +29,6 @@ mod channel;
 mod consumer;
 mod fan_out;
 mod forwarder;
-mod handover;
 mod hold;
 mod inbox;
 #[cfg(test)]
@@ -44,6 +45,7 @@ mod subscription;
 mod sync;
 mod threads;
 mod weight_limit;
+mod worker_return;
 
 pub use consumer::{Consumer, Source};
 pub use fan_out::Publisher;
@@ -54,7 +56,7 @@ pub use sink::Sink;
 pub use status::SubscriptionId;
 pub use subscription::Subscription;
 
-pub(crate) use channel::{Channel, Extra, IdleWorker};
+pub(crate) use channel::{Channel, ExtraWork, IdleWorker};
 pub(crate) use hold::Hold;
-pub(crate) use sink::Room;
+pub(crate) use sink::RoomWait;
 pub(crate) use weight_limit::Weighing;

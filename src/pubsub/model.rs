@@ -1,11 +1,11 @@
-//! Checks the hand-over of [`channel`](super::channel) and the waits for [`space`](super::space) in
-//! many of the orders in which threads can run.
+//! Checks in many of the orders in which threads can run that the worker of a
+//! [`channel`](super::channel) is passed on, and that waits for [`space`](super::space) end.
 //!
 //! The two files are compiled a second time here, with locks, threads and wake-ups that `shuttle`
-//! schedules. A wait that nobody ends is a deadlock, which it reports with the schedule.
+//! schedules. `shuttle` reports a wait that does not end as a deadlock, with the schedule.
 //!
-//! A panic under a borrowed worker is a worker that is marked as broken and dropped, because that
-//! is what unwinding does with it.
+//! A panic of a thread with a borrowed worker is modelled by a worker that is marked as broken and
+//! dropped, since unwinding drops it as well.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crossbeam_channel::Receiver;
 use shuttle::sync::{Condvar, Mutex as ShuttleMutex};
 use shuttle::thread;
 
-use channel::{Channel, Extra, IdleWorker};
+use channel::{Channel, ExtraWork, IdleWorker};
 use subscription::Subscription;
 
-// The same files on purpose.
+// Compiled a second time on purpose.
 #[allow(clippy::duplicate_mod, dead_code)]
 #[path = "channel.rs"]
 mod channel;
@@ -32,7 +32,8 @@ mod sync {
     pub(super) use shuttle::sync::atomic::AtomicUsize;
 
     thread_local! {
-        /// How often a channel was locked. All threads of a model share one of the system's.
+        /// The number of times that a channel was locked. All threads of a model run on one thread
+        /// of the operating system.
         pub(super) static LOCKED: Cell<usize> = const { Cell::new(0) };
     }
 
@@ -51,32 +52,32 @@ mod sync {
     }
 }
 
-/// A bell that keeps ringing until somebody has waited for it.
+/// A signal that stays set until a thread has waited for it.
 #[derive(Clone, Default)]
-struct Bell(Arc<(ShuttleMutex<bool>, Condvar)>);
+struct Signal(Arc<(ShuttleMutex<bool>, Condvar)>);
 
-impl Bell {
-    fn ring(&self) {
+impl Signal {
+    fn set(&self) {
         *self.0.0.lock().unwrap() = true;
         self.0.1.notify_all();
     }
 
     fn wait(&self) {
-        let mut rung = self.0.0.lock().unwrap();
-        while !*rung {
-            rung = self.0.1.wait(rung).unwrap();
+        let mut is_set = self.0.0.lock().unwrap();
+        while !*is_set {
+            is_set = self.0.1.wait(is_set).unwrap();
         }
-        *rung = false;
+        *is_set = false;
     }
 }
 
-mod handover {
+mod worker_return {
     use super::*;
     use std::time::Instant;
 
-    pub(super) struct Handover<W> {
+    pub(super) struct WorkerReturn<W> {
         given: ShuttleMutex<Option<W>>,
-        bell: Bell,
+        signal: Signal,
     }
 
     pub(super) enum Woken<W> {
@@ -85,18 +86,18 @@ mod handover {
         Deadline,
     }
 
-    impl<W> Handover<W> {
+    impl<W> WorkerReturn<W> {
         pub(super) fn new() -> Self {
-            Handover {
+            WorkerReturn {
                 given: ShuttleMutex::new(None),
-                bell: Bell::default(),
+                signal: Signal::default(),
             }
         }
 
-        pub(super) fn hand(&self, worker: W) {
+        pub(super) fn send(&self, worker: W) {
             let before = self.given.lock().unwrap().replace(worker);
             assert!(before.is_none(), "there are two workers");
-            self.bell.ring();
+            self.signal.set();
         }
 
         pub(super) fn receive(&self) -> W {
@@ -107,7 +108,7 @@ mod handover {
             }
         }
 
-        /// A deadline passes at any time, or never.
+        /// A deadline may pass at any time or never.
         pub(super) fn wait<T>(
             &self,
             source: Option<&Subscription<T>>,
@@ -115,7 +116,7 @@ mod handover {
         ) -> Woken<W> {
             use shuttle::rand::Rng;
             if let Some(source) = source {
-                source.watch(&self.bell);
+                source.watch(&self.signal);
             }
             loop {
                 if let Some(worker) = self.given.lock().unwrap().take() {
@@ -127,7 +128,7 @@ mod handover {
                 if deadline.is_some() && shuttle::rand::thread_rng().gen_range(0..2) == 0 {
                     return Woken::Deadline;
                 }
-                self.bell.wait();
+                self.signal.wait();
             }
         }
     }
@@ -137,7 +138,7 @@ mod subscription {
     use super::*;
     use crossbeam_channel::TryRecvError;
 
-    /// A source that a test fills. It reports when its last handle but the test's is dropped.
+    /// A source that a test fills. A test can wait until all other handles have been dropped.
     pub(super) struct Subscription<T>(Arc<Source<T>>);
 
     pub(super) struct Source<T> {
@@ -147,7 +148,7 @@ mod subscription {
 
     struct State<T> {
         items: VecDeque<T>,
-        watcher: Option<Bell>,
+        watcher: Option<Signal>,
         handles: usize,
     }
 
@@ -169,10 +170,10 @@ mod subscription {
             item.ok_or(TryRecvError::Empty)
         }
 
-        pub(super) fn tell_taken(&self) {}
+        pub(super) fn notify_taken(&self) {}
 
-        pub(super) fn watch(&self, bell: &Bell) {
-            self.0.state.lock().unwrap().watcher = Some(bell.clone());
+        pub(super) fn watch(&self, signal: &Signal) {
+            self.0.state.lock().unwrap().watcher = Some(signal.clone());
         }
 
         pub(super) fn is_ready(&self) -> bool {
@@ -187,11 +188,11 @@ mod subscription {
             let watcher = state.watcher.clone();
             drop(state);
             if let Some(watcher) = watcher {
-                watcher.ring();
+                watcher.set();
             }
         }
 
-        /// Waits until nothing reads from it any more. Returns the items that are left.
+        /// Waits until all handles have been dropped. Returns the items that have not been taken.
         pub(super) fn wait_dropped(&self) -> VecDeque<T> {
             let mut state = self.state.lock().unwrap();
             while state.handles > 0 {
@@ -216,33 +217,33 @@ mod subscription {
     }
 }
 
-/// What the worker has to do besides the items, as a connection's control frames.
+/// The worker's extra work, as a connection's control frames.
 #[derive(Default)]
 struct Control {
     pongs: usize,
     close: bool,
 }
 
-impl Extra for Control {
+impl ExtraWork for Control {
     fn is_pending(&self, _closed: bool) -> bool {
         self.pongs > 0 || self.close
     }
 }
 
-/// As a connection's frame writer.
+/// The worker, as a connection's frame writer.
 #[derive(Default)]
 struct Writer {
     taken: VecDeque<u32>,
     is_broken: bool,
 }
 
-/// A connection with its writer thread, as `websocket::send_queue` has it.
+/// A connection with its writer thread, as in `websocket::send_queue`.
 #[derive(Clone)]
 struct Connection(Arc<Inner>);
 
 struct Inner {
     channel: Channel<u32, Control, Writer>,
-    /// The items that were written, and the pongs.
+    /// The items that were written, and the number of pongs.
     written: ShuttleMutex<(Vec<u32>, usize)>,
     progress: Condvar,
 }
@@ -276,12 +277,13 @@ impl Connection {
         }
     }
 
-    /// Writes one turn, of one message. Returns whether there was any, and whether to close.
+    /// Writes one turn, of one item. Returns whether there was anything to write, and whether to
+    /// close.
     fn write_turn(&self, writer: &mut Writer) -> (bool, bool) {
         let (pongs, close) = self.channel().take(&mut writer.taken, 1, |control, _| {
             ((std::mem::take(&mut control.pongs), control.close), true)
         });
-        // Here is the input and output.
+        // In place of I/O.
         thread::yield_now();
         let wrote = pongs > 0 || !writer.taken.is_empty();
         if wrote && !writer.is_broken {
@@ -293,7 +295,7 @@ impl Connection {
         (wrote, close)
     }
 
-    /// What a putter does with the idle writer.
+    /// Writes with the idle writer, as a thread that puts an item does.
     fn use_idle(&self, writer: IdleWorker<'_, u32, Control, Writer>) {
         if let Some(writer) = writer {
             writer.work(|writer| !self.write_turn(writer).1);
@@ -310,7 +312,7 @@ impl Connection {
         self.use_idle(writer);
     }
 
-    /// Waits until this many items and pongs were written. Nobody adds anything meanwhile.
+    /// Waits until this many items and pongs have been written.
     fn wait_written(&self, items: usize, pongs: usize) {
         let mut written = self.0.written.lock().unwrap();
         while written.0.len() < items || written.1 < pongs {
@@ -327,17 +329,17 @@ impl Connection {
     }
 }
 
-/// In how many orders each model is run. All together take a few seconds.
+/// The number of orders in which each model is run. All models together take a few seconds.
 const RUNS: usize = 1000;
 
-/// Runs the model in random orders, and in orders with few but unlikely switches of threads.
+/// Runs the model in random orders, and in orders with few but unlikely thread switches.
 fn check(model: impl Fn() + Send + Sync + Copy + 'static) {
     shuttle::check_random(model, RUNS);
     shuttle::check_pct(model, RUNS, 3);
 }
 
 #[test]
-fn whatever_is_put_is_written_by_somebody() {
+fn all_items_and_pongs_are_written() {
     check(|| {
         let (connection, owner) = Connection::start(100);
         let putters = [10, 20].map(|first| {
@@ -348,7 +350,7 @@ fn whatever_is_put_is_written_by_somebody() {
             })
         });
         connection.pong();
-        // Without another event.
+        // No other event is needed.
         connection.wait_written(4, 1);
         connection.close();
         owner.join().unwrap();
@@ -366,7 +368,7 @@ fn whatever_is_put_is_written_by_somebody() {
 }
 
 #[test]
-fn a_close_comes_after_all_that_was_accepted_and_ends_the_owner() {
+fn a_close_is_written_after_all_accepted_items_and_ends_the_owner() {
     check(|| {
         let (connection, owner) = Connection::start(100);
         let putters = [1, 2].map(|item| {
@@ -384,14 +386,14 @@ fn a_close_comes_after_all_that_was_accepted_and_ends_the_owner() {
 }
 
 #[test]
-fn a_worker_that_breaks_under_a_putter_goes_to_its_owner() {
+fn a_borrowed_worker_that_breaks_is_returned_to_its_owner() {
     check(|| {
         let (connection, owner) = Connection::start(100);
         let other = connection.clone();
         let putter = thread::spawn(move || other.put(1));
         let other = connection.clone();
         let breaking = thread::spawn(move || {
-            // The owner may be at work each time.
+            // The owner may have the worker each time.
             for item in 2..5 {
                 if let Some(writer) = other.channel().push(item).ok().unwrap() {
                     writer.work(|writer| {
@@ -424,13 +426,13 @@ fn a_source_is_read_and_dropped_when_it_is_replaced() {
             assert!(other.channel().put_subscription(first));
             first_items.send(11);
             assert!(other.channel().put_subscription(second));
-            // The owner does not keep the first while it waits for the second.
+            // The owner does not keep the first source while it waits for the second.
             let mut left = first_items.wait_dropped();
             second_items.send(20);
-            // The second is read without another event, whoever has the worker meanwhile.
+            // The second source is read without another event, whichever thread has the worker.
             other.wait_written(3 - left.len(), 1);
             assert!(other.put(30));
-            // A put stops it.
+            // A put stops the source.
             left.extend(second_items.wait_dropped());
             left
         });
@@ -447,7 +449,7 @@ fn a_source_is_read_and_dropped_when_it_is_replaced() {
     });
 }
 
-/// Waits for room, by looking again and again: that is not a channel of `shuttle`'s.
+/// Waits for room by polling, because `shuttle` cannot wait for a crossbeam channel.
 fn wait_for_room(room: &Receiver<()>) -> bool {
     while room.try_recv().is_err() {
         thread::yield_now();
@@ -492,7 +494,7 @@ fn every_put_that_waits_for_room_ends_when_the_channel_closes() {
 }
 
 #[test]
-fn an_inbox_gets_what_was_put_or_the_end_though_deadlines_pass() {
+fn an_inbox_receives_all_items_and_the_end_although_deadlines_pass() {
     check(|| {
         let channel = Arc::new(Channel::<u32, (), ()>::new(100, |_| 1, ()));
         let inbox = channel.clone();

@@ -1,4 +1,4 @@
-//! The subscribing side of a producer.
+//! The end of a producer that others subscribe to.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,23 +23,54 @@ use super::weight_limit::Weighing;
 use crate::error::{PutError, Result};
 use crate::panics::log_panic;
 
-/// What emits items: the side that others subscribe to. Clones are handles to the same producer.
+/// Passes one stream of items to all its subscriptions, sinks and callbacks.
 ///
-/// The other side, the one that emits, is the [`Publisher`]. Items that are published before
-/// anything has subscribed are kept (at most 1024, the oldest go first) and handed to whoever
-/// subscribes first.
+/// The [`Publisher`] is the other end, which emits the items. Items that are published before the
+/// first subscription are kept for it: at most 1024, of which the oldest are dropped first.
+///
+/// Clones are handles to the same producer.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::pubsub::Producer;
+///
+/// let (mut publisher, sensor) = Producer::new();
+/// publisher.put(7); // kept for the first subscription
+/// let readings = sensor.subscribe();
+/// publisher.put(8);
+/// assert_eq!(readings.get()?, 7);
+/// assert_eq!(readings.get()?, 8);
+/// # Ok::<(), rtcbot_websocket::Error>(())
+/// ```
 pub struct Producer<T> {
     subscribers: Arc<Subscribers<T>>,
 }
 
 impl<T: Clone + Send + 'static> Producer<T> {
-    /// A producer whose subscriptions are queues of the default kind, and the end that feeds it.
+    /// Creates a producer whose subscriptions have a queue of the default kind, and its publisher.
+    ///
+    /// [`Producer`] has an example.
     #[allow(clippy::new_ret_no_self)] // A pair of ends, like the channels' constructors.
     pub fn new() -> (Publisher<T>, Producer<T>) {
         Self::with_queue(Queue::default())
     }
 
-    /// A producer whose [`subscribe`](Self::subscribe) and [`get`](Self::get) use `queue`.
+    /// Creates a producer whose [`subscribe`](Self::subscribe) and [`get`](Self::get) use `queue`,
+    /// and its publisher.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::pubsub::{Producer, Queue};
+    ///
+    /// let (mut publisher, sensor) = Producer::with_queue(Queue::Latest);
+    /// let readings = sensor.subscribe();
+    /// publisher.put(7);
+    /// publisher.put(8);
+    /// assert_eq!(readings.get()?, 8);
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     pub fn with_queue(queue: Queue) -> (Publisher<T>, Producer<T>) {
         let weightless = Weighing {
             weigh: |_| 0,
@@ -54,19 +85,49 @@ impl<T: Clone + Send + 'static> Producer<T> {
         (publisher, Producer { subscribers })
     }
 
-    /// A new, independent subscription: it gets every item from now on.
+    /// Returns a new subscription, which receives every item from now on, independently of the
+    /// others.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::pubsub::Producer;
+    ///
+    /// let (mut publisher, sensor) = Producer::new();
+    /// let display = sensor.subscribe();
+    /// let recorder = sensor.subscribe();
+    /// publisher.put(7);
+    /// assert_eq!(display.get()?, 7);
+    /// assert_eq!(recorder.get()?, 7);
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     #[doc(alias = "SubscriptionProducer")]
     pub fn subscribe(&self) -> Subscription<T> {
         self.subscribe_with(self.subscribers.queue)
     }
 
-    /// A new subscription with a queue of your choice.
+    /// Returns a new subscription with a queue of this kind, which decides what happens when the
+    /// reader of the subscription falls behind.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::pubsub::{Producer, Queue};
+    ///
+    /// let (mut publisher, sensor) = Producer::new();
+    /// let newest = sensor.subscribe_with(Queue::Latest);
+    /// let last_two = sensor.subscribe_with(Queue::DropOldest(2));
+    /// (1..=3).for_each(|reading| publisher.put(reading));
+    /// assert_eq!(newest.get()?, 3);
+    /// assert_eq!(last_two.get()?, 2);
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     pub fn subscribe_with(&self, queue: Queue) -> Subscription<T> {
         let (subscription, _drop_later) = self.new_subscription(queue);
         subscription
     }
 
-    /// Also returns what has to be dropped where no lock is held.
+    /// Returns a new subscription, and values that have to be dropped where no lock is held.
     fn new_subscription(&self, queue: Queue) -> (Subscription<T>, impl Sized + use<T>) {
         let subscribers = &self.subscribers;
         let status = Status::new();
@@ -74,34 +135,48 @@ impl<T: Clone + Send + 'static> Producer<T> {
         let mut early = state.take_early();
         let (output, items) = open_queue(queue, subscribers.weighing, &mut early);
         let subscriber = Subscriber::new(status.clone(), output);
-        let turn = subscriber.turn();
+        let operation_lock = subscriber.operation_lock();
         let drop_later = subscribers.insert(&mut state, Arc::new(subscriber));
         drop(state);
         subscribers.delivery.count_dropped(early.len());
         let weak = Arc::downgrade(subscribers);
-        let leave = move |id| {
+        let unsubscribe = move |id| {
             if let Some(subscribers) = weak.upgrade() {
                 subscribers.remove(id);
             }
         };
         let end = subscribers.end.clone();
-        let subscription = Subscription::new(status, items, turn, end, leave);
+        let subscription = Subscription::new(status, items, operation_lock, end, unsubscribe);
         (subscription, (early, drop_later))
     }
 
-    /// Feeds `sink` every item from now on, until [`unsubscribe`](Self::unsubscribe) or until it
-    /// says that it is closed. See [`Sink`] for what happens when it is full, and where it is
-    /// called.
+    /// Passes every item from now on to `sink`, until [`unsubscribe`](Self::unsubscribe) or until
+    /// the sink is closed.
+    ///
+    /// [`Sink`] describes on which thread the sink is called, and what happens when it is full.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::pubsub::{Consumer, Producer};
+    ///
+    /// let (mut publisher, joystick) = Producer::new();
+    /// let (motor, mut inbox) = Consumer::new(16);
+    /// joystick.subscribe_to(motor);
+    /// publisher.put(50);
+    /// assert_eq!(inbox.get()?, 50);
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     pub fn subscribe_to(&self, sink: impl Sink<T>) -> SubscriptionId {
         let status = Status::new();
         let id = status.id;
-        if sink.room().is_some() {
+        if sink.room_wait().is_some() {
             Forwarder::attach(&self.subscribers, status, sink);
             return id;
         }
         let subscribers = Arc::downgrade(&self.subscribers);
         let delivery = self.subscribers.delivery.clone();
-        // Items that still wait for it then are dropped and counted.
+        // Once the sink is closed, the items that are queued for it are dropped and counted.
         let closed = AtomicBool::new(false);
         let call = {
             let status = status.clone();
@@ -128,14 +203,33 @@ impl<T: Clone + Send + 'static> Producer<T> {
 
     /// Calls `f` with every item from now on, in order, on the producer's dispatch thread.
     ///
-    /// A panic in `f` is logged and ends nothing. When 1024 items wait for callbacks, the publisher
-    /// pauses until half of them have been called.
+    /// All callbacks share that thread, so a slow one delays the others. A panic in `f` is logged,
+    /// and `f` stays subscribed.
     ///
-    /// Where the operating system starts no thread, this waits for at most a second, and returns;
-    /// for what happens then, see [`Publisher`]. On a producer that has ended, `f` is then called
-    /// on the calling thread, with what was kept.
+    /// When 1024 items are queued for callbacks, the publisher pauses until half of them have been
+    /// passed to their callbacks. It does not pause while a callback waits in [`get`](Self::get),
+    /// [`get_timeout`](Self::get_timeout), or the same methods of one of this producer's
+    /// subscriptions.
+    ///
+    /// If the operating system cannot start the dispatch thread, this waits for at most a second
+    /// and returns. [`Publisher`] describes what happens then. If the producer has already ended,
+    /// `f` is then called on the calling thread, with the items that were kept.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::pubsub::Producer;
+    ///
+    /// let (mut publisher, sensor) = Producer::new();
+    /// let (log, lines) = crossbeam_channel::unbounded();
+    /// sensor.subscribe_callback(move |reading| log.send(format!("read {reading}")).unwrap());
+    /// publisher.put(7);
+    /// assert_eq!(lines.recv()?, "read 7");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn subscribe_callback(&self, f: impl FnMut(T) + Send + 'static) -> SubscriptionId {
-        // Taken out for a call: nothing is called under the lock. One thread calls it.
+        // `f` is taken out for a call, so that it is not called under the lock. One thread calls
+        // it.
         let place = Mutex::new(Some(f));
         let call = move |item| {
             let f = place.lock().take();
@@ -147,12 +241,28 @@ impl<T: Clone + Send + 'static> Producer<T> {
         self.attach(Status::new(), self.dispatcher(), Box::new(call))
     }
 
-    /// Calls `f` with every item from now on, on up to `workers` threads at once, so that a slow
-    /// call does not hold back the next item: RTCBot's coroutine callbacks.
+    /// Calls `f` with every item from now on, on up to `workers` threads at the same time: RTCBot's
+    /// coroutine callbacks.
     ///
-    /// A thread is started when an item finds none free. Calls start in the items' order and may
-    /// end in any. When 1024 items wait for a free thread, the publisher pauses until half of them
-    /// have been called.
+    /// A slow call does not delay the next item. Calls start in the order of the items, and may end
+    /// in any order. A thread is started if none is free when an item is published. `workers` of 0
+    /// counts as 1.
+    ///
+    /// When 1024 items are queued for these threads, the publisher pauses until half of them have
+    /// been passed to `f`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::pubsub::Producer;
+    ///
+    /// let (mut publisher, camera) = Producer::new();
+    /// let (done, results) = crossbeam_channel::unbounded();
+    /// camera.subscribe_concurrent(4, move |picture: u32| done.send(picture + 1).unwrap());
+    /// publisher.put(1);
+    /// assert_eq!(results.recv()?, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn subscribe_concurrent(
         &self,
         workers: usize,
@@ -162,17 +272,50 @@ impl<T: Clone + Send + 'static> Producer<T> {
         self.attach(Status::new(), &pool, Box::new(f))
     }
 
-    /// Removes a subscription, sink or callback, so that it gets nothing more; an item that is
-    /// being handed over at this moment may still come. What a subscription has in its queue can
-    /// still be taken; then it says [`Error::Unsubscribed`](crate::Error::Unsubscribed).
+    /// Removes a subscription, sink or callback, so that it receives no more items.
     ///
-    /// Returns whether it was there.
+    /// An item that is being delivered at this moment may still arrive. The queued items of a
+    /// subscription can still be taken. After that, it returns
+    /// [`Error::Unsubscribed`](crate::Error::Unsubscribed).
+    ///
+    /// Returns whether it was subscribed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    ///
+    /// let (mut publisher, sensor) = Producer::new();
+    /// let readings = sensor.subscribe();
+    /// publisher.put(7);
+    /// assert!(sensor.unsubscribe(&readings));
+    /// publisher.put(8);
+    /// assert_eq!(readings.get()?, 7);
+    /// assert!(matches!(readings.get(), Err(Error::Unsubscribed)));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn unsubscribe(&self, which: impl AsRef<SubscriptionId>) -> bool {
         self.subscribers.remove(*which.as_ref())
     }
 
-    /// Removes the default subscription that [`get`](Self::get) made, if there is one; the next
-    /// `get` makes a new one.
+    /// Removes the default subscription, which [`get`](Self::get) makes, if there is one.
+    ///
+    /// Call it if the program stops calling `get`: a full default subscription pauses the
+    /// publisher. The next `get` makes a new one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    ///
+    /// let (mut publisher, sensor) = Producer::new();
+    /// publisher.put(7);
+    /// assert_eq!(sensor.get()?, 7);
+    /// sensor.unsubscribe_default();
+    /// publisher.put(8);
+    /// assert!(matches!(sensor.try_get(), Err(Error::Empty)));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn unsubscribe_default(&self) {
         let default = self.subscribers.default.lock().take();
         if let Some(default) = default {
@@ -180,45 +323,105 @@ impl<T: Clone + Send + 'static> Producer<T> {
         }
     }
 
-    /// Removes all subscriptions, sinks and callbacks, the default subscription included.
+    /// Removes all subscriptions, sinks and callbacks, including the default subscription.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    ///
+    /// let (_publisher, sensor) = Producer::<u32>::new();
+    /// let readings = sensor.subscribe();
+    /// sensor.unsubscribe_all();
+    /// assert!(matches!(readings.get(), Err(Error::Unsubscribed)));
+    /// ```
     pub fn unsubscribe_all(&self) {
         let default = self.subscribers.default.lock().take();
         self.subscribers.clear();
         drop(default);
     }
 
-    /// Takes the next item of the default subscription, which the first call makes. Waits for as
-    /// long as the producer lives.
+    /// Takes the next item of the default subscription. The first call makes that subscription.
+    ///
+    /// Waits until an item is published or the producer ends;
+    /// [`get_timeout`](Self::get_timeout) limits the wait.
     ///
     /// # Errors
     ///
-    /// When nothing is queued any more: the reason the producer ended, or
-    /// [`Error::Unsubscribed`](crate::Error::Unsubscribed) when another thread removed the default
-    /// subscription meanwhile.
+    /// - After the end, once all queued items have been taken: the reason for the end. This is
+    ///   [`Error::Ended`](crate::Error::Ended) unless [`Publisher::end`] sets another one.
+    /// - [`Error::Unsubscribed`](crate::Error::Unsubscribed) if another thread calls
+    ///   [`unsubscribe_default`](Self::unsubscribe_default) meanwhile.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    ///
+    /// let (mut publisher, sensor) = Producer::new();
+    /// publisher.put(7);
+    /// drop(publisher);
+    /// assert_eq!(sensor.get()?, 7);
+    /// assert!(matches!(sensor.get(), Err(Error::Ended)));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn get(&self) -> Result<T> {
         self.default_subscription().get()
     }
 
-    /// As [`get`](Self::get), waiting for at most `timeout`.
+    /// Takes the next item of the default subscription. Waits for at most `timeout`.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`](crate::Error::Timeout) when the time is over, else as [`get`](Self::get).
+    /// - [`Error::Timeout`](crate::Error::Timeout) if no item is published by then.
+    /// - The errors of [`get`](Self::get).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    /// use std::time::Duration;
+    ///
+    /// let (_publisher, sensor) = Producer::<u32>::new();
+    /// let result = sensor.get_timeout(Duration::from_millis(10));
+    /// assert!(matches!(result, Err(Error::Timeout)));
+    /// ```
     pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
         self.default_subscription().get_timeout(timeout)
     }
 
-    /// As [`get`](Self::get), never waiting.
+    /// Takes the next item of the default subscription, without waiting.
     ///
     /// # Errors
     ///
-    /// [`Error::Empty`](crate::Error::Empty) when no item is there, else as [`get`](Self::get).
+    /// - [`Error::Empty`](crate::Error::Empty) if no item is queued.
+    /// - The errors of [`get`](Self::get).
+    ///
+    /// [`unsubscribe_default`](Self::unsubscribe_default) has an example.
     pub fn try_get(&self) -> Result<T> {
         self.default_subscription().try_get()
     }
 
-    /// How many items were dropped: by the policy of a queue, because a sink was full and could
-    /// not wait, or because the operating system started no thread for callbacks.
+    /// Returns the number of items that were dropped.
+    ///
+    /// An item counts once for each subscriber that does not receive it. The reasons are:
+    ///
+    /// - A queue of the kind [`Queue::Latest`] or [`Queue::DropOldest`] replaced it.
+    /// - A sink of your own was full, or was closed while items were queued for it.
+    /// - The operating system could not start a thread for callbacks.
+    /// - Too many items were published before the first subscription.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::pubsub::{Producer, Queue};
+    ///
+    /// let (mut publisher, sensor) = Producer::new();
+    /// let _newest = sensor.subscribe_with(Queue::Latest);
+    /// publisher.put(7);
+    /// publisher.put(8);
+    /// assert_eq!(sensor.dropped(), 1);
+    /// ```
     pub fn dropped(&self) -> u64 {
         self.subscribers.delivery.dropped.load(Ordering::Relaxed)
     }
@@ -235,7 +438,8 @@ impl<T: Clone + Send + 'static> Producer<T> {
         subscription
     }
 
-    /// Has `call` called on a thread of the pool. What came early is taken, however much that is.
+    /// Subscribes `call`, which a thread of the pool calls. The early items are queued for it
+    /// regardless of the limit.
     fn attach(
         &self,
         status: Arc<Status>,
@@ -256,17 +460,17 @@ impl<T: Clone + Send + 'static> Producer<T> {
         let drop_later = subscribers.insert(&mut state, subscriber);
         drop(state);
         if is_needed {
-            pool.serve();
+            pool.wake_threads();
         }
         drop(drop_later);
         subscribers.delivery.threads.wait();
         id
     }
 
-    // What a `Websocket` needs beyond the public part.
+    // For a `Websocket`.
 
-    /// How many items wait for the slowest: in the longest queue, for callbacks, or for the first
-    /// to subscribe; and behind those.
+    /// Returns the number of items that wait for the slowest subscriber: in the longest queue, for
+    /// callbacks, or for the first subscriber. Adds the publisher's backlog.
     pub(crate) fn backlog(&self) -> usize {
         let queued = {
             let state = self.subscribers.state.lock();
@@ -277,36 +481,37 @@ impl<T: Clone + Send + 'static> Producer<T> {
         queued.max(self.dispatcher().limit().items()) + kept
     }
 
-    /// Where callbacks run that are called one at a time.
+    /// Returns the pool whose one thread runs callbacks and user sinks.
     pub(crate) fn dispatcher(&self) -> &CallbackPool<Call<T>> {
         &self.subscribers.dispatcher
     }
 
-    /// Runs `f` on the dispatch thread, for others than the publisher: where there is no thread, it
-    /// is waited for, for a second at most.
+    /// Runs `f` on the dispatch thread. If that cannot be started, waits for it for at most a
+    /// second. The publisher must not call this.
     pub(crate) fn run(&self, f: impl FnOnce() + Send + 'static) {
         self.dispatcher().run(f);
         self.subscribers.delivery.threads.wait();
     }
 
-    /// The threads of this producer.
+    /// Returns the threads of this producer.
     pub(crate) fn threads(&self) -> &Threads {
         &self.subscribers.delivery.threads
     }
 
-    /// Nothing more is to be called; to be called after
-    /// [`end_before_callbacks`](Publisher::end_before_callbacks). What waits for callbacks is
-    /// called, here if the system starts no thread.
+    /// Lets the callback threads end after the queued calls. If the system starts no thread, makes
+    /// these calls on the calling thread. Call it after
+    /// [`end_before_callbacks`](Publisher::end_before_callbacks).
     pub(crate) fn finish(&self) {
         self.subscribers.finish();
     }
 
-    /// Waits in `wait` for something that this producer brings, perhaps in one of its callbacks.
+    /// Calls `wait`, which waits for an event of this producer. If the calling thread is in one of
+    /// its callbacks, the publisher does not wait for callbacks meanwhile.
     pub(crate) fn blocking<R>(&self, wait: impl FnOnce() -> R) -> R {
         blocking(&self.subscribers.end, wait)
     }
 
-    /// Makes the publisher wait, before its next item, until [`resume`](Self::resume).
+    /// Makes the publisher wait before its next item, until [`resume`](Self::resume).
     pub(crate) fn pause(&self) {
         self.subscribers.delivery.pause();
     }
@@ -315,8 +520,8 @@ impl<T: Clone + Send + 'static> Producer<T> {
         self.subscribers.delivery.resume();
     }
 
-    /// Sets how long the publisher waits for full subscribers from now on; a wait that it is in is
-    /// no exception. [`Hold::Never`] is final, and of two times the earlier stays.
+    /// Sets how long the publisher waits for full subscribers from now on. This includes a wait
+    /// that has begun.
     pub(crate) fn set_hold(&self, hold: Hold) {
         self.subscribers.delivery.set_hold(hold);
     }

@@ -1,4 +1,4 @@
-//! The kinds of queue that a subscription may have.
+//! The kinds of queue that a subscription can have.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,61 +7,82 @@ use crossbeam_channel::{Receiver, bounded, unbounded};
 
 use super::ring::Ring;
 use super::subscriber::Output;
-use super::weight_limit::{Taken, Weighing, WeightLimit};
+use super::weight_limit::{TakeNotifier, Weighing, WeightLimit};
 
-/// A queue with room for more items than this is one without a limit: its places are not all made
-/// at once.
+/// A queue with room for this many items or more is unbounded instead, because a bounded channel
+/// allocates all its places at once.
 const NO_LIMIT: usize = 1 << 28;
 
-/// What a slow reader of a subscription means.
+/// Decides what happens when the reader of a subscription falls behind.
+///
+/// Defaults to `Block(1024)`.
 ///
 /// # Threads of different priority
 ///
-/// A control loop that runs at a real-time priority (`SCHED_FIFO`) may preempt the thread that
-/// fills its queue. `Latest` and `DropOldest` have a lock, for which
-/// [`get`](super::Subscription::get), [`get_timeout`](super::Subscription::get_timeout) and
-/// [`try_get`](super::Subscription::try_get) sleep until that thread has finished with the one
-/// item. **Everything else spins until then**: these calls with the other queues, and
-/// [`receiver`](super::Subscription::receiver) with all. If both threads share a processor, that
-/// takes as long as the system keeps real-time threads from others: up to a second with Linux's
-/// defaults, and for ever where `sched_rt_runtime_us` is -1. So a control loop takes its orders
-/// from a `Latest`, with `try_get`.
+/// A control loop with a real-time priority (`SCHED_FIFO`) may preempt the thread that fills its
+/// queue. `Latest` and `DropOldest` have a lock: [`get`](super::Subscription::get),
+/// [`get_timeout`](super::Subscription::get_timeout) and
+/// [`try_get`](super::Subscription::try_get) sleep until that thread has put its one item.
+/// **All other calls spin until then**: the same methods with the other kinds, and
+/// [`receiver`](super::Subscription::receiver) with every kind. If both threads share a processor,
+/// they spin for as long as the system runs only real-time threads: up to a second with Linux's
+/// defaults, and for ever if `sched_rt_runtime_us` is -1. So a control loop should take its orders
+/// from `Latest`, with `try_get`.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::{Queue, Websocket};
+///
+/// let (operator, robot) = Websocket::pair();
+/// let orders = robot.subscribe_with(Queue::Latest);
+/// let log = robot.subscribe_with(Queue::DropOldest(100));
+/// operator.put("forward")?;
+/// assert_eq!(log.get()?, "forward");
+/// assert_eq!(orders.get()?, "forward");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
-    /// When this many items wait, the producer pauses until one is taken. For a
-    /// [`Websocket`](crate::Websocket) that means: reading pauses, TCP holds the peer back, nothing
-    /// is lost. So it does when [`receive_queue_bytes`](crate::Options::receive_queue_bytes) wait.
-    /// 0 counts as 1. The places of a queue are made at once, 48 bytes each for a `Websocket`'s;
-    /// one of more than 2^28 has no limit instead.
+    /// The producer pauses while this many items are queued.
+    ///
+    /// For a [`Websocket`](crate::Websocket), reading pauses, so that TCP slows the peer down and
+    /// nothing is lost. Reading also pauses while
+    /// [`receive_queue_bytes`](crate::Options::receive_queue_bytes) are queued.
+    ///
+    /// 0 counts as 1. The memory for the queue's places is allocated at once: 48 bytes each for a
+    /// `Websocket`. A queue of 2^28 items or more has no limit instead.
     Block(usize),
-    /// When this many items, or bytes, wait, the oldest is dropped for the newest. 0 counts as 1;
-    /// places and bytes as above.
+    /// The oldest item is dropped when a new one exceeds this many items, or
+    /// [`receive_queue_bytes`](crate::Options::receive_queue_bytes).
+    ///
+    /// 0 counts as 1. Memory is allocated as for `Block`.
     DropOldest(usize),
     /// Only the newest item is kept: RTCBot's `MostRecentSubscription`, for control loops.
     Latest,
-    /// Everything is kept, whatever memory it takes.
+    /// All items are kept, however much memory they take.
     Unbounded,
 }
 
-/// `Block(1024)`.
+/// Returns `Block(1024)`.
 impl Default for Queue {
     fn default() -> Self {
         Queue::Block(1024)
     }
 }
 
-/// A channel for `queue` that holds what came early. Takes from that what is kept, and leaves the
-/// rest.
+/// Creates a queue with the early items. Takes those from `early` that are kept, and leaves the
+/// others there.
 pub(super) fn open_queue<T>(
     queue: Queue,
     weighing: Weighing<T>,
     early: &mut VecDeque<T>,
-) -> (Output<T>, (Receiver<T>, Arc<Taken>)) {
+) -> (Output<T>, (Receiver<T>, Arc<TakeNotifier>)) {
     let (sender, receiver) = match queue {
         Queue::Block(NO_LIMIT..) | Queue::DropOldest(NO_LIMIT..) => unbounded(),
-        // Early items are not dropped for the sake of a short queue: it starts out longer.
-        // And never without capacity: then two sides that only look, as publisher and inbox do,
-        // would not see each other.
+        // The early items are not dropped because a queue is short: the queue is longer instead.
+        // A channel without capacity would not work: it passes an item only while one side waits in
+        // `send` or `recv`, and the publisher and an inbox only try.
         Queue::Block(n) => bounded(n.max(early.len()).max(1)),
         Queue::DropOldest(n) => bounded(n.max(1)),
         Queue::Latest => bounded(1),
@@ -80,14 +101,14 @@ pub(super) fn open_queue<T>(
     };
     for item in early.drain(skip..) {
         limit.count((weighing.weigh)(&item));
-        // There is room, and nobody else has the channel yet.
+        // Cannot fail: there is room, and no other thread has the channel yet.
         let _ = sender.try_send(item);
     }
-    let taken = limit.taken();
+    let notifier = limit.notifier();
     let output = if ring {
         Output::Ring(Ring::new(sender, receiver.clone()), limit)
     } else {
         Output::Queue(sender, limit)
     };
-    (output, (receiver, taken))
+    (output, (receiver, notifier))
 }

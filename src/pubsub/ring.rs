@@ -5,19 +5,20 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
 use parking_lot::Mutex;
 
-/// Held for one operation on a queue's channel that does not wait: no item is dropped under it.
+/// A lock for operations on a crossbeam channel. It is held for one operation that does not wait.
+/// No item is dropped under it.
 ///
-/// A channel's operation **spins** while another thread is in the middle of one. A control loop at
-/// a real-time priority that has preempted the sender would spin until the system lets the sender
-/// go on after all, which takes a second (crossbeam 997). For a lock it sleeps, and the sender goes
-/// on at once.
-pub(super) type Turn = Arc<Mutex<()>>;
+/// An operation on a crossbeam channel **spins** while another thread is in the middle of one. A
+/// control loop with a real-time priority that has preempted the sender would spin until the system
+/// runs the sender after all, which takes a second (crossbeam 997). For a lock the control loop
+/// sleeps, and the sender continues immediately.
+pub(super) type OperationLock = Arc<Mutex<()>>;
 
 pub(super) struct Ring<T> {
     sender: Sender<T>,
-    /// For making room.
+    /// Takes the oldest item to make room.
     receiver: Receiver<T>,
-    turn: Turn,
+    operation_lock: OperationLock,
 }
 
 impl<T> Ring<T> {
@@ -25,30 +26,30 @@ impl<T> Ring<T> {
         Ring {
             sender,
             receiver,
-            turn: Turn::default(),
+            operation_lock: OperationLock::default(),
         }
     }
 
-    /// What its readers hold, too.
-    pub(super) fn turn(&self) -> Turn {
-        self.turn.clone()
+    /// Returns the lock, which the readers hold as well.
+    pub(super) fn operation_lock(&self) -> OperationLock {
+        self.operation_lock.clone()
     }
 
     pub(super) fn len(&self) -> usize {
         self.sender.len()
     }
 
-    /// Puts an item in, and returns the one that had to make room.
+    /// Puts an item, and returns the oldest one if that had to be removed.
     #[inline]
     pub(super) fn put(&self, item: T) -> Option<T> {
-        let _turn = self.turn.lock();
+        let _guard = self.operation_lock.lock();
         let mut oldest = match self.sender.is_full() {
             true => self.receiver.try_recv().ok(),
             false => None,
         };
         let mut item = item;
-        // Nobody else puts items in, so there is room now. Should the channel still say that it is
-        // full, the next item makes room.
+        // No other thread puts items, so there is room now. If the channel still reports that it is
+        // full, another item is removed.
         while let Err(TrySendError::Full(back)) = self.sender.try_send(item) {
             item = back;
             oldest = self.receiver.try_recv().ok().or(oldest);
@@ -57,12 +58,15 @@ impl<T> Ring<T> {
     }
 
     pub(super) fn take_oldest(&self) -> Option<T> {
-        take(&self.receiver, Some(&self.turn)).ok()
+        take(&self.receiver, Some(&self.operation_lock)).ok()
     }
 }
 
-/// Takes an item if one is there; by turns, where the queue has them.
-pub(super) fn take<T>(items: &Receiver<T>, turn: Option<&Turn>) -> Result<T, TryRecvError> {
-    let _turn = turn.map(|turn| turn.lock());
+/// Takes an item if one is queued, holding the lock if the queue has one.
+pub(super) fn take<T>(
+    items: &Receiver<T>,
+    operation_lock: Option<&OperationLock>,
+) -> Result<T, TryRecvError> {
+    let _guard = operation_lock.map(|lock| lock.lock());
     items.try_recv()
 }

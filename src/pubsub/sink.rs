@@ -1,4 +1,4 @@
-//! What a subscription can feed: anything with a `put_nowait`.
+//! Sinks: everything that a producer can pass its items to.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -6,17 +6,23 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 
-use super::space::{SpaceNotifier, Waiting};
+use super::space::{SpaceNotifier, SpaceWaiter};
 use crate::error::PutError;
 
-/// Anything that takes items without making the giver wait: RTCBot's "object which has the method
-/// `put_nowait`".
+/// Accepts items without waiting: RTCBot's "object which has the method `put_nowait`".
 ///
 /// A crossbeam [`Sender`], a [`Consumer`](super::Consumer) and a
-/// [`Websocket`](crate::Websocket) are sinks. The publisher feeds these itself (for a `Websocket`:
-/// its reader thread). While one is full, the stream pauses, and nothing is lost.
+/// [`Websocket`](crate::Websocket) are sinks. The publisher calls these itself (for a `Websocket`,
+/// its reader thread does). While one is full, the stream pauses, and nothing is lost.
 ///
-/// Write your own to feed something else:
+/// Your own sink is called on the producer's dispatch thread, in order with the callbacks. The
+/// rules for a [callback](super::Producer::subscribe_callback) apply to it as well:
+///
+/// - It may call any method, and may wait.
+/// - A slow sink delays the callbacks. The stream pauses when 1024 items are queued.
+/// - A panic is logged, and the sink stays subscribed.
+///
+/// # Examples
 ///
 /// ```
 /// use std::sync::Mutex;
@@ -31,61 +37,56 @@ use crate::error::PutError;
 ///     }
 /// }
 /// ```
-///
-/// Your own sink is called where callbacks are called, on the producer's dispatch thread, and in
-/// order with them. What holds for a
-/// [callback](super::Producer::subscribe_callback) holds for the sink: it may call any method, a
-/// slow one delays the callbacks, and the stream pauses when 1024 items wait. If it panics, that is
-/// logged, and it keeps its subscription.
 pub trait Sink<T>: Send + Sync + 'static {
-    /// Takes the item, or hands it back immediately.
+    /// Accepts the item, or returns it in the error.
     ///
     /// # Errors
     ///
-    /// [`PutError::Full`] when there is no room now: the item is dropped, counted and logged.
-    /// [`PutError::Closed`] ends the subscription; the item, and those that already wait for this
-    /// sink, are dropped and counted.
+    /// - [`PutError::Full`] if there is no room at the moment. The item of your own sink is then
+    ///   dropped and counted, and the first time this is logged.
+    /// - [`PutError::Closed`] if the sink accepts no more items. This ends the subscription: the
+    ///   item, and the items that are already queued for this sink, are dropped and counted.
     fn put_nowait(&self, item: T) -> Result<(), PutError<T>>;
 
-    /// What tells when there is room. A sink of this crate has one, and so is fed by the publisher
-    /// itself. Nothing outside of this crate can make one.
+    /// Begins a wait for room. Sinks of this crate implement this, so the publisher calls them
+    /// itself. No other crate can make a `RoomWait`.
     #[doc(hidden)]
-    fn room(&self) -> Option<Room<'_, T>> {
+    fn room_wait(&self) -> Option<RoomWait<'_, T>> {
         None
     }
 }
 
-/// A wait for room.
+/// A wait for room in a sink or queue.
 #[doc(hidden)]
-pub struct Room<'a, T>(Kind<'a, T>);
+pub struct RoomWait<'a, T>(Kind<'a, T>);
 
 enum Kind<'a, T> {
     Channel(&'a Sender<T>),
-    /// In a queue that is not a channel; also looked for at this time.
-    Queue(Waiting<'a>, Option<Instant>),
-    /// There is none to be waited for.
+    /// For room in a queue that is not a crossbeam channel. The wait also ends at this time.
+    Queue(SpaceWaiter<'a>, Option<Instant>),
+    /// Nothing reports room. Only a change of the policy or the time limit ends the wait.
     None,
 }
 
-impl<'a, T> Room<'a, T> {
+impl<'a, T> RoomWait<'a, T> {
     pub(super) fn in_channel(channel: &'a Sender<T>) -> Self {
-        Room(Kind::Channel(channel))
+        RoomWait(Kind::Channel(channel))
     }
 
-    /// To be called before looking for room.
+    /// Begins a wait. Call it before checking for room.
     pub(crate) fn in_queue(space: &'a SpaceNotifier) -> Self {
-        Room(Kind::Queue(space.register(), None))
+        RoomWait(Kind::Queue(space.register(), None))
     }
 
-    pub(super) fn in_weight((waiting, look_at): (Waiting<'a>, Option<Instant>)) -> Self {
-        Room(Kind::Queue(waiting, look_at))
+    pub(super) fn in_weight((waiting, check_at): (SpaceWaiter<'a>, Option<Instant>)) -> Self {
+        RoomWait(Kind::Queue(waiting, check_at))
     }
 
     pub(super) fn none() -> Self {
-        Room(Kind::None)
+        RoomWait(Kind::None)
     }
 
-    /// Waits until there may be room, `changed` is disconnected, or it is `until`.
+    /// Waits until there may be room, until `changed` is disconnected, or until `until`.
     pub(super) fn wait(&self, changed: &Receiver<Infallible>, until: Option<Instant>) {
         let mut select = Select::new();
         select.recv(changed);
@@ -94,9 +95,9 @@ impl<'a, T> Room<'a, T> {
             Kind::Channel(channel) => {
                 select.send(channel);
             }
-            Kind::Queue(waiting, look_at) => {
+            Kind::Queue(waiting, check_at) => {
                 select.recv(waiting.permit());
-                until = until.into_iter().chain(*look_at).min();
+                until = until.into_iter().chain(*check_at).min();
             }
             Kind::None => {}
         }
@@ -109,15 +110,15 @@ impl<'a, T> Room<'a, T> {
             }
         }
         if let Kind::Queue(waiting, _) = &self.0 {
-            // It is passed on when this wait is over.
+            // The drop of `waiting` passes the permit on.
             let _ = waiting.permit().try_recv();
         }
     }
 }
 
-impl<T> fmt::Debug for Room<'_, T> {
+impl<T> fmt::Debug for RoomWait<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Room").finish_non_exhaustive()
+        f.debug_struct("RoomWait").finish_non_exhaustive()
     }
 }
 
@@ -129,7 +130,7 @@ impl<T: Send + 'static> Sink<T> for Sender<T> {
         })
     }
 
-    fn room(&self) -> Option<Room<'_, T>> {
-        Some(Room::in_channel(self))
+    fn room_wait(&self) -> Option<RoomWait<'_, T>> {
+        Some(RoomWait::in_channel(self))
     }
 }

@@ -1,4 +1,4 @@
-//! Waits for room in a queue that is not a channel.
+//! Waiting for room in a queue that is not a crossbeam channel.
 
 use std::sync::atomic::Ordering;
 
@@ -6,11 +6,11 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::sync::AtomicUsize;
 
-/// Passes a permit from a thread that makes room to one of the threads that wait for it.
+/// Passes a permit from a thread that makes room to one of the threads that wait for room.
 ///
-/// The permit comes through a crossbeam channel, so that a thread can wait for room and for
-/// something else in one `Select`. There is at most one permit; a thread that has received it
-/// passes it on when it has finished, if others still wait.
+/// The permit is sent through a crossbeam channel, so that a thread can wait for room and for
+/// something else in one `Select`. There is at most one permit. A thread that has received it
+/// passes it on when its own wait is over, if others still wait.
 pub(crate) struct SpaceNotifier {
     waiting: AtomicUsize,
     give: Sender<()>,
@@ -27,37 +27,37 @@ impl SpaceNotifier {
         }
     }
 
-    /// Passes the permit on: there is room. To be called after the queue's lock is released.
+    /// Reports that there is room. Call it after the queue's lock has been released.
     pub(crate) fn notify(&self) {
-        // A thread that found the queue full had counted itself before it looked, and the queue's
-        // lock orders that look before this load: no thread is missed.
+        // A thread counts itself before it checks for room, and the queue's lock orders its check
+        // before this load. So no thread that found the queue full is missed.
         if self.waiting.load(Ordering::SeqCst) > 0 {
             let _ = self.give.try_send(());
         }
     }
 
-    /// Counts the caller among the waiting threads. To be called before looking for room.
-    pub(crate) fn register(&self) -> Waiting<'_> {
+    /// Counts the caller among the waiting threads. Call it before checking for room.
+    pub(crate) fn register(&self) -> SpaceWaiter<'_> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        Waiting { notifier: self }
+        SpaceWaiter { notifier: self }
     }
 }
 
 /// Counts one thread as waiting for room, until it is dropped.
-pub(crate) struct Waiting<'a> {
+pub(crate) struct SpaceWaiter<'a> {
     notifier: &'a SpaceNotifier,
 }
 
-impl Waiting<'_> {
-    /// Ready when there may be room: then receive from it, and look.
+impl SpaceWaiter<'_> {
+    /// Returns a channel that is ready when there may be room. Receive from it, and check again.
     pub(crate) fn permit(&self) -> &Receiver<()> {
         &self.notifier.permit
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for SpaceWaiter<'_> {
     fn drop(&mut self) {
-        // This thread may have received the permit and left room, or left without using it.
+        // This thread may have received the permit, and left some room or not used any.
         if self.notifier.waiting.fetch_sub(1, Ordering::SeqCst) > 1 {
             let _ = self.notifier.give.try_send(());
         }

@@ -1,14 +1,25 @@
-//! The identity and the state of one subscription, sink or callback.
+//! The identity and state of one subscription, sink or callback.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Names one subscription, sink or callback of a producer, for `unsubscribe`.
+/// Identifies one subscription, sink or callback of a producer, for `unsubscribe`.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::pubsub::Producer;
+///
+/// let (_publisher, sensor) = Producer::<u32>::new();
+/// let id = sensor.subscribe_callback(|reading| println!("{reading}"));
+/// assert!(sensor.unsubscribe(id));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SubscriptionId(u64);
 
 impl SubscriptionId {
-    /// Unique in the process, so that one producer's id means nothing to another.
+    /// Returns an id that is unique in the process, so that one producer's id means nothing to
+    /// another.
     pub(crate) fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         SubscriptionId(NEXT.fetch_add(1, Ordering::Relaxed))
@@ -21,17 +32,18 @@ impl AsRef<SubscriptionId> for SubscriptionId {
     }
 }
 
-/// The state of one subscription, sink or callback, shared by all that deal with it.
+/// The state of one subscription, sink or callback. The subscriber and its reader share it.
 pub(super) struct Status {
     pub(super) id: SubscriptionId,
-    /// It gets no more items, and its callback is not called for those that wait. Stored with
-    /// Release after it was taken off the list, and loaded with Acquire: then its queue gets
-    /// nothing more.
+    /// Whether it receives no more items, and its callback is not called for queued ones. It is
+    /// stored with Release after the removal from the list, and loaded with Acquire: a thread that
+    /// reads `true` knows that nothing more is put into the queue.
     removed: AtomicBool,
-    /// It was full when nothing waited any longer. It gets nothing more, so that what it got has an
-    /// end and no gaps. One thread at a time delivers to it, so no ordering is needed.
+    /// Whether it was full when the publisher did not wait. From then on it receives nothing, so
+    /// that its items have an end and no gaps. One thread at a time delivers to it, so no ordering
+    /// is needed.
     pub(super) truncated: AtomicBool,
-    /// It was logged that it is full, or that it loses items.
+    /// Whether the warning that it is full has been logged, and the one that it loses items.
     pub(super) warned_full: AtomicBool,
     pub(super) warned_dropped: AtomicBool,
 }
@@ -58,8 +70,8 @@ impl Status {
     pub(super) fn warn_full(&self) {
         if !self.warned_full.swap(true, Ordering::Relaxed) {
             crate::logging::warn!(
-                "{:?} has been full for a second, and the stream waits for it; one that is no longer \
-                 read (perhaps the default one, made by `get`) has to be unsubscribed",
+                "{:?} has been full for a second, and the stream waits for it; unsubscribe it if \
+                 it is no longer read (it may be the default subscription, which `get` makes)",
                 self.id
             );
         }
@@ -68,7 +80,7 @@ impl Status {
     pub(super) fn warn_dropped(&self) {
         if !self.warned_dropped.swap(true, Ordering::Relaxed) {
             crate::logging::warn!(
-                "{:?} is full and the stream goes on: messages for it are dropped",
+                "{:?} is full, and the stream does not wait for it: its messages are dropped",
                 self.id
             );
         }

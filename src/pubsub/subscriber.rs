@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::callbacks::{CallbackPool, Feeder, Job};
-use super::hold::{Delivery, Verdict, Waiter};
-use super::ring::{Ring, Turn};
-use super::sink::{Room, Sink};
+use super::hold::{Delivery, Waiter, WhenFull};
+use super::ring::{OperationLock, Ring};
+use super::sink::{RoomWait, Sink};
 use super::status::Status;
-use super::threads::{Found, Lacking};
+use super::threads::{NeedsThread, Unstarted};
 use super::weight_limit::WeightLimit;
 use crate::error::PutError;
 use crate::panics::{Guarded, drop_caught, log_panic};
 
-/// How long a subscription may be full before that is logged.
+/// How long a subscription may be full before a warning is logged.
 const LONG: Duration = Duration::from_secs(1);
 
 pub(crate) struct Subscriber<T> {
@@ -28,7 +28,7 @@ pub(crate) struct Subscriber<T> {
 pub(super) enum Output<T> {
     Queue(Sender<T>, WeightLimit),
     Ring(Ring<T>, WeightLimit),
-    /// A sink of this crate. It counts as full for the publisher until it has its early items.
+    /// A sink of this crate. The publisher treats it as full until it has its early items.
     Sink(Arc<SinkOutput<T>>),
     /// The same sink, for the delivery of its early items.
     EarlySink(Arc<SinkOutput<T>>),
@@ -37,10 +37,10 @@ pub(super) enum Output<T> {
 
 pub(super) struct SinkOutput<T> {
     sink: Guarded<Box<dyn Sink<T>>>,
-    /// How many early items it does not have yet.
+    /// The number of early items that it has not received yet.
     pub(super) early: AtomicUsize,
-    /// Set while the thread that delivers those could not be started.
-    pub(super) lacking: Lacking,
+    /// Whether the thread that delivers those could not be started yet.
+    pub(super) needs_thread: NeedsThread,
 }
 
 /// A function that is called with each item.
@@ -50,7 +50,7 @@ pub(super) struct CallbackOutput<T> {
     /// `None` once it is being dropped.
     call: Option<Callback<T>>,
     feeder: Feeder<Call<T>>,
-    /// Has the callback dropped where it is called, since what it owns is the user's.
+    /// Drops the callback on the thread that calls it, since it owns values of the user's.
     dispose: fn(&CallbackPool<Call<T>>, Callback<T>),
 }
 
@@ -58,6 +58,7 @@ pub(super) struct CallbackOutput<T> {
 pub(crate) enum Call<T> {
     /// Calls the subscriber's callback with an item of this weight.
     Item(Arc<Subscriber<T>>, T, usize),
+    /// Calls a function.
     Run(Box<dyn FnOnce() + Send>),
 }
 
@@ -65,7 +66,7 @@ pub(crate) enum Call<T> {
 pub(super) enum Delivered<T> {
     Taken,
     Kept(T),
-    /// It was dropped and counted.
+    /// The item was dropped and counted.
     Dropped,
     /// The subscriber has been removed, or is closed.
     Gone(T),
@@ -118,7 +119,7 @@ impl<T: Send + 'static> Subscriber<T> {
             }
             Output::Sink(output) | Output::EarlySink(output) => {
                 let mut result = Ok(());
-                // What weighs a consumer's items may panic.
+                // A consumer's `weigh` function may panic.
                 log_panic(|| result = output.sink.put_nowait(item));
                 result
             }
@@ -133,9 +134,9 @@ impl<T: Send + 'static> Subscriber<T> {
         }
     }
 
-    /// Delivers an item of this weight. Where there is no room, `waiter` and the producer's
-    /// [`Hold`](super::hold::Hold) say what happens. A wait is ended by room, by
-    /// [`Delivery::look_again`], or by its time.
+    /// Delivers an item of this weight. If there is no room, `waiter` and the producer's
+    /// [`Hold`](super::hold::Hold) decide what happens. A wait is ended by room, by
+    /// [`Delivery::wake_waiters`], or by its time limit.
     pub(super) fn deliver(
         self: &Arc<Self>,
         mut item: T,
@@ -145,14 +146,14 @@ impl<T: Send + 'static> Subscriber<T> {
     ) -> Delivered<T> {
         let mut start = None;
         loop {
-            // Nothing makes room without a thread. Before the next look: the owner, which is told
-            // when there is none, may want to keep the item.
-            let thread = match self.lacks_a_thread() {
-                true => delivery.threads.look(),
-                false => Found::All,
+            // Without a thread, nothing makes room. This comes before the policy is read, since the
+            // owner, which is notified of a long outage, may change it.
+            let thread = match self.needs_thread() {
+                true => delivery.threads.retry(),
+                false => Unstarted::None,
             };
-            let (verdict, changed) = delivery.look(waiter);
-            let room = self.room(weight);
+            let (when_full, changed) = delivery.when_full(waiter);
+            let room = self.room_wait(weight);
             if self.status.truncated.load(Ordering::Relaxed) {
                 return self.drop_item(item, delivery);
             }
@@ -164,20 +165,20 @@ impl<T: Send + 'static> Subscriber<T> {
                 Err(PutError::Full(item)) => item,
                 Err(PutError::Closed(item)) => return Delivered::Gone(item),
             };
-            let until = match verdict {
-                Verdict::Wait(until) => until,
-                Verdict::Keep => return Delivered::Kept(item),
-                Verdict::Drop => {
+            let until = match when_full {
+                WhenFull::Wait(until) => until,
+                WhenFull::Keep => return Delivered::Kept(item),
+                WhenFull::Drop => {
                     self.status.truncated.store(true, Ordering::Relaxed);
                     return self.drop_item(item, delivery);
                 }
             };
             let next_attempt = match thread {
-                Found::All => None,
-                Found::NotYet(next) => Some(next),
-                Found::None => return self.drop_item(item, delivery),
+                Unstarted::None => None,
+                Unstarted::RetryAt(next) => Some(next),
+                Unstarted::Overdue => return self.drop_item(item, delivery),
             };
-            // A forgotten subscription is found more easily when it is logged.
+            // The warning helps to find a subscription that the program does not read any more.
             let warn_at = *start.get_or_insert_with(Instant::now) + LONG;
             if Instant::now() >= warn_at {
                 self.status.warn_full();
@@ -194,30 +195,30 @@ impl<T: Send + 'static> Subscriber<T> {
         Delivered::Dropped
     }
 
-    /// Begins a wait for room. Call it before looking for room.
-    fn room(&self, weight: usize) -> Room<'_, T> {
+    /// Begins a wait for room. Call it before checking for room.
+    fn room_wait(&self, weight: usize) -> RoomWait<'_, T> {
         match &self.output {
             Output::Queue(sender, limit) => match limit.has_room(weight, || sender.len()) {
-                true => Room::in_channel(sender),
-                false => Room::in_weight(limit.register()),
+                true => RoomWait::in_channel(sender),
+                false => RoomWait::in_weight(limit.register()),
             },
-            Output::EarlySink(output) => output.sink.room().unwrap_or(Room::none()),
-            // The end of the delivery of its early items ends the wait.
-            Output::Sink(output) if output.early.load(Ordering::Acquire) > 0 => Room::none(),
-            Output::Sink(output) => output.sink.room().unwrap_or(Room::none()),
-            Output::Callback(output) => Room::in_queue(output.feeder.pool().limit().space()),
-            Output::Ring(..) => Room::none(),
+            Output::EarlySink(output) => output.sink.room_wait().unwrap_or(RoomWait::none()),
+            // The wait ends when its early items have been delivered.
+            Output::Sink(output) if output.early.load(Ordering::Acquire) > 0 => RoomWait::none(),
+            Output::Sink(output) => output.sink.room_wait().unwrap_or(RoomWait::none()),
+            Output::Callback(output) => RoomWait::in_queue(output.feeder.pool().limit().space()),
+            Output::Ring(..) => RoomWait::none(),
         }
     }
 
     /// Returns whether the thread that makes room could not be started.
-    fn lacks_a_thread(&self) -> bool {
-        let lacking = match &self.output {
-            Output::Callback(output) => output.feeder.pool().lacking(),
-            Output::Sink(output) => &output.lacking,
+    fn needs_thread(&self) -> bool {
+        let needs_thread = match &self.output {
+            Output::Callback(output) => output.feeder.pool().needs_thread(),
+            Output::Sink(output) => &output.needs_thread,
             Output::Queue(..) | Output::Ring(..) | Output::EarlySink(_) => return false,
         };
-        lacking.load(Ordering::SeqCst)
+        needs_thread.load(Ordering::SeqCst)
     }
 }
 
@@ -227,7 +228,7 @@ impl<T> Subscriber<T> {
         self.status.warn_dropped();
     }
 
-    /// Returns how many items wait in it, as far as that is known.
+    /// Returns the number of queued items, as far as it is known.
     pub(super) fn len(&self) -> usize {
         match &self.output {
             Output::Queue(sender, _) => sender.len(),
@@ -240,9 +241,9 @@ impl<T> Subscriber<T> {
     }
 
     /// Returns the lock that a reader of its queue has to hold.
-    pub(super) fn turn(&self) -> Option<Turn> {
+    pub(super) fn operation_lock(&self) -> Option<OperationLock> {
         match &self.output {
-            Output::Ring(ring, _) => Some(ring.turn()),
+            Output::Ring(ring, _) => Some(ring.operation_lock()),
             _ => None,
         }
     }
@@ -261,13 +262,13 @@ impl<T> Subscriber<T> {
 }
 
 impl<T> SinkOutput<T> {
-    /// Makes the output for a sink that does not have this many early items yet.
+    /// Creates the output for a sink that has to receive this many early items.
     pub(super) fn new(sink: impl Sink<T>, early: usize) -> Arc<Self> {
         let sink: Box<dyn Sink<T>> = Box::new(sink);
         Arc::new(SinkOutput {
             sink: Guarded::new(sink),
             early: AtomicUsize::new(early),
-            lacking: Lacking::default(),
+            needs_thread: NeedsThread::default(),
         })
     }
 }
@@ -312,8 +313,8 @@ impl<T: Send + 'static> Job for Call<T> {
 }
 
 impl<T: Send + 'static> CallbackPool<Call<T>> {
-    /// Runs `f` on one of the threads, after all that was put before has begun. Where there is no
-    /// thread, it waits for one without holding up the caller.
+    /// Runs `f` on one of the threads, after all earlier jobs have begun. Does not wait if no
+    /// thread can be started: `f` is kept until one can, or after the producer's end runs here.
     pub(crate) fn run(&self, f: impl FnOnce() + Send + 'static) {
         self.put(Call::Run(Box::new(f)));
     }

@@ -8,37 +8,38 @@ use parking_lot::Mutex;
 
 use super::callback_limit::CallbackLimit;
 use super::callbacks::CallbackPool;
-use super::hold::{Delivery, End, Hold};
+use super::hold::{Delivery, EndReason, Hold};
 use super::queue::Queue;
 use super::status::{Status, SubscriptionId};
 use super::subscriber::{Call, Subscriber};
 use super::subscription::Subscription;
-use super::threads::{Order, Threads};
+use super::threads::{EndOrder, Threads};
 use super::weight_limit::Weighing;
 
-/// How many items are kept for the first subscriber.
+/// The maximum number of items that are kept for the first subscriber.
 const EARLY_ITEMS: usize = 1024;
-/// How much they may weigh together (for a `Websocket`: bytes of payload).
+/// The maximum weight of these items (for a `Websocket`: bytes).
 const EARLY_WEIGHT: usize = 4 << 20;
 
 pub(super) type SubscriberList<T> = Arc<[Arc<Subscriber<T>>]>;
 
-/// The state that producer, publisher and, weakly, the subscriptions share.
+/// The state of a producer. The producer and the publisher share it, and the subscriptions have
+/// weak references to it.
 pub(super) struct Subscribers<T> {
-    /// Held to read or change the subscribers. No user code is called and nothing of the user's is
-    /// dropped under it. A callback pool's lock may be taken under it.
+    /// Held to read or change the subscribers. No user code is called and no user's value is
+    /// dropped under it. The locks of a callback pool and of a queue may be taken under it.
     pub(super) state: Mutex<State<T>>,
-    /// Held while the default subscription is made, so that two threads' first `get`s share it.
-    /// `state` may be locked under it, never the other way round.
+    /// Held while the default subscription is made, so that the first `get`s of two threads share
+    /// it. `state` may be locked under it, never the other way round.
     pub(super) default: Mutex<Option<Subscription<T>>>,
-    pub(super) end: End,
+    pub(super) end: EndReason,
     pub(super) delivery: Arc<Delivery>,
-    /// Runs callbacks that are called one at a time, and sinks of the user's own.
+    /// Runs callbacks that are called one at a time, and user sinks.
     pub(super) dispatcher: CallbackPool<Call<T>>,
     pub(super) queue: Queue,
-    /// Takes no time, so that it may be called under a lock. The limit is that of each queue.
+    /// The limit applies to each queue. Weighing takes no time, so it may be done under a lock.
     pub(super) weighing: Weighing<T>,
-    /// How many items the publisher keeps in its backlog.
+    /// The number of items in the publisher's backlog.
     pub(super) kept: AtomicUsize,
 }
 
@@ -46,20 +47,20 @@ pub(super) struct State<T> {
     pub(super) list: SubscriberList<T>,
     pub(super) early: VecDeque<T>,
     early_weight: usize,
-    /// How many have ever subscribed. After the first, no early items are kept.
+    /// The number of subscribers so far. After the first, no early items are kept.
     attached: u64,
     ended: bool,
-    /// The sinks and callbacks at the producer's end. Items that wait for them are still delivered,
-    /// unless they are removed.
+    /// The sinks and callbacks at the producer's end. Items that are queued for them are still
+    /// delivered, unless they are removed.
     last: Vec<Arc<Status>>,
 }
 
 impl<T: Send + 'static> Subscribers<T> {
     pub(super) fn new(queue: Queue, weighing: Weighing<T>) -> Arc<Self> {
         let threads = Threads::new();
-        let end = End::default();
+        let end = EndReason::default();
         let limit = CallbackLimit::new(weighing.limit, end.clone());
-        let name = ("ws-dispatch", Order::First);
+        let name = ("ws-dispatch", EndOrder::First);
         Arc::new(Subscribers {
             state: Mutex::new(State {
                 list: Arc::new([]),
@@ -79,18 +80,18 @@ impl<T: Send + 'static> Subscribers<T> {
         })
     }
 
-    /// Makes a pool for one callback, with up to `max` threads.
+    /// Creates a pool for one callback, with up to `max` threads.
     pub(super) fn workers(&self, max: usize) -> CallbackPool<Call<T>> {
         let limit = CallbackLimit::new(self.weighing.limit, self.end.clone());
-        let name = ("ws-worker", Order::Last);
+        let name = ("ws-worker", EndOrder::Last);
         let threads = self.delivery.threads.clone();
         let pool = CallbackPool::new(name, max, limit, threads);
         pool.end();
         pool
     }
 
-    /// Lets the callback threads end. Jobs that wait still run, here if the system starts no
-    /// thread.
+    /// Lets the callback threads end after the queued jobs. If the system starts no thread, these
+    /// run on the calling thread.
     pub(super) fn finish(&self) {
         self.dispatcher.end();
         self.delivery.threads.end();
@@ -98,8 +99,8 @@ impl<T: Send + 'static> Subscribers<T> {
 }
 
 impl<T> Subscribers<T> {
-    /// Adds a subscriber, unless the producer has ended. Returns what has to be dropped outside the
-    /// lock.
+    /// Adds a subscriber, unless the producer has ended. Returns values that have to be dropped
+    /// outside the lock.
     #[must_use]
     pub(super) fn insert(
         &self,
@@ -117,25 +118,25 @@ impl<T> Subscribers<T> {
         (None, std::mem::replace(&mut state.list, grown))
     }
 
-    /// Removes a subscriber; returns whether it was there.
+    /// Removes a subscriber. Returns whether it was subscribed.
     pub(super) fn remove(&self, id: SubscriptionId) -> bool {
         let found = self.state.lock().detach(id);
         if let Some((status, _old)) = &found {
-            // Before its queue is disconnected, which wakes its readers.
+            // Before the drop of `_old` disconnects its queue, which wakes its readers.
             status.set_removed();
-            self.delivery.look_again();
+            self.delivery.wake_waiters();
         }
         found.is_some()
     }
 
-    /// Takes a subscriber that is closed off the list.
+    /// Removes a subscriber that is closed from the list.
     pub(super) fn detach(&self, id: SubscriptionId) {
-        // What is found is dropped when the lock is released.
+        // `found` is dropped after the lock has been released.
         let found = self.state.lock().detach(id);
         drop(found);
     }
 
-    /// Removes everything.
+    /// Removes all subscribers.
     pub(super) fn clear(&self) {
         let (list, last) = {
             let mut state = self.state.lock();
@@ -146,7 +147,7 @@ impl<T> Subscribers<T> {
         for status in listed.chain(&last) {
             status.set_removed();
         }
-        self.delivery.look_again();
+        self.delivery.wake_waiters();
     }
 
     /// Ends the producer. Returns the list of subscribers, to be dropped outside the lock.
@@ -159,8 +160,8 @@ impl<T> Subscribers<T> {
         list
     }
 
-    /// Keeps an item for the first subscriber, if there has been none. Hands it back if there are
-    /// subscribers.
+    /// Keeps an item for the first subscriber, if there has been none. Returns the item if there
+    /// are subscribers.
     pub(super) fn keep_early(&self, item: T) -> Option<T> {
         let mut old = Vec::new();
         {
@@ -186,14 +187,14 @@ impl<T> Subscribers<T> {
         }
         if !old.is_empty() && self.delivery.count_dropped(old.len()) == 0 {
             crate::logging::warn!(
-                "nothing has subscribed: the oldest of the kept messages are dropped"
+                "too many messages are kept for the first subscription: the oldest are dropped"
             );
         }
         None
     }
 
-    /// Takes back the early items of a subscriber that is closed. If nothing else has ever
-    /// subscribed, they go to the next subscriber; otherwise they are dropped and counted.
+    /// Takes back the early items of a subscriber that is closed. If there has been no other
+    /// subscriber, they are kept for the next one; otherwise they are dropped and counted.
     pub(super) fn give_back_early(&self, id: SubscriptionId, mut items: VecDeque<T>) {
         let count = items.len();
         let found = {
@@ -214,12 +215,12 @@ impl<T> Subscribers<T> {
         }
     }
 
-    /// Counts an item that all subscribers lose, since the backlog is full.
-    pub(super) fn count_too_late(&self) {
+    /// Counts an item that no subscriber receives, because the backlog is full.
+    pub(super) fn count_overflow(&self) {
         let list = self.state.lock().list.len();
         if self.delivery.count_dropped(list.max(1)) == 0 {
             crate::logging::warn!(
-                "more than may be kept has come for consumers that are too slow: messages are dropped"
+                "too many messages are kept for slow subscribers: messages are dropped"
             );
         }
     }
@@ -231,7 +232,7 @@ impl<T> State<T> {
         std::mem::take(&mut self.early)
     }
 
-    /// Takes a subscriber off the list. The list that it was on has to be dropped outside the lock.
+    /// Removes a subscriber from the list. The caller drops the old list outside the lock.
     fn detach(&mut self, id: SubscriptionId) -> Option<(Arc<Status>, SubscriberList<T>)> {
         if let Some(index) = self.last.iter().position(|status| status.id == id) {
             return Some((self.last.swap_remove(index), self.list.clone()));
@@ -244,7 +245,7 @@ impl<T> State<T> {
     }
 }
 
-/// A thread that delivers early items waits no longer.
+/// Ends the wait of a thread that delivers early items.
 impl<T> Drop for Subscribers<T> {
     fn drop(&mut self) {
         self.delivery.set_hold(Hold::Never);

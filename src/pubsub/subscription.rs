@@ -1,4 +1,4 @@
-//! A queue that a producer fills.
+//! A subscriber's queue, from the reader's side.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError};
 
 use super::callback_limit::blocking;
-use super::hold::End;
-use super::ring::{self, Turn};
+use super::hold::EndReason;
+use super::ring::{self, OperationLock};
 use super::status::{Status, SubscriptionId};
-use super::weight_limit::Taken;
+use super::weight_limit::TakeNotifier;
 use crate::error::{Error, Result};
 use crate::process::OwnerProcess;
 
-/// A queue that a producer fills: what `subscribe()` returns.
+/// A queue that a producer fills. [`subscribe`](super::Producer::subscribe) returns one.
 ///
-/// Clones are handles to the same queue: each item goes to one of them. Dropping the last one
-/// unsubscribes.
+/// Clones are handles to the same queue: each item goes to one of them. Dropping the last handle
+/// unsubscribes. Drop a subscription that the program no longer reads: it may pause the stream.
+///
+/// # Examples
 ///
 /// ```
 /// use rtcbot_websocket::pubsub::Producer;
@@ -27,8 +29,8 @@ use crate::process::OwnerProcess;
 /// publisher.put("hello");
 /// drop(publisher);
 ///
-/// assert_eq!(subscription.get()?, "hello"); // first what is still queued,
-/// assert!(subscription.get().is_err());     // then the reason it ended
+/// assert_eq!(subscription.get()?, "hello"); // first the queued items,
+/// assert!(subscription.get().is_err());     // then the reason for the end
 /// # Ok::<(), rtcbot_websocket::Error>(())
 /// ```
 pub struct Subscription<T> {
@@ -38,21 +40,22 @@ pub struct Subscription<T> {
 struct Inner<T> {
     status: Arc<Status>,
     items: Receiver<T>,
-    turn: Option<Turn>,
-    /// Whom to tell that something was taken; nobody, where something else fills the channel.
-    taken: Option<Arc<Taken>>,
-    end: End,
-    leave: Option<Leave>,
+    operation_lock: Option<OperationLock>,
+    /// Notifies the publisher after an item was taken. `None` if the channel is not a producer's.
+    notifier: Option<Arc<TakeNotifier>>,
+    end: EndReason,
+    unsubscribe: Option<Unsubscribe>,
 }
 
-/// How to unsubscribe, and in which process.
-type Leave = (OwnerProcess, Box<dyn Fn(SubscriptionId) + Send + Sync>);
+/// The function that unsubscribes, and the process in which it may be called.
+type Unsubscribe = (OwnerProcess, Box<dyn Fn(SubscriptionId) + Send + Sync>);
 
 impl<T> Drop for Inner<T> {
     fn drop(&mut self) {
-        match &self.leave {
-            Some((process, leave)) if process.is_current() => leave(self.status.id),
-            // Its locks may be held by threads that are not here.
+        match &self.unsubscribe {
+            Some((process, unsubscribe)) if process.is_current() => unsubscribe(self.status.id),
+            // In a forked process, the channel's locks may be held by threads that do not exist
+            // there. So the receiver is leaked.
             Some(_) => std::mem::forget(self.items.clone()),
             None => {}
         }
@@ -62,38 +65,57 @@ impl<T> Drop for Inner<T> {
 impl<T> Subscription<T> {
     pub(super) fn new(
         status: Arc<Status>,
-        (items, taken): (Receiver<T>, Arc<Taken>),
-        turn: Option<Turn>,
-        end: End,
-        leave: impl Fn(SubscriptionId) + Send + Sync + 'static,
+        (items, notifier): (Receiver<T>, Arc<TakeNotifier>),
+        operation_lock: Option<OperationLock>,
+        end: EndReason,
+        unsubscribe: impl Fn(SubscriptionId) + Send + Sync + 'static,
     ) -> Self {
         Subscription {
             inner: Arc::new(Inner {
                 status,
                 items,
-                turn,
-                taken: Some(taken),
+                operation_lock,
+                notifier: Some(notifier),
                 end,
-                leave: Some((OwnerProcess::current(), Box::new(leave))),
+                unsubscribe: Some((OwnerProcess::current(), Box::new(unsubscribe))),
             }),
         }
     }
 
-    /// Takes the next item, waiting for it. It waits for as long as the producer lives; use
-    /// [`get_timeout`](Self::get_timeout) to bound it.
+    /// Takes the next item.
+    ///
+    /// Waits until there is one or the producer ends; [`get_timeout`](Self::get_timeout) limits the
+    /// wait.
     ///
     /// # Errors
     ///
-    /// When nothing is queued any more: the reason the producer ended, or [`Error::Unsubscribed`].
+    /// Once all queued items have been taken:
+    ///
+    /// - [`Error::Unsubscribed`] if the subscription was removed.
+    /// - After the producer's end: the reason for the end.
+    ///
+    /// [`Subscription`] has an example.
     pub fn get(&self) -> Result<T> {
         self.get_until(None)
     }
 
-    /// Takes the next item, waiting for at most `timeout`.
+    /// Takes the next item. Waits for at most `timeout`.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] when the time is over, else as [`get`](Self::get).
+    /// - [`Error::Timeout`] if there is no item by then.
+    /// - The errors of [`get`](Self::get).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    /// use std::time::Duration;
+    ///
+    /// let (_publisher, sensor) = Producer::<u32>::new();
+    /// let result = sensor.subscribe().get_timeout(Duration::from_millis(10));
+    /// assert!(matches!(result, Err(Error::Timeout)));
+    /// ```
     pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
         self.get_until(Instant::now().checked_add(timeout))
     }
@@ -105,7 +127,7 @@ impl<T> Subscription<T> {
                 other => return other,
             }
             let items = &self.inner.items;
-            if self.inner.turn.is_none() {
+            if self.inner.operation_lock.is_none() {
                 let received = blocking(&self.inner.end, || match deadline {
                     None => items.recv().map_err(RecvTimeoutError::from),
                     Some(deadline) => items.recv_deadline(deadline),
@@ -114,10 +136,10 @@ impl<T> Subscription<T> {
                     RecvTimeoutError::Timeout => Error::Timeout,
                     RecvTimeoutError::Disconnected => self.ended(),
                 })?;
-                self.tell_taken();
+                self.notify_taken();
                 return Ok(item);
             }
-            // The lock is not held while it waits.
+            // The lock is not held during the wait.
             let in_time = blocking(&self.inner.end, || {
                 let mut select = Select::new();
                 select.recv(items);
@@ -126,43 +148,71 @@ impl<T> Subscription<T> {
                     Some(deadline) => select.ready_deadline(deadline),
                 }
             });
-            // A handle to the same queue may have been faster.
+            // It tries again, because another handle may have taken the item.
             in_time.map_err(|_| Error::Timeout)?;
         }
     }
 
-    /// Takes the next item if one is there; never waits for one.
+    /// Takes the next item, without waiting for one.
     ///
-    /// It may wait for the thread that is just putting one in: see [`Queue`](super::Queue) for what
-    /// that means to a thread with a real-time priority.
+    /// It may wait for a thread that is putting an item at this moment:
+    /// [`Queue`](super::Queue#threads-of-different-priority) describes the effect on threads with a
+    /// real-time priority.
     ///
     /// # Errors
     ///
-    /// [`Error::Empty`] when none is there, else as [`get`](Self::get).
+    /// - [`Error::Empty`] if no item is queued.
+    /// - The errors of [`get`](Self::get).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    ///
+    /// let (_publisher, sensor) = Producer::<u32>::new();
+    /// assert!(matches!(sensor.subscribe().try_get(), Err(Error::Empty)));
+    /// ```
     pub fn try_get(&self) -> Result<T> {
         let item = self.take().map_err(|error| match error {
             TryRecvError::Empty => Error::Empty,
             TryRecvError::Disconnected => self.ended(),
         })?;
-        self.tell_taken();
+        self.notify_taken();
         Ok(item)
     }
 
+    /// Takes the next item, but does not notify the publisher.
     pub(super) fn take(&self) -> Result<T, TryRecvError> {
-        ring::take(&self.inner.items, self.inner.turn.as_ref())
+        ring::take(&self.inner.items, self.inner.operation_lock.as_ref())
     }
 
-    /// Takes items until the producer ends, waiting for each. Why it ended, [`get`](Self::get)
-    /// tells.
+    /// Returns an iterator over the items, which waits for each and ends when the producer ends.
+    ///
+    /// [`get`](Self::get) then returns the reason for the end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::pubsub::Producer;
+    ///
+    /// let (mut publisher, sensor) = Producer::new();
+    /// let readings = sensor.subscribe();
+    /// (1..=3).for_each(|reading| publisher.put(reading));
+    /// drop(publisher);
+    /// assert_eq!(readings.iter().sum::<i32>(), 6);
+    /// ```
     pub fn iter(&self) -> Iter<'_, T> {
         Iter { subscription: self }
     }
 
-    /// The channel itself, for [`crossbeam_channel::select!`]. It is disconnected at the end.
+    /// Returns the channel itself, for [`crossbeam_channel::select!`]. It is disconnected at the
+    /// end.
     ///
-    /// What is received from it directly is not announced. A publisher that waits because [too many
-    /// bytes](crate::Options::receive_queue_bytes) are queued then looks for room by itself, first
-    /// after 0.1 ms and at last every 50 ms.
+    /// The publisher is not notified of items that are received from it directly. If the publisher
+    /// waits because [too many bytes](crate::Options::receive_queue_bytes) are queued, it therefore
+    /// checks for room at intervals, which grow from 0.1 ms to 50 ms.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use rtcbot_websocket::pubsub::Producer;
@@ -177,30 +227,43 @@ impl<T> Subscription<T> {
     /// }
     /// ```
     pub fn receiver(&self) -> &Receiver<T> {
-        if let Some(taken) = &self.inner.taken {
-            taken.is_untold();
+        if let Some(notifier) = &self.inner.notifier {
+            notifier.set_unannounced();
         }
         &self.inner.items
     }
 
-    /// As [`receiver`](Self::receiver), for who calls [`tell_taken`](Self::tell_taken).
+    /// As [`receiver`](Self::receiver), for callers that call
+    /// [`notify_taken`](Self::notify_taken).
     pub(super) fn items(&self) -> &Receiver<T> {
         &self.inner.items
     }
 
-    /// To be called after something was taken, and where no lock is held.
-    pub(super) fn tell_taken(&self) {
-        if let Some(taken) = &self.inner.taken {
-            taken.tell();
+    /// Notifies the publisher. Call it after an item was taken, and where no lock is held.
+    pub(super) fn notify_taken(&self) {
+        if let Some(notifier) = &self.inner.notifier {
+            notifier.notify();
         }
     }
 
-    /// How many items wait in the queue.
+    /// Returns the number of queued items.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::pubsub::Producer;
+    ///
+    /// let (mut publisher, sensor) = Producer::new();
+    /// let readings = sensor.subscribe();
+    /// assert!(readings.is_empty());
+    /// publisher.put(7);
+    /// assert_eq!(readings.len(), 1);
+    /// ```
     pub fn len(&self) -> usize {
         self.inner.items.len()
     }
 
-    /// Whether no item waits in the queue.
+    /// Returns whether no items are queued.
     pub fn is_empty(&self) -> bool {
         self.inner.items.is_empty()
     }
@@ -213,17 +276,17 @@ impl<T> Subscription<T> {
     }
 }
 
-/// A channel that something else fills, seen as a subscription.
+/// Makes a subscription of a channel that is not a producer's.
 impl<T> From<Receiver<T>> for Subscription<T> {
     fn from(items: Receiver<T>) -> Self {
         Subscription {
             inner: Arc::new(Inner {
                 status: Status::new(),
                 items,
-                turn: None,
-                taken: None,
-                end: End::default(),
-                leave: None,
+                operation_lock: None,
+                notifier: None,
+                end: EndReason::default(),
+                unsubscribe: None,
             }),
         }
     }
@@ -243,7 +306,7 @@ impl<T> Clone for Subscription<T> {
     }
 }
 
-/// Equal when both read the same channel.
+/// Two subscriptions are equal if they read the same channel.
 impl<T> PartialEq for Subscription<T> {
     fn eq(&self, other: &Self) -> bool {
         self.inner.items.same_channel(&other.inner.items)
@@ -252,7 +315,7 @@ impl<T> PartialEq for Subscription<T> {
 
 impl<T> Eq for Subscription<T> {}
 
-/// Equal when both read the same channel.
+/// A subscription is equal to a receiver if they read the same channel.
 impl<T> PartialEq<Receiver<T>> for Subscription<T> {
     fn eq(&self, other: &Receiver<T>) -> bool {
         self.inner.items.same_channel(other)
@@ -268,7 +331,8 @@ impl<T> fmt::Debug for Subscription<T> {
     }
 }
 
-/// Takes a subscription's items until its producer ends.
+/// An iterator over a subscription's items. It waits for each item, and ends when the producer
+/// ends.
 #[derive(Debug)]
 pub struct Iter<'a, T> {
     subscription: &'a Subscription<T>,
@@ -291,7 +355,7 @@ impl<'a, T> IntoIterator for &'a Subscription<T> {
     }
 }
 
-/// Takes a subscription's items until its producer ends.
+/// An iterator that owns a subscription. It waits for each item, and ends when the producer ends.
 #[derive(Debug)]
 pub struct IntoIter<T> {
     subscription: Subscription<T>,

@@ -1,4 +1,4 @@
-//! What a channel synchronizes with. Its model replaces this module by shuttle's.
+//! The synchronization primitives of a channel. `model` replaces this module by shuttle's.
 
 pub(super) use std::sync::atomic::AtomicUsize;
 

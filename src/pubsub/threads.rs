@@ -1,10 +1,9 @@
-//! The threads that a producer's callbacks run on, and what becomes of them while the system starts
-//! none.
+//! Starts the threads that a producer's callbacks run on, and retries if the system refuses.
 //!
 //! A limit on threads may be reached for a moment, and a stranger may reach it on purpose. So a
-//! thread that was refused is tried again: with every put, and by the publisher before it waits for
-//! its own input. When there has been none for a second, the producer's owner is told, who may end
-//! it. At the end, what still has no thread runs on the one that ends the producer.
+//! refused start is retried: with every put, and by the publisher before it waits for its own
+//! input. After a second without threads, the producer's owner is notified, and may end the
+//! producer. At the end, functions without a thread run on the thread that ends the producer.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,149 +15,153 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::thread::spawn;
 
-/// How long after a refusal the next attempt is made.
-const TRY_AGAIN: Duration = Duration::from_millis(5);
+/// The time between a refusal and the next attempt.
+const RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// For how long a thread is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The maximum time to wait for a thread. After that, the outage is reported.
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Threads {
-    /// Whether anything waits for a thread; saves the lock. Changed under it.
-    lacking: AtomicBool,
-    /// Held to look and to change. No thread is started and nothing else is called under it.
+    /// Whether anything waits for a thread. A copy of the state, read without the lock. It is
+    /// changed under the lock.
+    has_unstarted: AtomicBool,
+    /// Held to read or change the state. No thread is started and nothing is called under it.
     state: Mutex<State>,
-    /// Told when a thread was started, and at the end. Its waits end with the next attempt at the
-    /// latest.
+    /// Notified when a thread was started, and at the end. Each wait ends at the time of the next
+    /// attempt at the latest.
     changed: Condvar,
-    /// Told when there has been no thread for [`PATIENCE`].
+    /// Called when there has been no thread for [`MAX_WAIT`].
     owner: OnceLock<Box<dyn Fn(Arc<io::Error>) + Send + Sync>>,
 }
 
 #[derive(Default)]
 struct State {
-    /// What waits for a thread, unless somebody is trying to start it.
+    /// The starts that wait for the next attempt.
     waiting: VecDeque<Start>,
-    /// How many wait for a thread, those included, and since when there have been any.
-    lacking: usize,
+    /// The number of starts that have not succeeded: those in `waiting`, and those that another
+    /// thread is trying at this moment.
+    unstarted: usize,
+    /// Since when `unstarted` has not been 0.
     since: Option<Instant>,
     outage: Option<Outage>,
-    /// From now on, what gets no thread runs on the one that starts it.
+    /// Whether the producer has ended. From then on, a start without a thread runs on the calling
+    /// thread.
     ended: bool,
 }
 
-/// The system starts no threads.
+/// A time in which the system starts no threads.
 struct Outage {
     since: Instant,
-    /// When to try again.
+    /// The time of the next attempt.
     next: Instant,
     error: Arc<io::Error>,
 }
 
-/// A thread that is to be started.
+/// A thread to start.
 pub(crate) struct Start {
     name: &'static str,
-    order: Order,
-    lacking: Lacking,
-    /// What to do when it is given up, if others can do without it.
+    order: EndOrder,
+    needs_thread: NeedsThread,
+    /// Called if the thread is given up. `None` if the thread is necessary.
     give_up: Option<Box<dyn FnOnce() + Send>>,
-    /// Shared with the thread, so that it is still here when there is none. Held to take it out.
+    /// Shared with the thread, so that it still exists if there is no thread. The lock is held to
+    /// take it out.
     body: Arc<Mutex<Option<Body>>>,
 }
 
-type Body = Box<dyn FnOnce(Stay) + Send>;
+type Body = Box<dyn FnOnce(MayWait) + Send>;
 
-/// Whether something waits for a thread.
-pub(crate) type Lacking = Arc<AtomicBool>;
+/// Whether a pool or sink waits for its first thread.
+pub(crate) type NeedsThread = Arc<AtomicBool>;
 
-/// Which of those that get no thread run first at the end.
+/// The order in which starts without a thread run at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Order {
-    /// Others may wait for what this does.
+pub(crate) enum EndOrder {
+    /// Before the others, which may wait for it.
     First,
     Last,
 }
 
-/// Whether to wait for more work.
+/// Whether the function of a [`Start`] may wait: for jobs, or for room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stay {
-    /// Until all is over.
+pub(crate) enum MayWait {
+    /// It runs on a thread of its own.
     Yes,
-    /// Only for what is there: there are others to be run on this thread.
+    /// It runs on the thread that ends the producer, which has more to run.
     No,
 }
 
-/// What [`Threads::look`] finds.
+/// The threads that have not been started, after [`Threads::retry`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// Nothing waits for a thread.
-    All,
-    /// Something does, for which the next attempt is made then.
-    NotYet(Instant),
-    /// Something has waited for too long.
+pub(crate) enum Unstarted {
+    /// All have been started.
     None,
+    /// There are some, and the next attempt is due at this time.
+    RetryAt(Instant),
+    /// There have been some for longer than [`MAX_WAIT`].
+    Overdue,
 }
 
 impl Start {
     pub(crate) fn new(
         name: &'static str,
-        order: Order,
-        lacking: &Lacking,
-        body: impl FnOnce(Stay) + Send + 'static,
+        order: EndOrder,
+        needs_thread: &NeedsThread,
+        body: impl FnOnce(MayWait) + Send + 'static,
     ) -> Self {
         Start {
             name,
             order,
-            lacking: lacking.clone(),
+            needs_thread: needs_thread.clone(),
             give_up: None,
             body: Arc::new(Mutex::new(Some(Box::new(body)))),
         }
     }
 
-    /// One that others can do without: where there is no thread for a second, it is given up, and
-    /// `f` called.
+    /// Makes the thread optional: after a second without threads, it is given up and `f` is called.
     pub(crate) fn or_give_up(mut self, f: impl FnOnce() + Send + 'static) -> Self {
         self.give_up = Some(Box::new(f));
         self
     }
 
     fn spawn(&self) -> io::Result<()> {
-        let (lacking, body) = (self.lacking.clone(), self.body.clone());
-        spawn(self.name, move || run(&lacking, &body, Stay::Yes))
+        let (needs_thread, body) = (self.needs_thread.clone(), self.body.clone());
+        spawn(self.name, move || run(&needs_thread, &body, MayWait::Yes))
     }
 }
 
-fn run(lacking: &Lacking, body: &Mutex<Option<Body>>, stay: Stay) {
-    lacking.store(false, Ordering::SeqCst);
+fn run(needs_thread: &NeedsThread, body: &Mutex<Option<Body>>, may_wait: MayWait) {
+    needs_thread.store(false, Ordering::SeqCst);
     let body = body.lock().take();
     if let Some(body) = body {
-        body(stay);
+        body(may_wait);
     }
 }
 
 impl Threads {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Threads {
-            lacking: AtomicBool::new(false),
+            has_unstarted: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),
             owner: OnceLock::new(),
         })
     }
 
-    /// Has `owner` told when there has been no thread for a second; more than once, while that
-    /// lasts.
-    pub(crate) fn tell(&self, owner: impl Fn(Arc<io::Error>) + Send + Sync + 'static) {
+    /// Sets the function that is called when there has been no thread for a second. It may be
+    /// called repeatedly during an outage.
+    pub(crate) fn on_outage(&self, owner: impl Fn(Arc<io::Error>) + Send + Sync + 'static) {
         let _ = self.owner.set(Box::new(owner));
     }
 
-    /// Starts a thread, now or when there is one again.
+    /// Starts a thread, now or as soon as the system allows it.
     pub(crate) fn start(&self, start: Start) {
         if let Err(start) = self.try_start(start) {
             self.change(|state| {
                 if start.give_up.is_none() {
-                    start.lacking.store(true, Ordering::SeqCst);
+                    start.needs_thread.store(true, Ordering::SeqCst);
                 }
-                state.lacking += 1;
+                state.unstarted += 1;
             });
             self.keep(start);
         }
@@ -167,17 +170,17 @@ impl Threads {
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock();
         let result = change(&mut state);
-        let lacking = state.lacking > 0;
-        if lacking {
+        let has_unstarted = state.unstarted > 0;
+        if has_unstarted {
             state.since.get_or_insert_with(Instant::now);
         } else {
             state.since = None;
         }
-        self.lacking.store(lacking, Ordering::SeqCst);
+        self.has_unstarted.store(has_unstarted, Ordering::SeqCst);
         result
     }
 
-    /// Starts a thread, or hands back what it was to do.
+    /// Starts a thread, or returns `start` if that fails.
     fn try_start(&self, start: Start) -> Result<(), Start> {
         let next = self.state.lock().outage.as_ref().map(|outage| outage.next);
         if next.is_some_and(|next| Instant::now() < next) {
@@ -188,7 +191,9 @@ impl Threads {
             self.changed.notify_all();
             if let Some(Outage { since, .. }) = outage {
                 let time = since.elapsed();
-                crate::logging::info!("there are threads for callbacks again, after {time:.1?}");
+                crate::logging::info!(
+                    "threads for callbacks can be started again after {time:.1?}"
+                );
             }
             return Ok(());
         };
@@ -199,27 +204,27 @@ impl Threads {
             let since = state.outage.as_ref().map(|outage| outage.since);
             state.outage = Some(Outage {
                 since: since.unwrap_or(now),
-                next: now + TRY_AGAIN,
+                next: now + RETRY_INTERVAL,
                 error: error.clone(),
             });
             since.is_none()
         };
         if is_news {
             crate::logging::error!(
-                "cannot start a thread for callbacks, they are delayed: {error}"
+                "cannot start a thread for callbacks, which are delayed: {error}"
             );
         }
         Err(start)
     }
 
-    /// Keeps what waits for a thread for the next attempt. There is none after the end, nor for
-    /// what others can do without, once there has been no thread for a second.
+    /// Keeps a start for the next attempt. After the end there is none: the start runs on the
+    /// calling thread. After a second without threads, an optional start is given up.
     fn keep(&self, mut start: Start) {
         let over = self.change(|state| {
-            let is_long = |outage: &Outage| outage.since.elapsed() >= PATIENCE;
+            let is_long = |outage: &Outage| outage.since.elapsed() >= MAX_WAIT;
             let is_over = start.give_up.is_some() && state.outage.as_ref().is_some_and(is_long);
             if state.ended || is_over {
-                state.lacking -= 1;
+                state.unstarted -= 1;
                 return Some(start);
             }
             state.waiting.push_back(start);
@@ -231,46 +236,46 @@ impl Threads {
         };
         match start.give_up.take() {
             Some(give_up) => give_up(),
-            None => run(&start.lacking, &start.body, Stay::No),
+            None => run(&start.needs_thread, &start.body, MayWait::No),
         }
     }
 
-    /// Tries again to start what waits for a thread, if it is time to. Tells the owner when it has
-    /// waited for too long.
-    pub(crate) fn look(&self) -> Found {
-        if !self.lacking.load(Ordering::SeqCst) {
-            return Found::All;
+    /// Tries again to start the threads that have not been started, if an attempt is due. Calls the
+    /// owner's function if there have been some for too long.
+    pub(crate) fn retry(&self) -> Unstarted {
+        if !self.has_unstarted.load(Ordering::SeqCst) {
+            return Unstarted::None;
         }
         let waiting = std::mem::take(&mut self.state.lock().waiting);
         for start in waiting {
             match self.try_start(start) {
-                Ok(()) => self.change(|state| state.lacking -= 1),
+                Ok(()) => self.change(|state| state.unstarted -= 1),
                 Err(start) => self.keep(start),
             }
         }
         let error = {
             let state = self.state.lock();
             let Some(since) = state.since else {
-                return Found::All;
+                return Unstarted::None;
             };
-            let (now, until) = (Instant::now(), since + PATIENCE);
+            let (now, until) = (Instant::now(), since + MAX_WAIT);
             match &state.outage {
                 Some(outage) if now >= until => outage.error.clone(),
-                Some(outage) => return Found::NotYet(outage.next.min(until)),
-                // Another thread is about to start the others.
-                None => return Found::NotYet(now + TRY_AGAIN),
+                Some(outage) => return Unstarted::RetryAt(outage.next.min(until)),
+                // Another thread is starting them at this moment.
+                None => return Unstarted::RetryAt(now + RETRY_INTERVAL),
             }
         };
         if let Some(owner) = self.owner.get() {
             owner(error);
         }
-        Found::None
+        Unstarted::Overdue
     }
 
-    /// Waits until nothing waits for a thread, for a second at most. For others than the publisher,
-    /// which looks when it has to wait.
+    /// Waits until all threads have been started, or for a second at most. The publisher does not
+    /// call it: it calls [`retry`](Self::retry) when it has to wait.
     pub(crate) fn wait(&self) {
-        while let Found::NotYet(next) = self.look() {
+        while let Unstarted::RetryAt(next) = self.retry() {
             let mut state = self.state.lock();
             if state.ended {
                 return;
@@ -279,12 +284,12 @@ impl Threads {
         }
     }
 
-    /// From now on nothing waits for a thread: what gets none runs on the thread that starts it,
-    /// and what has none yet on this one.
+    /// Ends all waits for threads. The starts that have no thread yet run here. Later ones that get
+    /// none run on the thread that starts them.
     pub(crate) fn end(&self) {
         let mut waiting = self.change(|state| {
             state.ended = true;
-            state.lacking -= state.waiting.len();
+            state.unstarted -= state.waiting.len();
             std::mem::take(&mut state.waiting)
         });
         self.changed.notify_all();

@@ -1,8 +1,9 @@
-//! How much the items in a subscription's queue may weigh, beside how many they may be.
+//! The limit on the weight of the items in a subscription's queue. Their number has a limit of its
+//! own.
 //!
-//! The queue is a channel, and whoever has the receiver takes from it without saying so: what waits
-//! has to be found out from the channel's length. Most items weigh little, and are not looked at:
-//! where none is heavier than an equal share of the limit, the places run out first.
+//! The queue is a channel, and items are taken from its receiver without a notice. So the weight of
+//! the queued items has to be calculated from the channel's length. Most items are light and are
+//! not counted: if none is heavier than an equal share of the limit, the places run out first.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::space::{SpaceNotifier, Waiting as Waits};
+use super::space::{SpaceNotifier, SpaceWaiter};
 
-/// When to look first whether something was taken from a channel that is read directly, and how
-/// seldom at last.
-const FIRST_LOOK: Duration = Duration::from_micros(100);
-const LAST_LOOK: Duration = Duration::from_millis(50);
+/// The first and the last interval at which the publisher checks whether an item was taken from a
+/// channel that is read directly.
+const FIRST_CHECK: Duration = Duration::from_micros(100);
+const LAST_CHECK: Duration = Duration::from_millis(50);
 
-/// What items weigh, and how much they may weigh together where they wait. Weighing takes no time.
+/// The weight of items, and the limit on their weight in each queue. Weighing takes no time.
 pub(crate) struct Weighing<T> {
     pub(crate) weigh: fn(&T) -> usize,
     pub(crate) limit: usize,
@@ -32,51 +33,56 @@ impl<T> Clone for Weighing<T> {
 
 impl<T> Copy for Weighing<T> {}
 
-/// The limit of one queue. One thread at a time puts into it.
+/// The limit of one queue. One thread at a time puts items into it.
 pub(super) struct WeightLimit {
     limit: usize,
-    /// The limit, divided by the queue's places. What weighs no more counts for this much.
+    /// The limit, divided by the number of the queue's places. An item that weighs less counts as
+    /// this much.
     share: usize,
-    /// Whether items may wait that weigh more than their share; saves the lock.
-    heavy: AtomicBool,
-    /// Held to look or to count; nothing is called under it.
-    waiting: Mutex<Waiting>,
-    taken: Arc<Taken>,
+    /// Whether there may be queued items that weigh more than their share. A copy of the state,
+    /// read without the lock.
+    has_heavy: AtomicBool,
+    /// Held to read or change the counts. Nothing is called under it.
+    heavy_items: Mutex<HeavyItems>,
+    notifier: Arc<TakeNotifier>,
 }
 
-struct Waiting {
-    /// How many items were put, counted while there are heavy ones.
+/// The items that weigh more than their share.
+struct HeavyItems {
+    /// The number of items that were put. It is counted while there are heavy items.
     put: u64,
-    /// The heavy ones that may wait: the number of each, and how much more than its share it
-    /// weighs.
+    /// The heavy items that may still be queued: the number of each, and the weight beyond its
+    /// share.
     heavy: VecDeque<(u64, usize)>,
+    /// The sum of the weights in `heavy`.
     excess: usize,
-    next_look: Duration,
+    next_check: Duration,
 }
 
-/// How those who read a queue tell that they have taken something.
-pub(super) struct Taken {
+/// Notifies the publisher that an item was taken from the queue.
+pub(super) struct TakeNotifier {
     space: SpaceNotifier,
-    /// Whether somebody has the channel itself, and takes from it without telling.
-    untold: AtomicBool,
+    /// Whether items may be taken without a notice, because the channel itself is in use.
+    unannounced: AtomicBool,
 }
 
 impl WeightLimit {
-    /// For a queue with this many places; `None` for any number.
+    /// Creates a limit for a queue with this many places. `None` is a queue without a limit on
+    /// places.
     pub(super) fn new(limit: usize, places: Option<usize>) -> Self {
         WeightLimit {
             limit,
             share: places.map_or(0, |places| limit / places.max(1)),
-            heavy: AtomicBool::new(false),
-            waiting: Mutex::new(Waiting {
+            has_heavy: AtomicBool::new(false),
+            heavy_items: Mutex::new(HeavyItems {
                 put: 0,
                 heavy: VecDeque::new(),
                 excess: 0,
-                next_look: FIRST_LOOK,
+                next_check: FIRST_CHECK,
             }),
-            taken: Arc::new(Taken {
+            notifier: Arc::new(TakeNotifier {
                 space: SpaceNotifier::new(),
-                untold: AtomicBool::new(false),
+                unannounced: AtomicBool::new(false),
             }),
         }
     }
@@ -85,63 +91,65 @@ impl WeightLimit {
         Self::new(usize::MAX, Some(1))
     }
 
-    pub(super) fn taken(&self) -> Arc<Taken> {
-        self.taken.clone()
+    pub(super) fn notifier(&self) -> Arc<TakeNotifier> {
+        self.notifier.clone()
     }
 
-    /// Whether an item that weighs so much may be put into the queue, which has this length. Where
-    /// nothing else waits, any may.
+    /// Returns whether an item of this weight may be put into the queue, which has this length. An
+    /// item of any weight may be put into an empty queue.
     pub(super) fn has_room(&self, weight: usize, length: impl FnOnce() -> usize) -> bool {
         if self.is_light(weight) {
             return true;
         }
         let length = length();
-        let mut waiting = self.waiting.lock();
-        waiting.forget_taken(length);
+        let mut heavy_items = self.heavy_items.lock();
+        heavy_items.forget_taken(length);
         let all = length.saturating_mul(self.share);
-        let all = all.saturating_add(waiting.excess);
+        let all = all.saturating_add(heavy_items.excess);
         length == 0 || all.saturating_add(weight.max(self.share)) <= self.limit
     }
 
-    /// An item that weighs so much has been put.
+    /// Counts an item of this weight, which has been put.
     pub(super) fn count(&self, weight: usize) {
         if self.is_light(weight) {
             return;
         }
-        let mut waiting = self.waiting.lock();
-        waiting.next_look = FIRST_LOOK;
-        waiting.put += 1;
+        let mut heavy_items = self.heavy_items.lock();
+        heavy_items.next_check = FIRST_CHECK;
+        heavy_items.put += 1;
         if weight > self.share {
-            let item = (waiting.put, weight - self.share);
-            waiting.heavy.push_back(item);
-            waiting.excess += item.1;
+            let item = (heavy_items.put, weight - self.share);
+            heavy_items.heavy.push_back(item);
+            heavy_items.excess += item.1;
         }
-        self.heavy
-            .store(!waiting.heavy.is_empty(), Ordering::Relaxed);
+        self.has_heavy
+            .store(!heavy_items.heavy.is_empty(), Ordering::Relaxed);
     }
 
-    /// Whether an item that weighs so much may be put without asking, and need not be counted.
+    /// Returns whether an item of this weight may be put without [`has_room`](Self::has_room) and
+    /// [`count`](Self::count).
     #[inline]
     pub(super) fn is_light(&self, weight: usize) -> bool {
-        weight <= self.share && !self.heavy.load(Ordering::Relaxed)
+        weight <= self.share && !self.has_heavy.load(Ordering::Relaxed)
     }
 
-    /// Joins those who wait until something is taken. Also returns when to look again where that is
-    /// not announced. To be called before looking for room.
-    pub(super) fn register(&self) -> (Waits<'_>, Option<Instant>) {
-        let waits = self.taken.space.register();
-        let look_at = self.taken.untold.load(Ordering::SeqCst).then(|| {
-            let mut waiting = self.waiting.lock();
-            let next = waiting.next_look;
-            waiting.next_look = LAST_LOOK.min(2 * next);
+    /// Counts the caller among the threads that wait for room. Also returns when to check again, if
+    /// items may be taken without a notice. Call it before checking for room.
+    pub(super) fn register(&self) -> (SpaceWaiter<'_>, Option<Instant>) {
+        let waiter = self.notifier.space.register();
+        let check_at = self.notifier.unannounced.load(Ordering::SeqCst).then(|| {
+            let mut heavy_items = self.heavy_items.lock();
+            let next = heavy_items.next_check;
+            heavy_items.next_check = LAST_CHECK.min(2 * next);
             Instant::now() + next
         });
-        (waits, look_at)
+        (waiter, check_at)
     }
 }
 
-impl Waiting {
-    /// The queue holds the last `length` of the items that were put.
+impl HeavyItems {
+    /// Removes the items that have been taken. The queue has the last `length` of those that were
+    /// put.
     fn forget_taken(&mut self, length: usize) {
         let taken = self.put.saturating_sub(length as u64);
         while let Some((number, excess)) = self.heavy.front() {
@@ -151,21 +159,21 @@ impl Waiting {
             self.excess -= excess;
             self.heavy.pop_front();
         }
-        // A long burst is seldom followed by another.
+        // Frees the memory: a long burst is seldom followed by another.
         self.heavy = VecDeque::new();
     }
 }
 
-impl Taken {
-    /// Something was taken, or nobody will take any more.
-    pub(super) fn tell(&self) {
+impl TakeNotifier {
+    /// Reports that an item was taken.
+    pub(super) fn notify(&self) {
         self.space.notify();
     }
 
-    /// From now on, something may be taken without being told.
-    pub(super) fn is_untold(&self) {
-        if !self.untold.swap(true, Ordering::SeqCst) {
-            // Who waits is to look by itself.
+    /// Sets that items may be taken without a notice from now on.
+    pub(super) fn set_unannounced(&self) {
+        if !self.unannounced.swap(true, Ordering::SeqCst) {
+            // A thread that waits has to check at intervals from now on.
             self.space.notify();
         }
     }
@@ -182,9 +190,9 @@ mod tests {
             ..ProptestConfig::default()
         })]
 
-        /// Beside a queue whose length alone is told, as channels have it.
+        /// The limit knows only the queue's length, as with a channel.
         #[test]
-        fn what_waits_weighs_no_more_than_the_limit_unless_it_is_one(
+        fn the_queued_items_exceed_the_limit_only_if_there_is_one(
             limit in 0..2000_usize,
             places in prop_oneof![Just(None), (1..20_usize).prop_map(Some)],
             steps in prop::collection::vec(prop_oneof![
@@ -218,7 +226,7 @@ mod tests {
         }
 
         #[test]
-        fn of_a_queue_without_places_every_item_is_weighed(
+        fn every_item_is_weighed_in_a_queue_without_a_limit_on_places(
             weights in prop::collection::vec(1..100_usize, 0..100),
         ) {
             let limited = WeightLimit::new(1000, None);

@@ -1,5 +1,5 @@
-//! A connection's control frames (RFC 6455, section 5.5): pongs owed, pings asked for and what
-//! their answers tell, and the Close frame.
+//! A connection's control frames (RFC 6455, section 5.5): the pongs to send, pings with their
+//! answers, and the Close frame.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -8,16 +8,16 @@ use bytes::Bytes;
 use crossbeam_channel::Sender;
 
 use crate::error::CloseFrame;
-use crate::pubsub::Extra;
+use crate::pubsub::ExtraWork;
 
-/// How many of a program's own pings may be without an answer.
+/// The maximum number of a program's unanswered pings.
 pub(super) const MAX_UNANSWERED: usize = 64;
 
-/// How many pongs wait to be sent at most. A peer that sends pings faster than it takes the answers
-/// gets those to the latest, as section 5.5.3 allows.
+/// The maximum number of queued pongs. If a peer sends pings faster than it takes the pongs, only
+/// the latest are answered, as section 5.5.3 allows.
 const MAX_PONGS: usize = 16;
 
-/// What one connection sends beside messages.
+/// The control frames that one connection has to send.
 #[derive(Default)]
 pub(crate) struct Control {
     pongs: VecDeque<Bytes>,
@@ -28,43 +28,45 @@ pub(crate) struct Control {
 /// A Close frame to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SendClose {
-    /// `None` is a frame without a body.
+    /// `None` for a frame without a body.
     pub(crate) frame: Option<CloseFrame>,
-    /// Whether the messages that are queued are sent first.
+    /// Whether the queued messages are sent first.
     pub(crate) after_queue: bool,
 }
 
-/// How far the sending side has come.
+/// The stage of sending.
 #[derive(Default)]
 enum Stage {
     #[default]
     Open,
-    /// This Close frame is to be sent.
-    CloseAsked(SendClose),
-    /// The Close frame is about to be written, and all before it has been.
+    /// This Close frame has to be sent.
+    CloseRequested(SendClose),
+    /// Everything before the Close frame has been written, and the frame itself is being written or
+    /// has been.
     Closing,
-    /// Nothing more is to be sent.
+    /// Nothing more may be sent.
     Stopped,
 }
 
-/// Control frames to be written now.
+/// The control frames to write now.
 pub(super) struct Frames {
     pub(super) pongs: VecDeque<Bytes>,
     pub(super) pings: Vec<Bytes>,
 }
 
-/// What follows the control frames of a turn.
+/// What to write in a turn after the pongs and pings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum SendPlan {
     Messages,
+    /// The Close frame, once there are no more messages.
     MessagesThenClose,
     Close,
-    /// Nothing, not even the control frames.
+    /// Nothing. The pongs and pings are not written either.
     Stop,
 }
 
 impl Control {
-    /// Answers a ping.
+    /// Queues the answer to a ping.
     pub(super) fn pong(&mut self, payload: Bytes) {
         if self.pongs.len() == MAX_PONGS {
             self.pongs.pop_front();
@@ -72,22 +74,22 @@ impl Control {
         self.pongs.push_back(payload);
     }
 
-    /// Asks for a Close frame to be sent. There is one in a connection's life, and none after `stop`.
+    /// Requests a Close frame. A connection sends at most one, and none after `stop`.
     pub(super) fn close(&mut self, send: SendClose) {
         if matches!(self.stage, Stage::Open) {
-            self.stage = Stage::CloseAsked(send);
+            self.stage = Stage::CloseRequested(send);
         }
     }
 
-    /// Asks the writer thread to end.
+    /// Makes the writer thread end.
     pub(super) fn stop(&mut self) {
         self.stage = Stage::Stopped;
     }
 
-    /// Returns the Close frame that is to be written now; `None` if it is not to be sent any more.
+    /// Returns the Close frame to write now. `None` after `stop`.
     pub(super) fn begin_to_close(&mut self) -> Option<SendClose> {
         match std::mem::replace(&mut self.stage, Stage::Closing) {
-            Stage::CloseAsked(send) => Some(send),
+            Stage::CloseRequested(send) => Some(send),
             other => {
                 self.stage = other;
                 None
@@ -100,16 +102,17 @@ impl Control {
         matches!(self.stage, Stage::Closing)
     }
 
-    pub(super) fn order(&self) -> Order {
+    /// Returns what to write after the pongs and pings.
+    pub(super) fn plan(&self) -> SendPlan {
         match &self.stage {
-            Stage::Open | Stage::Closing => Order::Messages,
-            Stage::CloseAsked(send) if send.after_queue => Order::MessagesThenClose,
-            Stage::CloseAsked(_) => Order::Close,
-            Stage::Stopped => Order::Stop,
+            Stage::Open | Stage::Closing => SendPlan::Messages,
+            Stage::CloseRequested(send) if send.after_queue => SendPlan::MessagesThenClose,
+            Stage::CloseRequested(_) => SendPlan::Close,
+            Stage::Stopped => SendPlan::Stop,
         }
     }
 
-    /// Returns the frames to be encoded now, behind `messages` messages.
+    /// Returns the pongs and pings to encode now, after the connection's first `messages` messages.
     pub(super) fn frames(&mut self, messages: u64) -> Frames {
         Frames {
             pongs: std::mem::take(&mut self.pongs),
@@ -118,27 +121,39 @@ impl Control {
     }
 }
 
-impl Extra for Control {
+impl ExtraWork for Control {
     fn is_pending(&self, _closed: bool) -> bool {
-        let is_asked_to_end = match &self.stage {
-            Stage::CloseAsked(_) | Stage::Stopped => true,
+        let has_to_end = match &self.stage {
+            Stage::CloseRequested(_) | Stage::Stopped => true,
             Stage::Open | Stage::Closing => false,
         };
-        is_asked_to_end || !self.pongs.is_empty() || self.pings.are_waiting()
+        has_to_end || !self.pongs.is_empty() || self.pings.are_waiting()
     }
 }
 
-/// How long the way to the peer and back takes: from when a ping has been written to its pong.
+/// The round-trip time: from the time at which a ping has been written until its pong arrives.
 ///
-/// It includes the time that the peer takes to answer, and what lies before the pong in either
-/// side's queues: it is what a message meets, not what the network alone needs.
+/// It includes the time that the peer takes to answer, and the time that the pong waits in either
+/// side's queues. So it is the delay of a message, not that of the network alone.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::Websocket;
+///
+/// let (robot, _operator) = Websocket::pair();
+/// robot.ping("")?.recv()?;
+/// let latency = robot.latency().unwrap();
+/// assert_eq!(latency.last, latency.smoothed); // after one ping
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Latency {
-    /// The last round trip.
+    /// The last round-trip time.
     pub last: Duration,
-    /// The average of all, in which each new one has the weight of an eighth, as TCP has it (RFC
-    /// 6298, section 2).
+    /// The moving average, in which each new value has a weight of one eighth, as in TCP (RFC 6298,
+    /// section 2).
     pub smoothed: Duration,
 }
 
@@ -152,23 +167,23 @@ impl Latency {
     }
 }
 
-/// What a pong has answered.
+/// The pings that a pong has answered.
 #[derive(Default)]
 pub(super) struct Answered {
-    /// The keepalive's own ping was among it.
-    pub(super) own: bool,
-    /// To whom to report how long it took.
-    pub(super) askers: Vec<(Sender<Duration>, Duration)>,
-    /// To be dropped when no lock is held: they are the program's.
+    /// Whether the keepalive's ping is one of them.
+    pub(super) keepalive: bool,
+    /// The round-trip times to report.
+    pub(super) replies: Vec<(Sender<Duration>, Duration)>,
+    /// The program's payloads. They must be dropped where no lock is held.
     payloads: Vec<Bytes>,
 }
 
 impl Answered {
-    /// To be called when no lock is held.
-    pub(super) fn tell(self) {
-        for (asker, time) in self.askers {
-            // There is room for one, and one is all that ever comes.
-            let _ = asker.try_send(time);
+    /// Reports the round-trip times. Call it where no lock is held.
+    pub(super) fn notify(self) {
+        for (reply_to, time) in self.replies {
+            // Does not wait: the channel has room for one value, and only one is sent.
+            let _ = reply_to.try_send(time);
         }
     }
 }
@@ -176,103 +191,106 @@ impl Answered {
 /// The pings of one connection.
 #[derive(Default)]
 pub(super) struct Pings {
-    waiting: VecDeque<(Bytes, Asker)>,
-    /// In the order in which they were sent.
-    under_way: VecDeque<Ping>,
+    /// The pings that have not been encoded yet.
+    waiting: VecDeque<(Bytes, ReplyTo)>,
+    /// The encoded pings without an answer, in the order in which they were sent.
+    in_flight: VecDeque<Ping>,
     latency: Option<Latency>,
-    /// How many messages the peer has certainly taken: those sent before a ping that it answered.
+    /// The number of messages that the peer is known to have received, because they were sent
+    /// before a ping that it has answered.
     confirmed: u64,
 }
 
-/// Where the answer is reported; `None` for the keepalive's own ping.
-type Asker = Option<Sender<Duration>>;
+/// The channel for the round-trip time. `None` for the keepalive's ping.
+type ReplyTo = Option<Sender<Duration>>;
 
 struct Ping {
     payload: Bytes,
-    asker: Asker,
-    /// When it was written, or before that is known, encoded.
+    reply_to: ReplyTo,
+    /// The time at which it was written. Until that is known, the time at which it was encoded.
     since: Instant,
     is_written: bool,
-    /// How many messages were encoded before it.
+    /// The number of messages that were encoded before it.
     after: u64,
 }
 
 impl Pings {
-    /// Asks for the keepalive's own ping. It has one at a time: an older one is forgotten.
-    pub(super) fn ask(&mut self, payload: Bytes) {
-        self.waiting.retain(|(_, asker)| asker.is_some());
-        self.under_way.retain(|ping| ping.asker.is_some());
+    /// Queues the keepalive's ping, which replaces an older one without an answer.
+    pub(super) fn queue_keepalive(&mut self, payload: Bytes) {
+        self.waiting.retain(|(_, reply_to)| reply_to.is_some());
+        self.in_flight.retain(|ping| ping.reply_to.is_some());
         self.waiting.push_back((payload, None));
     }
 
-    /// Asks for a program's ping; returns `false` when too many are without an answer.
-    pub(super) fn ask_for(&mut self, payload: Bytes, asker: Sender<Duration>) -> bool {
-        let room = self.waiting.len() + self.under_way.len() < MAX_UNANSWERED;
+    /// Queues a program's ping. Returns `false` if too many are unanswered.
+    pub(super) fn queue_for(&mut self, payload: Bytes, reply_to: Sender<Duration>) -> bool {
+        let room = self.waiting.len() + self.in_flight.len() < MAX_UNANSWERED;
         if room {
-            self.waiting.push_back((payload, Some(asker)));
+            self.waiting.push_back((payload, Some(reply_to)));
         }
         room
     }
 
-    /// Returns whether there are pings to be encoded.
+    /// Returns whether there are pings to encode.
     fn are_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Returns those to be encoded now, behind `messages` messages. From here on an answer may
-    /// come, even before it is known that all was written.
+    /// Returns the pings to encode now, after the connection's first `messages` messages. From here
+    /// on they may be answered, even before it is known that they have been written.
     fn start(&mut self, messages: u64) -> Vec<Bytes> {
         if self.waiting.is_empty() {
             return Vec::new();
         }
         let since = Instant::now();
-        let started = self.waiting.drain(..).map(|(payload, asker)| Ping {
+        let started = self.waiting.drain(..).map(|(payload, reply_to)| Ping {
             payload,
-            asker,
+            reply_to,
             since,
             is_written: false,
             after: messages,
         });
-        let first = self.under_way.len();
-        self.under_way.extend(started);
-        let payloads = self.under_way.iter().skip(first);
+        let first = self.in_flight.len();
+        self.in_flight.extend(started);
+        let payloads = self.in_flight.iter().skip(first);
         payloads.map(|ping| ping.payload.clone()).collect()
     }
 
-    /// Takes note that all that was encoded has been written.
+    /// Records that all encoded pings have been written.
     pub(super) fn written(&mut self) {
         let now = Instant::now();
-        for ping in self.under_way.iter_mut().filter(|ping| !ping.is_written) {
+        for ping in self.in_flight.iter_mut().filter(|ping| !ping.is_written) {
             ping.since = now;
             ping.is_written = true;
         }
     }
 
-    /// Returns for how long the keepalive's last ping has been written.
+    /// Returns the time since the keepalive's ping was written. `None` if it is not written or has
+    /// been answered.
     pub(super) fn since_written(&self) -> Option<Duration> {
-        let own = self.under_way.iter().find(|ping| ping.asker.is_none());
+        let own = self.in_flight.iter().find(|ping| ping.reply_to.is_none());
         own.filter(|ping| ping.is_written)
             .map(|ping| ping.since.elapsed())
     }
 
-    /// Takes note of a pong. It answers the pings sent before, too: a peer may answer only the
-    /// latest.
+    /// Handles a pong. It also answers the earlier pings, because a peer may answer only the latest
+    /// (section 5.5.3).
     #[must_use]
     pub(super) fn answered(&mut self, payload: &[u8]) -> Answered {
         let mut answered = Answered::default();
         let meant = |ping: &Ping| ping.payload == payload;
-        let Some(index) = self.under_way.iter().position(meant) else {
+        let Some(index) = self.in_flight.iter().position(meant) else {
             // A pong without a ping is allowed (section 5.5.3).
             return answered;
         };
         let mut last = Duration::ZERO;
-        for ping in self.under_way.drain(..=index) {
+        for ping in self.in_flight.drain(..=index) {
             last = ping.since.elapsed();
             self.confirmed = ping.after;
             answered.payloads.push(ping.payload);
-            match ping.asker {
-                Some(asker) => answered.askers.push((asker, last)),
-                None => answered.own = true,
+            match ping.reply_to {
+                Some(reply_to) => answered.replies.push((reply_to, last)),
+                None => answered.keepalive = true,
             }
         }
         self.latency = Some(Latency::with(self.latency, last));
@@ -294,20 +312,20 @@ mod tests {
     use crossbeam_channel::{Receiver, TryRecvError, bounded};
 
     fn ask(pings: &mut Pings, payload: &'static str) -> Receiver<Duration> {
-        let (asker, answer) = bounded(1);
-        assert!(pings.ask_for(payload.into(), asker));
+        let (reply_to, answer) = bounded(1);
+        assert!(pings.queue_for(payload.into(), reply_to));
         answer
     }
 
     fn answer(pings: &mut Pings, payload: &'static str) -> bool {
         let answered = pings.answered(payload.as_bytes());
-        let own = answered.own;
-        answered.tell();
+        let own = answered.keepalive;
+        answered.notify();
         own
     }
 
     #[test]
-    fn a_pong_answers_the_ping_it_belongs_to_and_all_before() {
+    fn a_pong_answers_its_ping_and_all_earlier_ones() {
         let mut pings = Pings::default();
         let answers = ["a", "b", "c"].map(|payload| ask(&mut pings, payload));
         assert_eq!(pings.start(7), ["a", "b", "c"]);
@@ -320,7 +338,7 @@ mod tests {
     #[test]
     fn an_answer_to_a_later_ping_answers_the_keepalive_too() {
         let mut pings = Pings::default();
-        pings.ask("own".into());
+        pings.queue_keepalive("own".into());
         let _answer = ask(&mut pings, "mine");
         pings.start(0);
         assert_eq!(pings.since_written(), None);
@@ -331,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn of_equal_pings_the_first_is_answered_first() {
+    fn a_pong_answers_the_first_of_equal_pings() {
         let mut pings = Pings::default();
         let answers = [ask(&mut pings, ""), ask(&mut pings, "")];
         pings.start(0);
@@ -341,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_that_is_not_sent_yet_has_no_answer() {
+    fn a_ping_that_has_not_been_sent_is_not_answered() {
         let mut pings = Pings::default();
         let waiting = ask(&mut pings, "a");
         answer(&mut pings, "a");
@@ -349,26 +367,26 @@ mod tests {
     }
 
     #[test]
-    fn unanswered_pings_do_not_pile_up() {
+    fn the_number_of_unanswered_pings_is_limited() {
         let mut pings = Pings::default();
         let answers: Vec<_> = (0..MAX_UNANSWERED).map(|_| ask(&mut pings, "x")).collect();
         pings.start(0);
-        let (asker, _answer) = bounded(1);
-        assert!(!pings.ask_for("one more".into(), asker.clone()));
+        let (reply_to, _answer) = bounded(1);
+        assert!(!pings.queue_for("one more".into(), reply_to.clone()));
         for _ in 0..1000 {
-            pings.ask("own".into());
+            pings.queue_keepalive("own".into());
             pings.start(0);
         }
-        assert_eq!(pings.under_way.len(), MAX_UNANSWERED + 1);
+        assert_eq!(pings.in_flight.len(), MAX_UNANSWERED + 1);
         answer(&mut pings, "x");
         assert!(answers[0].try_recv().is_ok());
-        assert!(!pings.ask_for("one more".into(), asker.clone()));
+        assert!(!pings.queue_for("one more".into(), reply_to.clone()));
         answer(&mut pings, "x");
-        assert!(pings.ask_for("one more".into(), asker));
+        assert!(pings.queue_for("one more".into(), reply_to));
     }
 
     #[test]
-    fn the_average_follows_slowly() {
+    fn a_new_round_trip_counts_one_eighth_of_the_average() {
         let ms = Duration::from_millis;
         let first = Latency::with(None, ms(8));
         assert_eq!((first.last, first.smoothed), (ms(8), ms(8)));

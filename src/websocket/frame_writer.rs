@@ -1,8 +1,9 @@
-//! Writes one connection's frames: the codec, the transport's half, and the messages that are not
-//! written yet.
+//! Writes one connection's frames. It has the codec, the write half of the transport, and the
+//! messages that have not been written yet.
 //!
-//! It knows no queue: whoever holds it fills [`FrameWriter::messages`] and asks afterwards
-//! [what was done](FrameWriter::take_done). See [`send_queue`](super::send_queue).
+//! It does not know the send queue. The thread that has it adds to [`FrameWriter::messages`], and
+//! afterwards takes [what was written](FrameWriter::take_done). See
+//! [`send_queue`](super::send_queue).
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -16,53 +17,56 @@ use crate::message::Message;
 use crate::net::transport::{WriteHalf, is_timeout};
 use crate::panics::drop_caught;
 
-/// A thread that puts messages faster than this is better served by the writer thread, which sends
-/// many at once.
+/// If a thread puts messages at shorter intervals than this, the writer thread writes them, since
+/// it can send many at a time.
 const RECENTLY: Duration = Duration::from_micros(20);
 
-/// How much is collected before it is written, unless the queue is empty first.
+/// The number of encoded bytes that are collected before they are written. Fewer are written if the
+/// queue is empty.
 const WRITE_BUFFER: usize = 64 << 10;
 
+/// Whether a write may wait for the transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
     Yes,
     No,
 }
 
-/// Writes frames; each connection has one.
+/// Writes frames. Each connection has one.
 ///
-/// A write that returns an error of [`is_timeout`]'s kind has written what the transport took: the
-/// rest waits in the codec's buffer, or in `messages`. Any other error is final, because the stream
-/// may have ended within a frame.
+/// If a write returns an error for which [`is_timeout`] is true, the transport has taken a part,
+/// and the rest is in the codec's buffer or in `messages`. Any other error is final, because the
+/// stream may have ended within a frame.
 pub(crate) struct FrameWriter {
     codec: WebSocketContext,
     role: WireRole,
     out: Out,
     json: bool,
-    /// To be encoded next.
+    /// The messages to encode next.
     messages: VecDeque<Message>,
     last_flush: Option<Instant>,
-    /// A write has begun and not returned. If another begins, the transport has panicked in it.
+    /// Whether a write has begun and not returned. If it is set when another write begins, the
+    /// transport has panicked.
     writing: bool,
-    /// A ping was encoded and is not written yet.
+    /// Whether a ping was encoded and has not been written yet.
     ping_encoded: bool,
-    /// A message has made the codec's buffer longer than it is otherwise.
+    /// Whether a long message has made the codec's buffer longer than usual.
     has_grown: bool,
-    /// How many messages, and how many bytes of frames, were encoded.
+    /// The numbers of encoded messages and of encoded bytes, including frame headers.
     encoded_messages: u64,
     encoded_bytes: u64,
     unwritten: Unwritten,
-    /// Up to where `take_done` has reported.
+    /// The numbers that `take_done` has reported so far.
     reported: Reported,
-    /// There was a ping among what was written since then.
+    /// Whether a ping has been written since then.
     ping_written: bool,
 }
 
-/// The messages that were encoded and have not been written to the last byte.
+/// The messages that were encoded and have not been written completely.
 struct Unwritten {
-    /// Where each of them ends among all bytes of the connection.
+    /// The position in the connection's bytes at which each of them ends.
     ends: VecDeque<u64>,
-    /// The messages themselves, where another connection may send them.
+    /// The messages themselves, if another connection may send them.
     messages: Option<VecDeque<Message>>,
 }
 
@@ -74,20 +78,21 @@ struct Reported {
 
 /// What was written to the transport since the last report.
 pub(crate) struct Done {
-    /// Messages, to the last byte.
+    /// The number of messages that were written completely.
     pub(super) messages: u64,
     pub(super) bytes: u64,
-    /// Every ping that was encoded has been written.
+    /// Whether pings were encoded and all of them have been written.
     pub(super) pings: bool,
 }
 
-/// What a connection leaves to the next.
+/// The messages that a connection has not sent, at its end.
 pub(crate) struct Unsent {
-    /// Messages that were not written, in order; those that were encoded only where they are kept.
+    /// The messages that were not written completely, in order. Encoded ones are among them only if
+    /// they were kept.
     pub(super) messages: VecDeque<Message>,
-    /// How many messages were encoded, and neither written nor kept.
+    /// The number of messages that were encoded, and neither written nor kept.
     pub(super) lost: usize,
-    /// How many messages were written.
+    /// The number of messages that were written completely.
     pub(super) written: u64,
 }
 
@@ -125,22 +130,23 @@ impl FrameWriter {
         })
     }
 
-    /// Returns the messages to be encoded next, to add to them.
+    /// Returns the messages to encode next. The caller adds to them.
     pub(super) fn messages(&mut self) -> &mut VecDeque<Message> {
         &mut self.messages
     }
 
-    /// Returns how many messages were encoded.
+    /// Returns the number of encoded messages.
     pub(super) fn encoded(&self) -> u64 {
         self.encoded_messages
     }
 
-    /// Returns how many messages wait here: to be encoded, or to be written to the last byte.
-    pub(super) fn in_hand(&self) -> usize {
+    /// Returns the number of messages that have not been encoded, or not been written completely.
+    pub(super) fn in_writer(&self) -> usize {
         self.messages.len() + self.unwritten.ends.len()
     }
 
-    /// Returns whether something was written so lately that more is likely to come.
+    /// Returns whether the last write was so short a time ago that more messages are likely to
+    /// follow.
     pub(super) fn wrote_recently(&self) -> bool {
         self.last_flush
             .is_some_and(|then| then.elapsed() < RECENTLY)
@@ -172,7 +178,7 @@ impl FrameWriter {
             let mut blocked = Ok(());
             for frame in pongs.chain(pings) {
                 match writer.encode(frame) {
-                    // It is encoded all the same, and so must the others be.
+                    // The frame has been encoded nevertheless. The others must be as well.
                     Err(tungstenite::Error::Io(error)) if is_timeout(&error) => {
                         blocked = Err(error.into());
                     }
@@ -193,14 +199,15 @@ impl FrameWriter {
         })
     }
 
-    /// Writes all that is encoded.
+    /// Writes everything that has been encoded.
     pub(super) fn flush(&mut self, wait: Wait) -> tungstenite::Result<()> {
         let flushed = self.attempt(wait, Self::flush_codec);
         self.last_flush = Some(Instant::now());
         flushed
     }
 
-    /// Writes the Close frame, after which nothing is written. All before it has been flushed.
+    /// Writes the Close frame. Everything before it has been flushed, and nothing is written after
+    /// it.
     pub(super) fn write_close(&mut self, close: SendClose) -> tungstenite::Result<()> {
         let frame = close.frame.map(|frame| WireCloseFrame {
             code: frame.code.into(),
@@ -212,14 +219,15 @@ impl FrameWriter {
             writer.codec.close(&mut writer.out, frame)?;
             writer.flush_codec()?;
             if !close.after_queue {
-                // Nothing more is expected from the peer, so it must not wait for this side to end
-                // the stream in return.
+                // Nothing more is expected from the peer. It need not wait for this side to end the
+                // stream.
                 let _ = writer.out.half.shutdown_write();
             }
             Ok(())
         })
     }
 
+    /// Calls `write`, and returns an error if an earlier call has panicked.
     fn attempt(
         &mut self,
         wait: Wait,
@@ -240,11 +248,11 @@ impl FrameWriter {
         self.encoded_messages += 1;
         let end = self.encoded_bytes + frame_length(wire.len(), self.role);
         self.unwritten.ends.push_back(end);
-        // What it holds may be the user's, with a destructor of its own: that of the codec is not
-        // the last.
+        // A message may own a user's value, with a destructor that panics. A copy is kept during
+        // the encoding, so that the codec does not drop the last one.
         let sent = match &mut self.unwritten.messages {
             Some(messages) => {
-                // One of a source may have a value yet.
+                // A message of a source may still have a JSON value.
                 messages.push_back(message.without_value().0);
                 None
             }
@@ -255,8 +263,8 @@ impl FrameWriter {
         encoded
     }
 
-    /// Encodes a frame, and writes it if much has come together. After an error of the transport it
-    /// is encoded.
+    /// Encodes a frame, and writes the encoded bytes if there are many. The frame is encoded even
+    /// if the transport returns an error.
     fn encode(&mut self, message: tungstenite::Message) -> tungstenite::Result<()> {
         self.encoded_bytes += frame_length(message.len(), self.role);
         self.has_grown |= message.len() > WRITE_BUFFER;
@@ -267,13 +275,13 @@ impl FrameWriter {
         self.codec.flush(&mut self.out)?;
         debug_assert_eq!(self.encoded_bytes, self.out.written);
         if std::mem::take(&mut self.has_grown) {
-            // Its buffer is as long as the longest message was.
+            // A new codec frees the buffer, which is as long as the longest message.
             self.codec = writing_codec(self.role);
         }
         if std::mem::take(&mut self.ping_encoded) {
             self.ping_written = true;
-            // These are as long as the longest burst was. That is seldom needed again soon, and
-            // pings are seldom enough to give it back.
+            // Frees the memory of the longest burst of messages. It is seldom needed again soon,
+            // and pings are rare enough for this.
             self.forget_written();
             self.unwritten.ends.shrink_to_fit();
             if let Some(messages) = &mut self.unwritten.messages {
@@ -283,7 +291,7 @@ impl FrameWriter {
         Ok(())
     }
 
-    /// Forgets the messages that have been written to the last byte.
+    /// Removes the messages that have been written completely from `unwritten`.
     fn forget_written(&mut self) {
         while self
             .unwritten
@@ -298,12 +306,12 @@ impl FrameWriter {
         }
     }
 
-    /// Returns how many messages have been written to the last byte.
+    /// Returns the number of messages that have been written completely.
     fn written(&self) -> u64 {
         self.encoded_messages - self.unwritten.ends.len() as u64
     }
 
-    /// Ends the connection's writing.
+    /// Returns the messages that have not been sent.
     pub(crate) fn end(mut self) -> Unsent {
         self.forget_written();
         let written = self.written();
@@ -318,7 +326,7 @@ impl FrameWriter {
     }
 }
 
-/// Creates a codec that has nothing to write yet. It learns nothing of what is read.
+/// Creates a codec that only writes.
 fn writing_codec(role: WireRole) -> WebSocketContext {
     let config = WebSocketConfig::default()
         .read_buffer_size(0)
@@ -326,7 +334,7 @@ fn writing_codec(role: WireRole) -> WebSocketContext {
     WebSocketContext::new(role, Some(config))
 }
 
-/// Returns how long a frame is (RFC 6455, section 5.2).
+/// Returns the length of a frame in bytes (RFC 6455, section 5.2).
 fn frame_length(payload: usize, sender: WireRole) -> u64 {
     let extended = match payload {
         0..126 => 0,
@@ -340,11 +348,11 @@ fn frame_length(payload: usize, sender: WireRole) -> u64 {
     2 + extended + mask + payload as u64
 }
 
-/// The codec's stream: writes, waiting or not, and has nothing to read.
+/// The codec's stream, which only writes.
 struct Out {
     half: Box<dyn WriteHalf>,
     wait: Wait,
-    /// How many bytes the connection has taken.
+    /// The number of bytes that the transport has taken.
     written: u64,
 }
 
@@ -395,7 +403,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
-    /// A socket that takes nothing without waiting.
+    /// A transport that takes nothing without waiting.
     struct Full(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Full {
@@ -424,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn pings_and_pongs_that_find_the_socket_full_are_sent_later() {
+    fn pings_and_pongs_are_sent_later_if_the_transport_is_full() {
         let send_queue = SendQueue::new(1 << 20);
         let wire = Arc::new(Mutex::new(Vec::new()));
         let half = Box::new(Full(wire.clone()));
@@ -432,7 +440,7 @@ mod tests {
         for _ in 0..10 {
             send_queue.put_nowait(vec![0; 16_000].into()).unwrap();
         }
-        // More than is collected before it is written.
+        // These are more bytes than are collected before they are written.
         assert!(!send_queue.write_now(&mut writer));
         let words = ["pong one", "pong two", "the ping"];
         send_queue.pong(words[0].into());
@@ -450,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_puts_one_message_does_not_write_for_all_the_others() {
+    fn a_thread_that_puts_a_message_writes_one_turn() {
         let send_queue = SendQueue::new(1 << 20);
         let half = Box::new(Full(Arc::default()));
         let mut writer = FrameWriter::new(WireRole::Server, half, false, false);
@@ -463,7 +471,7 @@ mod tests {
         assert_eq!(writer.written(), 10 * MESSAGES_PER_TURN as u64);
     }
 
-    /// A socket that takes this many bytes and then fails.
+    /// A transport that takes this many bytes and then fails.
     struct Breaks(usize);
 
     impl Write for Breaks {
@@ -492,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_written_to_the_last_byte_is_left_for_the_next_connection() {
+    fn messages_that_were_not_written_completely_are_left_for_the_next_connection() {
         const COUNT: usize = 200;
         // A client's frames of 100, 200 and 70 000 bytes.
         let sizes = |n: usize| [100, 200, 70_000][n % 3];

@@ -43,7 +43,7 @@ use crate::message::Message;
 use crate::net::handshake::subprotocols;
 #[cfg(doc)]
 use crate::options::Options;
-use crate::pubsub::{Queue, Room, Sink, Source, Subscription, SubscriptionId};
+use crate::pubsub::{Queue, RoomWait, Sink, Source, Subscription, SubscriptionId};
 
 /// Receiving.
 impl Websocket {
@@ -1318,7 +1318,9 @@ impl Sink<Message> for Websocket {
         self.shared().send_queue.put_nowait(item)
     }
 
-    fn room(&self) -> Option<Room<'_, Message>> {
-        Some(Room::in_queue(self.shared().send_queue.consumer().space()))
+    fn room_wait(&self) -> Option<RoomWait<'_, Message>> {
+        Some(RoomWait::in_queue(
+            self.shared().send_queue.consumer().space(),
+        ))
     }
 }

@@ -1,4 +1,5 @@
-//! What the reader thread does with a connection: reads, decodes, publishes, and sees it to its end.
+//! The reader thread's work with one connection: it reads, decodes and publishes messages, and
+//! finishes the closing.
 
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,41 +18,42 @@ use crate::net::frame_reader::{End, FrameReader};
 use crate::net::transport::{ReadHalf, is_timeout};
 use crate::pubsub::Publisher;
 
-/// How many messages of those that came in one piece are handed out in one go. A subscriber that
-/// wakes up with the first then finds the others, and works on them while the next are decoded; handing
-/// them out one by one, both would fight over the same cache lines all the time.
+/// The maximum number of messages that are published at a time. Messages that arrive together are
+/// published together: a subscriber that wakes up for the first finds the others, and processes
+/// them while the next ones are decoded. If they were published one by one, the two threads would
+/// contend for the same cache lines all the time.
 const BATCH: usize = 64;
 
-/// What can be read of a connection, after its handshake.
+/// The read half of a connection, after its handshake.
 pub(crate) struct ReadSide {
     pub(crate) half: Box<dyn ReadHalf>,
-    /// What came right behind the handshake.
+    /// The bytes that were read with the handshake and follow it.
     pub(crate) rest: Vec<u8>,
     pub(crate) role: WireRole,
 }
 
 /// Why the reader stopped reading messages.
-enum Ending {
+enum StopReason {
     /// The peer's Close frame.
     Peer(Option<CloseFrame>),
-    /// The peer broke the protocol, and is to be told so.
+    /// The peer violated the protocol, and is sent this close code.
     Violation(u16, Error),
     /// The stream ended.
     Lost(io::Error),
-    /// No answer to a ping.
-    Dead(Error),
+    /// The peer did not answer a ping.
+    PingTimeout(Error),
 }
 
-/// Reads what comes over a connection and delivers it, until the connection is shut down.
+/// Reads and publishes messages until the connection is shut down.
 pub(crate) fn read(shared: &Shared, opened: ReadSide, publisher: &mut Publisher<Message>) {
     let options = &shared.options;
     let config = WebSocketConfig::default()
         .read_buffer_size(options.read_buffer)
         .max_message_size(Some(options.longest_message()))
-        // `FrameReader` has looked at that.
+        // `FrameReader` checks that.
         .max_frame_size(None);
-    // Not `from_partially_read`: the buffer which that makes grows by a few bytes at a time once
-    // messages that share it are kept, and each time costs a system call.
+    // Not `from_partially_read`: its buffer grows by a few bytes at a time once messages that share
+    // it are kept, and each time costs a system call.
     let mut codec = WebSocketContext::new(opened.role, Some(config));
     let mut stream = Stream {
         frames: FrameReader::new(opened.role, options.longest_frame()),
@@ -65,24 +67,24 @@ pub(crate) fn read(shared: &Shared, opened: ReadSide, publisher: &mut Publisher<
             read_buffer: options.read_buffer,
         },
     };
-    // What the last connection brought comes first.
+    // The messages of the last connection come first.
     publisher.drain_backlog();
     let mut batch = Vec::new();
-    let ending = read_loop(shared, &mut codec, &mut stream, &mut batch, publisher);
+    let reason = read_loop(shared, &mut codec, &mut stream, &mut batch, publisher);
     drop(codec);
     publish(shared, &mut batch, publisher);
-    finish_closing(shared, stream.source.half, ending);
+    finish_closing(shared, stream.source.half, reason);
 }
 
-/// The main loop: reads a message, publishes when there are many or when no more can be read without
-/// waiting, and sees to the pings.
+/// The main loop: reads a message, publishes if there are many or if no more can be read without
+/// waiting, and handles the keepalive.
 fn read_loop(
     shared: &Shared,
     codec: &mut WebSocketContext,
     stream: &mut Stream<'_>,
     batch: &mut Vec<Message>,
     publisher: &mut Publisher<Message>,
-) -> Ending {
+) -> StopReason {
     use tungstenite::Message as Wire;
     let json = shared.options.json;
     loop {
@@ -103,7 +105,7 @@ fn read_loop(
                 batch.push(Message::Binary(bytes));
             }
             Ok(Wire::Ping(payload)) => {
-                // It may wait for a while, too.
+                // A copy, because the pong may be queued for a while, and would keep the buffer.
                 shared.send_queue.pong(Bytes::copy_from_slice(&payload));
             }
             Ok(Wire::Pong(payload)) => {
@@ -111,10 +113,10 @@ fn read_loop(
                     stream.source.keepalive.answered();
                 }
             }
-            // Not read: a Close frame does not reach the codec, and raw frames are only ever written.
+            // Never read: `FrameReader` parses Close frames, and raw frames are only written.
             Ok(Wire::Close(_) | Wire::Frame(_)) => {}
             Err(tungstenite::Error::Io(error)) if is_timeout(&error) => all_read = true,
-            Err(error) => return ending(error),
+            Err(error) => return stop_reason(error),
         }
         if all_read || batch.len() == BATCH {
             publish(shared, batch, publisher);
@@ -124,41 +126,41 @@ fn read_loop(
         } = &mut stream.source;
         match keepalive.due(|| shared.send_queue.ping_written()) {
             None => {}
-            // No ping follows a Close frame, and the peer may be slow to answer that: how slow, the
-            // closing's own deadline says.
+            // No ping follows a Close frame. The peer may be slow to answer that: the deadline of
+            // the closing limits the wait.
             Some(_) if shared.lifecycle.phase() == Phase::Closing => {
                 if let Err(error) = keepalive.stop(&mut **half) {
-                    return Ending::Lost(error);
+                    return StopReason::Lost(error);
                 }
             }
             Some(Due::Ping(payload)) => shared.send_queue.ping(Bytes::copy_from_slice(&payload)),
-            Some(Due::Dead(after)) => return Ending::Dead(Error::PingTimeout { after }),
+            Some(Due::Dead(after)) => return StopReason::PingTimeout(Error::PingTimeout { after }),
         }
     }
 }
 
-/// Publishes what has been decoded.
+/// Publishes the decoded messages.
 fn publish(shared: &Shared, batch: &mut Vec<Message>, publisher: &mut Publisher<Message>) {
     count(&shared.received.messages, batch.len());
     publisher.put_batch(batch);
 }
 
-fn ending(error: tungstenite::Error) -> Ending {
+fn stop_reason(error: tungstenite::Error) -> StopReason {
     use tungstenite::Error as Wire;
-    let violation = |code, reason| Ending::Violation(code, Error::Protocol { code, reason });
-    let too_big = |size, limit| Ending::Violation(1009, Error::MessageTooBig { size, limit });
+    let violation = |code, reason| StopReason::Violation(code, Error::Protocol { code, reason });
+    let too_big = |size, limit| StopReason::Violation(1009, Error::MessageTooBig { size, limit });
     match error {
         Wire::Io(error) => match End::of(error) {
-            Ok(End::Close(frame)) => Ending::Peer(frame),
+            Ok(End::Close(frame)) => StopReason::Peer(frame),
             Ok(End::BadClose(code, reason)) => violation(code, reason),
             Ok(End::TooLong(size, limit)) => {
                 too_big(usize::try_from(size).unwrap_or(usize::MAX), limit)
             }
-            Err(error) => Ending::Lost(error),
+            Err(error) => StopReason::Lost(error),
         },
         Wire::Protocol(ProtocolError::ResetWithoutClosingHandshake)
         | Wire::ConnectionClosed
-        | Wire::AlreadyClosed => Ending::Lost(io::Error::new(
+        | Wire::AlreadyClosed => StopReason::Lost(io::Error::new(
             io::ErrorKind::UnexpectedEof,
             "the peer ended the stream without a Close frame",
         )),
@@ -169,23 +171,23 @@ fn ending(error: tungstenite::Error) -> Ending {
     }
 }
 
-/// Closes from the reader's side: reports what happened, and reads on until the peer ends the stream
-/// or the connection is shut down.
-fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) {
-    let end = match ending {
-        Ending::Peer(frame) => {
+/// Reports why reading stopped. Then reads and ignores bytes until the peer ends the stream or the
+/// connection is shut down.
+fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, reason: StopReason) {
+    let end = match reason {
+        StopReason::Peer(frame) => {
             match &frame {
                 Some(frame) => {
-                    crate::logging::debug!("{}: the peer closes with {frame}", shared.name)
+                    crate::logging::debug!("{}: the peer is closing with {frame}", shared.name)
                 }
-                None => crate::logging::debug!("{}: the peer closes", shared.name),
+                None => crate::logging::debug!("{}: the peer is closing", shared.name),
             }
             let after_all = shared.send_queue.has_begun_to_close();
             shared.step(Input::PeerClosed(PeerClose { frame, after_all }));
             discard(shared, &mut *half);
             Input::ReadEnded(None)
         }
-        Ending::Violation(code, error) => {
+        StopReason::Violation(code, error) => {
             crate::logging::debug!("{}: {error}", shared.name);
             let reason = match &error {
                 Error::Protocol { reason, .. } => reason.clone(),
@@ -193,20 +195,20 @@ fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, ending: Ending) 
             };
             let reason = shortened(reason);
             shared.step(Input::Violation(CloseFrame { code, reason }, error));
-            // Closing the socket with bytes unread would reset the connection, and the peer might
-            // not see why.
+            // Closing the socket while bytes are unread would reset the connection, and the peer
+            // might not receive the reason.
             discard(shared, &mut *half);
             Input::ReadEnded(None)
         }
-        Ending::Lost(error) => Input::ReadEnded(Some(Error::lost(error))),
-        Ending::Dead(error) => Input::Failed(error),
+        StopReason::Lost(error) => Input::ReadEnded(Some(Error::lost(error))),
+        StopReason::PingTimeout(error) => Input::Failed(error),
     };
     shared.step(end);
     shared.wait_shut_down();
 }
 
-/// Reads and ignores everything until the end of the stream, for which the peer may be waiting, or
-/// until the closing's deadline.
+/// Reads and ignores everything until the peer ends the stream, or until the deadline of the
+/// closing. The peer may not be able to end the stream before its bytes are read.
 fn discard(shared: &Shared, half: &mut dyn ReadHalf) {
     let mut bytes = [0; 4096];
     loop {
@@ -224,14 +226,15 @@ fn discard(shared: &Shared, half: &mut dyn ReadHalf) {
         match half.read(&mut bytes) {
             Ok(1..) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // The peer waits for the rest. (Or has it, and the writer is about to report that.)
+            // The peer may be waiting for what this side still writes. (Or all has been written,
+            // and the writer is about to report that.)
             Err(error) if is_timeout(&error) && !written => {}
             Ok(0) | Err(_) => return,
         }
     }
 }
 
-/// A Close frame's reason has at most 123 bytes.
+/// Shortens a reason to the 123 bytes that a Close frame allows (RFC 6455, section 5.5).
 fn shortened(mut reason: String) -> String {
     let mut end = reason.len().min(123);
     while !reason.is_char_boundary(end) {
@@ -241,34 +244,34 @@ fn shortened(mut reason: String) -> String {
     reason
 }
 
-/// The codec's stream: reads, and has nothing to write, since the writer thread answers pings and
-/// Close frames.
+/// The codec's stream, which only reads. What the codec writes is ignored, since the writer thread
+/// answers pings and Close frames.
 struct Stream<'a> {
     frames: FrameReader,
     source: Source<'a>,
 }
 
-/// Where the bytes come from.
+/// The bytes of the connection.
 struct Source<'a> {
-    /// What was read with the handshake, and comes first.
+    /// The bytes that were read with the handshake. They come first.
     rest: io::Cursor<Vec<u8>>,
-    /// Whether a read may wait for the peer. One that would have to says so with `WouldBlock`.
+    /// Whether a read may wait for the peer. If not, a read that would wait returns `WouldBlock`.
     may_wait: bool,
     half: Box<dyn ReadHalf>,
     keepalive: Keepalive,
     received: &'a Received,
-    /// How many bytes have been read that no message accounts for.
+    /// The number of bytes that have been read and that no message accounts for.
     surplus: usize,
-    /// How many bytes are read at a time.
+    /// The number of bytes that are read at a time.
     read_buffer: usize,
 }
 
 impl Source<'_> {
-    /// Accounts for a message of this length. Returns whether it is to have memory of its own.
+    /// Accounts for a message of this length. Returns whether it has to be copied.
     ///
-    /// A message keeps the buffer that it was read into. Pings, pongs and empty fragments may fill that
-    /// buffer, and nothing counts them where messages wait. So a short message is copied while more has
-    /// been read than a buffer's length that messages do not account for.
+    /// A message keeps the buffer that it was read into. Pings, pongs and empty fragments may fill
+    /// that buffer, and the limits on queued messages do not count them. So a short message is
+    /// copied while messages do not account for more than a buffer's length of the bytes read.
     fn must_copy(&mut self, length: usize) -> bool {
         let copy = self.surplus > self.read_buffer && length < self.read_buffer;
         self.surplus = self.surplus.saturating_sub(length + MESSAGE_OVERHEAD);

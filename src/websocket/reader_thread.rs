@@ -1,4 +1,5 @@
-//! The reader thread: one connection after the other, from the first attempt to the end of the last.
+//! The reader thread: makes and reads one connection after the other, from the first attempt to the
+//! end of the last connection.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -23,7 +24,8 @@ use crate::thread::spawn;
 /// Makes a connection.
 type Open = dyn FnMut(&Shared) -> Result<Opened, Error> + Send;
 
-/// Starts the thread. `open` is run on it and makes a connection; again for each, where it reconnects.
+/// Starts the thread. It calls `open` to make a connection, and again for each further one if the
+/// client reconnects.
 pub(crate) fn start(
     shared: Arc<Shared>,
     ends: ThreadEnds,
@@ -38,8 +40,8 @@ pub(crate) fn start(
         slot,
     };
     let open: Box<Open> = Box::new(open);
-    // Out here, so that it is still there when no thread takes it; and all that is on that thread's
-    // stack from beginning to end is a pointer.
+    // Not moved into the thread's function, so that it still exists if no thread can be started.
+    // This also keeps only a pointer on the thread's stack for its whole life.
     let start = Arc::new(Mutex::new(Some((thread, open))));
     let taken = start.clone();
     let spawned = spawn("ws-read", move || {
@@ -52,20 +54,21 @@ pub(crate) fn start(
     if let Err(error) = spawned {
         crate::logging::error!("{}: cannot start a thread: {error}", shared.name);
         shared.step(Input::Failed(Error::Thread(Arc::new(error))));
-        // It is closed with its thread; not under the lock.
+        // The drop ends the `Websocket`, and must not happen under the lock.
         let start = start.lock().take();
         drop(start);
     }
 }
 
-/// What the reader thread owns for as long as it lives. Its end is the `Websocket`'s end, however it comes.
+/// The values that the reader thread owns. Their drop ends the `Websocket`, for whatever reason the
+/// thread ends.
 struct ReaderThread {
     shared: Arc<Shared>,
     publisher: Option<Publisher<Message>>,
     writer: Option<JoinHandle<Unsent>>,
-    /// How many messages were neither sent nor kept.
+    /// The number of messages that were neither sent nor kept.
     lost: usize,
-    /// Given back to the server when everything has ended.
+    /// Returned to the server at the end.
     slot: Option<Arc<dyn Slot>>,
 }
 
@@ -76,10 +79,11 @@ impl ReaderThread {
             let text = format!("the reader thread panicked: {text}");
             self.shared.step(Input::Failed(Error::Internal(text)));
         }
-        // The user's code may be in it.
+        // Its destructor may be the user's code.
         drop_caught(open);
     }
 
+    /// Makes connections until none follows.
     fn connection_loop(&mut self, open: &mut Open) {
         let shared = self.shared.clone();
         let _ = shared.reader_thread.set(thread::current().id());
@@ -95,6 +99,7 @@ impl ReaderThread {
         }
     }
 
+    /// Starts the writer thread for a connection, and reads until the connection is shut down.
     fn use_connection(&mut self, opened: Opened) {
         let shared = &self.shared;
         let Opened {
@@ -113,7 +118,7 @@ impl ReaderThread {
         }
         shared.step(Input::Opened);
         if !shared.lifecycle.look(Session::has_opened) {
-            // It was shut down meanwhile.
+            // The connection was shut down meanwhile.
             return;
         }
         crate::logging::debug!("{}: ready", shared.name);
@@ -133,16 +138,16 @@ impl ReaderThread {
         }
     }
 
-    /// Ends the writer, and takes back what it has not sent.
+    /// Ends the writer thread, and takes back the messages that it has not sent.
     fn end_connection(&mut self) {
         let shared = &self.shared;
         shared.step(Input::ReadStopped);
         shared.send_queue.stop();
-        // Nothing holds it up now: the connection is shut down.
+        // The join ends soon: the transport is shut down, so the writer waits for nothing.
         if let Some(left) = self.writer.take().map(JoinHandle::join) {
             match left {
                 Ok(unsent) => self.take_back(unsent),
-                // Its messages are lost with it.
+                // The frame writer was dropped during the panic, with its messages.
                 Err(panic) => {
                     drop_caught(panic);
                     let text = "the writer thread panicked".to_owned();
@@ -157,15 +162,15 @@ impl ReaderThread {
         self.lost += self.shared.send_queue.take_back(unsent, all_confirmed);
     }
 
-    /// How many messages were accepted and have not been sent.
+    /// Returns the number of messages that were accepted and have not been sent.
     fn unsent(&self) -> usize {
         self.shared.send_queue.consumer().len() + self.lost
     }
 
-    /// Waits until it is time for another connection; `false` when there is to be none.
+    /// Waits until another connection is due. Returns `false` if none follows.
     fn wait_to_reconnect(&mut self) -> bool {
         let shared = &self.shared;
-        // First: what a program has to say once it knows of the loss is for the next connection.
+        // Before the loss is reported: what a program sends after that is for the next connection.
         shared.send_queue.forget_connection();
         loop {
             shared.step(Input::ThreadsEnded {
@@ -183,7 +188,7 @@ impl ReaderThread {
             crate::logging::info!("{}: {reason}; trying again in {wait:.1?}", shared.name);
             drop_caught(reason);
             if let Some(publisher) = &mut self.publisher {
-                // Ended early by `close`, and where callbacks get no thread.
+                // `close` ends this early, and so does a long outage of callback threads.
                 publisher.drain_backlog_until(until);
             }
             shared.wait(None, |session| session.waiting().is_none().then_some(()));
@@ -198,17 +203,17 @@ impl Drop for ReaderThread {
         if let Some(slot) = self.slot.take() {
             slot.connection_ended();
         }
-        // Last: where there is no thread for them, callbacks are called here, and these may do
+        // Last: if the system starts no thread, callbacks are called here, and these may do
         // anything.
         shared.producer.finish();
     }
 }
 
 impl ReaderThread {
-    /// Ends everything.
+    /// Ends the `Websocket`.
     fn end(&mut self) {
         let shared = self.shared.clone();
-        // From here on nothing is accepted, and so nothing that is accepted is missing from the count.
+        // First, so that no accepted message is missing from the count.
         shared.send_queue.refuse_puts();
         self.end_connection();
         let unsent = self.unsent();

@@ -1,10 +1,10 @@
-//! The queue of what is to be sent, and the rule that says which thread writes it.
+//! The send queue, and the rule that decides which thread writes.
 //!
-//! A connection's [`FrameWriter`] is the worker of a [`Channel`]: whoever holds it writes, and
-//! holds no lock meanwhile. The writer thread owns it, and leaves it in the channel while there is
-//! nothing to send. Then a thread that puts a small message receives it with the same lock, writes
-//! what the transport takes without waiting, and leaves it there again. That saves the message two
-//! switches of threads. Whatever does not go at once is left to the writer thread.
+//! A connection's [`FrameWriter`] is the worker of a [`Channel`]. The thread that has it writes,
+//! and holds no lock meanwhile. The writer thread owns it, and leaves it in the channel while there
+//! is nothing to send. A thread that puts a small message then receives it under the same lock,
+//! writes what the transport takes without waiting, and leaves it in the channel again. This saves
+//! two thread switches for the message. The writer thread writes the rest.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,24 +12,24 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 
-use super::control::{Control, Frames, Latency, Order, SendClose};
+use super::control::{Control, Frames, Latency, SendClose, SendPlan};
 use super::frame_writer::{FrameWriter, Unsent, Wait};
 use crate::error::PutError;
 use crate::message::Message;
 use crate::net::transport::is_timeout;
 use crate::pubsub::{Channel, IdleWorker};
 
-/// The size up to which a message is worth writing on the thread that puts it.
+/// The maximum size of a message that is written on the thread that puts it, in bytes.
 const SMALL: usize = 16 << 10;
 
-/// How many messages are taken from the queue and written in one turn. Pongs and pings come before
-/// each turn. The lock is contended while another thread puts as fast as it can: with half of this,
-/// sending takes 6 % more processor time.
+/// The maximum number of messages that are taken from the queue and written in one turn. Pongs and
+/// pings are written before each turn. The lock is contended while another thread puts as fast as
+/// it can: with half of this number, sending takes 6 % more processor time.
 pub(super) const MESSAGES_PER_TURN: usize = 128;
 
 type Messages = Channel<Message, Control, Box<FrameWriter>>;
 
-/// The frame writer, if it was idle when something was added.
+/// The frame writer if it was idle when something was added, or else `None`.
 type IdleWriter<'a> = IdleWorker<'a, Message, Control, Box<FrameWriter>>;
 
 pub(crate) struct SendQueue {
@@ -37,32 +37,32 @@ pub(crate) struct SendQueue {
     sent: Sent,
 }
 
-/// How much was sent, on all connections. Written by whoever has the frame writer, or by the reader
-/// thread between two connections.
+/// The numbers of sent messages and bytes, on all connections. They are changed by the thread that
+/// has the frame writer, or by the reader thread between two connections.
 #[derive(Default)]
 pub(crate) struct Sent {
     pub(crate) messages: AtomicU64,
     pub(crate) bytes: AtomicU64,
-    /// Taken from the queue for the present connection, and not written.
-    pub(crate) in_hand: AtomicU64,
+    /// Messages that the frame writer has taken from the queue and not written yet.
+    pub(crate) in_writer: AtomicU64,
     pub(crate) unconfirmed: AtomicU64,
     pub(crate) unsent: AtomicU64,
 }
 
-/// How far [`SendQueue::write`] has come.
+/// Why [`SendQueue::write`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// All there was has been written.
+    /// Everything has been written.
     Drained,
-    /// The transport has taken nothing for as long as it may.
+    /// The transport has taken nothing within its timeout.
     Stalled,
-    /// The Close frame has been written: there is nothing more to do.
+    /// The Close frame has been written. Nothing follows it.
     Closed,
     /// `stop` was called.
     Stopped,
 }
 
-/// What comes after the control frames of a turn.
+/// What is written after the control frames of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Messages,
@@ -72,8 +72,8 @@ enum Next {
 }
 
 impl SendQueue {
-    /// Creates a queue for messages that together weigh `limit`. It has no frame writer: each
-    /// connection's writer thread brings one.
+    /// Creates a queue for messages that together weigh at most `limit`. It has no frame writer:
+    /// the writer thread of each connection brings one.
     pub(crate) fn new(limit: usize) -> Self {
         SendQueue {
             messages: Channel::new(limit, Message::weight, Control::default()),
@@ -81,7 +81,7 @@ impl SendQueue {
         }
     }
 
-    /// Returns the queue and the source alone, as a consumer's.
+    /// Returns the underlying channel, with the queue and the source.
     pub(crate) fn consumer(&self) -> &Messages {
         &self.messages
     }
@@ -109,8 +109,9 @@ impl SendQueue {
         push: impl FnOnce(Message) -> Result<IdleWriter<'a>, PutError<Message>>,
     ) -> Result<(), PutError<Message>> {
         let is_small = message.len() <= SMALL;
-        // Without the value that it may have beside its text: that is not weighed, and takes many
-        // times as much. A message that is not taken is handed back as it was.
+        // A JSON message may have a value beside its text. It is not queued, because it is not
+        // weighed and takes many times as much memory. If the put fails, the message is returned
+        // with its value.
         let (message, value) = message.without_value();
         let writer = push(message).map_err(|error| match error {
             PutError::Full(message) => PutError::Full(message.with_value(value)),
@@ -125,15 +126,15 @@ impl SendQueue {
         self.send_control(|control| control.pong(payload));
     }
 
-    /// Sends the keepalive's own ping.
+    /// Sends the keepalive's ping.
     pub(crate) fn ping(&self, payload: Bytes) {
-        self.send_control(|control| control.pings.ask(payload));
+        self.send_control(|control| control.pings.queue_keepalive(payload));
     }
 
-    /// Sends a program's ping; returns `false` if too many are without an answer.
-    pub(crate) fn ping_for(&self, payload: Bytes, asker: Sender<Duration>) -> bool {
-        // A copy, because the program's own must not be dropped under the lock.
-        self.send_control(|control| control.pings.ask_for(payload.clone(), asker))
+    /// Sends a program's ping. Returns `false` if too many pings are unanswered.
+    pub(crate) fn ping_for(&self, payload: Bytes, reply_to: Sender<Duration>) -> bool {
+        // A clone, because the program's payload must not be dropped under the lock.
+        self.send_control(|control| control.pings.queue_for(payload.clone(), reply_to))
     }
 
     fn send_control<R>(&self, change: impl FnOnce(&mut Control) -> R) -> R {
@@ -142,90 +143,97 @@ impl SendQueue {
         result
     }
 
-    /// Takes note of a pong. Returns whether it answers the keepalive's own ping.
+    /// Handles a pong. Returns whether it answers the keepalive's ping.
     pub(crate) fn answered(&self, payload: &[u8]) -> bool {
         let answered = self
             .messages
-            .look(|control| control.pings.answered(payload));
-        let own = answered.own;
-        answered.tell();
-        own
+            .with_extra(|control| control.pings.answered(payload));
+        let keepalive = answered.keepalive;
+        answered.notify();
+        keepalive
     }
 
-    /// Returns for how long the keepalive's last ping has been written.
+    /// Returns the time since the keepalive's ping was written. `None` if it is not written or has
+    /// been answered.
     pub(crate) fn ping_written(&self) -> Option<Duration> {
-        self.messages.look(|control| control.pings.since_written())
+        self.messages
+            .with_extra(|control| control.pings.since_written())
     }
 
     pub(crate) fn latency(&self) -> Option<Latency> {
-        self.messages.look(|control| control.pings.latency())
+        self.messages.with_extra(|control| control.pings.latency())
     }
 
     pub(crate) fn sent(&self) -> &Sent {
         &self.sent
     }
 
-    /// Accepts no more messages.
+    /// Refuses further messages.
     pub(crate) fn refuse_puts(&self) {
         self.messages.close();
     }
 
-    /// Sends a Close frame on the present connection.
+    /// Sends a Close frame on the current connection.
     ///
-    /// If messages are refused from then on, [`refuse_puts`](Self::refuse_puts) is called first: what
-    /// was accepted is in the queue when the writer finds the Close frame.
+    /// If further messages are to be refused, call [`refuse_puts`](Self::refuse_puts) first: then
+    /// all accepted messages are in the queue when the writer finds the Close frame.
     pub(crate) fn send_close(&self, close: SendClose) {
-        // The writer thread is to send it.
+        // The drop returns the frame writer to its thread, which sends the Close frame.
         let ((), writer) = self.messages.change(|control| control.close(close));
         drop(writer);
     }
 
     /// Returns whether this side's Close frame may have reached the peer.
     pub(crate) fn has_begun_to_close(&self) -> bool {
-        self.messages.look(|control| control.has_begun_to_close())
+        self.messages
+            .with_extra(|control| control.has_begun_to_close())
     }
 
-    /// Ends the writer thread, which sends nothing more.
+    /// Makes the writer thread end without sending anything more.
     pub(crate) fn stop(&self) {
         let ((), writer) = self.messages.change(Control::stop);
         drop(writer);
     }
 
-    /// Takes back what a connection has not sent, after its writer thread has ended.
-    /// `all_confirmed` says that the peer has taken all that was written. Returns how many messages
-    /// were neither written nor kept.
+    /// Takes back the messages that a connection has not sent, after its writer thread has ended.
+    /// `all_confirmed` is whether the peer has received all written messages. Returns the number of
+    /// messages that were neither written nor kept.
     pub(crate) fn take_back(&self, unsent: Unsent, all_confirmed: bool) -> usize {
         if !all_confirmed {
-            let confirmed = self.messages.look(|control| control.pings.confirmed());
-            // A peer may have answered what was not written yet, if it guessed it.
+            let confirmed = self
+                .messages
+                .with_extra(|control| control.pings.confirmed());
+            // Saturating, since a peer that guesses a payload can answer a ping before it has been
+            // written.
             let unconfirmed = unsent.written.saturating_sub(confirmed);
             add(&self.sent.unconfirmed, unconfirmed);
         }
         self.messages.put_back(unsent.messages);
-        // Not before: they wait all the while.
-        self.count_in_hand(0);
+        // Afterwards, so that the statistics count these messages all the time.
+        self.count_in_writer(0);
         unsent.lost
     }
 
-    /// Forgets what was for the connection that has ended alone.
+    /// Drops the control frames of the connection that has ended.
     pub(crate) fn forget_connection(&self) {
-        // Dropping the askers wakes threads that wait for the answer to a ping: not under the lock.
-        let control = self.messages.look(std::mem::take);
+        // Not dropped under the lock, because the drop of a ping's sender wakes the thread that
+        // waits for the pong.
+        let control = self.messages.with_extra(std::mem::take);
         drop(control);
     }
 
-    /// Ends the queue: there is no other connection, and `unsent` messages are never sent.
+    /// Drops the queued messages at the end of the last connection, and counts the `unsent` ones.
     pub(crate) fn end(&self, unsent: usize) {
         self.forget_connection();
-        self.count_in_hand(0);
+        self.count_in_writer(0);
         add(&self.sent.unsent, unsent as u64);
         self.messages.clear();
     }
 
-    // For whoever has the frame writer.
+    // For the thread that has the frame writer.
 
-    /// For the writer thread: writes all there is. An error is final: the stream may have ended
-    /// within a frame.
+    /// Writes everything that there is to write. Only the writer thread calls this. An error is
+    /// final, because the stream may have ended within a frame.
     pub(crate) fn write(&self, writer: &mut FrameWriter) -> tungstenite::Result<Progress> {
         let progress = self.write_all(writer);
         self.note(writer);
@@ -249,10 +257,11 @@ impl SendQueue {
                     return Ok(Progress::Drained);
                 }
                 Next::Close => {
-                    // First all before it, so that an answer to it is known from a frame that
-                    // crosses it.
+                    // Everything before it is written first. If the peer's Close frame is received
+                    // after that, it comes after all that this side has sent; if it is received
+                    // before, the two Close frames have crossed.
                     writer.flush(Wait::Yes)?;
-                    if let Some(close) = self.messages.look(Control::begin_to_close) {
+                    if let Some(close) = self.messages.with_extra(Control::begin_to_close) {
                         writer.write_close(close)?;
                         return Ok(Progress::Closed);
                     }
@@ -262,27 +271,27 @@ impl SendQueue {
         }
     }
 
-    /// For the writer thread: sleeps until there is something to write.
+    /// Sleeps until there is something to write. Only the writer thread calls this.
     ///
-    /// The sleep is ended by a put, a source, a pong, a ping, `close` or `stop`.
+    /// The sleep is ended by a put, a source, a pong, a ping, `send_close` or `stop`.
     pub(crate) fn sleep(&self, writer: Box<FrameWriter>) -> Box<FrameWriter> {
         match self.messages.sleep(writer, None) {
             Ok(writer) | Err(writer) => writer,
         }
     }
 
-    /// For a thread that has added something: writes it, if it was given the frame writer and it is
-    /// worth the while, or leaves it to the writer thread.
+    /// Writes on a thread that has added something, if it has received the frame writer and the
+    /// message is small. Otherwise the writer thread writes.
     fn use_idle(&self, writer: IdleWriter<'_>, is_small: bool) {
         let Some(writer) = writer else {
-            // Whoever has it finds what was added.
+            // The thread that has the frame writer finds what was added.
             return;
         };
         writer.work(|writer| is_small && !writer.wrote_recently() && self.write_now(writer));
     }
 
-    /// Writes one turn, as far as the transport takes it without waiting. Returns whether that was
-    /// all.
+    /// Writes one turn, as far as the transport takes it without waiting. Returns whether
+    /// everything has been written.
     pub(super) fn write_now(&self, writer: &mut FrameWriter) -> bool {
         let (frames, next) = self.next(writer);
         let written = writer
@@ -293,7 +302,7 @@ impl SendQueue {
             })
             .and_then(|()| writer.flush(Wait::No));
         self.note(writer);
-        // An error is found again by the writer thread, which ends the connection.
+        // The writer thread finds an error again and ends the connection.
         written.is_ok() && matches!(next, Next::Messages | Next::Nothing)
     }
 
@@ -302,43 +311,46 @@ impl SendQueue {
         self.note(writer);
         let encoded = writer.encoded();
         let messages = writer.messages();
-        let (frames, order) = self
+        let (frames, plan) = self
             .messages
             .take(messages, MESSAGES_PER_TURN, |control, _| {
-                let order = control.order();
-                let with_messages = matches!(order, Order::Messages | Order::MessagesThenClose);
-                ((control.frames(encoded), order), with_messages)
+                let plan = control.plan();
+                let with_messages =
+                    matches!(plan, SendPlan::Messages | SendPlan::MessagesThenClose);
+                ((control.frames(encoded), plan), with_messages)
             });
-        let next = match order {
-            Order::Stop => Next::Stop,
-            Order::Close => Next::Close,
+        let next = match plan {
+            SendPlan::Stop => Next::Stop,
+            SendPlan::Close => Next::Close,
             _ if !messages.is_empty() => Next::Messages,
-            Order::MessagesThenClose => Next::Close,
-            Order::Messages => Next::Nothing,
+            SendPlan::MessagesThenClose => Next::Close,
+            SendPlan::Messages => Next::Nothing,
         };
-        self.count_in_hand(writer.in_hand());
+        self.count_in_writer(writer.in_writer());
         (frames, next)
     }
 
-    /// Counts what the frame writer has done since the last time.
+    /// Counts what the frame writer has written since the last call.
     fn note(&self, writer: &mut FrameWriter) {
         let done = writer.take_done();
-        self.count_in_hand(writer.in_hand());
+        self.count_in_writer(writer.in_writer());
         if done.bytes > 0 {
             add(&self.sent.messages, done.messages);
             add(&self.sent.bytes, done.bytes);
         }
         if done.pings {
-            self.messages.look(|control| control.pings.written());
+            self.messages.with_extra(|control| control.pings.written());
         }
     }
 
-    fn count_in_hand(&self, messages: usize) {
-        self.sent.in_hand.store(messages as u64, Ordering::Relaxed);
+    fn count_in_writer(&self, messages: usize) {
+        self.sent
+            .in_writer
+            .store(messages as u64, Ordering::Relaxed);
     }
 }
 
-/// Adds to a counter that one thread at a time writes.
+/// Adds to a counter that one thread at a time changes.
 fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
 }
@@ -381,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transport_that_panics_under_a_put_leaves_the_frame_writer_to_its_thread() {
+    fn a_transport_that_panics_in_a_put_returns_the_frame_writer_to_its_thread() {
         let send_queue = Arc::new(SendQueue::new(1 << 20));
         let writer = FrameWriter::new(Role::Client, Box::new(Panics), false, false);
         let (written, result) = crossbeam_channel::bounded(1);

@@ -1,9 +1,10 @@
-//! One `Websocket`'s life as a state machine, over one or more connections: no lock, no thread, no
-//! I/O and no clock.
+//! The state machine of one `Websocket`, over one or more connections. It has no lock, no thread,
+//! no I/O and no clock.
 //!
-//! The threads report what happened as an [`Input`], with the time. The session answers with the
-//! [`Action`]s to carry out. It decides which side sends the one Close frame (RFC 6455, section 7),
-//! when a connection is shut down, by when, whether another one follows, and how all of it ended.
+//! The threads report an [`Input`] with the time, and the session returns the [`Action`]s to carry
+//! out. It decides whether and when this side sends its Close frame (RFC 6455, section 7), when the
+//! connection is shut down and at what deadline, whether another connection follows, and what the
+//! reason for the end is.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -16,21 +17,21 @@ use crate::deadline::after;
 use crate::error::{Close, CloseFrame, Error, Side};
 use crate::pubsub::Hold;
 
-/// How long the peer has to end the stream once there is nothing more to say.
+/// The time in which the peer has to end the stream once nothing more is to be sent.
 pub(super) const LAST_WAIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
     role: Role,
     close_timeout: Duration,
-    /// `None` where the first connection is the only one.
+    /// `None` if the first connection is the only one.
     reconnect: Option<Schedule>,
     state: State,
-    /// Why the last connection was lost, or the last attempt failed.
+    /// The reason why the last connection was lost, or the last attempt failed.
     last_error: Option<Error>,
-    /// How many connections have completed their handshake.
+    /// The number of connections that have completed their handshake.
     connections: u64,
-    /// What the present input asks for.
+    /// The actions for the current input.
     actions: Vec<Action>,
 }
 
@@ -38,49 +39,50 @@ pub(crate) struct Session {
 enum State {
     /// A connection is being made.
     Connecting,
-    /// The handshake is done, and nothing has ended the connection yet.
+    /// The handshake is complete, and nothing has ended the connection yet.
     Open { since: Instant },
-    /// The connection ends, or will end as soon as it is made.
+    /// The connection is ending, or will end as soon as it is made.
     Ending(Box<Ending>),
-    /// The client waits until then to connect again.
+    /// The client waits until this time to connect again.
     Waiting { until: Instant, reason: Error },
 }
 
-/// How one connection comes to its end.
+/// The end of one connection.
 #[derive(Debug, Clone)]
 struct Ending {
     stage: Stage,
-    /// How long the connection was open before; `None` while its handshake is not done.
+    /// How long the connection was open before. `None` if its handshake is not complete.
     opened: Option<Duration>,
-    /// Whether this program closes: no other connection follows.
+    /// Whether this program closes. Then no other connection follows.
     requested: bool,
     /// The side whose Close frame came first.
     by: Option<Side>,
-    /// The Close frame that was handed to the writer. The inner `None` is one without a body.
+    /// The Close frame that the writer has been given. The inner `None` is a frame without a body.
     sent: Option<Option<CloseFrame>>,
     received: Option<PeerClose>,
-    write: Write,
-    read: Read,
-    /// An error that is the reason of the end, whatever happens after it.
+    write: WriteState,
+    read: ReadState,
+    /// An error that is the reason for the end, whatever happens after it.
     failure: Option<Error>,
-    /// The first error of the transport. The reason of the end, unless a Close frame was received.
+    /// The first error of the transport. It is the reason for the end unless a Close frame was
+    /// received.
     lost: Option<Error>,
     begun: Instant,
-    /// When closing has to be over.
+    /// The deadline of the closing.
     deadline: Instant,
-    /// Until when messages of lost connections are delivered, where some have not been.
+    /// The time until which the backlog is delivered. `None` if there is no backlog.
     drain_until: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
 enum Stage {
-    /// The closing handshake, or what is left of it.
+    /// The closing handshake, or the rest of it.
     Closing,
     /// The transport is shut down, and the connection's threads are ending.
     ShutDown,
-    /// How it ended is known, and messages that were received are still delivered.
+    /// The reason for the end is known, and received messages are still being delivered.
     Draining(Error),
-    /// Everything is over.
+    /// The `Websocket` has ended.
     Closed(Error),
 }
 
@@ -88,27 +90,29 @@ enum Stage {
 #[derive(Debug, Clone)]
 pub(crate) struct PeerClose {
     pub(crate) frame: Option<CloseFrame>,
-    /// When it came, this side had written everything but its own Close frame.
+    /// Whether it was received after this side had written everything but its own Close frame.
     pub(crate) after_all: bool,
 }
 
+/// The state of the writing side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Write {
+enum WriteState {
     Open,
     /// The Close frame, and everything before it, has been written.
     Done,
     Failed,
 }
 
+/// The state of the reading side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Read {
+enum ReadState {
     Messages,
-    /// Everything up to the end of the stream is ignored.
+    /// Bytes are read and ignored until the end of the stream.
     Discard,
     Ended,
 }
 
-/// Where a `Websocket` is, as its users see it.
+/// The state of a `Websocket` as its users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     /// A connection is being made, or the client waits to connect again.
@@ -118,7 +122,7 @@ pub(crate) enum Phase {
     Closed,
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Debug, Clone)]
 pub(crate) enum Input {
     /// The opening handshake is complete.
@@ -127,43 +131,52 @@ pub(crate) enum Input {
     CloseRequested {
         frame: CloseFrame,
         deadline: Instant,
-        /// Nothing waits to be sent.
+        /// Whether no messages are queued for sending.
         idle: bool,
     },
     /// The peer's Close frame was received.
     PeerClosed(PeerClose),
-    /// The peer broke the protocol: it is told so with this frame, and nothing it sends counts any more.
+    /// The peer violated the protocol. It is sent this Close frame, and its further bytes are
+    /// ignored.
     Violation(CloseFrame, Error),
     /// The Close frame, and everything before it, has been written.
     CloseWritten,
-    /// Nothing can be written any more.
+    /// Nothing more can be written.
     WriteFailed(Error),
-    /// The peer's stream has ended; with an error, where that was not expected.
+    /// The peer's stream has ended. With an error if that was unexpected.
     ReadEnded(Option<Error>),
-    /// A connection could not be made, or has failed, whatever its threads are doing.
+    /// A connection could not be made, or has failed. Its threads may still be waiting.
     Failed(Error),
-    /// The [deadline](Session::deadline) has come.
+    /// The [deadline](Session::deadline) has passed.
     DeadlinePassed,
-    /// The reader thread has nothing more to do with the connection.
+    /// The reader thread no longer uses the connection.
     ReadStopped,
-    /// Both threads are done with the connection. This many messages were accepted and not written;
-    /// `chance`, from 0 to 1, is for the [`Backoff`](crate::Backoff)'s jitter.
-    ThreadsEnded { unsent: usize, chance: f64 },
-    /// No other connection follows, and nothing is accepted any more. With a backlog, messages that
-    /// were received wait for their subscribers.
-    Finished { unsent: usize, backlog: bool },
-    /// The backlog is delivered, or out of time.
+    /// Neither thread uses the connection any more.
+    ThreadsEnded {
+        /// The number of messages that were accepted and not written.
+        unsent: usize,
+        /// A number from 0 to 1, for the jitter of the [`Backoff`](crate::Backoff).
+        chance: f64,
+    },
+    /// No other connection follows, and no more messages are accepted.
+    Finished {
+        /// The number of messages that were accepted and not written.
+        unsent: usize,
+        /// Whether received messages have not been delivered to all subscribers.
+        backlog: bool,
+    },
+    /// The backlog has been delivered, or its time is over.
     Drained,
 }
 
-/// What is to be done about it.
+/// An action that the caller has to carry out.
 #[derive(Debug, Clone)]
 pub(crate) enum Action {
-    /// Accept no more messages.
+    /// Refuse further messages.
     RefusePuts,
-    /// Send a Close frame: at most one for each connection.
+    /// Send a Close frame. At most one for each connection.
     SendClose(SendClose),
-    /// Shut the transport down: exactly once for each connection.
+    /// Shut down the transport. Exactly once for each connection.
     ShutDown,
     /// [`Session::hold`] has changed.
     Hold,
@@ -171,7 +184,7 @@ pub(crate) enum Action {
     NotifyReady,
     /// A connection that was ready was lost, and another one follows.
     NotifyLost(Error),
-    /// The end, exactly once: nothing is done after this.
+    /// The `Websocket` has ended. Exactly once, and the last action.
     NotifyClosed(Error),
 }
 
@@ -188,7 +201,7 @@ impl Session {
         }
     }
 
-    /// Takes note of what happened, and returns what is to be done, in this order.
+    /// Handles an input. Returns the actions to carry out, in this order.
     pub(crate) fn handle(&mut self, now: Instant, input: &Input) -> Vec<Action> {
         let (hold, was_shut_down) = (self.hold(), self.is_shut_down());
         match input {
@@ -239,7 +252,8 @@ impl Session {
 
     fn close_requested(&mut self, now: Instant, frame: &CloseFrame, deadline: Instant, idle: bool) {
         if let State::Waiting { reason, .. } = &self.state {
-            // No peer has to be told. If messages are left, the reason they are is why it ended.
+            // There is no peer to send a Close frame to. If messages are unsent, the loss of the
+            // last connection is the reason for the end.
             let mut ending = Ending::new(now, now, None);
             ending.lost = reason.failure();
             ending.shut_down();
@@ -253,8 +267,8 @@ impl Session {
             return;
         };
         ending.requested = true;
-        // A client's attempt can be given up. A server's is about to be made: all it takes is a
-        // response, and then the client is told why it is closed.
+        // A client's attempt can be given up. A server's connection only lacks a response: it is
+        // made, and then the client receives the Close frame.
         if ending.is_closing() && ending.opened.is_none() && self.role == Role::Client && idle {
             ending.shut_down();
         }
@@ -268,7 +282,7 @@ impl Session {
             unsent: 0,
         });
         let followed = self.is_followed(&reason);
-        // With both frames exchanged there is nothing more to say.
+        // Once both Close frames are exchanged, nothing more is sent.
         let wait = match self.has_written_close() {
             true => self.close_timeout.min(LAST_WAIT),
             false => self.close_timeout,
@@ -280,10 +294,10 @@ impl Session {
             return;
         }
         ending.by.get_or_insert(Side::Peer);
-        ending.read = Read::Discard;
+        ending.read = ReadState::Discard;
         ending.received = Some(received.clone());
-        // The answer to a Close frame carries its code (section 5.5.1). A peer that has closed need
-        // not look at what comes before it: another connection gets that.
+        // The answer to a Close frame has the same code (section 5.5.1). If another connection
+        // follows, that sends the queued messages, since a peer that has closed may ignore them.
         let answer = frame.map(|frame| CloseFrame {
             code: frame.code,
             reason: String::new(),
@@ -299,7 +313,7 @@ impl Session {
             return;
         };
         ending.fail(error);
-        ending.read = Read::Discard;
+        ending.read = ReadState::Discard;
         let close = ending.send(Some(frame.clone()), false);
         self.refuse_puts_unless(self.is_followed(error));
         self.actions.extend(close);
@@ -307,13 +321,13 @@ impl Session {
 
     fn close_written(&mut self) {
         if let Some(ending) = self.closing_now() {
-            if ending.sent.is_some() && ending.write == Write::Open {
-                ending.write = Write::Done;
+            if ending.sent.is_some() && ending.write == WriteState::Open {
+                ending.write = WriteState::Done;
             }
         }
     }
 
-    /// What the peer has sent is still read, for a while.
+    /// The peer's messages are still read, until the deadline.
     fn write_failed(&mut self, now: Instant, error: &Error) {
         if matches!(error, Error::Internal(_)) {
             // Nothing more is read from a transport that has panicked.
@@ -323,22 +337,22 @@ impl Session {
             return;
         };
         keep_first(&mut ending.lost, Some(error));
-        if ending.write == Write::Open {
-            ending.write = Write::Failed;
+        if ending.write == WriteState::Open {
+            ending.write = WriteState::Failed;
         }
         self.refuse_puts_unless(self.is_followed(error));
     }
 
     fn read_ended(&mut self, now: Instant, error: Option<&Error>) {
         if let Some(ending) = self.closing(now, after(now, self.close_timeout)) {
-            ending.read = Read::Ended;
+            ending.read = ReadState::Ended;
             keep_first(&mut ending.lost, error);
         }
     }
 
     fn failed(&mut self, now: Instant, error: &Error) {
         if let State::Waiting { .. } = &self.state {
-            // There is nothing to shut down. Whether another attempt follows is decided anew.
+            // There is no connection. Whether another attempt follows is decided again.
             let mut ending = Ending::new(now, now, None);
             ending.shut_down();
             self.state = State::Ending(Box::new(ending));
@@ -348,9 +362,9 @@ impl Session {
             return;
         };
         match error {
-            // A peer that no longer answers is expected to be slow to close, too.
+            // During the closing handshake, a peer that does not answer makes the closing time out.
             Error::PingTimeout { .. } if ending.has_begun() => ending.time_out(now),
-            // Of an attempt that was given up, an error is no news.
+            // An attempt that was given up is expected to fail.
             _ if ending.requested && ending.opened.is_none() && !ending.is_closing() => {}
             _ => ending.fail(error),
         }
@@ -387,8 +401,8 @@ impl Session {
         }
         if ending.requested {
             if ending.opened.is_none() && unsent == 0 {
-                // An attempt that fails when this program has just closed is given up, as it is
-                // a moment before and a moment after.
+                // This program has closed just before the attempt failed. It counts as given up, as
+                // if the program had closed a moment earlier.
                 ending.failure = None;
             }
             return;
@@ -440,15 +454,15 @@ impl Session {
         }
     }
 
-    /// Where another connection follows, it sends what is put now.
+    /// Refuses further messages, unless another connection follows, which sends them.
     fn refuse_puts_unless(&mut self, followed: bool) {
         if !followed {
             self.actions.push(Action::RefusePuts);
         }
     }
 
-    /// The connection's ending, which has to be over by `deadline`; `None` where there is no
-    /// connection, or it is shut down.
+    /// Begins to end the connection, unless that has begun, with this deadline at the latest.
+    /// Returns `None` if there is no connection, or if it is shut down.
     fn closing(&mut self, now: Instant, deadline: Instant) -> Option<&mut Ending> {
         let opened = match &self.state {
             State::Connecting => Some(None),
@@ -463,7 +477,7 @@ impl Session {
         Some(ending)
     }
 
-    /// The ending of a connection that is closing already.
+    /// Returns the end of a connection that is closing already.
     fn closing_now(&mut self) -> Option<&mut Ending> {
         match &mut self.state {
             State::Ending(ending) if ending.is_closing() => Some(ending),
@@ -471,13 +485,13 @@ impl Session {
         }
     }
 
-    /// Whether another connection follows one that ends for this reason.
+    /// Returns whether another connection follows one that ends for this reason.
     fn is_followed(&self, reason: &Error) -> bool {
         let requested = self.ending().is_some_and(|ending| ending.requested);
         self.reconnect.is_some() && !requested && reason.is_transient()
     }
 
-    // Looking.
+    // Queries.
 
     pub(crate) fn phase(&self) -> Phase {
         match &self.state {
@@ -491,7 +505,7 @@ impl Session {
         }
     }
 
-    /// When [`Input::DeadlinePassed`] is due.
+    /// Returns the time at which [`Input::DeadlinePassed`] is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Ending(ending) if ending.is_closing() => Some(ending.deadline),
@@ -500,29 +514,30 @@ impl Session {
         }
     }
 
-    /// How long the delivery of messages may wait.
+    /// Returns how long the delivery of messages may wait for a subscriber.
     pub(crate) fn hold(&self) -> Hold {
         let Some(ending) = self.ending() else {
             return Hold::Forever;
         };
         if ending.requested {
-            // The program has had enough.
+            // This program has closed, so it may not take the messages.
             return Hold::Never;
         }
         if let Some(until) = ending.drain_until {
             return Hold::Until(until);
         }
-        // Only a reader that waits to deliver a message has not stopped reading them by now.
-        match ending.read == Read::Messages && self.is_shut_down() {
+        // If the connection is shut down and reading has not stopped, the reader may be waiting for
+        // a subscriber.
+        match ending.read == ReadState::Messages && self.is_shut_down() {
             false => Hold::Forever,
-            // A subscriber may itself be waiting for the send queue, which only the next connection
-            // makes shorter.
+            // The subscriber may itself be waiting for room in the send queue, which only the next
+            // connection makes.
             true if self.reconnects() => Hold::Spill,
             true => Hold::Never,
         }
     }
 
-    /// Whether the handshake of the present connection was completed.
+    /// Returns whether the handshake of the current connection is complete.
     pub(crate) fn has_opened(&self) -> bool {
         match self.ending() {
             Some(ending) => ending.opened.is_some(),
@@ -530,7 +545,8 @@ impl Session {
         }
     }
 
-    /// Whether the present connection is or was ready; or how it ended without.
+    /// Returns `Ok` if the current connection is or was ready, or the reason for the end if the
+    /// `Websocket` has ended before.
     pub(crate) fn has_been_ready(&self) -> Option<Result<(), Error>> {
         match self.has_opened() {
             true => Some(Ok(())),
@@ -538,7 +554,7 @@ impl Session {
         }
     }
 
-    /// Whether there is no connection, or its transport is shut down.
+    /// Returns whether there is no connection, or its transport is shut down.
     pub(crate) fn is_shut_down(&self) -> bool {
         match &self.state {
             State::Connecting | State::Open { .. } => false,
@@ -547,7 +563,7 @@ impl Session {
         }
     }
 
-    /// Until when the client waits to connect again, and why.
+    /// Returns the time until which the client waits to connect again, and the reason.
     pub(crate) fn waiting(&self) -> Option<(Instant, &Error)> {
         match &self.state {
             State::Waiting { until, reason } => Some((*until, reason)),
@@ -555,12 +571,12 @@ impl Session {
         }
     }
 
-    /// Whether a connection may be made.
+    /// Returns whether a connection may be made.
     pub(crate) fn is_connecting(&self) -> bool {
         matches!(self.state, State::Connecting)
     }
 
-    /// How it ended.
+    /// Returns the reason for the end.
     pub(crate) fn end(&self) -> Option<&Error> {
         match &self.ending()?.stage {
             Stage::Draining(end) | Stage::Closed(end) => Some(end),
@@ -568,7 +584,8 @@ impl Session {
         }
     }
 
-    /// How it ended, once everything is over.
+    /// Returns the reason for the end once the `Websocket` has ended and its messages have been
+    /// delivered.
     pub(crate) fn closed(&self) -> Option<&Error> {
         match &self.ending()?.stage {
             Stage::Closed(end) => Some(end),
@@ -576,7 +593,7 @@ impl Session {
         }
     }
 
-    /// Why nothing more is sent, where that is so.
+    /// Returns the reason why nothing more is sent. `None` if messages may still be sent.
     pub(crate) fn why_closed(&self) -> Option<Error> {
         if let Some(end) = self.end() {
             return Some(end.clone());
@@ -598,7 +615,7 @@ impl Session {
         self.reconnect.is_some()
     }
 
-    /// The Close frame that this side sent, or meant to send.
+    /// Returns the Close frame that this side has sent or would have sent.
     pub(crate) fn sent_close(&self) -> Option<CloseFrame> {
         self.ending()?.sent.clone().flatten()
     }
@@ -607,14 +624,14 @@ impl Session {
         self.ending()?.received.as_ref()?.frame.clone()
     }
 
-    /// Whether this side's Close frame has been written.
+    /// Returns whether this side's Close frame has been written.
     pub(crate) fn has_written_close(&self) -> bool {
         self.ending()
-            .is_some_and(|ending| ending.write == Write::Done)
+            .is_some_and(|ending| ending.write == WriteState::Done)
     }
 
-    /// Whether the peer is known to have taken everything that was written before this side's
-    /// Close frame, since its own came after that one.
+    /// Returns whether the peer is known to have received everything that was written before this
+    /// side's Close frame, because its own Close frame answers that one.
     pub(crate) fn confirms_all(&self) -> bool {
         self.ending().is_some_and(Ending::confirms_all)
     }
@@ -636,8 +653,8 @@ impl Ending {
             by: None,
             sent: None,
             received: None,
-            write: Write::Open,
-            read: Read::Messages,
+            write: WriteState::Open,
+            read: ReadState::Messages,
             failure: None,
             lost: None,
             begun: now,
@@ -656,11 +673,11 @@ impl Ending {
         }
     }
 
-    /// Closing took too long: a failure, unless everything that matters has been said or the
-    /// connection has failed already.
+    /// Records that the closing took too long. This is a failure unless both Close frames were
+    /// exchanged or the connection has already failed.
     fn time_out(&mut self, now: Instant) {
         if self.is_closing() && self.lost.is_none() && !self.is_clean() {
-            // A peer that takes nothing is given up before the deadline.
+            // The ping timeout of a peer that takes nothing may pass before the deadline.
             let over = self.deadline.min(now);
             self.fail(&Error::CloseTimeout {
                 after: rounded(over.saturating_duration_since(self.begun)),
@@ -669,18 +686,18 @@ impl Ending {
         }
     }
 
-    /// Whether there is nothing more to wait for.
+    /// Returns whether there is nothing more to wait for.
     fn has_nothing_left(&self, role: Role) -> bool {
-        let writing = self.sent.is_some() && self.write == Write::Open;
-        // The server ends the TCP connection, the client waits for that (section 7.1.1).
+        let writing = self.sent.is_some() && self.write == WriteState::Open;
+        // The server ends the TCP connection, and the client waits for that (section 7.1.1).
         let server_is_done =
-            role == Role::Server && self.received.is_some() && self.write != Write::Open;
-        server_is_done || (self.read == Read::Ended && !writing)
+            role == Role::Server && self.received.is_some() && self.write != WriteState::Open;
+        server_is_done || (self.read == ReadState::Ended && !writing)
     }
 
-    /// Sends a Close frame, unless that was done or nothing can be written.
+    /// Sends a Close frame, unless one was sent or nothing can be written.
     fn send(&mut self, frame: Option<CloseFrame>, after_queue: bool) -> Option<Action> {
-        if self.sent.is_some() || self.write == Write::Failed {
+        if self.sent.is_some() || self.write == WriteState::Failed {
             return None;
         }
         self.by.get_or_insert(Side::Local);
@@ -688,40 +705,40 @@ impl Ending {
         Some(Action::SendClose(SendClose { frame, after_queue }))
     }
 
-    /// Keeps the first failure. After the peer's Close frame there is none: that says how the
-    /// connection was closed (section 7.1.5).
+    /// Keeps the first failure. After the peer's Close frame, failures are ignored: that frame is
+    /// the reason for the end (section 7.1.5).
     fn fail(&mut self, error: &Error) {
         if self.received.is_none() {
             keep_first(&mut self.failure, Some(error));
         }
     }
 
-    /// Whether either side has closed.
+    /// Returns whether either side has sent a Close frame.
     fn has_begun(&self) -> bool {
         self.sent.is_some() || self.received.is_some()
     }
 
-    /// Whether both Close frames were exchanged: everything that was sent before them has arrived.
+    /// Returns whether both Close frames were exchanged.
     fn is_clean(&self) -> bool {
-        self.received.is_some() && self.write == Write::Done
+        self.received.is_some() && self.write == WriteState::Done
     }
 
     fn confirms_all(&self) -> bool {
         let (Some(received), Some(sent)) = (&self.received, &self.sent) else {
             return false;
         };
-        // Frames may have crossed: then the peer's has a code of its own, as a rule.
+        // If the frames have crossed, the peer's usually has a code of its own.
         let code = |frame: &Option<CloseFrame>| frame.as_ref().map(|frame| frame.code);
         let echoed = code(sent) == code(&received.frame);
         self.by == Some(Side::Local) && received.after_all && echoed && self.is_clean()
     }
 
-    /// How a Close frame from either side is reported.
+    /// Returns the reason for the end if that is a Close frame from either side.
     fn close(&self, unsent: usize) -> Close {
         let received = self.received.as_ref();
         let by = match self.by {
-            // The peer has not seen a frame that was not written, and closed by itself.
-            _ if received.is_some() && self.write != Write::Done => Side::Peer,
+            // The peer has not seen a frame that was not written, so it has closed by itself.
+            _ if received.is_some() && self.write != WriteState::Done => Side::Peer,
             by => by.unwrap_or(Side::Local),
         };
         let frame = match by {
@@ -731,8 +748,8 @@ impl Ending {
         Close { by, frame, unsent }
     }
 
-    /// How it ended, with this many messages that were accepted and not written: the one value that
-    /// everybody is told.
+    /// Returns the reason for the end, with this many messages that were accepted and not written.
+    /// All subscriptions, waits and callbacks receive this value.
     fn end(&self, unsent: usize) -> Error {
         match &self.failure {
             Some(Error::CloseTimeout { after, .. }) => {
@@ -769,7 +786,8 @@ fn keep_first(kept: &mut Option<Error>, error: Option<&Error>) {
     }
 }
 
-/// A time-out as it was set, and not a few microseconds less.
+/// Rounds a time to milliseconds, so that a timeout is reported as it was set and not a few
+/// microseconds less.
 fn rounded(time: Duration) -> Duration {
     let millis = (time + Duration::from_micros(500)).as_millis();
     Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
@@ -783,23 +801,23 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 
-    struct Play {
+    struct Driver {
         session: Session,
         now: Instant,
     }
 
-    impl Play {
+    impl Driver {
         fn new(role: Role, reconnect: Option<Backoff>) -> Self {
-            Play {
+            Driver {
                 session: Session::new(role, TIMEOUT, reconnect.map(Schedule::new)),
                 now: Instant::now(),
             }
         }
 
         fn open(role: Role, reconnect: Option<Backoff>) -> Self {
-            let mut play = Play::new(role, reconnect);
-            play.step(Input::Opened);
-            play
+            let mut driver = Driver::new(role, reconnect);
+            driver.step(Input::Opened);
+            driver
         }
 
         /// Returns the Close frame to send, and whether to shut down.
@@ -858,71 +876,71 @@ mod tests {
     }
 
     #[test]
-    fn a_server_shuts_down_once_both_frames_have_passed() {
-        let mut play = Play::open(Role::Server, None);
-        assert_eq!(play.peer_closes(1001, false), (send(1001, true), false));
-        assert_eq!(play.step(Input::CloseWritten), (None, true));
-        assert!(play.finish(0).is_orderly());
+    fn a_server_shuts_down_once_both_close_frames_are_exchanged() {
+        let mut driver = Driver::open(Role::Server, None);
+        assert_eq!(driver.peer_closes(1001, false), (send(1001, true), false));
+        assert_eq!(driver.step(Input::CloseWritten), (None, true));
+        assert!(driver.finish(0).is_orderly());
     }
 
     #[test]
     fn a_client_waits_for_the_server_to_end_the_stream() {
-        let mut play = Play::open(Role::Client, None);
-        assert_eq!(play.close(), (send(1000, true), false));
-        assert_eq!(play.step(Input::CloseWritten), (None, false));
-        assert_eq!(play.peer_closes(1000, true), (None, false));
-        assert_eq!(play.step(Input::ReadEnded(None)), (None, true));
-        assert!(play.session.confirms_all());
-        assert!(play.finish(0).is_orderly());
+        let mut driver = Driver::open(Role::Client, None);
+        assert_eq!(driver.close(), (send(1000, true), false));
+        assert_eq!(driver.step(Input::CloseWritten), (None, false));
+        assert_eq!(driver.peer_closes(1000, true), (None, false));
+        assert_eq!(driver.step(Input::ReadEnded(None)), (None, true));
+        assert!(driver.session.confirms_all());
+        assert!(driver.finish(0).is_orderly());
     }
 
     #[test]
     fn close_frames_that_cross_confirm_nothing() {
         for (code, after_all) in [(1000, false), (1001, true)] {
-            let mut play = Play::open(Role::Client, None);
-            play.close();
-            play.step(Input::CloseWritten);
-            play.peer_closes(code, after_all);
-            assert!(!play.session.confirms_all());
+            let mut driver = Driver::open(Role::Client, None);
+            driver.close();
+            driver.step(Input::CloseWritten);
+            driver.peer_closes(code, after_all);
+            assert!(!driver.session.confirms_all());
         }
     }
 
     #[test]
     fn a_violation_is_reported_before_queued_messages() {
-        let mut play = Play::open(Role::Server, None);
+        let mut driver = Driver::open(Role::Server, None);
         let reason = "a reserved bit".to_owned();
         let error = Error::Protocol { code: 1002, reason };
         let violation = Input::Violation(frame(1002), error);
-        assert_eq!(play.step(violation), (send(1002, false), false));
-        assert_eq!(play.peer_closes(1000, false), (None, false));
-        assert!(matches!(play.finish(0), Error::Protocol { .. }));
+        assert_eq!(driver.step(violation), (send(1002, false), false));
+        assert_eq!(driver.peer_closes(1000, false), (None, false));
+        assert!(matches!(driver.finish(0), Error::Protocol { .. }));
     }
 
     #[test]
-    fn the_answer_is_written_though_the_peer_has_ended_its_stream() {
-        let mut play = Play::open(Role::Client, None);
-        assert!(play.peer_closes(1000, false).0.is_some());
-        assert_eq!(play.step(Input::ReadEnded(None)), (None, false));
-        assert_eq!(play.step(Input::CloseWritten), (None, true));
-        assert!(play.finish(0).is_orderly());
+    fn the_close_frame_is_answered_although_the_peer_has_ended_its_stream() {
+        let mut driver = Driver::open(Role::Client, None);
+        assert!(driver.peer_closes(1000, false).0.is_some());
+        assert_eq!(driver.step(Input::ReadEnded(None)), (None, false));
+        assert_eq!(driver.step(Input::CloseWritten), (None, true));
+        assert!(driver.finish(0).is_orderly());
     }
 
     #[test]
     fn a_stream_that_ends_without_a_close_frame_is_a_loss() {
-        let mut play = Play::open(Role::Client, None);
-        play.close();
-        play.step(Input::CloseWritten);
-        assert!(play.step(Input::ReadEnded(Some(lost()))).1);
-        assert!(matches!(play.finish(0), Error::Lost(_)));
+        let mut driver = Driver::open(Role::Client, None);
+        driver.close();
+        driver.step(Input::CloseWritten);
+        assert!(driver.step(Input::ReadEnded(Some(lost()))).1);
+        assert!(matches!(driver.finish(0), Error::Lost(_)));
     }
 
     #[test]
     fn closing_that_takes_too_long_is_a_failure_that_counts_unsent_messages() {
-        let mut play = Play::open(Role::Client, None);
-        play.close();
-        play.now += TIMEOUT;
-        assert!(play.step(Input::DeadlinePassed).1);
-        let end = play.finish(3);
+        let mut driver = Driver::open(Role::Client, None);
+        driver.close();
+        driver.now += TIMEOUT;
+        assert!(driver.step(Input::DeadlinePassed).1);
+        let end = driver.finish(3);
         let expected = Error::CloseTimeout {
             after: TIMEOUT,
             unsent: 3,
@@ -932,23 +950,23 @@ mod tests {
 
     #[test]
     fn a_peer_that_does_not_end_the_stream_after_both_frames_is_no_failure() {
-        let mut play = Play::open(Role::Client, None);
-        play.close();
-        play.step(Input::CloseWritten);
-        play.peer_closes(1000, true);
-        play.now += LAST_WAIT;
-        assert!(play.step(Input::DeadlinePassed).1);
-        assert!(play.finish(0).is_orderly());
+        let mut driver = Driver::open(Role::Client, None);
+        driver.close();
+        driver.step(Input::CloseWritten);
+        driver.peer_closes(1000, true);
+        driver.now += LAST_WAIT;
+        assert!(driver.step(Input::DeadlinePassed).1);
+        assert!(driver.finish(0).is_orderly());
     }
 
     #[test]
-    fn a_client_gives_an_attempt_up_and_a_server_does_not() {
-        let mut client = Play::new(Role::Client, None);
+    fn closing_while_connecting_shuts_down_a_client_and_not_a_server() {
+        let mut client = Driver::new(Role::Client, None);
         assert!(client.close().1);
         assert!(client.step(Input::Failed(lost())).0.is_none());
         assert!(client.finish(0).is_orderly());
 
-        let mut server = Play::new(Role::Server, None);
+        let mut server = Driver::new(Role::Server, None);
         assert_eq!(server.close(), (send(1000, true), false));
         server.step(Input::Opened);
         assert_eq!(server.session.phase(), Phase::Closing);
@@ -956,67 +974,67 @@ mod tests {
 
     #[test]
     fn a_client_that_reconnects_waits_and_connects_again_until_this_program_closes() {
-        let mut play = Play::open(Role::Client, Some(Backoff::default()));
-        play.step(Input::ReadEnded(Some(lost())));
-        play.step(Input::ThreadsEnded {
+        let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+        driver.step(Input::ReadEnded(Some(lost())));
+        driver.step(Input::ThreadsEnded {
             unsent: 1,
             chance: 0.0,
         });
-        let (until, reason) = play.session.waiting().expect("it waits");
+        let (until, reason) = driver.session.waiting().expect("it waits");
         assert!(matches!(reason, Error::Lost(_)));
-        play.now = until;
-        play.step(Input::DeadlinePassed);
-        assert!(play.session.is_connecting());
-        play.step(Input::Opened);
-        assert_eq!(play.session.connections(), 2);
-        play.close();
-        play.step(Input::ReadEnded(Some(lost())));
-        assert!(matches!(play.finish(0), Error::Lost(_)));
+        driver.now = until;
+        driver.step(Input::DeadlinePassed);
+        assert!(driver.session.is_connecting());
+        driver.step(Input::Opened);
+        assert_eq!(driver.session.connections(), 2);
+        driver.close();
+        driver.step(Input::ReadEnded(Some(lost())));
+        assert!(matches!(driver.finish(0), Error::Lost(_)));
     }
 
     #[test]
     fn closing_while_waiting_to_reconnect_is_a_failure_only_if_messages_are_unsent() {
         for unsent in [0, 2] {
-            let mut play = Play::open(Role::Client, Some(Backoff::default()));
-            play.step(Input::ReadEnded(Some(lost())));
-            play.step(Input::ThreadsEnded {
+            let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+            driver.step(Input::ReadEnded(Some(lost())));
+            driver.step(Input::ThreadsEnded {
                 unsent,
                 chance: 0.0,
             });
-            assert_eq!(play.close(), (None, false));
-            assert_eq!(play.finish(unsent).is_orderly(), unsent == 0);
+            assert_eq!(driver.close(), (None, false));
+            assert_eq!(driver.finish(unsent).is_orderly(), unsent == 0);
         }
     }
 
     #[test]
-    fn an_attempt_that_fails_when_this_program_closes_is_given_up() {
-        let mut play = Play::new(Role::Client, Some(Backoff::default()));
-        play.step(Input::Failed(lost()));
-        play.close();
-        assert!(play.finish(0).is_orderly());
+    fn an_attempt_that_fails_when_this_program_closes_is_no_failure() {
+        let mut driver = Driver::new(Role::Client, Some(Backoff::default()));
+        driver.step(Input::Failed(lost()));
+        driver.close();
+        assert!(driver.finish(0).is_orderly());
     }
 
     #[test]
     fn delivery_waits_until_this_program_closes_or_the_connection_must_end() {
-        let mut play = Play::open(Role::Client, None);
-        assert_eq!(play.session.hold(), Hold::Forever);
-        play.peer_closes(1000, false);
-        assert_eq!(play.session.hold(), Hold::Forever);
-        play.close();
-        assert_eq!(play.session.hold(), Hold::Never);
+        let mut driver = Driver::open(Role::Client, None);
+        assert_eq!(driver.session.hold(), Hold::Forever);
+        driver.peer_closes(1000, false);
+        assert_eq!(driver.session.hold(), Hold::Forever);
+        driver.close();
+        assert_eq!(driver.session.hold(), Hold::Never);
 
-        let mut play = Play::open(Role::Client, None);
-        play.step(Input::Failed(lost()));
-        assert_eq!(play.session.hold(), Hold::Never);
+        let mut driver = Driver::open(Role::Client, None);
+        driver.step(Input::Failed(lost()));
+        assert_eq!(driver.session.hold(), Hold::Never);
 
-        let mut play = Play::open(Role::Client, Some(Backoff::default()));
-        play.step(Input::Failed(lost()));
-        assert_eq!(play.session.hold(), Hold::Spill);
-        play.step(Input::ThreadsEnded {
+        let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+        driver.step(Input::Failed(lost()));
+        assert_eq!(driver.session.hold(), Hold::Spill);
+        driver.step(Input::ThreadsEnded {
             unsent: 0,
             chance: 0.0,
         });
-        assert_eq!(play.session.hold(), Hold::Forever);
+        assert_eq!(driver.session.hold(), Hold::Forever);
     }
 
     proptest! {
@@ -1027,7 +1045,7 @@ mod tests {
         })]
 
         #[test]
-        fn every_order_of_inputs_keeps_the_rules(
+        fn the_rules_hold_for_every_order_of_inputs(
             input in prop::collection::vec(any::<u8>(), 2..120),
         ) {
             crate::fuzzing::session(&input);

@@ -1,4 +1,4 @@
-//! What the handles and the two threads of a connection have in common.
+//! The state that the handles and the two threads of a `Websocket` share.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,31 +21,31 @@ use crate::process::OwnerProcess;
 use crate::pubsub::{Producer, Publisher, Weighing};
 use crate::thread::spawn;
 
-/// How long, and how often, starting the close watchdog is tried where nothing else enforces the
+/// How long, and how often, the start of the close watchdog is tried if nothing else enforces the
 /// deadline.
-const WATCHDOG_PATIENCE: Duration = Duration::from_secs(1);
-const WATCHDOG_TRY_AGAIN: Duration = Duration::from_millis(5);
+const WATCHDOG_MAX_WAIT: Duration = Duration::from_secs(1);
+const WATCHDOG_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
 pub(crate) struct Shared {
-    /// A copy in another process does nothing.
+    /// The process that made the `Websocket`. The handles do nothing in a forked process.
     pub(crate) process: OwnerProcess,
     pub(crate) options: Options,
     pub(crate) producer: Producer<Message>,
     pub(crate) send_queue: SendQueue,
     pub(crate) lifecycle: Lifecycle,
-    /// The URL, or the peer's address; for the log and for errors.
+    /// The URL or the peer's address, for the log and for errors.
     pub(crate) name: String,
     pub(crate) received: Received,
-    /// Of the connection that was made last. Held to copy or to replace it.
+    /// The facts about the last connection. The lock is held to copy or replace them.
     pub(crate) info: Mutex<Option<ConnectionInfo>>,
     pub(crate) reader_thread: OnceLock<ThreadId>,
-    /// The present one. Held to look, or to replace it.
+    /// The writer thread of the last connection. The lock is held to read or replace it.
     pub(crate) writer_thread: Mutex<Option<ThreadId>>,
-    /// Whether a thread enforces the closing's deadline.
+    /// Whether a watchdog enforces the deadline of the closing.
     has_watchdog: AtomicBool,
 }
 
-/// What the handshake told.
+/// The facts about one connection, which are known after its handshake.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionInfo {
     pub(crate) peer_addr: Option<std::net::SocketAddr>,
@@ -54,14 +54,15 @@ pub(crate) struct ConnectionInfo {
     pub(crate) response: Arc<http::Response<()>>,
 }
 
-/// How much was received, on all connections. Written by the reader alone.
+/// The numbers of received messages and bytes, on all connections. Only the reader thread changes
+/// them.
 #[derive(Default)]
 pub(crate) struct Received {
     pub(crate) messages: AtomicU64,
     pub(crate) bytes: AtomicU64,
 }
 
-/// The ends that the threads own.
+/// The parts of a `Websocket` that its threads own.
 pub(crate) struct ThreadEnds {
     pub(crate) publisher: Publisher<Message>,
 }
@@ -93,7 +94,7 @@ impl Shared {
             has_watchdog: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&shared);
-        shared.producer.threads().tell(move |error| {
+        shared.producer.threads().on_outage(move |error| {
             if let Some(shared) = weak.upgrade() {
                 shared.no_thread_for_callbacks(error);
             }
@@ -101,20 +102,20 @@ impl Shared {
         (shared, ThreadEnds { publisher })
     }
 
-    /// Whether the caller is one of the two threads that a wait would wait for.
+    /// Returns whether the caller is the reader or the writer thread. A wait for the connection
+    /// would wait for these.
     pub(crate) fn is_own_thread(&self) -> bool {
         self.is_reader_thread() || *self.writer_thread.lock() == Some(thread::current().id())
     }
 
-    /// Whether the caller is the thread that messages come from.
+    /// Returns whether the caller is the reader thread, which delivers messages.
     pub(crate) fn is_reader_thread(&self) -> bool {
         self.reader_thread.get() == Some(&thread::current().id())
     }
 
-    /// Reports what happened to the session, and carries out what it answers.
+    /// Reports an input to the session, and carries out the actions that it returns.
     ///
-    /// Must be called without a lock: what it carries out may wait for other threads' locks, and
-    /// calls the transport.
+    /// Must be called without a lock: the actions take locks and call the transport.
     pub(crate) fn step(&self, input: Input) {
         for action in self.lifecycle.step(&input) {
             self.perform(&action);
@@ -123,7 +124,7 @@ impl Shared {
         drop_caught(input);
     }
 
-    /// The one place where the session's decisions take effect.
+    /// Carries out an action. This is the one place where the session's decisions take effect.
     fn perform(&self, action: &Action) {
         match action {
             Action::RefusePuts => self.send_queue.refuse_puts(),
@@ -168,7 +169,8 @@ impl Shared {
             on_close,
         } = self.lifecycle.take_callbacks();
         let dispatcher = self.producer.dispatcher();
-        // Those that are not called are dropped there, too: that is the user's code as well.
+        // Callbacks that are not called are dropped on the dispatch thread as well, since their
+        // destructors are the user's code.
         for f in on_error {
             match end.failure() {
                 Some(error) => dispatcher.run(move || f.call(error)),
@@ -186,19 +188,19 @@ impl Shared {
         }
     }
 
-    /// Waits until `look` finds something, or until `until`.
+    /// Waits until `find` returns a value, or until `until`.
     ///
     /// This is the one place that enforces the session's deadline. A thread that gives the session
-    /// a deadline waits here afterwards, or leaves that to a thread of its own: `close` and the
-    /// drop of the last handle, the reader and the writer at their ends, and the close watchdog.
-    /// There is no timer thread, which would have to be shared by all connections of the process.
+    /// a deadline waits here afterwards, or starts a watchdog that does. So `close`, the drop of
+    /// the last handle, the reader and the writer at their ends, and the close watchdog wait here.
+    /// There is no timer thread, because all connections of the process would have to share it.
     pub(crate) fn wait<R>(
         &self,
         until: Option<Instant>,
-        mut look: impl FnMut(&Session) -> Option<R>,
+        mut find: impl FnMut(&Session) -> Option<R>,
     ) -> Option<R> {
         loop {
-            match self.lifecycle.wait(until, &mut look) {
+            match self.lifecycle.wait(until, &mut find) {
                 Waited::Found(found) => return Some(found),
                 Waited::Due => self.step(Input::DeadlinePassed),
                 Waited::TimedOut => return None,
@@ -211,14 +213,15 @@ impl Shared {
         self.wait(None, |session| session.is_shut_down().then_some(()));
     }
 
-    /// Waits until everything is over, and returns how it ended.
+    /// Waits until the `Websocket` has ended, or until `until`. Returns the reason for the end.
     pub(crate) fn wait_closed(&self, until: Option<Instant>) -> Option<Error> {
         self.wait(until, |session| session.closed().cloned())
     }
 
-    /// Begins to close, unless that has begun. Returns when it has to be over.
+    /// Begins to close, unless that has begun. Returns the deadline of the closing.
     pub(crate) fn begin_close(&self, frame: CloseFrame, deadline: Instant) -> Instant {
-        // First: nothing is accepted after the Close frame, and nothing is missing from the count.
+        // First, so that no message is accepted after the Close frame, and none is missing from the
+        // count.
         self.send_queue.refuse_puts();
         let idle = self.send_queue.consumer().is_empty();
         crate::logging::debug!("{}: closing with {frame}", self.name);
@@ -232,8 +235,8 @@ impl Shared {
             .map_or(deadline, |earlier| earlier.min(deadline))
     }
 
-    /// Starts a thread that enforces the closing's deadline, for callers that must not wait, since
-    /// the closing waits for them. One such thread is enough.
+    /// Starts the close watchdog, a thread that enforces the deadline of the closing. It is for
+    /// callers that must not wait, since the closing waits for them. There is at most one.
     pub(crate) fn spawn_close_watchdog(self: &Arc<Self>) {
         if self.has_watchdog.swap(true, Ordering::SeqCst) {
             return;
@@ -242,12 +245,12 @@ impl Shared {
             let shared = self.clone();
             spawn("ws-linger", move || drop(shared.wait_closed(None)))
         };
-        // Without one, the writer enforces the deadline, unless the peer keeps it from that; then the
-        // pings' time-out does.
+        // Without a watchdog, the writer enforces the deadline once it has ended. If the peer takes
+        // nothing, so that the writer does not end, the ping timeout ends the connection.
         let pings = self.options.ping_interval.and(self.options.ping_timeout);
-        let until = Instant::now() + WATCHDOG_PATIENCE;
+        let until = Instant::now() + WATCHDOG_MAX_WAIT;
         while let Err(error) = start() {
-            let next = Instant::now() + WATCHDOG_TRY_AGAIN;
+            let next = Instant::now() + WATCHDOG_RETRY_INTERVAL;
             if pings.is_some() || next >= until {
                 crate::logging::error!("{}: cannot start a thread to close: {error}", self.name);
                 self.has_watchdog.store(false, Ordering::SeqCst);
@@ -262,22 +265,22 @@ impl Shared {
         }
     }
 
-    /// The peer takes nothing, not even a ping. The reader may not notice: it may itself be waiting
-    /// for room in the queue that this keeps full.
+    /// Reports that the peer takes nothing, not even a ping. The reader may not notice this: it may
+    /// be waiting for room in the send queue, which stays full for that reason.
     pub(crate) fn peer_stalled(&self) {
         let after = self.options.ping_timeout.unwrap_or_default();
         self.step(Input::Failed(Error::PingTimeout { after }));
     }
 
-    /// The callbacks have been without a thread for too long. A connection that ends anyway does so
-    /// as it would: its callbacks are called all the same.
+    /// Reports that the callbacks have been without a thread for too long. A connection that is
+    /// already ending is not affected: its callbacks are still called.
     fn no_thread_for_callbacks(&self, error: Arc<io::Error>) {
         if self.lifecycle.phase() < Phase::Closing {
             self.step(Input::Failed(Error::Thread(error)));
         }
     }
 
-    /// Nothing can be written any more.
+    /// Reports that nothing more can be written.
     pub(crate) fn write_failed(&self, error: tungstenite::Error) {
         let error = match error {
             tungstenite::Error::Io(error) => error,

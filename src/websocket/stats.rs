@@ -93,7 +93,7 @@ impl Stats {
             messages_out: read(&sent.messages),
             bytes_in: read(&received.bytes),
             bytes_out: read(&sent.bytes),
-            send_queue: queued + usize::try_from(read(&sent.in_hand)).unwrap_or(usize::MAX),
+            send_queue: queued + usize::try_from(read(&sent.in_writer)).unwrap_or(usize::MAX),
             send_queue_bytes,
             receive_queue: shared.producer.backlog(),
             dropped: shared.producer.dropped(),

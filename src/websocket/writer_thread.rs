@@ -1,4 +1,4 @@
-//! The writer thread: sends the queue, until it has sent a Close frame.
+//! The writer thread: sends what is queued, and ends after the Close frame.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use super::shared::Shared;
 use crate::error::Error;
 use crate::thread::spawn_to_join;
 
-/// Starts the thread, which owns the frame writer, and returns at its end what it has not sent.
+/// Starts the thread, which owns the frame writer. At its end, the thread returns the messages that
+/// it has not sent.
 pub(crate) fn start(
     shared: &Arc<Shared>,
     writer: Box<FrameWriter>,
@@ -22,14 +23,14 @@ pub(crate) fn start(
         let _guard = PanicGuard(&shared);
         let writer = write_loop(&shared, writer);
         let unsent = writer.end();
-        // The reader may be waiting for a peer that says nothing more: here its time is limited.
+        // The reader may be waiting for a peer that sends nothing more. This wait enforces the
+        // session's deadline.
         shared.wait_shut_down();
         unsent
     })
 }
 
-/// Ends the connection should the thread panic, in a transport of the user's: the reader would not
-/// notice.
+/// Ends the connection if the thread panics in a user's transport. The reader would not notice.
 struct PanicGuard<'a>(&'a Shared);
 
 impl Drop for PanicGuard<'_> {

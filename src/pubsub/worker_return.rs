@@ -1,52 +1,50 @@
-//! Carries a channel's worker to its owner, and wakes the owner.
+//! Returns a channel's worker to its owner, and wakes the owner.
 
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Select, Sender, bounded};
 
-use super::ring::{self, Turn};
+use super::ring::{self, OperationLock};
 use super::subscription::Subscription;
 
-/// Holds at most the one worker that a channel has, so sending never waits.
+/// A place for the one worker that a channel has, so `send` never waits.
 ///
 /// It is a crossbeam channel, so that the owner can wait for the worker and for a source at the
-/// same time. Its operations that do not wait have a lock, for the reason that [`Turn`] gives: a
-/// thread of a higher priority sleeps for the other side instead of spinning.
-pub(super) struct Handover<W> {
+/// same time. A lock is held for each operation that does not wait: see [`OperationLock`].
+pub(super) struct WorkerReturn<W> {
     give: Sender<W>,
     given: Receiver<W>,
-    turn: Turn,
+    operation_lock: OperationLock,
 }
 
-/// What ended a wait.
+/// The event that ended a wait.
 pub(super) enum Woken<W> {
-    /// The worker was handed over.
+    /// The worker was returned.
     Worker(W),
     /// The source has an item, or has ended.
     Source,
     Deadline,
 }
 
-impl<W> Handover<W> {
+impl<W> WorkerReturn<W> {
     pub(super) fn new() -> Self {
         let (give, given) = bounded(1);
-        Handover {
+        WorkerReturn {
             give,
             given,
-            turn: Turn::default(),
+            operation_lock: OperationLock::default(),
         }
     }
 
-    /// Hands the worker to the owner.
-    pub(super) fn hand(&self, worker: W) {
-        let _turn = self.turn.lock();
-        // There is one worker, so there is room; the receiver is a field, so it is not
-        // disconnected.
+    /// Returns the worker to the owner.
+    pub(super) fn send(&self, worker: W) {
+        let _guard = self.operation_lock.lock();
+        // Cannot fail: there is one worker, so there is room, and the receiver is a field.
         let _ = self.give.try_send(worker);
     }
 
-    /// Waits for the worker. Whoever took it from the channel ends this wait: it hands the worker
-    /// over as soon as it is done.
+    /// Waits for the worker. The wait is ended by the thread that has borrowed it, as soon as that
+    /// has finished.
     pub(super) fn receive(&self) -> W {
         loop {
             if let Woken::Worker(worker) = self.wait::<()>(None, None) {
@@ -55,7 +53,7 @@ impl<W> Handover<W> {
         }
     }
 
-    /// Waits for the worker, or until there is something to take from `source`.
+    /// Waits for the worker, for something to take from `source`, or until the deadline.
     pub(super) fn wait<T>(
         &self,
         source: Option<&Subscription<T>>,
@@ -74,9 +72,9 @@ impl<W> Handover<W> {
             match ready {
                 Err(_) => return Woken::Deadline,
                 Ok(ready) if ready != given => return Woken::Source,
-                // A wake-up without a worker is possible: then it waits again.
+                // If it was woken without a worker, it waits again.
                 Ok(_) => {
-                    if let Ok(worker) = ring::take(&self.given, Some(&self.turn)) {
+                    if let Ok(worker) = ring::take(&self.given, Some(&self.operation_lock)) {
                         return Woken::Worker(worker);
                     }
                 }
