@@ -1,0 +1,260 @@
+//! Scenarios, and every order of inputs.
+
+use std::io;
+
+use super::*;
+use crate::backoff::Backoff;
+use proptest::prelude::*;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+struct Driver {
+    session: Session,
+    now: Instant,
+}
+
+impl Driver {
+    fn new(role: Role, reconnect: Option<Backoff>) -> Self {
+        Driver {
+            session: Session::new(role, TIMEOUT, reconnect.map(Schedule::new)),
+            now: Instant::now(),
+        }
+    }
+
+    fn open(role: Role, reconnect: Option<Backoff>) -> Self {
+        let mut driver = Driver::new(role, reconnect);
+        driver.step(Input::Opened);
+        driver
+    }
+
+    /// Returns the Close frame to send, and whether to shut down.
+    fn step(&mut self, input: Input) -> (Option<SendClose>, bool) {
+        let actions = self.session.handle(self.now, &input);
+        let close = actions.iter().find_map(|action| match action {
+            Action::SendClose(close) => Some(close.clone()),
+            _ => None,
+        });
+        let shut_down = actions
+            .iter()
+            .any(|action| matches!(action, Action::ShutDown));
+        (close, shut_down)
+    }
+
+    fn close(&mut self) -> (Option<SendClose>, bool) {
+        self.step(Input::CloseRequested {
+            frame: frame(1000),
+            deadline: self.now + TIMEOUT,
+            idle: true,
+        })
+    }
+
+    fn peer_closes(&mut self, code: u16, after_all: bool) -> (Option<SendClose>, bool) {
+        let frame = Some(frame(code));
+        self.step(Input::PeerClosed(PeerClose { frame, after_all }))
+    }
+
+    fn finish(&mut self, unsent: usize) -> Error {
+        self.step(Input::ReadStopped);
+        self.step(Input::ThreadsEnded {
+            unsent,
+            chance: 0.0,
+        });
+        let backlog = false;
+        self.step(Input::Finished { unsent, backlog });
+        self.step(Input::Drained);
+        self.session.closed().cloned().expect("it is closed")
+    }
+}
+
+fn frame(code: u16) -> CloseFrame {
+    CloseFrame {
+        code,
+        reason: String::new(),
+    }
+}
+
+fn send(code: u16, after_queue: bool) -> Option<SendClose> {
+    let frame = Some(frame(code));
+    Some(SendClose { frame, after_queue })
+}
+
+fn lost() -> Error {
+    Error::lost(io::ErrorKind::ConnectionReset.into())
+}
+
+#[test]
+fn a_server_shuts_down_once_both_close_frames_are_exchanged() {
+    let mut driver = Driver::open(Role::Server, None);
+    assert_eq!(driver.peer_closes(1001, false), (send(1001, true), false));
+    assert_eq!(driver.step(Input::CloseWritten), (None, true));
+    assert!(driver.finish(0).is_orderly());
+}
+
+#[test]
+fn a_client_waits_for_the_server_to_end_the_stream() {
+    let mut driver = Driver::open(Role::Client, None);
+    assert_eq!(driver.close(), (send(1000, true), false));
+    assert_eq!(driver.step(Input::CloseWritten), (None, false));
+    assert_eq!(driver.peer_closes(1000, true), (None, false));
+    assert_eq!(driver.step(Input::ReadEnded(None)), (None, true));
+    assert!(driver.session.confirms_all());
+    assert!(driver.finish(0).is_orderly());
+}
+
+#[test]
+fn close_frames_that_cross_confirm_nothing() {
+    for (code, after_all) in [(1000, false), (1001, true)] {
+        let mut driver = Driver::open(Role::Client, None);
+        driver.close();
+        driver.step(Input::CloseWritten);
+        driver.peer_closes(code, after_all);
+        assert!(!driver.session.confirms_all());
+    }
+}
+
+#[test]
+fn a_violation_is_reported_before_queued_messages() {
+    let mut driver = Driver::open(Role::Server, None);
+    let reason = "a reserved bit".to_owned();
+    let error = Error::Protocol { code: 1002, reason };
+    let violation = Input::Violation(frame(1002), error);
+    assert_eq!(driver.step(violation), (send(1002, false), false));
+    assert_eq!(driver.peer_closes(1000, false), (None, false));
+    assert!(matches!(driver.finish(0), Error::Protocol { .. }));
+}
+
+#[test]
+fn the_close_frame_is_answered_although_the_peer_has_ended_its_stream() {
+    let mut driver = Driver::open(Role::Client, None);
+    assert!(driver.peer_closes(1000, false).0.is_some());
+    assert_eq!(driver.step(Input::ReadEnded(None)), (None, false));
+    assert_eq!(driver.step(Input::CloseWritten), (None, true));
+    assert!(driver.finish(0).is_orderly());
+}
+
+#[test]
+fn a_stream_that_ends_without_a_close_frame_is_a_loss() {
+    let mut driver = Driver::open(Role::Client, None);
+    driver.close();
+    driver.step(Input::CloseWritten);
+    assert!(driver.step(Input::ReadEnded(Some(lost()))).1);
+    assert!(matches!(driver.finish(0), Error::Lost(_)));
+}
+
+#[test]
+fn closing_that_takes_too_long_is_a_failure_that_counts_unsent_messages() {
+    let mut driver = Driver::open(Role::Client, None);
+    driver.close();
+    driver.now += TIMEOUT;
+    assert!(driver.step(Input::DeadlinePassed).1);
+    let end = driver.finish(3);
+    let expected = Error::CloseTimeout {
+        after: TIMEOUT,
+        unsent: 3,
+    };
+    assert_eq!(end.to_string(), expected.to_string());
+}
+
+#[test]
+fn a_peer_that_does_not_end_the_stream_after_both_frames_is_no_failure() {
+    let mut driver = Driver::open(Role::Client, None);
+    driver.close();
+    driver.step(Input::CloseWritten);
+    driver.peer_closes(1000, true);
+    driver.now += LAST_WAIT;
+    assert!(driver.step(Input::DeadlinePassed).1);
+    assert!(driver.finish(0).is_orderly());
+}
+
+#[test]
+fn closing_while_connecting_shuts_down_a_client_and_not_a_server() {
+    let mut client = Driver::new(Role::Client, None);
+    assert!(client.close().1);
+    assert!(client.step(Input::Failed(lost())).0.is_none());
+    assert!(client.finish(0).is_orderly());
+
+    let mut server = Driver::new(Role::Server, None);
+    assert_eq!(server.close(), (send(1000, true), false));
+    server.step(Input::Opened);
+    assert_eq!(server.session.phase(), Phase::Closing);
+}
+
+#[test]
+fn a_client_that_reconnects_waits_and_connects_again_until_this_program_closes() {
+    let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+    driver.step(Input::ReadEnded(Some(lost())));
+    driver.step(Input::ThreadsEnded {
+        unsent: 1,
+        chance: 0.0,
+    });
+    let (until, reason) = driver.session.waiting().expect("it waits");
+    assert!(matches!(reason, Error::Lost(_)));
+    driver.now = until;
+    driver.step(Input::DeadlinePassed);
+    assert!(driver.session.is_connecting());
+    driver.step(Input::Opened);
+    assert_eq!(driver.session.connections(), 2);
+    driver.close();
+    driver.step(Input::ReadEnded(Some(lost())));
+    assert!(matches!(driver.finish(0), Error::Lost(_)));
+}
+
+#[test]
+fn closing_while_waiting_to_reconnect_is_a_failure_only_if_messages_are_unsent() {
+    for unsent in [0, 2] {
+        let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+        driver.step(Input::ReadEnded(Some(lost())));
+        driver.step(Input::ThreadsEnded {
+            unsent,
+            chance: 0.0,
+        });
+        assert_eq!(driver.close(), (None, false));
+        assert_eq!(driver.finish(unsent).is_orderly(), unsent == 0);
+    }
+}
+
+#[test]
+fn an_attempt_that_fails_when_this_program_closes_is_no_failure() {
+    let mut driver = Driver::new(Role::Client, Some(Backoff::default()));
+    driver.step(Input::Failed(lost()));
+    driver.close();
+    assert!(driver.finish(0).is_orderly());
+}
+
+#[test]
+fn delivery_waits_until_this_program_closes_or_the_connection_must_end() {
+    let mut driver = Driver::open(Role::Client, None);
+    assert_eq!(driver.session.hold(), Hold::Forever);
+    driver.peer_closes(1000, false);
+    assert_eq!(driver.session.hold(), Hold::Forever);
+    driver.close();
+    assert_eq!(driver.session.hold(), Hold::Never);
+
+    let mut driver = Driver::open(Role::Client, None);
+    driver.step(Input::Failed(lost()));
+    assert_eq!(driver.session.hold(), Hold::Never);
+
+    let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+    driver.step(Input::Failed(lost()));
+    assert_eq!(driver.session.hold(), Hold::Spill);
+    driver.step(Input::ThreadsEnded {
+        unsent: 0,
+        chance: 0.0,
+    });
+    assert_eq!(driver.session.hold(), Hold::Forever);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 4096,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_rules_hold_for_every_order_of_inputs(
+        input in prop::collection::vec(any::<u8>(), 2..120),
+    ) {
+        crate::fuzzing::session(&input);
+    }
+}
