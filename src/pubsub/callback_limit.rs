@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::hold::EndReason;
 use super::space::SpaceNotifier;
+use super::status::EndReason;
 
 /// The publisher pauses while this many items are queued for the callbacks of one pool.
 const MAX_ITEMS: usize = 1024;

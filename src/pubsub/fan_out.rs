@@ -8,12 +8,12 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::callbacks::CallbackPool;
-use super::hold::{Waiter, WhenFull};
 use super::sink::RoomWait;
-use super::subscriber::{Call, Delivered, Subscriber};
+use super::slow_consumer::{Delivered, Waiter, WhenFull};
+use super::subscriber::{Call, Subscriber};
 use super::subscribers::{SubscriberList, Subscribers};
 use super::threads::Unstarted;
-use crate::error::{Error, PutError};
+use crate::error::PutError;
 
 /// The maximum weight of the backlog. Later items are dropped. It is more than a system leaves in
 /// its buffers when it cuts one connection.
@@ -42,7 +42,7 @@ const BACKLOG_WEIGHT: usize = 16 << 20;
 /// assert!(readings.into_iter().eq([7]));
 /// ```
 pub struct Publisher<T: Clone + Send + 'static> {
-    subscribers: Arc<Subscribers<T>>,
+    pub(super) subscribers: Arc<Subscribers<T>>,
     /// The subscribers that receive the current batch. `None` during a wait, because a subscriber
     /// that is removed meanwhile has to be dropped, so that its queue is disconnected.
     list: Option<SubscriberList<T>>,
@@ -50,12 +50,12 @@ pub struct Publisher<T: Clone + Send + 'static> {
     calls: Vec<Calls<T>>,
     /// Subscribers that were full, each with an item that it has not received yet. The references
     /// are weak, since subscribers may stay here for long and be removed meanwhile.
-    blocked: VecDeque<(Weak<Subscriber<T>>, T)>,
+    pub(super) blocked: VecDeque<(Weak<Subscriber<T>>, T)>,
     /// The items that all subscribers receive after that, and their weight.
-    backlog: VecDeque<T>,
+    pub(super) backlog: VecDeque<T>,
     backlog_weight: usize,
     /// Whether the owner calls `finish` after the end.
-    leaves_callbacks: bool,
+    pub(super) leaves_callbacks: bool,
 }
 
 /// The calls of one pool.
@@ -91,33 +91,8 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         self.publish(items.drain(..));
     }
 
-    /// Ends the producer.
-    ///
-    /// Subscriptions return `reason` once all their queued items have been taken.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::{Error, pubsub::Producer};
-    ///
-    /// let (publisher, sensor) = Producer::<u32>::new();
-    /// publisher.end(Error::Lost(std::sync::Arc::new(std::io::Error::other("no power"))));
-    /// assert_eq!(sensor.get().unwrap_err().to_string(), "connection lost: no power");
-    /// ```
-    pub fn end(self, reason: Error) {
-        let _ = self.subscribers.end.set(reason);
-        // The drop does the rest.
-    }
-
-    /// As [`end`](Self::end), but more jobs may follow on the dispatch thread. The owner then calls
-    /// [`Producer::finish`](super::Producer::finish).
-    pub(crate) fn end_before_callbacks(mut self, reason: Error) {
-        self.leaves_callbacks = true;
-        self.end(reason);
-    }
-
     /// Returns whether items are kept that have not been delivered to all subscribers: see
-    /// [`Hold::Spill`](super::hold::Hold::Spill).
+    /// [`Hold::Spill`](super::slow_consumer::Hold::Spill).
     pub(crate) fn has_backlog(&self) -> bool {
         !self.blocked.is_empty() || !self.backlog.is_empty()
     }
@@ -187,7 +162,9 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     #[inline]
     fn offer(&mut self, subscriber: &Arc<Subscriber<T>>, item: T, weight: usize) {
         if subscriber.status.truncated.load(Ordering::Relaxed) {
-            return subscriber.count_dropped(&self.subscribers.delivery);
+            return subscriber
+                .status
+                .count_dropped(&self.subscribers.delivery.dropped);
         }
         if let Some(pool) = subscriber.pool() {
             let call = Call::Item(subscriber.clone(), item, weight);
@@ -196,7 +173,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                 None => self.calls.push((pool.clone(), VecDeque::from([call]))),
             };
         }
-        match subscriber.put_nowait(item, weight, &self.subscribers.delivery) {
+        match subscriber.put_nowait(item, weight, &self.subscribers.delivery.dropped) {
             Ok(()) => {}
             Err(PutError::Full(item)) => {
                 self.blocked.push_back((Arc::downgrade(subscriber), item));
@@ -206,7 +183,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     }
 
     /// Delivers to callbacks, and to subscribers that were full. Waits for each as long as the
-    /// producer's [`Hold`](super::hold::Hold) allows. After `limit`, keeps what is left.
+    /// producer's [`Hold`](super::slow_consumer::Hold) allows. After `limit`, keeps what is left.
     #[inline]
     fn finish_batch(&mut self, limit: Option<Instant>) {
         self.list = None;
@@ -304,34 +281,13 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     }
 
     /// Counts the kept items for the statistics.
-    fn count_kept(&self) {
+    pub(super) fn count_kept(&self) {
         let kept = self.backlog.len() + usize::from(!self.blocked.is_empty());
         self.subscribers.kept.store(kept, Ordering::Relaxed);
     }
 
     fn weigh(&self, item: &T) -> usize {
         (self.subscribers.weighing.weigh)(item)
-    }
-}
-
-impl<T: Clone + Send + 'static> Drop for Publisher<T> {
-    fn drop(&mut self) {
-        // Empty, unless the owner has not drained the backlog.
-        for (full, _) in self.blocked.drain(..) {
-            if let Some(subscriber) = full.upgrade() {
-                subscriber.count_dropped(&self.subscribers.delivery);
-            }
-        }
-        for _ in self.backlog.drain(..) {
-            self.subscribers.count_overflow();
-        }
-        self.count_kept();
-        let _ = self.subscribers.end.set(Error::Ended);
-        let list = self.subscribers.end();
-        drop(list);
-        if !self.leaves_callbacks {
-            self.subscribers.finish();
-        }
     }
 }
 

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use super::hold::{Delivery, Waiter, WhenFull};
 use super::sink::Sink;
+use super::slow_consumer::{Delivered, Delivery, Waiter, WhenFull};
 use super::status::Status;
-use super::subscriber::{Delivered, Output, SinkOutput, Subscriber};
+use super::subscriber::{Output, SinkOutput, Subscriber};
 use super::subscribers::Subscribers;
 use super::threads::{EndOrder, MayWait, Start};
 

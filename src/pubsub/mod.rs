@@ -27,9 +27,10 @@ mod callback_limit;
 mod callbacks;
 mod channel;
 mod consumer;
+mod dropped;
+mod end;
 mod fan_out;
 mod forwarder;
-mod hold;
 mod inbox;
 #[cfg(test)]
 mod model;
@@ -37,6 +38,7 @@ mod producer;
 mod queue;
 mod ring;
 mod sink;
+mod slow_consumer;
 mod space;
 mod status;
 mod subscriber;
@@ -57,6 +59,6 @@ pub use status::SubscriptionId;
 pub use subscription::Subscription;
 
 pub(crate) use channel::{Channel, ExtraWork, IdleWorker};
-pub(crate) use hold::Hold;
 pub(crate) use sink::RoomWait;
+pub(crate) use slow_consumer::Hold;
 pub(crate) use weight_limit::Weighing;

@@ -11,9 +11,9 @@ use super::callback_limit::blocking;
 use super::callbacks::CallbackPool;
 use super::fan_out::Publisher;
 use super::forwarder::Forwarder;
-use super::hold::Hold;
 use super::queue::{Queue, open_queue};
 use super::sink::Sink;
+use super::slow_consumer::Hold;
 use super::status::{Status, SubscriptionId};
 use super::subscriber::{Call, Callback, CallbackOutput, Output, Subscriber};
 use super::subscribers::Subscribers;
@@ -138,7 +138,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
         let operation_lock = subscriber.operation_lock();
         let drop_later = subscribers.insert(&mut state, Arc::new(subscriber));
         drop(state);
-        subscribers.delivery.count_dropped(early.len());
+        subscribers.delivery.dropped.count(early.len());
         let weak = Arc::downgrade(subscribers);
         let unsubscribe = move |id| {
             if let Some(subscribers) = weak.upgrade() {
@@ -188,7 +188,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
                 let Err(error) = result else {
                     return;
                 };
-                delivery.count_dropped(1);
+                delivery.dropped.count(1);
                 if error.is_full() {
                     return status.warn_dropped();
                 }
@@ -423,7 +423,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// assert_eq!(sensor.dropped(), 1);
     /// ```
     pub fn dropped(&self) -> u64 {
-        self.subscribers.delivery.dropped.load(Ordering::Relaxed)
+        self.subscribers.delivery.dropped.total()
     }
 
     fn default_subscription(&self) -> Subscription<T> {

@@ -1,7 +1,12 @@
 //! The identity and state of one subscription, sink or callback.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::error::Error;
+
+/// The reason why a producer has ended. It is set once, before the queues are disconnected.
+pub(crate) type EndReason = Arc<OnceLock<Error>>;
 
 /// Identifies one subscription, sink or callback of a producer, for `unsubscribe`.
 ///
@@ -72,15 +77,6 @@ impl Status {
             crate::logging::warn!(
                 "{:?} has been full for a second, and the stream waits for it; unsubscribe it if \
                  it is no longer read (it may be the default subscription, which `get` makes)",
-                self.id
-            );
-        }
-    }
-
-    pub(super) fn warn_dropped(&self) {
-        if !self.warned_dropped.swap(true, Ordering::Relaxed) {
-            crate::logging::warn!(
-                "{:?} is full, and the stream does not wait for it: its messages are dropped",
                 self.id
             );
         }

@@ -3,22 +3,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
 use super::callbacks::{CallbackPool, Feeder, Job};
-use super::hold::{Delivery, Waiter, WhenFull};
+use super::dropped::Dropped;
 use super::ring::{OperationLock, Ring};
 use super::sink::{RoomWait, Sink};
 use super::status::Status;
-use super::threads::{NeedsThread, Unstarted};
+use super::threads::NeedsThread;
 use super::weight_limit::WeightLimit;
 use crate::error::PutError;
 use crate::panics::{Guarded, drop_caught, log_panic};
-
-/// How long a subscription may be full before a warning is logged.
-const LONG: Duration = Duration::from_secs(1);
 
 pub(crate) struct Subscriber<T> {
     pub(super) status: Arc<Status>,
@@ -62,16 +58,6 @@ pub(crate) enum Call<T> {
     Run(Box<dyn FnOnce() + Send>),
 }
 
-/// The outcome of a delivery.
-pub(super) enum Delivered<T> {
-    Taken,
-    Kept(T),
-    /// The item was dropped and counted.
-    Dropped,
-    /// The subscriber has been removed, or is closed.
-    Gone(T),
-}
-
 impl<T: Send + 'static> Subscriber<T> {
     pub(super) fn new(status: Arc<Status>, output: Output<T>) -> Self {
         Subscriber { status, output }
@@ -83,7 +69,7 @@ impl<T: Send + 'static> Subscriber<T> {
         self: &Arc<Self>,
         item: T,
         weight: usize,
-        delivery: &Delivery,
+        dropped: &Dropped,
     ) -> Result<(), PutError<T>> {
         match &self.output {
             Output::Queue(sender, limit) => {
@@ -101,14 +87,14 @@ impl<T: Send + 'static> Subscriber<T> {
                 if !limit.is_light(weight) {
                     while !limit.has_room(weight, || ring.len()) {
                         if let Some(oldest) = ring.take_oldest() {
-                            delivery.count_dropped(1);
+                            dropped.count(1);
                             drop_caught(oldest);
                         }
                     }
                     limit.count(weight);
                 }
                 if let Some(oldest) = ring.put(item) {
-                    delivery.count_dropped(1);
+                    dropped.count(1);
                     drop_caught(oldest);
                 }
                 Ok(())
@@ -134,69 +120,8 @@ impl<T: Send + 'static> Subscriber<T> {
         }
     }
 
-    /// Delivers an item of this weight. If there is no room, `waiter` and the producer's
-    /// [`Hold`](super::hold::Hold) decide what happens. A wait is ended by room, by
-    /// [`Delivery::wake_waiters`], or by its time limit.
-    pub(super) fn deliver(
-        self: &Arc<Self>,
-        mut item: T,
-        weight: usize,
-        waiter: Waiter,
-        delivery: &Delivery,
-    ) -> Delivered<T> {
-        let mut start = None;
-        loop {
-            // Without a thread, nothing makes room. This comes before the policy is read, since the
-            // owner, which is notified of a long outage, may change it.
-            let thread = match self.needs_thread() {
-                true => delivery.threads.retry(),
-                false => Unstarted::None,
-            };
-            let (when_full, changed) = delivery.when_full(waiter);
-            let room = self.room_wait(weight);
-            if self.status.truncated.load(Ordering::Relaxed) {
-                return self.drop_item(item, delivery);
-            }
-            if self.status.is_removed() {
-                return Delivered::Gone(item);
-            }
-            item = match self.put_nowait(item, weight, delivery) {
-                Ok(()) => return Delivered::Taken,
-                Err(PutError::Full(item)) => item,
-                Err(PutError::Closed(item)) => return Delivered::Gone(item),
-            };
-            let until = match when_full {
-                WhenFull::Wait(until) => until,
-                WhenFull::Keep => return Delivered::Kept(item),
-                WhenFull::Drop => {
-                    self.status.truncated.store(true, Ordering::Relaxed);
-                    return self.drop_item(item, delivery);
-                }
-            };
-            let next_attempt = match thread {
-                Unstarted::None => None,
-                Unstarted::RetryAt(next) => Some(next),
-                Unstarted::Overdue => return self.drop_item(item, delivery),
-            };
-            // The warning helps to find a subscription that the program does not read any more.
-            let warn_at = *start.get_or_insert_with(Instant::now) + LONG;
-            if Instant::now() >= warn_at {
-                self.status.warn_full();
-            }
-            let warn_at = (!self.status.warned_full.load(Ordering::Relaxed)).then_some(warn_at);
-            let until = [until, next_attempt, warn_at].into_iter().flatten().min();
-            room.wait(&changed, until);
-        }
-    }
-
-    fn drop_item(&self, item: T, delivery: &Delivery) -> Delivered<T> {
-        drop_caught(item);
-        self.count_dropped(delivery);
-        Delivered::Dropped
-    }
-
     /// Begins a wait for room. Call it before checking for room.
-    fn room_wait(&self, weight: usize) -> RoomWait<'_, T> {
+    pub(super) fn room_wait(&self, weight: usize) -> RoomWait<'_, T> {
         match &self.output {
             Output::Queue(sender, limit) => match limit.has_room(weight, || sender.len()) {
                 true => RoomWait::in_channel(sender),
@@ -212,7 +137,7 @@ impl<T: Send + 'static> Subscriber<T> {
     }
 
     /// Returns whether the thread that makes room could not be started.
-    fn needs_thread(&self) -> bool {
+    pub(super) fn needs_thread(&self) -> bool {
         let needs_thread = match &self.output {
             Output::Callback(output) => output.feeder.pool().needs_thread(),
             Output::Sink(output) => &output.needs_thread,
@@ -223,11 +148,6 @@ impl<T: Send + 'static> Subscriber<T> {
 }
 
 impl<T> Subscriber<T> {
-    pub(super) fn count_dropped(&self, delivery: &Delivery) {
-        delivery.count_dropped(1);
-        self.status.warn_dropped();
-    }
-
     /// Returns the number of queued items, as far as it is known.
     pub(super) fn len(&self) -> usize {
         match &self.output {

@@ -8,8 +8,9 @@ use parking_lot::Mutex;
 
 use super::callback_limit::CallbackLimit;
 use super::callbacks::CallbackPool;
-use super::hold::{Delivery, EndReason, Hold};
 use super::queue::Queue;
+use super::slow_consumer::{Delivery, Hold};
+use super::status::EndReason;
 use super::status::{Status, SubscriptionId};
 use super::subscriber::{Call, Subscriber};
 use super::subscription::Subscription;
@@ -49,10 +50,10 @@ pub(super) struct State<T> {
     early_weight: usize,
     /// The number of subscribers so far. After the first, no early items are kept.
     attached: u64,
-    ended: bool,
+    pub(super) ended: bool,
     /// The sinks and callbacks at the producer's end. Items that are queued for them are still
     /// delivered, unless they are removed.
-    last: Vec<Arc<Status>>,
+    pub(super) last: Vec<Arc<Status>>,
 }
 
 impl<T: Send + 'static> Subscribers<T> {
@@ -88,13 +89,6 @@ impl<T: Send + 'static> Subscribers<T> {
         let pool = CallbackPool::new(name, max, limit, threads);
         pool.end();
         pool
-    }
-
-    /// Lets the callback threads end after the queued jobs. If the system starts no thread, these
-    /// run on the calling thread.
-    pub(super) fn finish(&self) {
-        self.dispatcher.end();
-        self.delivery.threads.end();
     }
 }
 
@@ -150,16 +144,6 @@ impl<T> Subscribers<T> {
         self.delivery.wake_waiters();
     }
 
-    /// Ends the producer. Returns the list of subscribers, to be dropped outside the lock.
-    pub(super) fn end(&self) -> SubscriberList<T> {
-        let mut state = self.state.lock();
-        state.ended = true;
-        let list = std::mem::replace(&mut state.list, Arc::new([]));
-        let last = list.iter().filter(|other| other.outlives_the_end());
-        state.last = last.map(|other| other.status.clone()).collect();
-        list
-    }
-
     /// Keeps an item for the first subscriber, if there has been none. Returns the item if there
     /// are subscribers.
     pub(super) fn keep_early(&self, item: T) -> Option<T> {
@@ -185,7 +169,7 @@ impl<T> Subscribers<T> {
                 old.push(item);
             }
         }
-        if !old.is_empty() && self.delivery.count_dropped(old.len()) == 0 {
+        if !old.is_empty() && self.delivery.dropped.count(old.len()) == 0 {
             crate::logging::warn!(
                 "too many messages are kept for the first subscription: the oldest are dropped"
             );
@@ -210,7 +194,7 @@ impl<T> Subscribers<T> {
             status.set_removed();
         }
         if !items.is_empty() {
-            self.delivery.count_dropped(count);
+            self.delivery.dropped.count(count);
             crate::logging::warn!("{count} early messages are dropped: their sink was closed");
         }
     }
@@ -218,7 +202,7 @@ impl<T> Subscribers<T> {
     /// Counts an item that no subscriber receives, because the backlog is full.
     pub(super) fn count_overflow(&self) {
         let list = self.state.lock().list.len();
-        if self.delivery.count_dropped(list.max(1)) == 0 {
+        if self.delivery.dropped.count(list.max(1)) == 0 {
             crate::logging::warn!(
                 "too many messages are kept for slow subscribers: messages are dropped"
             );

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError};
 
 use super::callback_limit::blocking;
-use super::hold::EndReason;
 use super::ring::{self, OperationLock};
+use super::status::EndReason;
 use super::status::{Status, SubscriptionId};
 use super::weight_limit::TakeNotifier;
 use crate::error::{Error, Result};
@@ -120,6 +120,7 @@ impl<T> Subscription<T> {
         self.get_until(Instant::now().checked_add(timeout))
     }
 
+    /// The wait ends with an item, at the deadline, or when the publisher is dropped (`end.rs`).
     fn get_until(&self, deadline: Option<Instant>) -> Result<T> {
         loop {
             match self.try_get() {

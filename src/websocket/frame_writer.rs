@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tungstenite::protocol::frame::CloseFrame as WireCloseFrame;
 use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext};
 
-use super::control::{Frames, SendClose};
+use super::control_frames::{Frames, SendClose};
 use crate::message::Message;
 use crate::net::transport::{WriteHalf, is_timeout};
 use crate::panics::drop_caught;
@@ -396,7 +396,7 @@ impl Read for Out {
 
 #[cfg(test)]
 mod tests {
-    use super::super::control::Control;
+    use super::super::control_frames::Control;
     use super::super::send_queue::{MESSAGES_PER_TURN, Progress, SendQueue};
     use super::*;
     use parking_lot::Mutex;

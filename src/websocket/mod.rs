@@ -2,7 +2,7 @@
 
 mod accept;
 mod connect;
-mod control;
+mod control_frames;
 mod event_callback;
 mod frame_writer;
 mod handle;
@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
 
-pub use self::control::Latency;
-use self::control::MAX_UNANSWERED;
+pub use self::control_frames::Latency;
+use self::control_frames::MAX_UNANSWERED;
 use self::event_callback::EventCallback;
 pub use self::handle::{WeakWebsocket, Websocket};
 pub use self::request::Request;

@@ -105,7 +105,8 @@ fn read_loop(
                 batch.push(Message::Binary(bytes));
             }
             Ok(Wire::Ping(payload)) => {
-                // A copy, because the pong may be queued for a while, and would keep the buffer.
+                // The pong is a copy, because it may be queued for a while and would keep the
+                // buffer. This thread writes it, or the writer thread if that is busy.
                 shared.send_queue.pong(Bytes::copy_from_slice(&payload));
             }
             Ok(Wire::Pong(payload)) => {
@@ -244,7 +245,7 @@ fn shortened(mut reason: String) -> String {
     reason
 }
 
-/// The codec's stream, which only reads. What the codec writes is ignored, since the writer thread
+/// The codec's stream, which only reads. What the codec writes is ignored, since the send queue
 /// answers pings and Close frames.
 struct Stream<'a> {
     frames: FrameReader,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 
-use super::control::{Control, Frames, Latency, SendClose, SendPlan};
+use super::control_frames::{Control, Frames, Latency, SendClose, SendPlan};
 use super::frame_writer::{FrameWriter, Unsent, Wait};
 use crate::error::PutError;
 use crate::message::Message;
@@ -73,7 +73,7 @@ enum Next {
 
 impl SendQueue {
     /// Creates a queue for messages that together weigh at most `limit`. It has no frame writer:
-    /// the writer thread of each connection brings one.
+    /// the writer thread of each connection brings one. [`Channel::push`] enforces the limit.
     pub(crate) fn new(limit: usize) -> Self {
         SendQueue {
             messages: Channel::new(limit, Message::weight, Control::default()),

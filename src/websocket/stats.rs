@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::control::Latency;
+use super::control_frames::Latency;
 use super::session::Session;
 use super::shared::Shared;
 

@@ -9,7 +9,7 @@ use super::ending::{Ending, LAST_WAIT, PeerClose, ReadState, WriteState, keep_fi
 use super::{Action, Session, State};
 use crate::deadline::after;
 use crate::error::{Close, CloseFrame, Error, Side};
-use crate::websocket::control::SendClose;
+use crate::websocket::control_frames::SendClose;
 
 impl Session {
     pub(super) fn close_requested(

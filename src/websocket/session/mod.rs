@@ -18,7 +18,7 @@ use tungstenite::protocol::Role;
 
 use self::ending::{Ending, ReadState, Stage, WriteState};
 pub(crate) use self::ending::{LAST_WAIT, PeerClose};
-use super::control::SendClose;
+use super::control_frames::SendClose;
 use crate::backoff::Schedule;
 use crate::deadline::after;
 use crate::error::{CloseFrame, Error};

@@ -1,18 +1,22 @@
-//! How long delivery may wait for a subscriber that is full.
+//! What happens to an item for which a subscriber has no room: delivery waits, keeps the item, or
+//! drops it.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
-use super::threads::Threads;
-use crate::error::Error;
+use super::dropped::Dropped;
+use super::subscriber::Subscriber;
+use super::threads::{Threads, Unstarted};
+use crate::error::PutError;
+use crate::panics::drop_caught;
 
-/// The reason why a producer has ended. It is set once, before the queues are disconnected.
-pub(crate) type EndReason = Arc<OnceLock<Error>>;
+/// How long a subscription may be full before a warning is logged.
+const LONG: Duration = Duration::from_secs(1);
 
 /// What happens to an item for which a subscriber has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +39,7 @@ pub(super) struct Delivery {
     /// Whether the publisher waits before its next item. Not under the lock, since it is read for
     /// each item.
     paused: AtomicBool,
-    pub(super) dropped: AtomicU64,
+    pub(super) dropped: Dropped,
     pub(super) threads: Arc<Threads>,
 }
 
@@ -76,7 +80,7 @@ impl Delivery {
                 changed: None,
             }),
             paused: AtomicBool::new(false),
-            dropped: AtomicU64::new(0),
+            dropped: Dropped::default(),
             threads,
         })
     }
@@ -115,11 +119,6 @@ impl Delivery {
         let (_, changed) = state.changed.get_or_insert_with(|| bounded(0));
         (when_full, changed.clone())
     }
-
-    /// Counts dropped items. Returns the number of items that had been dropped before.
-    pub(super) fn count_dropped(&self, count: usize) -> u64 {
-        self.dropped.fetch_add(count as u64, Ordering::Relaxed)
-    }
 }
 
 impl Hold {
@@ -138,5 +137,78 @@ impl Hold {
             (_, Waiter::Publisher(limit)) => WhenFull::Wait(limit),
             (_, Waiter::Thread) => WhenFull::Wait(None),
         }
+    }
+}
+
+/// The outcome of a delivery.
+pub(super) enum Delivered<T> {
+    Taken,
+    Kept(T),
+    /// The item was dropped and counted.
+    Dropped,
+    /// The subscriber has been removed, or is closed.
+    Gone(T),
+}
+
+impl<T: Send + 'static> Subscriber<T> {
+    /// Delivers an item of this weight. If there is no room, `waiter` and the producer's
+    /// [`Hold`](Hold) decide what happens. A wait is ended by room, by
+    /// [`Delivery::wake_waiters`], or by its time limit.
+    pub(super) fn deliver(
+        self: &Arc<Self>,
+        mut item: T,
+        weight: usize,
+        waiter: Waiter,
+        delivery: &Delivery,
+    ) -> Delivered<T> {
+        let mut start = None;
+        loop {
+            // Without a thread, nothing makes room. This comes before the policy is read, since the
+            // owner, which is notified of a long outage, may change it.
+            let thread = match self.needs_thread() {
+                true => delivery.threads.retry(),
+                false => Unstarted::None,
+            };
+            let (when_full, changed) = delivery.when_full(waiter);
+            let room = self.room_wait(weight);
+            if self.status.truncated.load(Ordering::Relaxed) {
+                return self.drop_item(item, delivery);
+            }
+            if self.status.is_removed() {
+                return Delivered::Gone(item);
+            }
+            item = match self.put_nowait(item, weight, &delivery.dropped) {
+                Ok(()) => return Delivered::Taken,
+                Err(PutError::Full(item)) => item,
+                Err(PutError::Closed(item)) => return Delivered::Gone(item),
+            };
+            let until = match when_full {
+                WhenFull::Wait(until) => until,
+                WhenFull::Keep => return Delivered::Kept(item),
+                WhenFull::Drop => {
+                    self.status.truncated.store(true, Ordering::Relaxed);
+                    return self.drop_item(item, delivery);
+                }
+            };
+            let next_attempt = match thread {
+                Unstarted::None => None,
+                Unstarted::RetryAt(next) => Some(next),
+                Unstarted::Overdue => return self.drop_item(item, delivery),
+            };
+            // The warning helps to find a subscription that the program does not read any more.
+            let warn_at = *start.get_or_insert_with(Instant::now) + LONG;
+            if Instant::now() >= warn_at {
+                self.status.warn_full();
+            }
+            let warn_at = (!self.status.warned_full.load(Ordering::Relaxed)).then_some(warn_at);
+            let until = [until, next_attempt, warn_at].into_iter().flatten().min();
+            room.wait(&changed, until);
+        }
+    }
+
+    fn drop_item(&self, item: T, delivery: &Delivery) -> Delivered<T> {
+        drop_caught(item);
+        self.status.count_dropped(&delivery.dropped);
+        Delivered::Dropped
     }
 }
