@@ -1,5 +1,6 @@
 //! Opens a server's connection, on the reader thread; or one end of a pair in memory.
 
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::deadline::deadline_after;
 use crate::error::{Error, Result};
 use crate::net::handshake::server::{self, HandshakeConfig, Refusal, has_body};
 use crate::net::http_response;
-use crate::net::transport::{Halves, Transport, write_by};
+use crate::net::transport::{Transport, write_by};
 
 pub(crate) fn as_server(
     shared: &Shared,
@@ -89,7 +90,8 @@ fn refuse(
 }
 
 /// Opens one end of a connection in memory, which needs no handshake.
-pub(crate) fn in_memory(shared: &Shared, halves: Halves, role: WireRole) -> Result<Opened> {
+pub(crate) fn in_memory(shared: &Shared, end: UnixStream, role: WireRole) -> Result<Opened> {
+    let halves = Box::new(end).split().map_err(Error::lost)?;
     if !shared.lifecycle.install(halves.shutdown.clone()) {
         return Err(given_up());
     }

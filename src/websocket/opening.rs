@@ -1,5 +1,7 @@
 //! Opens a `Websocket`: to a URL, over a stream, for a request, or in memory.
 
+use std::os::unix::net::UnixStream;
+
 use tungstenite::protocol::Role;
 
 use super::handle::Websocket;
@@ -8,8 +10,8 @@ use super::request::Request;
 use super::session::Session;
 use super::shared::Shared;
 use super::{accept, connect, reader_thread};
+use crate::descriptors::of_descriptors;
 use crate::error::{Error, Result};
-use crate::net::memory;
 use crate::net::panic_guard::guard;
 use crate::net::transport::Transport;
 use crate::options::Options;
@@ -197,7 +199,8 @@ impl Options {
 
     /// Returns two connected `Websocket`s in memory, both with these settings.
     ///
-    /// See [`Websocket::pair`].
+    /// See [`Websocket::pair`]. Each has a descriptor. If the system has none left, both have failed
+    /// with [`Error::Lost`].
     ///
     /// # Examples
     ///
@@ -210,10 +213,16 @@ impl Options {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn pair(&self) -> (Websocket, Websocket) {
-        let (client, server) = memory::pair();
-        let start = |name: &str, role, halves| {
+        let (client, server) = match UnixStream::pair() {
+            Ok((client, server)) => (Ok(client), Ok(server)),
+            Err(error) => {
+                let error = Error::lost(of_descriptors(error));
+                (Err(error.clone()), Err(error))
+            }
+        };
+        let start = |name: &str, role, end: Result<UnixStream>| {
             let (shared, ends) = Shared::new(name.to_owned(), role, self.for_pair());
-            let open = once(move |shared: &Shared| accept::in_memory(shared, halves, role));
+            let open = once(move |shared: &Shared| accept::in_memory(shared, end?, role));
             reader_thread::start(shared.clone(), ends, None, open);
             // Takes as long as a thread needs to start: there is no handshake.
             shared.wait(None, Session::has_been_ready);
