@@ -6,7 +6,6 @@ use http::header::HeaderValue;
 use subtle::ConstantTimeEq;
 
 use super::base64;
-use super::credentials::Credentials;
 
 /// The user and password that a client sent.
 ///
@@ -64,15 +63,9 @@ impl fmt::Debug for BasicAuth {
     }
 }
 
-/// Returns the `Authorization` header for the user and password of a URL.
-pub(crate) fn authorization(credentials: &Credentials) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(&credentials.basic()?).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::credentials::Credentials;
     use super::*;
 
     #[test]
@@ -81,7 +74,7 @@ mod tests {
             user: "Aladdin".into(),
             password: "open: sesame".into(),
         };
-        let value = authorization(&credentials).unwrap();
+        let value: HeaderValue = credentials.basic().unwrap().parse().unwrap();
         assert_eq!(value, "Basic QWxhZGRpbjpvcGVuOiBzZXNhbWU=");
         let read = BasicAuth::parse(&value).unwrap();
         assert_eq!((read.user(), read.password()), ("Aladdin", "open: sesame"));

@@ -39,7 +39,7 @@ pub(crate) fn as_server(
         }
     };
     let config = HandshakeConfig {
-        subprotocols: &options.subprotocols,
+        subprotocols: &options.subprotocols.0,
         origins: &options.origins,
         encrypted: transport.is_encrypted(),
         headers,

@@ -40,7 +40,7 @@ pub(crate) fn as_client(shared: &Shared, mut call: ConnectRequest) -> Result<Ope
             None => return Err(error),
             Some(next) => call = next?,
         }
-        crate::logging::debug!("{}: redirected to {}", shared.name, call.name());
+        crate::logging::debug!("{}: redirected to {}", shared.name, call.target.name);
         request = call.renewed_request()?;
         redirects -= 1;
     }

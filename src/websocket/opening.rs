@@ -108,7 +108,7 @@ impl Options {
     /// ```
     pub fn connect(&self, url: impl AsRef<str>) -> Result<Websocket> {
         let request = self.connect_request(url.as_ref())?;
-        let name = request.name().to_owned();
+        let name = request.target.name.clone();
         let (shared, ends) = Shared::new(name, Role::Client, self.for_client());
         let open = move |shared: &Shared| connect::as_client(shared, request.clone());
         reader_thread::start(shared.clone(), ends, None, open);
@@ -151,8 +151,8 @@ impl Options {
         }
         let transport = guard(transport);
         let request = self.connect_request(url.as_ref())?;
-        let name = request.name().to_owned();
-        if request.is_encrypted() && !transport.is_encrypted() {
+        let name = request.target.name.clone();
+        if request.target.encrypted && !transport.is_encrypted() {
             return Err(Error::InvalidUrl {
                 url: name,
                 reason: "the stream is not encrypted; perform the TLS handshake first".into(),
