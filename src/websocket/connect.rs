@@ -10,7 +10,6 @@ use url::Host;
 use super::opened::{Opened, given_up, info};
 use super::shared::Shared;
 use crate::deadline::deadline_after;
-use crate::descriptors::of_descriptors;
 use crate::error::{Error, Result};
 use crate::net::connect_request::ConnectRequest;
 use crate::net::dial::{Cancel, addresses, connect, connect_unix};
@@ -138,15 +137,13 @@ fn through(
         }
         _ => None,
     };
-    stream.set_nonblocking(false).map_err(Error::lost)?;
+    let socket = Socket::from(stream);
     // Closing must end the exchange with the proxy.
-    let clone = stream.try_clone().map_err(of_descriptors);
-    let clone = clone.map_err(Error::lost)?;
-    if !shared.lifecycle.install(Arc::new(Socket::from(clone))) {
+    if !shared.lifecycle.install(Arc::new(socket.clone())) {
         return Err(given_up().into());
     }
-    proxy.tunnel(&stream, resolved.as_ref().unwrap_or(host), *port, deadline)?;
-    Ok(stream.into())
+    proxy.tunnel(&socket, resolved.as_ref().unwrap_or(host), *port, deadline)?;
+    Ok(socket)
 }
 
 #[cfg(feature = "native-tls")]

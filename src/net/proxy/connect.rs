@@ -62,7 +62,7 @@ impl ProxyStream<'_> {
         let mut head = vec![0; MAX_HEAD];
         let mut taken = 0;
         while taken < head.len() {
-            let seen = taken + self.receive(|stream| stream.peek(&mut head[taken..]))?;
+            let seen = taken + self.receive(|socket| socket.peek_now(&mut head[taken..]))?;
             let answer = parse_head(&head[..seen])
                 .map_err(|error| self.failed(format!("its answer is not HTTP: {error}")))?;
             let end = answer.as_ref().map_or(seen, |answer| answer.length);

@@ -269,8 +269,9 @@ mod tests {
         let proxy = Proxy::parse("socks5h://proxy:7").unwrap();
         let name = Host::Domain("x".repeat(256));
         let deadline = Instant::now() + TIMEOUT;
-        assert!(proxy.tunnel(&client, &name, 443, deadline).is_err());
-        drop(client);
+        let socket = client.into();
+        assert!(proxy.tunnel(&socket, &name, 443, deadline).is_err());
+        drop(socket);
         assert_eq!((&server).read(&mut [0]).unwrap(), 0);
     }
 }

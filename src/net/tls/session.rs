@@ -344,7 +344,7 @@ impl Transport for Tls {
     }
 
     fn local_addr(&self) -> Option<SocketAddr> {
-        Transport::local_addr(&self.0.get_ref().socket)
+        self.0.get_ref().socket.local_addr()
     }
 
     fn is_encrypted(&self) -> bool {
@@ -352,7 +352,7 @@ impl Transport for Tls {
     }
 
     fn set_nodelay(&mut self, nodelay: bool) -> io::Result<()> {
-        self.0.get_ref().socket.set_nodelay(nodelay)
+        self.0.get_mut().socket.set_nodelay(nodelay)
     }
 }
 
