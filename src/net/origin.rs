@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use http::Request;
 use http::header;
-use url::Url;
 
-use super::host::without_zone;
+use super::host::parse_url;
 use crate::hidden::Hidden;
 use crate::panics::{Guarded, log_panic};
 
@@ -73,11 +72,12 @@ fn same_text(allowed: &str, origin: &str) -> bool {
 /// a page without TLS is foreign, because anyone on the network may have made it. A server without
 /// TLS may be behind a proxy with TLS.
 fn is_same_host(origin: &str, host: &str, encrypted: bool) -> bool {
-    let Ok(page) = parse(origin) else {
+    // Zones have a meaning on one machine only.
+    let Ok((page, _)) = parse_url(origin) else {
         return false;
     };
     // The page's scheme supplies the port if `host` leaves it out.
-    let Ok(here) = parse(&format!("{}://{host}/", page.scheme())) else {
+    let Ok((here, _)) = parse_url(&format!("{}://{host}/", page.scheme())) else {
         return false;
     };
     let schemes = if encrypted {
@@ -89,14 +89,6 @@ fn is_same_host(origin: &str, host: &str, encrypted: bool) -> bool {
         && page.host() == here.host()
         && page.port_or_known_default() == here.port_or_known_default()
         && here.username().is_empty()
-}
-
-/// Parses a URL without its zone, because zones have a meaning on one machine only.
-fn parse(url: &str) -> Result<Url, url::ParseError> {
-    match without_zone(url) {
-        Some((url, _)) => Url::parse(&url),
-        None => Url::parse(url),
-    }
 }
 
 #[cfg(test)]

@@ -186,7 +186,9 @@ impl Client {
     fn hello(self, acceptor: native_tls::TlsAcceptor) -> Step {
         let mut first = [0];
         match self.socket.peek_now(&mut first) {
-            Err(error) if is_transient(&error) => self.wait_in(Stage::Hello(acceptor)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.wait_in(Stage::Hello(acceptor))
+            }
             Err(error) => self.disconnect(&error),
             Ok(0) => self.disconnect(&"it sent nothing"),
             Ok(_) if first[0].is_ascii_uppercase() => {
@@ -216,7 +218,6 @@ impl Client {
             match stream.read_now(&mut chunk) {
                 Ok(0) => return self.disconnect(&"it ended the connection"),
                 Ok(n) => bytes.extend_from_slice(&chunk[..n]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return self.wait_in(Stage::Head(stream, bytes));
                 }
@@ -271,7 +272,6 @@ impl Client {
             match stream.read_now(&mut chunk) {
                 Ok(0) => break,
                 Ok(n) => left = left.saturating_sub(n),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return self.wait_in(Stage::Draining(stream, left));
                 }
@@ -325,12 +325,4 @@ impl AsFd for PendingRequest {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.client.socket.as_fd()
     }
-}
-
-#[cfg(feature = "native-tls")]
-fn is_transient(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
 }

@@ -268,6 +268,29 @@ pub(crate) fn write_by(
     }
 }
 
+/// Reads before `deadline`.
+///
+/// # Errors
+///
+/// `TimedOut` or `WouldBlock` if the time is over.
+pub(crate) fn read_by(
+    half: &mut dyn ReadHalf,
+    buffer: &mut [u8],
+    deadline: Instant,
+) -> io::Result<usize> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        half.set_timeout(Some(left))?;
+        match half.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
 /// Returns whether a read or write failed because it would have waited, so that it may be repeated.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
     match error.kind() {

@@ -10,7 +10,7 @@ use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 use url::{Position, Url};
 
-use super::fields::elements;
+use super::fields::{elements, head};
 use super::response::{read_body, read_head};
 use super::{Failure, subprotocols, switches};
 use crate::error::{Error, Result};
@@ -40,15 +40,8 @@ pub(crate) fn request(url: &Url) -> Result<Request<()>, String> {
 pub(crate) fn request_head(request: &Request<()>) -> Vec<u8> {
     let target = request.uri().path_and_query();
     let target = target.map_or("/", |target| target.as_str());
-    let mut head = format!("{} {target} HTTP/1.1\r\n", request.method()).into_bytes();
-    for (name, value) in request.headers() {
-        head.extend_from_slice(capitalised(name).as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
-    }
-    head.extend_from_slice(b"\r\n");
-    head
+    let line = format!("{} {target} HTTP/1.1", request.method());
+    head(&line, request.headers(), capitalised)
 }
 
 /// Returns a header's name in its usual notation. HTTP ignores case, but some servers do not.

@@ -10,7 +10,7 @@ use httparse::{ParserConfig, Status, parse_chunk_size};
 use super::fields::{content_length, elements, header_map};
 use super::{Failure, MAX_HEAD, MAX_HEADERS};
 use crate::error::Error;
-use crate::net::transport::{ReadHalf, is_timeout};
+use crate::net::transport::{ReadHalf, is_timeout, read_by};
 
 /// The maximum size of all interim responses together, in bytes.
 pub(crate) const MAX_INTERIM: usize = 64 << 10;
@@ -130,21 +130,9 @@ fn read_more(
     deadline: Instant,
 ) -> io::Result<usize> {
     let mut chunk = [0; 4096];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left == Duration::ZERO {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        read.set_timeout(Some(left))?;
-        match read.read(&mut chunk) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-            Ok(n) => {
-                buffer.extend_from_slice(&chunk[..n]);
-                return Ok(n);
-            }
-        }
-    }
+    let n = read_by(read, &mut chunk, deadline)?;
+    buffer.extend_from_slice(&chunk[..n]);
+    Ok(n)
 }
 
 /// The end of a body (RFC 9112, section 6.3).

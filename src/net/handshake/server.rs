@@ -5,7 +5,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use tungstenite::handshake::derive_accept_key;
 
-use super::fields::{content_length, elements, has_only, header_map, mark_secrets};
+use super::fields::{content_length, elements, has_only, head, header_map, mark_secrets};
 use super::{MAX_HEADERS, subprotocols, switches};
 use crate::net::base64;
 use crate::net::host::is_host_and_port;
@@ -23,23 +23,17 @@ pub(crate) fn parse_request(bytes: &[u8]) -> Result<Option<(Request<()>, usize)>
         }
         Err(_) => return Err(StatusCode::BAD_REQUEST),
     };
-    let bad = |_| StatusCode::BAD_REQUEST;
-    let mut request = Request::new(());
-    *request.method_mut() = head
-        .method
-        .unwrap_or_default()
-        .parse()
-        .map_err(|_| StatusCode::BAD_REQUEST)?;
-    *request.uri_mut() = head
-        .path
-        .unwrap_or_default()
-        .parse()
-        .map_err(|_| StatusCode::BAD_REQUEST)?;
-    *request.version_mut() = match head.version {
+    let version = match head.version {
         Some(0) => Version::HTTP_10,
         _ => Version::HTTP_11,
     };
-    *request.headers_mut() = header_map(head.headers).map_err(bad)?;
+    let mut request = Request::builder()
+        .method(head.method.unwrap_or_default())
+        .uri(head.path.unwrap_or_default())
+        .version(version)
+        .body(())
+        .map_err(|_| StatusCode::BAD_REQUEST)?;
+    *request.headers_mut() = header_map(head.headers).map_err(|_| StatusCode::BAD_REQUEST)?;
     Ok(Some((request, length)))
 }
 
@@ -263,15 +257,8 @@ pub(crate) fn plain(status: StatusCode) -> Response<()> {
 pub(crate) fn response_head<T>(response: &Response<T>) -> Vec<u8> {
     let status = response.status();
     let reason = status.canonical_reason().unwrap_or("");
-    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
-    for (name, value) in response.headers() {
-        head.extend_from_slice(name.as_str().as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
-    }
-    head.extend_from_slice(b"\r\n");
-    head
+    let line = format!("HTTP/1.1 {} {reason}", status.as_str());
+    head(&line, response.headers(), HeaderName::to_string)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! What a proxy's URL says.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use url::{Host, Url};
@@ -8,7 +7,7 @@ use url::{Host, Url};
 use crate::error::{Error, Result};
 use crate::net::credentials::Credentials;
 use crate::net::handshake::Failure;
-use crate::net::host::{Endpoint, without_zone};
+use crate::net::host::{Endpoint, parse_url};
 
 /// A proxy, as its URL says.
 #[derive(Clone, PartialEq, Eq)]
@@ -87,11 +86,7 @@ pub(super) fn read_url(text: &str) -> Result<Proxy, String> {
     if !text.contains("://") {
         return Err("it has no scheme: write http://, socks5:// or socks5h:// before it".into());
     }
-    let (text, zone) = match without_zone(text) {
-        Some((rest, zone)) => (Cow::Owned(rest), Some(zone)),
-        None => (Cow::Borrowed(text), None),
-    };
-    let url = Url::parse(&text).map_err(|error| error.to_string())?;
+    let (url, zone) = parse_url(text).map_err(|error| error.to_string())?;
     let scheme = match url.scheme() {
         "http" => Scheme::Http,
         "socks5" => Scheme::Socks5,
