@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A value that `Debug` does not show.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Hidden<T>(pub(crate) T);
 
 impl<T> fmt::Debug for Hidden<T> {

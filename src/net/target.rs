@@ -47,10 +47,7 @@ impl Target {
 
     fn host(text: &str) -> Result<Target> {
         let shown = shown(text);
-        let rejected = |reason: String| Error::InvalidUrl {
-            url: shown.clone(),
-            reason,
-        };
+        let rejected = |reason: String| invalid(&shown, &reason);
         if !text.contains("://") {
             return Err(rejected(format!("it has no scheme: write ws://{shown}")));
         }

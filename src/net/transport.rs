@@ -228,7 +228,8 @@ pub trait ShutdownHandle: Send + Sync {
     fn shutdown(&self);
 }
 
-/// Writes all bytes before `deadline`. Every `max_stall`, the peer must accept some.
+/// Writes all bytes before `deadline`. Every `max_stall`, the peer must accept some. Leaves the half
+/// without a timeout.
 ///
 /// # Errors
 ///
@@ -247,7 +248,7 @@ pub(crate) fn write_by(
         let written = match bytes.is_empty() {
             false => half.write(bytes),
             true => match half.flush() {
-                Ok(()) => return Ok(()),
+                Ok(()) => return half.set_timeout(None),
                 Err(error) => Err(error),
             },
         };

@@ -61,10 +61,8 @@ pub(crate) fn as_server(
         return Err(given_up());
     }
     let bytes = server::acceptance(&head, &response);
-    let write = &mut *halves.write;
     let deadline = deadline_after(shared.options.connect_timeout);
-    let written =
-        write_by(write, &bytes, Duration::MAX, deadline).and_then(|()| write.set_timeout(None));
+    let written = write_by(&mut *halves.write, &bytes, Duration::MAX, deadline);
     written.map_err(Error::lost)?;
     Ok(Opened {
         info: info(addresses, head, response),

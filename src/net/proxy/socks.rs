@@ -3,6 +3,7 @@
 use url::Host;
 
 use super::stream::ProxyStream;
+use crate::hidden::Hidden;
 use crate::net::credentials::Credentials;
 use crate::net::handshake::Failure;
 
@@ -70,7 +71,7 @@ impl ProxyStream<'_> {
         self.check_version(version)?;
         match (method, credentials) {
             (NO_LOGIN, _) => Ok(()),
-            (USER_AND_PASSWORD, Some(credentials)) => self.log_in(credentials),
+            (USER_AND_PASSWORD, Some(Hidden(credentials))) => self.log_in(credentials),
             (NO_METHOD, None) => Err(self.failed("it requires a login, such as user and password")),
             (NO_METHOD, Some(_)) => {
                 Err(self.failed("it accepts neither user and password nor a missing login"))
