@@ -1,4 +1,4 @@
-//! When to try again.
+//! The waits between attempts to connect.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -6,31 +6,40 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// How long a client waits before it tries to connect again: see
-/// [`Options::reconnect`](crate::Options::reconnect).
+/// How long a client waits between two attempts to connect.
 ///
-/// The first wait is `initial`, each further one `factor` times as long, up to `max`. Of each wait,
-/// a random part of up to `jitter` is left out, so that the clients of a server that restarts do
-/// not all come back at the same moment. After a connection that lasted longer than the wait that
-/// would follow it, the waits begin with `initial` again.
+/// [`Options::reconnect`](crate::Options::reconnect) takes it. The first wait takes `initial`, and
+/// each further wait takes `factor` times as long as the previous one, up to `max`. A random part
+/// of each wait, up to `jitter`, is left out, so that the clients of a restarting server do not all
+/// reconnect at the same time. After a connection that lasted at least as long as the next wait,
+/// the waits start with `initial` again.
+///
+/// # Examples
 ///
 /// ```
-/// use rtcbot_websocket::Backoff;
+/// use rtcbot_websocket::{Backoff, Options};
 /// use std::time::Duration;
 ///
-/// let patient = Backoff { max: Duration::from_secs(60), ..Backoff::default() };
-/// # let _ = patient;
+/// let mut options = Options::new();
+/// options.reconnect(Backoff { max: Duration::from_secs(60), ..Backoff::default() });
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
-    /// The first wait. Defaults to 100 milliseconds; must not be zero.
+    /// The first wait. It must not be zero.
+    ///
+    /// Defaults to 100 milliseconds.
     pub initial: Duration,
-    /// The longest wait. Defaults to 10 seconds; not less than `initial`.
+    /// The longest wait. It must not be shorter than `initial`.
+    ///
+    /// Defaults to 10 seconds.
     pub max: Duration,
-    /// How much longer each wait is than the one before. Defaults to 2; at least 1.
+    /// The ratio of each wait to the previous one. It must be at least 1.
+    ///
+    /// Defaults to 2.
     pub factor: f64,
-    /// Which part of a wait is left to chance, from 0 (none) to 1 (all). Defaults to 0.5: a wait of
-    /// 10 s is one of 5 to 10 s.
+    /// The maximum part of a wait that is left out at random, from 0 to 1.
+    ///
+    /// Defaults to 0.5: a wait of 10 seconds takes 5 to 10 seconds.
     pub jitter: f64,
 }
 
@@ -48,11 +57,11 @@ impl Default for Backoff {
 impl Backoff {
     pub(crate) fn check(&self) -> Result<()> {
         let wrong = if self.initial.is_zero() {
-            "the initial wait is zero, so it would try again without a pause"
+            "the initial wait is zero, so there would be no pause between attempts"
         } else if self.max < self.initial {
             "the longest wait is shorter than the first"
         } else if !(self.factor >= 1.0 && self.factor.is_finite()) {
-            "the factor is less than 1, or no number"
+            "the factor is less than 1, or not a finite number"
         } else if !(0.0..=1.0).contains(&self.jitter) {
             "the jitter is not between 0 and 1"
         } else {
@@ -65,7 +74,7 @@ impl Backoff {
     }
 }
 
-/// The waits between attempts to connect.
+/// The next waits of one client.
 #[derive(Debug, Clone)]
 pub(crate) struct Schedule {
     backoff: Backoff,
@@ -80,18 +89,18 @@ impl Schedule {
         }
     }
 
-    /// A connection has ended that was ready for so long.
+    /// Notes the end of a connection that was ready for this time.
     pub(crate) fn lasted(&mut self, time: Duration) {
         if time >= self.next {
             self.next = self.backoff.initial;
         }
     }
 
-    /// How long to wait now; `chance` is from 0 to 1.
+    /// Returns how long to wait now. `chance` is a random number from 0 to 1.
     pub(crate) fn wait(&mut self, chance: f64) -> Duration {
         let wait = self.next;
         let longer = wait.as_secs_f64() * self.backoff.factor;
-        // Compared as numbers: it may be more than a `Duration` can hold.
+        // The numbers are compared, because the wait may exceed the range of `Duration`.
         self.next = match longer < self.backoff.max.as_secs_f64() {
             true => Duration::from_secs_f64(longer),
             false => self.backoff.max,
@@ -101,9 +110,9 @@ impl Schedule {
     }
 }
 
-/// A number from 0 to 1, another one each time.
+/// Returns a random number from 0 to 1.
 pub(crate) fn chance() -> f64 {
-    // Each `RandomState` has keys of its own; it is what std has of randomness.
+    // Each `RandomState` has its own random keys. std has no other source of randomness.
     let random = RandomState::new().build_hasher().finish();
     (random >> 11) as f64 / (1u64 << 53) as f64
 }
@@ -131,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn chance_makes_waits_shorter_by_up_to_the_jitter() {
+    fn chance_shortens_waits_by_up_to_the_jitter() {
         let mut schedule = Schedule::new(backoff());
         assert_eq!(schedule.wait(1.0), 50 * MS);
         assert_eq!(schedule.wait(0.5), 225 * MS);
@@ -142,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_connection_that_lasted_begins_the_waits_anew() {
+    fn only_a_connection_that_lasted_resets_the_waits() {
         let mut schedule = Schedule::new(backoff());
         schedule.wait(0.0);
         schedule.lasted(299 * MS);
@@ -152,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_beyond_what_a_duration_holds_are_the_longest() {
+    fn a_wait_that_exceeds_the_range_of_a_duration_is_the_longest() {
         let mut schedule = Schedule::new(Backoff {
             max: Duration::MAX,
             factor: f64::MAX,
@@ -164,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn invalid_settings_are_rejected() {
         assert!(backoff().check().is_ok() && Backoff::default().check().is_ok());
         let zero = Backoff {
             initial: Duration::ZERO,

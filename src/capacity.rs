@@ -79,23 +79,24 @@ impl Capacity {
         let waiting = descriptors.iter().map(|limit| share(limit) / 3).min();
         let waiting = waiting.unwrap_or(MAX_WAITING).clamp(1, MAX_WAITING);
 
-        let mut rooms = Vec::new();
+        // The number of connections that each limit allows, with a text about the limit.
+        let mut allowed = Vec::new();
         for limit in descriptors {
-            rooms.push((share(limit).saturating_sub(waiting), limit.to_string()));
+            allowed.push((share(limit).saturating_sub(waiting), limit.to_string()));
         }
         for limit in &of_threads {
-            let room = share(limit) / (THREADS * limit.unit.of_a_thread());
-            rooms.push((room, limit.to_string()));
+            let connections = share(limit) / (THREADS * limit.unit.per_thread());
+            allowed.push((connections, limit.to_string()));
         }
         if of_threads.is_empty() {
-            let why = "how many threads there may be is not known".to_owned();
-            rooms.push((UNKNOWN, why));
+            let why = "the limit on threads is not known".to_owned();
+            allowed.push((UNKNOWN, why));
         }
-        let least = rooms.into_iter().min_by_key(|(room, _)| *room);
+        let least = allowed.into_iter().min_by_key(|(number, _)| *number);
         let (connections, why) = least.unwrap_or_default();
         let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         Capacity {
-            // A robot must be reachable, however little there is.
+            // A robot must be reachable even if nothing is left.
             connections: number(connections.max(1)),
             waiting: number(waiting),
             why,
@@ -103,10 +104,11 @@ impl Capacity {
     }
 }
 
-/// Returns how much of what is left is for connections: the rest is for the program.
+/// Returns the part of a limited resource that connections may use. The rest of what is left is
+/// reserved for the program.
 fn share(limit: &Limit) -> u64 {
     let left = limit.max.saturating_sub(limit.used);
-    let spare = SPARE * limit.unit.of_a_thread().max(1);
+    let spare = SPARE * limit.unit.per_thread().max(1);
     left.saturating_sub(spare.max(left / 4))
 }
 
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_program_has_most_of_what_is_scarce() {
+    fn the_program_gets_most_of_a_scarce_resource() {
         let threads = limit(Unit::Threads, 10, 50);
         assert_eq!(capacity(&[threads]).0, 6);
         let threads = limit(Unit::Threads, 30, 50);
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_known_limit_on_threads_there_is_a_default() {
+    fn without_a_known_limit_on_threads_the_number_is_a_default() {
         assert_eq!(capacity(&[]), (500, 1024));
         assert_eq!(capacity(&[limit(Unit::Descriptors, 6, 256)]), (126, 62));
         assert_eq!(capacity(&[limit(Unit::Descriptors, 6, 100_000)]).0, 500);

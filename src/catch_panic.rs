@@ -1,4 +1,4 @@
-//! Catching a panic of code that is not this crate's own.
+//! Catches panics of code that does not belong to this crate.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +16,7 @@ fn text_of(panic: Box<dyn Any + Send>) -> String {
     match text {
         Ok(text) => *text,
         Err(panic) => {
-            // The destructor of the value that it panicked with is the program's code too.
+            // The value of the panic has a destructor, which is the program's code too.
             if let Err(another) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
                 std::mem::forget(another);
             }
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_of_a_panic_is_told_whatever_it_panics_with() {
+    fn a_panic_with_any_value_has_a_text() {
         assert_eq!(catch_panic(|| 1), Ok(1));
         assert_eq!(
             catch_panic(|| panic!("static")),

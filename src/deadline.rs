@@ -1,16 +1,16 @@
-//! Deadlines that any timeout leads to.
+//! Computes deadlines. Any timeout is valid, however long.
 
 use std::time::{Duration, Instant};
 
-/// A timeout of more than a century is as good as none, and `Instant` may not reach further.
+/// The longest timeout: a century. A later `Instant` may not exist.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Returns the moment when a timeout that begins now is over, however long it is.
+/// Returns the end of a timeout that begins now.
 pub(crate) fn deadline_after(timeout: Duration) -> Instant {
     after(Instant::now(), timeout)
 }
 
-/// Returns the moment when a timeout that begins at `start` is over, however long it is.
+/// Returns the end of a timeout that begins at `start`.
 pub(crate) fn after(start: Instant, timeout: Duration) -> Instant {
     start + timeout.min(LONGEST)
 }

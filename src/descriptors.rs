@@ -1,15 +1,16 @@
-//! The errors of a system that has no descriptor left.
+//! The system's errors when no descriptor is left.
 
 use std::io;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-/// Adds to an error which limit on descriptors is reached, if it is one.
-pub(crate) fn of_descriptors(error: io::Error) -> io::Error {
+/// Adds the limit that was reached to an error about descriptors or memory. Other errors stay
+/// unchanged.
+pub(crate) fn with_descriptor_limit(error: io::Error) -> io::Error {
     let text = match Errno::from_io_error(&error) {
         Some(Errno::MFILE) => {
-            // They are not counted: that takes a descriptor.
+            // The descriptors are not counted, because that needs a descriptor.
             let all = match getrlimit(Resource::Nofile).current {
                 Some(max) => format!("all {max} descriptors"),
                 None => "all the descriptors".to_owned(),
@@ -17,7 +18,7 @@ pub(crate) fn of_descriptors(error: io::Error) -> io::Error {
             format!("this process has {all} that RLIMIT_NOFILE allows (ulimit -n)")
         }
         Some(Errno::NFILE) => {
-            "this system has all the files open that fs.file-max allows (sysctl)".to_owned()
+            "this system has all open files that fs.file-max allows (sysctl)".to_owned()
         }
         Some(Errno::NOBUFS | Errno::NOMEM) => {
             "the system is out of memory, or its control group is (memory.max)".to_owned()
@@ -27,8 +28,8 @@ pub(crate) fn of_descriptors(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{error}: {text}"))
 }
 
-/// Returns whether the operation could succeed if a descriptor or a little memory were given back.
-pub(crate) fn is_want_of_descriptors(error: &io::Error) -> bool {
+/// Returns whether the operation may succeed after a descriptor or some memory is released.
+pub(crate) fn lacks_descriptors(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
         Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
@@ -40,14 +41,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_keeps_its_kind_and_its_text() {
+    fn an_error_keeps_its_kind_and_text() {
         for (errno, word) in [
             (Errno::MFILE, "RLIMIT_NOFILE"),
             (Errno::NFILE, "fs.file-max"),
             (Errno::NOBUFS, "memory"),
         ] {
             let before = io::Error::from(errno);
-            let after = of_descriptors(io::Error::from(errno));
+            let after = with_descriptor_limit(io::Error::from(errno));
             assert_eq!(after.kind(), before.kind());
             let text = after.to_string();
             assert!(
@@ -55,7 +56,7 @@ mod tests {
                 "{text}"
             );
         }
-        let refused = of_descriptors(Errno::CONNREFUSED.into());
+        let refused = with_descriptor_limit(Errno::CONNREFUSED.into());
         assert_eq!(Errno::from_io_error(&refused), Some(Errno::CONNREFUSED));
     }
 }

@@ -22,6 +22,7 @@ pub(crate) use tungstenite::protocol::Role;
 
 /// What the harness shares with the tests.
 #[path = "../tests/testkit"]
+#[allow(unreachable_pub)] // There, `pub` stands for what the test files use.
 pub(crate) mod testkit {
     pub mod decisions;
     mod direction;

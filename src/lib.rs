@@ -329,14 +329,14 @@
 //! | `ws-dispatch` | 1 per connection with callbacks | calls them one after the other |
 //! | `ws-worker` | up to `workers` | calls a function given to `subscribe_concurrent` |
 //! | `ws-serve` | 1 per request | calls the handler of [`Server::serve`] |
-//! | `ws-forwarder` | temporary | delivers to a sink that was full |
+//! | `ws-forward` | temporary | delivers to a sink that was full |
 //! | `ws-linger` | temporary | enforces the close timeout if the closing thread must not block |
 //! | `ws-resolve` | temporary | resolves a host name |
 //! | `ws-respond` | temporary | sends a page to a slow client |
 //!
-//! Your code runs on these threads: a [`Sink`] of your own and functions given to [`Options`] on
-//! `ws-read`, a [`Sink`] also on `ws-forwarder`, a [`Transport`] of your own on `ws-read` and
-//! `ws-write`, callbacks on `ws-dispatch` and `ws-worker`, and the handler on `ws-serve`.
+//! Your code runs on these threads: callbacks on `ws-dispatch` and `ws-worker`, a [`Sink`] of your
+//! own on `ws-dispatch`, functions given to [`Options`] on `ws-read`, a [`Transport`] of your own on
+//! `ws-read` and `ws-write`, and the handler on `ws-serve`.
 //!
 //! A callback may call any method; the connection's other callbacks wait meanwhile. If the writer
 //! thread is idle, a small message is written on the calling thread, without blocking; the writer

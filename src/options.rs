@@ -22,7 +22,7 @@ use crate::pubsub::Queue;
 const LONGEST_MESSAGE: usize = 16 << 20;
 const SERVERS_MESSAGE: usize = 1 << 20;
 
-/// The settings of a [`Websocket`].
+/// The settings of a [`Websocket`](crate::Websocket).
 ///
 /// Set them as with [`std::fs::OpenOptions`], then call [`connect`](Self::connect) or
 /// [`accept`](Self::accept), any number of times.
@@ -259,7 +259,7 @@ impl Options {
     /// `None` and zero disable pings. A ping keeps network devices from dropping an idle
     /// connection. Its pong shows that the peer is alive and has received the bytes before the ping
     /// ([`Stats::unconfirmed`](crate::Stats::unconfirmed)), and measures the round trip
-    /// ([`Websocket::latency`]).
+    /// ([`Websocket::latency`](crate::Websocket::latency)).
     ///
     /// Defaults to 20 seconds.
     ///
@@ -368,8 +368,8 @@ impl Options {
     /// be larger if nothing else is queued.
     ///
     /// A slow peer can hold that much for as long as it likes. If that is too slow for your
-    /// program, close the connection when [`put_timeout`](Websocket::put_timeout) fails, when
-    /// [`broadcast`](crate::ServerHandle::broadcast) returns it, or when
+    /// program, close the connection when [`put_timeout`](crate::Websocket::put_timeout) fails,
+    /// when [`broadcast`](crate::ServerHandle::broadcast) returns it, or when
     /// [`stats().send_queue_bytes`](crate::Stats::send_queue_bytes) stays high.
     ///
     /// Defaults to 16 MiB.
@@ -417,10 +417,10 @@ impl Options {
     ///
     /// Each message counts with its payload and 64 bytes more. The limit applies to each
     /// subscription of kind [`Queue::Block`] or [`Queue::DropOldest`], to all callbacks together,
-    /// and to each [`subscribe_concurrent`](Websocket::subscribe_concurrent), in addition to their
-    /// limit of messages. At the limit, a `DropOldest` queue drops its oldest messages; for the
-    /// others, reading pauses until a message is taken. A single message may be larger if the queue
-    /// is empty.
+    /// and to each [`subscribe_concurrent`](crate::Websocket::subscribe_concurrent), in addition to
+    /// their limit of messages. At the limit, a `DropOldest` queue drops its oldest messages; for
+    /// the others, reading pauses until a message is taken. A single message may be larger if the
+    /// queue is empty.
     ///
     /// While a subscription holds a message that is longer than an equal share (16 KiB with the
     /// default of 1024 messages), shorter messages in the same queue count as that share.
@@ -463,7 +463,7 @@ impl Options {
         self
     }
 
-    /// Sets whether messages are held back until [`Websocket::resume`].
+    /// Sets whether messages are held back until [`Websocket::resume`](crate::Websocket::resume).
     ///
     /// Reading pauses meanwhile, so that several consumers can be set up that must all receive the
     /// first message.
@@ -570,13 +570,13 @@ impl Options {
     /// * [`Error::is_transient`] lists the transient errors: the server cannot be reached, the
     ///   connection is lost, the server is going away. Any other error ends the `Websocket`, for
     ///   example a status 401, an untrusted certificate, or close code 1000.
-    /// * The client tries again without limit; call [`close`](Websocket::close) to give up. The
-    ///   waits grow up to [`Backoff::max`], 10 seconds; for a robot on a bad link, one second is
-    ///   better.
+    /// * The client tries again without limit; call [`close`](crate::Websocket::close) to give up.
+    ///   The waits grow up to [`Backoff::max`], 10 seconds; for a robot on a bad link, one second
+    ///   is better.
     /// * Subscriptions, callbacks, the source and queued messages stay, and all methods work
-    ///   meanwhile; `get` waits. [`on_ready`](Websocket::on_ready) is called for each connection,
-    ///   [`on_disconnect`](Websocket::on_disconnect) reports the loss of one and the reason, and
-    ///   [`last_error`](Websocket::last_error) returns why there is none.
+    ///   meanwhile; `get` waits. [`on_ready`](crate::Websocket::on_ready) is called for each
+    ///   connection, [`on_disconnect`](crate::Websocket::on_disconnect) reports the loss of one and
+    ///   the reason, and [`last_error`](crate::Websocket::last_error) returns why there is none.
     /// * **Messages queued while disconnected are sent after reconnecting**, before any that
     ///   `on_ready` puts. A robot may receive a minute's worth of stale orders at once. If only the
     ///   latest order matters, send from a [`Queue::Latest`] subscription, as on the [front
@@ -616,8 +616,8 @@ impl Options {
     /// Adds a subprotocol (RFC 6455, section 1.9), in order of preference.
     ///
     /// A client offers its subprotocols. A server chooses the first of its own that the client
-    /// offers, or none. [`Websocket::subprotocol`] returns the chosen one. A program that requires
-    /// one must check it when the connection is ready.
+    /// offers, or none. [`Websocket::subprotocol`](crate::Websocket::subprotocol) returns the
+    /// chosen one. A program that requires one must check it when the connection is ready.
     ///
     /// Defaults to none.
     ///
@@ -766,8 +766,8 @@ impl Options {
     /// The variables are `http_proxy` for `ws` URLs, `https_proxy` and `HTTPS_PROXY` for `wss`
     /// URLs, and `all_proxy` and `ALL_PROXY` for both. `no_proxy` or `NO_PROXY` lists the servers
     /// that are connected directly. (`HTTP_PROXY` is not read: in a CGI program, a request's header
-    /// sets it.) A [link-local address](Websocket::connect) is connected directly if `no_proxy`
-    /// lists it, with or without its network interface, and never through a proxy.
+    /// sets it.) A [link-local address](crate::Websocket::connect) is connected directly if
+    /// `no_proxy` lists it, with or without its network interface, and never through a proxy.
     ///
     /// Defaults to `false`.
     pub fn proxy_from_env(&mut self, look: bool) -> &mut Self {

@@ -11,10 +11,10 @@ use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
 
-/// Something that the system has a limited amount of.
+/// A limit of the system and its current usage.
 #[derive(Debug, Clone)]
 pub(crate) struct Limit {
-    /// Whose use is limited.
+    /// The subject whose usage is limited, such as "this process".
     pub(crate) who: String,
     pub(crate) unit: Unit,
     pub(crate) used: u64,
@@ -36,12 +36,12 @@ pub(crate) enum Unit {
 
 impl Unit {
     /// Returns what one thread needs.
-    pub(crate) fn of_a_thread(self) -> u64 {
+    pub(crate) fn per_thread(self) -> u64 {
         match self {
             Unit::Threads => 1,
             // Its stack, its signal stack, and the guard pages of both.
             Unit::Maps => 4,
-            // A stack of 2 MiB, and some more.
+            // A stack of 2 MiB, and a reserve.
             Unit::Space | Unit::Memory => 3,
             Unit::Descriptors => 0,
         }
@@ -54,7 +54,7 @@ impl fmt::Display for Limit {
             Unit::Threads => "threads",
             Unit::Maps => "memory maps",
             Unit::Space => "MiB of address space",
-            Unit::Memory => "MiB of memory promised",
+            Unit::Memory => "MiB of committed memory",
             Unit::Descriptors => "descriptors",
         };
         let Limit { who, used, max, .. } = self;
@@ -63,8 +63,8 @@ impl fmt::Display for Limit {
     }
 }
 
-/// Returns every limit that can keep a connection from being made, as far as the system tells.
-/// Takes milliseconds.
+/// Returns every limit that can prevent a new connection, as far as the system allows to read it.
+/// This takes milliseconds.
 pub(crate) fn all() -> Vec<Limit> {
     let (process, user, system) = ("this process", "this user", "this system");
     let mib = |kib: u64| kib >> 10;
@@ -104,7 +104,7 @@ pub(crate) fn all() -> Vec<Limit> {
     let memory = limit(system, Unit::Memory, used, max, name)
         .filter(|_| number("/proc/sys/vm/overcommit_memory") == Some(2));
 
-    // Where descriptors are not listed, few are open: the standard streams and a server.
+    // If the system does not list descriptors, few are assumed to be open.
     let used = fs::read_dir("/dev/fd").map_or(0, |list| list.count() as u64);
     let max = getrlimit(Resource::Nofile).current;
     let name = "RLIMIT_NOFILE allows (ulimit -n)";
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn linux_tells_its_limits() {
+    fn the_limits_of_linux_are_read() {
         let limits = all();
         for name in ["vm.max_map_count", "kernel.threads-max", "kernel.pid_max"] {
             let found = limits

@@ -21,8 +21,8 @@ const REFUSED: Duration = Duration::from_millis(100);
 /// The number of threads between two counts, if maps cannot be counted.
 const UNKNOWN: i64 = 1000;
 
-/// For how long the limits that were looked up hold: to read them takes milliseconds, and where one
-/// thread cannot be started, many others cannot either.
+/// The time for which the limits that were read are used. Reading them takes milliseconds, and if
+/// one thread cannot be started, many others cannot either.
 const KEPT: Duration = Duration::from_secs(1);
 
 static BUDGET: ThreadBudget = ThreadBudget::new(REFUSED);
@@ -48,10 +48,10 @@ pub(crate) fn spawn_to_join<R: Send + 'static>(
         .map_err(with_reached_limit)
 }
 
-/// Adds to the error of a thread that could not be started which limit is reached.
+/// Adds the limit that was reached to the error of a thread that could not be started.
 fn with_reached_limit(error: io::Error) -> io::Error {
-    /// Held while the limits are read, so that one thread reads them for all. Reading /proc ends by
-    /// itself.
+    /// Held while the limits are read, so that one thread reads them for all others. Reading /proc
+    /// does not wait.
     static LATEST: Mutex<Option<(Instant, String)>> = Mutex::new(None);
 
     let errno = Errno::from_io_error(&error);
@@ -66,9 +66,9 @@ fn with_reached_limit(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{error}: {text}"))
 }
 
-/// Lists the limits on threads that are reached; all of them if none seems to be.
+/// Lists the limits on threads that are reached, or all of them if none seems to be.
 fn describe(limits: &[Limit]) -> String {
-    let of_threads = limits.iter().filter(|limit| limit.unit.of_a_thread() > 0);
+    let of_threads = limits.iter().filter(|limit| limit.unit.per_thread() > 0);
     let (reached, others): (Vec<_>, Vec<_>) = of_threads.partition(|limit| is_reached(limit));
     let list = |limits: Vec<&Limit>| {
         let limits: Vec<_> = limits.iter().map(ToString::to_string).collect();
@@ -81,28 +81,29 @@ fn describe(limits: &[Limit]) -> String {
     }
 }
 
-/// Returns whether a limit allows no further thread, give or take those that have ended since.
+/// Returns whether a limit allows no further thread. Some threads may have ended since the failure,
+/// so a limit also counts as reached if a 32nd part of it or less is left.
 fn is_reached(limit: &Limit) -> bool {
-    limit.used + limit.unit.of_a_thread() + limit.max / 32 > limit.max
+    limit.used + limit.unit.per_thread() + limit.max / 32 > limit.max
 }
 
-/// How many threads may be started before memory maps are counted again: half of those that there
-/// was room for when they were counted.
+/// The number of threads that may be started before memory maps are counted again: half of those
+/// that were possible at the last count.
 struct ThreadBudget {
     left: AtomicI64,
-    /// When no map was left, and the limit. Held while maps are counted, so that one thread counts
-    /// for all.
+    /// The time of the last refusal, and the limit. Held while maps are counted, so that one thread
+    /// counts for all others. Counting reads /proc, which does not wait.
     refused: Mutex<Option<(Instant, String)>>,
-    /// For how long a refusal holds.
-    holds: Duration,
+    /// How long a refusal applies to further threads.
+    refusal_time: Duration,
 }
 
 impl ThreadBudget {
-    const fn new(holds: Duration) -> Self {
+    const fn new(refusal_time: Duration) -> Self {
         ThreadBudget {
             left: AtomicI64::new(0),
             refused: Mutex::new(None),
-            holds,
+            refusal_time,
         }
     }
 
@@ -117,7 +118,7 @@ impl ThreadBudget {
             return Ok(());
         }
         if let Some((when, why)) = &*refused {
-            if when.elapsed() < self.holds {
+            if when.elapsed() < self.refusal_time {
                 return Err(io::Error::new(io::ErrorKind::OutOfMemory, why.clone()));
             }
         }
@@ -127,7 +128,7 @@ impl ThreadBudget {
         };
         // A reserve for the program's own threads and for allocations.
         let spare = maps.max.saturating_sub(maps.used + maps.max / 64);
-        let threads = i64::try_from(spare / maps.unit.of_a_thread()).unwrap_or(i64::MAX);
+        let threads = i64::try_from(spare / maps.unit.per_thread()).unwrap_or(i64::MAX);
         if threads == 0 {
             let why = maps.to_string();
             *refused = Some((Instant::now(), why.clone()));
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_are_reached_are_told_and_the_others_are_not() {
+    fn only_reached_limits_are_listed() {
         let limits = [
             limit(32_700, 32_768, "kernel.pid_max allows"),
             limit(32_700, 192_729, "kernel.threads-max allows"),
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn when_no_limit_is_known_to_be_reached_all_are_told() {
+    fn all_limits_are_listed_if_none_seems_to_be_reached() {
         let text = describe(&[limit(10, 50, "a allows"), limit(10, 60, "b allows")]);
         assert!(text.starts_with("no limit seems to be reached: "), "{text}");
         assert!(text.contains("50 that a allows") && text.contains("60 that b allows"));
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn other_errors_stay_as_they_are() {
+    fn other_errors_are_unchanged() {
         let invalid = with_reached_limit(Errno::INVAL.into());
         assert_eq!(Errno::from_io_error(&invalid), Some(Errno::INVAL));
     }

@@ -1,7 +1,7 @@
 //! The direction of imports in src/: down the list of rooms, and in no circle within a folder.
 //!
-//! A module is named by its path: `net/proxy/stream`, and `net/proxy` for the folder's own file. The
-//! root of the crate is the empty path.
+//! A module is named by its path: `net/proxy/stream`, and `net/proxy` for the folder's own file.
+//! The root of the crate is the empty path.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -181,9 +181,9 @@ impl Message {
         }
     }
 
-    /// Returns what the message counts for where memory is limited: its payload, and what it takes
-    /// itself. Takes no time for a message that has its text, as those have that arrived or that wait
-    /// to be sent.
+    /// Returns the memory that the message counts for in queues: its payload and its own size.
+    ///
+    /// This takes no time for a message that was received or waits to be sent: it has its text.
     pub(crate) fn weight(&self) -> usize {
         self.len() + MESSAGE_OVERHEAD
     }

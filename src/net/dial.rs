@@ -17,7 +17,7 @@ use super::handshake::Failure;
 use super::host::Endpoint;
 use super::socket::wait_for;
 use super::transport::ShutdownHandle;
-use crate::descriptors::of_descriptors;
+use crate::descriptors::with_descriptor_limit;
 use crate::error::{Error, Result};
 use crate::thread::spawn_to_join;
 
@@ -36,7 +36,7 @@ pub(crate) struct Cancel {
 
 impl Cancel {
     pub(crate) fn new() -> io::Result<Arc<Self>> {
-        let (waker, woken) = UnixStream::pair().map_err(of_descriptors)?;
+        let (waker, woken) = UnixStream::pair().map_err(with_descriptor_limit)?;
         Ok(Arc::new(Cancel { waker, woken }))
     }
 
@@ -147,7 +147,8 @@ fn resolve(
         host: name.to_owned(),
         error: Arc::new(source),
     };
-    let (done, running) = UnixStream::pair().map_err(|error| unresolved(of_descriptors(error)))?;
+    let (done, running) =
+        UnixStream::pair().map_err(|error| unresolved(with_descriptor_limit(error)))?;
     let thread = spawn_to_join("ws-resolve", move || {
         // Dropped at the end, which makes `running` readable.
         let _done = done;
@@ -270,14 +271,14 @@ pub(crate) fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     // One call, so that a program that another thread starts does not inherit the socket.
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::STREAM, flags, None);
-    socket.map_err(|error| of_descriptors(error.into()))
+    socket.map_err(|error| with_descriptor_limit(error.into()))
 }
 
 /// Returns a non-blocking socket.
 #[cfg(target_vendor = "apple")]
 pub(crate) fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket(family, SocketType::STREAM, None);
-    let socket = socket.map_err(|error| of_descriptors(error.into()))?;
+    let socket = socket.map_err(|error| with_descriptor_limit(error.into()))?;
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&socket, true)?;
     Ok(socket)

@@ -79,7 +79,7 @@ pub(crate) struct Complete {
 }
 
 impl Complete {
-    /// Returns the request's head, its connection, and what the client sent directly after the head.
+    /// Returns the request's head, its connection, and the bytes that followed the head.
     pub(crate) fn into_parts(self) -> (http::Request<()>, Box<dyn Transport>, Vec<u8>) {
         (self.head, self.stream.into_transport(), self.rest)
     }

@@ -96,6 +96,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -156,6 +157,12 @@ pub struct Halves {
     pub write: Box<dyn WriteHalf>,
     /// The handle to shut both halves down, used by any thread.
     pub shutdown: Arc<dyn ShutdownHandle>,
+}
+
+impl fmt::Debug for Halves {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Halves").finish_non_exhaustive()
+    }
 }
 
 /// The receiving half of a connection.

@@ -1,6 +1,7 @@
 //! What a subscription can feed: anything with a `put_nowait`.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
@@ -111,6 +112,12 @@ impl<'a, T> Room<'a, T> {
             // It is passed on when this wait is over.
             let _ = waiting.permit().try_recv();
         }
+    }
+}
+
+impl<T> fmt::Debug for Room<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Room").finish_non_exhaustive()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Accepts connections and reads their requests' heads, all at once and on one thread.
+//! Accepts connections and reads their request heads, for all connections on one thread.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,21 +12,21 @@ use rustix::event::{PollFd, PollFlags};
 use super::handle::{Borrowed, Control};
 use crate::capacity::{CONNECTIONS, Capacity, WAITING};
 use crate::deadline::deadline_after;
-use crate::descriptors::{is_want_of_descriptors, of_descriptors};
+use crate::descriptors::{lacks_descriptors, with_descriptor_limit};
 use crate::net::pending::{Acceptor, PendingRequest, Step};
 use crate::net::socket::{Socket, wait_for};
 use crate::websocket::Request;
 
-/// How long a client may take until its request's head has come, unless the program sets a time.
+/// The default time limit for a client's TLS handshake and request head.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many connections are accepted before those that came earlier have their turn.
+/// The maximum number of connections accepted before the pending ones are checked again.
 const ACCEPTS: usize = 16;
 
-/// How long accepting pauses when the system has no descriptor left.
+/// The time for which accepting pauses when the system has no descriptor left.
 const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 
-/// The connections that are not accepted as WebSockets yet, and the settings for these.
+/// The connections whose requests have not been returned yet, and their settings.
 pub(super) struct AcceptLoop {
     control: Arc<Control>,
     pub(super) url: String,
@@ -34,23 +34,23 @@ pub(super) struct AcceptLoop {
     pub(super) handshake_timeout: Duration,
     pub(super) max_connections: Option<usize>,
     capacity: Capacity,
-    /// Connections that have sent no complete head, and refused ones that are still read from.
+    /// Connections without a complete head, and refused ones that are still read from.
     pending: Vec<PendingRequest>,
-    /// Requests that were complete when another was returned.
+    /// Complete requests that have not been returned yet.
     complete: VecDeque<Request>,
-    /// Until when nothing is accepted, because the system has no descriptor left.
+    /// The end of a pause in accepting, because the system has no descriptor left.
     paused_until: Option<Instant>,
-    /// Whether it was logged that no descriptor is left.
-    complained: bool,
-    /// Whether it was logged that there are too many connections.
-    was_full: bool,
+    /// Whether the log says that no descriptor is left.
+    logged_pause: bool,
+    /// Whether the log says that there are too many connections.
+    logged_full: bool,
 }
 
-/// What happened during a wait.
+/// The events that ended a wait.
 struct Events {
     /// Whether a connection can be accepted.
     acceptable: bool,
-    /// Which of the pending connections can go on.
+    /// For each pending connection, whether it can make progress.
     ready: Vec<bool>,
 }
 
@@ -71,13 +71,13 @@ impl AcceptLoop {
             pending: Vec::new(),
             complete: VecDeque::new(),
             paused_until: None,
-            complained: false,
-            was_full: false,
+            logged_pause: false,
+            logged_full: false,
         }
     }
 
-    /// Waits for the next request, until the deadline. Returns `None` when that has passed or the
-    /// server is shut down.
+    /// Waits for the next request. Returns `None` if the deadline has passed or the server is shut
+    /// down.
     pub(super) fn next(&mut self, deadline: Option<Instant>) -> Option<Request> {
         let control = self.control.clone();
         loop {
@@ -93,8 +93,8 @@ impl AcceptLoop {
             match events {
                 Ok(events) => {
                     self.go_on_with(&events.ready);
-                    // Afterwards: a head that came in time is not refused, however long nobody
-                    // called this.
+                    // This comes after reading, so that a head that arrived in time is not refused
+                    // because the program called this method late.
                     self.refuse_late(now);
                     if events.acceptable {
                         self.accept_some(&borrowed);
@@ -112,7 +112,7 @@ impl AcceptLoop {
         }
     }
 
-    /// Waits until something happens, or the earliest deadline of all.
+    /// Waits for an event, or for the earliest of all deadlines.
     fn wait(&mut self, borrowed: &Borrowed<'_>, deadline: Option<Instant>) -> io::Result<Events> {
         let now = Instant::now();
         self.paused_until = self.paused_until.filter(|until| *until > now);
@@ -136,25 +136,26 @@ impl AcceptLoop {
         })
     }
 
+    /// Accepts the connections that wait, at most [`ACCEPTS`] of them.
     fn accept_some(&mut self, borrowed: &Borrowed<'_>) {
         for _ in 0..ACCEPTS {
             match borrowed.listener().accept() {
                 Ok(socket) => {
-                    if std::mem::take(&mut self.complained) {
+                    if std::mem::take(&mut self.logged_pause) {
                         crate::logging::info!("{}: connections are accepted again", self.url);
                     }
                     self.start(socket);
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return,
-                    // The client has given up already, or a signal came.
+                    // The client has disconnected, or a signal arrived.
                     io::ErrorKind::ConnectionAborted
                     | io::ErrorKind::ConnectionReset
                     | io::ErrorKind::Interrupted => {}
-                    _ if is_want_of_descriptors(&error) && self.make_room() => {}
+                    _ if lacks_descriptors(&error) && self.make_room() => {}
                     _ => {
-                        if !std::mem::replace(&mut self.complained, true) {
-                            let error = of_descriptors(error);
+                        if !std::mem::replace(&mut self.logged_pause, true) {
+                            let error = with_descriptor_limit(error);
                             crate::logging::error!(
                                 "{}: no connections are accepted: {error}",
                                 self.url
@@ -168,28 +169,29 @@ impl AcceptLoop {
         }
     }
 
+    /// Begins to read from a new connection.
     fn start(&mut self, socket: Socket) {
         let deadline = deadline_after(self.handshake_timeout);
         let step = PendingRequest::new(socket, &self.acceptor, deadline).go_on();
         self.follow(step);
-        // One may always wait, however many do at other servers of this process.
+        // One client may always wait, even if other servers of this process use up the limit.
         if self.pending.len() > 1 && WAITING.now() > self.capacity.waiting {
             self.make_room();
         }
     }
 
-    /// Ends the connection with the earliest deadline: one that was refused, or the oldest of those
-    /// that have sent no complete head. Returns whether there was one.
+    /// Ends the pending connection with the earliest deadline: a refused one, or the oldest one
+    /// without a complete head. Returns whether there was one.
     fn make_room(&mut self) -> bool {
         loop {
             let all = 0..self.pending.len();
             let Some(first) = all.min_by_key(|index| self.pending[*index].deadline()) else {
                 return false;
             };
-            // Its head may be there by now.
+            // Its head may have arrived by now.
             match self.pending.swap_remove(first).go_on() {
                 Step::Wait(pending) => {
-                    crate::logging::debug!("{}: a connection has to go for the next", self.url);
+                    crate::logging::debug!("{}: a connection is ended to make room", self.url);
                     pending.refuse(StatusCode::SERVICE_UNAVAILABLE);
                     return true;
                 }
@@ -199,15 +201,17 @@ impl AcceptLoop {
         }
     }
 
-    fn has_place(&self) -> bool {
+    /// Returns whether another request may take a slot.
+    fn has_slot(&self) -> bool {
         match self.max_connections {
             Some(max) => self.control.registry.len() < max,
             None => CONNECTIONS.now() < self.capacity.connections,
         }
     }
 
+    /// Lets the pending connections that are ready make progress.
     fn go_on_with(&mut self, ready: &[bool]) {
-        // From the back: removing one moves only connections that have had their turn.
+        // Backwards, because removing a connection moves only those that were checked already.
         for index in (0..ready.len()).rev() {
             if ready[index] {
                 let step = self.pending.swap_remove(index).go_on();
@@ -216,6 +220,7 @@ impl AcceptLoop {
         }
     }
 
+    /// Refuses the pending connections whose deadline has passed.
     fn refuse_late(&mut self, now: Instant) {
         for index in (0..self.pending.len()).rev() {
             if self.pending[index].deadline() <= now {
@@ -225,10 +230,11 @@ impl AcceptLoop {
         }
     }
 
+    /// Keeps a connection that is pending, and takes the request of one that is complete.
     fn follow(&mut self, step: Step) {
         match step {
             Step::Wait(pending) => self.pending.push(pending),
-            Step::Complete(complete) if self.has_place() => {
+            Step::Complete(complete) if self.has_slot() => {
                 let slot = Some(self.control.registry.acquire());
                 let (head, transport, rest) = complete.into_parts();
                 self.complete.push_back(Request {
@@ -239,8 +245,8 @@ impl AcceptLoop {
                 });
             }
             Step::Complete(complete) => {
-                // Logged once, so that strangers cannot fill the log.
-                if !std::mem::replace(&mut self.was_full, true) {
+                // This is logged once, so that strangers cannot fill the log.
+                if !std::mem::replace(&mut self.logged_full, true) {
                     let many = self.control.registry.len();
                     crate::logging::warn!("{}: {many} connections; more are refused", self.url);
                 }
@@ -250,7 +256,7 @@ impl AcceptLoop {
         }
     }
 
-    /// The server is shutting down.
+    /// Answers all clients with status 503, because the server is shutting down.
     fn reject_all(&mut self) {
         for request in self.complete.drain(..) {
             let _ = request.respond(503, "shutting down");
@@ -268,7 +274,8 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
-    /// A server on a Unix socket, where what is sent has arrived when the sender goes on.
+    /// Returns a server on a Unix socket. Bytes that were sent to it have arrived when the send
+    /// returns.
     fn server(name: &str) -> AcceptLoop {
         let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
         let listener = Listener::unix(&path).unwrap();
@@ -285,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_is_to_go_is_let_in_if_its_head_has_come() {
+    fn a_client_that_would_be_ended_is_accepted_if_its_head_has_arrived() {
         let mut server = server("late-heads");
         let mut first = accept(&mut server);
         let mut second = accept(&mut server);
@@ -294,7 +301,7 @@ mod tests {
         let _third = accept(&mut server);
         assert_eq!(server.complete.len(), 1);
         assert_eq!(server.complete[0].path(), "/first");
-        // The second went in its place.
+        // The second client was ended instead.
         assert_eq!(server.pending.len(), 1);
         let mut answer = String::new();
         second.read_to_string(&mut answer).unwrap();
@@ -302,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn one_may_wait_however_many_do_elsewhere() {
+    fn one_client_may_wait_even_if_other_servers_use_up_the_limit() {
         let mut server = server("one-waits");
         server.capacity.waiting = 0;
         let _streams = [(); 5].map(|()| {

@@ -1,4 +1,4 @@
-//! What any thread may do with a server while another waits for its requests.
+//! A handle to a server, for any thread, while another thread waits for the server's requests.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,24 +14,25 @@ use parking_lot::{Condvar, Mutex};
 use super::listener::Listener;
 use super::registry::Registry;
 use crate::deadline::deadline_after;
-use crate::descriptors::of_descriptors;
+use crate::descriptors::with_descriptor_limit;
 use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::process::OwnerProcess;
 use crate::websocket::Websocket;
 
-/// A handle to a [`Server`](super::Server), for any thread: see
-/// [`Server::handle`](super::Server::handle).
+/// A handle to a [`Server`](super::Server), for any thread.
+///
+/// [`Server::handle`](super::Server::handle) returns it, and has an example.
 #[derive(Clone)]
 pub struct ServerHandle {
     pub(super) control: Arc<Control>,
 }
 
-/// What a server and its handles share.
+/// The state that a server and its handles share.
 pub(super) struct Control {
     pub(super) registry: Arc<Registry>,
     pub(super) process: OwnerProcess,
-    /// Held to read or to change it. Nothing else is called under it.
+    /// Held to read or to change the state. Nothing else is called under it.
     state: Mutex<State>,
     /// Notified of every change. Each wait has a deadline or ends with the shutdowns, which have
     /// deadlines.
@@ -43,7 +44,7 @@ pub(super) struct Control {
 
 struct State {
     listener: Option<Arc<Listener>>,
-    /// Whether a thread waits for requests, and so holds the listener.
+    /// Whether a thread waits for requests, and therefore holds the listener.
     waiting: bool,
     /// Handlers that run or are about to run, and `serve` itself.
     handlers: HashMap<u64, Running>,
@@ -55,15 +56,15 @@ struct State {
 /// A handler that a shutdown waits for.
 #[derive(Default)]
 struct Running {
-    /// Its thread, once that runs.
+    /// The handler's thread, once it has started.
     thread: Option<ThreadId>,
-    /// It has called `shutdown`. What it does afterwards is not known.
+    /// Whether the handler has called `shutdown`. What it does afterwards is not known.
     shuts_down: bool,
 }
 
 impl Control {
     pub(super) fn new(listener: Listener) -> io::Result<Arc<Self>> {
-        let (waker, woken) = UnixStream::pair().map_err(of_descriptors)?;
+        let (waker, woken) = UnixStream::pair().map_err(with_descriptor_limit)?;
         Ok(Arc::new(Control {
             registry: Registry::new(),
             process: OwnerProcess::current(),
@@ -80,7 +81,7 @@ impl Control {
         }))
     }
 
-    /// Returns the listener, to wait with; `None` once the server has been shut down.
+    /// Returns the listener for a wait, or `None` once the server has been shut down.
     pub(super) fn borrow_listener(&self) -> Option<Borrowed<'_>> {
         let mut state = self.state.lock();
         let listener = state.listener.clone()?;
@@ -91,13 +92,13 @@ impl Control {
         })
     }
 
-    /// Stops listening. Connections that are accepted already are not affected.
+    /// Stops listening. Connections that were accepted are not affected.
     pub(super) fn stop_listening(&self) {
         let listener = self.state.lock().listener.take();
         drop(listener);
     }
 
-    /// Returns a handler that a shutdown waits for from now on.
+    /// Registers a handler. A shutdown waits for it from now on.
     pub(super) fn handler(self: &Arc<Self>) -> Handler {
         let mut state = self.state.lock();
         let id = state.next;
@@ -109,7 +110,7 @@ impl Control {
         }
     }
 
-    /// Waits for the handlers, for as long as a shutdown does.
+    /// Waits until all handlers have returned or no shutdown waits for them any more.
     pub(super) fn wait_for_handlers(&self) {
         self.wait(None, |state| {
             state.handlers.is_empty() || state.shutting_down.is_empty()
@@ -129,7 +130,7 @@ impl Control {
         })
     }
 
-    /// Waits until no other thread shuts down, or until the deadline.
+    /// Waits until no other thread is in a shutdown, or until the deadline.
     pub(super) fn wait_for_shutdown(&self, deadline: Option<Instant>) {
         let own = thread::current().id();
         self.wait(deadline, |state| {
@@ -137,8 +138,8 @@ impl Control {
         });
     }
 
-    /// Waits until `done` or the deadline. Returns whether it is done. A wait without a deadline is
-    /// for a shutdown, which has one and notifies of its end.
+    /// Waits until `done` returns `true`, or until the deadline. Returns the result of `done`. A
+    /// wait without a deadline is for a shutdown, which has one and notifies of its end.
     fn wait(&self, deadline: Option<Instant>, done: impl Fn(&State) -> bool) -> bool {
         let mut state = self.state.lock();
         while !done(&state) {
@@ -154,6 +155,7 @@ impl Control {
         true
     }
 
+    /// Stops listening, and wakes the thread that waits for requests.
     fn begin_shutdown(&self) -> ShuttingDown<'_> {
         let thread = thread::current().id();
         let listener = {
@@ -186,10 +188,10 @@ impl Drop for ShuttingDown<'_> {
     }
 }
 
-/// The listener, lent to a thread that waits for connections.
+/// The listener, for a thread that waits for connections.
 pub(super) struct Borrowed<'a> {
     listener: Arc<Listener>,
-    /// Dropped after the listener: a shutdown then knows that the port is free.
+    /// Dropped after the listener. A shutdown then knows that the port is free.
     _waiting: Waiting<'a>,
 }
 
@@ -199,6 +201,7 @@ impl Borrowed<'_> {
     }
 }
 
+/// Ends `State::waiting` when it is dropped.
 struct Waiting<'a>(&'a Control);
 
 impl Drop for Waiting<'_> {
@@ -233,36 +236,90 @@ impl Drop for Handler {
 }
 
 impl ServerHandle {
-    /// The connections that were accepted from this server and have not ended, in no order. Each is
-    /// a handle like others, which keeps its connection open.
+    /// Returns the connections that were accepted from this server and have not ended, in any
+    /// order.
+    ///
+    /// Each is a handle that keeps its connection open, like any other.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Server, Websocket};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let handle = server.handle();
+    /// let ws = Websocket::connect(server.url())?;
+    /// let robot = Websocket::accept(server.next().unwrap());
+    /// assert_eq!(handle.connections(), [robot]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn connections(&self) -> Vec<Websocket> {
         self.control.registry.connections()
     }
 
-    /// Puts a message to all connections, as [`put_nowait`](Websocket::put_nowait) does; it is
-    /// serialised once. Never waits, so a slow client delays no other.
+    /// Puts a message to all connections, as [`put_nowait`](Websocket::put_nowait) does. Never
+    /// waits, so a slow client does not delay others.
     ///
-    /// Returns the connections that had no room for it in their send queue and so miss it: skip it
-    /// for them, or close them. Those that are closing are not counted.
+    /// The message is serialised once. Returns the connections that miss it because their send
+    /// queue is full: ignore this, or close them. Connections that are closing are not included.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Server, Websocket, json};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let handle = server.handle();
+    /// let ws = Websocket::connect(server.url())?;
+    /// let _robot = Websocket::accept(server.next().unwrap());
+    /// ws.wait_ready()?;
+    /// for slow in handle.broadcast(json!({"battery": 0.8})) {
+    ///     println!("{} misses the state", slow.name());
+    /// }
+    /// assert_eq!(ws.get()?, json!({"battery": 0.8}));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn broadcast(&self, message: impl Into<Message>) -> Vec<Websocket> {
         self.control.registry.broadcast(&message.into())
     }
 
-    /// Shuts the server down: stops listening, closes all connections with code 1001 ("going
-    /// away"), all at once, and waits until they have ended and the handlers of
-    /// [`serve`](super::Server::serve) have returned. Then the server's iterator ends. A request
-    /// that is accepted from now on is closed in the same way.
+    /// Shuts the server down: stops listening, closes all connections with code 1001 ("going away")
+    /// at the same time, and waits until they have ended and the handlers of
+    /// [`serve`](super::Server::serve) have returned.
     ///
-    /// Returns at the latest after `timeout` (and at most a second more, for cutting what is left).
-    /// A handler that calls this does not wait for itself, nor for another that does.
+    /// Then the server's iterator ends. A request that is accepted from now on is closed in the
+    /// same way.
+    ///
+    /// Returns after `timeout` at the latest, or up to a second later if connections have to be
+    /// shut down. A handler that calls this method does not wait for itself, nor for another
+    /// handler that calls it.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] when a handler, or a [`Sink`](crate::Sink) of a connection, has not
-    /// returned by then; [`Error::Forked`] in a child of the server's process. Connections that did
-    /// not close in time have been cut, also where this is `Ok`: each one's
-    /// [`error`](Websocket::error) tells, for which [`connections`](Self::connections) is asked
-    /// before.
+    /// - [`Error::Timeout`] if a handler, or a function given to a connection's
+    ///   [`Options`](crate::Options), has not returned by then.
+    /// - [`Error::Forked`] in a forked child of the server's process.
+    ///
+    /// Connections that did not close in time have been shut down. This is not an error of this
+    /// method: to find them, call [`connections`](Self::connections) before, and
+    /// [`error`](Websocket::error) of each connection afterwards.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Server, Websocket};
+    /// use std::time::Duration;
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let handle = server.handle();
+    /// let ws = Websocket::connect(server.url())?;
+    /// let _robot = Websocket::accept(server.next().unwrap());
+    /// ws.wait_ready()?;
+    /// handle.shutdown(Duration::from_secs(5))?;
+    /// ws.wait_closed()?;
+    /// assert_eq!(ws.received_close().unwrap().code, 1001);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn shutdown(&self, timeout: Duration) -> Result<()> {
         let mut deadline = deadline_after(timeout);
         let control = &self.control;
@@ -273,7 +330,7 @@ impl ServerHandle {
         control.registry.close(deadline);
         if !control.registry.wait_for_all(deadline) {
             control.registry.abort_all();
-            // The end of the connections is what handlers wait for, too.
+            // Handlers wait for the end of the connections, so they get this second too.
             deadline = Instant::now() + Duration::from_secs(1);
             if !control.registry.wait_for_all(deadline) {
                 return Err(Error::Timeout);

@@ -1,4 +1,4 @@
-//! Where connections come in: a TCP port, or the path of a Unix socket.
+//! The socket of a server: a TCP port, or the path of a Unix socket.
 
 use std::fs;
 use std::io;
@@ -14,23 +14,23 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix};
 
-use crate::descriptors::of_descriptors;
+use crate::descriptors::with_descriptor_limit;
 use crate::net::dial::socket;
 use crate::net::socket::Socket;
 use crate::process::OwnerProcess;
 
-/// How many connections may wait to be accepted; the system may allow fewer. std asks for 128, and
-/// a client that finds no place tries again only after a second.
+/// The maximum number of connections that wait to be accepted. The system may allow fewer. std
+/// requests 128, and a client that exceeds the limit tries again only after a second.
 const BACKLOG: i32 = 4096;
 
 pub(crate) enum Listener {
     Tcp(TcpListener),
-    /// The file is removed first, while the socket still listens: no other server takes it for
-    /// dead.
+    /// The file is dropped first, while the socket still listens, so that no other server finds a
+    /// file without a listener and replaces it.
     Unix(Option<File>, UnixListener),
 }
 
-/// The file of a Unix socket that was made here. It is removed with the listener.
+/// The file of a Unix socket that this process made. Dropping this removes the file.
 pub(crate) struct File {
     path: PathBuf,
     device: u64,
@@ -40,15 +40,15 @@ pub(crate) struct File {
 
 impl Listener {
     pub(crate) fn tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).map_err(of_descriptors)?;
+        let listener = TcpListener::bind(address).map_err(with_descriptor_limit)?;
         rustix::net::listen(&listener, BACKLOG)?;
         Ok(Listener::Tcp(listener))
     }
 
-    /// Listens on a path. Replaces a file that was left there by a server that has ended.
+    /// Listens on a path. Replaces the file of a server that no longer exists.
     pub(crate) fn unix(path: &Path) -> io::Result<Self> {
         let lock = lock_folder_of(path);
-        let listener = match UnixListener::bind(path).map_err(of_descriptors) {
+        let listener = match UnixListener::bind(path).map_err(with_descriptor_limit) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_over(path) => {
                 fs::remove_file(path)?;
                 UnixListener::bind(path)?
@@ -67,7 +67,7 @@ impl Listener {
         Ok(Listener::Unix(Some(file), listener))
     }
 
-    /// Sets that accepting does not wait.
+    /// Makes the listener non-blocking.
     pub(crate) fn prepare(&self) -> io::Result<()> {
         match self {
             Listener::Tcp(listener) => listener.set_nonblocking(true),
@@ -101,11 +101,12 @@ impl Listener {
     }
 }
 
-/// Returns whether the path is a socket that nobody listens on.
+/// Returns whether the path is a socket without a listener.
 fn is_left_over(path: &Path) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket());
     match (socket(AddressFamily::UNIX), SocketAddrUnix::new(path)) {
-        // Without waiting: a server whose backlog is full exists, too.
+        // This does not wait: if the backlog is full, the error is another one, and the server
+        // exists.
         (Ok(socket), Ok(address)) if is_socket => {
             rustix::net::connect(&socket, &address) == Err(Errno::CONNREFUSED)
         }
@@ -113,9 +114,11 @@ fn is_left_over(path: &Path) -> bool {
     }
 }
 
-/// Locks a folder until the lock is dropped, so that no other server makes a socket in it: two that
-/// both find a dead socket would remove each other's. A program that locks the folder is waited for
-/// for a second, and where the system has no locks there is none.
+/// Locks the folder of a path until the lock is dropped, so that no other server makes a socket in
+/// it. Otherwise two servers that both find an abandoned socket could remove each other's.
+///
+/// Waits up to a second for another program's lock. Returns `None` after that, or if the file
+/// system has no locks.
 fn lock_folder_of(path: &Path) -> Option<fs::File> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,

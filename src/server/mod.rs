@@ -33,8 +33,8 @@ use crate::websocket::{Request, Websocket};
 /// A listening socket, and an iterator over the requests to it.
 ///
 /// The iterator waits for new connections, for their TLS handshakes and for their request heads at
-/// the same time, so slow and silent clients do not delay others. It needs no thread of its own,
-/// and ends only after [`shutdown`](Self::shutdown).
+/// the same time, so slow and silent clients do not delay others. It needs no thread of its own.
+/// The iterator ends only after [`shutdown`](Self::shutdown).
 ///
 /// [`serve`](Self::serve) runs a thread for each request instead.
 ///
@@ -67,7 +67,7 @@ use crate::websocket::{Request, Websocket};
 /// | not HTTP | 400 |
 /// | HTTP on a TLS port | 400, without TLS |
 /// | more connections than [`max_connections`](Self::max_connections) | 503 |
-/// | an incomplete head, when its place is needed | 503; none during a TLS handshake |
+/// | an incomplete head, when its slot is needed | 503; none during a TLS handshake |
 ///
 /// At most 1024 clients without a complete head wait, in all servers of the process together, and
 /// at most a quarter of the descriptors that were left when the server was made. When another
@@ -144,7 +144,6 @@ impl Server {
     /// for example that the key does not belong to the certificate.
     ///
     /// # Examples
-    ///
     ///
     /// ```no_run
     /// use rtcbot_websocket::{Server, native_tls::Identity};
@@ -410,7 +409,7 @@ impl Server {
             });
             let were_refused = std::mem::replace(&mut refused, spawned.is_err());
             if let Err(error) = spawned {
-                // One line in the log for a series of failures.
+                // A series of failures is logged once.
                 if !were_refused {
                     crate::logging::error!("{}: cannot start a thread: {error}", self.url());
                 }
@@ -511,17 +510,17 @@ impl Iterator for Server {
     }
 }
 
-/// A client's URL for a path, in which a colon is the path's end.
+/// Returns a client's URL for a path. A colon would end the path, so it is escaped.
 fn unix_url(path: &Path) -> String {
-    const NOT_AS_IT_IS: &AsciiSet = &CONTROLS.add(b' ').add(b'#').add(b'%').add(b':');
+    const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'#').add(b'%').add(b':');
     let path = path.as_os_str().as_bytes();
-    format!("ws+unix:{}", percent_encode(path, NOT_AS_IT_IS))
+    format!("ws+unix:{}", percent_encode(path, ESCAPED))
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         if !self.control.process.is_current() {
-            // It is the parent's: see `Websocket`'s.
+            // The server belongs to the parent: see the destructor of `Websocket`'s handle.
             return std::mem::forget(self.control.clone());
         }
         self.control.stop_listening();

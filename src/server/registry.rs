@@ -1,4 +1,4 @@
-//! The connections of one server: how many there are, which they are, and when the last has ended.
+//! The connections of one server: their number, handles to them, and the end of the last one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -16,7 +16,7 @@ use crate::websocket::slot::Slot;
 use crate::websocket::{Shared, WeakWebsocket, Websocket};
 
 pub(super) struct Registry {
-    /// Held to read or to change it. Nothing else is called under it.
+    /// Held to read or to change the state. Nothing else is called under it.
     state: Mutex<State>,
     /// Notified when a connection has ended or is ignored. Each wait ends with the last connection,
     /// or at its deadline.
@@ -27,18 +27,19 @@ pub(super) struct Registry {
 struct State {
     /// One entry for each slot that is taken.
     slots: HashMap<u64, SlotState>,
-    /// Connections that no wait waits for: a thread of theirs waits for all connections itself.
+    /// Connections that no wait waits for, because one of their own threads is in such a wait.
     ignored: Vec<u64>,
     next: u64,
-    /// The server is shutting down: a new connection is closed immediately.
+    /// Whether the server is shutting down: then a new connection is closed immediately.
     closing: bool,
 }
 
-/// How far the holder of a slot has come.
+/// The state of the request that holds a slot.
 enum SlotState {
+    /// The program has not accepted the request.
     Requested,
     Connected(Connection),
-    /// The connection has ended. A client may still be told why it was refused.
+    /// The connection has ended. A response to a refused client may still be sent.
     Ended,
 }
 
@@ -51,16 +52,17 @@ impl SlotState {
     }
 }
 
-/// A connection, which this does not keep open.
+/// A connection. This does not keep it open.
 struct Connection {
     shared: Weak<Shared>,
     handle: WeakWebsocket,
 }
 
-/// A slot among the connections of a server. It is given back when it is dropped.
+/// A slot in the registry. Dropping it frees the slot.
 struct RegistrySlot {
     registry: Arc<Registry>,
     id: u64,
+    /// Counts the connection among those of all servers of this process.
     _of_this_process: Taken,
     process: OwnerProcess,
 }
@@ -95,7 +97,7 @@ impl Registry {
         })
     }
 
-    /// Returns how many slots are taken.
+    /// Returns the number of slots that are taken.
     pub(super) fn len(&self) -> usize {
         self.state.lock().slots.len()
     }
@@ -104,25 +106,26 @@ impl Registry {
     pub(super) fn connections(&self) -> Vec<Websocket> {
         let state = self.state.lock();
         let connections = state.slots.values().filter_map(SlotState::connection);
-        // The handles are made here and dropped by the caller, without the lock.
+        // The caller drops the handles, without the lock.
         connections
             .filter_map(|connection| connection.handle.upgrade())
             .collect()
     }
 
-    /// Puts a message to all connections. Returns those that had no room for it.
+    /// Puts a message to all connections. Returns those whose send queue is full.
     pub(super) fn broadcast(&self, message: &Message) -> Vec<Websocket> {
         let connections: Vec<(Arc<Shared>, WeakWebsocket)> = {
             let state = self.state.lock();
             let connections = state.slots.values().filter_map(SlotState::connection);
-            // Weak handles: dropping the last handle of a connection waits until it is closed.
+            // The handles are weak, because dropping a connection's last handle waits until the
+            // connection is closed.
             connections
                 .filter_map(|connection| {
                     Some((connection.shared.upgrade()?, connection.handle.clone()))
                 })
                 .collect()
         };
-        // Serialised once for all of them.
+        // The message is serialised once for all connections.
         let (message, _value) = message.clone().without_value();
         let mut as_json = None;
         let mut missed = Vec::new();
@@ -139,8 +142,8 @@ impl Registry {
         missed
     }
 
-    /// Begins to close all connections, and those that are accepted from now on. After the
-    /// deadline, the caller ends with [`abort_all`](Self::abort_all) those that are left.
+    /// Begins to close all connections, including those that are accepted from now on. After the
+    /// deadline, the caller ends the remaining ones with [`abort_all`](Self::abort_all).
     pub(super) fn close(&self, deadline: Instant) {
         self.state.lock().closing = true;
         for (_, shared) in self.all() {
@@ -152,8 +155,10 @@ impl Registry {
         }
     }
 
-    /// Waits until all connections have ended. It ignores those whose own threads are in such a
-    /// wait, the caller included: they end only after it. Returns whether all others have ended.
+    /// Waits until all connections have ended, or until the deadline. Returns whether they have.
+    ///
+    /// The wait ignores connections whose own threads are in such a wait, including the caller's,
+    /// because they end only after the wait.
     pub(super) fn wait_for_all(&self, deadline: Instant) -> bool {
         let own: Vec<u64> = {
             let all = self.all();
@@ -169,7 +174,7 @@ impl Registry {
         };
         let mut all_done = done(&state);
         while !all_done {
-            // Ended by the last connection, or by the deadline.
+            // The last connection ends this wait, or the deadline.
             let timed_out = self.changed.wait_until(&mut state, deadline).timed_out();
             all_done = done(&state);
             if timed_out {
@@ -185,15 +190,15 @@ impl Registry {
         all_done
     }
 
-    /// Ends the connections that have not ended by themselves.
+    /// Ends the connections that have not ended.
     pub(super) fn abort_all(&self) {
         for (_, shared) in self.all() {
             shared.step(Input::DeadlinePassed);
         }
     }
 
-    /// Returns all connections. The caller drops them without the lock: a connection may own values
-    /// of the program, whose destructors run then.
+    /// Returns all connections. The caller drops them without the lock, because a connection may
+    /// own values of the program, whose destructors run then.
     fn all(&self) -> Vec<(u64, Arc<Shared>)> {
         let state = self.state.lock();
         let slots = state.slots.iter();
@@ -212,7 +217,7 @@ impl Slot for RegistrySlot {
         };
         let closing = {
             let mut state = self.registry.state.lock();
-            // What was there is `Requested`, which owns nothing.
+            // The previous state is `Requested`, which has no destructor.
             state.slots.insert(self.id, SlotState::Connected(known));
             state.closing
         };
@@ -236,7 +241,8 @@ impl Slot for RegistrySlot {
 impl Drop for RegistrySlot {
     fn drop(&mut self) {
         if !self.process.is_current() {
-            // The registry is the parent's: a thread that does not exist here may hold its lock.
+            // The registry belongs to the parent: a thread that does not exist here may hold its
+            // lock.
             return std::mem::forget(self.registry.clone());
         }
         let slot = self.registry.state.lock().slots.remove(&self.id);

@@ -1,4 +1,4 @@
-//! Opens a server's connection, on the reader thread; or one end of a pair in memory.
+//! Opens a server's connection on the reader thread, or one end of a pair in memory.
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use crate::net::handshake::server::{self, HandshakeConfig, Refusal, has_body};
 use crate::net::http_response;
 use crate::net::transport::{Transport, write_by};
 
+/// Answers the request, and returns the connection if the request was accepted.
 pub(crate) fn as_server(
     shared: &Shared,
     request: Request,
@@ -72,7 +73,7 @@ pub(crate) fn as_server(
     })
 }
 
-/// Answers a request that is refused.
+/// Refuses a request with this response.
 fn refuse(
     response: http::Response<()>,
     text: String,
@@ -87,7 +88,7 @@ fn refuse(
     http_response::send(transport, bytes, &[], has_body(head), slot)
 }
 
-/// Opens one end of a connection in memory, which needs no handshake.
+/// Opens one end of a connection in memory. It has no handshake.
 pub(crate) fn in_memory(shared: &Shared, end: UnixStream, role: WireRole) -> Result<Opened> {
     let halves = Box::new(end).split().map_err(Error::lost)?;
     if !shared.lifecycle.install(halves.shutdown.clone()) {

@@ -1,4 +1,4 @@
-//! Opens a client's connection, on the reader thread: from its URL to its handshake.
+//! Opens a client's connection on the reader thread: from the URL to the handshake.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,41 +22,44 @@ use crate::net::target::{Place, Target};
 use crate::net::transport::Transport;
 
 /// Connects, and follows as many redirects as the settings allow.
-pub(crate) fn as_client(shared: &Shared, mut call: ConnectRequest) -> Result<Opened> {
-    let mut request = call.renewed_request()?;
+pub(crate) fn as_client(shared: &Shared, mut connect_request: ConnectRequest) -> Result<Opened> {
+    let mut request = connect_request.renewed_request()?;
     let deadline = deadline_after(shared.options.connect_timeout);
     let mut redirects = shared.options.max_redirects;
     loop {
-        let error = match dial(shared, &call, request, redirects > 0, deadline) {
+        let attempt = dial(shared, &connect_request, request, redirects > 0, deadline);
+        let error = match attempt {
             Ok(opened) => return Ok(opened),
-            Err(failure) => in_time(shared, failure),
+            Err(failure) => error_of(shared, failure),
         };
         let next = match &error {
-            Error::Refused { response } if redirects > 0 => call.redirected(response),
+            Error::Refused { response } if redirects > 0 => connect_request.redirected(response),
             _ => None,
         };
         match next {
             None => return Err(error),
-            Some(next) => call = next?,
+            Some(next) => connect_request = next?,
         }
-        crate::logging::debug!("{}: redirected to {}", shared.name, call.target.name);
-        request = call.renewed_request()?;
+        let name = &connect_request.target.name;
+        crate::logging::debug!("{}: redirected to {name}", shared.name);
+        request = connect_request.renewed_request()?;
         redirects -= 1;
     }
 }
 
-/// Opens a connection over a transport that exists already.
+/// Opens a connection over an existing transport.
 pub(crate) fn over(
     shared: &Shared,
     transport: Box<dyn Transport>,
-    call: &ConnectRequest,
+    connect_request: &ConnectRequest,
 ) -> Result<Opened> {
-    let request = call.renewed_request()?;
+    let request = connect_request.renewed_request()?;
     let deadline = deadline_after(shared.options.connect_timeout);
-    ask(shared, transport, request, false, deadline).map_err(|failure| in_time(shared, failure))
+    let opened = handshake(shared, transport, request, false, deadline);
+    opened.map_err(|failure| error_of(shared, failure))
 }
 
-fn in_time(shared: &Shared, failure: Failure) -> Error {
+fn error_of(shared: &Shared, failure: Failure) -> Error {
     match failure {
         Failure::Failed(error) => error,
         Failure::TimedOut(stage) => Error::ConnectTimeout {
@@ -67,9 +70,10 @@ fn in_time(shared: &Shared, failure: Failure) -> Error {
     }
 }
 
+/// Makes one attempt to connect.
 fn dial(
     shared: &Shared,
-    call: &ConnectRequest,
+    connect_request: &ConnectRequest,
     request: HttpRequest<()>,
     follows_redirects: bool,
     deadline: Instant,
@@ -81,32 +85,33 @@ fn dial(
     if !shared.lifecycle.install(cancel.clone()) {
         return Err(given_up().into());
     }
-    let socket = reach(shared, call, deadline, &cancel)?;
+    let socket = connected_socket(shared, connect_request, deadline, &cancel)?;
     if !shared.lifecycle.install(Arc::new(socket.clone())) {
         return Err(given_up().into());
     }
-    let transport = encrypt(shared, &call.target, socket, deadline)?;
-    ask(shared, transport, request, follows_redirects, deadline)
+    let transport = encrypt(shared, &connect_request.target, socket, deadline)?;
+    handshake(shared, transport, request, follows_redirects, deadline)
 }
 
-/// Connects to the host, through a proxy if there is one.
-fn reach(
+/// Connects to the host, through a proxy if one is set.
+fn connected_socket(
     shared: &Shared,
-    call: &ConnectRequest,
+    connect_request: &ConnectRequest,
     deadline: Instant,
     cancel: &Cancel,
 ) -> Result<Socket, Failure> {
-    let endpoint = match &call.target.place {
+    let endpoint = match &connect_request.target.place {
         Place::Unix(path) => return Ok(connect_unix(path, deadline, cancel)?.into()),
         Place::Host(endpoint) => endpoint,
     };
-    match call.proxy(endpoint)? {
+    match connect_request.proxy(endpoint)? {
         None => Ok(connect(endpoint, deadline, cancel)?.into()),
-        Some(proxy) => through(shared, &proxy, endpoint, deadline, cancel),
+        Some(proxy) => connect_through(shared, &proxy, endpoint, deadline, cancel),
     }
 }
 
-fn through(
+/// Connects to the host through a proxy.
+fn connect_through(
     shared: &Shared,
     proxy: &Proxy,
     endpoint: &Endpoint,
@@ -116,7 +121,7 @@ fn through(
     let Endpoint { host, zone, port } = endpoint;
     if let Some(zone) = zone {
         let reason = format!(
-            "the network interface {zone:?} is this machine's, and a proxy cannot be told it: \
+            "a proxy cannot use the network interface {zone:?} of this machine: \
              connect to this address without a proxy"
         );
         return Err(proxy.failed(reason, false));
@@ -138,7 +143,7 @@ fn through(
         _ => None,
     };
     let socket = Socket::from(stream);
-    // Closing must end the exchange with the proxy.
+    // A close must end the exchange with the proxy.
     if !shared.lifecycle.install(Arc::new(socket.clone())) {
         return Err(given_up().into());
     }
@@ -146,6 +151,7 @@ fn through(
     Ok(socket)
 }
 
+/// Performs the TLS handshake if the target is encrypted.
 #[cfg(feature = "native-tls")]
 fn encrypt(
     shared: &Shared,
@@ -159,8 +165,8 @@ fn encrypt(
     let host = match &target.place {
         Place::Unix(_) => "localhost".to_owned(),
         Place::Host(endpoint) => match &endpoint.host {
-            // RFC 6066, section 3: a name is sent without the dot that may end it. Names in
-            // certificates have none.
+            // A name is sent without a trailing dot (RFC 6066, section 3). Names in certificates
+            // have none.
             Host::Domain(name) => name.strip_suffix('.').unwrap_or(name).to_owned(),
             Host::Ipv4(ip) => ip.to_string(),
             Host::Ipv6(ip) => ip.to_string(),
@@ -178,12 +184,12 @@ fn encrypt(
     socket: Socket,
     _: Instant,
 ) -> Result<Box<dyn Transport>, Failure> {
-    // The target is not encrypted: `Target::parse` refuses those that are.
+    // The target is not encrypted: `Target::parse` rejects targets that are.
     Ok(Box::new(socket))
 }
 
-/// Carries out the WebSocket's opening handshake.
-fn ask(
+/// Performs the opening handshake of the WebSocket.
+fn handshake(
     shared: &Shared,
     mut transport: Box<dyn Transport>,
     request: HttpRequest<()>,

@@ -1,12 +1,12 @@
-//! A callback for something that happens to a `Websocket`, perhaps more than once.
+//! A callback for an event of a `Websocket` that may occur more than once.
 
 use parking_lot::Mutex;
 
 type Callback<T> = Box<dyn FnMut(T) + Send>;
 
-/// Called on the dispatch thread alone, so that it is in here whenever its time comes.
+/// A callback that only the dispatch thread calls, so that it is always here when it is called.
 pub(crate) struct EventCallback<T> {
-    /// Held to take the callback out, or to put it back: it is not called under it.
+    /// Held to take the callback out, or to put it back. The callback is not called under it.
     callback: Mutex<Option<Callback<T>>>,
 }
 
@@ -17,27 +17,28 @@ impl<T> EventCallback<T> {
         }
     }
 
-    /// Calls it; a panic in it is its caller's to catch, and does not keep it from being called again.
+    /// Calls the callback. The caller has to catch a panic in it. After a panic, the callback can
+    /// be called again.
     pub(crate) fn call(&self, value: T) {
         let taken = self.callback.lock().take();
-        let mut out = Out {
-            listener: self,
+        let mut running = Running {
+            owner: self,
             callback: taken,
         };
-        if let Some(f) = &mut out.callback {
+        if let Some(f) = &mut running.callback {
             f(value);
         }
     }
 }
 
-/// A callback that is being called; it goes back when this is dropped.
-struct Out<'a, T> {
-    listener: &'a EventCallback<T>,
+/// A callback that is being called. Dropping this puts the callback back.
+struct Running<'a, T> {
+    owner: &'a EventCallback<T>,
     callback: Option<Callback<T>>,
 }
 
-impl<T> Drop for Out<'_, T> {
+impl<T> Drop for Running<'_, T> {
     fn drop(&mut self) {
-        *self.listener.callback.lock() = self.callback.take();
+        *self.owner.callback.lock() = self.callback.take();
     }
 }

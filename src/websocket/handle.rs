@@ -12,11 +12,18 @@ use crate::error::CloseFrame;
 /// A WebSocket connection: RTCBot's `Websocket`, on two threads.
 ///
 /// Every method may be called on any thread, at any time, and from any callback. Clones are handles
-/// to the same connection, and compare equal. Dropping the last one closes the connection: it waits
-/// until what is queued is sent, for at most [`linger`](crate::Options::linger), and sends the code
-/// 1000, or 1011 during a panic. A callback that owns a handle to its own connection keeps that
-/// open until either side closes it, and so does a list of connections. Give these a
-/// [`downgrade`](Self::downgrade)d handle. In a forked child, dropping a handle does nothing.
+/// to the same connection and compare equal.
+///
+/// Dropping the last handle closes the connection. It waits until the queued messages are sent and
+/// the closing handshake is done, for at most [`linger`](crate::Options::linger) (1 second by
+/// default). The close code is 1000, or 1011 during a panic. In a forked child, dropping a handle
+/// does nothing.
+///
+/// A callback that captures a handle to its own connection keeps that connection open until either
+/// side closes it, and so does a list of connections. Use a [`downgrade`](Self::downgrade)d handle
+/// there.
+///
+/// # Examples
 ///
 /// ```no_run
 /// use rtcbot_websocket::{Websocket, json};
@@ -31,25 +38,27 @@ use crate::error::CloseFrame;
 ///
 /// # Receiving
 ///
-/// [`get`](Self::get) takes from a default subscription, [`subscribe`](Self::subscribe) makes
-/// further ones, [`subscribe_to`](Self::subscribe_to) feeds something else,
-/// [`subscribe_callback`](Self::subscribe_callback) calls a function. Each gets every message.
+/// [`get`](Self::get) takes from a default subscription, [`subscribe`](Self::subscribe) returns
+/// further subscriptions, [`subscribe_to`](Self::subscribe_to) fills a channel or a sink, and
+/// [`subscribe_callback`](Self::subscribe_callback) calls a function. Each of them receives every
+/// message.
 ///
-/// A peer's first messages may arrive before the program has subscribed. They are kept (at most
-/// 1024 messages and 4 MiB, the oldest go first) and given to the first subscriber. If several
-/// subscribers must see the same first message, use [`Options::paused`](crate::Options::paused).
+/// A peer's first messages may arrive before the program has subscribed. They are kept for the
+/// first subscriber: at most 1024 messages and 4 MiB; beyond that, the oldest are dropped. If
+/// several subscribers must receive the same first message, use
+/// [`Options::paused`](crate::Options::paused).
 ///
 /// # Sending
 ///
-/// [`put_nowait`](Self::put_nowait) never waits, [`put`](Self::put) waits for room, and
-/// [`put_subscription`](Self::put_subscription) sends all that something else yields. All work
-/// before the connection is ready: what they take is sent as soon as it is.
+/// [`put_nowait`](Self::put_nowait) never waits, [`put`](Self::put) waits until the queue has
+/// space, and [`put_subscription`](Self::put_subscription) sends everything from a source. All of
+/// them work before the connection is ready: the messages are sent as soon as it is.
 #[derive(Clone)]
 pub struct Websocket {
     handle: Arc<Handle>,
 }
 
-/// Closes the connection when the last of the clones is dropped.
+/// Closes the connection when the last clone is dropped.
 struct Handle {
     shared: Arc<Shared>,
 }
@@ -58,8 +67,8 @@ impl Drop for Handle {
     fn drop(&mut self) {
         let shared = &self.shared;
         if !shared.process.is_current() {
-            // The connection is the parent's. A thread that does not exist here may hold one of its
-            // locks, so nothing of it is dropped.
+            // The connection belongs to the parent. A thread that does not exist here may hold one
+            // of its locks, so nothing of it is dropped.
             std::mem::forget(shared.clone());
             return;
         }
@@ -92,8 +101,25 @@ impl Websocket {
         &self.handle.shared
     }
 
-    /// Returns a handle that does not keep the connection open, for what the connection itself
-    /// owns, such as its callbacks.
+    /// Returns a handle that does not keep the connection open, for values that the connection
+    /// itself owns, such as its callbacks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Websocket, json};
+    ///
+    /// let (robot, operator) = Websocket::pair();
+    /// let socket = robot.downgrade();
+    /// robot.subscribe_callback(move |_order| {
+    ///     if let Some(robot) = socket.upgrade() {
+    ///         let _ = robot.put_nowait(json!({"battery": 0.8}));
+    ///     }
+    /// });
+    /// operator.put_nowait("report")?;
+    /// assert_eq!(operator.get()?, json!({"battery": 0.8}));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn downgrade(&self) -> WeakWebsocket {
         WeakWebsocket {
             handle: Arc::downgrade(&self.handle),
@@ -101,21 +127,35 @@ impl Websocket {
     }
 }
 
-/// A handle to a [`Websocket`] that does not keep it open: see [`Websocket::downgrade`].
+/// A handle to a [`Websocket`] that does not keep the connection open.
+///
+/// [`Websocket::downgrade`] returns it, and has an example.
 #[derive(Debug, Clone)]
 pub struct WeakWebsocket {
     handle: Weak<Handle>,
 }
 
 impl WeakWebsocket {
-    /// Returns the `Websocket` if another handle to it is left.
+    /// Returns the `Websocket`, or `None` if no other handle to it is left.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (robot, _operator) = Websocket::pair();
+    /// let weak = robot.downgrade();
+    /// assert_eq!(weak.upgrade(), Some(robot.clone()));
+    /// drop(robot);
+    /// assert!(weak.upgrade().is_none());
+    /// ```
     pub fn upgrade(&self) -> Option<Websocket> {
         let handle = self.handle.upgrade()?;
         Some(Websocket { handle })
     }
 }
 
-/// Whether both are handles to the same connection.
+/// Returns whether both are handles to the same connection.
 impl PartialEq for Websocket {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.handle, &other.handle)

@@ -1,36 +1,38 @@
-//! When to send a ping, and when to give the peer up.
+//! When to send a ping, and when the connection fails because the peer does not answer.
 //!
-//! A peer is given up when nothing at all comes from it for as long as a pong may take. The pong itself
-//! may be late: it cannot overtake what the peer had to send before it. (A peer that sends and does
-//! not read is found by the write half's time-out.) Only time spent reading counts, so that a pause of
-//! this side's own is not held against the peer.
+//! The connection fails if the peer sends nothing at all for `ping_timeout` after a ping. The pong
+//! itself may be later, because it cannot overtake what the peer sent before it. (The timeout of
+//! the write half detects a peer that sends but does not read.) Only time spent reading counts, so
+//! that the peer is not blamed for a pause of this side.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use crate::net::transport::ReadHalf;
 
-/// How late an due may be: a read that is begun with this much less time left than the last one
-/// keeps the time-out of that one, which saves a system call.
+/// The maximum delay of a [`Due`]. A read keeps the timeout of the previous read if this delays it
+/// by no more, which saves a system call.
 const MAX_LATE: Duration = Duration::from_millis(50);
 
 pub(crate) struct Keepalive {
     interval: Option<Duration>,
     timeout: Option<Duration>,
-    /// Reading time left until the next due.
+    /// The reading time that is left until the next [`Due`].
     left: Option<Duration>,
-    /// Whether a ping has not been answered.
+    /// Whether a ping is unanswered.
     awaited: bool,
+    /// The number of pings sent.
     sent: u64,
-    /// The time-out that the read half has.
-    armed: Option<Duration>,
+    /// The timeout that is set on the read half.
+    half_timeout: Option<Duration>,
 }
 
-/// What is to be done.
+/// What has to be done now.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Due {
+    /// A ping with this payload has to be sent.
     Ping([u8; 8]),
-    /// No answer came in this time.
+    /// The peer has sent nothing for this long after a ping.
     Dead(Duration),
 }
 
@@ -42,17 +44,17 @@ impl Keepalive {
             left: interval,
             awaited: false,
             sent: 0,
-            armed: None,
+            half_timeout: None,
         }
     }
 
-    /// There will be no more alarms: from now on a read waits until the connection is cut.
+    /// Ends all timeouts. From now on, a read waits until the connection is shut down.
     pub(crate) fn stop(&mut self, half: &mut dyn ReadHalf) -> io::Result<()> {
         *self = Keepalive::new(None, None);
         half.set_timeout(None)
     }
 
-    /// Reads, for no longer than until the next due.
+    /// Reads, and waits until the next [`Due`] at the latest.
     pub(crate) fn watch(
         &mut self,
         half: &mut dyn ReadHalf,
@@ -62,10 +64,10 @@ impl Keepalive {
             return half.read(buffer);
         };
         let late = (left / 8).min(MAX_LATE);
-        let fits = |armed: Duration| armed >= left && armed - left <= late;
-        if !self.armed.is_some_and(fits) {
+        let fits = |timeout: Duration| timeout >= left && timeout - left <= late;
+        if !self.half_timeout.is_some_and(fits) {
             half.set_timeout(Some(left))?;
-            self.armed = Some(left);
+            self.half_timeout = Some(left);
         }
         let before = Instant::now();
         let read = half.read(buffer);
@@ -76,16 +78,16 @@ impl Keepalive {
         read
     }
 
-    /// The ping has been answered.
+    /// Notes that the ping has been answered.
     pub(crate) fn answered(&mut self) {
         self.awaited = false;
         self.left = self.interval;
     }
 
-    /// What is to be done now, if anything. `written` tells for how long the last ping has been
-    /// written; one that waits behind a long message has not.
+    /// Returns what has to be done now, if anything. `written` returns the time since the last ping
+    /// was written, or `None` if it still waits behind a long message.
     pub(crate) fn due(&mut self, written: impl FnOnce() -> Option<Duration>) -> Option<Due> {
-        // A read may return a little before its time is over.
+        // A read may return shortly before its timeout.
         if self.left? > Duration::from_micros(500) {
             return None;
         }
@@ -109,7 +111,7 @@ mod tests {
     use super::*;
     use std::io::Read;
 
-    /// A peer that says nothing, and a note of each time-out that was set.
+    /// A peer that sends nothing. Stores the timeout, and counts how often it was set.
     struct Silent(Option<Duration>, usize);
 
     impl Read for Silent {
@@ -129,7 +131,7 @@ mod tests {
 
     const TICK: Duration = Duration::from_millis(5);
 
-    fn next_alarm(keepalive: &mut Keepalive, half: &mut Silent) -> Due {
+    fn next_due(keepalive: &mut Keepalive, half: &mut Silent) -> Due {
         loop {
             let _ = keepalive.watch(half, &mut []);
             if let Some(due) = keepalive.due(|| Some(TICK)) {
@@ -142,25 +144,25 @@ mod tests {
     fn a_silent_peer_is_pinged_once_and_then_dead() {
         let mut keepalive = Keepalive::new(Some(TICK), Some(TICK));
         let mut half = Silent(None, 0);
-        let ping = next_alarm(&mut keepalive, &mut half);
+        let ping = next_due(&mut keepalive, &mut half);
         assert_eq!(ping, Due::Ping(1u64.to_be_bytes()));
-        assert_eq!(next_alarm(&mut keepalive, &mut half), Due::Dead(TICK));
+        assert_eq!(next_due(&mut keepalive, &mut half), Due::Dead(TICK));
     }
 
     #[test]
-    fn a_ping_that_is_not_written_yet_is_not_missed() {
+    fn the_timeout_of_a_ping_starts_when_it_is_written() {
         let mut keepalive = Keepalive::new(Some(TICK), Some(TICK));
         let mut half = Silent(None, 0);
-        next_alarm(&mut keepalive, &mut half);
+        next_due(&mut keepalive, &mut half);
         for _ in 0..3 {
             let _ = keepalive.watch(&mut half, &mut []);
             assert_eq!(keepalive.due(|| None), None);
         }
-        assert_eq!(next_alarm(&mut keepalive, &mut half), Due::Dead(TICK));
+        assert_eq!(next_due(&mut keepalive, &mut half), Due::Dead(TICK));
     }
 
     #[test]
-    fn whatever_comes_is_a_sign_of_life() {
+    fn any_received_byte_restarts_the_timeout() {
         struct Talking(Silent);
         impl Read for Talking {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
@@ -175,21 +177,21 @@ mod tests {
         }
         let mut keepalive = Keepalive::new(Some(TICK), Some(TICK));
         let mut half = Talking(Silent(None, 0));
-        next_alarm(&mut keepalive, &mut half.0);
+        next_due(&mut keepalive, &mut half.0);
         for _ in 0..20 {
             keepalive.watch(&mut half, &mut []).unwrap();
             assert_eq!(keepalive.due(|| Some(TICK)), None);
         }
-        assert_eq!(next_alarm(&mut keepalive, &mut half.0), Due::Dead(TICK));
+        assert_eq!(next_due(&mut keepalive, &mut half.0), Due::Dead(TICK));
     }
 
     #[test]
-    fn an_answer_begins_the_next_interval() {
+    fn a_pong_starts_the_next_interval() {
         let mut keepalive = Keepalive::new(Some(TICK), Some(TICK));
         let mut half = Silent(None, 0);
-        next_alarm(&mut keepalive, &mut half);
+        next_due(&mut keepalive, &mut half);
         keepalive.answered();
-        let second = next_alarm(&mut keepalive, &mut half);
+        let second = next_due(&mut keepalive, &mut half);
         assert_eq!(second, Due::Ping(2u64.to_be_bytes()));
     }
 
@@ -198,13 +200,13 @@ mod tests {
         let mut keepalive = Keepalive::new(Some(TICK), None);
         let mut half = Silent(None, 0);
         for n in 1u64..4 {
-            let ping = next_alarm(&mut keepalive, &mut half);
+            let ping = next_due(&mut keepalive, &mut half);
             assert_eq!(ping, Due::Ping(n.to_be_bytes()));
         }
     }
 
     #[test]
-    fn reads_in_quick_succession_share_one_time_out() {
+    fn reads_in_quick_succession_share_one_timeout() {
         struct Quick(usize);
         impl Read for Quick {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {

@@ -1,4 +1,4 @@
-//! The [`Session`] behind its lock: who waits for it to change, and who is told.
+//! The [`Session`] behind its lock, the threads that wait for it, and the callbacks for its events.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,27 +15,27 @@ use crate::panics::drop_caught;
 
 /// The state of one `Websocket`, for the reader, the writer and the user's threads.
 pub(crate) struct Lifecycle {
-    /// Held to look and to change. Nothing is called under it: no shutdown, no callback, no
-    /// destructor of the user's, no other lock.
+    /// Held to read or to change the state. Nothing is called under it: no shutdown, no callback,
+    /// no user's destructor, no other lock.
     state: Mutex<State>,
-    /// Told of every change. Its waits end with the change they wait for, with the session's
-    /// deadline, or with their own. A session that has no deadline changes when its reader thread
-    /// ends, and nothing keeps that from ending.
+    /// Notified of every change. Each wait ends with the change that it waits for, with the
+    /// session's deadline, or with its own. A session without a deadline changes when its reader
+    /// thread ends, and nothing prevents that thread from ending.
     changed: Condvar,
-    /// Disconnected at the end.
+    /// Disconnected at the end of the session.
     closed: Receiver<Infallible>,
 }
 
 struct State {
     session: Session,
-    /// Ends what the reader and the writer wait in.
+    /// Ends the waits of the reader and the writer.
     shutdown: Option<Arc<dyn ShutdownHandle>>,
     callbacks: EventCallbacks,
-    /// `None` once everything is over.
+    /// The other end of `closed`. `None` after the end of the session.
     alive: Option<Sender<Infallible>>,
 }
 
-/// Callbacks for events; called and dropped outside of the lock.
+/// Callbacks for events. They are called and dropped without the lock.
 #[derive(Default)]
 pub(crate) struct EventCallbacks {
     pub(crate) on_ready: Vec<Arc<EventCallback<()>>>,
@@ -67,7 +67,7 @@ impl Lifecycle {
         }
     }
 
-    /// Looks at the session.
+    /// Returns the result of a function of the session.
     pub(crate) fn look<R>(&self, look: impl FnOnce(&Session) -> R) -> R {
         look(&self.state.lock().session)
     }
@@ -76,7 +76,7 @@ impl Lifecycle {
         self.look(Session::phase)
     }
 
-    /// How it ended.
+    /// Returns why the session has ended, or `None` while it has not.
     pub(crate) fn end(&self) -> Option<Error> {
         self.look(|session| session.end().cloned())
     }
@@ -85,7 +85,7 @@ impl Lifecycle {
         &self.closed
     }
 
-    /// Waits until `look` finds something, until the session's deadline, or until `until`.
+    /// Waits until `look` returns a value, until the session's deadline, or until `until`.
     pub(crate) fn wait<R>(
         &self,
         until: Option<Instant>,
@@ -111,12 +111,12 @@ impl Lifecycle {
         }
     }
 
-    /// Reports what happened, and returns what is to be done.
+    /// Passes an input to the session, and returns the actions that have to be performed.
     pub(crate) fn step(&self, input: &Input) -> Vec<Action> {
         let (actions, before) = {
             let mut state = self.state.lock();
-            // Errors may be the user's, with destructors. The step drops no last copy of one under
-            // the lock, since this keeps a copy.
+            // Errors may contain values of the user, which have destructors. This copy makes sure
+            // that the step drops no last copy of an error under the lock.
             let before = state.session.clone();
             let actions = state.session.handle(Instant::now(), input);
             if state.session.closed().is_some() {
@@ -129,8 +129,8 @@ impl Lifecycle {
         actions
     }
 
-    /// Keeps what ends the wait that the reader is about to begin. `false` when the connection is
-    /// shut down already.
+    /// Stores the handle that ends the next wait of the reader. Returns `false` if the connection
+    /// is already shut down.
     #[must_use]
     pub(crate) fn install(&self, shutdown: Arc<dyn ShutdownHandle>) -> bool {
         let (installed, _old) = {
@@ -145,13 +145,13 @@ impl Lifecycle {
         self.state.lock().shutdown.clone()
     }
 
-    /// Returns what is no longer needed at the end, to be dropped by the caller.
+    /// Takes the handle at the end of the session. The caller drops it without the lock.
     pub(crate) fn take_shutdown_handle(&self) -> Option<Arc<dyn ShutdownHandle>> {
         self.state.lock().shutdown.take()
     }
 
-    // Callbacks. Each is kept for as long as its event may come. `true`, or an error, says that it is
-    // to be called now, since the event has come already.
+    // Callbacks. Each is stored as long as its event may occur. `true`, or an error, means that the
+    // event has already occurred, so that the caller has to call it now.
 
     pub(crate) fn on_ready(&self, f: &Arc<EventCallback<()>>) -> bool {
         let mut state = self.state.lock();
@@ -190,7 +190,7 @@ impl Lifecycle {
         closed
     }
 
-    /// The callbacks to call when a connection is ready.
+    /// Returns the callbacks to call when a connection is ready.
     pub(crate) fn ready_callbacks(&self) -> Vec<Arc<EventCallback<()>>> {
         let mut state = self.state.lock();
         match state.session.reconnects() {
@@ -199,12 +199,12 @@ impl Lifecycle {
         }
     }
 
-    /// The callbacks to call when a connection is lost.
+    /// Returns the callbacks to call when a connection is lost.
     pub(crate) fn disconnect_callbacks(&self) -> Vec<Arc<EventCallback<Error>>> {
         self.state.lock().callbacks.on_disconnect.clone()
     }
 
-    /// All callbacks, at the end.
+    /// Takes all callbacks at the end of the session.
     pub(crate) fn take_callbacks(&self) -> EventCallbacks {
         std::mem::take(&mut self.state.lock().callbacks)
     }

@@ -1,4 +1,4 @@
-//! `Websocket`: what a program does with a connection.
+//! `Websocket`: the methods that a program calls on a connection.
 
 mod accept;
 mod connect;
@@ -47,20 +47,35 @@ use crate::pubsub::{Queue, Room, Sink, Source, Subscription, SubscriptionId};
 
 /// Receiving.
 impl Websocket {
-    /// Takes the next message of the default subscription, which the first call makes. Waits until
-    /// there is one or the connection has ended.
+    /// Takes the next message of the default subscription, and waits until there is one.
     ///
-    /// **The default subscription is one like the others: when nobody takes from it any more, it fills
-    /// up, and reading pauses.** A program that needs only the first message this way calls
+    /// The first call makes the default subscription. The wait ends with the connection.
+    ///
+    /// **The default subscription is one like the others: if no one takes from it, it fills up, and
+    /// reading pauses.** A program that needs only the first message calls
     /// [`unsubscribe_default`](Self::unsubscribe_default) after it.
     ///
     /// # Errors
     ///
-    /// After the end, once everything queued has been taken: the reason it ended, which is
-    /// [`Error::Closed`] after an orderly closing. [`Error::Unsubscribed`] when another thread calls
-    /// [`unsubscribe_default`](Self::unsubscribe_default) meanwhile. [`Error::OwnThread`] when it is called
-    /// on the connection's own thread (from a function that the [`Options`] were given) and no message is
-    /// there: none would come while it waits.
+    /// - After the end, once all queued messages have been taken: the reason for the end. This is
+    ///   [`Error::Closed`] after an orderly closing.
+    /// - [`Error::Unsubscribed`] if another thread calls
+    ///   [`unsubscribe_default`](Self::unsubscribe_default) meanwhile.
+    /// - [`Error::OwnThread`] on the connection's own thread (in a function given to [`Options`])
+    ///   if no message is queued: none would arrive during the wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (operator, robot) = Websocket::pair();
+    /// operator.put_nowait("forward")?;
+    /// operator.close()?;
+    /// assert_eq!(robot.get()?, "forward");
+    /// assert!(robot.get().unwrap_err().is_orderly());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn get(&self) -> Result<Message> {
         match self.shared().is_reader_thread() {
             true => self.get_on_the_reader_thread(),
@@ -68,7 +83,7 @@ impl Websocket {
         }
     }
 
-    /// Nothing would come while it waits.
+    /// Takes a message that is queued. None would arrive during a wait.
     fn get_on_the_reader_thread(&self) -> Result<Message> {
         self.try_get().map_err(|error| match error {
             Error::Empty => Error::OwnThread,
@@ -76,11 +91,23 @@ impl Websocket {
         })
     }
 
-    /// As [`get`](Self::get), waiting for at most `timeout`.
+    /// Takes the next message of the default subscription, and waits for at most `timeout`.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] when the time is over, else as [`get`](Self::get).
+    /// - [`Error::Timeout`] if no message arrives in time.
+    /// - The errors of [`get`](Self::get).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Websocket};
+    /// use std::time::Duration;
+    ///
+    /// let (robot, _operator) = Websocket::pair();
+    /// let result = robot.get_timeout(Duration::from_millis(10));
+    /// assert!(matches!(result, Err(Error::Timeout)));
+    /// ```
     pub fn get_timeout(&self, timeout: Duration) -> Result<Message> {
         match self.shared().is_reader_thread() {
             true => self.get_on_the_reader_thread(),
@@ -88,61 +115,148 @@ impl Websocket {
         }
     }
 
-    /// As [`get`](Self::get), never waiting.
+    /// Takes the next message of the default subscription, without waiting.
     ///
     /// # Errors
     ///
-    /// [`Error::Empty`] when no message is there, else as [`get`](Self::get).
+    /// - [`Error::Empty`] if no message is queued.
+    /// - The errors of [`get`](Self::get).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Websocket};
+    ///
+    /// let (robot, _operator) = Websocket::pair();
+    /// assert!(matches!(robot.try_get(), Err(Error::Empty)));
+    /// ```
     pub fn try_get(&self) -> Result<Message> {
         self.shared().producer.try_get()
     }
 
-    /// A new, independent subscription with the queue that [`Options::receive_queue`] says: it gets
-    /// every message from now on.
+    /// Returns a new subscription, which receives every message from now on, independently of the
+    /// others.
+    ///
+    /// [`Options::receive_queue`] sets the kind of its queue.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (operator, robot) = Websocket::pair();
+    /// let motors = robot.subscribe();
+    /// let recorder = robot.subscribe();
+    /// operator.put_nowait("forward")?;
+    /// assert_eq!(motors.get()?, "forward");
+    /// assert_eq!(recorder.get()?, "forward");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn subscribe(&self) -> Subscription<Message> {
         self.shared().producer.subscribe()
     }
 
-    /// A new subscription with a queue of your choice: what a slow reader of it means.
+    /// Returns a new subscription with a queue of this kind, which decides what happens when the
+    /// reader of the subscription falls behind.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Queue, Websocket};
+    ///
+    /// let (operator, robot) = Websocket::pair();
+    /// let orders = robot.subscribe_with(Queue::Latest); // keeps only the newest order
+    /// operator.put_nowait("forward")?;
+    /// assert_eq!(orders.get()?, "forward");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn subscribe_with(&self, queue: Queue) -> Subscription<Message> {
         self.shared().producer.subscribe_with(queue)
     }
 
-    /// Feeds a crossbeam `Sender<Message>`, another `Websocket` or your own [`Sink`] every message
-    /// from now on: RTCBot's `subscribe(q)`. While a channel or a `Websocket` is full, reading
-    /// pauses. Your own sink is called where callbacks are called: see [`Sink`].
+    /// Passes every message from now on to a crossbeam `Sender<Message>`, another `Websocket`, or
+    /// your own [`Sink`]: RTCBot's `subscribe(q)`.
     ///
-    /// A channel without places (`bounded(0)`) gets messages only while a thread waits in its
-    /// `recv`. Do not send from it with [`put_subscription`](Self::put_subscription): each side would
-    /// look whether the other waits, and neither would.
+    /// While a channel or a `Websocket` is full, reading pauses. Your own sink is called where
+    /// callbacks are called: see [`Sink`].
+    ///
+    /// A channel without capacity (`bounded(0)`) receives messages only while a thread waits in its
+    /// `recv`. Do not send from it with [`put_subscription`](Self::put_subscription): each side
+    /// would check whether the other waits, and neither would wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Websocket, crossbeam_channel::unbounded};
+    ///
+    /// let (operator, robot) = Websocket::pair();
+    /// let (sender, orders) = unbounded();
+    /// robot.subscribe_to(sender);
+    /// operator.put_nowait("forward")?;
+    /// assert_eq!(orders.recv()?, "forward");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn subscribe_to(&self, sink: impl Sink<Message>) -> SubscriptionId {
         self.shared().producer.subscribe_to(sink)
     }
 
     /// Calls `f` with every message from now on, in order, on the dispatch thread.
     ///
-    /// All of a connection's callbacks share that thread, so a slow one delays the others; a panic
-    /// is logged and ends nothing. When 1024 messages, or
-    /// [`receive_queue_bytes`](Options::receive_queue_bytes), wait for callbacks (all of them
-    /// together), reading pauses until half of them have been called. It does not pause while a
-    /// callback itself waits for this connection, in [`get`](Self::get),
-    /// [`get_timeout`](Self::get_timeout), a subscription's, or a `wait_…`. A callback that waits in
-    /// another way, with [`receiver`](Subscription::receiver), `select!` or by polling
-    /// [`try_get`](Self::try_get), may wait for a message that is not read before it returns. So may one
-    /// that waits for something else that only this connection's messages bring about.
+    /// All callbacks of a connection share that thread, so a slow one delays the others. A panic is
+    /// logged, and the callback stays subscribed.
     ///
-    /// Where the operating system starts no dispatch thread, it is tried again for a second, for
-    /// which this call may wait, too. After that the connection fails with [`Error::Thread`], and
-    /// the callbacks that are due are called on its reader thread; on a connection that has ended,
-    /// on the thread that registers them. That holds for all callbacks of a connection.
+    /// Reading pauses when 1024 messages, or [`receive_queue_bytes`](Options::receive_queue_bytes),
+    /// are queued for all callbacks together, until half of them have been called. It does not
+    /// pause while a callback waits for this connection in [`get`](Self::get),
+    /// [`get_timeout`](Self::get_timeout), the same methods of a subscription, or a `wait_…`
+    /// method. A callback that waits in another way (with [`receiver`](Subscription::receiver),
+    /// with `select!`, or by polling [`try_get`](Self::try_get)) may wait for a message that is not
+    /// read before the callback returns. So may a callback that waits for something else that only
+    /// a message of this connection causes.
+    ///
+    /// If the operating system cannot start the dispatch thread, this crate tries again for a
+    /// second, and this call may wait as long. Then the connection fails with [`Error::Thread`],
+    /// and the pending callbacks are called on its reader thread, or, if the connection has ended,
+    /// on the thread that registers them. This applies to all callbacks of a connection.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Websocket, crossbeam_channel::unbounded};
+    ///
+    /// let (operator, robot) = Websocket::pair();
+    /// let (log, lines) = unbounded();
+    /// robot.subscribe_callback(move |order| log.send(format!("received {order}")).unwrap());
+    /// operator.put_nowait(7)?;
+    /// assert_eq!(lines.recv()?, "received 7");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn subscribe_callback(&self, f: impl FnMut(Message) + Send + 'static) -> SubscriptionId {
         self.shared().producer.subscribe_callback(f)
     }
 
-    /// Calls `f` with every message from now on, on up to `workers` threads of its own at once:
-    /// RTCBot's coroutine callbacks. A slow call does not hold back the next message.
+    /// Calls `f` with every message from now on, on up to `workers` threads at the same time:
+    /// RTCBot's coroutine callbacks.
     ///
-    /// Calls start in the messages' order and may end in any.
+    /// A slow call does not delay the next message. Calls start in the order of the messages, and
+    /// may end in any order.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (client, server) = Websocket::pair();
+    /// let answers = server.downgrade();
+    /// server.subscribe_concurrent(4, move |question| {
+    ///     if let Some(server) = answers.upgrade() {
+    ///         let _ = server.put(question); // after work that may take long
+    ///     }
+    /// });
+    /// client.put_nowait("question")?;
+    /// assert_eq!(client.get()?, "question");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn subscribe_concurrent(
         &self,
         workers: usize,
@@ -151,25 +265,80 @@ impl Websocket {
         self.shared().producer.subscribe_concurrent(workers, f)
     }
 
-    /// Removes a subscription, sink or callback, so that it gets nothing more; a message that is being handed
-    /// over at this moment may still come. Returns whether it was there. Dropping a [`Subscription`] does the same.
+    /// Removes a subscription, sink or callback. Returns whether it existed.
+    ///
+    /// It receives no more messages, except for one that is being delivered at this moment.
+    /// Dropping a [`Subscription`] has the same effect.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Websocket};
+    ///
+    /// let (_operator, robot) = Websocket::pair();
+    /// let orders = robot.subscribe();
+    /// assert!(robot.unsubscribe(&orders));
+    /// assert!(matches!(orders.get(), Err(Error::Unsubscribed)));
+    /// assert!(!robot.unsubscribe(&orders));
+    /// ```
     pub fn unsubscribe(&self, which: impl AsRef<SubscriptionId>) -> bool {
         self.shared().producer.unsubscribe(which)
     }
 
-    /// Removes the default subscription, if `get` has made one; the next `get` makes a new one:
-    /// RTCBot's `unsubscribe()` without an argument.
+    /// Removes the default subscription, if `get` has made one: RTCBot's `unsubscribe()` without an
+    /// argument.
+    ///
+    /// The next `get` makes a new one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (operator, robot) = Websocket::pair();
+    /// operator.put_nowait("a greeting")?;
+    /// assert_eq!(robot.get()?, "a greeting");
+    /// robot.unsubscribe_default(); // its queue must not fill up
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn unsubscribe_default(&self) {
         self.shared().producer.unsubscribe_default();
     }
 
-    /// Removes all subscriptions, sinks and callbacks, the default subscription included.
+    /// Removes all subscriptions, sinks and callbacks, including the default subscription.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Websocket};
+    ///
+    /// let (_operator, robot) = Websocket::pair();
+    /// let orders = robot.subscribe();
+    /// robot.subscribe_callback(|order| println!("received {order}"));
+    /// robot.unsubscribe_all();
+    /// assert!(matches!(orders.get(), Err(Error::Unsubscribed)));
+    /// ```
     #[doc(alias = "unsubscribeAll")]
     pub fn unsubscribe_all(&self) {
         self.shared().producer.unsubscribe_all();
     }
 
-    /// Lets messages come that [`Options::paused`] held back.
+    /// Delivers the messages that [`Options::paused`] has held back, and those that follow.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Options};
+    ///
+    /// let (robot, operator) = Options::new().paused(true).pair();
+    /// operator.put_nowait("forward")?;
+    /// let orders = robot.subscribe();
+    /// assert!(matches!(orders.try_get(), Err(Error::Empty)));
+    /// robot.resume();
+    /// assert_eq!(orders.get()?, "forward");
+    /// # operator.resume();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn resume(&self) {
         self.shared().producer.resume();
     }
@@ -177,46 +346,78 @@ impl Websocket {
 
 /// Sending.
 impl Websocket {
-    /// Queues a message for sending; never waits, whatever the network does. Stops an active source
-    /// ([`put_subscription`](Self::put_subscription)), as in RTCBot.
+    /// Queues a message for sending, without waiting, whatever the network does.
     ///
-    /// ```no_run
-    /// # let ws = rtcbot_websocket::Websocket::connect("ws://x")?;
-    /// use rtcbot_websocket::{PutError, json};
-    ///
-    /// match ws.put_nowait(json!({"speed": 1})) {
-    ///     Ok(()) => {}
-    ///     Err(PutError::Full(order)) => println!("the network is too slow for {order}"),
-    ///     Err(PutError::Closed(order)) => println!("closing, or closed: {order} is not sent"),
-    /// }
-    /// # Ok::<(), rtcbot_websocket::Error>(())
-    /// ```
+    /// It stops an active source ([`put_subscription`](Self::put_subscription)), as in RTCBot.
     ///
     /// # Errors
     ///
-    /// [`PutError::Full`] when [`send_queue`](Options::send_queue) bytes are queued,
-    /// [`PutError::Closed`] when the connection is closing or has ended. Both hand the message back.
+    /// Both errors contain the message.
+    ///
+    /// - [`PutError::Full`] if [`send_queue`](Options::send_queue) bytes are queued.
+    /// - [`PutError::Closed`] if the connection is closing or has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{PutError, Websocket, json};
+    ///
+    /// let (operator, _robot) = Websocket::pair();
+    /// match operator.put_nowait(json!({"speed": 1})) {
+    ///     Ok(()) => {}
+    ///     Err(PutError::Full(order)) => println!("the network is too slow for {order}"),
+    ///     Err(PutError::Closed(order)) => println!("not sent, the connection is closed: {order}"),
+    /// }
+    /// ```
     pub fn put_nowait(&self, data: impl Into<Message>) -> Result<(), PutError<Message>> {
         self.shared().send_queue.put_nowait(data.into())
     }
 
-    /// Queues a message, waiting for room if need be. Stops an active source.
+    /// Queues a message for sending, and waits until the queue has space for it.
+    ///
+    /// It stops an active source. The wait ends with the connection.
     ///
     /// # Errors
     ///
-    /// [`PutError::Closed`], with the message, when the connection is closing or has ended, also
-    /// when that happens during the wait.
-    /// [`PutError::Full`], without a wait, on the connection's own thread (in a function that the
-    /// [`Options`] were given), since that is what makes room.
+    /// Both errors contain the message.
+    ///
+    /// - [`PutError::Closed`] if the connection is closing or has ended, also during the wait.
+    /// - [`PutError::Full`], without a wait, on the connection's own thread (in a function given to
+    ///   [`Options`]), because that thread makes the connection that makes space.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (camera, viewer) = Websocket::pair();
+    /// camera.put(vec![0u8; 1000])?;
+    /// assert_eq!(viewer.get()?.as_bytes().unwrap().len(), 1000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn put(&self, data: impl Into<Message>) -> Result<(), PutError<Message>> {
         self.put_deadline(data.into(), None)
     }
 
-    /// As [`put`](Self::put), waiting for at most `timeout`.
+    /// Queues a message for sending, and waits for at most `timeout` until the queue has space for
+    /// it.
     ///
     /// # Errors
     ///
-    /// [`PutError::Full`] when the time is over, else as [`put`](Self::put).
+    /// - [`PutError::Full`] if there is no space in time.
+    /// - The errors of [`put`](Self::put).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    /// use std::time::Duration;
+    ///
+    /// let (camera, _viewer) = Websocket::pair();
+    /// if let Err(error) = camera.put_timeout(vec![0u8; 1000], Duration::from_millis(40)) {
+    ///     println!("an image is not sent: {error}");
+    /// }
+    /// ```
     pub fn put_timeout(
         &self,
         data: impl Into<Message>,
@@ -237,19 +438,24 @@ impl Websocket {
         }
     }
 
-    /// Sends everything that `source` yields from now on, in place of the source so far: a
-    /// [`Subscription`] or a crossbeam `Receiver<Message>`.
+    /// Sends everything that `source` yields from now on, and replaces the previous source.
     ///
-    /// The writer thread takes from it as fast as the network takes the messages. Messages that were
-    /// put directly are sent first. What has been taken from a source is sent, even if the source is
-    /// replaced or stopped; what has not stays in it. When the source ends, it is let go of; so it is,
-    /// with what is in it, when either side closes the connection. (To send on all that another
-    /// connection received, closing included, use [`subscribe_to`](Self::subscribe_to) there.) Once
-    /// the connection is closing, a source is not taken; returns whether it was.
+    /// A source is a [`Subscription`] or a crossbeam `Receiver<Message>`. Returns whether the
+    /// source was accepted: a connection that is closing accepts none.
     ///
-    /// **Whatever is put stops the source**, as in RTCBot: by any handle, by a pipe into this `Websocket`, by
-    /// [`broadcast`](crate::ServerHandle::broadcast). It is let go of, and what goes into it from then on goes
-    /// nowhere. Who greets each connection before the orders puts the source again behind the greeting:
+    /// The writer thread takes messages as fast as the network accepts them. Messages that were put
+    /// directly are sent first. A message that was taken from a source is sent, even if the source
+    /// is replaced or stopped; the others stay in it.
+    ///
+    /// The source is dropped when it is exhausted, and when either side closes the connection;
+    /// messages still in it are not sent. (To send everything that another connection received,
+    /// including the last messages before it closes, use its [`subscribe_to`](Self::subscribe_to).)
+    ///
+    /// **Any put stops the source**, as in RTCBot: through any handle, by a connection that is
+    /// [piped](Self::subscribe_to) into this `Websocket`, or by
+    /// [`broadcast`](crate::ServerHandle::broadcast). The source is then dropped, and messages that
+    /// are put into it later are not sent. To send a greeting on every connection, put the greeting
+    /// and then the source again:
     ///
     /// ```
     /// # use rtcbot_websocket::{Message, Queue, Websocket, json, pubsub::Producer};
@@ -269,70 +475,199 @@ impl Websocket {
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
     ///
-    /// With a [`Queue::Latest`] as here, the newest order is taken whenever the network takes one. It cannot overtake
-    /// those that lie in the sockets' buffers already, and one that was being written when a connection was lost
-    /// is sent first on the [next](Options::reconnect): a robot that must not act on an old order looks at a
-    /// time that is in it. The very last order is better put: a source that is let go of by a close may
-    /// still have it.
+    /// With a [`Queue::Latest`], as here, the newest order is taken whenever the network accepts
+    /// one. It cannot overtake orders that are already in the sockets' buffers. An order that was
+    /// being written when a connection was lost is sent first on the [next
+    /// connection](Options::reconnect), so a robot that must not follow an old order checks a time
+    /// in the order. Put the very last order directly, because a source that is dropped by a close
+    /// may still contain it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Websocket, crossbeam_channel::unbounded};
+    ///
+    /// let (operator, robot) = Websocket::pair();
+    /// let (joystick, orders) = unbounded();
+    /// assert!(operator.put_subscription(orders));
+    /// joystick.send("forward".into())?;
+    /// assert_eq!(robot.get()?, "forward");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "putSubscription")]
     pub fn put_subscription(&self, source: impl Into<Source<Message>>) -> bool {
         let source = source.into().into_subscription();
         self.shared().send_queue.consumer().put_subscription(source)
     }
 
-    /// The active source: equal (`==`) to the one that was given.
+    /// Returns the active source, if any. It is equal (`==`) to the one that was put.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Message, Websocket, pubsub::Producer};
+    ///
+    /// let (ws, _peer) = Websocket::pair();
+    /// let (_publisher, producer) = Producer::<Message>::new();
+    /// let states = producer.subscribe();
+    /// ws.put_subscription(&states);
+    /// assert_eq!(ws.subscription(), Some(states));
+    /// ```
     pub fn subscription(&self) -> Option<Subscription<Message>> {
         self.shared().send_queue.consumer().subscription()
     }
 
-    /// Stops reading the active source.
+    /// Stops reading from the active source, and drops it.
+    ///
+    /// A message that was taken from it is still sent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Websocket, crossbeam_channel::unbounded};
+    ///
+    /// let (ws, _peer) = Websocket::pair();
+    /// let (_joystick, orders) = unbounded();
+    /// ws.put_subscription(orders);
+    /// ws.stop_subscription();
+    /// assert!(ws.subscription().is_none());
+    /// ```
     #[doc(alias = "stopSubscription")]
     pub fn stop_subscription(&self) {
         self.shared().send_queue.consumer().stop_subscription();
     }
 }
 
-/// Where the connection is.
+/// The state of the connection.
 impl Websocket {
-    /// Whether the connection is established and not closing; `false` while it is being made anew.
+    /// Returns whether the connection is established and not closing.
+    ///
+    /// It is `false` between two connections, with [`Options::reconnect`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (robot, _operator) = Websocket::pair();
+    /// assert!(robot.is_ready());
+    /// robot.close()?;
+    /// assert!(!robot.is_ready());
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     #[doc(alias = "ready")]
     pub fn is_ready(&self) -> bool {
         self.shared().lifecycle.phase() == Phase::Ready
     }
 
-    /// Whether the connection has ended, in order or by an error. (Messages that it brought may yet be on
-    /// their way to a slow consumer: [`wait_closed`](Self::wait_closed) and [`on_close`](Self::on_close) wait for
-    /// that as well, for at most [`close_timeout`](Options::close_timeout).)
+    /// Returns whether the connection has ended, orderly or by an error.
+    ///
+    /// A slow consumer may not have received all of its messages yet.
+    /// [`wait_closed`](Self::wait_closed) and [`on_close`](Self::on_close) wait for that too, for
+    /// at most [`close_timeout`](Options::close_timeout).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (robot, _operator) = Websocket::pair();
+    /// assert!(!robot.is_closed());
+    /// robot.close()?;
+    /// assert!(robot.is_closed());
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     #[doc(alias = "closed")]
     pub fn is_closed(&self) -> bool {
         self.shared().lifecycle.phase() == Phase::Closed
     }
 
-    /// Why the connection failed; `None` while it has not, and after an orderly closing.
+    /// Returns why the connection failed. Returns `None` while it has not ended, and after an
+    /// orderly closing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Options};
+    ///
+    /// let (robot, operator) = Options::new().max_message_size(10).pair();
+    /// operator.put_nowait("more than ten bytes")?;
+    /// robot.wait_closed().unwrap_err();
+    /// assert!(matches!(robot.error(), Some(Error::MessageTooBig { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn error(&self) -> Option<Error> {
         self.shared().lifecycle.end()?.failure()
     }
 
-    /// Why the connection has ended, in order or not; `None` while it has not.
+    /// Returns why the connection has ended, orderly or by an error. Returns `None` while it has
+    /// not ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Websocket};
+    ///
+    /// let (robot, _operator) = Websocket::pair();
+    /// assert!(robot.end_reason().is_none());
+    /// robot.close()?;
+    /// assert!(matches!(robot.end_reason(), Some(Error::Closed(_))));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn end_reason(&self) -> Option<Error> {
         self.shared().lifecycle.end()
     }
 
-    /// What went wrong last: why the last connection was lost or the last attempt to connect failed,
-    /// also where another [follows](Options::reconnect). It stays when that one is ready. `None` while nothing
-    /// went wrong.
+    /// Returns the latest error: why the last connection was lost, or why the last attempt to
+    /// connect failed.
     ///
-    /// For good and for any reason: [`end_reason`](Self::end_reason). For good and a failure:
-    /// [`error`](Self::error). For now: this.
+    /// It is also set if another attempt [follows](Options::reconnect), and stays when that one
+    /// succeeds. Returns `None` if there was no error.
+    ///
+    /// [`end_reason`](Self::end_reason) returns the reason for the final end, and
+    /// [`error`](Self::error) the same reason if it is a failure.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Backoff, Error, Options, Server};
+    ///
+    /// let server = Server::bind("127.0.0.1:0")?;
+    /// let url = server.url().to_owned();
+    /// drop(server);
+    /// let ws = Options::new().reconnect(Backoff::default()).connect(url)?;
+    /// let error = loop {
+    ///     if let Some(error) = ws.last_error() {
+    ///         break error;
+    ///     }
+    ///     std::thread::yield_now();
+    /// };
+    /// assert!(matches!(error, Error::Connect { .. }) && ws.end_reason().is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn last_error(&self) -> Option<Error> {
         self.shared()
             .lifecycle
             .look(|session| session.last_error().cloned())
     }
 
-    /// Calls `f` on the dispatch thread when the connection is ready; at once, if it is, or if it has ended and
-    /// was ready before. With [`Options::reconnect`], again for each connection; callbacks and subscriptions that
-    /// are behind may then have messages of the last one before them.
+    /// Calls `f` on the dispatch thread when the connection is ready.
+    ///
+    /// The call follows immediately if the connection is ready, or if it was ready and has ended.
+    /// With [`Options::reconnect`], `f` is called for each connection. Callbacks and subscriptions
+    /// that are behind may then have messages of the previous connection before them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Websocket, crossbeam_channel::unbounded};
+    ///
+    /// let (robot, _operator) = Websocket::pair();
+    /// let (sender, ready) = unbounded();
+    /// robot.on_ready(move || sender.send(()).unwrap());
+    /// ready.recv()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "onReady")]
     pub fn on_ready(&self, mut f: impl FnMut() + Send + 'static) {
         let f = Arc::new(EventCallback::new(move |()| f()));
@@ -341,33 +676,54 @@ impl Websocket {
         }
     }
 
-    /// Calls `f` on the dispatch thread each time that a connection is lost and another is
-    /// [to follow](Options::reconnect), with the reason. Messages that it brought may come after this call. What
-    /// may be lost with it, `stats` has counted:
+    /// Calls `f` on the dispatch thread each time a connection is lost and another one
+    /// [follows](Options::reconnect), with the reason.
+    ///
+    /// Messages of the lost connection may be delivered after this call. [`stats`](Self::stats) has
+    /// counted the messages that may be lost with it.
+    ///
+    /// `f` is not called for an attempt that fails before the connection is ready:
+    /// [`last_error`](Self::last_error) returns its error. For the final end, use
+    /// [`on_error`](Self::on_error) and [`on_close`](Self::on_close).
+    ///
+    /// # Examples
     ///
     /// ```no_run
-    /// # let ws = rtcbot_websocket::Websocket::connect("ws://x")?;
+    /// use rtcbot_websocket::{Backoff, Options};
+    ///
+    /// let ws = Options::new().reconnect(Backoff::default()).connect("ws://robot.local/ws")?;
     /// let (socket, mut before) = (ws.downgrade(), 0);
-    /// ws.on_disconnect(move |why| {
+    /// ws.on_disconnect(move |reason| {
     ///     if let Some(ws) = socket.upgrade() {
     ///         let all = ws.stats().unconfirmed;
-    ///         println!("lost: {why}; and with it up to {} messages", all - before);
+    ///         println!("{reason}; up to {} messages are lost", all - before);
     ///         before = all;
     ///     }
     /// });
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
-    ///
-    /// What fails without ever having been ready is
-    /// told by [`last_error`](Self::last_error), and the end by [`on_error`](Self::on_error) and
-    /// [`on_close`](Self::on_close).
     pub fn on_disconnect(&self, f: impl FnMut(Error) + Send + 'static) {
         let f = Arc::new(EventCallback::new(f));
         self.shared().lifecycle.on_disconnect(&f);
     }
 
-    /// Calls `f` on the dispatch thread with the reason when the connection fails; at once, if it has.
-    /// With [`Options::reconnect`], when it has failed for good.
+    /// Calls `f` on the dispatch thread when the connection fails, with the reason.
+    ///
+    /// The call follows immediately if the connection has failed. With [`Options::reconnect`], `f`
+    /// is called when the connection has failed for good.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Options, crossbeam_channel::unbounded};
+    ///
+    /// let (robot, operator) = Options::new().max_message_size(10).pair();
+    /// let (sender, errors) = unbounded();
+    /// robot.on_error(move |error| sender.send(error).unwrap());
+    /// operator.put_nowait("more than ten bytes")?;
+    /// assert!(matches!(errors.recv()?, Error::MessageTooBig { .. }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "onError")]
     pub fn on_error(&self, f: impl FnMut(Error) + Send + 'static) {
         let f = Arc::new(EventCallback::new(f));
@@ -376,12 +732,27 @@ impl Websocket {
         }
     }
 
-    /// Calls `f` on the dispatch thread when the connection has ended, in order or not, after the
-    /// callbacks for all messages (those of [`subscribe_concurrent`](Self::subscribe_concurrent) may yet run); at
-    /// once, if it has.
+    /// Calls `f` on the dispatch thread when the connection has ended, orderly or by an error,
+    /// after the callbacks for all messages.
     ///
-    /// Where the operating system starts no thread, it is called on another: see
-    /// [`subscribe_callback`](Self::subscribe_callback).
+    /// Callbacks of [`subscribe_concurrent`](Self::subscribe_concurrent) may still run. The call
+    /// follows immediately if the connection has ended.
+    ///
+    /// If the operating system cannot start the dispatch thread, `f` is called on another thread:
+    /// see [`subscribe_callback`](Self::subscribe_callback).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Websocket, crossbeam_channel::unbounded};
+    ///
+    /// let (robot, operator) = Websocket::pair();
+    /// let (sender, closed) = unbounded();
+    /// robot.on_close(move || sender.send("motors off").unwrap());
+    /// operator.close()?;
+    /// assert_eq!(closed.recv()?, "motors off");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "onClose")]
     pub fn on_close(&self, mut f: impl FnMut() + Send + 'static) {
         let f = Arc::new(EventCallback::new(move |()| f()));
@@ -390,23 +761,52 @@ impl Websocket {
         }
     }
 
-    /// Waits until the connection is ready, or has been: RTCBot's `await ws.onReady()`. Bounded by
-    /// [`connect_timeout`](Options::connect_timeout). With [`Options::reconnect`], by nothing, and it is the present
-    /// connection that counts; [`last_error`](Self::last_error) tells why there is none yet.
+    /// Waits until the connection is ready, or has been ready: RTCBot's `await ws.onReady()`.
+    ///
+    /// The wait takes at most [`connect_timeout`](Options::connect_timeout). With
+    /// [`Options::reconnect`], it has no limit, and only the present connection counts;
+    /// [`last_error`](Self::last_error) returns why there is none yet.
     ///
     /// # Errors
     ///
-    /// Why it ended without ever being ready; [`Error::OwnThread`] when called on the connection's own thread: from
-    /// a function that the [`Options`] were given; [`Error::Forked`] in a child of its process.
+    /// - The reason for the end, if the connection ended without ever being ready.
+    /// - [`Error::OwnThread`] on the connection's own thread: in a function given to [`Options`].
+    /// - [`Error::Forked`] in a forked child of the connection's process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Server, Websocket};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Websocket::connect(server.url())?;
+    /// let _robot = Websocket::accept(server.next().unwrap());
+    /// ws.wait_ready()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait_ready(&self) -> Result<()> {
         self.wait_ready_until(None)
     }
 
-    /// As [`wait_ready`](Self::wait_ready), for at most `timeout`.
+    /// Waits for at most `timeout` until the connection is ready, or has been ready.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] when the time is over, else as [`wait_ready`](Self::wait_ready).
+    /// - [`Error::Timeout`] if it is not ready in time.
+    /// - The errors of [`wait_ready`](Self::wait_ready).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Websocket};
+    /// use std::time::Duration;
+    ///
+    /// let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let ws = Websocket::connect(format!("ws://{}/", silent.local_addr()?))?;
+    /// let result = ws.wait_ready_timeout(Duration::from_millis(10));
+    /// assert!(matches!(result, Err(Error::Timeout)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait_ready_timeout(&self, timeout: Duration) -> Result<()> {
         self.wait_ready_until(Instant::now().checked_add(timeout))
     }
@@ -423,40 +823,92 @@ impl Websocket {
         }
     }
 
-    /// Waits until the connection has ended, and returns why it failed; `None` after an orderly
-    /// closing. RTCBot's `await ws.onError()`, which there waits for ever if no error comes.
+    /// Waits until the connection has ended. Returns why it failed, or `None` after an orderly
+    /// closing.
+    ///
+    /// This is RTCBot's `await ws.onError()`, which waits forever if no error occurs.
     ///
     /// # Errors
     ///
-    /// [`Error::OwnThread`], as for [`wait_ready`](Self::wait_ready).
+    /// [`Error::OwnThread`] and [`Error::Forked`], as for [`wait_ready`](Self::wait_ready).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (robot, operator) = Websocket::pair();
+    /// operator.close()?;
+    /// assert!(robot.wait_error()?.is_none());
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     pub fn wait_error(&self) -> Result<Option<Error>> {
         Ok(self.wait_closed_until(None)?.failure())
     }
 
-    /// As [`wait_error`](Self::wait_error), for at most `timeout`.
+    /// Waits for at most `timeout` until the connection has ended. Returns why it failed, or `None`
+    /// after an orderly closing.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] when the time is over, else as [`wait_error`](Self::wait_error).
+    /// - [`Error::Timeout`] if it has not ended in time.
+    /// - The errors of [`wait_error`](Self::wait_error).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Websocket};
+    /// use std::time::Duration;
+    ///
+    /// let (robot, _operator) = Websocket::pair();
+    /// let result = robot.wait_error_timeout(Duration::from_millis(10));
+    /// assert!(matches!(result, Err(Error::Timeout)));
+    /// ```
     pub fn wait_error_timeout(&self, timeout: Duration) -> Result<Option<Error>> {
         let deadline = Instant::now().checked_add(timeout);
         Ok(self.wait_closed_until(deadline)?.failure())
     }
 
-    /// Waits until the connection has ended: RTCBot's `await ws`. Does not close it.
+    /// Waits until the connection has ended: RTCBot's `await ws`. It does not close the connection.
     ///
     /// # Errors
     ///
-    /// Why it failed, if it has; [`Error::OwnThread`], as for [`wait_ready`](Self::wait_ready).
+    /// - The reason, if the connection failed.
+    /// - [`Error::OwnThread`] and [`Error::Forked`], as for [`wait_ready`](Self::wait_ready).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (robot, operator) = Websocket::pair();
+    /// robot.subscribe_callback(|order| println!("received {order}"));
+    /// operator.put_nowait("forward")?;
+    /// operator.close()?;
+    /// robot.wait_closed()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait_closed(&self) -> Result<()> {
         self.wait_closed_until(None)?.failure().map_or(Ok(()), Err)
     }
 
-    /// As [`wait_closed`](Self::wait_closed), for at most `timeout`.
+    /// Waits for at most `timeout` until the connection has ended.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] when the time is over, else as [`wait_closed`](Self::wait_closed).
+    /// - [`Error::Timeout`] if it has not ended in time.
+    /// - The errors of [`wait_closed`](Self::wait_closed).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Websocket};
+    /// use std::time::Duration;
+    ///
+    /// let (robot, _operator) = Websocket::pair();
+    /// let result = robot.wait_closed_timeout(Duration::from_millis(10));
+    /// assert!(matches!(result, Err(Error::Timeout)));
+    /// ```
     pub fn wait_closed_timeout(&self, timeout: Duration) -> Result<()> {
         let deadline = Instant::now().checked_add(timeout);
         self.wait_closed_until(deadline)?
@@ -472,7 +924,7 @@ impl Websocket {
         end.ok_or_else(|| self.not_yet())
     }
 
-    /// In a forked child, nobody would end a wait.
+    /// Fails in a forked child, which has no thread that would end a wait.
     fn in_owner_process(&self) -> Result<()> {
         match self.shared().process.is_current() {
             true => Ok(()),
@@ -480,7 +932,8 @@ impl Websocket {
         }
     }
 
-    /// A wait on the connection's own thread would wait for itself: then it is over at once.
+    /// Returns the deadline of a wait. On the connection's own thread, which would wait for itself,
+    /// it is now.
     fn unless_own_thread(&self, deadline: Option<Instant>) -> Option<Instant> {
         if self.shared().is_own_thread() {
             return Some(Instant::now());
@@ -495,47 +948,97 @@ impl Websocket {
         Error::Timeout
     }
 
-    /// A channel that never carries anything and is disconnected when the connection has ended; for
-    /// [`crossbeam_channel::select!`] in a control loop.
+    /// Returns a channel that carries no messages and is disconnected when the connection has
+    /// ended. It is for [`crossbeam_channel::select!`], for example in a control loop.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Websocket, crossbeam_channel::select};
+    ///
+    /// let (robot, operator) = Websocket::pair();
+    /// let orders = robot.subscribe();
+    /// operator.close()?;
+    /// loop {
+    ///     select! {
+    ///         recv(robot.closed_signal()) -> _ => break,
+    ///         recv(orders.receiver()) -> order => println!("{order:?}"),
+    ///     }
+    /// }
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     pub fn closed_signal(&self) -> &Receiver<Infallible> {
         self.shared().lifecycle.closed_signal()
     }
 
-    /// Closes the connection with code 1000: sends what is queued, carries out the closing handshake,
-    /// and returns when it is over, at the latest after [`close_timeout`](Options::close_timeout).
+    /// Closes the connection with code 1000: sends the queued messages, performs the closing
+    /// handshake, and waits for its end.
     ///
-    /// From then on puts fail, a source is let go of with what is in it, and messages that find a
-    /// subscription's queue full are dropped rather than waited for. Messages that are queued for
-    /// sending while a connection is being made are still sent, if it becomes ready in time;
-    /// without any, a client's attempt to connect is given up at once. Between two attempts
-    /// ([`Options::reconnect`]) it does not try again: then what is queued is not sent, which the error and
-    /// [`stats().unsent`](crate::Stats::unsent) tell.
+    /// It returns after [`close_timeout`](Options::close_timeout) at the latest (5 seconds by
+    /// default). A second call has no effect but to wait for the same end.
     ///
-    /// `Ok` says that all was written, and that the connection was closed in order; that the peer has taken all,
-    /// `Ok` and a [`stats().unconfirmed`](crate::Stats::unconfirmed) of 0. (Its `Websocket`, that is: what its program
-    /// makes of it, only an answer tells.) What was received can still be taken, and callbacks for it
-    /// may yet run: [`on_close`](Self::on_close) comes after them.
+    /// From now on puts fail. A source is dropped, with the messages in it. Received messages that
+    /// find a subscription's queue full are dropped. A received message that is queued can still be
+    /// taken, and callbacks for it may still run: [`on_close`](Self::on_close) follows them.
+    ///
+    /// If the connection is not ready yet, messages that are queued for sending are still sent if
+    /// it becomes ready in time. If none are queued, a client abandons its attempt to connect
+    /// immediately. Between two attempts ([`Options::reconnect`]), there is no further attempt:
+    /// queued messages are not sent, and the error and [`stats().unsent`](crate::Stats::unsent)
+    /// count them.
+    ///
+    /// Returns `Ok` if every queued message was written and the closing handshake completed. If
+    /// [`stats().unconfirmed`](crate::Stats::unconfirmed) is also 0, the peer's WebSocket layer
+    /// received all of them; only a reply of its application can tell whether that processed them.
     ///
     /// # Errors
     ///
-    /// Why the connection failed, if it has, now or before: [`Error::CloseTimeout`] when the peer
-    /// did not take what was queued, or did not answer, in time; it says how many messages were not sent.
-    /// [`Error::Closed`] when the peer closed and did not take what was queued; it says how many, too.
-    /// [`Error::OwnThread`], as for [`wait_ready`](Self::wait_ready): closing has begun, and goes on without it.
-    /// [`Error::Timeout`] when a function that the [`Options`] were given does not return, a second after the
-    /// connection was cut.
+    /// - The reason, if the connection failed, now or before.
+    /// - [`Error::CloseTimeout`] if the peer did not accept the queued messages in time, or did not
+    ///   reply. It contains the number of messages that were not sent.
+    /// - [`Error::Closed`] if the peer closed and did not accept the queued messages. It contains
+    ///   their number too.
+    /// - [`Error::OwnThread`], as for [`wait_ready`](Self::wait_ready). Closing has begun and
+    ///   continues.
+    /// - [`Error::Forked`] in a forked child of the connection's process.
+    /// - [`Error::Timeout`] if a function given to [`Options`] has not returned a second after the
+    ///   connection was shut down.
     ///
-    /// A second call does nothing but wait for the same end.
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (robot, operator) = Websocket::pair();
+    /// robot.put_nowait("sent before the connection closes")?;
+    /// robot.close()?;
+    /// assert!(operator.get().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn close(&self) -> Result<()> {
         self.close_with(CloseFrame::normal().code, "")
     }
 
-    /// As [`close`](Self::close), with a code and a reason for the peer (RFC 6455, section 7.4).
+    /// Closes the connection like [`close`](Self::close), with a code and a reason for the peer
+    /// (RFC 6455, section 7.4).
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for a code that an endpoint may not send or a reason of more than 123
-    /// bytes; then nothing has happened. Else as [`close`](Self::close).
+    /// - [`Error::InvalidOption`] for a code that an endpoint may not send, or a reason of more
+    ///   than 123 bytes. The connection is not affected.
+    /// - The errors of [`close`](Self::close).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (robot, operator) = Websocket::pair();
+    /// robot.close_with(4001, "battery low")?;
+    /// assert_eq!(operator.received_close().unwrap().code, 4001);
+    /// assert!(robot.close_with(1005, "").is_err());
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     pub fn close_with(&self, code: u16, reason: &str) -> Result<()> {
         let frame = CloseFrame::checked(code, reason)?;
         self.in_owner_process()?;
@@ -553,42 +1056,110 @@ impl Websocket {
     }
 }
 
-/// What is known about the connection.
+/// Information about the connection.
 impl Websocket {
-    /// The URL that was connected to, or for an accepted connection, where it comes from. It is
-    /// what logs and errors say: without the URL's user and password, fragment, and the text of its
-    /// query, in which there may be a token (`ws://robot.local/drive?...`).
+    /// Returns the name of the connection, as logs and errors show it: the URL of a client, or
+    /// "connection from" and the client's address for an accepted connection.
+    ///
+    /// The URL's user, password, fragment and query text are left out, because the query may
+    /// contain a token (`ws://robot.local/drive?...`).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let ws = Websocket::connect("ws://robot.local/drive?token=secret")?;
+    /// assert_eq!(ws.name(), "ws://robot.local/drive?...");
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     pub fn name(&self) -> &str {
         &self.shared().name
     }
 
-    /// The address at the other end; `None` before the connection is ready. This and the following
-    /// tell of the last connection, where there was more than one.
+    /// Returns the peer's address, or `None` before the connection is ready and for a Unix socket.
+    ///
+    /// This and the following methods describe the latest connection, if there was more than one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Server, Websocket};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Websocket::connect(server.url())?;
+    /// let robot = Websocket::accept(server.next().unwrap());
+    /// ws.wait_ready()?;
+    /// robot.wait_ready()?;
+    /// assert_eq!(ws.peer_addr(), server.local_addr());
+    /// assert_eq!(ws.peer_addr(), robot.local_addr());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.info()?.peer_addr
     }
 
-    /// The address at this end; `None` before the connection is ready.
+    /// Returns the address of this side, or `None` before the connection is ready and for a Unix
+    /// socket. [`peer_addr`](Self::peer_addr) has an example.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.info()?.local_addr
     }
 
-    /// The head of the handshake request: on a server the client's, on a client its own. `None`
-    /// before the connection is ready.
+    /// Returns the head of the handshake request: the client's on a server, its own on a client.
+    /// Returns `None` before the connection is ready.
     ///
-    /// Its `Debug` leaves out the values of headers that may hold a secret, and on a client of
-    /// those that the program gave; it shows the query.
+    /// Its `Debug` leaves out the values of headers that may be secret, and, on a client, of those
+    /// that the program set. It shows the query.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Server, Websocket};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Websocket::connect(format!("{}/drive", server.url()))?;
+    /// let robot = Websocket::accept(server.next().unwrap());
+    /// robot.wait_ready()?;
+    /// assert_eq!(robot.request().unwrap().uri().path(), "/drive");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn request(&self) -> Option<Arc<http::Request<()>>> {
         Some(self.info()?.request)
     }
 
-    /// The head of the handshake response: on a client the server's, on a server its own. `None`
-    /// before the connection is ready. As [`request`](Self::request), its `Debug` shows no secrets.
+    /// Returns the head of the handshake response: the server's on a client, its own on a server.
+    /// Returns `None` before the connection is ready.
+    ///
+    /// Like that of [`request`](Self::request), its `Debug` shows no secrets.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (robot, _operator) = Websocket::pair();
+    /// assert_eq!(robot.response().unwrap().status(), 101);
+    /// ```
     pub fn response(&self) -> Option<Arc<http::Response<()>>> {
         Some(self.info()?.response)
     }
 
-    /// The subprotocol that the server chose, if any.
+    /// Returns the subprotocol that the server chose, if any.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Options, Server};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let mut options = Options::new();
+    /// options.subprotocol("drive.v1");
+    /// let ws = options.connect(server.url())?;
+    /// let _robot = options.accept(server.next().unwrap());
+    /// ws.wait_ready()?;
+    /// assert_eq!(ws.subprotocol().as_deref(), Some("drive.v1"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn subprotocol(&self) -> Option<String> {
         let response = self.response()?;
         subprotocols(response.headers()).next().map(str::to_owned)
@@ -598,37 +1169,44 @@ impl Websocket {
         self.shared().info.lock().clone()
     }
 
-    /// Sends a ping (RFC 6455, section 5.5.2), ahead of what is queued. The channel that is returned
-    /// gets the time that the answer took, or is disconnected if none comes before the connection ends.
+    /// Sends a ping (RFC 6455, section 5.5.2), ahead of the queued messages, to measure the round
+    /// trip on demand. Does not wait.
     ///
-    /// Never waits. What keeps the connection alive is [`Options::ping_interval`]; this is for who
-    /// wants to know now. While a connection is being made it goes out on that, timed from then on; if the attempt
-    /// fails, the channel is disconnected.
+    /// The returned channel receives the time until the pong. It is disconnected if no pong arrives
+    /// before the connection ends. [`Options::ping_interval`] keeps the connection alive; this
+    /// method is not needed for that.
     ///
-    /// A pong is told from another by its payload, and answers the pings before it as well. A peer
-    /// may answer only the latest of several, so give each a payload of its own: with equal ones, an answer that is left
-    /// out is made up for by the next, and they all seem late from then on.
+    /// Before the connection is ready, the ping is queued, and its time starts when it is sent. If
+    /// the attempt to connect fails, the channel is disconnected.
     ///
-    /// A pong is read as messages are: while a full subscription, or a callback that does not return, holds reading
-    /// up, none is. So wait with a time limit, in a callback above all.
+    /// Pongs are matched by payload, and a pong also answers the pings before it. A peer may answer
+    /// only the most recent of several pings. So give concurrent pings different payloads: with
+    /// equal ones, the next pong takes the place of the one that the peer left out, and all later
+    /// ones seem late.
+    ///
+    /// Pongs are read in order with messages, so a full subscription or a callback that does not
+    /// return delays them. Always wait with a timeout, above all in a callback.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::InvalidOption`] for a payload of more than 125 bytes.
+    /// - [`Error::TooManyPings`] if 64 pings are unanswered.
+    /// - The reason, if the connection is closing or has ended.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use rtcbot_websocket::Websocket;
-    /// # use std::time::Duration;
-    /// # let (ws, _peer) = Websocket::pair();
-    /// # let n = 1;
-    /// let answer = ws.ping(format!("ping {n}"))?;
-    /// match answer.recv_timeout(Duration::from_secs(1)) {
-    ///     Ok(time) => println!("there and back in {time:?}"),
+    /// use rtcbot_websocket::Websocket;
+    /// use std::time::Duration;
+    ///
+    /// let (ws, _peer) = Websocket::pair();
+    /// let pong = ws.ping("ping 1")?;
+    /// match pong.recv_timeout(Duration::from_secs(1)) {
+    ///     Ok(time) => println!("the round trip took {time:?}"),
     ///     Err(_) => println!("no answer"),
     /// }
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidOption`] for a payload of more than 125 bytes, [`Error::TooManyPings`] when 64 have
-    /// no answer yet, and the reason when the connection is closing or has ended.
     pub fn ping(&self, payload: impl Into<Bytes>) -> Result<Receiver<Duration>> {
         let payload = payload.into();
         if payload.len() > 125 {
@@ -642,10 +1220,10 @@ impl Websocket {
             return Err(reason);
         }
         let (asker, answer) = bounded(1);
-        // A copy, which has no destructor of the user's.
+        // A copy, because the original may have a destructor of the user.
         let payload = Bytes::copy_from_slice(&payload);
         match shared.send_queue.ping_for(payload, asker) {
-            // At the end what waits is forgotten; not what has come after that.
+            // The end removes the pings that wait, but not one that is added after it.
             true => match shared.lifecycle.end() {
                 Some(end) => Err(end),
                 None => Ok(answer),
@@ -656,39 +1234,85 @@ impl Websocket {
         }
     }
 
-    /// How long the way to the peer and back takes, by the pings that were answered on this
-    /// connection: those of [`Options::ping_interval`] and those of [`ping`](Self::ping). `None`
-    /// before the first answer, by default 20 seconds after it is ready (`ping` asks at once), and when it
-    /// has been lost or has ended.
+    /// Returns the round-trip time, measured by the pings that the peer has answered on this
+    /// connection: those of [`Options::ping_interval`] and of [`ping`](Self::ping).
+    ///
+    /// Returns `None` before the first pong (by default, the first ping is sent 20 seconds after
+    /// the connection is ready; `ping` sends one immediately), and when the connection has been
+    /// lost or has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    /// use std::time::Duration;
+    ///
+    /// let (ws, _peer) = Websocket::pair();
+    /// assert!(ws.latency().is_none());
+    /// let time = ws.ping("")?.recv_timeout(Duration::from_secs(20))?;
+    /// assert_eq!(ws.latency().unwrap().last, time);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn latency(&self) -> Option<Latency> {
         self.shared().send_queue.latency()
     }
 
-    /// What has gone through this `Websocket`, and what waits in it. Takes a few short locks:
-    /// cheap enough to be called a thousand times a second.
+    /// Returns the numbers of messages and bytes that this `Websocket` has transferred, and of
+    /// those that are queued.
+    ///
+    /// It locks a few locks for a short time, so a thousand calls a second are cheap.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use rtcbot_websocket::Websocket;
-    /// # let (ws, _peer) = Websocket::pair();
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (ws, _peer) = Websocket::pair();
     /// let stats = ws.stats();
-    /// println!("{} messages wait to be sent, {} were dropped", stats.send_queue, stats.dropped);
+    /// println!("{} messages are queued, {} were dropped", stats.send_queue, stats.dropped);
     /// ```
     pub fn stats(&self) -> Stats {
         Stats::of(self.shared())
     }
 
-    /// The code and reason of the Close frame that this side has sent, or is about to send.
+    /// Returns the code and reason of the Close frame that this side has sent or is about to send.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (robot, _operator) = Websocket::pair();
+    /// assert!(robot.sent_close().is_none());
+    /// robot.close()?;
+    /// assert_eq!(robot.sent_close().unwrap().code, 1000);
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     pub fn sent_close(&self) -> Option<CloseFrame> {
         self.shared().lifecycle.look(Session::sent_close)
     }
 
-    /// The code and reason of the peer's Close frame; `None` while there was none, or when it gave none.
+    /// Returns the code and reason of the peer's Close frame. Returns `None` if none was received,
+    /// or if it had neither.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (robot, operator) = Websocket::pair();
+    /// operator.close_with(4001, "battery low")?;
+    /// robot.wait_closed()?;
+    /// assert_eq!(robot.received_close().unwrap().reason, "battery low");
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
     pub fn received_close(&self) -> Option<CloseFrame> {
         self.shared().lifecycle.look(Session::received_close)
     }
 }
 
-/// Piping into a `Websocket`: while its queue is full, the giver waits.
+/// Sends messages of another connection. While the send queue is full, the other connection stops
+/// reading.
 impl Sink<Message> for Websocket {
     fn put_nowait(&self, item: Message) -> Result<(), PutError<Message>> {
         self.shared().send_queue.put_nowait(item)

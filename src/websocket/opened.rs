@@ -1,4 +1,4 @@
-//! What opening a connection results in.
+//! The result of opening a connection.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use crate::net::transport::Halves;
 pub(crate) struct Opened {
     pub(crate) halves: Halves,
     pub(crate) info: ConnectionInfo,
-    /// What the peer sent directly after its handshake.
+    /// The bytes that the peer sent directly after its handshake.
     pub(crate) rest: Vec<u8>,
     pub(crate) role: WireRole,
 }

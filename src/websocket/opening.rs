@@ -10,65 +10,93 @@ use super::request::Request;
 use super::session::Session;
 use super::shared::Shared;
 use super::{accept, connect, reader_thread};
-use crate::descriptors::of_descriptors;
+use crate::descriptors::with_descriptor_limit;
 use crate::error::{Error, Result};
 use crate::net::panic_guard::guard;
 use crate::net::transport::Transport;
 use crate::options::Options;
 
-/// Opening.
+/// Constructors.
 impl Websocket {
     /// Connects to a server: RTCBot's `Websocket(url)`.
     ///
-    /// | URL | |
-    /// | --- | --- |
-    /// | `ws://host[:port]/path?query`, `http://…` | over TCP, port 80 by default |
-    /// | `wss://…`, `https://…` | over TLS, port 443 by default; needs the feature `native-tls`, which is on by default |
-    /// | `ws+unix:/path/of/socket[:/path?query]` | over a Unix socket, written as the npm package `ws` does; a colon in the socket's path is `%3A` |
-    /// | `wss+unix:…` | over TLS over a Unix socket; the certificate is for `localhost` |
+    /// Returns immediately. The reader thread resolves the name, connects, and performs the
+    /// handshakes within [`connect_timeout`](Options::connect_timeout) (10 seconds by default).
+    /// Meanwhile every method can be used. [`Options`] has other settings than the defaults.
     ///
-    /// A link-local address needs the name or number of the network interface that leads to it:
-    /// `ws://[fe80::1%eth0]:8080/`, or `ws://[fe80::1%25eth0]:8080/`, as RFC 6874 writes it.
-    /// (`%251` is number 1, as there.) The server is not told it, and the certificate for `wss` is
-    /// for the address alone. No proxy can be told it either: through one, such an address is an
-    /// [`Error::Proxy`]. An interface that does not exist is an [`Error::Resolve`], after which a
+    /// | URL | transport |
+    /// | --- | --- |
+    /// | `ws://host[:port]/path?query`, `http://…` | TCP; port 80 by default |
+    /// | `wss://…`, `https://…` | TLS; port 443 by default; needs the feature `native-tls` |
+    /// | `ws+unix:/path/of/socket[:/path?query]` | a Unix socket, as in the npm package `ws` |
+    /// | `wss+unix:…` | TLS over a Unix socket; the certificate must be for `localhost` |
+    ///
+    /// In the path of a Unix socket, write a colon as `%3A`. A user and password in the URL
+    /// (`wss://user:password@host/`) are sent as Basic authentication.
+    ///
+    /// A link-local address needs the name or number of the network interface:
+    /// `ws://[fe80::1%eth0]:8080/`, or `ws://[fe80::1%25eth0]:8080/` as in RFC 6874. (As there,
+    /// `%251` is number 1.) The interface is not sent to the server, and a certificate for `wss` is
+    /// for the address alone. A proxy cannot use the interface either, so such an address through a
+    /// proxy is an [`Error::Proxy`]. An interface that does not exist is an [`Error::Resolve`]; a
     /// client that [reconnects](Options::reconnect) tries again.
     ///
-    /// A user and password in the URL (`wss://user:password@host/`) are sent as Basic
-    /// authentication.
-    ///
-    /// Returns at once. Name look-up, TCP connection and handshakes are done by the reader thread
-    /// within [`connect_timeout`](Options::connect_timeout); meanwhile everything can be used. For
-    /// other settings than the defaults, see [`Options`].
-    ///
-    /// The server's answer may be written in every way that HTTP/1.1 has for it: interim responses
-    /// (1xx) before it are skipped, up to 64 KiB of them, and lines that are folded are put
-    /// together. A redirect is [not followed by default](Options::max_redirects).
+    /// The server's response may have any form that HTTP/1.1 allows. Up to 64 KiB of interim
+    /// responses (1xx) before it are skipped, and folded lines are joined. Redirects are [not
+    /// followed by default](Options::max_redirects).
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidUrl`] for a URL that cannot work. What goes wrong later, `get`, `wait_ready`
-    /// and [`error`](Self::error) tell.
+    /// [`Error::InvalidUrl`] if the URL cannot work. Errors that occur while connecting are
+    /// reported by [`get`](Self::get), [`wait_ready`](Self::wait_ready) and [`error`](Self::error).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Server, Websocket};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Websocket::connect(server.url())?;
+    /// let robot = Websocket::accept(server.next().unwrap());
+    /// ws.put_nowait("forward")?;
+    /// assert_eq!(robot.get()?, "forward");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn connect(url: impl AsRef<str>) -> Result<Websocket> {
         Options::new().connect(url)
     }
 
-    /// Completes an incoming connection: RTCBot's `Websocket(request)`.
+    /// Accepts a request as a WebSocket: RTCBot's `Websocket(request)`.
     ///
-    /// Returns at once; the reader thread answers the handshake. If the request is not one for a
-    /// WebSocket, the client gets the HTTP status that says so (see
-    /// [`Server`](crate::Server#strangers)), and this `Websocket` has failed with
-    /// [`Error::Handshake`]. For other settings than the defaults, see [`Options`].
+    /// Returns immediately; the reader thread sends the handshake's response. A request that is not
+    /// a valid WebSocket upgrade is rejected with an HTTP status (see
+    /// [`Server`](crate::Server#strangers)), and this `Websocket` ends with [`Error::Handshake`].
+    /// [`Options`] has other settings than the defaults.
     ///
-    /// To refuse a client, answer the request with [`Request::respond`], or accept it and
-    /// [`close_with`](Self::close_with) a code; that waits for the client's answer, so an accept
-    /// loop leaves it to a thread.
+    /// To refuse a client, use [`Request::respond`]. Or accept the request and call
+    /// [`close_with`](Self::close_with); that waits for the client's reply, so do it on another
+    /// thread than that of the accept loop.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Server, Websocket};
+    ///
+    /// for request in Server::bind("127.0.0.1:8080")? {
+    ///     let ws = Websocket::accept(request);
+    ///     ws.subscribe_to(ws.clone()); // an echo
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn accept(request: Request) -> Websocket {
         Options::new().accept(request)
     }
 
-    /// Two connected `Websocket`s in memory, for testing a control loop without a network. Each is
-    /// the other's peer; the first has the client's role.
+    /// Returns two connected `Websocket`s in memory, to test a control loop without a network.
+    ///
+    /// Each is the other's peer. The first has the client's role.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use rtcbot_websocket::{Websocket, json};
@@ -83,7 +111,7 @@ impl Websocket {
     }
 }
 
-/// Opening.
+/// Constructors of connections.
 impl Options {
     /// Connects to a server with these settings.
     ///
@@ -187,7 +215,7 @@ impl Options {
         let (shared, ends) = Shared::new(name, Role::Server, self.for_server());
         let slot = request.slot.take();
         let ws = Websocket::new(shared.clone());
-        // Before the client knows that it is connected: from then on it expects broadcasts.
+        // Before the client receives the response, because from then on it expects broadcasts.
         if let Some(slot) = &slot {
             slot.register(&ws);
         }
@@ -199,8 +227,8 @@ impl Options {
 
     /// Returns two connected `Websocket`s in memory, both with these settings.
     ///
-    /// See [`Websocket::pair`]. Each has a descriptor. If the system has none left, both have failed
-    /// with [`Error::Lost`].
+    /// See [`Websocket::pair`]. [`reconnect`](Self::reconnect) has no effect on them. Each has a
+    /// descriptor. If the system has none left, both have failed with [`Error::Lost`].
     ///
     /// # Examples
     ///
@@ -216,7 +244,7 @@ impl Options {
         let (client, server) = match UnixStream::pair() {
             Ok((client, server)) => (Ok(client), Ok(server)),
             Err(error) => {
-                let error = Error::lost(of_descriptors(error));
+                let error = Error::lost(with_descriptor_limit(error));
                 (Err(error.clone()), Err(error))
             }
         };
@@ -224,7 +252,7 @@ impl Options {
             let (shared, ends) = Shared::new(name.to_owned(), role, self.for_pair());
             let open = once(move |shared: &Shared| accept::in_memory(shared, end?, role));
             reader_thread::start(shared.clone(), ends, None, open);
-            // Takes as long as a thread needs to start: there is no handshake.
+            // Waits only for the start of a thread, because there is no handshake.
             shared.wait(None, Session::has_been_ready);
             Websocket::new(shared)
         };
@@ -235,8 +263,8 @@ impl Options {
     }
 }
 
-/// Turns what opens one connection into what opens connections. It is called once: only clients
-/// that were given a URL reconnect.
+/// Returns an opening function that opens one connection. It is called once, because only clients
+/// that have a URL reconnect.
 fn once<T>(open: impl FnOnce(&Shared) -> Result<T>) -> impl FnMut(&Shared) -> Result<T> {
     let mut open = Some(open);
     move |shared| match open.take() {

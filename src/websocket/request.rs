@@ -51,15 +51,28 @@ pub struct Request {
     pub(crate) transport: Box<dyn Transport>,
     /// The bytes that the client sent after the head.
     pub(crate) rest: Vec<u8>,
-    /// Its place among the connections of its server, if it came in on one.
+    /// The slot in the registry of its server, if a server received it.
     pub(crate) slot: Option<Arc<dyn Slot>>,
 }
 
 impl Request {
-    /// Makes a request whose head was read elsewhere, for example by an HTTP server that hands over
-    /// its connection.
+    /// Returns a request whose head was read elsewhere, for example by an HTTP server that hands
+    /// over its connection.
     ///
-    /// Takes the head, the connection, and the bytes that were read after the head.
+    /// The parameters are the head, the connection, and the bytes that were read after the head.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Request, http};
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// let (_client, server) = UnixStream::pair()?;
+    /// let head = http::Request::get("/drive").body(())?;
+    /// let request = Request::from_parts(head, server, Vec::new());
+    /// assert_eq!(request.path(), "/drive");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn from_parts(
         mut head: http::Request<()>,
         transport: impl Transport,
@@ -99,8 +112,8 @@ impl Request {
         self.head.headers()
     }
 
-    /// Returns the value of the first header with this name, if it is visible ASCII. Case is
-    /// ignored.
+    /// Returns the value of the first header with this name, if it is visible ASCII. The name's
+    /// case is ignored.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers().get(name)?.to_str().ok()
     }
@@ -138,25 +151,39 @@ impl Request {
 
     /// Returns whether the client requests a WebSocket.
     ///
-    /// This is so if the request is HTTP/1.1, its `Upgrade` header has `websocket` and no other
-    /// protocol, and `Connection` contains `Upgrade`. Each header may have several lines. `Upgrade:
-    /// websocket, h2c` and `Upgrade: websocket/13` do not request a WebSocket, as in aiohttp and
-    /// Python's websockets.
+    /// This is the case if the request is HTTP/1.1, its `Upgrade` header has `websocket` and no
+    /// other protocol, and `Connection` contains `Upgrade`. Each header may have several lines.
+    /// `Upgrade: websocket, h2c` and `Upgrade: websocket/13` do not request a WebSocket, as in
+    /// aiohttp and Python's websockets.
     ///
     /// [`accept`](crate::Websocket::accept) rejects every request for which this is `false`: answer
-    /// it with [`respond`](Self::respond). If another part of the request is invalid, `accept`
-    /// informs the client.
+    /// it with [`respond`](Self::respond) instead. If another part of the request is invalid,
+    /// `accept` informs the client.
+    ///
+    /// The example of [`Server`](crate::Server#examples) uses it.
     pub fn is_websocket(&self) -> bool {
         wants_websocket(&self.head)
     }
 
     /// Answers with a status and a plain text, and ends the connection.
     ///
-    /// Does not wait. For other content, see [`respond_with`](Self::respond_with).
+    /// Does not wait. [`respond_with`](Self::respond_with) sends other content.
     ///
     /// # Errors
     ///
-    /// The same as [`respond_with`](Self::respond_with).
+    /// The errors of [`respond_with`](Self::respond_with).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Server, Websocket};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Websocket::connect(server.url())?;
+    /// server.next().unwrap().respond(404, "the WebSocket is at /drive")?;
+    /// assert!(matches!(ws.wait_ready(), Err(Error::Refused { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn respond(self, status: u16, body: impl AsRef<[u8]>) -> Result<()> {
         let invalid = |reason: String| Error::InvalidOption {
             setting: "status",
@@ -171,21 +198,35 @@ impl Request {
 
     /// Answers with an HTTP response, and ends the connection (`Connection: close`).
     ///
-    /// Sets `Content-Length`, and `Content-Type` to `text/plain; charset=utf-8` if there is none. A
-    /// `HEAD` request is answered with the head only. The body of the request is not read, so this
-    /// is for pages.
+    /// It sets `Content-Length`, and `Content-Type` to `text/plain; charset=utf-8` if there is
+    /// none. A `HEAD` request is answered with the head only. The body of the request is not read,
+    /// so this method is for pages.
     ///
     /// Does not wait. Sockets accept some hundred kilobytes immediately; the rest is copied and
-    /// sent by a thread. That thread gives up if the client accepts nothing for 10 seconds, or less
+    /// sent by a thread. That thread stops if the client accepts nothing for 10 seconds, or less
     /// than 16 KiB per second on average. To serve large files, use another server in front of this
     /// one.
     ///
     /// # Errors
     ///
     /// - [`Error::InvalidOption`] for a status below 200.
-    /// - [`Error::Lost`] if the client has disconnected. This concerns one client only: do not end
-    ///   a loop over all requests for it.
+    /// - [`Error::Lost`] if the client has disconnected. The error concerns this client only, so a
+    ///   loop over all requests should continue.
     /// - [`Error::Thread`] if no thread could be started.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Server, http};
+    ///
+    /// for request in Server::bind("127.0.0.1:8080")? {
+    ///     let page = http::Response::builder()
+    ///         .header("Content-Type", "text/html; charset=utf-8")
+    ///         .body("<h1>Robot</h1>")?;
+    ///     let _ = request.respond_with(page);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn respond_with(self, mut response: Response<impl AsRef<[u8]>>) -> Result<()> {
         if response.status().is_informational() {
             return Err(Error::InvalidOption {

@@ -1,4 +1,5 @@
-//! Counts what has gone through a `Websocket`, and what waits in it.
+//! The numbers of messages and bytes that a `Websocket` has transferred, and of those that are
+//! queued.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,57 +7,76 @@ use super::control::Latency;
 use super::session::Session;
 use super::shared::Shared;
 
-/// Counts what has gone through a [`Websocket`](crate::Websocket) so far, and what waits in it now;
-/// returned by [`Websocket::stats`](crate::Websocket::stats). The numbers include all connections
-/// of a `Websocket` that [reconnects](crate::Options::reconnect).
+/// The numbers of messages and bytes that a [`Websocket`](crate::Websocket) has transferred, and of
+/// those that are queued.
 ///
-/// The numbers are read one after the other while the connection goes on, so they may differ by the
-/// latest messages.
+/// [`Websocket::stats`](crate::Websocket::stats) returns it. If the `Websocket`
+/// [reconnects](crate::Options::reconnect), the numbers cover all of its connections.
+///
+/// The numbers are read one after the other while the connection continues, so they may differ from
+/// each other by a few messages.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::Websocket;
+///
+/// let (robot, operator) = Websocket::pair();
+/// robot.put_nowait("hello")?;
+/// operator.get()?;
+/// assert_eq!(operator.stats().messages_in, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Messages that were received.
+    /// The number of messages received.
     pub messages_in: u64,
-    /// Messages that were written to the socket.
+    /// The number of messages written to the socket.
     pub messages_out: u64,
-    /// Bytes that were received: frames with their headers, without TLS and without the handshake.
+    /// The number of bytes received: frames with their heads, without TLS and the handshake.
     pub bytes_in: u64,
-    /// Bytes that were written, counted in the same way.
+    /// The number of bytes written, counted in the same way.
     pub bytes_out: u64,
-    /// Messages that were put, or taken from a source, and are not written yet. Up to 128 messages
-    /// that are just being written may be counted or not.
+    /// The number of messages that were put, or taken from a source, and are not written yet. It
+    /// may differ by up to 128 messages that are being written.
     pub send_queue: usize,
-    /// How much of [`Options::send_queue`](crate::Options::send_queue) is in use: bytes of payload,
-    /// and 64 for each message.
+    /// The part of [`Options::send_queue`](crate::Options::send_queue) that is in use, in bytes:
+    /// the payload, and 64 bytes for each message.
     pub send_queue_bytes: usize,
-    /// How many messages the slowest consumer has yet to take.
+    /// The number of messages that the slowest consumer has not taken yet.
     ///
-    /// These are the messages in the longest queue of a subscription, the messages that wait for
-    /// callbacks (once for each callback), or the messages that are kept before anything has
-    /// subscribed; and behind them those of a lost connection. Up to 128 messages that the reader
-    /// is just handing out are not counted. After the end, only messages that wait for callbacks or
-    /// are kept count.
+    /// This is the length of the longest queue: of a subscription, of all callbacks (each message
+    /// counts once for each callback), or of the messages kept before the first subscription.
+    /// Messages of a lost connection that are queued behind these are included. Up to 128 messages
+    /// that the reader is delivering are not.
+    ///
+    /// After the end, it is the number of messages that are queued for callbacks or kept.
     pub receive_queue: usize,
-    /// Messages that were received and dropped. A message that is dropped by two subscriptions
-    /// counts twice.
+    /// The number of received messages that were dropped. A message that two subscriptions drop
+    /// counts twice. The reasons are:
     ///
-    /// The reason may be the policy of a queue, a full sink that does not wait, callbacks without a
-    /// thread, too many messages before anything had subscribed, or a subscriber that did not take
-    /// them in time: during [`close`](crate::Websocket::close), within
-    /// [`close_timeout`](crate::Options::close_timeout) of the end, or because too many were
-    /// [kept](crate::Options::reconnect) of lost connections.
+    /// - A queue's policy.
+    /// - A sink that was full and does not wait.
+    /// - No thread could be started for callbacks.
+    /// - Too many messages arrived before the first subscription.
+    /// - A consumer did not take them in time: during [`close`](crate::Websocket::close), or within
+    ///   [`close_timeout`](crate::Options::close_timeout) of the end.
+    /// - Too many messages of lost connections were [kept](crate::Options::reconnect).
     pub dropped: u64,
-    /// Messages that had been written when a connection ended and that the peer may not have
-    /// received: no pong has arrived for a ping behind them, and the closing handshake of this side
-    /// was not completed.
+    /// The number of messages that had been written when a connection ended, and that the peer may
+    /// not have received: no pong arrived for a ping sent after them, and the closing handshake of
+    /// this side did not complete.
     ///
-    /// This is an upper bound over all connections; it is the closer, the shorter
-    /// [`ping_interval`](crate::Options::ping_interval) is. It includes a connection when
-    /// [`on_disconnect`](crate::Websocket::on_disconnect) is called for it.
+    /// It is an upper bound over all connections, and more exact with a shorter
+    /// [`ping_interval`](crate::Options::ping_interval). When
+    /// [`on_disconnect`](crate::Websocket::on_disconnect) is called, it includes the lost
+    /// connection.
     pub unconfirmed: u64,
-    /// Messages that were accepted and never written. 0 until the connection has ended for good.
+    /// The number of messages that were accepted and never written, because the connection ended
+    /// for good. It is 0 until then.
     pub unsent: u64,
-    /// How many connections there were after the first.
+    /// The number of connections after the first.
     pub reconnects: u64,
     /// The round-trip time: see [`Websocket::latency`](crate::Websocket::latency).
     pub latency: Option<Latency>,

@@ -1,12 +1,13 @@
 //! How other WebSocket libraries have hung, leaked memory and lost messages.
 //!
-//! Above each test is the report that it comes from. Each test was seen to fail with the fault of
-//! that report put into this crate.
+//! Above each test is the report that it comes from. `docs/deadlocks.md` lists all of them. Each
+//! test was seen to fail when the fault of its report was put into this crate.
 
 mod callbacks;
 mod closing;
 mod connecting;
 mod duplex;
+mod page;
 #[path = "../testkit/mod.rs"]
 mod testkit;
 mod waits;

@@ -1,5 +1,5 @@
-/* What Rust does not do without `unsafe`; preloaded into a process of these tests. The test calls getppid(), and
- * what that does is told by the environment. */
+/* System calls that Rust cannot make without `unsafe`. The tests load it with LD_PRELOAD into a
+ * process of their own and call getppid(), which does what RTCBOT_WEBSOCKET_DOES says. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <pthread.h>

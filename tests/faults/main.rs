@@ -9,6 +9,7 @@
 //! | `RTCBOT_SEEDS` | how many scenarios; defaults to 2000 |
 //! | `RTCBOT_SEED` | only this one, `RTCBOT_SEEDS` times (once by default) |
 #![cfg(target_os = "linux")]
+#![allow(unreachable_pub)] // `pub` stands for what the other files of the test use.
 
 mod plan;
 mod play;

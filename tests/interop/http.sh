@@ -3,8 +3,9 @@
 #
 #     http.sh ws://HOST:PORT wss://NAME:PORT CA
 #
-# The second is the same with --tls; CA is the PEM file of the CA that vouches for it, under that name
-# (not an IP address). Prints what it checked; the exit status is 1 upon any failure.
+# The second is the same server with --tls. CA is the PEM file of the CA that has signed its
+# certificate, for that name (not an IP address). Prints what it checks. The exit status is 1 if a
+# check fails.
 
 set -uo pipefail
 
@@ -41,8 +42,8 @@ check() {
     fi
 }
 
-# One HTTP exchange. A WebSocket stays open after it, so curl is told how long to listen: the status of
-# that is 28, and what came is in the answer all the same.
+# Makes one HTTP exchange. A WebSocket stays open after it, so curl listens for a limited time. It
+# then ends with status 28, but the answer has what arrived.
 ask() {
     answer=$(curl --silent --include --http1.1 --noproxy '*' --max-time "$limit" --cacert "$ca" \
         --write-out '\n(curl says: %{errormsg})\n' "$@" | tr -d '\r\0')
@@ -74,7 +75,8 @@ for url in "$plain" "$tls"; do
     check "$of no upgrade: 426" says 426 'Upgrade: websocket' 'Sec-WebSocket-Version: 13' \
         'Connection: close, Upgrade'
     check "$of ... and a text that says what this is" grep --quiet WebSocket <<<"${answer#*$'\n\n'}"
-    ask "${upgrade[@]}" --header 'Sec-WebSocket-Version: 8' --header "Sec-WebSocket-Key: $key" "$url/"
+    ask "${upgrade[@]}" --header 'Sec-WebSocket-Version: 8' \
+        --header "Sec-WebSocket-Key: $key" "$url/"
     check "$of version 8: 426" says 426 'Upgrade: websocket' 'Sec-WebSocket-Version: 13'
     ask --data 'x' "${good[@]}" "$url/"
     check "$of POST: 405" says 405 'Allow: GET'
@@ -103,8 +105,10 @@ openssl version
 
 s_client -brief </dev/null
 check "openssl: the certificate is verified" grep --quiet '^Verification: OK' <<<"$answer"
-answer=$(timeout 20 openssl s_client -connect "$address" -verify_return_error -brief </dev/null 2>&1)
-check "openssl: ... and is not, without the CA" grep --quiet 'certificate verify failed' <<<"$answer"
+answer=$(timeout 20 openssl s_client -connect "$address" -verify_return_error -brief \
+    </dev/null 2>&1)
+check "openssl: ... and is not, without the CA" \
+    grep --quiet 'certificate verify failed' <<<"$answer"
 
 # A handshake, and once that is answered a Close frame with code 1000 and a mask of zeros.
 by_hand() {

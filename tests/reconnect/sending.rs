@@ -116,6 +116,8 @@ fn queued_messages_go_to_the_next_connection_when_a_server_goes_away() {
     }))
     .unwrap();
     raw.flush().unwrap();
+    // Nothing is read before, so the sockets cannot take the whole queue.
+    eventually("the peer's Close frame", || ws.received_close().is_some());
     let mut got = 0;
     while let Ok(message) = raw.read() {
         got += usize::from(message.is_text());

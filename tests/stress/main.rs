@@ -10,6 +10,7 @@
 //! The heaps that glibc has for each thread grow for a while. With `MALLOC_ARENA_MAX=1` the memory
 //! that is printed is the memory in use.
 #![cfg(target_os = "linux")]
+#![allow(unreachable_pub)] // `pub` stands for what the other files of the test use.
 
 mod load;
 mod reconnecting;

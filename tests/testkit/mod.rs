@@ -1,6 +1,7 @@
 //! What the tests share: connected pairs, raw peers, faulty transports, and deadlines in place of
 //! hangs.
 #![allow(dead_code)] // Each test file uses its own part.
+#![allow(unreachable_pub)] // `pub` stands for what the test files use.
 
 #[cfg(feature = "native-tls")]
 pub mod tls;

@@ -1,5 +1,5 @@
-/* Makes pthread_create fail, as it does where a limit on threads is reached. Loaded with LD_PRELOAD by
- * tests/no_threads.rs, which says in the file that REFUSE_THREADS names what is to be refused. */
+/* Makes pthread_create fail, as it does where a limit on threads is reached. tests/no_threads.rs
+ * loads it with LD_PRELOAD. The file that REFUSE_THREADS names says which threads are refused. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -10,11 +10,11 @@
 #include <unistd.h>
 
 struct control {
-    int pass;     /* so many are started before any is refused */
-    int refuse;   /* so many are refused then; -1 is all */
-    int permille; /* each of those by this chance */
+    int pass;     /* how many start before any is refused */
+    int refuse;   /* how many are refused after those; -1 means all */
+    int permille; /* the chance of each of those to be refused */
     int seed;
-    int refused;  /* how many have been */
+    int refused;  /* how many have been refused */
 };
 
 static struct control *control;
@@ -36,7 +36,8 @@ static int take(int *count)
 {
     int left = __atomic_load_n(count, __ATOMIC_SEQ_CST);
     while (left > 0)
-        if (__atomic_compare_exchange_n(count, &left, left - 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+        if (__atomic_compare_exchange_n(count, &left, left - 1, 0, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_SEQ_CST))
             return 1;
     return left < 0;
 }

@@ -1,4 +1,4 @@
-//! What a proxy's URL says.
+//! The URL of a proxy.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::net::credentials::Credentials;
 use crate::net::handshake::Failure;
 use crate::net::host::{Endpoint, parse_url};
 
-/// A proxy, as its URL says.
+/// A proxy, as its URL describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Proxy {
     pub(super) scheme: Scheme,
@@ -28,13 +28,13 @@ pub(super) enum Scheme {
 impl Proxy {
     /// Reads `http://[user:password@]host[:port]`, `socks5://…` or `socks5h://…`.
     ///
-    /// As in curl, with `socks5` this side looks the target's name up, with `socks5h` the proxy
-    /// does. The port is 80 for `http`, else 1080, if the URL has none. User and password may be
+    /// As in curl, with `socks5` this side resolves the target's name, and with `socks5h` the proxy
+    /// does. The port defaults to 80 for `http`, and to 1080 otherwise. User and password may be
     /// percent-encoded.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for anything else. It does not show the password.
+    /// [`Error::InvalidOption`] for any other text. The error does not show the password.
     pub(crate) fn parse(text: &str) -> Result<Proxy> {
         read_url(text).map_err(|reason| Error::InvalidOption {
             setting: "proxy",
@@ -42,7 +42,7 @@ impl Proxy {
         })
     }
 
-    /// Why it did not connect; `transient` if it may do so another time.
+    /// Returns the failure of this proxy. `transient` tells whether a later attempt may succeed.
     pub(crate) fn failed(&self, reason: impl Into<String>, transient: bool) -> Failure {
         Failure::Failed(Error::Proxy {
             proxy: self.to_string(),
@@ -55,13 +55,13 @@ impl Proxy {
         &self.endpoint
     }
 
-    /// Whether the proxy looks the target's name up itself.
+    /// Returns whether the proxy resolves the target's name.
     pub(crate) fn resolves_names(&self) -> bool {
         self.scheme != Scheme::Socks5
     }
 }
 
-/// Without user and password, for errors and logs.
+/// Shows the URL without user and password, for errors and logs.
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.scheme {
@@ -73,7 +73,7 @@ impl fmt::Display for Proxy {
     }
 }
 
-/// A proxy's URL; or what is wrong with it, in words that show none of it but its scheme.
+/// Reads a proxy's URL. The error says what is wrong, and shows no part of the URL but its scheme.
 pub(super) fn read_url(text: &str) -> Result<Proxy, String> {
     if !text.contains("://") {
         return Err("it has no scheme: write http://, socks5:// or socks5h:// before it".into());
@@ -83,7 +83,7 @@ pub(super) fn read_url(text: &str) -> Result<Proxy, String> {
         "http" => Scheme::Http,
         "socks5" => Scheme::Socks5,
         "socks5h" => Scheme::Socks5h,
-        "https" => return Err("a proxy cannot be talked to through TLS; try http://".into()),
+        "https" => return Err("TLS to a proxy is not supported; try http://".into()),
         other => {
             let known = "\"http\", \"socks5\" or \"socks5h\"";
             return Err(format!("the scheme is \"{other}\", not {known}"));
@@ -98,8 +98,8 @@ pub(super) fn read_url(text: &str) -> Result<Proxy, String> {
                 .into(),
         );
     }
-    // The URL standard takes apart names and IPv4 addresses for "http", not for schemes it does not
-    // know.
+    // The URL standard distinguishes names and IPv4 addresses for "http", but not for schemes that
+    // it does not know.
     let host = url.host_str().unwrap_or_default();
     let host = Host::parse(host).map_err(|error| error.to_string())?;
     let port = match (url.port(), scheme) {
@@ -121,11 +121,11 @@ fn credentials(url: &Url, scheme: Scheme) -> Result<Option<Credentials>, String>
     };
     match scheme {
         Scheme::Http if credentials.basic().is_none() => {
-            Err("an HTTP proxy's user cannot have a colon in it".into())
+            Err("the user of an HTTP proxy cannot contain a colon".into())
         }
         Scheme::Http => Ok(Some(credentials)),
         Scheme::Socks5 | Scheme::Socks5h => {
-            // RFC 1929, section 2: a length is one byte, and not zero.
+            // RFC 1929, section 2: each length is one byte, and not zero.
             let fits = |bytes: &[u8]| (1..=255).contains(&bytes.len());
             match fits(&credentials.user) && fits(&credentials.password) {
                 true => Ok(Some(credentials)),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_a_url_is_an_address_for_each_scheme() {
+    fn an_address_is_recognised_in_the_url_of_each_scheme() {
         for scheme in ["http", "socks5", "socks5h"] {
             let proxy = Proxy::parse(&format!("{scheme}://127.0.0.1:7")).unwrap();
             assert_eq!(proxy.endpoint().host, host("127.0.0.1"));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_that_cannot_work_are_refused_without_showing_the_password() {
+    fn invalid_urls_are_rejected_without_showing_the_password() {
         let long = format!("socks5://secret:{}@proxy", "x".repeat(256));
         for (text, word) in [
             ("", "no scheme"),

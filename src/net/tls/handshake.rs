@@ -1,4 +1,4 @@
-//! TLS handshakes, of both roles.
+//! TLS handshakes, for both roles.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::net::handshake::Failure;
 use crate::net::socket::Socket;
 
-/// Carries out a client's TLS handshake. The server's certificate must name `host`.
+/// Performs a client's TLS handshake. The server's certificate must be valid for `host`.
 pub(crate) fn connect(
     connector: &TlsConnector,
     host: &str,
@@ -38,8 +38,8 @@ pub(crate) fn connect(
     }
 }
 
-/// Carries out a handshake with itself. Only a handshake finds a key that does not belong to its
-/// certificate, and the first one should not be a client's.
+/// Performs a handshake between the acceptor and a local client. Only a handshake finds out that a
+/// key does not belong to its certificate, and that must not happen to the first client.
 pub(crate) fn try_out(acceptor: &TlsAcceptor) -> io::Result<()> {
     let connector = TlsConnector::builder()
         .danger_accept_invalid_certs(true)
@@ -49,7 +49,7 @@ pub(crate) fn try_out(acceptor: &TlsAcceptor) -> io::Result<()> {
     let (client, server) = UnixStream::pair()?;
     let mut client = connector.connect("localhost", Wire::new(client.into()));
     let mut server = Accepting::start(acceptor, server.into());
-    // Each side needs a few turns; there are more than enough.
+    // Each side needs a few turns. The limit is a safety margin.
     for _ in 0..20 {
         server = match server {
             Accepting::Done(_) => return Ok(()),
@@ -64,23 +64,24 @@ pub(crate) fn try_out(acceptor: &TlsAcceptor) -> io::Result<()> {
             other => other,
         };
     }
-    Err(try_out_failed(&"it comes to no end"))
+    Err(try_out_failed(&"the handshake does not end"))
 }
 
 fn try_out_failed(why: &dyn std::fmt::Display) -> io::Error {
     io::Error::other(format!(
-        "no handshake comes about with this identity; does the key belong to the certificate? ({why}) \
-         If they are for other clients than this TLS library's own, use Server::tls_acceptor"
+        "a TLS handshake with this identity fails; does the key belong to the certificate? \
+         ({why}) If they are for other clients than this TLS library's own, \
+         use Server::tls_acceptor"
     ))
 }
 
 fn established(mut stream: TlsStream<Wire>) -> Tls {
-    stream.get_mut().is_up = true;
+    stream.get_mut().is_established = true;
     Tls(stream)
 }
 
 fn failed(host: &str, error: native_tls::Error) -> Error {
-    // A connection that broke does not mean that the two sides disagree.
+    // A broken connection is not a failure to agree on TLS.
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -95,7 +96,7 @@ fn failed(host: &str, error: native_tls::Error) -> Error {
     }
 }
 
-/// The state of a server's TLS handshake, which does not wait.
+/// A server's TLS handshake. It does not wait.
 pub(crate) enum Accepting {
     Done(Tls),
     InProgress(MidHandshakeTlsStream<Wire>),

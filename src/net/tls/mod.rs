@@ -1,17 +1,17 @@
 //! TLS: a session that two threads share, full duplex.
 //!
-//! A TLS session cannot be divided: reading and writing both need all of it. So both halves share
-//! it behind a lock, and **no operation on it ever waits**. The session's socket gives what has
-//! arrived, and takes everything that is written: it keeps what the system has no room for. The
-//! halves wait with poll(2), without the lock.
+//! Reading and writing both need the whole of a TLS session, so both halves share it behind a lock.
+//! **No operation on the session waits**: its socket returns the bytes that have arrived, and
+//! accepts all bytes that are written, keeping those that the system does not accept. The halves
+//! wait with poll(2), without the lock.
 //!
-//! A TLS read may have to write: the answer to a renegotiation (TLS 1.2) or to a KeyUpdate (TLS
-//! 1.3). OpenSSL fails there when it has a record half written, with an error that ends the
-//! connection. It never has one here, since its writes always succeed. The half that comes first
-//! sends what is kept.
+//! A TLS read may have to write: the reply to a renegotiation (TLS 1.2) or to a KeyUpdate (TLS
+//! 1.3). If OpenSSL has written half a record at that time, it fails with an error that ends the
+//! connection. Here it never has, because its writes always succeed. The next half that runs sends
+//! the bytes that were kept.
 //!
-//! A TLS write may have to read, during a renegotiation. **Only reads read**: otherwise a writer
-//! could take bytes that the reader waits for. Such a write waits until the reader has made
+//! A TLS write may have to read, during a renegotiation. **Only the reader reads**: otherwise a
+//! writer could take bytes that the reader waits for. Such a write waits until the reader has made
 //! progress.
 
 mod handshake;

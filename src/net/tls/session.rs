@@ -1,4 +1,4 @@
-//! A session and its two halves.
+//! A TLS session and its two halves.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,21 +16,21 @@ use crate::net::socket::{Socket, wait_for};
 use crate::net::transport::{Halves, ReadHalf, ShutdownHandle, Transport, WriteHalf};
 use crate::net::write_stall::Stall;
 
-/// How long a half waits for the other to make progress, or for an event that it can only guess,
-/// before it tries again.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// The time after which a half checks again for a condition that poll(2) cannot report.
+const RECHECK: Duration = Duration::from_millis(50);
 
-/// What the two halves share.
+/// The state that the two halves share.
 struct Session<S> {
-    /// Held for one operation of the TLS library, which does not wait.
+    /// Locked for one operation, which does not wait. No user code runs under the lock.
     stream: Mutex<TlsStream<S>>,
-    /// Notified when the reader has read something, and when it will read no more. Each wait ends
-    /// after `LOOK_AGAIN`.
+    /// Notified when the reader has read, and when reading ends. Each wait also ends after
+    /// [`RECHECK`] at the latest.
     progress: Condvar,
-    /// The reader will read no more.
-    unread: AtomicBool,
+    /// Reading has ended.
+    reading_ended: AtomicBool,
     socket: Socket,
-    /// For a session whose writes may read: wakes the reader, since they may have read its bytes.
+    /// Wakes the reader after a write that may have read the reader's bytes. `None` if writes never
+    /// read.
     waker: Option<Waker>,
 }
 
@@ -48,11 +48,11 @@ impl Waker {
     }
 
     fn wake(&self) {
-        // If it is full, the reader has not noticed an earlier byte yet.
+        // If the buffer is full, the reader has not read the earlier bytes yet, so it wakes anyway.
         let _ = { &self.sender }.write(&[0]);
     }
 
-    /// Waits for the socket, or until it is woken.
+    /// Waits for the socket or for a wake-up.
     fn wait(
         &self,
         socket: &Socket,
@@ -72,10 +72,11 @@ impl Waker {
 }
 
 impl<S> Session<S> {
-    /// Ends the waits for the reader, which will read no more.
+    /// Records the end of reading and releases a write that waits for the reader.
     fn stop_reading(&self) {
-        self.unread.store(true, Ordering::SeqCst);
-        // A writer that saw the old value holds the lock until it waits.
+        self.reading_ended.store(true, Ordering::SeqCst);
+        // A writer that read the flag before this store holds the lock until it waits. Taking the
+        // lock here makes sure that the notification reaches it.
         drop(self.stream.lock());
         self.progress.notify_all();
     }
@@ -86,7 +87,7 @@ impl<S: Sock> Session<S> {
         let session = Arc::new(Session {
             stream: Mutex::new(stream),
             progress: Condvar::new(),
-            unread: AtomicBool::new(false),
+            reading_ended: AtomicBool::new(false),
             socket,
             waker,
         });
@@ -103,7 +104,7 @@ impl<S: Sock> Session<S> {
         }
     }
 
-    /// Waits until a read may succeed.
+    /// Waits until a read may make progress.
     fn wait_to_read(
         &self,
         blocked: Blocked,
@@ -113,13 +114,13 @@ impl<S: Sock> Session<S> {
         let events = match blocked {
             Blocked::Read { unsent: false } => PollFlags::IN,
             Blocked::Read { unsent: true } => PollFlags::IN | PollFlags::OUT,
-            // It may need room to write.
+            // The read may wait for space to write.
             _ if !waited => PollFlags::IN | PollFlags::OUT,
-            // There was room, so it needs bytes.
+            // There was space, so it does not wait for that.
             _ if self.socket.is_writable()? => PollFlags::IN,
-            // Bytes may have arrived that it does not take before it has written.
+            // Bytes may have arrived that it does not read before it has written.
             _ => {
-                deadline = Some(earlier(deadline, Instant::now() + LOOK_AGAIN));
+                deadline = Some(earlier(deadline, Instant::now() + RECHECK));
                 PollFlags::OUT
             }
         };
@@ -129,7 +130,7 @@ impl<S: Sock> Session<S> {
         }
     }
 
-    /// Writes as much as there is room for. If that has read, the bytes belong to the reader.
+    /// Writes without waiting. Wakes the reader if the write has read bytes.
     fn write(&self, stream: &mut TlsStream<S>, bytes: &[u8]) -> io::Result<usize> {
         let written = stream.write(bytes);
         if let Some(waker) = &self.waker {
@@ -140,7 +141,7 @@ impl<S: Sock> Session<S> {
         written
     }
 
-    /// Sends `close_notify`, if there is room for it.
+    /// Sends `close_notify` if the system accepts it immediately.
     fn send_close_notify(&self) {
         let mut stream = self.stream.lock();
         stream.get_mut().begin(false, false);
@@ -162,13 +163,13 @@ struct TlsRead<S> {
 }
 
 impl<S: Sock> TlsRead<S> {
-    /// Reads what has arrived, or returns what to wait for.
+    /// Reads without waiting. Returns what to wait for as the error.
     fn read_now(&self, buffer: &mut [u8], waited: bool) -> Result<io::Result<usize>, Blocked> {
         let mut stream = self.session.stream.lock();
         let wire = stream.get_mut();
         wire.begin(true, waited);
         if let Err(error) = wire.send_kept() {
-            // The writer will find it. The peer may have sent something before.
+            // The writer reports this error. The peer may have sent bytes before it.
             crate::logging::trace!("cannot write: {error}");
         }
         let read = stream.read(buffer);
@@ -182,7 +183,7 @@ impl<S: Sock> TlsRead<S> {
 
 impl<S: Sock> Read for TlsRead<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // Set by the first wait: a read that need not wait does not read the clock.
+        // Set by the first wait: the clock is read only when the read has to wait.
         let mut deadline = None;
         loop {
             let waited = deadline.is_some();
@@ -194,7 +195,7 @@ impl<S: Sock> Read for TlsRead<S> {
             };
             let after = || Instant::now().checked_add(self.timeout?);
             let until = *deadline.get_or_insert_with(after);
-            // A time-out of zero still looks at the socket once.
+            // Even a timeout of zero reads from the socket once.
             if waited && until.is_some_and(|until| Instant::now() >= until) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
@@ -224,9 +225,9 @@ struct TlsWrite<S> {
 type Locked<'a, S> = MutexGuard<'a, TlsStream<S>>;
 
 impl<S: Sock> TlsWrite<S> {
-    /// Sends what was kept, waiting for room. Returns the lock when nothing is kept. Fails with
-    /// `Interrupted` when the peer has taken a part: the next call has a timeout of its own, and
-    /// the caller may have a deadline.
+    /// Sends the kept bytes, waiting if necessary. Returns the lock with nothing kept. Fails with
+    /// `Interrupted` if the peer accepted a part, because the timeout starts again for the next
+    /// call, and the caller may have a deadline.
     fn flushed(&self, stall: &mut Stall) -> io::Result<Locked<'_, S>> {
         let mut before = None;
         loop {
@@ -259,7 +260,7 @@ impl<S: Sock> Write for TlsWrite<S> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => return other,
             }
-            if self.session.unread.load(Ordering::SeqCst) {
+            if self.session.reading_ended.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
             let until = stall.next_attempt()?;
@@ -269,8 +270,8 @@ impl<S: Sock> Write for TlsWrite<S> {
                 drop(stream);
                 self.session.socket.wait(PollFlags::OUT, until)?;
             } else {
-                // There is room, so the write has to read first.
-                let until = earlier(until, Instant::now() + LOOK_AGAIN);
+                // There is space, so the write has to read first.
+                let until = earlier(until, Instant::now() + RECHECK);
                 self.session.progress.wait_until(&mut stream, until);
             }
         }
@@ -288,7 +289,7 @@ impl<S: Sock> WriteHalf for TlsWrite<S> {
     }
 
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // The reader decrypts under the lock. That is short, but this must not wait at all.
+        // The reader decrypts under the lock. That is short, but this call must not wait at all.
         let stream = self.session.stream.try_lock();
         let mut stream = stream.ok_or(io::ErrorKind::WouldBlock)?;
         stream.get_mut().begin(false, false);
@@ -317,14 +318,14 @@ impl<S: Sock> WriteHalf for TlsWrite<S> {
 pub(crate) struct Tls(pub(crate) TlsStream<Wire>);
 
 impl Tls {
-    /// Reads what has arrived, for a caller that polls the socket and is alone with the session.
+    /// Reads without waiting. For a caller that polls the socket and is alone with the session.
     pub(crate) fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.get_mut().begin()?;
         let read = self.0.read(buffer);
         self.0.get_ref().check().and(read)
     }
 
-    /// Writes the last bytes and `close_notify`, as far as there is room.
+    /// Writes the last bytes and `close_notify`, as far as the system accepts them immediately.
     pub(crate) fn send_last(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.get_mut().begin()?;
         self.0.write_all(bytes)?;
@@ -356,9 +357,9 @@ impl Transport for Tls {
     }
 }
 
-/// A session that was made elsewhere. With OpenSSL it ends with an error if the peer changes its
-/// keys (a KeyUpdate or a renegotiation) while a record is half written. Sessions that a `wss` URL
-/// or a TLS server makes do not.
+/// A session made elsewhere. With OpenSSL, it fails if the peer changes its keys (by a KeyUpdate or
+/// a renegotiation) while a record is half written. Sessions that this crate makes, for a `wss` URL
+/// or a TLS server, do not.
 impl Transport for TlsStream<TcpStream> {
     fn split(self: Box<Self>) -> io::Result<Halves> {
         let stream = self.get_ref();

@@ -1,4 +1,4 @@
-//! The socket below a session, which never waits.
+//! The socket below a TLS session. Its reads and writes do not wait.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -9,36 +9,36 @@ use rustix::event::PollFlags;
 use crate::net::socket::Socket;
 use crate::net::transport::is_timeout;
 
-/// How much is read from the socket at a time: the longest TLS record and its header. OpenSSL alone
-/// reads each record in two calls.
+/// The size of a read from the socket: the longest TLS record with its header. OpenSSL alone reads
+/// each record in two calls.
 const READ_AHEAD: usize = 5 + (16 << 10) + 256;
 
-/// How much is kept that the system has no room for: one record, after which a writer waits, and
-/// some answers.
+/// The maximum number of kept bytes: one record of a writer, which waits before the next one, and
+/// some replies.
 const MAX_KEPT: usize = 64 << 10;
 
-/// The socket below a session, as the session sees it: it never waits.
+/// The socket below a session. Its reads and writes do not wait.
 #[derive(Debug)]
 pub(crate) struct Wire {
     pub(super) socket: Socket,
-    /// Empty or of the full length. `unread` of it was received and not yet read.
+    /// The read buffer: empty or of full length. Its part `unread` has been received and not read.
     ahead: Vec<u8>,
     unread: Range<usize>,
-    /// The last read took everything that had arrived: the next one is useless before a wait.
+    /// The last read took all bytes, so that another one is useless before a wait.
     drained: bool,
-    /// Whether the operation may read.
+    /// Whether the current operation may read.
     may_read: bool,
-    /// The handshake is done: from here on the peer may end the stream.
-    pub(super) is_up: bool,
-    /// The operation had to read first, which it may not.
-    wants_reader: bool,
-    /// What was written and the system had no room for: a record or two.
+    /// The handshake is complete. From now on, the peer may end the stream.
+    pub(super) is_established: bool,
+    /// The current operation had to read but was not allowed to.
+    must_read: bool,
+    /// Written bytes that the system has not accepted: a record or two.
     kept: Vec<u8>,
-    /// Nothing can be sent any more. The writer reports it, whichever half finds it.
+    /// Sending has failed. The writer reports it, whichever half met the error.
     broken: Option<io::ErrorKind>,
-    /// More than `MAX_KEPT` would have had to be kept.
+    /// More than `MAX_KEPT` bytes would have had to be kept.
     overflowed: bool,
-    /// Whether the writer waits for room for what is kept.
+    /// Whether the writer waits until the kept bytes can be sent.
     writer_waits: bool,
 }
 
@@ -50,8 +50,8 @@ impl Wire {
             unread: 0..0,
             drained: false,
             may_read: true,
-            is_up: false,
-            wants_reader: false,
+            is_established: false,
+            must_read: false,
             kept: Vec::new(),
             broken: None,
             overflowed: false,
@@ -59,7 +59,7 @@ impl Wire {
         }
     }
 
-    /// Sends as much as there is room for, which may be nothing.
+    /// Sends without waiting. Returns the number of bytes sent, possibly 0.
     fn send_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if let Some(kind) = self.broken {
             return Err(kind.into());
@@ -74,14 +74,14 @@ impl Wire {
         }
     }
 
-    /// Returns what to wait for, for a caller that polls the socket and is alone with the session.
+    /// Returns the events to poll for. For a caller that is alone with the session.
     pub(crate) fn events(&self) -> PollFlags {
         let mut events = PollFlags::IN;
         events.set(PollFlags::OUT, !self.kept.is_empty());
         events
     }
 
-    /// Begins an operation, for a caller that polls the socket and is alone with the session.
+    /// Starts a new operation after a poll. For a caller that is alone with the session.
     pub(crate) fn begin(&mut self) -> io::Result<()> {
         Sock::begin(self, true, true);
         self.send_kept().map(drop)
@@ -91,7 +91,7 @@ impl Wire {
 impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.may_read {
-            self.wants_reader = true;
+            self.must_read = true;
             return Err(io::ErrorKind::WouldBlock.into());
         }
         if self.unread.is_empty() {
@@ -102,7 +102,7 @@ impl Read for Wire {
             }
             self.ahead.resize(READ_AHEAD, 0);
             let received = self.socket.recv_now(&mut self.ahead)?;
-            if received == 0 && !self.is_up {
+            if received == 0 && !self.is_established {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.unread = 0..received;
@@ -124,8 +124,8 @@ impl Write for Wire {
         };
         let rest = &bytes[sent..];
         if self.kept.len() + rest.len() > MAX_KEPT {
-            // A writer waits earlier than this: these are answers that the peer asks for and does
-            // not take. OpenSSL does not pass on an error from here.
+            // A writer waits before it reaches this limit, so these are replies that the peer
+            // requests and does not read. OpenSSL ignores this error.
             self.overflowed = true;
             self.broken = Some(io::ErrorKind::Other);
             return Err(io::ErrorKind::Other.into());
@@ -139,13 +139,13 @@ impl Write for Wire {
     }
 }
 
-/// What a session runs over. The defaults are for a session that was made elsewhere, which keeps
-/// its state to itself and for which nothing can be kept.
+/// The stream that a session runs over. The defaults are for the stream of a session made
+/// elsewhere: nothing can be kept for it, and nothing is known about its operations.
 pub(super) trait Sock: Read + Write + Send + 'static {
-    /// Begins an operation. `waited` says whether it follows a wait for the socket.
+    /// Starts an operation. `waited` tells whether a wait for the socket preceded it.
     fn begin(&mut self, _may_read: bool, _waited: bool) {}
 
-    /// Sends what was kept, as far as there is room. Returns how much is still kept.
+    /// Sends kept bytes without waiting. Returns the number of bytes still kept.
     fn send_kept(&mut self) -> io::Result<usize> {
         Ok(0)
     }
@@ -155,12 +155,12 @@ pub(super) trait Sock: Read + Write + Send + 'static {
         Blocked::Unknown
     }
 
-    /// Fails when the peer asks for more answers than it takes: then the operation must not go on.
+    /// Fails if the peer requests more replies than it reads: then the operation must not go on.
     fn check(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Notes whether the writer waits for room.
+    /// Sets whether the writer waits until kept bytes can be sent.
     fn writer_waits(&mut self, _waits: bool) {}
 }
 
@@ -168,10 +168,10 @@ impl Sock for TcpStream {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Blocked {
-    /// Nothing has arrived. Something may be left to send, which the reader sends.
+    /// There is nothing to read. With `unsent`, the reader has to send kept bytes as well.
     Read { unsent: bool },
     /// A write has to read first.
-    WantsReader,
+    MustRead,
     /// The reason is not known.
     Unknown,
 }
@@ -180,7 +180,7 @@ impl Sock for Wire {
     fn begin(&mut self, may_read: bool, waited: bool) {
         self.may_read = may_read;
         self.drained &= !waited;
-        self.wants_reader = false;
+        self.must_read = false;
     }
 
     fn send_kept(&mut self) -> io::Result<usize> {
@@ -197,8 +197,8 @@ impl Sock for Wire {
     }
 
     fn blocked(&self) -> Blocked {
-        match self.wants_reader {
-            true => Blocked::WantsReader,
+        match self.must_read {
+            true => Blocked::MustRead,
             false => Blocked::Read {
                 unsent: !self.kept.is_empty() && !self.writer_waits && self.broken.is_none(),
             },
@@ -207,7 +207,9 @@ impl Sock for Wire {
 
     fn check(&self) -> io::Result<()> {
         match self.overflowed {
-            true => Err(io::Error::other("the peer takes no answers in TLS")),
+            true => Err(io::Error::other(
+                "the peer does not read the replies of TLS",
+            )),
             false => Ok(()),
         }
     }
