@@ -7,7 +7,7 @@ use http::Request as HttpRequest;
 use tungstenite::protocol::Role as WireRole;
 use url::Host;
 
-use super::opened::{Opened, given_up, info};
+use super::opened::{Opened, info, install, split};
 use super::shared::Shared;
 use crate::deadline::deadline_after;
 use crate::error::{Error, Result};
@@ -82,13 +82,9 @@ fn dial(
         address: shared.name.clone(),
         error: Arc::new(error),
     })?;
-    if !shared.lifecycle.install(cancel.clone()) {
-        return Err(given_up().into());
-    }
+    install(shared, cancel.clone())?;
     let socket = connected_socket(shared, connect_request, deadline, &cancel)?;
-    if !shared.lifecycle.install(Arc::new(socket.clone())) {
-        return Err(given_up().into());
-    }
+    install(shared, Arc::new(socket.clone()))?;
     let transport = encrypt(shared, &connect_request.target, socket, deadline)?;
     handshake(shared, transport, request, follows_redirects, deadline)
 }
@@ -144,9 +140,7 @@ fn connect_through(
     };
     let socket = Socket::from(stream);
     // A close must end the exchange with the proxy.
-    if !shared.lifecycle.install(Arc::new(socket.clone())) {
-        return Err(given_up().into());
-    }
+    install(shared, Arc::new(socket.clone()))?;
     proxy.tunnel(&socket, resolved.as_ref().unwrap_or(host), *port, deadline)?;
     Ok(socket)
 }
@@ -191,19 +185,12 @@ fn encrypt(
 /// Performs the opening handshake of the WebSocket.
 fn handshake(
     shared: &Shared,
-    mut transport: Box<dyn Transport>,
+    transport: Box<dyn Transport>,
     request: HttpRequest<()>,
     follows_redirects: bool,
     deadline: Instant,
 ) -> Result<Opened, Failure> {
-    transport
-        .set_nodelay(shared.options.nodelay)
-        .map_err(Error::lost)?;
-    let addresses = (transport.peer_addr(), transport.local_addr());
-    let mut halves = transport.split().map_err(Error::lost)?;
-    if !shared.lifecycle.install(halves.shutdown.clone()) {
-        return Err(given_up().into());
-    }
+    let (mut halves, addresses) = split(shared, transport)?;
     let (response, rest) = client::ask(&mut halves, &request, follows_redirects, deadline)?;
     Ok(Opened {
         info: info(addresses, request, response),

@@ -207,20 +207,19 @@ impl Options {
     /// }
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn accept(&self, mut request: Request) -> Websocket {
+    pub fn accept(&self, request: Request) -> Websocket {
         let name = match request.peer_addr() {
             Some(address) => format!("connection from {address}"),
             None => "connection from a Unix socket".to_owned(),
         };
         let (shared, ends) = Shared::new(name, Role::Server, self.for_server());
-        let slot = request.slot.take();
+        let slot = request.slot.clone();
         let ws = Websocket::new(shared.clone());
         // Before the client receives the response, because from then on it expects broadcasts.
         if let Some(slot) = &slot {
             slot.register(&ws);
         }
-        let for_refusal = slot.clone();
-        let open = once(move |shared: &Shared| accept::as_server(shared, request, for_refusal));
+        let open = once(move |shared: &Shared| accept::as_server(shared, request));
         reader_thread::start(shared, ends, slot, open);
         ws
     }
