@@ -85,16 +85,6 @@ impl Json {
         })
     }
 
-    /// Makes the text, so that the value is no longer needed, and returns the value.
-    pub(super) fn take_value(&mut self) -> Option<Arc<Value>> {
-        self.text();
-        self.value.take()
-    }
-
-    pub(super) fn give_back(&mut self, value: Arc<Value>) {
-        self.value = OnceLock::from(value);
-    }
-
     /// Returns the string if the JSON is one. Makes no value of other JSON.
     pub(super) fn as_str(&self) -> Option<&str> {
         let known = self.value.get().is_some();

@@ -200,7 +200,10 @@ impl Message {
     /// more memory than [`len`](Self::len) says, so this is the form that is queued.
     pub(crate) fn without_value(mut self) -> (Message, Option<Arc<Value>>) {
         let value = match &mut self {
-            Message::Json(json) => json.take_value(),
+            Message::Json(json) => {
+                json.text();
+                json.value.take()
+            }
             _ => None,
         };
         (self, value)
@@ -208,7 +211,7 @@ impl Message {
 
     pub(crate) fn with_value(mut self, value: Option<Arc<Value>>) -> Message {
         if let (Message::Json(json), Some(value)) = (&mut self, value) {
-            json.give_back(value);
+            json.value = value.into();
         }
         self
     }

@@ -14,7 +14,7 @@ use super::handshake::server::{parse_request, plain, too_long};
 use super::http_response;
 use super::socket::Socket;
 #[cfg(feature = "native-tls")]
-use super::tls::{Accepting, Tls, Wire};
+use super::tls::{CLIENT, Handshake, Tls, Wire};
 use super::transport::Transport;
 use crate::capacity::{Taken, WAITING};
 
@@ -130,7 +130,7 @@ impl PendingRequest {
             #[cfg(feature = "native-tls")]
             Stage::Hello(acceptor) => client.hello(acceptor),
             #[cfg(feature = "native-tls")]
-            Stage::Handshake(handshake) => client.tls(Accepting::go_on(handshake)),
+            Stage::Handshake(handshake) => client.tls(Handshake::go_on(handshake, CLIENT)),
             Stage::Head(stream, bytes) => client.read_head(stream, bytes),
             Stage::Draining(stream, left) => client.discard(stream, left),
         }
@@ -197,18 +197,18 @@ impl Client {
                 self.refuse_with(stream, StatusCode::BAD_REQUEST, text)
             }
             Ok(_) => {
-                let accepting = Accepting::start(&acceptor, self.socket.clone());
-                self.tls(accepting)
+                let handshake = Handshake::accept(&acceptor, self.socket.clone());
+                self.tls(handshake)
             }
         }
     }
 
     #[cfg(feature = "native-tls")]
-    fn tls(self, accepting: Accepting) -> Step {
-        match accepting {
-            Accepting::InProgress(handshake) => self.wait_in(Stage::Handshake(handshake)),
-            Accepting::Done(tls) => self.read_head(Stream::Tls(Box::new(tls)), Vec::new()),
-            Accepting::Failed(error) => self.disconnect(&error),
+    fn tls(self, handshake: Handshake) -> Step {
+        match handshake {
+            Handshake::InProgress(handshake) => self.wait_in(Stage::Handshake(handshake)),
+            Handshake::Done(tls) => self.read_head(Stream::Tls(Box::new(tls)), Vec::new()),
+            Handshake::Failed(error) => self.disconnect(&error),
         }
     }
 

@@ -249,6 +249,18 @@ impl<S: Sock> TlsWrite<S> {
             self.session.socket.wait(PollFlags::OUT, until)?;
         }
     }
+
+    /// Sends what was kept, without waiting. Returns the lock if nothing is kept any more.
+    fn flushed_now(&self) -> io::Result<Locked<'_, S>> {
+        // The reader decrypts under the lock. That is short, but this call must not wait at all.
+        let stream = self.session.stream.try_lock();
+        let mut stream = stream.ok_or(io::ErrorKind::WouldBlock)?;
+        stream.get_mut().begin(false, false);
+        match stream.get_mut().send_kept()? {
+            0 => Ok(stream),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
 }
 
 impl<S: Sock> Write for TlsWrite<S> {
@@ -289,23 +301,12 @@ impl<S: Sock> WriteHalf for TlsWrite<S> {
     }
 
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // The reader decrypts under the lock. That is short, but this call must not wait at all.
-        let stream = self.session.stream.try_lock();
-        let mut stream = stream.ok_or(io::ErrorKind::WouldBlock)?;
-        stream.get_mut().begin(false, false);
-        match stream.get_mut().send_kept()? {
-            0 => self.session.write(&mut stream, bytes),
-            _ => Err(io::ErrorKind::WouldBlock.into()),
-        }
+        let mut stream = self.flushed_now()?;
+        self.session.write(&mut stream, bytes)
     }
 
     fn try_flush(&mut self) -> io::Result<()> {
-        let stream = self.session.stream.try_lock();
-        let mut stream = stream.ok_or(io::ErrorKind::WouldBlock)?;
-        match stream.get_mut().send_kept()? {
-            0 => Ok(()),
-            _ => Err(io::ErrorKind::WouldBlock.into()),
-        }
+        self.flushed_now().map(drop)
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {
