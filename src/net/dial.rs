@@ -1,7 +1,7 @@
 //! TCP connections to a host: names, addresses, and overlapping attempts (RFC 8305).
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -64,7 +64,7 @@ impl Cancel {
 
 impl ShutdownHandle for Cancel {
     fn shutdown(&self) {
-        let _ = self.waker.shutdown(std::net::Shutdown::Both);
+        let _ = self.waker.shutdown(Shutdown::Both);
     }
 }
 
@@ -150,12 +150,14 @@ fn resolve(
     let (done, running) =
         UnixStream::pair().map_err(|error| unresolved(with_descriptor_limit(error)))?;
     let thread = spawn_to_join("ws-resolve", move || {
-        // Dropped at the end, which makes `running` readable.
-        let _done = done;
-        look_up()
+        let found = look_up();
+        // Makes `running` readable. Dropping it is not enough if a forked child has a copy.
+        let _ = done.shutdown(Shutdown::Both);
+        found
     })
     .map_err(|error| Error::Thread(Arc::new(error)))?;
 
+    // The look-up ends the wait, or a cancellation, or the deadline.
     let running = [running];
     while cancel.wait(&running, PollFlags::IN, deadline)?.is_none() {
         if Instant::now() >= deadline {
