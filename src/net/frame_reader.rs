@@ -60,7 +60,7 @@ pub(crate) struct FrameReader {
     state: State,
     /// The bytes of a head that is incomplete.
     partial: Vec<u8>,
-    /// Bytes that were read after the head of a long frame.
+    /// Bytes that were read with the head of a long frame and belong after it, or a Close frame.
     unread: Vec<u8>,
 }
 
@@ -127,7 +127,9 @@ impl FrameReader {
                 let mut chunk = [0; MAX_HEAD + MAX_CONTROL as usize];
                 let n = unread_or(&mut self.unread, source, &mut chunk)?;
                 frame.extend_from_slice(&chunk[..n]);
-                self.read_close();
+                if let Some(end) = close(frame, self.role) {
+                    self.state = State::Ended(end);
+                }
                 match n {
                     0 => Ok(0),
                     _ => self.nothing_to_pass_on(),
@@ -190,8 +192,8 @@ impl FrameReader {
                 return at;
             }
             if head.opcode() == CLOSE {
-                self.state = State::Close(bytes[at..].to_vec());
-                self.read_close();
+                self.unread.splice(..0, bytes[at..].iter().copied());
+                self.state = State::Close(Vec::new());
                 return at;
             }
             if head.length > PART {
@@ -202,15 +204,6 @@ impl FrameReader {
             }
             at += head.size;
             *left = head.length;
-        }
-    }
-
-    /// Ends if the Close frame is complete, or known to be invalid.
-    fn read_close(&mut self) {
-        if let State::Close(frame) = &self.state {
-            if let Some(end) = close(frame, self.role) {
-                self.state = State::Ended(end);
-            }
         }
     }
 }

@@ -171,7 +171,8 @@ impl Read for SocketRead {
 
 impl ReadHalf for SocketRead {
     fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = timeout.map(not_zero);
+        // The operating system takes a zero for no timeout.
+        let timeout = timeout.map(|timeout| timeout.max(Duration::from_millis(1)));
         Ok(set_socket_timeout(&self.0, Timeout::Recv, timeout)?)
     }
 }
@@ -215,9 +216,4 @@ impl WriteHalf for SocketWrite {
     fn shutdown_write(&mut self) -> io::Result<()> {
         self.socket.shutdown_write()
     }
-}
-
-/// Raises a zero time-out, which the operating system would take for none.
-fn not_zero(timeout: Duration) -> Duration {
-    timeout.max(Duration::from_millis(1))
 }
