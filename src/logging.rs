@@ -18,17 +18,9 @@ macro_rules! log_debug {
     ($($text:tt)+) => { $crate::logging::caught(|| log::debug!($($text)+)) };
 }
 
-// Only TLS uses it.
-#[cfg(feature = "native-tls")]
-macro_rules! log_trace {
-    ($($text:tt)+) => { $crate::logging::caught(|| log::trace!($($text)+)) };
-}
-
 pub(crate) use log_debug as debug;
 pub(crate) use log_error as error;
 pub(crate) use log_info as info;
-#[cfg(feature = "native-tls")]
-pub(crate) use log_trace as trace;
 pub(crate) use log_warn as warn;
 
 /// Writes a record. A panic of the logger cannot be logged.

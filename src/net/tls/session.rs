@@ -168,10 +168,8 @@ impl<S: Sock> TlsRead<S> {
         let mut stream = self.session.stream.lock();
         let wire = stream.get_mut();
         wire.begin(true, waited);
-        if let Err(error) = wire.send_kept() {
-            // The writer reports this error. The peer may have sent bytes before it.
-            crate::logging::trace!("cannot write: {error}");
-        }
+        // The writer reports an error. The peer may have sent bytes before it.
+        let _ = wire.send_kept();
         let read = stream.read(buffer);
         let wire = stream.get_mut();
         match wire.check().and(read) {
