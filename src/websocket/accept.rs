@@ -11,7 +11,7 @@ use super::request::Request;
 use super::shared::Shared;
 use crate::deadline::deadline_after;
 use crate::error::{Error, Result};
-use crate::net::handshake::server::{self, HandshakeConfig, Refusal};
+use crate::net::handshake::server::{self, HandshakeConfig};
 use crate::net::transport::write_by;
 
 /// Answers the request, and returns the connection if the request was accepted.
@@ -31,15 +31,17 @@ pub(crate) fn as_server(shared: &Shared, request: Request) -> Result<Opened> {
         encrypted: request.is_encrypted(),
         headers,
     };
-    let response = match server::answer(&request.head, config) {
-        Ok(response) => response,
-        Err(refusal) => {
-            let Refusal { response, why } = *refusal;
-            let text = format!("This is a WebSocket, and the request is refused: {why}.\n");
-            request.respond_with(response.map(|()| text))?;
-            return Err(Error::Handshake(format!("the client's request: {why}")));
-        }
-    };
+    let response =
+        match server::answer(&request.head, config) {
+            Ok(response) => response,
+            Err(refusal) => {
+                let error = Error::Handshake(format!("the client's request: {}", refusal.body()));
+                request.respond_with(refusal.map(|why| {
+                    format!("This is a WebSocket, and the request is refused: {why}.\n")
+                }))?;
+                return Err(error);
+            }
+        };
     let (mut halves, addresses) = split(shared, request.transport)?;
     let bytes = server::acceptance(&request.head, &response);
     let deadline = deadline_after(shared.options.connect_timeout);
