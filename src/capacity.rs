@@ -4,7 +4,7 @@
 //! a server is made is divided between the program and the connections. Otherwise strangers could
 //! use all of it, and the next `thread::spawn` of the program would panic.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use crate::os_limits::{self, Limit, Unit};
 
@@ -22,31 +22,28 @@ const UNKNOWN: u64 = 500;
 const MAX_WAITING: u64 = 1024;
 
 /// The connections that servers of this process have accepted, with a complete head.
-pub(crate) static CONNECTIONS: Count = Count(AtomicUsize::new(0));
+pub(crate) static CONNECTIONS: Count = Count::new();
 
 /// The connections without a complete head, and the rejected ones that have not ended.
-pub(crate) static WAITING: Count = Count(AtomicUsize::new(0));
+pub(crate) static WAITING: Count = Count::new();
 
-/// A number of objects in this process. Relaxed is enough: no other data depends on it.
-pub(crate) struct Count(AtomicUsize);
+/// A number of objects in this process: the references beyond the first.
+pub(crate) struct Count(LazyLock<Arc<()>>);
 
 /// One counted object. Dropping it decrements the number.
-pub(crate) struct Taken(&'static Count);
+pub(crate) type Taken = Arc<()>;
 
 impl Count {
-    pub(crate) fn take(&'static self) -> Taken {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Taken(self)
+    const fn new() -> Self {
+        Count(LazyLock::new(Arc::default))
+    }
+
+    pub(crate) fn take(&self) -> Taken {
+        Arc::clone(&self.0)
     }
 
     pub(crate) fn now(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        Arc::strong_count(&self.0) - 1
     }
 }
 

@@ -521,11 +521,16 @@ impl fmt::Display for CloseFrame {
 /// }
 /// # Ok::<(), rtcbot_websocket::Error>(())
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PutError<T> {
     /// The queue is full.
+    #[error("not accepted: the queue is full")]
     Full(T),
     /// No more items are accepted: the connection is closing or has ended.
+    #[error(
+        "not accepted: the receiver is closing or has ended \
+         (`Websocket::end_reason` tells why)"
+    )]
     Closed(T),
 }
 
@@ -556,20 +561,6 @@ impl<T> fmt::Debug for PutError<T> {
         })
     }
 }
-
-impl<T> fmt::Display for PutError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            PutError::Full(_) => "not accepted: the queue is full",
-            PutError::Closed(_) => {
-                "not accepted: the receiver is closing or has ended \
-                 (`Websocket::end_reason` tells why)"
-            }
-        })
-    }
-}
-
-impl<T> std::error::Error for PutError<T> {}
 
 #[cfg(test)]
 mod tests {

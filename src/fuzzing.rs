@@ -6,9 +6,7 @@
 
 pub(crate) use crate::backoff::Schedule;
 pub(crate) use crate::net::handshake::client::{self, redirects_to};
-pub(crate) use crate::net::handshake::server::{
-    self, HandshakeConfig, Refusal, parse_request, too_long,
-};
+pub(crate) use crate::net::handshake::server::{self, HandshakeConfig, parse_request, too_long};
 pub(crate) use crate::net::handshake::{Failure, MAX_HEAD, MAX_HEADERS, subprotocols};
 pub(crate) use crate::net::http_response;
 pub(crate) use crate::net::origin::Origins;

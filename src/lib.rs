@@ -369,6 +369,7 @@ extern crate self as rtcbot_websocket;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod hidden;
 mod logging;
 mod message;
 mod net;

@@ -1,6 +1,5 @@
 //! All settings, with their units and defaults.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +7,8 @@ use http::header::{self, HeaderName, HeaderValue};
 
 use crate::backoff::Backoff;
 use crate::error::{Error, Result};
-use crate::net::basic_auth::authorization;
-use crate::net::connect_request::{ConnectRequest, HeaderSource, ProxyChoice};
+use crate::hidden::Hidden;
+use crate::net::connect_request::{ConnectRequest, HeaderSource};
 use crate::net::credentials::Credentials;
 use crate::net::origin::Origins;
 use crate::net::proxy::Proxy;
@@ -45,7 +44,7 @@ const SERVERS_MESSAGE: usize = 1 << 20;
 /// let other = plain.connect("ws://other.local:8080/ws")?;
 /// # Ok::<(), rtcbot_websocket::Error>(())
 /// ```
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Options {
     pub(crate) json: bool,
     pub(crate) connect_timeout: Duration,
@@ -62,14 +61,15 @@ pub struct Options {
     pub(crate) nodelay: bool,
     pub(crate) paused: bool,
     pub(crate) reconnect: Option<Backoff>,
-    headers: Vec<(String, String)>,
-    renewed_headers: Vec<(String, HeaderSource)>,
-    pub(crate) subprotocols: Vec<String>,
-    basic_auth: Option<Credentials>,
+    headers: Vec<(String, Hidden<String>)>,
+    renewed_headers: Vec<(String, Hidden<HeaderSource>)>,
+    /// A subprotocol may be a token, because browsers can send no other header.
+    pub(crate) subprotocols: Hidden<Vec<String>>,
+    basic_auth: Option<Hidden<Credentials>>,
     origin: Option<String>,
     user_agent: String,
     pub(crate) max_redirects: usize,
-    proxy: Option<String>,
+    proxy: Option<Hidden<String>>,
     proxy_from_env: bool,
     pub(crate) origins: Origins,
     #[cfg(feature = "native-tls")]
@@ -96,7 +96,7 @@ impl Default for Options {
             reconnect: None,
             headers: Vec::new(),
             renewed_headers: Vec::new(),
-            subprotocols: Vec::new(),
+            subprotocols: Hidden::default(),
             basic_auth: None,
             origin: None,
             user_agent: concat!("rtcbot-websocket/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -150,17 +150,20 @@ impl Options {
     pub(crate) fn connect_request(&self, url: &str) -> Result<ConnectRequest> {
         let target = Target::parse(url)?;
         #[cfg(feature = "native-tls")]
-        self.tls.check()?;
-        let proxy = match &self.proxy {
-            Some(proxy) => ProxyChoice::Through(Proxy::parse(proxy)?),
-            None if self.proxy_from_env => ProxyChoice::Environment,
-            None => ProxyChoice::Direct,
-        };
+        self.tls.certificates()?;
+        let proxy = self.proxy.as_ref().map(|Hidden(url)| Proxy::parse(url));
         if let Some(backoff) = &self.reconnect {
             backoff.check()?;
         }
-        let renewed = self.renewed_headers()?;
-        ConnectRequest::new(target, self.request_headers()?, renewed, proxy)
+        let request = ConnectRequest {
+            target,
+            headers: self.request_headers()?,
+            renewed: self.renewed_headers()?,
+            proxy: proxy.transpose()?,
+            proxy_from_env: self.proxy_from_env,
+        };
+        let basic_auth = self.basic_auth.as_ref();
+        request.checked(basic_auth.map(|Hidden(credentials)| credentials.clone()))
     }
 
     /// Returns the request that these settings make for a URL, without connecting.
@@ -511,7 +514,7 @@ impl Options {
     /// assert!(matches!(result, Err(Error::InvalidOption { setting: "header", .. })));
     /// ```
     pub fn header(&mut self, name: impl Into<String>, value: impl Into<String>) -> &mut Self {
-        self.headers.push((name.into(), value.into()));
+        self.headers.push((name.into(), Hidden(value.into())));
         self
     }
 
@@ -556,7 +559,7 @@ impl Options {
         + 'static,
     ) -> &mut Self {
         let value = Arc::new(Guarded::new(Box::new(value) as Box<_>));
-        self.renewed_headers.push((name.into(), value));
+        self.renewed_headers.push((name.into(), Hidden(value)));
         self
     }
 
@@ -637,7 +640,7 @@ impl Options {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn subprotocol(&mut self, name: impl Into<String>) -> &mut Self {
-        self.subprotocols.push(name.into());
+        self.subprotocols.0.push(name.into());
         self
     }
 
@@ -668,10 +671,10 @@ impl Options {
         user: impl Into<String>,
         password: impl Into<String>,
     ) -> &mut Self {
-        self.basic_auth = Some(Credentials {
+        self.basic_auth = Some(Hidden(Credentials {
             user: user.into().into(),
             password: password.into().into(),
-        });
+        }));
         self
     }
 
@@ -753,7 +756,7 @@ impl Options {
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
     pub fn proxy(&mut self, url: impl Into<String>) -> &mut Self {
-        self.proxy = Some(url.into());
+        self.proxy = Some(Hidden(url.into()));
         self
     }
 
@@ -818,26 +821,7 @@ impl Options {
 
     /// Returns the headers of a client's request, without those of the handshake itself.
     fn request_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
-        let mut headers = self.checked_headers()?;
-        if let Some(credentials) = &self.basic_auth {
-            let value = authorization(credentials).ok_or_else(|| Error::InvalidOption {
-                setting: "basic_auth",
-                reason: "the user contains a colon, which HTTP cannot send".into(),
-            })?;
-            let renewed = self.renewed_headers.iter();
-            let mut renewed = renewed.map(|(name, _)| name.as_str());
-            if headers
-                .iter()
-                .any(|(name, _)| name == header::AUTHORIZATION)
-                || renewed.any(|name| name.eq_ignore_ascii_case("authorization"))
-            {
-                return Err(Error::InvalidOption {
-                    setting: "basic_auth",
-                    reason: "there is an Authorization header as well".into(),
-                });
-            }
-            headers.push((header::AUTHORIZATION, value));
-        }
+        let mut headers = self.response_headers()?;
         let mut set = |setting, name: HeaderName, value: &str| {
             let parsed = HeaderValue::from_str(value);
             let parsed = parsed.map_err(|_| Error::InvalidOption {
@@ -855,8 +839,9 @@ impl Options {
         if !self.user_agent.is_empty() {
             set("user_agent", header::USER_AGENT, &self.user_agent)?;
         }
-        if !self.subprotocols.is_empty() {
-            for (index, name) in self.subprotocols.iter().enumerate() {
+        let Hidden(subprotocols) = &self.subprotocols;
+        if !subprotocols.is_empty() {
+            for (index, name) in subprotocols.iter().enumerate() {
                 // HTTP tokens have the syntax of header names. The error shows the name's number
                 // and not its text, which may be a secret.
                 HeaderName::from_bytes(name.as_bytes()).map_err(|_| Error::InvalidOption {
@@ -864,27 +849,23 @@ impl Options {
                     reason: format!("number {} is not an HTTP token", index + 1),
                 })?;
             }
-            let all = self.subprotocols.join(", ");
+            let all = subprotocols.join(", ");
             set("subprotocol", header::SEC_WEBSOCKET_PROTOCOL, &all)?;
         }
         Ok(headers)
     }
 
-    /// Returns the headers of a server's response, without those of the handshake itself.
-    pub(crate) fn response_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
-        self.checked_headers()
-    }
-
     fn renewed_headers(&self) -> Result<Vec<(HeaderName, HeaderSource)>> {
         let headers = self.renewed_headers.iter();
         headers
-            .map(|(name, source)| Ok((checked_name(name)?, source.clone())))
+            .map(|(name, Hidden(source))| Ok((checked_name(name)?, source.clone())))
             .collect()
     }
 
-    fn checked_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
+    /// Returns the program's own headers, which are those that it adds to a server's response.
+    pub(crate) fn response_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
         let mut headers = Vec::new();
-        for (name, value) in &self.headers {
+        for (name, Hidden(value)) in &self.headers {
             let parsed = checked_name(name)?;
             let value = HeaderValue::from_str(value);
             let mut value = value.map_err(|error| bad_header(name, error.to_string()))?;
@@ -925,7 +906,7 @@ impl Options {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn root_certificate_pem(&mut self, pem: impl Into<Vec<u8>>) -> &mut Self {
-        self.tls.add_pem(pem.into());
+        self.tls.add_pem(&pem.into());
         self
     }
 
@@ -937,7 +918,7 @@ impl Options {
     ///
     /// [`connect`](Self::connect) returns [`Error::InvalidOption`] if it is not a certificate.
     pub fn root_certificate_der(&mut self, der: impl Into<Vec<u8>>) -> &mut Self {
-        self.tls.add_der(der.into());
+        self.tls.add_der(&der.into());
         self
     }
 
@@ -958,7 +939,7 @@ impl Options {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn client_identity(&mut self, identity: native_tls::Identity) -> &mut Self {
-        self.tls.set_identity(identity);
+        self.tls.change().identity = Some(Hidden(identity));
         self
     }
 
@@ -966,7 +947,7 @@ impl Options {
     ///
     /// Defaults to TLS 1.2.
     pub fn min_tls_version(&mut self, version: native_tls::Protocol) -> &mut Self {
-        self.tls.set_min_protocol(version);
+        self.tls.change().min_protocol = Some(version);
         self
     }
 
@@ -976,7 +957,7 @@ impl Options {
     ///
     /// Defaults to `false`.
     pub fn danger_accept_invalid_certs(&mut self, accept: bool) -> &mut Self {
-        self.tls.accept_invalid_certs(accept);
+        self.tls.change().accept_invalid_certs = accept;
         self
     }
 
@@ -985,48 +966,8 @@ impl Options {
     ///
     /// Defaults to none.
     pub fn tls_connector(&mut self, connector: native_tls::TlsConnector) -> &mut Self {
-        self.tls.set_connector(connector);
+        self.tls.ready_made = Some(connector);
         self
-    }
-}
-
-/// Leaves out what may be secret: of headers it shows only the names, of a proxy only that there is
-/// one.
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.headers.iter().map(|(name, _)| name);
-        let renewed = self.renewed_headers.iter().map(|(name, _)| name);
-        let names: Vec<_> = names.chain(renewed).collect();
-        let mut debug = f.debug_struct("Options");
-        debug
-            .field("json", &self.json)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("close_timeout", &self.close_timeout)
-            .field("linger", &self.linger)
-            .field("ping_interval", &self.ping_interval)
-            .field("ping_timeout", &self.ping_timeout)
-            .field("max_message_size", &self.max_message_size)
-            .field("max_frame_size", &self.max_frame_size)
-            .field("send_queue", &self.send_queue)
-            .field("receive_queue", &self.receive_queue)
-            .field("receive_queue_bytes", &self.receive_queue_bytes)
-            .field("read_buffer", &self.read_buffer)
-            .field("nodelay", &self.nodelay)
-            .field("paused", &self.paused)
-            .field("reconnect", &self.reconnect)
-            .field("headers", &names)
-            // A subprotocol may be a token, because browsers can send no other header.
-            .field("subprotocols", &self.subprotocols.len())
-            .field("basic_auth", &self.basic_auth.is_some())
-            .field("origin", &self.origin)
-            .field("user_agent", &self.user_agent)
-            .field("max_redirects", &self.max_redirects)
-            .field("proxy", &self.proxy.is_some())
-            .field("proxy_from_env", &self.proxy_from_env)
-            .field("origins", &self.origins);
-        #[cfg(feature = "native-tls")]
-        debug.field("tls", &self.tls);
-        debug.finish()
     }
 }
 

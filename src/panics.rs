@@ -3,7 +3,6 @@
 //! User code is callbacks, sinks, transports, functions in settings, the logger, and the
 //! destructors of all of these. It may panic where no one else catches the panic.
 
-use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
 
@@ -24,7 +23,8 @@ pub(crate) fn drop_caught(what: impl Sized) {
 }
 
 /// As the cause of an I/O error: what has panicked, and with which text.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub(crate) struct Panicked(pub(crate) String);
 
 impl Panicked {
@@ -32,14 +32,6 @@ impl Panicked {
         error.get_ref().is_some_and(|cause| cause.is::<Panicked>())
     }
 }
-
-impl fmt::Display for Panicked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Panicked {}
 
 /// A value of the user's whose destructor may panic wherever it is dropped.
 pub(crate) struct Guarded<T>(Option<T>);

@@ -11,8 +11,8 @@ use tungstenite::handshake::derive_accept_key;
 use crate::fuzzing::testkit::decisions::Decisions;
 use crate::fuzzing::testkit::script::{ACCEPT, Script, Then};
 use crate::fuzzing::{
-    Acceptor, Failure, HandshakeConfig, MAX_HEAD, MAX_HEADERS, Origins, PendingRequest, Refusal,
-    Socket, Step, Target, client, http_response, parse_request, redirects_to, server, subprotocols,
+    Acceptor, Failure, HandshakeConfig, MAX_HEAD, MAX_HEADERS, Origins, PendingRequest, Socket,
+    Step, Target, client, http_response, parse_request, redirects_to, server, subprotocols,
     too_long,
 };
 use crate::{Error, Request, Transport};
@@ -207,9 +207,9 @@ fn check_answer(head: &http::Request<()>, bits: u8) {
             check_response(Script::server(bytes));
         }
         Err(refusal) => {
-            let Refusal { response, why } = *refusal;
+            let why = refusal.body();
             let asked_for = [StatusCode::METHOD_NOT_ALLOWED, StatusCode::BAD_REQUEST];
-            let status = response.status();
+            let status = refusal.status();
             // A request that does not ask for a WebSocket is answered 426, unless it is not even a
             // GET in HTTP/1.1.
             assert!(
@@ -220,7 +220,7 @@ fn check_answer(head: &http::Request<()>, bits: u8) {
                 !why.is_empty() && !why.chars().any(char::is_control),
                 "{why:?}"
             );
-            let bytes = http_response::to_bytes(response.map(|()| why), &Method::GET);
+            let bytes = http_response::to_bytes(*refusal, &Method::GET);
             refusal_in(&bytes);
         }
     }

@@ -269,7 +269,7 @@ fn check_answered(
                 let chosen = chosen.map(HeaderValue::as_bytes);
                 assert_eq!(chosen, offered.first().map(|name| name.as_bytes()));
             }
-            Err(refusal) => panic!("{}", refusal.why),
+            Err(refusal) => panic!("{}", refusal.body()),
         }
     }
     if let Some(user) = user {

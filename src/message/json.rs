@@ -26,12 +26,14 @@ use super::syntax;
 /// assert_eq!(order.text().as_str(), r#"{"motor":1}"#);
 /// assert_eq!(order.value()["motor"], 1);
 /// ```
+#[derive(Clone)]
 pub struct Json {
     shared: Arc<Shared>,
     pub(super) value: OnceLock<Arc<Value>>,
 }
 
 /// The state that all clones share.
+#[derive(Default)]
 struct Shared {
     /// Set from the start if there is no value.
     text: OnceLock<Utf8Bytes>,
@@ -83,16 +85,6 @@ impl Json {
         })
     }
 
-    /// Makes the text, so that the value is no longer needed, and returns the value.
-    pub(super) fn take_value(&mut self) -> Option<Arc<Value>> {
-        self.text();
-        self.value.take()
-    }
-
-    pub(super) fn give_back(&mut self, value: Arc<Value>) {
-        self.value = OnceLock::from(value);
-    }
-
     /// Returns the string if the JSON is one. Makes no value of other JSON.
     pub(super) fn as_str(&self) -> Option<&str> {
         let known = self.value.get().is_some();
@@ -112,22 +104,10 @@ pub(super) fn decode<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
     })
 }
 
-impl Clone for Json {
-    fn clone(&self) -> Self {
-        Json {
-            shared: self.shared.clone(),
-            value: self.value.clone(),
-        }
-    }
-}
-
 impl From<Value> for Json {
     fn from(value: Value) -> Self {
         Json {
-            shared: Arc::new(Shared {
-                text: OnceLock::new(),
-                latest: Mutex::default(),
-            }),
+            shared: Arc::default(),
             value: OnceLock::from(Arc::new(value)),
         }
     }

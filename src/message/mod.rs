@@ -78,7 +78,7 @@ pub(crate) const MESSAGE_OVERHEAD: usize = 64;
 ///
 /// NaN and infinities are written as `null`, as JavaScript's `JSON.stringify` does, because
 /// browsers do not read `NaN`.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub enum Message {
     /// A JSON value.
     Json(Json),
@@ -200,7 +200,10 @@ impl Message {
     /// more memory than [`len`](Self::len) says, so this is the form that is queued.
     pub(crate) fn without_value(mut self) -> (Message, Option<Arc<Value>>) {
         let value = match &mut self {
-            Message::Json(json) => json.take_value(),
+            Message::Json(json) => {
+                json.text();
+                json.value.take()
+            }
             _ => None,
         };
         (self, value)
@@ -208,7 +211,7 @@ impl Message {
 
     pub(crate) fn with_value(mut self, value: Option<Arc<Value>>) -> Message {
         if let (Message::Json(json), Some(value)) = (&mut self, value) {
-            json.give_back(value);
+            json.value = value.into();
         }
         self
     }
@@ -225,9 +228,7 @@ impl Message {
     pub(crate) fn to_wire(&self, json: bool) -> tungstenite::Message {
         match self {
             Message::Json(value) => tungstenite::Message::Text(value.text().clone()),
-            Message::Text(text) if json => {
-                tungstenite::Message::Text(Value::from(text.as_str()).to_string().into())
-            }
+            Message::Text(_) if json => self.quoted().to_wire(json),
             Message::Text(text) => tungstenite::Message::Text(text.clone()),
             Message::Binary(bytes) => tungstenite::Message::Binary(bytes.clone()),
         }
@@ -251,17 +252,6 @@ impl fmt::Display for Message {
             Message::Json(json) => json.fmt(f),
             Message::Text(text) => f.write_str(text),
             Message::Binary(bytes) => write!(f, "<{} bytes>", bytes.len()),
-        }
-    }
-}
-
-impl PartialEq for Message {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Message::Json(a), Message::Json(b)) => a == b,
-            (Message::Text(a), Message::Text(b)) => a == b,
-            (Message::Binary(a), Message::Binary(b)) => a == b,
-            _ => false,
         }
     }
 }

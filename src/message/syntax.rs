@@ -3,8 +3,6 @@
 //! A text that arrives is checked but not read. A value takes up to 130 times as much memory as its
 //! text, and the sender must not decide whether the receiver spends that memory.
 
-use std::ops::Range;
-
 use serde::de::IgnoredAny;
 
 /// The nesting depth of arrays and objects that serde_json reads.
@@ -68,10 +66,22 @@ fn skip_string(rest: &mut std::slice::Iter<'_, u8>) {
 pub(super) fn strict(text: &str) -> Option<String> {
     let mut written = String::new();
     let mut copied = 0;
-    for (range, instead) in Oddities::of(text) {
-        written.push_str(&text[copied..range.start]);
-        written.push_str(instead);
-        copied = range.end;
+    let mut scanner = Scanner {
+        text: text.as_bytes(),
+        at: 0,
+        in_string: false,
+    };
+    while scanner.at < text.len() {
+        let start = scanner.at;
+        let instead = match scanner.in_string {
+            true => scanner.step_in_string(),
+            false => scanner.step_outside(),
+        };
+        if let Some(instead) = instead {
+            written.push_str(&text[copied..start]);
+            written.push_str(instead);
+            copied = scanner.at;
+        }
     }
     if copied == 0 {
         return None;
@@ -80,22 +90,15 @@ pub(super) fn strict(text: &str) -> Option<String> {
     Some(written)
 }
 
-/// Iterates over the parts of a text that serde_json does not read, with their replacements.
-struct Oddities<'a> {
+/// A position in a text. Each step moves it on, and returns what replaces the part that it passed,
+/// if serde_json does not read that part.
+struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
     in_string: bool,
 }
 
-impl<'a> Oddities<'a> {
-    fn of(text: &'a str) -> Self {
-        Oddities {
-            text: text.as_bytes(),
-            at: 0,
-            in_string: false,
-        }
-    }
-
+impl Scanner<'_> {
     /// Moves one step forward in a string. Returns the replacement for the step's part, if any.
     fn step_in_string(&mut self) -> Option<&'static str> {
         let rest = &self.text[self.at..];
@@ -137,24 +140,6 @@ impl<'a> Oddities<'a> {
         let (number, _) = rest.split_at(number);
         self.at += number.len();
         is_infinite(number).then_some("null")
-    }
-}
-
-impl Iterator for Oddities<'_> {
-    type Item = (Range<usize>, &'static str);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        while self.at < self.text.len() {
-            let start = self.at;
-            let instead = match self.in_string {
-                true => self.step_in_string(),
-                false => self.step_outside(),
-            };
-            if let Some(instead) = instead {
-                return Some((start..self.at, instead));
-            }
-        }
-        None
     }
 }
 

@@ -1,20 +1,18 @@
 //! Basic authentication (RFC 7617) of clients and servers.
 
-use std::fmt;
-
 use http::header::HeaderValue;
 use subtle::ConstantTimeEq;
 
 use super::base64;
-use super::credentials::Credentials;
+use crate::hidden::Hidden;
 
 /// The user and password that a client sent.
 ///
 /// [`Request::basic_auth`](crate::Request::basic_auth) returns it and has an example.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct BasicAuth {
     user: String,
-    password: String,
+    password: Hidden<String>,
 }
 
 impl BasicAuth {
@@ -25,7 +23,7 @@ impl BasicAuth {
 
     /// Returns the password. Use [`matches`](Self::matches) to compare it.
     pub fn password(&self) -> &str {
-        &self.password
+        &self.password.0
     }
 
     /// Returns whether the client sent this user and this password.
@@ -34,7 +32,7 @@ impl BasicAuth {
     /// depends on the lengths.
     pub fn matches(&self, user: &str, password: &str) -> bool {
         let user = self.user.as_bytes().ct_eq(user.as_bytes());
-        let password = self.password.as_bytes().ct_eq(password.as_bytes());
+        let password = self.password.0.as_bytes().ct_eq(password.as_bytes());
         (user & password).into()
     }
 
@@ -50,29 +48,14 @@ impl BasicAuth {
         let (user, password) = text.split_once(':')?;
         Some(BasicAuth {
             user: user.to_owned(),
-            password: password.to_owned(),
+            password: Hidden(password.to_owned()),
         })
     }
 }
 
-/// Leaves the password out.
-impl fmt::Debug for BasicAuth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BasicAuth")
-            .field("user", &self.user)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Returns the `Authorization` header for the user and password of a URL.
-pub(crate) fn authorization(credentials: &Credentials) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(&credentials.basic()?).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::credentials::Credentials;
     use super::*;
 
     #[test]
@@ -81,7 +64,7 @@ mod tests {
             user: "Aladdin".into(),
             password: "open: sesame".into(),
         };
-        let value = authorization(&credentials).unwrap();
+        let value: HeaderValue = credentials.basic().unwrap().parse().unwrap();
         assert_eq!(value, "Basic QWxhZGRpbjpvcGVuOiBzZXNhbWU=");
         let read = BasicAuth::parse(&value).unwrap();
         assert_eq!((read.user(), read.password()), ("Aladdin", "open: sesame"));

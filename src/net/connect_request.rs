@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::Request;
 use http::header::{self, HeaderName, HeaderValue};
 
-use super::basic_auth::authorization;
+use super::credentials::Credentials;
 use super::handshake::client::{self, redirects_to};
 use super::handshake::fields::mark_secrets;
 use super::host::Endpoint;
@@ -18,10 +18,12 @@ use crate::panics::{Guarded, catch_panic};
 #[derive(Clone)]
 pub(crate) struct ConnectRequest {
     pub(crate) target: Target,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// Headers whose value is computed for each attempt to connect.
-    renewed: Vec<(HeaderName, HeaderSource)>,
-    proxy: ProxyChoice,
+    pub(crate) renewed: Vec<(HeaderName, HeaderSource)>,
+    pub(crate) proxy: Option<Proxy>,
+    /// Whether the environment names the proxy, if `proxy` is `None`.
+    pub(crate) proxy_from_env: bool,
 }
 
 /// The program's function that computes a header's value.
@@ -29,63 +31,37 @@ pub(crate) type HeaderSource =
     Arc<Guarded<Box<dyn Fn() -> Result<String, SourceError> + Send + Sync>>>;
 pub(crate) type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Which proxy a client connects through.
-#[derive(Clone)]
-pub(crate) enum ProxyChoice {
-    Direct,
-    Through(Proxy),
-    /// The one that the environment's variables name when the connection is made.
-    Environment,
-}
-
 impl ConnectRequest {
-    /// Checks that the request can be written.
+    /// Returns the request with these credentials, unless they are `None`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] when both the URL and a header give credentials;
+    /// [`Error::InvalidOption`] if credentials are given in more than one way;
     /// [`Error::InvalidUrl`] for a URL that cannot be written in HTTP.
-    pub(crate) fn new(
-        target: Target,
-        headers: Vec<(HeaderName, HeaderValue)>,
-        renewed: Vec<(HeaderName, HeaderSource)>,
-        proxy: ProxyChoice,
-    ) -> Result<Self> {
-        let names = headers.iter().map(|(name, _)| name);
-        let mut names = names.chain(renewed.iter().map(|(name, _)| name));
-        let authorized = names.any(|name| name == header::AUTHORIZATION);
-        if authorized && target.credentials.is_some() {
-            return Err(Error::InvalidOption {
-                setting: "basic_auth",
-                reason: "there is a user in the URL, and a setting or a header says who, too"
-                    .into(),
-            });
+    pub(crate) fn checked(mut self, basic_auth: Option<Credentials>) -> Result<Self> {
+        let names = self.headers.iter().map(|(name, _)| name);
+        let mut names = names.chain(self.renewed.iter().map(|(name, _)| name));
+        let ways = [
+            self.target.credentials.is_some(),
+            basic_auth.is_some(),
+            names.any(|name| name == header::AUTHORIZATION),
+        ];
+        if ways.into_iter().filter(|given| *given).count() > 1 {
+            return Err(invalid_login(
+                "there may be one of a user in the URL, basic_auth and an Authorization header",
+            ));
         }
-        let request = ConnectRequest {
-            target,
-            headers,
-            renewed,
-            proxy,
-        };
-        request.request()?;
-        Ok(request)
-    }
-
-    pub(crate) fn is_encrypted(&self) -> bool {
-        self.target.encrypted
-    }
-
-    /// The URL, as the log and errors show it.
-    pub(crate) fn name(&self) -> &str {
-        &self.target.name
+        self.target.credentials = self.target.credentials.or(basic_auth);
+        self.request()?;
+        Ok(self)
     }
 
     /// Returns the proxy to connect through, if there is one.
     pub(crate) fn proxy(&self, endpoint: &Endpoint) -> Result<Option<Proxy>> {
         match &self.proxy {
-            ProxyChoice::Direct => Ok(None),
-            ProxyChoice::Through(proxy) => Ok(Some(proxy.clone())),
-            ProxyChoice::Environment => {
+            Some(proxy) => Ok(Some(proxy.clone())),
+            None if !self.proxy_from_env => Ok(None),
+            None => {
                 let Endpoint { host, port, .. } = endpoint;
                 let encrypted = self.target.encrypted;
                 Proxy::from_env(encrypted, host, *port, |name| std::env::var(name).ok())
@@ -104,7 +80,11 @@ impl ConnectRequest {
         for (name, value) in &self.headers {
             headers.append(name, value.clone());
         }
-        if let Some(value) = self.target.credentials.as_ref().and_then(authorization) {
+        if let Some(credentials) = &self.target.credentials {
+            let value = credentials.basic().and_then(|basic| basic.parse().ok());
+            let value = value.ok_or_else(|| {
+                invalid_login("the user contains a colon, which HTTP cannot send")
+            })?;
             headers.insert(header::AUTHORIZATION, value);
         }
         mark_secrets(headers);
@@ -144,13 +124,12 @@ impl ConnectRequest {
             Ok(target) => target,
             Err(error) => return Some(Err(error)),
         };
-        let mut headers = self.headers.clone();
-        let mut renewed = self.renewed.clone();
-        if self.target.may_share_secrets_with(&target) {
-            let credentials = target.credentials.take();
-            target.credentials = credentials.or_else(|| self.target.credentials.clone());
+        let shares_secrets = self.target.may_share_secrets_with(&target);
+        let mut next = self.clone();
+        if shares_secrets {
+            target.credentials = target.credentials.or(next.target.credentials);
         } else {
-            headers.retain(|(name, _)| {
+            next.headers.retain(|(name, _)| {
                 [
                     header::ORIGIN,
                     header::SEC_WEBSOCKET_PROTOCOL,
@@ -158,13 +137,16 @@ impl ConnectRequest {
                 ]
                 .contains(name)
             });
-            renewed.clear();
+            next.renewed.clear();
         }
-        Some(Ok(ConnectRequest {
-            target,
-            headers,
-            renewed,
-            proxy: self.proxy.clone(),
-        }))
+        next.target = target;
+        Some(Ok(next))
+    }
+}
+
+fn invalid_login(reason: &str) -> Error {
+    Error::InvalidOption {
+        setting: "basic_auth",
+        reason: reason.to_owned(),
     }
 }

@@ -1,16 +1,13 @@
 //! TCP connections to a host: names, addresses, and overlapping attempts (RFC 8305).
 
-use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
-use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, sockopt::socket_error};
@@ -22,7 +19,7 @@ use super::socket::wait_for;
 use super::transport::ShutdownHandle;
 use crate::descriptors::with_descriptor_limit;
 use crate::error::{Error, Result};
-use crate::thread::spawn;
+use crate::thread::spawn_to_join;
 
 /// The time after which an attempt at the next address starts in parallel (RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -32,9 +29,6 @@ const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 /// Cancels an attempt to connect, whatever it waits for.
 pub(crate) struct Cancel {
-    /// Dropped to disconnect `cancelled`. The lock is held for nothing else.
-    alive: Mutex<Option<Sender<Infallible>>>,
-    cancelled: Receiver<Infallible>,
     /// Shut down to make `woken` readable.
     waker: UnixStream,
     woken: UnixStream,
@@ -42,30 +36,36 @@ pub(crate) struct Cancel {
 
 impl Cancel {
     pub(crate) fn new() -> io::Result<Arc<Self>> {
-        let (alive, cancelled) = bounded(0);
         let (waker, woken) = UnixStream::pair().map_err(with_descriptor_limit)?;
-        Ok(Arc::new(Cancel {
-            alive: Mutex::new(Some(alive)),
-            cancelled,
-            waker,
-            woken,
-        }))
+        Ok(Arc::new(Cancel { waker, woken }))
     }
 
-    fn is_cancelled(&self) -> bool {
-        self.alive.lock().is_none()
+    /// Waits until one of the descriptors has one of `events`, and returns its index. Returns
+    /// `None` at the end of the time, and sometimes before.
+    ///
+    /// # Errors
+    ///
+    /// A failure after a cancellation, which ends the wait.
+    fn wait<F: AsFd>(
+        &self,
+        descriptors: &[F],
+        events: PollFlags,
+        until: Instant,
+    ) -> Result<Option<usize>, Failure> {
+        let mut fds = vec![PollFd::new(&self.woken, PollFlags::IN)];
+        fds.extend(descriptors.iter().map(|fd| PollFd::new(fd, events)));
+        wait_for(&mut fds, Some(until)).map_err(Error::lost)?;
+        match fds.iter().position(|fd| !fd.revents().is_empty()) {
+            Some(0) => Err(Error::lost(io::ErrorKind::Interrupted.into()).into()),
+            ready => Ok(ready.map(|index| index - 1)),
+        }
     }
 }
 
 impl ShutdownHandle for Cancel {
     fn shutdown(&self) {
-        drop(self.alive.lock().take());
-        let _ = self.waker.shutdown(std::net::Shutdown::Both);
+        let _ = self.waker.shutdown(Shutdown::Both);
     }
-}
-
-fn cancelled() -> Failure {
-    Failure::Failed(Error::lost(io::ErrorKind::Interrupted.into()))
 }
 
 /// Connects to the first address of the host that answers before the deadline.
@@ -85,27 +85,23 @@ pub(crate) fn addresses(
     cancel: &Cancel,
 ) -> Result<Vec<SocketAddr>, Failure> {
     let port = endpoint.port;
-    match (&endpoint.host, &endpoint.zone) {
-        (Host::Ipv4(ip), _) => Ok(vec![SocketAddr::new(IpAddr::V4(*ip), port)]),
-        (Host::Ipv6(ip), None) => Ok(vec![SocketAddr::new(IpAddr::V6(*ip), port)]),
-        (Host::Ipv6(ip), Some(zone)) => {
-            // The system's resolver knows the names and numbers of interfaces (RFC 4007, section
-            // 11).
-            let place = (format!("{ip}%{zone}"), port);
-            let name = place.0.clone();
+    let (name, zone) = match (&endpoint.host, endpoint.zone.clone()) {
+        (Host::Ipv4(ip), _) => return Ok(vec![SocketAddr::new(IpAddr::V4(*ip), port)]),
+        (Host::Ipv6(ip), None) => return Ok(vec![SocketAddr::new(IpAddr::V6(*ip), port)]),
+        // The system's resolver knows the names and numbers of interfaces (RFC 4007, section 11).
+        (Host::Ipv6(ip), Some(zone)) => (format!("{ip}%{zone}"), Some(zone)),
+        (Host::Domain(name), _) => (name.clone(), None),
+    };
+    let place = (name.clone(), port);
+    let look_up = move || match (place.to_socket_addrs(), zone) {
+        (Ok(addresses), _) => Ok(addresses.collect()),
+        (Err(_), Some(zone)) => {
             let unknown = format!("this machine has no network interface {zone:?}");
-            let look_up = move || match place.to_socket_addrs() {
-                Ok(addresses) => Ok(addresses.collect()),
-                Err(_) => Err(io::Error::new(io::ErrorKind::NotFound, unknown)),
-            };
-            resolve(&name, look_up, deadline, cancel)
+            Err(io::Error::new(io::ErrorKind::NotFound, unknown))
         }
-        (Host::Domain(name), _) => {
-            let place = (name.clone(), port);
-            let look_up = move || Ok(place.to_socket_addrs()?.collect());
-            resolve(name, look_up, deadline, cancel)
-        }
-    }
+        (Err(error), None) => Err(error),
+    };
+    resolve(&name, look_up, deadline, cancel)
 }
 
 /// Connects to a Unix socket. If the server's backlog is full, this tries again, because poll(2)
@@ -125,9 +121,6 @@ pub(crate) fn connect_unix(
     let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
     let socket = socket(AddressFamily::UNIX).map_err(failed)?;
     loop {
-        if cancel.is_cancelled() {
-            return Err(cancelled());
-        }
         if Instant::now() >= deadline {
             return Err(Failure::TimedOut("the Unix socket's server"));
         }
@@ -135,8 +128,7 @@ pub(crate) fn connect_unix(
             Ok(()) => return Ok(UnixStream::from(socket)),
             Err(Errno::AGAIN | Errno::INTR) => {
                 let until = deadline.min(Instant::now() + TRY_AGAIN);
-                let mut fds = [PollFd::new(&cancel.woken, PollFlags::IN)];
-                wait_for(&mut fds, Some(until)).map_err(failed)?;
+                cancel.wait::<OwnedFd>(&[], PollFlags::IN, until)?;
             }
             Err(error) => return Err(failed(error.into())),
         }
@@ -151,24 +143,30 @@ fn resolve(
     deadline: Instant,
     cancel: &Cancel,
 ) -> Result<Vec<SocketAddr>, Failure> {
-    let (sender, found) = bounded(1);
-    spawn("ws-resolve", move || drop(sender.send(look_up())))
-        .map_err(|error| Error::Thread(Arc::new(error)))?;
-
-    let left = deadline.saturating_duration_since(Instant::now());
-    let found = select! {
-        recv(found) -> found => found,
-        recv(cancel.cancelled) -> _ => return Err(cancelled()),
-        default(left) => return Err(Failure::TimedOut("the look-up of the host's name")),
-    };
     let unresolved = |source: io::Error| Error::Resolve {
         host: name.to_owned(),
         error: Arc::new(source),
     };
-    match found {
-        Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
-        Ok(Ok(_)) => Err(unresolved(io::Error::other("it has no address")).into()),
-        Ok(Err(error)) => Err(unresolved(error).into()),
+    let (done, running) =
+        UnixStream::pair().map_err(|error| unresolved(with_descriptor_limit(error)))?;
+    let thread = spawn_to_join("ws-resolve", move || {
+        let found = look_up();
+        // Makes `running` readable. Dropping it is not enough if a forked child has a copy.
+        let _ = done.shutdown(Shutdown::Both);
+        found
+    })
+    .map_err(|error| Error::Thread(Arc::new(error)))?;
+
+    // The look-up ends the wait, or a cancellation, or the deadline.
+    let running = [running];
+    while cancel.wait(&running, PollFlags::IN, deadline)?.is_none() {
+        if Instant::now() >= deadline {
+            return Err(Failure::TimedOut("the look-up of the host's name"));
+        }
+    }
+    // The thread has nothing left to do.
+    match thread.join() {
+        Ok(found) => Ok(found.map_err(unresolved)?),
         Err(_) => Err(unresolved(io::Error::other("the look-up panicked")).into()),
     }
 }
@@ -206,9 +204,6 @@ fn race(
     let mut last_error = io::Error::other("the host has no address");
     loop {
         let now = Instant::now();
-        if cancel.is_cancelled() {
-            return Err(cancelled());
-        }
         if now >= deadline {
             return Err(Failure::TimedOut("a TCP connection"));
         }
@@ -232,7 +227,7 @@ fn race(
             0 => deadline,
             _ => deadline.min(next_start),
         };
-        let Some(index) = wait_for_one(&running, until, cancel)? else {
+        let Some(index) = cancel.wait(&running, PollFlags::OUT, until)? else {
             continue;
         };
         let stream = running.swap_remove(index);
@@ -291,24 +286,6 @@ pub(crate) fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Waits until one of the attempts has ended. Returns `None` at the end of the time and after a
-/// cancellation.
-fn wait_for_one(
-    running: &[TcpStream],
-    until: Instant,
-    cancel: &Cancel,
-) -> Result<Option<usize>, Failure> {
-    let mut fds = Vec::with_capacity(running.len() + 1);
-    fds.push(PollFd::new(&cancel.woken, PollFlags::IN));
-    fds.extend(
-        running
-            .iter()
-            .map(|stream| PollFd::new(stream, PollFlags::OUT)),
-    );
-    wait_for(&mut fds, Some(until)).map_err(Error::lost)?;
-    Ok(fds[1..].iter().position(|fd| !fd.revents().is_empty()))
-}
-
 fn list(addresses: &[SocketAddr]) -> String {
     let addresses = addresses.iter().map(SocketAddr::to_string);
     addresses.collect::<Vec<_>>().join(", ")
@@ -317,6 +294,7 @@ fn list(addresses: &[SocketAddr]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crossbeam_channel::bounded;
     use std::net::TcpListener;
     use std::thread;
 

@@ -11,8 +11,6 @@
 //!
 //! All other bytes are read directly into the codec's buffer and not changed.
 
-use std::error::Error;
-use std::fmt;
 use std::io;
 
 use tungstenite::protocol::Role;
@@ -34,7 +32,8 @@ const CONTINUATION: u8 = 0;
 const CLOSE: u8 = 8;
 
 /// Why reading ended. [`FrameReader::read`] returns it inside an [`io::Error`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{self:?}")]
 pub(crate) enum End {
     /// The peer's Close frame.
     Close(Option<CloseFrame>),
@@ -52,14 +51,6 @@ impl End {
     }
 }
 
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
-    }
-}
-
-impl Error for End {}
-
 /// Passes a peer's bytes to the codec.
 pub(crate) struct FrameReader {
     /// The role of this side. A client masks its frames, and a server does not.
@@ -68,8 +59,8 @@ pub(crate) struct FrameReader {
     limit: usize,
     state: State,
     /// The bytes of a head that is incomplete.
-    partial: Partial,
-    /// Bytes that were read after the head of a long frame.
+    partial: Vec<u8>,
+    /// Bytes that were read with the head of a long frame and belong after it, or a Close frame.
     unread: Vec<u8>,
 }
 
@@ -94,20 +85,13 @@ struct Long {
     mask: Option<[u8; 4]>,
 }
 
-/// An incomplete head, at least one byte shorter than the longest one.
-#[derive(Default)]
-struct Partial {
-    bytes: [u8; MAX_HEAD - 1],
-    len: usize,
-}
-
 impl FrameReader {
     pub(crate) fn new(role: Role, limit: usize) -> Self {
         FrameReader {
             role,
             limit,
             state: State::Frame(0),
-            partial: Partial::default(),
+            partial: Vec::new(),
             unread: Vec::new(),
         }
     }
@@ -143,7 +127,9 @@ impl FrameReader {
                 let mut chunk = [0; MAX_HEAD + MAX_CONTROL as usize];
                 let n = unread_or(&mut self.unread, source, &mut chunk)?;
                 frame.extend_from_slice(&chunk[..n]);
-                self.read_close();
+                if let Some(end) = close(frame, self.role) {
+                    self.state = State::Ended(end);
+                }
                 match n {
                     0 => Ok(0),
                     _ => self.nothing_to_pass_on(),
@@ -158,13 +144,13 @@ impl FrameReader {
         buffer: &mut [u8],
         source: impl FnOnce(&mut [u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let before = self.partial.len;
-        buffer[..before].copy_from_slice(self.partial.get());
+        let before = self.partial.len();
+        buffer[..before].copy_from_slice(&self.partial);
         let n = unread_or(&mut self.unread, source, &mut buffer[before..])?;
         if n == 0 {
             return Ok(0);
         }
-        self.partial.len = 0;
+        self.partial.clear();
         match self.parse_frames(&buffer[..before + n]) {
             0 => self.nothing_to_pass_on(),
             n => Ok(n),
@@ -193,7 +179,7 @@ impl FrameReader {
                 return at;
             }
             let Some(head) = Head::read(&bytes[at..]) else {
-                self.partial.set(&bytes[at..]);
+                self.partial.extend_from_slice(&bytes[at..]);
                 return at;
             };
             if !head.is_known() {
@@ -206,8 +192,8 @@ impl FrameReader {
                 return at;
             }
             if head.opcode() == CLOSE {
-                self.state = State::Close(bytes[at..].to_vec());
-                self.read_close();
+                self.unread.splice(..0, bytes[at..].iter().copied());
+                self.state = State::Close(Vec::new());
                 return at;
             }
             if head.length > PART {
@@ -218,15 +204,6 @@ impl FrameReader {
             }
             at += head.size;
             *left = head.length;
-        }
-    }
-
-    /// Ends if the Close frame is complete, or known to be invalid.
-    fn read_close(&mut self) {
-        if let State::Close(frame) = &self.state {
-            if let Some(end) = close(frame, self.role) {
-                self.state = State::Ended(end);
-            }
         }
     }
 }
@@ -247,17 +224,6 @@ fn unread_or(
         *unread = Vec::new();
     }
     Ok(n)
-}
-
-impl Partial {
-    fn get(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-
-    fn set(&mut self, bytes: &[u8]) {
-        self.bytes[..bytes.len()].copy_from_slice(bytes);
-        self.len = bytes.len();
-    }
 }
 
 impl Long {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use url::Host;
+use url::{Host, Url};
 
 /// A host and a port to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub(crate) fn with_zone(host: &str, zone: &str) -> String {
 /// Libraries that follow the URL standard do not read zones. A zone is written `[fe80::1%25eth0]`
 /// (RFC 6874, section 2) or `[fe80::1%eth0]` (RFC 4007, section 11.2), as other programs do. An
 /// ambiguous text is read in the first way.
-pub(crate) fn without_zone(url: &str) -> Option<(String, String)> {
+fn without_zone(url: &str) -> Option<(String, String)> {
     let (scheme, _) = url.split_once("://")?;
     if !scheme.bytes().all(is_scheme_byte) {
         // Without a scheme, the text in brackets is not the host.
@@ -86,6 +86,14 @@ pub(crate) fn without_zone(url: &str) -> Option<(String, String)> {
     };
     let end_of_address = start + 1 + address.len();
     Some((format!("{}{}", &url[..end_of_address], &url[rest..]), zone))
+}
+
+/// Parses a URL. Returns its zone separately.
+pub(crate) fn parse_url(url: &str) -> Result<(Url, Option<String>), url::ParseError> {
+    match without_zone(url) {
+        Some((rest, zone)) => Ok((Url::parse(&rest)?, Some(zone))),
+        None => Ok((Url::parse(url)?, None)),
+    }
 }
 
 /// Returns whether a scheme may contain the byte (RFC 3986, section 3.1).

@@ -8,7 +8,7 @@ use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
 
 use super::handshake::server::response_head;
-use super::transport::{Halves, ReadHalf, Transport, WriteHalf, is_timeout, write_by};
+use super::transport::{Halves, ReadHalf, Transport, WriteHalf, is_timeout, read_by, write_by};
 use crate::error::{Error, Result};
 use crate::thread::spawn;
 
@@ -120,25 +120,17 @@ fn send_rest(halves: &mut Halves, bytes: &[u8]) -> io::Result<()> {
     let deadline = Instant::now() + STALLED + Duration::from_secs(size);
     write_by(&mut *halves.write, bytes, STALLED, deadline)?;
     let _ = halves.write.shutdown_write();
-    discard(&mut *halves.read)
+    discard(&mut *halves.read);
+    Ok(())
 }
 
 /// Reads and discards bytes until the end of the stream or until a limit is reached.
-fn discard(read: &mut dyn ReadHalf) -> io::Result<()> {
+fn discard(read: &mut dyn ReadHalf) {
     let deadline = Instant::now() + UNREAD_WAIT;
     let mut chunk = [0; 4096];
     for _ in 0..MAX_UNREAD / chunk.len() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
-        read.set_timeout(Some(left))?;
-        match read.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        if !matches!(read_by(read, &mut chunk, deadline), Ok(1..)) {
+            return;
         }
     }
-    Ok(())
 }

@@ -9,7 +9,6 @@ pub(crate) mod frame_reader;
 pub(crate) mod handshake;
 pub(crate) mod host;
 pub(crate) mod http_response;
-pub(crate) mod memory;
 pub(crate) mod origin;
 pub(crate) mod panic_guard;
 pub(crate) mod pending;

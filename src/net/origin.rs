@@ -1,40 +1,35 @@
 //! The check of `Origin`, which tells from which page a browser connects (RFC 6455, sections 4.2.2
 //! and 10.2).
 
-use std::fmt;
 use std::sync::Arc;
 
 use http::Request;
 use http::header;
-use url::Url;
 
-use super::host::without_zone;
+use super::host::parse_url;
+use crate::hidden::Hidden;
 use crate::panics::{Guarded, log_panic};
 
 /// The pages from which a server accepts connections. A request without an `Origin` is not from a
 /// page.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Origins {
-    /// The user's rules. Without a function among them, the server's own pages are allowed as well.
-    allowed: Vec<Rule>,
+    /// The origins that the program names.
+    named: Vec<String>,
+    /// The program's functions. Without any, the server's own pages are allowed as well.
+    functions: Vec<Hidden<Arc<Guarded<Filter>>>>,
 }
 
 type Filter = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
-#[derive(Clone)]
-enum Rule {
-    Exactly(String),
-    If(Arc<Guarded<Filter>>),
-}
-
 impl Origins {
     pub(crate) fn allow(&mut self, origin: String) {
-        self.allowed.push(Rule::Exactly(origin));
+        self.named.push(origin);
     }
 
     pub(crate) fn allow_if(&mut self, f: impl Fn(&str) -> bool + Send + Sync + 'static) {
         let f: Filter = Box::new(f);
-        self.allowed.push(Rule::If(Arc::new(Guarded::new(f))));
+        self.functions.push(Hidden(Arc::new(Guarded::new(f))));
     }
 
     /// Checks the origin of a request that came with or without TLS. Returns the origin as the
@@ -53,18 +48,14 @@ impl Origins {
                 .get(header::HOST)
                 .and_then(|host| host.to_str().ok()),
         };
-        let mut functions = 0;
-        let named = self.allowed.iter().any(|rule| match rule {
-            Rule::Exactly(allowed) => same_text(allowed, &origin),
-            Rule::If(f) => {
-                functions += 1;
-                let mut allowed = false;
-                log_panic(|| allowed = f(&origin));
-                allowed
-            }
+        let named = self.named.iter().any(|named| same_text(named, &origin));
+        let by_function = self.functions.iter().any(|Hidden(f)| {
+            let mut allowed = false;
+            log_panic(|| allowed = f(&origin));
+            allowed
         });
         let own = || host.is_some_and(|host| is_same_host(&origin, host, encrypted));
-        let allowed = named || (functions == 0 && own());
+        let allowed = named || by_function || (self.functions.is_empty() && own());
         match allowed && origins.next().is_none() {
             true => Ok(()),
             false => Err(origin),
@@ -81,11 +72,12 @@ fn same_text(allowed: &str, origin: &str) -> bool {
 /// a page without TLS is foreign, because anyone on the network may have made it. A server without
 /// TLS may be behind a proxy with TLS.
 fn is_same_host(origin: &str, host: &str, encrypted: bool) -> bool {
-    let Ok(page) = parse(origin) else {
+    // Zones have a meaning on one machine only.
+    let Ok((page, _)) = parse_url(origin) else {
         return false;
     };
     // The page's scheme supplies the port if `host` leaves it out.
-    let Ok(here) = parse(&format!("{}://{host}/", page.scheme())) else {
+    let Ok((here, _)) = parse_url(&format!("{}://{host}/", page.scheme())) else {
         return false;
     };
     let schemes = if encrypted {
@@ -97,27 +89,6 @@ fn is_same_host(origin: &str, host: &str, encrypted: bool) -> bool {
         && page.host() == here.host()
         && page.port_or_known_default() == here.port_or_known_default()
         && here.username().is_empty()
-}
-
-/// Parses a URL without its zone, because zones have a meaning on one machine only.
-fn parse(url: &str) -> Result<Url, url::ParseError> {
-    match without_zone(url) {
-        Some((url, _)) => Url::parse(&url),
-        None => Url::parse(url),
-    }
-}
-
-impl fmt::Debug for Origins {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut list = f.debug_list();
-        for rule in &self.allowed {
-            match rule {
-                Rule::Exactly(origin) => list.entry(origin),
-                Rule::If(_) => list.entry(&"a function"),
-            };
-        }
-        list.finish()
-    }
 }
 
 #[cfg(test)]

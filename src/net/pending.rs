@@ -14,7 +14,7 @@ use super::handshake::server::{parse_request, plain, too_long};
 use super::http_response;
 use super::socket::Socket;
 #[cfg(feature = "native-tls")]
-use super::tls::{Accepting, Tls, Wire};
+use super::tls::{CLIENT, Handshake, Tls, Wire};
 use super::transport::Transport;
 use crate::capacity::{Taken, WAITING};
 
@@ -130,7 +130,7 @@ impl PendingRequest {
             #[cfg(feature = "native-tls")]
             Stage::Hello(acceptor) => client.hello(acceptor),
             #[cfg(feature = "native-tls")]
-            Stage::Handshake(handshake) => client.tls(Accepting::go_on(handshake)),
+            Stage::Handshake(handshake) => client.tls(Handshake::go_on(handshake, CLIENT)),
             Stage::Head(stream, bytes) => client.read_head(stream, bytes),
             Stage::Draining(stream, left) => client.discard(stream, left),
         }
@@ -186,7 +186,9 @@ impl Client {
     fn hello(self, acceptor: native_tls::TlsAcceptor) -> Step {
         let mut first = [0];
         match self.socket.peek_now(&mut first) {
-            Err(error) if is_transient(&error) => self.wait_in(Stage::Hello(acceptor)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.wait_in(Stage::Hello(acceptor))
+            }
             Err(error) => self.disconnect(&error),
             Ok(0) => self.disconnect(&"it sent nothing"),
             Ok(_) if first[0].is_ascii_uppercase() => {
@@ -195,18 +197,18 @@ impl Client {
                 self.refuse_with(stream, StatusCode::BAD_REQUEST, text)
             }
             Ok(_) => {
-                let accepting = Accepting::start(&acceptor, self.socket.clone());
-                self.tls(accepting)
+                let handshake = Handshake::accept(&acceptor, self.socket.clone());
+                self.tls(handshake)
             }
         }
     }
 
     #[cfg(feature = "native-tls")]
-    fn tls(self, accepting: Accepting) -> Step {
-        match accepting {
-            Accepting::InProgress(handshake) => self.wait_in(Stage::Handshake(handshake)),
-            Accepting::Done(tls) => self.read_head(Stream::Tls(Box::new(tls)), Vec::new()),
-            Accepting::Failed(error) => self.disconnect(&error),
+    fn tls(self, handshake: Handshake) -> Step {
+        match handshake {
+            Handshake::InProgress(handshake) => self.wait_in(Stage::Handshake(handshake)),
+            Handshake::Done(tls) => self.read_head(Stream::Tls(Box::new(tls)), Vec::new()),
+            Handshake::Failed(error) => self.disconnect(&error),
         }
     }
 
@@ -216,7 +218,6 @@ impl Client {
             match stream.read_now(&mut chunk) {
                 Ok(0) => return self.disconnect(&"it ended the connection"),
                 Ok(n) => bytes.extend_from_slice(&chunk[..n]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return self.wait_in(Stage::Head(stream, bytes));
                 }
@@ -271,7 +272,6 @@ impl Client {
             match stream.read_now(&mut chunk) {
                 Ok(0) => break,
                 Ok(n) => left = left.saturating_sub(n),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return self.wait_in(Stage::Draining(stream, left));
                 }
@@ -325,12 +325,4 @@ impl AsFd for PendingRequest {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.client.socket.as_fd()
     }
-}
-
-#[cfg(feature = "native-tls")]
-fn is_transient(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, set_tcp_nodelay};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
@@ -19,21 +19,14 @@ use super::write_stall::Stall;
 #[derive(Debug, Clone)]
 pub(crate) struct Socket {
     fd: Arc<OwnedFd>,
-    family: Family,
     peer_addr: Option<SocketAddr>,
+    /// `None` for a Unix socket.
     local_addr: Option<SocketAddr>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
-    Tcp,
-    Unix,
 }
 
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Self {
         Socket {
-            family: Family::Tcp,
             peer_addr: stream.peer_addr().ok(),
             local_addr: stream.local_addr().ok(),
             fd: Arc::new(stream.into()),
@@ -44,7 +37,6 @@ impl From<TcpStream> for Socket {
 impl From<UnixStream> for Socket {
     fn from(stream: UnixStream) -> Self {
         Socket {
-            family: Family::Unix,
             peer_addr: None,
             local_addr: None,
             fd: Arc::new(stream.into()),
@@ -59,43 +51,27 @@ impl AsFd for Socket {
 }
 
 impl Socket {
-    pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
-        self.peer_addr
-    }
-
-    pub(crate) fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        match self.family {
-            Family::Tcp => Ok(set_tcp_nodelay(self, nodelay)?),
-            Family::Unix => Ok(()),
-        }
-    }
-
     /// Reads without waiting.
     pub(crate) fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(recv(self, buffer, RecvFlags::DONTWAIT)?.1)
+        let flags = RecvFlags::DONTWAIT;
+        Ok(retry_on_intr(|| recv(self, &mut *buffer, flags))?.1)
     }
 
     /// Reads without waiting, and leaves the bytes in the socket's buffer.
-    #[cfg(feature = "native-tls")]
     pub(crate) fn peek_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(recv(self, buffer, RecvFlags::DONTWAIT | RecvFlags::PEEK)?.1)
+        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+        Ok(retry_on_intr(|| recv(self, &mut *buffer, flags))?.1)
     }
 
     /// Writes without waiting.
     pub(crate) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        Ok(send(self, bytes, flags)?)
+        Ok(retry_on_intr(|| send(self, bytes, flags))?)
     }
 
     /// Ends the write direction. The peer reads the end of the stream.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         Ok(shutdown(self, Shutdown::Write)?)
-    }
-
-    /// Ends both directions, and with them every call that is blocked on the socket.
-    pub(crate) fn shutdown(&self) {
-        // This fails if the peer has ended the connection. Then no call is blocked on it.
-        let _ = shutdown(self, Shutdown::Both);
     }
 
     /// Returns whether a write would not block: there is space, or writing fails.
@@ -108,7 +84,6 @@ impl Socket {
 
     /// Waits until the socket is ready for one of `events`, or until `deadline`; without a
     /// deadline, for ever. May return early.
-    #[cfg(feature = "native-tls")]
     pub(crate) fn wait(&self, events: PollFlags, deadline: Option<Instant>) -> io::Result<()> {
         wait_for(&mut [PollFd::new(self, events)], deadline)
     }
@@ -130,9 +105,9 @@ impl Transport for Socket {
     fn split(self: Box<Self>) -> io::Result<Halves> {
         rustix::io::ioctl_fionbio(&*self, false)?;
         Ok(Halves {
-            read: Box::new(SocketRead(self.fd.clone())),
+            read: Box::new(SocketRead((*self).clone())),
             write: Box::new(SocketWrite {
-                fd: self.fd.clone(),
+                socket: (*self).clone(),
                 timeout: None,
             }),
             shutdown: Arc::new(*self),
@@ -148,13 +123,17 @@ impl Transport for Socket {
     }
 
     fn set_nodelay(&mut self, nodelay: bool) -> io::Result<()> {
-        Socket::set_nodelay(self, nodelay)
+        match self.local_addr {
+            Some(_) => Ok(set_tcp_nodelay(self, nodelay)?),
+            None => Ok(()),
+        }
     }
 }
 
 impl ShutdownHandle for Socket {
     fn shutdown(&self) {
-        Socket::shutdown(self);
+        // This fails if the peer has ended the connection. Then no call is blocked on it.
+        let _ = shutdown(self, Shutdown::Both);
     }
 }
 
@@ -182,7 +161,7 @@ impl Transport for UnixStream {
     }
 }
 
-struct SocketRead(Arc<OwnedFd>);
+struct SocketRead(Socket);
 
 impl Read for SocketRead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -192,13 +171,14 @@ impl Read for SocketRead {
 
 impl ReadHalf for SocketRead {
     fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = timeout.map(not_zero);
+        // The operating system takes a zero for no timeout.
+        let timeout = timeout.map(|timeout| timeout.max(Duration::from_millis(1)));
         Ok(set_socket_timeout(&self.0, Timeout::Recv, timeout)?)
     }
 }
 
 struct SocketWrite {
-    fd: Arc<OwnedFd>,
+    socket: Socket,
     timeout: Option<Duration>,
 }
 
@@ -214,7 +194,7 @@ impl Write for SocketWrite {
                 other => return other,
             }
             let until = stall.next_attempt()?;
-            wait_for(&mut [PollFd::new(&self.fd, PollFlags::OUT)], until)?;
+            self.socket.wait(PollFlags::OUT, until)?;
         }
     }
 
@@ -230,16 +210,10 @@ impl WriteHalf for SocketWrite {
     }
 
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        Ok(send(&self.fd, bytes, flags)?)
+        self.socket.send_now(bytes)
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {
-        Ok(shutdown(&self.fd, Shutdown::Write)?)
+        self.socket.shutdown_write()
     }
-}
-
-/// Raises a zero time-out, which the operating system would take for none.
-fn not_zero(timeout: Duration) -> Duration {
-    timeout.max(Duration::from_millis(1))
 }

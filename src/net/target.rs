@@ -1,6 +1,5 @@
 //! The target of a connection: what a URL says about where to connect and what to request.
 
-use std::borrow::Cow;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -10,7 +9,7 @@ use rustix::net::SocketAddrUnix;
 use url::{Position, Url};
 
 use super::credentials::Credentials;
-use super::host::{Endpoint, with_zone, without_zone};
+use super::host::{Endpoint, parse_url, with_zone};
 use crate::error::{Error, Result};
 
 /// A valid URL, split into its parts.
@@ -36,26 +35,24 @@ pub(crate) enum Place {
 impl Target {
     pub(crate) fn parse(text: &str) -> Result<Target> {
         match text.split_once(':') {
-            Some((scheme, rest)) if is(scheme, "ws+unix") => Self::unix(text, false, rest),
-            Some((scheme, rest)) if is(scheme, "wss+unix") => Self::unix(text, true, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("ws+unix") => {
+                Self::unix(text, false, rest)
+            }
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("wss+unix") => {
+                Self::unix(text, true, rest)
+            }
             _ => Self::host(text),
         }
     }
 
     fn host(text: &str) -> Result<Target> {
         let shown = shown(text);
-        let rejected = |reason: String| Error::InvalidUrl {
-            url: shown.clone(),
-            reason,
-        };
+        let rejected = |reason: String| invalid(&shown, &reason);
         if !text.contains("://") {
             return Err(rejected(format!("it has no scheme: write ws://{shown}")));
         }
-        let (text, zone) = match without_zone(text) {
-            Some((rest, zone)) => (Cow::Owned(rest), Some(zone)),
-            None => (Cow::Borrowed(text), None),
-        };
-        let mut url = Url::parse(&text).map_err(|error| rejected(error.to_string()))?;
+        let parsed = parse_url(text).map_err(|error| rejected(error.to_string()));
+        let (mut url, zone) = parsed?;
         let credentials = Credentials::of(&url);
         let scheme = match url.scheme() {
             "ws" | "http" => "ws",
@@ -198,10 +195,6 @@ impl Target {
         let upgraded = (from.port, to.port) == (80, 443) && other.encrypted;
         (&from.host, &from.zone) == (&to.host, &to.zone) && (from.port == to.port || upgraded)
     }
-}
-
-fn is(scheme: &str, name: &str) -> bool {
-    scheme.eq_ignore_ascii_case(name)
 }
 
 /// Returns the part of an invalid URL that can be shown: without what may be a user, a password or

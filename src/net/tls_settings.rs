@@ -1,87 +1,62 @@
 //! A client's TLS settings: the trusted certificates, and the client's own identity.
 
-use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use native_tls::{Certificate, Identity, Protocol, TlsConnector};
 
 use crate::error::{Error, Result};
+use crate::hidden::Hidden;
 
 /// The settings, and the connector once it has been built. Building reads the system's
 /// certificates, which takes milliseconds, so clones share the connector.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct TlsSettings {
-    roots: Vec<Root>,
-    identity: Option<Identity>,
-    min_protocol: Option<Protocol>,
-    accept_invalid_certs: bool,
-    ready_made: Option<TlsConnector>,
-    made: Arc<OnceLock<TlsConnector>>,
-}
-
-/// Additional root certificates, not parsed yet.
-#[derive(Clone)]
-enum Root {
-    Pem(Vec<u8>),
-    Der(Vec<u8>),
+    /// Additional root certificates, or why they cannot be read.
+    roots: Vec<Hidden<Result<Vec<Certificate>, String>>>,
+    pub(crate) identity: Option<Hidden<Identity>>,
+    pub(crate) min_protocol: Option<Protocol>,
+    pub(crate) accept_invalid_certs: bool,
+    /// The program's own connector. The other settings are not used then.
+    pub(crate) ready_made: Option<TlsConnector>,
+    /// `None` as long as all settings are the defaults.
+    made: Option<Arc<OnceLock<TlsConnector>>>,
 }
 
 impl TlsSettings {
-    pub(crate) fn add_pem(&mut self, pem: Vec<u8>) {
-        self.change().roots.push(Root::Pem(pem));
+    pub(crate) fn add_pem(&mut self, pem: &[u8]) {
+        let certificates = match Certificate::stack_from_pem(pem) {
+            Ok(none) if none.is_empty() => {
+                Err("there is no certificate in the PEM text".to_owned())
+            }
+            other => other.map_err(|error| error.to_string()),
+        };
+        self.change().roots.push(Hidden(certificates));
     }
 
-    pub(crate) fn add_der(&mut self, der: Vec<u8>) {
-        self.change().roots.push(Root::Der(der));
+    pub(crate) fn add_der(&mut self, der: &[u8]) {
+        let certificates = Certificate::from_der(der).map(|one| vec![one]);
+        let certificates = certificates.map_err(|error| error.to_string());
+        self.change().roots.push(Hidden(certificates));
     }
 
-    pub(crate) fn set_identity(&mut self, identity: Identity) {
-        self.change().identity = Some(identity);
-    }
-
-    pub(crate) fn set_min_protocol(&mut self, protocol: Protocol) {
-        self.change().min_protocol = Some(protocol);
-    }
-
-    pub(crate) fn accept_invalid_certs(&mut self, accept: bool) {
-        self.change().accept_invalid_certs = accept;
-    }
-
-    pub(crate) fn set_connector(&mut self, connector: TlsConnector) {
-        self.change().ready_made = Some(connector);
-    }
-
-    fn change(&mut self) -> &mut Self {
-        self.made = Arc::default();
+    /// Returns the settings to change one of them, which takes a new connector.
+    pub(crate) fn change(&mut self) -> &mut Self {
+        self.made = Some(Arc::default());
         self
     }
 
-    /// Checks that the root certificates can be parsed.
-    pub(crate) fn check(&self) -> Result<()> {
-        self.certificates().map(drop)
-    }
-
-    fn certificates(&self) -> Result<Vec<Certificate>> {
-        let invalid = |reason: String| Error::InvalidOption {
-            setting: "root certificate",
-            reason,
-        };
+    /// Returns the additional root certificates.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] if some of them cannot be read.
+    pub(crate) fn certificates(&self) -> Result<Vec<Certificate>> {
         let mut all = Vec::new();
-        for root in &self.roots {
-            match root {
-                Root::Pem(pem) => {
-                    let several = Certificate::stack_from_pem(pem);
-                    let several = several.map_err(|error| invalid(error.to_string()))?;
-                    if several.is_empty() {
-                        return Err(invalid("there is no certificate in the PEM text".into()));
-                    }
-                    all.extend(several);
-                }
-                Root::Der(der) => {
-                    let one = Certificate::from_der(der);
-                    all.push(one.map_err(|error| invalid(error.to_string()))?);
-                }
-            }
+        for Hidden(root) in &self.roots {
+            all.extend(root.clone().map_err(|reason| Error::InvalidOption {
+                setting: "root certificate",
+                reason,
+            })?);
         }
         Ok(all)
     }
@@ -95,58 +70,30 @@ impl TlsSettings {
         if let Some(connector) = &self.ready_made {
             return Ok(connector.clone());
         }
-        let made = match self.is_default() {
-            true => &DEFAULT,
-            false => &*self.made,
+        let made = match &self.made {
+            None => &DEFAULT,
+            Some(made) => &**made,
         };
         if let Some(connector) = made.get() {
             return Ok(connector.clone());
         }
-        let connector = self.build().map_err(|error| match error {
-            Failed::Certificate(error) => error,
-            Failed::Connector(error) => Error::Tls {
-                peer: host.to_owned(),
-                error: Arc::new(error),
-            },
-        })?;
+        let connector = self.build(host)?;
         Ok(made.get_or_init(|| connector).clone())
     }
 
-    fn is_default(&self) -> bool {
-        self.roots.is_empty()
-            && self.identity.is_none()
-            && self.min_protocol.is_none()
-            && !self.accept_invalid_certs
-    }
-
-    fn build(&self) -> Result<TlsConnector, Failed> {
+    fn build(&self, host: &str) -> Result<TlsConnector> {
         let mut builder = TlsConnector::builder();
-        for certificate in self.certificates().map_err(Failed::Certificate)? {
+        for certificate in self.certificates()? {
             builder.add_root_certificate(certificate);
         }
-        if let Some(identity) = &self.identity {
+        if let Some(Hidden(identity)) = &self.identity {
             builder.identity(identity.clone());
         }
         builder.min_protocol_version(Some(self.min_protocol.unwrap_or(Protocol::Tlsv12)));
         builder.danger_accept_invalid_certs(self.accept_invalid_certs);
-        builder.build().map_err(Failed::Connector)
-    }
-}
-
-enum Failed {
-    Certificate(Error),
-    Connector(native_tls::Error),
-}
-
-/// Leaves secrets out.
-impl fmt::Debug for TlsSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsSettings")
-            .field("roots", &self.roots.len())
-            .field("identity", &self.identity.is_some())
-            .field("min_protocol", &self.min_protocol)
-            .field("accept_invalid_certs", &self.accept_invalid_certs)
-            .field("ready_made", &self.ready_made.is_some())
-            .finish()
+        builder.build().map_err(|error| Error::Tls {
+            peer: host.to_owned(),
+            error: Arc::new(error),
+        })
     }
 }

@@ -235,7 +235,8 @@ pub trait ShutdownHandle: Send + Sync {
     fn shutdown(&self);
 }
 
-/// Writes all bytes before `deadline`. Every `max_stall`, the peer must accept some.
+/// Writes all bytes before `deadline`. Every `max_stall`, the peer must accept some. Leaves the half
+/// without a timeout.
 ///
 /// # Errors
 ///
@@ -254,7 +255,7 @@ pub(crate) fn write_by(
         let written = match bytes.is_empty() {
             false => half.write(bytes),
             true => match half.flush() {
-                Ok(()) => return Ok(()),
+                Ok(()) => return half.set_timeout(None),
                 Err(error) => Err(error),
             },
         };
@@ -271,6 +272,29 @@ pub(crate) fn write_by(
         }
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+}
+
+/// Reads before `deadline`.
+///
+/// # Errors
+///
+/// `TimedOut` or `WouldBlock` if the time is over.
+pub(crate) fn read_by(
+    half: &mut dyn ReadHalf,
+    buffer: &mut [u8],
+    deadline: Instant,
+) -> io::Result<usize> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        half.set_timeout(Some(left))?;
+        match half.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
         }
     }
 }

@@ -9,11 +9,10 @@ use tungstenite::protocol::Role;
 use url::Host;
 
 use super::handle::Websocket;
-use super::opened::{Opened, given_up, info, once};
+use super::opened::{Opened, info, install, once, split};
 use super::reader_thread;
 use super::shared::Shared;
 use crate::deadline::deadline_after;
-use crate::descriptors::with_descriptor_limit;
 use crate::error::{Error, Result};
 use crate::net::connect_request::ConnectRequest;
 use crate::net::dial::{Cancel, addresses, connect, connect_unix};
@@ -102,7 +101,7 @@ impl Options {
     /// ```
     pub fn connect(&self, url: impl AsRef<str>) -> Result<Websocket> {
         let request = self.connect_request(url.as_ref())?;
-        let name = request.name().to_owned();
+        let name = request.target.name.clone();
         let (shared, ends) = Shared::new(name, Role::Client, self.for_client());
         let open = move |shared: &Shared| as_client(shared, request.clone());
         reader_thread::start(shared.clone(), ends, None, open);
@@ -145,8 +144,8 @@ impl Options {
         }
         let transport = guard(transport);
         let request = self.connect_request(url.as_ref())?;
-        let name = request.name().to_owned();
-        if request.is_encrypted() && !transport.is_encrypted() {
+        let name = request.target.name.clone();
+        if request.target.encrypted && !transport.is_encrypted() {
             return Err(Error::InvalidUrl {
                 url: name,
                 reason: "the stream is not encrypted; perform the TLS handshake first".into(),
@@ -178,7 +177,8 @@ fn as_client(shared: &Shared, mut connect_request: ConnectRequest) -> Result<Ope
             None => return Err(error),
             Some(next) => connect_request = next?,
         }
-        crate::logging::debug!("{}: redirected to {}", shared.name, connect_request.name());
+        let name = &connect_request.target.name;
+        crate::logging::debug!("{}: redirected to {name}", shared.name);
         request = connect_request.renewed_request()?;
         redirects -= 1;
     }
@@ -219,13 +219,9 @@ fn dial(
         address: shared.name.clone(),
         error: Arc::new(error),
     })?;
-    if !shared.lifecycle.install(cancel.clone()) {
-        return Err(given_up().into());
-    }
+    install(shared, cancel.clone())?;
     let socket = connected_socket(shared, connect_request, deadline, &cancel)?;
-    if !shared.lifecycle.install(Arc::new(socket.clone())) {
-        return Err(given_up().into());
-    }
+    install(shared, Arc::new(socket.clone()))?;
     let transport = encrypt(shared, &connect_request.target, socket, deadline)?;
     handshake(shared, transport, request, follows_redirects, deadline)
 }
@@ -279,15 +275,11 @@ fn connect_through(
         }
         _ => None,
     };
-    stream.set_nonblocking(false).map_err(Error::lost)?;
+    let socket = Socket::from(stream);
     // A close must end the exchange with the proxy.
-    let clone = stream.try_clone().map_err(with_descriptor_limit);
-    let clone = clone.map_err(Error::lost)?;
-    if !shared.lifecycle.install(Arc::new(Socket::from(clone))) {
-        return Err(given_up().into());
-    }
-    proxy.tunnel(&stream, resolved.as_ref().unwrap_or(host), *port, deadline)?;
-    Ok(stream.into())
+    install(shared, Arc::new(socket.clone()))?;
+    proxy.tunnel(&socket, resolved.as_ref().unwrap_or(host), *port, deadline)?;
+    Ok(socket)
 }
 
 /// Performs the TLS handshake if the target is encrypted.
@@ -330,19 +322,12 @@ fn encrypt(
 /// Performs the opening handshake of the WebSocket.
 fn handshake(
     shared: &Shared,
-    mut transport: Box<dyn Transport>,
+    transport: Box<dyn Transport>,
     request: HttpRequest<()>,
     follows_redirects: bool,
     deadline: Instant,
 ) -> Result<Opened, Failure> {
-    transport
-        .set_nodelay(shared.options.nodelay)
-        .map_err(Error::lost)?;
-    let addresses = (transport.peer_addr(), transport.local_addr());
-    let mut halves = transport.split().map_err(Error::lost)?;
-    if !shared.lifecycle.install(halves.shutdown.clone()) {
-        return Err(given_up().into());
-    }
+    let (mut halves, addresses) = split(shared, transport)?;
     let (response, rest) = client::ask(&mut halves, &request, follows_redirects, deadline)?;
     Ok(Opened {
         info: info(addresses, request, response),

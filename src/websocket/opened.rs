@@ -1,13 +1,14 @@
 //! The result of opening a connection.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::{Request, Response};
 use tungstenite::protocol::Role as WireRole;
 
 use super::shared::{ConnectionInfo, Shared};
 use crate::error::{Error, Result};
-use crate::net::transport::Halves;
+use crate::net::transport::{Halves, ShutdownHandle, Transport};
 
 /// A connection after its opening handshake.
 pub(crate) struct Opened {
@@ -19,7 +20,7 @@ pub(crate) struct Opened {
 }
 
 pub(crate) fn info(
-    (peer_addr, local_addr): (Option<SocketAddr>, Option<SocketAddr>),
+    (peer_addr, local_addr): Addresses,
     request: Request<()>,
     response: Response<()>,
 ) -> ConnectionInfo {
@@ -29,6 +30,33 @@ pub(crate) fn info(
         request: request.into(),
         response: response.into(),
     }
+}
+
+type Addresses = (Option<SocketAddr>, Option<SocketAddr>);
+
+/// Lets `handle` shut down what the connection consists of now.
+///
+/// # Errors
+///
+/// That the connection was closed meanwhile.
+pub(crate) fn install(shared: &Shared, handle: Arc<dyn ShutdownHandle>) -> Result<()> {
+    match shared.lifecycle.install(handle) {
+        true => Ok(()),
+        false => Err(given_up()),
+    }
+}
+
+/// Splits a transport, and returns its addresses too.
+pub(crate) fn split(
+    shared: &Shared,
+    mut transport: Box<dyn Transport>,
+) -> Result<(Halves, Addresses)> {
+    let nodelay = transport.set_nodelay(shared.options.nodelay);
+    nodelay.map_err(Error::lost)?;
+    let addresses = (transport.peer_addr(), transport.local_addr());
+    let halves = transport.split().map_err(Error::lost)?;
+    install(shared, halves.shutdown.clone())?;
+    Ok((halves, addresses))
 }
 
 /// Returns the error of a connection that was closed before it was open. No program sees it.

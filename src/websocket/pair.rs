@@ -1,16 +1,17 @@
 //! Connects two `Websocket`s in memory: `Websocket::pair`.
 
+use std::os::unix::net::UnixStream;
+
 use http::{Request, StatusCode};
 use tungstenite::protocol::Role;
 
 use super::handle::Websocket;
-use super::opened::{Opened, given_up, info, once};
+use super::opened::{Opened, info, once, split};
 use super::reader_thread;
 use super::session::Session;
 use super::shared::Shared;
-use crate::error::Result;
-use crate::net::memory;
-use crate::net::transport::Halves;
+use crate::descriptors::with_descriptor_limit;
+use crate::error::{Error, Result};
 use crate::options::Options;
 
 /// Constructors.
@@ -37,7 +38,8 @@ impl Websocket {
 impl Options {
     /// Returns two connected `Websocket`s in memory, both with these settings.
     ///
-    /// See [`Websocket::pair`]. [`reconnect`](Self::reconnect) has no effect on them.
+    /// See [`Websocket::pair`]. [`reconnect`](Self::reconnect) has no effect on them. Each has a
+    /// descriptor. If the system has none left, both have failed with [`Error::Lost`].
     ///
     /// # Examples
     ///
@@ -50,10 +52,16 @@ impl Options {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn pair(&self) -> (Websocket, Websocket) {
-        let (client, server) = memory::pair();
-        let start = |name: &str, role, halves| {
+        let (client, server) = match UnixStream::pair() {
+            Ok((client, server)) => (Ok(client), Ok(server)),
+            Err(error) => {
+                let error = Error::lost(with_descriptor_limit(error));
+                (Err(error.clone()), Err(error))
+            }
+        };
+        let start = |name: &str, role, end: Result<UnixStream>| {
             let (shared, ends) = Shared::new(name.to_owned(), role, self.for_pair());
-            let open = once(move |shared: &Shared| in_memory(shared, halves, role));
+            let open = once(move |shared: &Shared| in_memory(shared, end?, role));
             reader_thread::start(shared.clone(), ends, None, open);
             // Waits only for the start of a thread, because there is no handshake.
             shared.wait(None, Session::has_been_ready);
@@ -67,14 +75,12 @@ impl Options {
 }
 
 /// Opens one end of a connection in memory. It has no handshake.
-fn in_memory(shared: &Shared, halves: Halves, role: Role) -> Result<Opened> {
-    if !shared.lifecycle.install(halves.shutdown.clone()) {
-        return Err(given_up());
-    }
+fn in_memory(shared: &Shared, end: UnixStream, role: Role) -> Result<Opened> {
+    let (halves, addresses) = split(shared, Box::new(end))?;
     let mut response = http::Response::new(());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     Ok(Opened {
-        info: info((None, None), Request::new(()), response),
+        info: info(addresses, Request::new(()), response),
         halves,
         rest: Vec::new(),
         role,

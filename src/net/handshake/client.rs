@@ -10,11 +10,11 @@ use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 use url::{Position, Url};
 
-use super::fields::elements;
+use super::fields::{elements, head};
 use super::response::{read_body, read_head};
 use super::{Failure, subprotocols, switches};
 use crate::error::{Error, Result};
-use crate::net::transport::{Halves, WriteHalf, is_timeout, write_by};
+use crate::net::transport::{Halves, is_timeout, write_by};
 
 /// Returns the request for the WebSocket at a `ws` or `wss` URL, with a new key.
 ///
@@ -40,15 +40,8 @@ pub(crate) fn request(url: &Url) -> Result<Request<()>, String> {
 pub(crate) fn request_head(request: &Request<()>) -> Vec<u8> {
     let target = request.uri().path_and_query();
     let target = target.map_or("/", |target| target.as_str());
-    let mut head = format!("{} {target} HTTP/1.1\r\n", request.method()).into_bytes();
-    for (name, value) in request.headers() {
-        head.extend_from_slice(capitalised(name).as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
-    }
-    head.extend_from_slice(b"\r\n");
-    head
+    let line = format!("{} {target} HTTP/1.1", request.method());
+    head(&line, request.headers(), capitalised)
 }
 
 /// Returns a header's name in its usual notation. HTTP ignores case, but some servers do not.
@@ -71,7 +64,16 @@ pub(crate) fn ask(
     follows_redirects: bool,
     deadline: Instant,
 ) -> Result<(Response<()>, Vec<u8>), Failure> {
-    write_request(&mut *halves.write, &request_head(request), deadline)?;
+    let written = write_by(
+        &mut *halves.write,
+        &request_head(request),
+        Duration::MAX,
+        deadline,
+    );
+    written.map_err(|error| match is_timeout(&error) {
+        true => Failure::TimedOut("the server to read the handshake request"),
+        false => Error::lost(error).into(),
+    })?;
     let read = &mut *halves.read;
     let (response, rest) = read_head(read, deadline)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -89,19 +91,6 @@ pub(crate) fn ask(
     read.set_timeout(None).map_err(Error::lost)?;
     // RFC 9112, section 6.3: a 101 ends with its head, whatever Content-Length says.
     Ok((response, rest))
-}
-
-fn write_request(
-    write: &mut dyn WriteHalf,
-    bytes: &[u8],
-    deadline: Instant,
-) -> Result<(), Failure> {
-    let written =
-        write_by(write, bytes, Duration::MAX, deadline).and_then(|()| write.set_timeout(None));
-    written.map_err(|error| match is_timeout(&error) {
-        true => Failure::TimedOut("the server to read the handshake request"),
-        false => Error::lost(error).into(),
-    })
 }
 
 /// Checks a response with status 101 (section 4.1). Returns what is wrong with it as the error.

@@ -15,6 +15,19 @@ pub(super) fn header_map(raw: &[httparse::Header<'_>]) -> Result<HeaderMap, http
     Ok(map)
 }
 
+/// Returns a head in HTTP syntax: the first line, and the headers, whose names `name` writes.
+pub(super) fn head(line: &str, headers: &HeaderMap, name: fn(&HeaderName) -> String) -> Vec<u8> {
+    let mut head = format!("{line}\r\n").into_bytes();
+    for (header, value) in headers {
+        head.extend_from_slice(name(header).as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
 /// Replaces each line break within a value, and the blanks around it, by one blank, as RFC 9112,
 /// section 5.2, requires of a client. (The parser rejects requests with such values.)
 fn unfolded(value: &[u8]) -> Cow<'_, [u8]> {

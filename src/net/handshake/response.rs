@@ -1,6 +1,7 @@
 //! Reads an HTTP response: interim responses, head and body.
 
 use std::io;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use http::header;
@@ -10,7 +11,7 @@ use httparse::{ParserConfig, Status, parse_chunk_size};
 use super::fields::{content_length, elements, header_map};
 use super::{Failure, MAX_HEAD, MAX_HEADERS};
 use crate::error::Error;
-use crate::net::transport::{ReadHalf, is_timeout};
+use crate::net::transport::{ReadHalf, is_timeout, read_by};
 
 /// The maximum size of all interim responses together, in bytes.
 pub(crate) const MAX_INTERIM: usize = 64 << 10;
@@ -130,21 +131,9 @@ fn read_more(
     deadline: Instant,
 ) -> io::Result<usize> {
     let mut chunk = [0; 4096];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left == Duration::ZERO {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        read.set_timeout(Some(left))?;
-        match read.read(&mut chunk) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-            Ok(n) => {
-                buffer.extend_from_slice(&chunk[..n]);
-                return Ok(n);
-            }
-        }
-    }
+    let n = read_by(read, &mut chunk, deadline)?;
+    buffer.extend_from_slice(&chunk[..n]);
+    Ok(n)
 }
 
 /// The end of a body (RFC 9112, section 6.3).
@@ -214,51 +203,47 @@ pub(super) fn read_body(
     bytes
 }
 
-/// One chunk (RFC 9112, section 7.1).
-enum Chunk {
-    /// The start and the end of its data.
-    Data(usize, usize),
-    /// The last chunk, or bytes that are not a chunk.
-    End,
-    /// The chunk's first line is incomplete.
-    Partial,
-}
-
-impl Chunk {
-    /// Returns the chunk that begins at `start`.
-    fn at(bytes: &[u8], start: usize) -> Self {
-        match parse_chunk_size(bytes.get(start..).unwrap_or_default()) {
-            Ok(Status::Complete((_, 0))) | Err(_) => Chunk::End,
-            Ok(Status::Complete((line, size))) => {
-                let data = start + line;
-                let size = usize::try_from(size).unwrap_or(usize::MAX);
-                Chunk::Data(data, data.saturating_add(size))
-            }
-            Ok(Status::Partial) => Chunk::Partial,
+/// Returns the place of the data of the chunk that begins at `start` (RFC 9112, section 7.1). It
+/// ends beyond the bytes if the chunk is incomplete. Returns `None` for the last chunk, and for
+/// bytes that are not a chunk.
+fn chunk(bytes: &[u8], start: usize) -> Option<Range<usize>> {
+    match parse_chunk_size(bytes.get(start..).unwrap_or_default()) {
+        Ok(Status::Complete((_, 0))) | Err(_) => None,
+        Ok(Status::Complete((line, size))) => {
+            let data = start + line;
+            let size = usize::try_from(size).unwrap_or(usize::MAX);
+            Some(data..data.saturating_add(size))
         }
+        // The chunk's first line is incomplete.
+        Ok(Status::Partial) => Some(bytes.len()..usize::MAX),
     }
 }
 
 /// Moves `start` to the first incomplete chunk. Returns whether that is the last chunk. The
 /// trailers after it are not awaited.
 fn skip_chunks(bytes: &[u8], start: &mut usize) -> bool {
-    loop {
-        match Chunk::at(bytes, *start) {
-            // A line break follows the data.
-            Chunk::Data(_, end) if end < bytes.len() - 1 => *start = end + 2,
-            Chunk::End => return true,
-            Chunk::Data(..) | Chunk::Partial => return false,
+    while let Some(data) = chunk(bytes, *start) {
+        // A line break follows the data.
+        let next = data.end.saturating_add(2);
+        if next > bytes.len() {
+            return false;
         }
+        *start = next;
     }
+    true
 }
 
 /// Returns the data of the chunks.
 fn without_chunks(bytes: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     let mut start = 0;
-    while let Chunk::Data(data, end) = Chunk::at(bytes, start) {
-        body.extend_from_slice(&bytes[data..end.min(bytes.len())]);
-        start = end.saturating_add(2);
+    while let Some(data) = chunk(bytes, start) {
+        let end = data.end.min(bytes.len());
+        body.extend_from_slice(&bytes[data.start..end]);
+        start = end + 2;
+        if start >= bytes.len() {
+            break;
+        }
     }
     body
 }

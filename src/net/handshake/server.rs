@@ -5,7 +5,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use tungstenite::handshake::derive_accept_key;
 
-use super::fields::{content_length, elements, has_only, header_map, mark_secrets};
+use super::fields::{content_length, elements, has_only, head, header_map, mark_secrets};
 use super::{MAX_HEADERS, subprotocols, switches};
 use crate::net::base64;
 use crate::net::host::is_host_and_port;
@@ -23,23 +23,17 @@ pub(crate) fn parse_request(bytes: &[u8]) -> Result<Option<(Request<()>, usize)>
         }
         Err(_) => return Err(StatusCode::BAD_REQUEST),
     };
-    let bad = |_| StatusCode::BAD_REQUEST;
-    let mut request = Request::new(());
-    *request.method_mut() = head
-        .method
-        .unwrap_or_default()
-        .parse()
-        .map_err(|_| StatusCode::BAD_REQUEST)?;
-    *request.uri_mut() = head
-        .path
-        .unwrap_or_default()
-        .parse()
-        .map_err(|_| StatusCode::BAD_REQUEST)?;
-    *request.version_mut() = match head.version {
+    let version = match head.version {
         Some(0) => Version::HTTP_10,
         _ => Version::HTTP_11,
     };
-    *request.headers_mut() = header_map(head.headers).map_err(bad)?;
+    let mut request = Request::builder()
+        .method(head.method.unwrap_or_default())
+        .uri(head.path.unwrap_or_default())
+        .version(version)
+        .body(())
+        .map_err(|_| StatusCode::BAD_REQUEST)?;
+    *request.headers_mut() = header_map(head.headers).map_err(|_| StatusCode::BAD_REQUEST)?;
     Ok(Some((request, length)))
 }
 
@@ -59,7 +53,7 @@ pub(crate) fn wants_websocket(request: &Request<()>) -> bool {
 }
 
 /// Checks whether a request switches to the WebSocket protocol (section 4.2.1, items 1, 3 and 4).
-fn check_upgrade(request: &Request<()>) -> Result<(), Box<Refusal>> {
+fn check_upgrade(request: &Request<()>) -> Result<(), Refusal> {
     // RFC 9110, section 7.8: an Upgrade in HTTP/1.0 is ignored.
     if request.version() < Version::HTTP_11 {
         return Err(bad("a WebSocket needs HTTP/1.1"));
@@ -67,29 +61,22 @@ fn check_upgrade(request: &Request<()>) -> Result<(), Box<Refusal>> {
     switches(request.headers()).map_err(|missing| upgrade_required(format!("it needs {missing}")))
 }
 
-/// The rejection of a request.
-pub(crate) struct Refusal {
-    pub(crate) response: Response<()>,
-    /// What is wrong with the request.
-    pub(crate) why: String,
+/// The response that rejects a request. Its body tells what is wrong with the request.
+pub(crate) type Refusal = Box<Response<String>>;
+
+fn refusal(status: StatusCode, why: impl Into<String>) -> Refusal {
+    Box::new(plain(status).map(|()| why.into()))
 }
 
-fn refusal(status: StatusCode, why: impl Into<String>) -> Box<Refusal> {
-    Box::new(Refusal {
-        response: plain(status),
-        why: why.into(),
-    })
-}
-
-fn bad(why: &str) -> Box<Refusal> {
+fn bad(why: &str) -> Refusal {
     refusal(StatusCode::BAD_REQUEST, why)
 }
 
 /// Names the protocol to upgrade to (RFC 9110, section 15.5.22) and its version (RFC 6455, section
 /// 4.4).
-fn upgrade_required(why: impl Into<String>) -> Box<Refusal> {
+fn upgrade_required(why: impl Into<String>) -> Refusal {
     let mut refusal = refusal(StatusCode::UPGRADE_REQUIRED, why);
-    let headers = refusal.response.headers_mut();
+    let headers = refusal.headers_mut();
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     let version = HeaderValue::from_static("13");
     headers.insert(header::SEC_WEBSOCKET_VERSION, version);
@@ -111,7 +98,7 @@ pub(crate) struct HandshakeConfig<'a> {
 pub(crate) fn answer(
     request: &Request<()>,
     config: HandshakeConfig<'_>,
-) -> Result<Response<()>, Box<Refusal>> {
+) -> Result<Response<()>, Refusal> {
     check_method(request)?;
     check_upgrade(request)?;
     check_version(request)?;
@@ -146,7 +133,7 @@ pub(crate) fn answer(
 }
 
 /// Checks section 4.2.1, item 1.
-fn check_method(request: &Request<()>) -> Result<(), Box<Refusal>> {
+fn check_method(request: &Request<()>) -> Result<(), Refusal> {
     if request.method() == Method::GET {
         return Ok(());
     }
@@ -155,12 +142,12 @@ fn check_method(request: &Request<()>) -> Result<(), Box<Refusal>> {
         "a WebSocket is requested with GET",
     );
     let get = HeaderValue::from_static("GET");
-    refusal.response.headers_mut().insert(header::ALLOW, get);
+    refusal.headers_mut().insert(header::ALLOW, get);
     Err(refusal)
 }
 
 /// Checks section 4.2.1, item 6. In a request, the header is not a list (section 11.3.5).
-fn check_version(request: &Request<()>) -> Result<(), Box<Refusal>> {
+fn check_version(request: &Request<()>) -> Result<(), Refusal> {
     match has_only(request.headers(), &header::SEC_WEBSOCKET_VERSION, "13") {
         true => Ok(()),
         false => Err(upgrade_required(
@@ -170,7 +157,7 @@ fn check_version(request: &Request<()>) -> Result<(), Box<Refusal>> {
 }
 
 /// Checks section 4.2.1, items 1 and 2.
-fn check_target(request: &Request<()>) -> Result<(), Box<Refusal>> {
+fn check_target(request: &Request<()>) -> Result<(), Refusal> {
     // RFC 9112, section 3.2: a GET has a path, optionally with a scheme and a host before it. `*`
     // is for OPTIONS; a host and a port alone are for CONNECT.
     if !request.uri().path().starts_with('/') {
@@ -186,7 +173,7 @@ fn check_target(request: &Request<()>) -> Result<(), Box<Refusal>> {
 
 /// Returns the value that proves that the key was read (section 4.2.1, item 5, and section 4.2.2,
 /// item 5).
-fn accept(request: &Request<()>) -> Result<HeaderValue, Box<Refusal>> {
+fn accept(request: &Request<()>) -> Result<HeaderValue, Refusal> {
     let refused = || bad("it needs one Sec-WebSocket-Key of 16 bytes in Base64");
     let keys = request.headers().get_all(header::SEC_WEBSOCKET_KEY);
     let mut keys = keys.iter().map(HeaderValue::as_bytes);
@@ -201,7 +188,7 @@ fn accept(request: &Request<()>) -> Result<HeaderValue, Box<Refusal>> {
 }
 
 /// Rejects a body, because the bytes after the head belong to the WebSocket.
-fn check_body(request: &Request<()>) -> Result<(), Box<Refusal>> {
+fn check_body(request: &Request<()>) -> Result<(), Refusal> {
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     // RFC 9112, section 6.3, item 5.
     if !chunked && content_length(request.headers()).is_err() {
@@ -224,7 +211,7 @@ pub(crate) fn has_body(request: &Request<()>) -> bool {
 }
 
 /// Rejects unknown expectations with status 417 (RFC 9110, section 10.1.1), as aiohttp does.
-fn check_expectation(request: &Request<()>) -> Result<(), Box<Refusal>> {
+fn check_expectation(request: &Request<()>) -> Result<(), Refusal> {
     let none = elements(request.headers(), &header::EXPECT)
         .next()
         .is_none();
@@ -263,15 +250,8 @@ pub(crate) fn plain(status: StatusCode) -> Response<()> {
 pub(crate) fn response_head<T>(response: &Response<T>) -> Vec<u8> {
     let status = response.status();
     let reason = status.canonical_reason().unwrap_or("");
-    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
-    for (name, value) in response.headers() {
-        head.extend_from_slice(name.as_str().as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
-    }
-    head.extend_from_slice(b"\r\n");
-    head
+    let line = format!("HTTP/1.1 {} {reason}", status.as_str());
+    head(&line, response.headers(), HeaderName::to_string)
 }
 
 #[cfg(test)]

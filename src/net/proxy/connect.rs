@@ -3,7 +3,7 @@
 use url::Host;
 
 use super::stream::ProxyStream;
-use crate::net::credentials::Credentials;
+use crate::hidden::Hidden;
 use crate::net::handshake::response::{Head, MAX_INTERIM, parse_head};
 use crate::net::handshake::{Failure, MAX_HEAD};
 
@@ -49,7 +49,7 @@ impl ProxyStream<'_> {
         let target = format!("{host}:{port}");
         let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
         let credentials = self.proxy.credentials.as_ref();
-        if let Some(basic) = credentials.and_then(Credentials::basic) {
+        if let Some(basic) = credentials.and_then(|Hidden(known)| known.basic()) {
             request.push_str(&format!("Proxy-Authorization: {basic}\r\n"));
         }
         request.push_str("\r\n");
@@ -62,7 +62,7 @@ impl ProxyStream<'_> {
         let mut head = vec![0; MAX_HEAD];
         let mut taken = 0;
         while taken < head.len() {
-            let seen = taken + self.receive(|stream| stream.peek(&mut head[taken..]))?;
+            let seen = taken + self.receive(|socket| socket.peek_now(&mut head[taken..]))?;
             let answer = parse_head(&head[..seen])
                 .map_err(|error| self.failed(format!("its answer is not HTTP: {error}")))?;
             let end = answer.as_ref().map_or(seen, |answer| answer.length);

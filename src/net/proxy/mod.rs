@@ -8,7 +8,6 @@ mod stream;
 mod testing;
 mod url;
 
-use std::net::TcpStream;
 use std::time::Instant;
 
 use ::url::Host;
@@ -17,24 +16,24 @@ use self::stream::ProxyStream;
 pub(crate) use self::url::Proxy;
 use self::url::Scheme;
 use super::handshake::Failure;
+use super::socket::Socket;
 
 impl Proxy {
-    /// Asks the proxy to connect to the target. `stream` is a blocking connection to the proxy on
-    /// which nothing has been said; afterwards it leads to the target, and not one byte of what the
-    /// target says has been read.
+    /// Asks the proxy to connect to the target. `socket` is a connection to the proxy on which
+    /// nothing has been sent. Afterwards it leads to the target, and no byte of the target has been
+    /// read.
     pub(crate) fn tunnel(
         &self,
-        stream: &TcpStream,
+        socket: &Socket,
         host: &Host<String>,
         port: u16,
         deadline: Instant,
     ) -> Result<(), Failure> {
-        let stream = ProxyStream::new(self, stream, deadline);
+        let stream = ProxyStream::new(self, socket, deadline);
         match self.scheme {
-            Scheme::Http => stream.connect(host, port)?,
-            Scheme::Socks5 | Scheme::Socks5h => stream.socks(host, port)?,
+            Scheme::Http => stream.connect(host, port),
+            Scheme::Socks5 | Scheme::Socks5h => stream.socks(host, port),
         }
-        stream.clear_timeouts()
     }
 }
 

@@ -3,6 +3,7 @@
 use url::Host;
 
 use super::stream::ProxyStream;
+use crate::hidden::Hidden;
 use crate::net::credentials::Credentials;
 use crate::net::handshake::Failure;
 
@@ -70,7 +71,7 @@ impl ProxyStream<'_> {
         self.check_version(version)?;
         match (method, credentials) {
             (NO_LOGIN, _) => Ok(()),
-            (USER_AND_PASSWORD, Some(credentials)) => self.log_in(credentials),
+            (USER_AND_PASSWORD, Some(Hidden(credentials))) => self.log_in(credentials),
             (NO_METHOD, None) => Err(self.failed("it requires a login, such as user and password")),
             (NO_METHOD, Some(_)) => {
                 Err(self.failed("it accepts neither user and password nor a missing login"))
@@ -269,8 +270,9 @@ mod tests {
         let proxy = Proxy::parse("socks5h://proxy:7").unwrap();
         let name = Host::Domain("x".repeat(256));
         let deadline = Instant::now() + TIMEOUT;
-        assert!(proxy.tunnel(&client, &name, 443, deadline).is_err());
-        drop(client);
+        let socket = client.into();
+        assert!(proxy.tunnel(&socket, &name, 443, deadline).is_err());
+        drop(socket);
         assert_eq!((&server).read(&mut [0]).unwrap(), 0);
     }
 }

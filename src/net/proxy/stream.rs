@@ -1,25 +1,26 @@
 //! Reads from a proxy and writes to it, with one deadline for everything.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::io;
+use std::time::Instant;
+
+use rustix::event::PollFlags;
 
 use super::url::Proxy;
 use crate::net::handshake::Failure;
-use crate::net::transport::is_timeout;
+use crate::net::socket::Socket;
 
 /// The connection to the proxy during the negotiation.
 pub(super) struct ProxyStream<'a> {
     pub(super) proxy: &'a Proxy,
-    stream: &'a TcpStream,
+    socket: &'a Socket,
     deadline: Instant,
 }
 
 impl<'a> ProxyStream<'a> {
-    pub(super) fn new(proxy: &'a Proxy, stream: &'a TcpStream, deadline: Instant) -> Self {
+    pub(super) fn new(proxy: &'a Proxy, socket: &'a Socket, deadline: Instant) -> Self {
         ProxyStream {
             proxy,
-            stream,
+            socket,
             deadline,
         }
     }
@@ -38,32 +39,30 @@ impl<'a> ProxyStream<'a> {
         self.transient(format!("the connection to it broke: {error}"))
     }
 
-    /// Calls `io` with the remaining time, until it succeeds or the time is over.
-    fn in_time<T>(
+    /// Calls `io` until it does not have to wait, or until the time is over.
+    fn in_time(
         &self,
         awaited: &'static str,
-        mut io: impl FnMut(&TcpStream, Option<Duration>) -> io::Result<T>,
-    ) -> Result<T, Failure> {
+        events: PollFlags,
+        mut io: impl FnMut(&Socket) -> io::Result<usize>,
+    ) -> Result<usize, Failure> {
         loop {
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if Instant::now() >= self.deadline {
                 return Err(Failure::TimedOut(awaited));
             }
-            // At least 1 ms: the operating system takes a zero for no timeout.
-            match io(self.stream, Some(left.max(Duration::from_millis(1)))) {
-                Ok(done) => return Ok(done),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_timeout(&error) => return Err(Failure::TimedOut(awaited)),
-                Err(error) => return Err(self.broken(&error)),
+            match io(self.socket) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other.map_err(|error| self.broken(&error)),
             }
+            let waited = self.socket.wait(events, Some(self.deadline));
+            waited.map_err(|error| self.broken(&error))?;
         }
     }
 
     pub(super) fn send(&self, mut bytes: &[u8]) -> Result<(), Failure> {
         while !bytes.is_empty() {
-            let n = self.in_time("the proxy to read the request", |mut stream, left| {
-                stream.set_write_timeout(left)?;
-                stream.write(bytes)
+            let n = self.in_time("the proxy to read the request", PollFlags::OUT, |socket| {
+                socket.send_now(bytes)
             })?;
             bytes = &bytes[n..];
         }
@@ -73,12 +72,9 @@ impl<'a> ProxyStream<'a> {
     /// Waits for bytes. `io` reads or peeks.
     pub(super) fn receive(
         &self,
-        mut io: impl FnMut(&TcpStream) -> io::Result<usize>,
+        io: impl FnMut(&Socket) -> io::Result<usize>,
     ) -> Result<usize, Failure> {
-        let n = self.in_time("the proxy's answer", |stream, left| {
-            stream.set_read_timeout(left)?;
-            io(stream)
-        })?;
+        let n = self.in_time("the proxy's answer", PollFlags::IN, io)?;
         match n {
             0 => Err(self.transient("it ended the connection before it answered")),
             n => Ok(n),
@@ -88,7 +84,7 @@ impl<'a> ProxyStream<'a> {
     pub(super) fn fill(&self, buffer: &mut [u8]) -> Result<(), Failure> {
         let mut filled = 0;
         while filled < buffer.len() {
-            filled += self.receive(|mut stream| stream.read(&mut buffer[filled..]))?;
+            filled += self.receive(|socket| socket.recv_now(&mut buffer[filled..]))?;
         }
         Ok(())
     }
@@ -98,14 +94,6 @@ impl<'a> ProxyStream<'a> {
         self.fill(&mut bytes)?;
         Ok(bytes)
     }
-
-    pub(super) fn clear_timeouts(&self) -> Result<(), Failure> {
-        let stream = self.stream;
-        stream
-            .set_read_timeout(None)
-            .and_then(|()| stream.set_write_timeout(None))
-            .map_err(|error| self.broken(&error))
-    }
 }
 
 #[cfg(test)]
@@ -114,6 +102,9 @@ mod tests {
 
     use super::super::testing::*;
     use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::time::Duration;
 
     /// Plays the script up to a number of the answers' bytes.
     fn play_until(mut left: usize, script: Script) -> impl FnOnce(TcpStream) -> TcpStream {
@@ -181,8 +172,9 @@ mod tests {
         for (proxy, _) in conversations() {
             let (client, server) = connection();
             drop(server);
+            let socket = client.try_clone().unwrap().into();
             let result = Proxy::parse(proxy).unwrap().tunnel(
-                &client,
+                &socket,
                 &host("example.com"),
                 443,
                 Instant::now() + TIMEOUT,

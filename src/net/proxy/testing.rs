@@ -48,7 +48,8 @@ pub(super) fn ask_within(
     let playing = thread::spawn(move || play(server));
     let deadline = Instant::now() + time;
     let proxy = Proxy::parse(proxy).unwrap();
-    let result = proxy.tunnel(&client, &host(target), 443, deadline);
+    let socket = client.try_clone().unwrap().into();
+    let result = proxy.tunnel(&socket, &host(target), 443, deadline);
     if result.is_err() {
         // So that a proxy that is still playing fails.
         client.shutdown(std::net::Shutdown::Both).ok();
@@ -69,12 +70,9 @@ pub(super) fn ask(
 }
 
 impl Asked {
-    /// Asserts that the tunnel works in both directions and has no timeouts.
+    /// Asserts that the tunnel works in both directions.
     pub(super) fn leads_to_target(mut self, already_said: &[u8]) {
         assert!(self.result.is_ok(), "{}", self.reason());
-        assert_eq!(self.client.read_timeout().unwrap(), None);
-        assert_eq!(self.client.write_timeout().unwrap(), None);
-        self.client.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut server = self.server.take().unwrap();
         server.write_all(b"pong").unwrap();
         drop(server);

@@ -13,6 +13,9 @@ use crate::error::Error;
 use crate::net::handshake::Failure;
 use crate::net::socket::Socket;
 
+/// The client, as errors call it.
+pub(crate) const CLIENT: &str = "the client";
+
 /// Performs a client's TLS handshake. The server's certificate must be valid for `host`.
 pub(crate) fn connect(
     connector: &TlsConnector,
@@ -20,19 +23,19 @@ pub(crate) fn connect(
     socket: Socket,
     deadline: Instant,
 ) -> Result<Tls, Failure> {
-    let mut step = connector.connect(host, Wire::new(socket));
+    let mut handshake = Handshake::connect(connector, host, socket);
     loop {
-        match step {
-            Ok(stream) => return Ok(established(stream)),
-            Err(HandshakeError::Failure(error)) => return Err(failed(host, error).into()),
-            Err(HandshakeError::WouldBlock(mut handshake)) => {
+        match handshake {
+            Handshake::Done(tls) => return Ok(tls),
+            Handshake::Failed(error) => return Err(error.into()),
+            Handshake::InProgress(unfinished) => {
                 if Instant::now() >= deadline {
                     return Err(Failure::TimedOut("the TLS handshake"));
                 }
-                let wire = handshake.get_mut();
+                let wire = unfinished.get_ref();
                 let waited = wire.socket.wait(wire.events(), Some(deadline));
-                waited.and_then(|()| wire.begin()).map_err(Error::lost)?;
-                step = handshake.handshake();
+                waited.map_err(Error::lost)?;
+                handshake = Handshake::go_on(unfinished, host);
             }
         }
     }
@@ -47,22 +50,18 @@ pub(crate) fn try_out(acceptor: &TlsAcceptor) -> io::Result<()> {
         .build()
         .map_err(io::Error::other)?;
     let (client, server) = UnixStream::pair()?;
-    let mut client = connector.connect("localhost", Wire::new(client.into()));
-    let mut server = Accepting::start(acceptor, server.into());
+    let mut client = Handshake::connect(&connector, "localhost", client.into());
+    let mut server = Handshake::accept(acceptor, server.into());
     // Each side needs a few turns. The limit is a safety margin.
     for _ in 0..20 {
         server = match server {
-            Accepting::Done(_) => return Ok(()),
-            Accepting::Failed(error) => return Err(try_out_failed(&error)),
-            Accepting::InProgress(handshake) => Accepting::go_on(handshake),
+            Handshake::Done(_) => return Ok(()),
+            Handshake::Failed(error) => return Err(try_out_failed(&error)),
+            Handshake::InProgress(unfinished) => Handshake::go_on(unfinished, CLIENT),
         };
-        client = match client {
-            Err(HandshakeError::WouldBlock(mut handshake)) => {
-                handshake.get_mut().begin()?;
-                handshake.handshake()
-            }
-            other => other,
-        };
+        if let Handshake::InProgress(unfinished) = client {
+            client = Handshake::go_on(unfinished, "localhost");
+        }
     }
     Err(try_out_failed(&"the handshake does not end"))
 }
@@ -73,11 +72,6 @@ fn try_out_failed(why: &dyn std::fmt::Display) -> io::Error {
          ({why}) If they are for other clients than this TLS library's own, \
          use Server::tls_acceptor"
     ))
-}
-
-fn established(mut stream: TlsStream<Wire>) -> Tls {
-    stream.get_mut().is_established = true;
-    Tls(stream)
 }
 
 fn failed(host: &str, error: native_tls::Error) -> Error {
@@ -96,30 +90,37 @@ fn failed(host: &str, error: native_tls::Error) -> Error {
     }
 }
 
-/// A server's TLS handshake. It does not wait.
-pub(crate) enum Accepting {
+/// A TLS handshake of either role. It does not wait.
+pub(crate) enum Handshake {
     Done(Tls),
     InProgress(MidHandshakeTlsStream<Wire>),
     Failed(Error),
 }
 
-impl Accepting {
-    pub(crate) fn start(acceptor: &TlsAcceptor, socket: Socket) -> Self {
-        Self::step(acceptor.accept(Wire::new(socket)))
+impl Handshake {
+    fn connect(connector: &TlsConnector, host: &str, socket: Socket) -> Self {
+        Self::step(connector.connect(host, Wire::new(socket)), host)
     }
 
-    pub(crate) fn go_on(mut handshake: MidHandshakeTlsStream<Wire>) -> Self {
+    pub(crate) fn accept(acceptor: &TlsAcceptor, socket: Socket) -> Self {
+        Self::step(acceptor.accept(Wire::new(socket)), CLIENT)
+    }
+
+    pub(crate) fn go_on(mut handshake: MidHandshakeTlsStream<Wire>, peer: &str) -> Self {
         match handshake.get_mut().begin() {
-            Ok(()) => Self::step(handshake.handshake()),
-            Err(error) => Accepting::Failed(Error::lost(error)),
+            Ok(()) => Self::step(handshake.handshake(), peer),
+            Err(error) => Handshake::Failed(Error::lost(error)),
         }
     }
 
-    fn step(result: Result<TlsStream<Wire>, HandshakeError<Wire>>) -> Self {
+    fn step(result: Result<TlsStream<Wire>, HandshakeError<Wire>>, peer: &str) -> Self {
         match result {
-            Ok(stream) => Accepting::Done(established(stream)),
-            Err(HandshakeError::WouldBlock(handshake)) => Accepting::InProgress(handshake),
-            Err(HandshakeError::Failure(error)) => Accepting::Failed(failed("the client", error)),
+            Ok(mut stream) => {
+                stream.get_mut().is_established = true;
+                Handshake::Done(Tls(stream))
+            }
+            Err(HandshakeError::WouldBlock(handshake)) => Handshake::InProgress(handshake),
+            Err(HandshakeError::Failure(error)) => Handshake::Failed(failed(peer, error)),
         }
     }
 }

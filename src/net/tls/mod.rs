@@ -18,6 +18,6 @@ mod handshake;
 mod session;
 mod wire;
 
-pub(crate) use self::handshake::{Accepting, connect, try_out};
+pub(crate) use self::handshake::{CLIENT, Handshake, connect, try_out};
 pub(crate) use self::session::Tls;
 pub(crate) use self::wire::Wire;

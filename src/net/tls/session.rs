@@ -168,10 +168,8 @@ impl<S: Sock> TlsRead<S> {
         let mut stream = self.session.stream.lock();
         let wire = stream.get_mut();
         wire.begin(true, waited);
-        if let Err(error) = wire.send_kept() {
-            // The writer reports this error. The peer may have sent bytes before it.
-            crate::logging::trace!("cannot write: {error}");
-        }
+        // The writer reports an error. The peer may have sent bytes before it.
+        let _ = wire.send_kept();
         let read = stream.read(buffer);
         let wire = stream.get_mut();
         match wire.check().and(read) {
@@ -249,6 +247,18 @@ impl<S: Sock> TlsWrite<S> {
             self.session.socket.wait(PollFlags::OUT, until)?;
         }
     }
+
+    /// Sends what was kept, without waiting. Returns the lock if nothing is kept any more.
+    fn flushed_now(&self) -> io::Result<Locked<'_, S>> {
+        // The reader decrypts under the lock. That is short, but this call must not wait at all.
+        let stream = self.session.stream.try_lock();
+        let mut stream = stream.ok_or(io::ErrorKind::WouldBlock)?;
+        stream.get_mut().begin(false, false);
+        match stream.get_mut().send_kept()? {
+            0 => Ok(stream),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
 }
 
 impl<S: Sock> Write for TlsWrite<S> {
@@ -289,23 +299,12 @@ impl<S: Sock> WriteHalf for TlsWrite<S> {
     }
 
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // The reader decrypts under the lock. That is short, but this call must not wait at all.
-        let stream = self.session.stream.try_lock();
-        let mut stream = stream.ok_or(io::ErrorKind::WouldBlock)?;
-        stream.get_mut().begin(false, false);
-        match stream.get_mut().send_kept()? {
-            0 => self.session.write(&mut stream, bytes),
-            _ => Err(io::ErrorKind::WouldBlock.into()),
-        }
+        let mut stream = self.flushed_now()?;
+        self.session.write(&mut stream, bytes)
     }
 
     fn try_flush(&mut self) -> io::Result<()> {
-        let stream = self.session.stream.try_lock();
-        let mut stream = stream.ok_or(io::ErrorKind::WouldBlock)?;
-        match stream.get_mut().send_kept()? {
-            0 => Ok(()),
-            _ => Err(io::ErrorKind::WouldBlock.into()),
-        }
+        self.flushed_now().map(drop)
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {
@@ -345,7 +344,7 @@ impl Transport for Tls {
     }
 
     fn local_addr(&self) -> Option<SocketAddr> {
-        Transport::local_addr(&self.0.get_ref().socket)
+        self.0.get_ref().socket.local_addr()
     }
 
     fn is_encrypted(&self) -> bool {
@@ -353,7 +352,7 @@ impl Transport for Tls {
     }
 
     fn set_nodelay(&mut self, nodelay: bool) -> io::Result<()> {
-        self.0.get_ref().socket.set_nodelay(nodelay)
+        self.0.get_mut().socket.set_nodelay(nodelay)
     }
 }
 
