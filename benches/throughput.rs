@@ -429,6 +429,7 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(3));
-    targets = round_trip, puts_when_idle, puts_without_a_socket, sends, receives, receives_text, fan_out
+    targets =
+        round_trip, puts_when_idle, puts_without_a_socket, sends, receives, receives_text, fan_out
 }
 criterion_main!(benches);

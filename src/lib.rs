@@ -335,8 +335,8 @@
 //! | `ws-respond` | temporary | sends a page to a slow client |
 //!
 //! Your code runs on these threads: callbacks on `ws-dispatch` and `ws-worker`, a [`Sink`] of your
-//! own on `ws-dispatch`, functions given to [`Options`] on `ws-read`, a [`Transport`] of your own on
-//! `ws-read` and `ws-write`, and the handler on `ws-serve`.
+//! own on `ws-dispatch`, functions given to [`Options`] on `ws-read`, a [`Transport`] of your own
+//! on `ws-read` and `ws-write`, and the handler on `ws-serve`.
 //!
 //! A callback may call any method; the connection's other callbacks wait meanwhile. If the writer
 //! thread is idle, a small message is written on the calling thread, without blocking; the writer

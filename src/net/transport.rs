@@ -235,8 +235,8 @@ pub trait ShutdownHandle: Send + Sync {
     fn shutdown(&self);
 }
 
-/// Writes all bytes before `deadline`. Every `max_stall`, the peer must accept some. Leaves the half
-/// without a timeout.
+/// Writes all bytes before `deadline`. Every `max_stall`, the peer must accept some. Leaves the
+/// half without a timeout.
 ///
 /// # Errors
 ///

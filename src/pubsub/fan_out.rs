@@ -22,7 +22,7 @@ const BACKLOG_WEIGHT: usize = 16 << 20;
 /// The end of a [`Producer`](super::Producer) that emits items.
 ///
 /// A producer has one publisher. Dropping it ends the producer, with
-/// [`Error::Ended`] as the reason.
+/// [`Error::Ended`](crate::Error::Ended) as the reason.
 ///
 /// If the operating system cannot start a thread for callbacks, [`put`](Self::put) waits for at
 /// most a second and tries again. After that, items are queued for their callbacks as long as there

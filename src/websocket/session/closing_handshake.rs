@@ -1,5 +1,5 @@
-//! The closing handshake (RFC 6455, section 7): which side sends the one Close frame, and when there
-//! is nothing more to wait for.
+//! The closing handshake (RFC 6455, section 7): which side sends the one Close frame, and when
+//! there is nothing more to wait for.
 
 use std::time::Instant;
 
