@@ -37,11 +37,10 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 impl<T: Clone + Send + 'static> Drop for Publisher<T> {
     fn drop(&mut self) {
         // Empty, unless the owner has not drained the backlog.
-        for (full, _) in self.blocked.drain(..) {
+        for (full, item) in self.blocked.drain(..) {
             if let Some(subscriber) = full.upgrade() {
-                subscriber
-                    .status
-                    .count_dropped(&self.subscribers.delivery.dropped);
+                let dropped = &self.subscribers.delivery.dropped;
+                subscriber.status.discard(item, dropped);
             }
         }
         for _ in self.backlog.drain(..) {

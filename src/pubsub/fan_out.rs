@@ -162,9 +162,8 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     #[inline]
     fn offer(&mut self, subscriber: &Arc<Subscriber<T>>, item: T, weight: usize) {
         if subscriber.status.truncated.load(Ordering::Relaxed) {
-            return subscriber
-                .status
-                .count_dropped(&self.subscribers.delivery.dropped);
+            let dropped = &self.subscribers.delivery.dropped;
+            return subscriber.status.discard(item, dropped);
         }
         if let Some(pool) = subscriber.pool() {
             let call = Call::Item(subscriber.clone(), item, weight);

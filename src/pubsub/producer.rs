@@ -188,8 +188,9 @@ impl<T: Clone + Send + 'static> Producer<T> {
                 let Err(error) = result else {
                     return;
                 };
-                delivery.dropped.count(1);
-                if error.is_full() {
+                let is_full = error.is_full();
+                delivery.dropped.discard(error.into_inner());
+                if is_full {
                     return status.warn_dropped();
                 }
                 closed.store(true, Ordering::Relaxed);

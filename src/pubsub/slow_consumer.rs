@@ -13,7 +13,6 @@ use super::dropped::Dropped;
 use super::subscriber::Subscriber;
 use super::threads::{Threads, Unstarted};
 use crate::error::PutError;
-use crate::panics::drop_caught;
 
 /// How long a subscription may be full before a warning is logged.
 const LONG: Duration = Duration::from_secs(1);
@@ -207,8 +206,7 @@ impl<T: Send + 'static> Subscriber<T> {
     }
 
     fn drop_item(&self, item: T, delivery: &Delivery) -> Delivered<T> {
-        drop_caught(item);
-        self.status.count_dropped(&delivery.dropped);
+        self.status.discard(item, &delivery.dropped);
         Delivered::Dropped
     }
 }

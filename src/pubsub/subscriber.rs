@@ -14,7 +14,7 @@ use super::status::Status;
 use super::threads::NeedsThread;
 use super::weight_limit::WeightLimit;
 use crate::error::PutError;
-use crate::panics::{Guarded, drop_caught, log_panic};
+use crate::panics::{Guarded, log_panic};
 
 pub(crate) struct Subscriber<T> {
     pub(super) status: Arc<Status>,
@@ -87,15 +87,13 @@ impl<T: Send + 'static> Subscriber<T> {
                 if !limit.is_light(weight) {
                     while !limit.has_room(weight, || ring.len()) {
                         if let Some(oldest) = ring.take_oldest() {
-                            dropped.count(1);
-                            drop_caught(oldest);
+                            dropped.discard(oldest);
                         }
                     }
                     limit.count(weight);
                 }
                 if let Some(oldest) = ring.put(item) {
-                    dropped.count(1);
-                    drop_caught(oldest);
+                    dropped.discard(oldest);
                 }
                 Ok(())
             }

@@ -10,6 +10,7 @@ mod keepalive;
 mod lifecycle;
 mod opened;
 mod pair;
+mod ping_pong;
 mod read_loop;
 mod reader_thread;
 pub(crate) mod request;

@@ -7,12 +7,9 @@
 //! two thread switches for the message. The writer thread writes the rest.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::Bytes;
-use crossbeam_channel::Sender;
-
-use super::control_frames::{Control, Frames, Latency, SendClose, SendPlan};
+use super::control_frames::{Control, Frames, SendClose, SendPlan};
 use super::frame_writer::{FrameWriter, Unsent, Wait};
 use crate::error::PutError;
 use crate::message::Message;
@@ -33,7 +30,7 @@ type Messages = Channel<Message, Control, Box<FrameWriter>>;
 type IdleWriter<'a> = IdleWorker<'a, Message, Control, Box<FrameWriter>>;
 
 pub(crate) struct SendQueue {
-    messages: Messages,
+    pub(super) messages: Messages,
     sent: Sent,
 }
 
@@ -119,49 +116,6 @@ impl SendQueue {
         })?;
         self.use_idle(writer, is_small);
         Ok(())
-    }
-
-    /// Answers a ping.
-    pub(crate) fn pong(&self, payload: Bytes) {
-        self.send_control(|control| control.pong(payload));
-    }
-
-    /// Sends the keepalive's ping.
-    pub(crate) fn ping(&self, payload: Bytes) {
-        self.send_control(|control| control.pings.queue_keepalive(payload));
-    }
-
-    /// Sends a program's ping. Returns `false` if too many pings are unanswered.
-    pub(crate) fn ping_for(&self, payload: Bytes, reply_to: Sender<Duration>) -> bool {
-        // A clone, because the program's payload must not be dropped under the lock.
-        self.send_control(|control| control.pings.queue_for(payload.clone(), reply_to))
-    }
-
-    fn send_control<R>(&self, change: impl FnOnce(&mut Control) -> R) -> R {
-        let (result, writer) = self.messages.change(change);
-        self.use_idle(writer, true);
-        result
-    }
-
-    /// Handles a pong. Returns whether it answers the keepalive's ping.
-    pub(crate) fn answered(&self, payload: &[u8]) -> bool {
-        let answered = self
-            .messages
-            .with_extra(|control| control.pings.answered(payload));
-        let keepalive = answered.keepalive;
-        answered.notify();
-        keepalive
-    }
-
-    /// Returns the time since the keepalive's ping was written. `None` if it is not written or has
-    /// been answered.
-    pub(crate) fn ping_written(&self) -> Option<Duration> {
-        self.messages
-            .with_extra(|control| control.pings.since_written())
-    }
-
-    pub(crate) fn latency(&self) -> Option<Latency> {
-        self.messages.with_extra(|control| control.pings.latency())
     }
 
     pub(crate) fn sent(&self) -> &Sent {
@@ -282,7 +236,7 @@ impl SendQueue {
 
     /// Writes on a thread that has added something, if it has received the frame writer and the
     /// message is small. Otherwise the writer thread writes.
-    fn use_idle(&self, writer: IdleWriter<'_>, is_small: bool) {
+    pub(super) fn use_idle(&self, writer: IdleWriter<'_>, is_small: bool) {
         let Some(writer) = writer else {
             // The thread that has the frame writer finds what was added.
             return;
@@ -362,6 +316,7 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::Arc;
     use std::thread;
+    use std::time::Duration;
     use tungstenite::protocol::Role;
 
     const DEADLINE: Duration = Duration::from_secs(20);

@@ -219,7 +219,7 @@ impl Session {
                 ending.time_out(now);
                 ending.shut_down();
             }
-            None => self.state = State::Connecting,
+            None => self.connect_again(),
         }
     }
 

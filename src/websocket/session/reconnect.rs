@@ -1,4 +1,5 @@
-//! Whether and when another connection follows one that has ended.
+//! Whether and when another connection follows one that has ended. The reader thread makes it, in
+//! `connection_loop`.
 
 use std::time::Instant;
 
@@ -57,5 +58,10 @@ impl Session {
     /// Returns whether a connection may be made.
     pub(crate) fn is_connecting(&self) -> bool {
         matches!(self.state, State::Connecting)
+    }
+
+    /// The wait is over.
+    pub(super) fn connect_again(&mut self) {
+        self.state = State::Connecting;
     }
 }
