@@ -787,3 +787,37 @@ fn what_a_callback_or_a_sink_owns_is_dropped_where_it_is_called() {
 
 /// So that a closure owns it.
 fn drop_nothing<T>(_: &T) {}
+
+#[test]
+fn the_subscriber_after_a_closed_sink_receives_every_item_from_the_early_ones_on() {
+    for _ in 0..500 {
+        let (mut publisher, producer) = Producer::new();
+        (0..3).for_each(|n| publisher.put(n));
+        let (sender, receiver) = bounded(1);
+        // The sink takes 0. The others wait for room in it.
+        producer.subscribe_to(sender);
+        let begun = Arc::new(AtomicBool::new(false));
+        let putting = {
+            let begun = begun.clone();
+            thread::spawn(move || {
+                begun.store(true, Ordering::SeqCst);
+                (3..10).for_each(|n| publisher.put(n));
+            })
+        };
+        while !begun.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        drop(receiver);
+        eventually("the sink's end", || {
+            format!("{producer:?}").contains("subscribers: 0")
+        });
+        let next = producer.subscribe_with(Queue::Unbounded);
+        putting.join().unwrap();
+        let received: Vec<u32> = next.iter().collect();
+        assert_eq!(
+            received.len() as u64 + producer.dropped(),
+            9,
+            "{received:?}"
+        );
+    }
+}

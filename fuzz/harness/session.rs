@@ -73,7 +73,6 @@ impl Run {
             6..=8 => Input::CloseRequested {
                 frame: frame(decisions),
                 deadline: self.now + Duration::from_millis(u64::from(decisions.byte()) * 10),
-                idle: decisions.flag(),
             },
             9..=11 => Input::PeerClosed(PeerClose {
                 frame: decisions.flag().then(|| frame(decisions)),
@@ -93,7 +92,8 @@ impl Run {
             20 => Input::ReadEnded(Some(lost())),
             21 => Input::Failed(Error::Thread(Arc::new(io::Error::other("none")))),
             22..=23 => Input::DeadlinePassed,
-            24..=26 => Input::ReadStopped,
+            24 => Input::NothingQueued,
+            25..=26 => Input::ReadStopped,
             27..=29 => Input::ThreadsEnded {
                 unsent: usize::from(decisions.byte() % 3),
                 chance: 0.5,
@@ -231,7 +231,6 @@ impl Run {
         self.step(Input::CloseRequested {
             frame: CloseFrame::normal(),
             deadline,
-            idle: true,
         });
         self.now = deadline;
         self.step(Input::DeadlinePassed);

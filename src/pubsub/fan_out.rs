@@ -206,9 +206,11 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                     return;
                 }
                 Delivered::Gone(item) => {
-                    self.subscribers.detach(subscriber.status.id);
-                    // If there has been no other subscriber, the next one receives the item.
-                    drop(self.subscribers.keep_early(item));
+                    let id = subscriber.status.id;
+                    self.subscribers.detach(id);
+                    if let Some(item) = self.subscribers.reclaim(id, item) {
+                        self.offer_to_all(item, limit);
+                    }
                 }
             }
         }

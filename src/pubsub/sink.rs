@@ -86,6 +86,14 @@ impl<'a, T> RoomWait<'a, T> {
         RoomWait(Kind::None)
     }
 
+    /// Continues the wait as `next`, which has begun before the last check for room.
+    pub(super) fn replace(&mut self, next: Self) {
+        let old = std::mem::replace(self, next);
+        if let (Kind::Queue(old, _), Kind::Queue(..)) = (old.0, &self.0) {
+            old.renew();
+        }
+    }
+
     /// Waits until there may be room, until `changed` is disconnected, or until `until`.
     pub(super) fn wait(&self, changed: &Receiver<Infallible>, until: Option<Instant>) {
         let mut select = Select::new();
@@ -110,7 +118,7 @@ impl<'a, T> RoomWait<'a, T> {
             }
         }
         if let Kind::Queue(waiting, _) = &self.0 {
-            // The drop of `waiting` passes the permit on.
+            // The drop of `waiting` passes the permit on, unless the wait is renewed.
             let _ = waiting.permit().try_recv();
         }
     }

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::dropped::Dropped;
+use super::sink::RoomWait;
 use super::subscriber::Subscriber;
 use super::threads::{Threads, Unstarted};
 use crate::error::PutError;
@@ -161,6 +162,7 @@ impl<T: Send + 'static> Subscriber<T> {
         delivery: &Delivery,
     ) -> Delivered<T> {
         let mut start = None;
+        let mut room = RoomWait::none();
         loop {
             // Without a thread, nothing makes room. This comes before the policy is read, since the
             // owner, which is notified of a long outage, may change it.
@@ -169,7 +171,7 @@ impl<T: Send + 'static> Subscriber<T> {
                 false => Unstarted::None,
             };
             let (when_full, changed) = delivery.when_full(waiter);
-            let room = self.room_wait(weight);
+            room.replace(self.room_wait(weight));
             if self.status.truncated.load(Ordering::Relaxed) {
                 return self.drop_item(item, delivery);
             }
@@ -208,5 +210,27 @@ impl<T: Send + 'static> Subscriber<T> {
     fn drop_item(&self, item: T, delivery: &Delivery) -> Delivered<T> {
         self.status.discard(item, &delivery.dropped);
         Delivered::Dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::space::SpaceNotifier;
+
+    #[test]
+    fn a_permit_is_passed_on_by_the_end_of_a_wait_and_not_by_its_renewal() {
+        let space = SpaceNotifier::new();
+        let (mut first, second) = (space.register(), space.register());
+        space.notify();
+        for _ in 0..10 {
+            first.permit().recv().unwrap();
+            let next = space.register();
+            std::mem::replace(&mut first, next).renew();
+            assert!(first.permit().is_empty());
+            space.notify();
+        }
+        first.permit().recv().unwrap();
+        drop(first);
+        assert!(!second.permit().is_empty());
     }
 }

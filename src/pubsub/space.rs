@@ -55,6 +55,16 @@ impl SpaceWaiter<'_> {
     }
 }
 
+impl SpaceWaiter<'_> {
+    /// Ends this wait, which goes on in another one of the same thread. If this thread has received
+    /// the permit, there was no room for it, so no other thread has to check: passing the permit on
+    /// would wake one waiter after the other without end.
+    pub(crate) fn renew(self) {
+        self.notifier.waiting.fetch_sub(1, Ordering::SeqCst);
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for SpaceWaiter<'_> {
     fn drop(&mut self) {
         // This thread may have received the permit, and left some room or not used any.

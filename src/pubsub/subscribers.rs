@@ -50,6 +50,9 @@ pub(super) struct State<T> {
     early_weight: usize,
     /// The number of subscribers so far. After the first, no early items are kept.
     attached: u64,
+    /// The subscriber that was the only one and has returned its early items. An item that it has
+    /// not accepted is for the next subscriber, too.
+    returned_by: Option<SubscriptionId>,
     pub(super) ended: bool,
     /// The sinks and callbacks at the producer's end. Items that are queued for them are still
     /// delivered, unless they are removed.
@@ -68,6 +71,7 @@ impl<T: Send + 'static> Subscribers<T> {
                 early: VecDeque::new(),
                 early_weight: 0,
                 attached: 0,
+                returned_by: None,
                 ended: false,
                 last: Vec::new(),
             }),
@@ -177,6 +181,16 @@ impl<T> Subscribers<T> {
         None
     }
 
+    /// Takes back an item that a closed subscriber has not accepted. Returns it if it is for the
+    /// present subscribers, which have not been offered it.
+    pub(super) fn reclaim(&self, id: SubscriptionId, item: T) -> Option<T> {
+        let is_for_next = self.state.lock().returned_by == Some(id);
+        match self.keep_early(item) {
+            Some(item) if is_for_next => Some(item),
+            _ => None,
+        }
+    }
+
     /// Takes back the early items of a subscriber that is closed. If there has been no other
     /// subscriber, they are kept for the next one; otherwise they are dropped and counted.
     pub(super) fn give_back_early(&self, id: SubscriptionId, mut items: VecDeque<T>) {
@@ -185,6 +199,7 @@ impl<T> Subscribers<T> {
             let mut state = self.state.lock();
             if state.attached == 1 {
                 state.attached = 0;
+                state.returned_by = Some(id);
                 state.early_weight = items.iter().map(self.weighing.weigh).sum();
                 std::mem::swap(&mut state.early, &mut items);
             }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 
 use super::session::Phase;
-use super::shared::Shared;
+use super::shared::{Shared, is_any_reader_thread};
 use crate::deadline::deadline_after;
 use crate::error::CloseFrame;
 
@@ -81,8 +81,12 @@ impl Drop for Handle {
         if was_closed {
             return;
         }
-        // The connection's own threads must not wait for themselves.
-        if shared.is_own_thread() || shared.producer.dispatcher().is_current_thread() {
+        // The connection's own threads must not wait for themselves. The reader of another one drops
+        // the sinks of that at its end, which must not be late.
+        if is_any_reader_thread()
+            || shared.is_own_thread()
+            || shared.producer.dispatcher().is_current_thread()
+        {
             shared.spawn_close_watchdog();
         } else {
             shared.wait_closed(Some(deadline));

@@ -7,6 +7,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
+use super::control_frames::SendClose;
 use super::event_callback::EventCallback;
 use super::session::{Action, Input, Phase, Session};
 use crate::error::Error;
@@ -42,6 +43,19 @@ pub(crate) struct EventCallbacks {
     pub(crate) on_disconnect: Vec<Arc<EventCallback<Error>>>,
     pub(crate) on_error: Vec<Arc<EventCallback<Error>>>,
     pub(crate) on_close: Vec<Arc<EventCallback<()>>>,
+}
+
+/// An action of the session, with what it applies to.
+pub(crate) enum Effect {
+    RefusePuts,
+    SendClose(SendClose),
+    /// Shut down the connection with this handle.
+    ShutDown(Option<Arc<dyn ShutdownHandle>>),
+    /// Apply the session's `Hold`.
+    Hold,
+    NotifyReady(Vec<Arc<EventCallback<()>>>),
+    NotifyLost(Error, Vec<Arc<EventCallback<Error>>>),
+    NotifyClosed(Error, EventCallbacks),
 }
 
 /// How a wait ended.
@@ -111,9 +125,9 @@ impl Lifecycle {
         }
     }
 
-    /// Passes an input to the session, and returns the actions that have to be performed.
-    pub(crate) fn step(&self, input: &Input) -> Vec<Action> {
-        let (actions, before) = {
+    /// Passes an input to the session, and returns the effects that have to be performed.
+    pub(crate) fn step(&self, input: &Input) -> Vec<Effect> {
+        let (effects, before) = {
             let mut state = self.state.lock();
             // Errors may contain values of the user, which have destructors. This copy makes sure
             // that the step drops no last copy of an error under the lock.
@@ -122,11 +136,12 @@ impl Lifecycle {
             if state.session.closed().is_some() {
                 state.alive = None;
             }
-            (actions, before)
+            let effects: Vec<_> = actions.into_iter().map(|it| state.effect(it)).collect();
+            (effects, before)
         };
         self.changed.notify_all();
         drop_caught(before);
-        actions
+        effects
     }
 
     /// Stores the handle that ends the next wait of the reader. Returns `false` if the connection
@@ -139,10 +154,6 @@ impl Lifecycle {
             (!state.session.is_shut_down(), old)
         };
         installed
-    }
-
-    pub(crate) fn shutdown_handle(&self) -> Option<Arc<dyn ShutdownHandle>> {
-        self.state.lock().shutdown.clone()
     }
 
     /// Takes the handle at the end of the session. The caller drops it without the lock.
@@ -189,23 +200,27 @@ impl Lifecycle {
         }
         closed
     }
+}
 
-    /// Returns the callbacks to call when a connection is ready.
-    pub(crate) fn ready_callbacks(&self) -> Vec<Arc<EventCallback<()>>> {
-        let mut state = self.state.lock();
-        match state.session.reconnects() {
-            true => state.callbacks.on_ready.clone(),
-            false => std::mem::take(&mut state.callbacks.on_ready),
+impl State {
+    /// Adds to an action what it applies to now: another connection may follow before the action is
+    /// performed, and further callbacks may be registered.
+    fn effect(&mut self, action: Action) -> Effect {
+        match action {
+            Action::RefusePuts => Effect::RefusePuts,
+            Action::SendClose(close) => Effect::SendClose(close),
+            Action::ShutDown => Effect::ShutDown(self.shutdown.clone()),
+            Action::Hold => Effect::Hold,
+            Action::NotifyReady => Effect::NotifyReady(match self.session.reconnects() {
+                true => self.callbacks.on_ready.clone(),
+                false => std::mem::take(&mut self.callbacks.on_ready),
+            }),
+            Action::NotifyLost(reason) => {
+                Effect::NotifyLost(reason, self.callbacks.on_disconnect.clone())
+            }
+            Action::NotifyClosed(end) => {
+                Effect::NotifyClosed(end, std::mem::take(&mut self.callbacks))
+            }
         }
-    }
-
-    /// Returns the callbacks to call when a connection is lost.
-    pub(crate) fn disconnect_callbacks(&self) -> Vec<Arc<EventCallback<Error>>> {
-        self.state.lock().callbacks.on_disconnect.clone()
-    }
-
-    /// Takes all callbacks at the end of the session.
-    pub(crate) fn take_callbacks(&self) -> EventCallbacks {
-        std::mem::take(&mut self.state.lock().callbacks)
     }
 }

@@ -11,7 +11,7 @@ use super::frame_writer::{FrameWriter, Unsent};
 use super::opened::Opened;
 use super::read_loop::{self, ReadSide};
 use super::session::{Input, Session};
-use super::shared::{Shared, ThreadEnds};
+use super::shared::{Shared, ThreadEnds, mark_reader_thread};
 use super::slot::Slot;
 use super::writer_thread;
 use crate::backoff::chance;
@@ -87,6 +87,7 @@ impl ReaderThread {
     fn connection_loop(&mut self, open: &mut Open) {
         let shared = self.shared.clone();
         let _ = shared.reader_thread.set(thread::current().id());
+        mark_reader_thread();
         loop {
             match open(&shared) {
                 Ok(opened) => self.use_connection(opened),

@@ -1,5 +1,6 @@
 //! The state that the handles and the two threads of a `Websocket` share.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,9 +10,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tungstenite::protocol::Role;
 
-use super::lifecycle::{EventCallbacks, Lifecycle, Waited};
+use super::lifecycle::{Effect, EventCallbacks, Lifecycle, Waited};
 use super::send_queue::SendQueue;
-use super::session::{Action, Input, Phase, Session};
+use super::session::{Input, Phase, Session};
 use crate::backoff::Schedule;
 use crate::error::{CloseFrame, Error};
 use crate::message::Message;
@@ -67,6 +68,21 @@ pub(crate) struct ThreadEnds {
     pub(crate) publisher: Publisher<Message>,
 }
 
+thread_local! {
+    static IS_READER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Returns whether the caller is the reader thread of any connection. Such a thread must not wait
+/// for another connection to close: its own would end late.
+pub(crate) fn is_any_reader_thread() -> bool {
+    IS_READER.get()
+}
+
+/// Makes the caller known as a reader thread.
+pub(crate) fn mark_reader_thread() {
+    IS_READER.set(true);
+}
+
 impl Shared {
     pub(crate) fn new(name: String, role: Role, options: Options) -> (Arc<Self>, ThreadEnds) {
         let weighing = Weighing {
@@ -113,40 +129,44 @@ impl Shared {
         self.reader_thread.get() == Some(&thread::current().id())
     }
 
-    /// Reports an input to the session, and carries out the actions that it returns.
+    /// Reports an input to the session, and performs the effects.
     ///
-    /// Must be called without a lock: the actions take locks and call the transport.
+    /// Must be called without a lock: the effects take locks and call the transport.
     pub(crate) fn step(&self, input: Input) {
-        for action in self.lifecycle.step(&input) {
-            self.perform(&action);
-            drop_caught(action);
+        for effect in self.lifecycle.step(&input) {
+            self.perform(effect);
         }
         drop_caught(input);
     }
 
-    /// Carries out an action. This is the one place where the session's decisions take effect.
-    fn perform(&self, action: &Action) {
-        match action {
-            Action::RefusePuts => self.send_queue.refuse_puts(),
-            Action::SendClose(close) => self.send_queue.send_close(close.clone()),
-            Action::ShutDown => {
-                if let Some(handle) = self.lifecycle.shutdown_handle() {
+    /// Performs an effect. This is the one place where the session's decisions take effect.
+    fn perform(&self, effect: Effect) {
+        match effect {
+            Effect::RefusePuts => self.send_queue.refuse_puts(),
+            Effect::SendClose(close) => self.send_queue.send_close(close),
+            Effect::ShutDown(handle) => {
+                if let Some(handle) = &handle {
                     handle.shutdown();
                 }
+                drop_caught(handle);
             }
-            Action::Hold => self.apply_hold(),
-            Action::NotifyReady => {
-                for f in self.lifecycle.ready_callbacks() {
+            Effect::Hold => self.apply_hold(),
+            Effect::NotifyReady(callbacks) => {
+                for f in callbacks {
                     self.producer.dispatcher().run(move || f.call(()));
                 }
             }
-            Action::NotifyLost(reason) => {
-                for f in self.lifecycle.disconnect_callbacks() {
+            Effect::NotifyLost(reason, callbacks) => {
+                for f in callbacks {
                     let reason = reason.clone();
                     self.producer.dispatcher().run(move || f.call(reason));
                 }
+                drop_caught(reason);
             }
-            Action::NotifyClosed(end) => self.notify_closed(end),
+            Effect::NotifyClosed(end, callbacks) => {
+                self.notify_closed(&end, callbacks);
+                drop_caught(end);
+            }
         }
     }
 
@@ -161,13 +181,13 @@ impl Shared {
         }
     }
 
-    fn notify_closed(&self, end: &Error) {
+    fn notify_closed(&self, end: &Error, callbacks: EventCallbacks) {
         let EventCallbacks {
             on_ready,
             on_disconnect,
             on_error,
             on_close,
-        } = self.lifecycle.take_callbacks();
+        } = callbacks;
         let dispatcher = self.producer.dispatcher();
         // Callbacks that are not called are dropped on the dispatch thread as well, since their
         // destructors are the user's code.
@@ -223,13 +243,12 @@ impl Shared {
         // First, so that no message is accepted after the Close frame, and none is missing from the
         // count.
         self.send_queue.refuse_puts();
-        let idle = self.send_queue.consumer().is_empty();
         crate::logging::debug!("{}: closing with {frame}", self.name);
-        self.step(Input::CloseRequested {
-            frame,
-            deadline,
-            idle,
-        });
+        self.step(Input::CloseRequested { frame, deadline });
+        // From here on no other attempt begins, so no message can come back for it.
+        if self.send_queue.consumer().is_empty() {
+            self.step(Input::NothingQueued);
+        }
         self.lifecycle
             .look(Session::deadline)
             .map_or(deadline, |earlier| earlier.min(deadline))

@@ -302,3 +302,30 @@ fn a_client_that_was_paused_reconnects() {
     }
     assert_eq!(got.get_timeout(DEADLINE).unwrap(), "next");
 }
+
+#[test]
+fn on_ready_is_called_once_for_a_connection_that_becomes_ready_meanwhile() {
+    let server = Server::bind((own_address(), 0)).unwrap();
+    let url = crate::testkit::url(&server);
+    let handle = server.handle();
+    let serving = thread::spawn(move || {
+        for request in server {
+            // It is closed by the client.
+            let ws = Websocket::accept(request);
+            thread::spawn(move || ws.wait_closed());
+        }
+    });
+    for _ in 0..1000 {
+        let ws = options(soon()).connect(&url).unwrap();
+        while !ws.is_ready() {
+            std::hint::spin_loop();
+        }
+        let (called, calls) = unbounded();
+        ws.on_ready(move || called.send(()).unwrap());
+        ws.close().unwrap();
+        // The callback is dropped after the end, and with it the sender.
+        within(DEADLINE, move || assert_eq!(calls.iter().count(), 1));
+    }
+    handle.shutdown(DEADLINE).unwrap();
+    serving.join().unwrap();
+}

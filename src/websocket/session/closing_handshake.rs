@@ -12,13 +12,7 @@ use crate::error::{Close, CloseFrame, Error, Side};
 use crate::websocket::control_frames::SendClose;
 
 impl Session {
-    pub(super) fn close_requested(
-        &mut self,
-        now: Instant,
-        frame: &CloseFrame,
-        deadline: Instant,
-        idle: bool,
-    ) {
+    pub(super) fn close_requested(&mut self, now: Instant, frame: &CloseFrame, deadline: Instant) {
         if let State::Waiting { reason, .. } = &self.state {
             // There is no peer to send a Close frame to. If messages are unsent, the loss of the
             // last connection is the reason for the end.
@@ -31,14 +25,19 @@ impl Session {
             .closing(now, deadline)
             .and_then(|ending| ending.send(Some(frame.clone()), true));
         self.actions.extend(close);
-        let State::Ending(ending) = &mut self.state else {
-            return;
-        };
-        ending.requested = true;
-        // A client's attempt can be given up. A server's connection only lacks a response: it is
-        // made, and then the client receives the Close frame.
-        if ending.is_closing() && ending.opened.is_none() && self.role == Role::Client && idle {
-            ending.shut_down();
+        if let State::Ending(ending) = &mut self.state {
+            ending.requested = true;
+        }
+    }
+
+    /// A client's attempt to connect is given up if no message waits for it. A server's connection
+    /// is completed: it only takes a response, and then the client receives the Close frame.
+    pub(super) fn nothing_queued(&mut self) {
+        let role = self.role;
+        if let Some(ending) = self.closing_now() {
+            if ending.requested && ending.opened.is_none() && role == Role::Client {
+                ending.shut_down();
+            }
         }
     }
 

@@ -70,9 +70,9 @@ pub(crate) enum Input {
     CloseRequested {
         frame: CloseFrame,
         deadline: Instant,
-        /// Whether no messages are queued for sending.
-        idle: bool,
     },
+    /// After a close was requested, no message is queued.
+    NothingQueued,
     /// The peer's Close frame was received.
     PeerClosed(PeerClose),
     /// The peer violated the protocol. It is sent this Close frame, and its further bytes are
@@ -145,11 +145,10 @@ impl Session {
         let (hold, was_shut_down) = (self.hold(), self.is_shut_down());
         match input {
             Input::Opened => self.opened(now),
-            Input::CloseRequested {
-                frame,
-                deadline,
-                idle,
-            } => self.close_requested(now, frame, *deadline, *idle),
+            Input::CloseRequested { frame, deadline } => {
+                self.close_requested(now, frame, *deadline);
+            }
+            Input::NothingQueued => self.nothing_queued(),
             Input::PeerClosed(received) => self.peer_closed(now, received),
             Input::Violation(frame, error) => self.violation(now, frame, error),
             Input::CloseWritten => self.close_written(),

@@ -41,11 +41,11 @@ impl Driver {
     }
 
     fn close(&mut self) -> (Option<SendClose>, bool) {
-        self.step(Input::CloseRequested {
+        let (close, shut_down) = self.step(Input::CloseRequested {
             frame: frame(1000),
             deadline: self.now + TIMEOUT,
-            idle: true,
-        })
+        });
+        (close, self.step(Input::NothingQueued).1 || shut_down)
     }
 
     fn peer_closes(&mut self, code: u16, after_all: bool) -> (Option<SendClose>, bool) {
