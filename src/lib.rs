@@ -66,7 +66,7 @@
 //! ```
 //! use rtcbot_websocket::Websocket;
 //!
-//! let (operator, robot) = Websocket::pair(); // two connected sockets in memory
+//! let (operator, robot) = Websocket::pair(); // two connected sockets
 //! operator.put_nowait("forward")?;
 //! assert_eq!(robot.get()?, "forward");
 //! assert!(robot.try_get().is_err());
@@ -300,7 +300,7 @@
 //!
 //! # Testing
 //!
-//! [`Websocket::pair`] returns two connected sockets in memory, so that a control loop can be
+//! [`Websocket::pair`] returns two connected sockets, so that a control loop can be
 //! tested without a network.
 //!
 //! # Your own components

@@ -1051,7 +1051,7 @@ impl Websocket {
             return Err(Error::OwnThread);
         }
         // The connection is shut down at the deadline. After that, only a function of the options
-        // that does not return can hold the threads up.
+        // that does not return can delay the threads.
         let end = self.wait_closed_until(Some(deadline + Duration::from_secs(1)))?;
         end.failure().map_or(Ok(()), Err)
     }

@@ -1,4 +1,4 @@
-//! Connects two `Websocket`s in memory: `Websocket::pair`.
+//! Connects two `Websocket`s of this process over Unix sockets: `Websocket::pair`.
 
 use std::os::unix::net::UnixStream;
 
@@ -16,7 +16,7 @@ use crate::options::Options;
 
 /// Constructors.
 impl Websocket {
-    /// Returns two connected `Websocket`s in memory, to test a control loop without a network.
+    /// Returns two connected `Websocket`s, to test a control loop without a network.
     ///
     /// Each is the other's peer. The first has the client's role.
     ///
@@ -36,7 +36,7 @@ impl Websocket {
 }
 
 impl Options {
-    /// Returns two connected `Websocket`s in memory, both with these settings.
+    /// Returns two connected `Websocket`s, both with these settings.
     ///
     /// See [`Websocket::pair`]. [`reconnect`](Self::reconnect) has no effect on them. Each has a
     /// descriptor. If the system has none left, both have failed with [`Error::Lost`].
@@ -74,7 +74,7 @@ impl Options {
     }
 }
 
-/// Opens one end of a connection in memory. It has no handshake.
+/// Opens one end of a pair. It has no handshake.
 fn in_memory(shared: &Shared, end: UnixStream, role: Role) -> Result<Opened> {
     let (halves, addresses) = split(shared, Box::new(end))?;
     let mut response = http::Response::new(());
