@@ -425,9 +425,10 @@ impl Options {
     /// While a subscription holds a message that is longer than an equal share (16 KiB with the
     /// default of 1024 messages), shorter messages in the same queue count as that share.
     ///
-    /// The limits of callbacks do not apply while a callback waits for its own connection, in `get`,
-    /// `wait_closed` or a similar method, because what it waits for may come after the limit. So a
-    /// callback that waits long lets a peer use any amount of memory. Pass a short timeout.
+    /// The limits of callbacks do not apply while a callback waits for its own connection, in
+    /// `get`, `wait_closed` or a similar method, because what it waits for may come after the
+    /// limit. So a callback that waits long lets a peer use any amount of memory. Pass a short
+    /// timeout.
     ///
     /// Defaults to 16 MiB.
     ///

@@ -81,8 +81,8 @@ impl Drop for Handle {
         if was_closed {
             return;
         }
-        // The connection's own threads must not wait for themselves. The reader of another one drops
-        // the sinks of that at its end, which must not be late.
+        // The connection's own threads must not wait for themselves. The reader of another one
+        // drops the sinks of that at its end, which must not be late.
         if is_any_reader_thread()
             || shared.is_own_thread()
             || shared.producer.dispatcher().is_current_thread()
