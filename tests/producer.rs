@@ -5,6 +5,7 @@ mod testkit;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded, unbounded};
 use rtcbot_websocket::pubsub::{Consumer, Producer, Publisher};
@@ -819,5 +820,44 @@ fn the_subscriber_after_a_closed_sink_receives_every_item_from_the_early_ones_on
             9,
             "{received:?}"
         );
+    }
+}
+
+#[test]
+fn a_callback_after_a_closed_sink_receives_the_item_that_the_publisher_waits_with() {
+    for run in 0..2000 {
+        let (mut publisher, producer) = Producer::new();
+        (0..3).for_each(|n| publisher.put(n));
+        let (sender, receiver) = bounded(1);
+        producer.subscribe_to(sender);
+        let begun = Arc::new(AtomicBool::new(false));
+        let putting = {
+            let begun = begun.clone();
+            thread::spawn(move || {
+                begun.store(true, Ordering::SeqCst);
+                publisher.put(3);
+                publisher
+            })
+        };
+        while !begun.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        // At different moments of the put: before it, and while it waits.
+        let then = Instant::now() + Duration::from_micros(run % 100);
+        while Instant::now() < then {
+            std::hint::spin_loop();
+        }
+        drop(receiver);
+        while !format!("{producer:?}").contains("subscribers: 0") {
+            std::hint::spin_loop();
+        }
+        let (called, calls) = unbounded();
+        producer.subscribe_callback(move |n: u32| called.send(n).unwrap());
+        // The publisher puts nothing more, and does not end.
+        let _publisher = putting.join().unwrap();
+        let received: Vec<_> = (0..3 - producer.dropped())
+            .map(|_| calls.recv_timeout(DEADLINE).unwrap())
+            .collect();
+        assert!(received.is_sorted(), "{received:?}");
     }
 }

@@ -210,6 +210,8 @@ impl<T: Clone + Send + 'static> Publisher<T> {
                     self.subscribers.detach(id);
                     if let Some(item) = self.subscribers.reclaim(id, item) {
                         self.offer_to_all(item, limit);
+                        // The owner may wait for its own input next.
+                        self.finish_batch(limit);
                     }
                 }
             }

@@ -17,7 +17,8 @@ use crate::panics::drop_caught;
 /// The state of one `Websocket`, for the reader, the writer and the user's threads.
 pub(crate) struct Lifecycle {
     /// Held to read or to change the state. Nothing is called under it: no shutdown, no callback,
-    /// no user's destructor, no other lock.
+    /// no user's destructor, no other lock. Only `closed` is disconnected under it, so that no
+    /// thread sees the end before that.
     state: Mutex<State>,
     /// Notified of every change. Each wait ends with the change that it waits for, with the
     /// session's deadline, or with its own. A session without a deadline changes when its reader
