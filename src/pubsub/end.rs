@@ -37,7 +37,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 impl<T: Clone + Send + 'static> Drop for Publisher<T> {
     fn drop(&mut self) {
         // Empty, unless the owner has not drained the backlog.
-        for (full, item) in self.blocked.drain(..) {
+        for (_, full, item) in self.blocked.drain(..) {
             if let Some(subscriber) = full.upgrade() {
                 let dropped = &self.subscribers.delivery.dropped;
                 subscriber.status.discard(item, dropped);

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::callbacks::CallbackPool;
 use super::sink::RoomWait;
 use super::slow_consumer::{Delivered, Waiter, WhenFull};
+use super::status::SubscriptionId;
 use super::subscriber::{Call, Subscriber};
 use super::subscribers::{SubscriberList, Subscribers};
 use super::threads::Unstarted;
@@ -50,10 +51,13 @@ pub struct Publisher<T: Clone + Send + 'static> {
     calls: Vec<Calls<T>>,
     /// Subscribers that were full, each with an item that it has not received yet. The references
     /// are weak, since subscribers may stay here for long and be removed meanwhile.
-    pub(super) blocked: VecDeque<(Weak<Subscriber<T>>, T)>,
+    pub(super) blocked: VecDeque<(SubscriptionId, Weak<Subscriber<T>>, T)>,
     /// The items that all subscribers receive after that, and their weight.
     pub(super) backlog: VecDeque<T>,
     backlog_weight: usize,
+    /// An item that the only subscriber, a closed sink, has not accepted, for those that came after
+    /// it. `None` between calls.
+    reclaimed: Option<T>,
     /// Whether the owner calls `finish` after the end.
     pub(super) leaves_callbacks: bool,
 }
@@ -70,6 +74,7 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             blocked: VecDeque::new(),
             backlog: VecDeque::new(),
             backlog_weight: 0,
+            reclaimed: None,
             leaves_callbacks: false,
         }
     }
@@ -153,6 +158,10 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             self.offer(subscriber, item.clone(), weight);
         }
         self.offer(last, item, weight);
+        if let Some(item) = self.reclaimed.take() {
+            // The list is out of date.
+            return self.offer_to_all(item, limit);
+        }
         self.list = Some(list);
         if !self.blocked.is_empty() {
             self.finish_batch(limit);
@@ -175,9 +184,15 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         match subscriber.put_nowait(item, weight, &self.subscribers.delivery.dropped) {
             Ok(()) => {}
             Err(PutError::Full(item)) => {
-                self.blocked.push_back((Arc::downgrade(subscriber), item));
+                let id = subscriber.status.id;
+                self.blocked
+                    .push_back((id, Arc::downgrade(subscriber), item));
             }
-            Err(PutError::Closed(_)) => self.subscribers.detach(subscriber.status.id),
+            Err(PutError::Closed(item)) => {
+                let id = subscriber.status.id;
+                self.subscribers.detach(id);
+                self.reclaimed = self.subscribers.reclaim(id, item);
+            }
         }
     }
 
@@ -193,27 +208,27 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 
     fn deliver_blocked(&mut self, limit: Option<Instant>) {
         self.put_calls();
-        while let Some((full, item)) = self.blocked.pop_front() {
-            let Some(subscriber) = full.upgrade() else {
-                continue;
-            };
-            let weight = self.weigh(&item);
-            let waiter = Waiter::Publisher(limit);
-            match subscriber.deliver(item, weight, waiter, &self.subscribers.delivery) {
-                Delivered::Taken | Delivered::Dropped => {}
-                Delivered::Kept(item) => {
-                    self.blocked.push_front((full, item));
-                    return;
-                }
-                Delivered::Gone(item) => {
-                    let id = subscriber.status.id;
-                    self.subscribers.detach(id);
-                    if let Some(item) = self.subscribers.reclaim(id, item) {
-                        self.offer_to_all(item, limit);
-                        // The owner may wait for its own input next.
-                        self.finish_batch(limit);
+        while let Some((id, full, item)) = self.blocked.pop_front() {
+            let gone = match full.upgrade() {
+                None => item,
+                Some(subscriber) => {
+                    let weight = self.weigh(&item);
+                    let waiter = Waiter::Publisher(limit);
+                    match subscriber.deliver(item, weight, waiter, &self.subscribers.delivery) {
+                        Delivered::Taken | Delivered::Dropped => continue,
+                        Delivered::Kept(item) => {
+                            self.blocked.push_front((id, full, item));
+                            return;
+                        }
+                        Delivered::Gone(item) => item,
                     }
                 }
+            };
+            self.subscribers.detach(id);
+            if let Some(item) = self.subscribers.reclaim(id, gone) {
+                self.offer_to_all(item, limit);
+                // The owner may wait for its own input next.
+                self.finish_batch(limit);
             }
         }
     }
@@ -227,7 +242,9 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             }
             for call in calls.drain(..) {
                 if let Call::Item(subscriber, item, _) = call {
-                    self.blocked.push_back((Arc::downgrade(&subscriber), item));
+                    let id = subscriber.status.id;
+                    self.blocked
+                        .push_back((id, Arc::downgrade(&subscriber), item));
                 }
             }
         }
