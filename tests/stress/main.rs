@@ -28,7 +28,7 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 use parking_lot::Mutex;
 use rtcbot_websocket::{Error, Options, Request, Server};
 use testkit::proxy::{self, Proxy};
-use testkit::{eventually, threads_named};
+use testkit::{DEADLINE, threads_named};
 
 /// A client that has made no progress for this long hangs: no fault of the proxies lasts as long.
 const HANG: Duration = Duration::from_secs(60);
@@ -276,7 +276,33 @@ fn stress(load: Load) {
     println!("{:#?}", world.ends.lock());
     assert!(!world.failed.load(Ordering::Relaxed), "see above");
     assert!(get(&world.counters.to_servers) + get(&world.counters.to_clients) > 0);
-    eventually("no thread and no descriptor is left", || {
-        (descriptors(), threads_named("ws-")) == before
+    let left = Instant::now();
+    while (descriptors(), threads_named("ws-")) != before {
+        if left.elapsed() > DEADLINE {
+            panic!(
+                "before: {before:?} descriptors and threads, now:\n{}",
+                open_now()
+            );
+        }
+        thread::yield_now();
+    }
+}
+
+/// Lists the threads, the descriptors and the TCP connections of this process.
+fn open_now() -> String {
+    let names = |folder: &str| {
+        std::fs::read_dir(folder)
+            .unwrap()
+            .flatten()
+            .map(|it| it.path())
+    };
+    let threads = names("/proc/self/task").map(|task| {
+        let name = std::fs::read_to_string(task.join("comm")).unwrap_or_default();
+        format!("thread {}", name.trim())
     });
+    let descriptors =
+        names("/proc/self/fd").map(|it| format!("{} {:?}", it.display(), std::fs::read_link(&it)));
+    let tcp = std::fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
+    let lines: Vec<_> = threads.chain(descriptors).chain([tcp]).collect();
+    lines.join("\n")
 }

@@ -34,7 +34,7 @@ impl fmt::Display for Counters {
     }
 }
 
-/// Listens until it is dropped.
+/// Listens until it is dropped, and then cuts its connections.
 pub struct Proxy {
     pub address: SocketAddr,
     stopped: Arc<AtomicBool>,
@@ -58,7 +58,8 @@ impl Proxy {
                     continue;
                 }
                 if let Ok(server) = TcpStream::connect(to) {
-                    let line = Line::draw(&mut decisions, counters.clone());
+                    let (stopped, counters) = (is_stopped.clone(), counters.clone());
+                    let line = Line::draw(&mut decisions, stopped, counters);
                     line.start(client, server);
                 }
             }
@@ -85,11 +86,17 @@ struct Line {
     /// For each direction: how many bytes are passed on at a time, and how long that takes.
     pace: [(usize, Duration); 2],
     over: AtomicBool,
+    /// Whether the proxy was dropped.
+    stopped: Arc<AtomicBool>,
     counters: Arc<Counters>,
 }
 
 impl Line {
-    fn draw(decisions: &mut Decisions<'_>, counters: Arc<Counters>) -> Self {
+    fn draw(
+        decisions: &mut Decisions<'_>,
+        stopped: Arc<AtomicBool>,
+        counters: Arc<Counters>,
+    ) -> Self {
         let end = decisions.chance(60).then(|| {
             let after = Duration::from_millis(decisions.up_to(20_000));
             (after, decisions.chance(50))
@@ -114,6 +121,7 @@ impl Line {
             stalls,
             pace,
             over: AtomicBool::new(false),
+            stopped,
             counters,
         }
     }
@@ -132,7 +140,7 @@ impl Line {
 
     fn is_over(&self) -> bool {
         let end = self.end.filter(|(after, _)| self.begun.elapsed() >= *after);
-        end.is_some() || self.over.load(Ordering::Relaxed)
+        end.is_some() || self.over.load(Ordering::Relaxed) || self.stopped.load(Ordering::Relaxed)
     }
 
     /// Ends the connection. Both directions see that its time has come; one of them counts it.
