@@ -116,30 +116,33 @@ fn server(pki: &Pki, listener: &TcpListener) -> (TcpStream, Sealer) {
 /// A write then waits for something to read, which never comes.
 #[test]
 fn a_server_that_asks_to_renegotiate_and_falls_silent_does_not_delay_close() {
-    let pki = pki();
-    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
-    let url = format!("wss://{}/", listener.local_addr().unwrap());
-    let ws = pki
-        .options()
-        .ping_timeout(None)
-        .close_timeout(Duration::from_millis(200))
-        .connect(url)
-        .unwrap();
-    let (mut socket, mut sealer) = server(&pki, &listener);
-    ws.wait_ready_timeout(DEADLINE).unwrap();
-    socket
-        .write_all(&sealer.handshake_record(HELLO_REQUEST))
-        .unwrap();
-    // The client answers with a handshake message of its own: the renegotiation has begun.
-    socket.read_exact(&mut [0; 5]).unwrap();
-    ws.put_nowait("x").unwrap();
-    let closing = ws.clone();
-    let error = within(DEADLINE, move || closing.close()).unwrap_err();
-    assert!(
-        matches!(error, Error::CloseTimeout { unsent: 1, .. }),
-        "{error:?}"
-    );
-    eventually("that its threads have ended", || threads_named("ws-") == 0);
+    let test = "a_server_that_asks_to_renegotiate_and_falls_silent_does_not_delay_close";
+    testkit::alone(test, || {
+        let pki = pki();
+        let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
+        let url = format!("wss://{}/", listener.local_addr().unwrap());
+        let ws = pki
+            .options()
+            .ping_timeout(None)
+            .close_timeout(Duration::from_millis(200))
+            .connect(url)
+            .unwrap();
+        let (mut socket, mut sealer) = server(&pki, &listener);
+        ws.wait_ready_timeout(DEADLINE).unwrap();
+        socket
+            .write_all(&sealer.handshake_record(HELLO_REQUEST))
+            .unwrap();
+        // The client answers with a handshake message of its own: the renegotiation has begun.
+        socket.read_exact(&mut [0; 5]).unwrap();
+        ws.put_nowait("x").unwrap();
+        let closing = ws.clone();
+        let error = within(DEADLINE, move || closing.close()).unwrap_err();
+        assert!(
+            matches!(error, Error::CloseTimeout { unsent: 1, .. }),
+            "{error:?}"
+        );
+        eventually("that its threads have ended", || threads_named("ws-") == 0);
+    });
 }
 
 /// Each one requires an answer, for which there is no room at some point.

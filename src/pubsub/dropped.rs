@@ -1,9 +1,12 @@
 //! Drops and counts items that subscribers do not receive.
 //!
 //! Items are dropped if a ring is full (`subscriber.rs`), if delivery may not wait any longer
-//! (`slow_consumer.rs`), if too many are kept before the first subscription or for slow subscribers
+//! (`slow_consumer.rs`, `fan_out.rs`), if too many are kept before the first subscription or for
+//! slow subscribers, or if a sink is closed before its early items are delivered
 //! (`subscribers.rs`), if a new queue has no place for all early items or a program's own sink is
 //! full (`producer.rs`), and at the end (`end.rs`).
+//!
+//! Messages that a connection does not send are counted by its send queue.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

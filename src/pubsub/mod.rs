@@ -53,8 +53,8 @@ pub use consumer::{Consumer, Source};
 pub use fan_out::Publisher;
 pub use inbox::Inbox;
 pub use producer::Producer;
-pub use queue::Queue;
 pub use sink::Sink;
+pub use slow_consumer::Queue;
 pub use status::SubscriptionId;
 pub use subscription::Subscription;
 

@@ -1,5 +1,8 @@
-//! What happens to an item for which a subscriber has no room: delivery waits, keeps the item, or
-//! drops it.
+//! What happens to an item for which a subscriber has no room.
+//!
+//! A ring ([`Queue::DropOldest`], [`Queue::Latest`]) drops an older item (`ring.rs`), and an
+//! unbounded queue has room. For all others, delivery waits, keeps the item, or drops it. The
+//! producer's [`Hold`] decides. A connection sets it by its state (`Session::hold`).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,7 +21,65 @@ use crate::error::PutError;
 /// How long a subscription may be full before a warning is logged.
 const LONG: Duration = Duration::from_secs(1);
 
-/// What happens to an item for which a subscriber has no room.
+/// Decides what happens when the reader of a subscription falls behind.
+///
+/// Defaults to `Block(1024)`.
+///
+/// # Threads of different priority
+///
+/// A control loop with a real-time priority (`SCHED_FIFO`) may preempt the thread that fills its
+/// queue. `Latest` and `DropOldest` have a lock: [`get`](super::Subscription::get),
+/// [`get_timeout`](super::Subscription::get_timeout) and
+/// [`try_get`](super::Subscription::try_get) sleep until that thread has put its one item.
+/// **All other calls spin until then**: the same methods with the other kinds, and
+/// [`receiver`](super::Subscription::receiver) with every kind. If both threads share a processor,
+/// they spin for as long as the system runs only real-time threads: up to a second with Linux's
+/// defaults, and for ever if `sched_rt_runtime_us` is -1. So a control loop should take its orders
+/// from `Latest`, with `try_get`.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::{Queue, Websocket};
+///
+/// let (operator, robot) = Websocket::pair();
+/// let orders = robot.subscribe_with(Queue::Latest);
+/// let log = robot.subscribe_with(Queue::DropOldest(100));
+/// operator.put("forward")?;
+/// assert_eq!(log.get()?, "forward");
+/// assert_eq!(orders.get()?, "forward");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// The producer pauses while this many items are queued.
+    ///
+    /// For a [`Websocket`](crate::Websocket), reading pauses, so that TCP slows the peer down and
+    /// nothing is lost. Reading also pauses while
+    /// [`receive_queue_bytes`](crate::Options::receive_queue_bytes) are queued.
+    ///
+    /// 0 counts as 1. The memory for the queue's places is allocated at once: 48 bytes each for a
+    /// `Websocket`. A queue of 2^28 items or more has no limit instead.
+    Block(usize),
+    /// The oldest item is dropped when a new one exceeds this many items, or
+    /// [`receive_queue_bytes`](crate::Options::receive_queue_bytes).
+    ///
+    /// 0 counts as 1. Memory is allocated as for `Block`.
+    DropOldest(usize),
+    /// Only the newest item is kept: RTCBot's `MostRecentSubscription`, for control loops.
+    Latest,
+    /// All items are kept, however much memory they take.
+    Unbounded,
+}
+
+/// Returns `Block(1024)`.
+impl Default for Queue {
+    fn default() -> Self {
+        Queue::Block(1024)
+    }
+}
+
+/// What the publisher does with an item for which a subscriber has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hold {
     /// The publisher waits for room.
@@ -210,27 +271,5 @@ impl<T: Send + 'static> Subscriber<T> {
     fn drop_item(&self, item: T, delivery: &Delivery) -> Delivered<T> {
         self.status.discard(item, &delivery.dropped);
         Delivered::Dropped
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::space::SpaceNotifier;
-
-    #[test]
-    fn a_permit_is_passed_on_by_the_end_of_a_wait_and_not_by_its_renewal() {
-        let space = SpaceNotifier::new();
-        let (mut first, second) = (space.register(), space.register());
-        space.notify();
-        for _ in 0..10 {
-            first.permit().recv().unwrap();
-            let next = space.register();
-            std::mem::replace(&mut first, next).renew();
-            assert!(first.permit().is_empty());
-            space.notify();
-        }
-        first.permit().recv().unwrap();
-        drop(first);
-        assert!(!second.permit().is_empty());
     }
 }

@@ -53,9 +53,7 @@ impl SpaceWaiter<'_> {
     pub(crate) fn permit(&self) -> &Receiver<()> {
         &self.notifier.permit
     }
-}
 
-impl SpaceWaiter<'_> {
     /// Ends this wait, which goes on in another one of the same thread. If this thread has received
     /// the permit, there was no room for it, so no other thread has to check: passing the permit on
     /// would wake one waiter after the other without end.
@@ -71,5 +69,27 @@ impl Drop for SpaceWaiter<'_> {
         if self.notifier.waiting.fetch_sub(1, Ordering::SeqCst) > 1 {
             let _ = self.notifier.give.try_send(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SpaceNotifier;
+
+    #[test]
+    fn a_permit_is_passed_on_by_the_end_of_a_wait_and_not_by_its_renewal() {
+        let space = SpaceNotifier::new();
+        let (mut first, second) = (space.register(), space.register());
+        space.notify();
+        for _ in 0..10 {
+            first.permit().recv().unwrap();
+            let next = space.register();
+            std::mem::replace(&mut first, next).renew();
+            assert!(first.permit().is_empty());
+            space.notify();
+        }
+        first.permit().recv().unwrap();
+        drop(first);
+        assert!(!second.permit().is_empty());
     }
 }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::callback_limit::CallbackLimit;
 use super::callbacks::CallbackPool;
-use super::queue::Queue;
+use super::slow_consumer::Queue;
 use super::slow_consumer::{Delivery, Hold};
 use super::status::EndReason;
 use super::status::{Status, SubscriptionId};

@@ -1,5 +1,7 @@
-//! Whether and when another connection follows one that has ended. The reader thread makes it, in
-//! `connection_loop`.
+//! Whether and when another connection follows one that has ended.
+//!
+//! `backoff.rs` computes the time until then. The reader thread waits, and makes the connection, in
+//! `connection_loop` (`reader_thread.rs`).
 
 use std::time::Instant;
 
