@@ -28,13 +28,13 @@ use super::syntax;
 /// ```
 #[derive(Clone)]
 pub struct Json {
-    shared: Arc<Shared>,
+    shared: Arc<SharedText>,
     pub(super) value: OnceLock<Arc<Value>>,
 }
 
 /// The state that all clones share.
 #[derive(Default)]
-struct Shared {
+struct SharedText {
     /// Set from the start if there is no value.
     text: OnceLock<Utf8Bytes>,
     /// The value of one of the clones. The lock is held only while the reference is copied or
@@ -46,7 +46,7 @@ impl Json {
     /// `text` must be JSON: either [`syntax::is_json`] accepted it, or serde_json wrote it.
     pub(super) fn from_text(text: Utf8Bytes) -> Self {
         Json {
-            shared: Arc::new(Shared {
+            shared: Arc::new(SharedText {
                 text: OnceLock::from(text),
                 latest: Mutex::default(),
             }),

@@ -142,3 +142,26 @@ impl<T: Send + 'static> Sink<T> for Sender<T> {
         Some(RoomWait::in_channel(self))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    // Not in `space.rs`: the model compiles that file with shuttle's types.
+    use super::super::space::SpaceNotifier;
+
+    #[test]
+    fn a_permit_is_passed_on_by_the_end_of_a_wait_and_not_by_its_renewal() {
+        let space = SpaceNotifier::new();
+        let (mut first, second) = (space.register(), space.register());
+        space.notify();
+        for _ in 0..10 {
+            first.permit().recv().unwrap();
+            let next = space.register();
+            std::mem::replace(&mut first, next).renew();
+            assert!(first.permit().is_empty());
+            space.notify();
+        }
+        first.permit().recv().unwrap();
+        drop(first);
+        assert!(!second.permit().is_empty());
+    }
+}

@@ -71,25 +71,3 @@ impl Drop for SpaceWaiter<'_> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::SpaceNotifier;
-
-    #[test]
-    fn a_permit_is_passed_on_by_the_end_of_a_wait_and_not_by_its_renewal() {
-        let space = SpaceNotifier::new();
-        let (mut first, second) = (space.register(), space.register());
-        space.notify();
-        for _ in 0..10 {
-            first.permit().recv().unwrap();
-            let next = space.register();
-            std::mem::replace(&mut first, next).renew();
-            assert!(first.permit().is_empty());
-            space.notify();
-        }
-        first.permit().recv().unwrap();
-        drop(first);
-        assert!(!second.permit().is_empty());
-    }
-}

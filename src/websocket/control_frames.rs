@@ -22,7 +22,7 @@ const MAX_PONGS: usize = 16;
 pub(crate) struct Control {
     pongs: VecDeque<Bytes>,
     pub(super) pings: Pings,
-    stage: Stage,
+    stage: SendStage,
 }
 
 /// A Close frame to send.
@@ -36,7 +36,7 @@ pub(crate) struct SendClose {
 
 /// The stage of sending.
 #[derive(Default)]
-enum Stage {
+enum SendStage {
     #[default]
     Open,
     /// This Close frame has to be sent.
@@ -76,20 +76,20 @@ impl Control {
 
     /// Requests a Close frame. A connection sends at most one, and none after `stop`.
     pub(super) fn close(&mut self, send: SendClose) {
-        if matches!(self.stage, Stage::Open) {
-            self.stage = Stage::CloseRequested(send);
+        if matches!(self.stage, SendStage::Open) {
+            self.stage = SendStage::CloseRequested(send);
         }
     }
 
     /// Makes the writer thread end.
     pub(super) fn stop(&mut self) {
-        self.stage = Stage::Stopped;
+        self.stage = SendStage::Stopped;
     }
 
     /// Returns the Close frame to write now. `None` after `stop`.
     pub(super) fn begin_to_close(&mut self) -> Option<SendClose> {
-        match std::mem::replace(&mut self.stage, Stage::Closing) {
-            Stage::CloseRequested(send) => Some(send),
+        match std::mem::replace(&mut self.stage, SendStage::Closing) {
+            SendStage::CloseRequested(send) => Some(send),
             other => {
                 self.stage = other;
                 None
@@ -99,16 +99,16 @@ impl Control {
 
     /// Returns whether this side's Close frame may have reached the peer.
     pub(super) fn has_begun_to_close(&self) -> bool {
-        matches!(self.stage, Stage::Closing)
+        matches!(self.stage, SendStage::Closing)
     }
 
     /// Returns what to write after the pongs and pings.
     pub(super) fn plan(&self) -> SendPlan {
         match &self.stage {
-            Stage::Open | Stage::Closing => SendPlan::Messages,
-            Stage::CloseRequested(send) if send.after_queue => SendPlan::MessagesThenClose,
-            Stage::CloseRequested(_) => SendPlan::Close,
-            Stage::Stopped => SendPlan::Stop,
+            SendStage::Open | SendStage::Closing => SendPlan::Messages,
+            SendStage::CloseRequested(send) if send.after_queue => SendPlan::MessagesThenClose,
+            SendStage::CloseRequested(_) => SendPlan::Close,
+            SendStage::Stopped => SendPlan::Stop,
         }
     }
 
@@ -124,8 +124,8 @@ impl Control {
 impl ExtraWork for Control {
     fn is_pending(&self, _closed: bool) -> bool {
         let has_to_end = match &self.stage {
-            Stage::CloseRequested(_) | Stage::Stopped => true,
-            Stage::Open | Stage::Closing => false,
+            SendStage::CloseRequested(_) | SendStage::Stopped => true,
+            SendStage::Open | SendStage::Closing => false,
         };
         has_to_end || !self.pongs.is_empty() || self.pings.are_waiting()
     }

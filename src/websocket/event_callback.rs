@@ -20,24 +20,24 @@ impl<T> EventCallback<T> {
     /// Calls the callback. The caller has to catch a panic in it. After a panic, the callback can
     /// be called again.
     pub(crate) fn call(&self, value: T) {
-        let taken = self.callback.lock().take();
-        let mut running = Running {
+        let callback = self.callback.lock().take();
+        let mut taken = TakenCallback {
             owner: self,
-            callback: taken,
+            callback,
         };
-        if let Some(f) = &mut running.callback {
+        if let Some(f) = &mut taken.callback {
             f(value);
         }
     }
 }
 
 /// A callback that is being called. Dropping this puts the callback back.
-struct Running<'a, T> {
+struct TakenCallback<'a, T> {
     owner: &'a EventCallback<T>,
     callback: Option<Callback<T>>,
 }
 
-impl<T> Drop for Running<'_, T> {
+impl<T> Drop for TakenCallback<'_, T> {
     fn drop(&mut self) {
         *self.owner.callback.lock() = self.callback.take();
     }

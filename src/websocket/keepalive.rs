@@ -33,7 +33,7 @@ pub(crate) enum Due {
     /// A ping with this payload has to be sent.
     Ping([u8; 8]),
     /// The peer has sent nothing for this long after a ping.
-    Dead(Duration),
+    TimedOut(Duration),
 }
 
 impl Keepalive {
@@ -94,7 +94,7 @@ impl Keepalive {
         if let (true, Some(timeout)) = (self.awaited, self.timeout) {
             let waited = written().unwrap_or_default();
             if waited >= timeout {
-                return Some(Due::Dead(timeout));
+                return Some(Due::TimedOut(timeout));
             }
             self.left = Some(timeout - waited);
             return None;
@@ -146,7 +146,7 @@ mod tests {
         let mut half = Silent(None, 0);
         let ping = next_due(&mut keepalive, &mut half);
         assert_eq!(ping, Due::Ping(1u64.to_be_bytes()));
-        assert_eq!(next_due(&mut keepalive, &mut half), Due::Dead(TICK));
+        assert_eq!(next_due(&mut keepalive, &mut half), Due::TimedOut(TICK));
     }
 
     #[test]
@@ -158,7 +158,7 @@ mod tests {
             let _ = keepalive.watch(&mut half, &mut []);
             assert_eq!(keepalive.due(|| None), None);
         }
-        assert_eq!(next_due(&mut keepalive, &mut half), Due::Dead(TICK));
+        assert_eq!(next_due(&mut keepalive, &mut half), Due::TimedOut(TICK));
     }
 
     #[test]
@@ -182,7 +182,7 @@ mod tests {
             keepalive.watch(&mut half, &mut []).unwrap();
             assert_eq!(keepalive.due(|| Some(TICK)), None);
         }
-        assert_eq!(next_due(&mut keepalive, &mut half.0), Due::Dead(TICK));
+        assert_eq!(next_due(&mut keepalive, &mut half.0), Due::TimedOut(TICK));
     }
 
     #[test]

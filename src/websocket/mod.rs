@@ -1220,10 +1220,10 @@ impl Websocket {
         if let Some(reason) = shared.lifecycle.look(Session::why_closed) {
             return Err(reason);
         }
-        let (asker, answer) = bounded(1);
+        let (pong, answer) = bounded(1);
         // A copy, because the original may have a destructor of the user.
         let payload = Bytes::copy_from_slice(&payload);
-        match shared.send_queue.ping_for(payload, asker) {
+        match shared.send_queue.ping_for(payload, pong) {
             // The end removes the pings that wait, but not one that is added after it.
             true => match shared.lifecycle.end() {
                 Some(end) => Err(end),

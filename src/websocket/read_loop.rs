@@ -55,9 +55,9 @@ pub(crate) fn read(shared: &Shared, opened: ReadSide, publisher: &mut Publisher<
     // Not `from_partially_read`: its buffer grows by a few bytes at a time once messages that share
     // it are kept, and each time costs a system call.
     let mut codec = WebSocketContext::new(opened.role, Some(config));
-    let mut stream = Stream {
+    let mut stream = CodecStream {
         frames: FrameReader::new(opened.role, options.longest_frame()),
-        source: Source {
+        source: ByteSource {
             rest: io::Cursor::new(opened.rest),
             may_wait: true,
             half: opened.half,
@@ -81,7 +81,7 @@ pub(crate) fn read(shared: &Shared, opened: ReadSide, publisher: &mut Publisher<
 fn read_loop(
     shared: &Shared,
     codec: &mut WebSocketContext,
-    stream: &mut Stream<'_>,
+    stream: &mut CodecStream<'_>,
     batch: &mut Vec<Message>,
     publisher: &mut Publisher<Message>,
 ) -> StopReason {
@@ -122,7 +122,7 @@ fn read_loop(
         if all_read || batch.len() == BATCH {
             publish(shared, batch, publisher);
         }
-        let Source {
+        let ByteSource {
             keepalive, half, ..
         } = &mut stream.source;
         match keepalive.due(|| shared.send_queue.ping_written()) {
@@ -135,7 +135,9 @@ fn read_loop(
                 }
             }
             Some(Due::Ping(payload)) => shared.send_queue.ping(Bytes::copy_from_slice(&payload)),
-            Some(Due::Dead(after)) => return StopReason::PingTimeout(Error::PingTimeout { after }),
+            Some(Due::TimedOut(after)) => {
+                return StopReason::PingTimeout(Error::PingTimeout { after });
+            }
         }
     }
 }
@@ -247,13 +249,13 @@ fn shortened(mut reason: String) -> String {
 
 /// The codec's stream, which only reads. What the codec writes is ignored, since the send queue
 /// answers pings and Close frames.
-struct Stream<'a> {
+struct CodecStream<'a> {
     frames: FrameReader,
-    source: Source<'a>,
+    source: ByteSource<'a>,
 }
 
 /// The bytes of the connection.
-struct Source<'a> {
+struct ByteSource<'a> {
     /// The bytes that were read with the handshake. They come first.
     rest: io::Cursor<Vec<u8>>,
     /// Whether a read may wait for the peer. If not, a read that would wait returns `WouldBlock`.
@@ -267,7 +269,7 @@ struct Source<'a> {
     read_buffer: usize,
 }
 
-impl Source<'_> {
+impl ByteSource<'_> {
     /// Accounts for a message of this length. Returns whether it has to be copied.
     ///
     /// A message keeps the buffer that it was read into. Pings, pongs and empty fragments may fill
@@ -303,13 +305,13 @@ impl Source<'_> {
     }
 }
 
-impl Read for Stream<'_> {
+impl Read for CodecStream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.frames.read(buffer, |buffer| self.source.read(buffer))
     }
 }
 
-impl Write for Stream<'_> {
+impl Write for CodecStream<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Ok(bytes.len())
     }
