@@ -225,3 +225,66 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use tungstenite::protocol::Role;
+
+    use super::*;
+    use crate::backoff::{Backoff, Schedule};
+
+    #[derive(Default)]
+    struct Flag(AtomicBool);
+
+    impl ShutdownHandle for Flag {
+        fn shutdown(&self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_shutdown_is_for_the_connection_that_was_open_when_it_was_decided() {
+        let backoff = Backoff {
+            initial: Duration::ZERO,
+            ..Backoff::default()
+        };
+        let schedule = Some(Schedule::new(backoff));
+        let lifecycle = Lifecycle::new(Session::new(Role::Client, Duration::MAX, schedule));
+        let [first, second] = [(); 2].map(|()| Arc::new(Flag::default()));
+        assert!(lifecycle.install(first.clone()));
+        lifecycle.step(&Input::Opened);
+        let decided = lifecycle.step(&Input::Failed(Error::lost(std::io::Error::other("x"))));
+        // The reader thread goes on to the next connection before the effects are performed.
+        lifecycle.step(&Input::ReadStopped);
+        lifecycle.step(&Input::ThreadsEnded {
+            unsent: 0,
+            chance: 0.0,
+        });
+        lifecycle.step(&Input::DeadlinePassed);
+        assert!(lifecycle.install(second.clone()));
+        for effect in decided {
+            if let Effect::ShutDown(Some(handle)) = effect {
+                handle.shutdown();
+            }
+        }
+        assert!(first.0.load(Ordering::SeqCst));
+        assert!(!second.0.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn a_callback_that_is_registered_after_its_event_is_called_by_its_caller_only() {
+        let session = Session::new(Role::Server, Duration::MAX, None);
+        let lifecycle = Lifecycle::new(session);
+        let decided = lifecycle.step(&Input::Opened);
+        let f = Arc::new(EventCallback::new(|()| {}));
+        assert!(lifecycle.on_ready(&f), "it has occurred");
+        for effect in decided {
+            if let Effect::NotifyReady(callbacks) = effect {
+                assert!(callbacks.is_empty());
+            }
+        }
+    }
+}
