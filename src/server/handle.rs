@@ -142,17 +142,12 @@ impl Control {
     /// wait without a deadline is for a shutdown, which has one and notifies of its end.
     fn wait(&self, deadline: Option<Instant>, done: impl Fn(&State) -> bool) -> bool {
         let mut state = self.state.lock();
-        while !done(&state) {
-            match deadline {
-                None => self.changed.wait(&mut state),
-                Some(deadline) => {
-                    if self.changed.wait_until(&mut state, deadline).timed_out() {
-                        return done(&state);
-                    }
-                }
-            }
+        let waits = |state: &mut State| !done(state);
+        match deadline {
+            None => self.changed.wait_while(&mut state, waits),
+            Some(deadline) => drop(self.changed.wait_while_until(&mut state, waits, deadline)),
         }
-        true
+        done(&state)
     }
 
     /// Stops listening, and wakes the thread that waits for requests.
