@@ -34,15 +34,19 @@ pub(crate) enum Place {
 
 impl Target {
     pub(crate) fn parse(text: &str) -> Result<Target> {
-        match text.split_once(':') {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("ws+unix") => {
-                Self::unix(text, false, rest)
-            }
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("wss+unix") => {
-                Self::unix(text, true, rest)
-            }
-            _ => Self::host(text),
+        let (scheme, rest) = text.split_once(':').unwrap_or_default();
+        let target = match scheme.to_ascii_lowercase().as_str() {
+            "ws+unix" => Self::unix(text, "ws", rest)?,
+            "wss+unix" => Self::unix(text, "wss", rest)?,
+            _ => Self::host(text)?,
+        };
+        if target.encrypted && cfg!(not(feature = "native-tls")) {
+            return Err(invalid(
+                &target.name,
+                "TLS needs the feature \"native-tls\" of rtcbot-websocket, which is switched off",
+            ));
         }
+        Ok(target)
     }
 
     fn host(text: &str) -> Result<Target> {
@@ -83,14 +87,10 @@ impl Target {
         {
             return Err(invalid("its user contains a colon, which HTTP cannot send"));
         }
-        let encrypted = scheme == "wss";
-        if encrypted {
-            check_tls(&name)?;
-        }
         let host = host.to_owned();
         Ok(Target {
             place: Place::Host(Endpoint { host, zone, port }),
-            encrypted,
+            encrypted: scheme == "wss",
             name,
             url,
             credentials,
@@ -100,7 +100,7 @@ impl Target {
     /// Parses `ws+unix:/path/of/the/socket[:/resource[?query]]`, the syntax of the npm package
     /// `ws`. The authority may also be empty (`ws+unix:///path`). A colon in the socket's path is
     /// written `%3A`.
-    fn unix(text: &str, encrypted: bool, rest: &str) -> Result<Target> {
+    fn unix(text: &str, scheme: &str, rest: &str) -> Result<Target> {
         // Not a valid place for a password, but the text may contain one.
         let shown = shown(text);
         let invalid = |reason: &str| invalid(&shown, reason);
@@ -132,15 +132,11 @@ impl Target {
                 "the part after the socket's path and a colon must begin with a slash",
             ));
         }
-        let scheme = if encrypted { "wss" } else { "ws" };
         let url = Url::parse(&format!("{scheme}://localhost{resource}"));
         let url = url.map_err(|error| invalid(&error.to_string()))?;
-        if encrypted {
-            check_tls(&shown)?;
-        }
         Ok(Target {
             place: Place::Unix(path),
-            encrypted,
+            encrypted: scheme == "wss",
             url,
             credentials: None,
             name: without_query(text),
@@ -242,16 +238,6 @@ fn invalid(url: &str, reason: &str) -> Error {
         url: url.to_owned(),
         reason: reason.to_owned(),
     }
-}
-
-fn check_tls(url: &str) -> Result<()> {
-    if cfg!(feature = "native-tls") {
-        return Ok(());
-    }
-    Err(invalid(
-        url,
-        "TLS needs the feature \"native-tls\" of rtcbot-websocket, which is switched off",
-    ))
 }
 
 #[cfg(test)]
