@@ -90,13 +90,8 @@ pub(crate) fn all() -> Vec<Limit> {
 
     let used = field("/proc/self/status", "VmSize:").map(mib);
     let max = getrlimit(Resource::As).current.map(|bytes| bytes >> 20);
-    let space = limit(
-        process,
-        Unit::Space,
-        used,
-        max,
-        "RLIMIT_AS allows (ulimit -v)",
-    );
+    let name = "RLIMIT_AS allows (ulimit -v)";
+    let space = limit(process, Unit::Space, used, max, name);
 
     let used = field("/proc/meminfo", "Committed_AS:").map(mib);
     let max = field("/proc/meminfo", "CommitLimit:").map(mib);

@@ -70,10 +70,7 @@ impl TlsSettings {
         if let Some(connector) = &self.ready_made {
             return Ok(connector.clone());
         }
-        let made = match &self.made {
-            None => &DEFAULT,
-            Some(made) => &**made,
-        };
+        let made = self.made.as_deref().unwrap_or(&DEFAULT);
         if let Some(connector) = made.get() {
             return Ok(connector.clone());
         }

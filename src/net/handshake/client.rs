@@ -108,10 +108,8 @@ fn verify(response: &HeaderMap, request: &HeaderMap) -> Result<(), String> {
         return Err("has no Sec-WebSocket-Accept that fits the key it was sent".into());
     }
     // Item 5.
-    if elements(response, &header::SEC_WEBSOCKET_EXTENSIONS)
-        .next()
-        .is_some()
-    {
+    let mut extensions = elements(response, &header::SEC_WEBSOCKET_EXTENSIONS);
+    if extensions.next().is_some() {
         return Err("chooses an extension that was not offered".into());
     }
     // Item 6, and section 4.2.2, item 5: at most one.
