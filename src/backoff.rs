@@ -67,10 +67,7 @@ impl Backoff {
         } else {
             return Ok(());
         };
-        Err(Error::InvalidOption {
-            setting: "reconnect",
-            reason: wrong.to_owned(),
-        })
+        Err(Error::invalid_option("reconnect", wrong))
     }
 }
 

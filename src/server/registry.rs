@@ -50,14 +50,6 @@ struct RegistrySlot {
     process: OwnerProcess,
 }
 
-/// The Close frame of a server that shuts down: "going away" (RFC 6455, section 7.4.1).
-fn going_away() -> CloseFrame {
-    CloseFrame {
-        code: 1001,
-        reason: String::new(),
-    }
-}
-
 impl Registry {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Registry {
@@ -120,7 +112,7 @@ impl Registry {
     pub(super) fn close(&self, deadline: Instant) {
         self.state.lock().closing = true;
         for (_, shared) in self.all() {
-            shared.begin_close(going_away(), deadline);
+            shared.begin_close(CloseFrame::GOING_AWAY, deadline);
             // `wait_for_all` does not wait for a connection whose own thread calls this.
             if shared.is_own_thread() {
                 shared.spawn_close_watchdog();
@@ -194,7 +186,7 @@ impl Slot for RegistrySlot {
         };
         if closing {
             let deadline = deadline_after(shared.options.close_timeout);
-            shared.begin_close(going_away(), deadline);
+            shared.begin_close(CloseFrame::GOING_AWAY, deadline);
             shared.spawn_close_watchdog();
         }
     }

@@ -35,11 +35,11 @@ impl Proxy {
             true => value,
             false => format!("http://{value}"),
         };
-        let proxy = read_url(&url).map_err(|reason| Error::InvalidOption {
-            setting: "proxy",
-            reason: format!("in the environment variable {name}: {reason}"),
-        })?;
-        Ok(Some(proxy))
+        let proxy = read_url(&url).map_err(|reason| {
+            let reason = format!("in the environment variable {name}: {reason}");
+            Error::invalid_option("proxy", reason)
+        });
+        proxy.map(Some)
     }
 }
 
