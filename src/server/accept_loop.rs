@@ -96,7 +96,7 @@ impl AcceptLoop {
                     // This comes after reading, so that a head that arrived in time is not refused
                     // because the program called this method late.
                     let is_late = |_, pending: &PendingRequest| pending.deadline() <= now;
-                    self.step_those(is_late, PendingRequest::too_late);
+                    self.step_those(is_late, |late| late.refuse(StatusCode::REQUEST_TIMEOUT));
                     if events.acceptable {
                         self.accept_some(&borrowed);
                     }
