@@ -103,44 +103,31 @@ impl Target {
     fn unix(text: &str, scheme: &str, rest: &str) -> Result<Target> {
         // Not a valid place for a password, but the text may contain one.
         let shown = shown(text);
-        let invalid = |reason: &str| invalid(&shown, reason);
         let rest = rest.split('#').next().unwrap_or_default();
         let (path, resource) = rest.split_once(':').unwrap_or((rest, "/"));
         let path = path.strip_prefix("//").unwrap_or(path);
-        if text.contains('@') && !path.starts_with('/') {
-            return Err(invalid(
-                "the URL of a Unix socket has no user, password or host: write ws+unix:/path",
-            ));
-        }
-        if !path.starts_with('/') {
-            return Err(invalid("the path of a Unix socket must begin with a slash"));
-        }
-        let path: Vec<u8> = percent_decode_str(path).collect();
-        if path.contains(&0) {
-            return Err(invalid(
-                "the path of a Unix socket must not contain a zero byte",
-            ));
-        }
-        let path = PathBuf::from(OsString::from_vec(path));
-        if SocketAddrUnix::new(&path).is_err() {
-            return Err(invalid(
-                "the path of a Unix socket is longer than the system allows (about 100 bytes)",
-            ));
-        }
-        if !resource.starts_with('/') {
-            return Err(invalid(
-                "the part after the socket's path and a colon must begin with a slash",
-            ));
-        }
-        let url = Url::parse(&format!("{scheme}://localhost{resource}"));
-        let url = url.map_err(|error| invalid(&error.to_string()))?;
-        Ok(Target {
-            place: Place::Unix(path),
-            encrypted: scheme == "wss",
-            url,
-            credentials: None,
-            name: without_query(text),
-        })
+        let decoded: Vec<u8> = percent_decode_str(path).collect();
+        let wrong = if text.contains('@') && !path.starts_with('/') {
+            "the URL of a Unix socket has no user, password or host: write ws+unix:/path"
+        } else if !path.starts_with('/') {
+            "the path of a Unix socket must begin with a slash"
+        } else if decoded.contains(&0) {
+            "the path of a Unix socket must not contain a zero byte"
+        } else if SocketAddrUnix::new(&*decoded).is_err() {
+            "the path of a Unix socket is longer than the system allows (about 100 bytes)"
+        } else if !resource.starts_with('/') {
+            "the part after the socket's path and a colon must begin with a slash"
+        } else {
+            let url = Url::parse(&format!("{scheme}://localhost{resource}"));
+            return Ok(Target {
+                place: Place::Unix(OsString::from_vec(decoded).into()),
+                encrypted: scheme == "wss",
+                url: url.map_err(|error| invalid(&shown, &error.to_string()))?,
+                credentials: None,
+                name: without_query(text),
+            });
+        };
+        Err(invalid(&shown, wrong))
     }
 
     /// Returns the target of a redirect.
