@@ -297,6 +297,13 @@ impl Error {
         Error::InvalidOption { setting, reason }
     }
 
+    pub(crate) fn invalid_url(url: &str, reason: impl Into<String>) -> Self {
+        Error::InvalidUrl {
+            url: url.to_owned(),
+            reason: reason.into(),
+        }
+    }
+
     pub(crate) fn lost(error: io::Error) -> Self {
         match Panicked::is_cause_of(&error) {
             true => Error::Internal(error.to_string()),

@@ -73,10 +73,8 @@ impl ConnectRequest {
     /// Returns the request, without the headers that are computed for each attempt.
     pub(crate) fn request(&self) -> Result<Request<()>> {
         let request = client::request(&self.target.url);
-        let mut request = request.map_err(|reason| Error::InvalidUrl {
-            url: self.target.name.clone(),
-            reason,
-        })?;
+        let invalid = |reason: String| Error::invalid_url(&self.target.name, reason);
+        let mut request = request.map_err(invalid)?;
         let headers = request.headers_mut();
         for (name, value) in &self.headers {
             headers.append(name, value.clone());

@@ -41,7 +41,7 @@ impl Target {
             _ => Self::host(text)?,
         };
         if target.encrypted && cfg!(not(feature = "native-tls")) {
-            return Err(invalid(
+            return Err(Error::invalid_url(
                 &target.name,
                 "TLS needs the feature \"native-tls\" of rtcbot-websocket, which is switched off",
             ));
@@ -51,7 +51,7 @@ impl Target {
 
     fn host(text: &str) -> Result<Target> {
         let shown = shown(text);
-        let rejected = |reason: String| invalid(&shown, &reason);
+        let rejected = |reason: String| Error::invalid_url(&shown, reason);
         if !text.contains("://") {
             return Err(rejected(format!("it has no scheme: write ws://{shown}")));
         }
@@ -73,7 +73,7 @@ impl Target {
             && url.set_password(None).is_ok();
         url.set_fragment(None);
         let name = name(&url, zone.as_deref());
-        let invalid = |reason: &str| invalid(&name, reason);
+        let invalid = |reason: &str| Error::invalid_url(&name, reason);
         let (Some(host), Some(port), true) = (url.host(), url.port_or_known_default(), stripped)
         else {
             return Err(invalid("it has no host"));
@@ -122,12 +122,12 @@ impl Target {
             return Ok(Target {
                 place: Place::Unix(OsString::from_vec(decoded).into()),
                 encrypted: scheme == "wss",
-                url: url.map_err(|error| invalid(&shown, &error.to_string()))?,
+                url: url.map_err(|error| Error::invalid_url(&shown, error.to_string()))?,
                 credentials: None,
                 name: without_query(text),
             });
         };
-        Err(invalid(&shown, wrong))
+        Err(Error::invalid_url(&shown, wrong))
     }
 
     /// Returns the target of a redirect.
@@ -218,13 +218,6 @@ fn name(url: &Url, zone: Option<&str>) -> String {
         _ => url.to_string(),
     };
     without_query(&name)
-}
-
-fn invalid(url: &str, reason: &str) -> Error {
-    Error::InvalidUrl {
-        url: url.to_owned(),
-        reason: reason.to_owned(),
-    }
 }
 
 #[cfg(test)]
