@@ -166,12 +166,6 @@ impl Options {
         request.checked(basic_auth.map(|Hidden(credentials)| credentials.clone()))
     }
 
-    /// Returns the request that these settings make for a URL, without connecting.
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn request(&self, url: &str) -> Result<http::Request<()>> {
-        self.connect_request(url)?.request()
-    }
-
     /// Sets whether messages are JSON, as RTCBot's parameter `json` does.
     ///
     /// [`Message`](crate::Message) describes both modes. [`pair`](Self::pair) has an example.

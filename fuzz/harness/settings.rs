@@ -209,7 +209,8 @@ fn check_call(url: &str, decisions: &mut Decisions<'_>) {
     }
     let shown = format!("{options:?}");
     let hidden = !format!("{:?}{:?}", names, options.response_headers()).contains(SECRET);
-    let request = match options.request(url) {
+    let request = options.connect_request(url);
+    let request = match request.and_then(|request| request.request()) {
         Ok(request) => request,
         Err(error) => {
             let kind = matches!(
