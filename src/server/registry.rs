@@ -15,6 +15,7 @@ use crate::websocket::session::Input;
 use crate::websocket::slot::Slot;
 use crate::websocket::{Shared, WeakWebsocket, Websocket};
 
+#[derive(Default)]
 pub(super) struct Registry {
     /// Held to read or to change the state. Nothing else is called under it.
     state: Mutex<State>,
@@ -51,13 +52,6 @@ struct RegistrySlot {
 }
 
 impl Registry {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Registry {
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        })
-    }
-
     /// Takes a slot for a request.
     pub(super) fn acquire(self: &Arc<Self>) -> Arc<dyn Slot> {
         let mut state = self.state.lock();
