@@ -208,8 +208,9 @@ fn race(
                 continue;
             }
             if running.is_empty() {
+                let all: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
                 return Err(Failure::Failed(Error::Connect {
-                    address: list(addresses),
+                    address: all.join(", "),
                     error: Arc::new(last_error),
                 }));
             }
@@ -275,11 +276,6 @@ pub(crate) fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&socket, true)?;
     Ok(socket)
-}
-
-fn list(addresses: &[SocketAddr]) -> String {
-    let addresses = addresses.iter().map(SocketAddr::to_string);
-    addresses.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
