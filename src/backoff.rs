@@ -67,10 +67,7 @@ impl Backoff {
         } else {
             return Ok(());
         };
-        Err(Error::InvalidOption {
-            setting: "reconnect",
-            reason: wrong.to_owned(),
-        })
+        Err(Error::invalid_option("reconnect", wrong))
     }
 }
 
@@ -100,11 +97,9 @@ impl Schedule {
     pub(crate) fn wait(&mut self, chance: f64) -> Duration {
         let wait = self.next;
         let longer = wait.as_secs_f64() * self.backoff.factor;
-        // The numbers are compared, because the wait may exceed the range of `Duration`.
-        self.next = match longer < self.backoff.max.as_secs_f64() {
-            true => Duration::from_secs_f64(longer),
-            false => self.backoff.max,
-        };
+        // The wait may exceed the range of `Duration`.
+        let longer = Duration::try_from_secs_f64(longer).unwrap_or(Duration::MAX);
+        self.next = longer.min(self.backoff.max);
         let kept = wait.as_secs_f64() * (1.0 - self.backoff.jitter * chance);
         Duration::try_from_secs_f64(kept).unwrap_or(wait)
     }

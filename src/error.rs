@@ -281,9 +281,8 @@ fn body_excerpt(response: &http::Response<Bytes>) -> String {
 }
 
 fn first_line(text: &str) -> String {
-    let mut lines = text.lines().map(str::trim);
-    let line = lines.find(|line| !line.is_empty());
-    line.unwrap_or_default().to_owned()
+    let line = text.trim().lines().next().unwrap_or_default();
+    line.trim_end().to_owned()
 }
 
 impl From<serde_json::Error> for Error {
@@ -293,6 +292,18 @@ impl From<serde_json::Error> for Error {
 }
 
 impl Error {
+    pub(crate) fn invalid_option(setting: &'static str, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Error::InvalidOption { setting, reason }
+    }
+
+    pub(crate) fn invalid_url(url: &str, reason: impl Into<String>) -> Self {
+        Error::InvalidUrl {
+            url: url.to_owned(),
+            reason: reason.into(),
+        }
+    }
+
     pub(crate) fn lost(error: io::Error) -> Self {
         match Panicked::is_cause_of(&error) {
             true => Error::Internal(error.to_string()),
@@ -444,19 +455,15 @@ pub struct CloseFrame {
 }
 
 impl CloseFrame {
+    pub(crate) const NORMAL: Self = Self::without_reason(1000);
+    /// The server shuts down (RFC 6455, section 7.4.1).
+    pub(crate) const GOING_AWAY: Self = Self::without_reason(1001);
     /// The program that used the connection has failed (RFC 6455, section 7.4.1).
-    pub(crate) fn internal_error() -> Self {
-        CloseFrame {
-            code: 1011,
-            reason: String::new(),
-        }
-    }
+    pub(crate) const INTERNAL_ERROR: Self = Self::without_reason(1011);
 
-    pub(crate) fn normal() -> Self {
-        CloseFrame {
-            code: 1000,
-            reason: String::new(),
-        }
+    const fn without_reason(code: u16) -> Self {
+        let reason = String::new();
+        CloseFrame { code, reason }
     }
 
     /// Returns whether an endpoint may send this code (RFC 6455, section 7.4, and the codes
@@ -472,25 +479,16 @@ impl CloseFrame {
     /// [`Error::InvalidOption`] if RFC 6455 does not let an endpoint send the code (below 1000,
     /// 1004 to 1006, 1015 to 2999, 5000 and above), or if the reason is longer than 123 bytes.
     pub(crate) fn checked(code: u16, reason: &str) -> Result<Self> {
-        let invalid = |reason: String| Error::InvalidOption {
-            setting: "close frame",
-            reason,
+        let length = reason.len();
+        let wrong = if !Self::may_be_sent(code) {
+            format!("RFC 6455 does not let an endpoint send code {code}")
+        } else if length > 123 {
+            format!("a reason has at most 123 bytes, this one has {length}")
+        } else {
+            let reason = reason.to_owned();
+            return Ok(CloseFrame { code, reason });
         };
-        if !Self::may_be_sent(code) {
-            return Err(invalid(format!(
-                "RFC 6455 does not let an endpoint send code {code}"
-            )));
-        }
-        if reason.len() > 123 {
-            return Err(invalid(format!(
-                "a reason has at most 123 bytes, this one has {}",
-                reason.len()
-            )));
-        }
-        Ok(CloseFrame {
-            code,
-            reason: reason.to_owned(),
-        })
+        Err(Error::invalid_option("close frame", wrong))
     }
 }
 

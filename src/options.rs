@@ -166,12 +166,6 @@ impl Options {
         request.checked(basic_auth.map(|Hidden(credentials)| credentials.clone()))
     }
 
-    /// Returns the request that these settings make for a URL, without connecting.
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn request(&self, url: &str) -> Result<http::Request<()>> {
-        self.connect_request(url)?.request()
-    }
-
     /// Sets whether messages are JSON, as RTCBot's parameter `json` does.
     ///
     /// [`Message`](crate::Message) describes both modes. [`pair`](Self::pair) has an example.
@@ -825,9 +819,9 @@ impl Options {
         let mut headers = self.response_headers()?;
         let mut set = |setting, name: HeaderName, value: &str| {
             let parsed = HeaderValue::from_str(value);
-            let parsed = parsed.map_err(|_| Error::InvalidOption {
-                setting,
-                reason: "it has a character that HTTP does not allow in a header".into(),
+            let parsed = parsed.map_err(|_| {
+                let reason = "it has a character that HTTP does not allow in a header";
+                Error::invalid_option(setting, reason)
             })?;
             if headers.iter().all(|(given, _)| *given != name) {
                 headers.push((name, parsed));
@@ -845,9 +839,9 @@ impl Options {
             for (index, name) in subprotocols.iter().enumerate() {
                 // HTTP tokens have the syntax of header names. The error shows the name's number
                 // and not its text, which may be a secret.
-                HeaderName::from_bytes(name.as_bytes()).map_err(|_| Error::InvalidOption {
-                    setting: "subprotocol",
-                    reason: format!("number {} is not an HTTP token", index + 1),
+                HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+                    let reason = format!("number {} is not an HTTP token", index + 1);
+                    Error::invalid_option("subprotocol", reason)
                 })?;
             }
             let all = subprotocols.join(", ");
@@ -982,10 +976,7 @@ fn checked_name(name: &str) -> Result<HeaderName> {
 }
 
 fn bad_header(name: &str, why: String) -> Error {
-    Error::InvalidOption {
-        setting: "header",
-        reason: format!("{name:?}: {why}"),
-    }
+    Error::invalid_option("header", format!("{name:?}: {why}"))
 }
 
 fn is_of_the_handshake(name: &HeaderName) -> bool {

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
@@ -90,13 +90,8 @@ pub(crate) fn all() -> Vec<Limit> {
 
     let used = field("/proc/self/status", "VmSize:").map(mib);
     let max = getrlimit(Resource::As).current.map(|bytes| bytes >> 20);
-    let space = limit(
-        process,
-        Unit::Space,
-        used,
-        max,
-        "RLIMIT_AS allows (ulimit -v)",
-    );
+    let name = "RLIMIT_AS allows (ulimit -v)";
+    let space = limit(process, Unit::Space, used, max, name);
 
     let used = field("/proc/meminfo", "Committed_AS:").map(mib);
     let max = field("/proc/meminfo", "CommitLimit:").map(mib);
@@ -121,14 +116,10 @@ pub(crate) fn all() -> Vec<Limit> {
 /// Returns the memory maps of this process, and their limit. Counting takes 25 ms for 65 000 maps.
 pub(crate) fn maps() -> Option<Limit> {
     let max = number("/proc/sys/vm/max_map_count")?;
-    let mut file = fs::File::open("/proc/self/maps").ok()?;
-    let mut chunk = [0; 4096];
+    let mut lines = BufReader::new(fs::File::open("/proc/self/maps").ok()?);
     let mut used = 0;
-    loop {
-        match file.read(&mut chunk).ok()? {
-            0 => break,
-            n => used += chunk[..n].iter().filter(|byte| **byte == b'\n').count() as u64,
-        }
+    while lines.skip_until(b'\n').ok()? > 0 {
+        used += 1;
     }
     let name = "vm.max_map_count allows (sysctl; a thread takes 4)";
     limit("this process", Unit::Maps, Some(used), Some(max), name)

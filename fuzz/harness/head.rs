@@ -108,7 +108,7 @@ fn check_arrival(bytes: &[u8], bits: u8, parsed: &Parsed) {
     if matches!(parsed, Ok(None)) && bytes.len() <= MAX_HEAD {
         assert!(!pending.is_refused());
         // A request that comes too late is answered.
-        let Step::Wait(refused) = pending.too_late() else {
+        let Step::Wait(refused) = pending.refuse(StatusCode::REQUEST_TIMEOUT) else {
             panic!("the client is still there")
         };
         pending = refused;

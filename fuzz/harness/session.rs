@@ -229,7 +229,7 @@ impl Run {
     fn end(mut self) {
         let deadline = self.now + Duration::from_secs(1);
         self.step(Input::CloseRequested {
-            frame: CloseFrame::normal(),
+            frame: CloseFrame::NORMAL,
             deadline,
         });
         self.now = deadline;

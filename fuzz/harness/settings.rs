@@ -92,13 +92,13 @@ fn check_proxy(decisions: &mut Decisions<'_>) {
     let text = proxy(decisions);
     match Proxy::parse(&text) {
         Ok(proxy) => {
-            assert_ne!(proxy.endpoint().port, 0);
+            assert_ne!(proxy.endpoint.port, 0);
             let shown = proxy.to_string();
-            if !proxy.endpoint().to_string().contains(SECRET) {
+            if !proxy.endpoint.to_string().contains(SECRET) {
                 assert!(!shown.contains(SECRET) && !format!("{proxy:?}").contains(SECRET));
             }
             let again = Proxy::parse(&shown).expect("its own name");
-            assert_eq!(again.endpoint(), proxy.endpoint());
+            assert_eq!(again.endpoint, proxy.endpoint);
             assert_eq!(again.to_string(), shown);
         }
         Err(Error::InvalidOption { setting, reason }) => {
@@ -209,7 +209,8 @@ fn check_call(url: &str, decisions: &mut Decisions<'_>) {
     }
     let shown = format!("{options:?}");
     let hidden = !format!("{:?}{:?}", names, options.response_headers()).contains(SECRET);
-    let request = match options.request(url) {
+    let request = options.connect_request(url);
+    let request = match request.and_then(|request| request.request()) {
         Ok(request) => request,
         Err(error) => {
             let kind = matches!(

@@ -88,8 +88,7 @@ impl Json {
     /// Returns the string if the JSON is one. Makes no value of other JSON.
     pub(super) fn as_str(&self) -> Option<&str> {
         let known = self.value.get().is_some();
-        let blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
-        if !known && self.text().as_bytes().iter().find(|byte| !blank(byte)) != Some(&b'"') {
+        if !known && !self.text().trim_ascii_start().starts_with('"') {
             return None;
         }
         self.value().as_str()

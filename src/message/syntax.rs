@@ -66,22 +66,21 @@ fn skip_string(rest: &mut std::slice::Iter<'_, u8>) {
 pub(super) fn strict(text: &str) -> Option<String> {
     let mut written = String::new();
     let mut copied = 0;
-    let mut scanner = Scanner {
-        text: text.as_bytes(),
-        at: 0,
-        in_string: false,
-    };
-    while scanner.at < text.len() {
-        let start = scanner.at;
-        let instead = match scanner.in_string {
-            true => scanner.step_in_string(),
-            false => scanner.step_outside(),
+    let mut at = 0;
+    let mut in_string = false;
+    while at < text.len() {
+        let rest = &text.as_bytes()[at..];
+        let (length, instead) = match in_string {
+            true => part_of_string(rest),
+            false => part_outside(rest),
         };
         if let Some(instead) = instead {
-            written.push_str(&text[copied..start]);
+            written.push_str(&text[copied..at]);
             written.push_str(instead);
-            copied = scanner.at;
+            copied = at + length;
         }
+        in_string ^= rest[0] == b'"';
+        at += length;
     }
     if copied == 0 {
         return None;
@@ -90,57 +89,34 @@ pub(super) fn strict(text: &str) -> Option<String> {
     Some(written)
 }
 
-/// A position in a text. Each step moves it on, and returns what replaces the part that it passed,
-/// if serde_json does not read that part.
-struct Scanner<'a> {
-    text: &'a [u8],
-    at: usize,
-    in_string: bool,
+/// Returns the length of the next part of a string, and what replaces it, if serde_json does not
+/// read it. A quote that is not escaped is a part of its own.
+fn part_of_string(rest: &[u8]) -> (usize, Option<&'static str>) {
+    match (code_unit(rest), rest) {
+        (Some(0xd800..0xdc00), _) => match rest.get(6..).and_then(code_unit) {
+            Some(0xdc00..0xe000) => (12, None),
+            _ => (6, Some("\\ufffd")),
+        },
+        (Some(0xdc00..0xe000), _) => (6, Some("\\ufffd")),
+        (_, [b'\\', _, ..]) => (2, None),
+        _ => (1, None),
+    }
 }
 
-impl Scanner<'_> {
-    /// Moves one step forward in a string. Returns the replacement for the step's part, if any.
-    fn step_in_string(&mut self) -> Option<&'static str> {
-        let rest = &self.text[self.at..];
-        let (length, instead) = match (code_unit(rest), rest) {
-            (Some(0xd800..0xdc00), _) => match rest.get(6..).and_then(code_unit) {
-                Some(0xdc00..0xe000) => (12, None),
-                _ => (6, Some("\\ufffd")),
-            },
-            (Some(0xdc00..0xe000), _) => (6, Some("\\ufffd")),
-            (_, [b'\\', _, ..]) => (2, None),
-            (_, first) => {
-                self.in_string = first[0] != b'"';
-                (1, None)
-            }
-        };
-        self.at += length;
-        instead
-    }
-
-    /// Moves one step forward outside of a string. Returns the replacement, if any.
-    fn step_outside(&mut self) -> Option<&'static str> {
-        let rest = &self.text[self.at..];
-        for token in ["NaN", "Infinity", "-Infinity"] {
-            if rest.starts_with(token.as_bytes()) {
-                self.at += token.len();
-                // The neighbours need no check: where the token is not allowed, neither is
-                // `null`.
-                return Some("null");
-            }
+/// As [`part_of_string`], for the next part outside of a string.
+fn part_outside(rest: &[u8]) -> (usize, Option<&'static str>) {
+    for token in ["NaN", "Infinity", "-Infinity"] {
+        if rest.starts_with(token.as_bytes()) {
+            // The neighbours need no check: where the token is not allowed, neither is `null`.
+            return (token.len(), Some("null"));
         }
-        if !matches!(rest[0], b'-' | b'0'..=b'9') {
-            self.in_string = rest[0] == b'"';
-            self.at += 1;
-            return None;
-        }
-        let of_a_number =
-            |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
-        let number = rest.iter().take_while(|byte| of_a_number(byte)).count();
-        let (number, _) = rest.split_at(number);
-        self.at += number.len();
-        is_infinite(number).then_some("null")
     }
+    if !matches!(rest[0], b'-' | b'0'..=b'9') {
+        return (1, None);
+    }
+    let of_a_number = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+    let length = rest.iter().take_while(|byte| of_a_number(byte)).count();
+    (length, is_infinite(&rest[..length]).then_some("null"))
 }
 
 /// Returns the code unit of a `\u` escape at the start of the text.

@@ -47,7 +47,8 @@ impl ConnectRequest {
             names.any(|name| name == header::AUTHORIZATION),
         ];
         if ways.into_iter().filter(|given| *given).count() > 1 {
-            return Err(invalid_login(
+            return Err(Error::invalid_option(
+                "basic_auth",
                 "there may be one of a user in the URL, basic_auth and an Authorization header",
             ));
         }
@@ -72,10 +73,8 @@ impl ConnectRequest {
     /// Returns the request, without the headers that are computed for each attempt.
     pub(crate) fn request(&self) -> Result<Request<()>> {
         let request = client::request(&self.target.url);
-        let mut request = request.map_err(|reason| Error::InvalidUrl {
-            url: self.target.name.clone(),
-            reason,
-        })?;
+        let invalid = |reason: String| Error::invalid_url(&self.target.name, reason);
+        let mut request = request.map_err(invalid)?;
         let headers = request.headers_mut();
         for (name, value) in &self.headers {
             headers.append(name, value.clone());
@@ -83,7 +82,8 @@ impl ConnectRequest {
         if let Some(credentials) = &self.target.credentials {
             let value = credentials.basic().and_then(|basic| basic.parse().ok());
             let value = value.ok_or_else(|| {
-                invalid_login("the user contains a colon, which HTTP cannot send")
+                let reason = "the user contains a colon, which HTTP cannot send";
+                Error::invalid_option("basic_auth", reason)
             })?;
             headers.insert(header::AUTHORIZATION, value);
         }
@@ -141,12 +141,5 @@ impl ConnectRequest {
         }
         next.target = target;
         Some(Ok(next))
-    }
-}
-
-fn invalid_login(reason: &str) -> Error {
-    Error::InvalidOption {
-        setting: "basic_auth",
-        reason: reason.to_owned(),
     }
 }

@@ -75,7 +75,7 @@ pub(crate) fn connect(
     cancel: &Cancel,
 ) -> Result<TcpStream, Failure> {
     let addresses = addresses(endpoint, deadline, cancel)?;
-    race(&interleave(addresses), deadline, cancel)
+    race(&interleave(&addresses), deadline, cancel)
 }
 
 /// Returns a host's addresses in the order of the system's resolver.
@@ -173,23 +173,14 @@ fn resolve(
 
 /// Alternates between IPv6 and IPv4, beginning with the resolver's first family (RFC 8305, section
 /// 4).
-fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let Some(first) = addresses.first() else {
-        return addresses;
-    };
-    let first_is_v6 = first.is_ipv6();
+fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (a, b): (Vec<_>, Vec<_>) = addresses
-        .into_iter()
+        .iter()
+        .copied()
         .partition(|address| address.is_ipv6() == first_is_v6);
-    let (mut a, mut b) = (a.into_iter(), b.into_iter());
-    let mut mixed = Vec::new();
-    loop {
-        let pair = [a.next(), b.next()];
-        if pair == [None, None] {
-            return mixed;
-        }
-        mixed.extend(pair.into_iter().flatten());
-    }
+    let pairs = (0..addresses.len()).flat_map(|index| [a.get(index), b.get(index)]);
+    pairs.flatten().copied().collect()
 }
 
 /// Tries the addresses, each a little later than the previous one. Returns the first connection.
@@ -217,8 +208,9 @@ fn race(
                 continue;
             }
             if running.is_empty() {
+                let all: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
                 return Err(Failure::Failed(Error::Connect {
-                    address: list(addresses),
+                    address: all.join(", "),
                     error: Arc::new(last_error),
                 }));
             }
@@ -286,11 +278,6 @@ pub(crate) fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn list(addresses: &[SocketAddr]) -> String {
-    let addresses = addresses.iter().map(SocketAddr::to_string);
-    addresses.collect::<Vec<_>>().join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,7 +321,7 @@ mod tests {
     #[test]
     fn address_families_alternate() {
         let parse = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<_>>();
-        let mixed = interleave(parse(&["[::1]:1", "[::2]:1", "1.1.1.1:1", "[::3]:1"]));
+        let mixed = interleave(&parse(&["[::1]:1", "[::2]:1", "1.1.1.1:1", "[::3]:1"]));
         assert_eq!(
             mixed,
             parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"])

@@ -63,20 +63,17 @@ pub(crate) fn with_zone(host: &str, zone: &str) -> String {
 /// (RFC 6874, section 2) or `[fe80::1%eth0]` (RFC 4007, section 11.2), as other programs do. An
 /// ambiguous text is read in the first way.
 fn without_zone(url: &str) -> Option<(String, String)> {
-    let (scheme, _) = url.split_once("://")?;
+    let (scheme, rest) = url.split_once("://")?;
     if !scheme.bytes().all(is_scheme_byte) {
         // Without a scheme, the text in brackets is not the host.
         return None;
     }
-    let start = scheme.len() + "://".len();
-    let end = url[start..].find(['/', '\\', '?', '#']);
-    let end = end.map_or(url.len(), |at| start + at);
-    let start = url[start..end]
-        .rfind('@')
-        .map_or(start, |at| start + at + 1);
-    let host = url[start..end].strip_prefix('[')?;
-    let (address, zone) = host.split_once(']')?.0.split_once('%')?;
-    let rest = start + 1 + address.len() + 1 + zone.len();
+    let authority = rest.split(['/', '\\', '?', '#']).next()?;
+    let host = authority.rsplit('@').next()?;
+    let (address, zone) = host.strip_prefix('[')?.split_once(']')?.0.split_once('%')?;
+    let host_start = url.len() - rest.len() + authority.len() - host.len();
+    let address_end = host_start + "[".len() + address.len();
+    let zone_end = address_end + "%".len() + zone.len();
     let zone = match zone.strip_prefix("25") {
         Some(encoded) if !encoded.is_empty() => {
             percent_decode_str(encoded).decode_utf8().ok()?.into_owned()
@@ -84,8 +81,8 @@ fn without_zone(url: &str) -> Option<(String, String)> {
         _ if zone.is_empty() => return None,
         _ => zone.to_owned(),
     };
-    let end_of_address = start + 1 + address.len();
-    Some((format!("{}{}", &url[..end_of_address], &url[rest..]), zone))
+    let without = format!("{}{}", &url[..address_end], &url[zone_end..]);
+    Some((without, zone))
 }
 
 /// Parses a URL. Returns its zone separately.
@@ -108,11 +105,9 @@ pub(crate) fn is_host_and_port(value: &[u8]) -> bool {
     let Ok(value) = std::str::from_utf8(value) else {
         return false;
     };
-    let (is_host, port) = match value.strip_prefix('[') {
-        Some(rest) => {
-            let Some((address, port)) = rest.split_once(']') else {
-                return false;
-            };
+    let in_brackets = value.strip_prefix('[');
+    let (is_host, port) = match in_brackets.and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => {
             let (address, zone) = address.split_once('%').unwrap_or((address, "-"));
             let is_zone = !zone.is_empty() && is_name(zone);
             (is_zone && address.parse::<Ipv6Addr>().is_ok(), port)
@@ -131,20 +126,10 @@ pub(crate) fn is_host_and_port(value: &[u8]) -> bool {
 
 /// Returns whether the text is a registered name (RFC 3986, section 3.2.2).
 fn is_name(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    while let Some(byte) = bytes.next() {
-        let good = match byte {
-            b'%' => {
-                let mut hex = || bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit());
-                hex() && hex()
-            }
-            _ => byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte),
-        };
-        if !good {
-            return false;
-        }
-    }
-    true
+    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
+    let mut encoded = name.as_bytes().split(|byte| *byte == b'%').skip(1);
+    name.as_bytes().iter().all(is_allowed)
+        && encoded.all(|rest| rest.len() >= 2 && rest[..2].iter().all(u8::is_ascii_hexdigit))
 }
 
 #[cfg(test)]

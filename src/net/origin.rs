@@ -80,12 +80,7 @@ fn is_same_host(origin: &str, host: &str, encrypted: bool) -> bool {
     let Ok((here, _)) = parse_url(&format!("{}://{host}/", page.scheme())) else {
         return false;
     };
-    let schemes = if encrypted {
-        &["https"][..]
-    } else {
-        &["http", "https"]
-    };
-    schemes.contains(&page.scheme())
+    (page.scheme() == "https" || (page.scheme() == "http" && !encrypted))
         && page.host() == here.host()
         && page.port_or_known_default() == here.port_or_known_default()
         && here.username().is_empty()

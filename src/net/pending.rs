@@ -113,7 +113,7 @@ impl PendingRequest {
         }
     }
 
-    /// Returns the time at which [`too_late`](Self::too_late) is due.
+    /// Returns the time at which the client is too late and has to be [refused](Self::refuse).
     pub(crate) fn deadline(&self) -> Instant {
         self.client.deadline
     }
@@ -136,18 +136,11 @@ impl PendingRequest {
         }
     }
 
-    /// Ends the connection because its deadline has passed.
-    pub(crate) fn too_late(self) -> Step {
+    /// Ends the connection. A client that speaks HTTP already receives this status.
+    pub(crate) fn refuse(self, status: StatusCode) -> Step {
         match self.stage {
-            Stage::Head(stream, _) => self.client.refuse(stream, StatusCode::REQUEST_TIMEOUT),
+            Stage::Head(stream, _) => self.client.refuse(stream, status),
             _ => Step::Gone,
-        }
-    }
-
-    /// Rejects the client now, if it speaks HTTP already.
-    pub(crate) fn refuse(self, status: StatusCode) {
-        if let Stage::Head(stream, _) = self.stage {
-            self.client.refuse(stream, status);
         }
     }
 }

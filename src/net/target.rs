@@ -34,20 +34,24 @@ pub(crate) enum Place {
 
 impl Target {
     pub(crate) fn parse(text: &str) -> Result<Target> {
-        match text.split_once(':') {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("ws+unix") => {
-                Self::unix(text, false, rest)
-            }
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("wss+unix") => {
-                Self::unix(text, true, rest)
-            }
-            _ => Self::host(text),
+        let (scheme, rest) = text.split_once(':').unwrap_or_default();
+        let target = match scheme.to_ascii_lowercase().as_str() {
+            "ws+unix" => Self::unix(text, "ws", rest)?,
+            "wss+unix" => Self::unix(text, "wss", rest)?,
+            _ => Self::host(text)?,
+        };
+        if target.encrypted && cfg!(not(feature = "native-tls")) {
+            return Err(Error::invalid_url(
+                &target.name,
+                "TLS needs the feature \"native-tls\" of rtcbot-websocket, which is switched off",
+            ));
         }
+        Ok(target)
     }
 
     fn host(text: &str) -> Result<Target> {
         let shown = shown(text);
-        let rejected = |reason: String| invalid(&shown, &reason);
+        let rejected = |reason: String| Error::invalid_url(&shown, reason);
         if !text.contains("://") {
             return Err(rejected(format!("it has no scheme: write ws://{shown}")));
         }
@@ -69,7 +73,7 @@ impl Target {
             && url.set_password(None).is_ok();
         url.set_fragment(None);
         let name = name(&url, zone.as_deref());
-        let invalid = |reason: &str| invalid(&name, reason);
+        let invalid = |reason: &str| Error::invalid_url(&name, reason);
         let (Some(host), Some(port), true) = (url.host(), url.port_or_known_default(), stripped)
         else {
             return Err(invalid("it has no host"));
@@ -83,14 +87,10 @@ impl Target {
         {
             return Err(invalid("its user contains a colon, which HTTP cannot send"));
         }
-        let encrypted = scheme == "wss";
-        if encrypted {
-            check_tls(&name)?;
-        }
         let host = host.to_owned();
         Ok(Target {
             place: Place::Host(Endpoint { host, zone, port }),
-            encrypted,
+            encrypted: scheme == "wss",
             name,
             url,
             credentials,
@@ -100,51 +100,34 @@ impl Target {
     /// Parses `ws+unix:/path/of/the/socket[:/resource[?query]]`, the syntax of the npm package
     /// `ws`. The authority may also be empty (`ws+unix:///path`). A colon in the socket's path is
     /// written `%3A`.
-    fn unix(text: &str, encrypted: bool, rest: &str) -> Result<Target> {
+    fn unix(text: &str, scheme: &str, rest: &str) -> Result<Target> {
         // Not a valid place for a password, but the text may contain one.
         let shown = shown(text);
-        let invalid = |reason: &str| invalid(&shown, reason);
         let rest = rest.split('#').next().unwrap_or_default();
         let (path, resource) = rest.split_once(':').unwrap_or((rest, "/"));
         let path = path.strip_prefix("//").unwrap_or(path);
-        if text.contains('@') && !path.starts_with('/') {
-            return Err(invalid(
-                "the URL of a Unix socket has no user, password or host: write ws+unix:/path",
-            ));
-        }
-        if !path.starts_with('/') {
-            return Err(invalid("the path of a Unix socket must begin with a slash"));
-        }
-        let path: Vec<u8> = percent_decode_str(path).collect();
-        if path.contains(&0) {
-            return Err(invalid(
-                "the path of a Unix socket must not contain a zero byte",
-            ));
-        }
-        let path = PathBuf::from(OsString::from_vec(path));
-        if SocketAddrUnix::new(&path).is_err() {
-            return Err(invalid(
-                "the path of a Unix socket is longer than the system allows (about 100 bytes)",
-            ));
-        }
-        if !resource.starts_with('/') {
-            return Err(invalid(
-                "the part after the socket's path and a colon must begin with a slash",
-            ));
-        }
-        let scheme = if encrypted { "wss" } else { "ws" };
-        let url = Url::parse(&format!("{scheme}://localhost{resource}"));
-        let url = url.map_err(|error| invalid(&error.to_string()))?;
-        if encrypted {
-            check_tls(&shown)?;
-        }
-        Ok(Target {
-            place: Place::Unix(path),
-            encrypted,
-            url,
-            credentials: None,
-            name: without_query(text),
-        })
+        let decoded: Vec<u8> = percent_decode_str(path).collect();
+        let wrong = if text.contains('@') && !path.starts_with('/') {
+            "the URL of a Unix socket has no user, password or host: write ws+unix:/path"
+        } else if !path.starts_with('/') {
+            "the path of a Unix socket must begin with a slash"
+        } else if decoded.contains(&0) {
+            "the path of a Unix socket must not contain a zero byte"
+        } else if SocketAddrUnix::new(&*decoded).is_err() {
+            "the path of a Unix socket is longer than the system allows (about 100 bytes)"
+        } else if !resource.starts_with('/') {
+            "the part after the socket's path and a colon must begin with a slash"
+        } else {
+            let url = Url::parse(&format!("{scheme}://localhost{resource}"));
+            return Ok(Target {
+                place: Place::Unix(OsString::from_vec(decoded).into()),
+                encrypted: scheme == "wss",
+                url: url.map_err(|error| Error::invalid_url(&shown, error.to_string()))?,
+                credentials: None,
+                name: without_query(text),
+            });
+        };
+        Err(Error::invalid_url(&shown, wrong))
     }
 
     /// Returns the target of a redirect.
@@ -235,23 +218,6 @@ fn name(url: &Url, zone: Option<&str>) -> String {
         _ => url.to_string(),
     };
     without_query(&name)
-}
-
-fn invalid(url: &str, reason: &str) -> Error {
-    Error::InvalidUrl {
-        url: url.to_owned(),
-        reason: reason.to_owned(),
-    }
-}
-
-fn check_tls(url: &str) -> Result<()> {
-    if cfg!(feature = "native-tls") {
-        return Ok(());
-    }
-    Err(invalid(
-        url,
-        "TLS needs the feature \"native-tls\" of rtcbot-websocket, which is switched off",
-    ))
 }
 
 #[cfg(test)]

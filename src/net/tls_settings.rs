@@ -12,7 +12,7 @@ use crate::hidden::Hidden;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TlsSettings {
     /// Additional root certificates, or why they cannot be read.
-    roots: Vec<Hidden<Result<Vec<Certificate>, String>>>,
+    roots: Vec<Hidden<Result<Vec<Certificate>>>>,
     pub(crate) identity: Option<Hidden<Identity>>,
     pub(crate) min_protocol: Option<Protocol>,
     pub(crate) accept_invalid_certs: bool,
@@ -24,19 +24,22 @@ pub(crate) struct TlsSettings {
 
 impl TlsSettings {
     pub(crate) fn add_pem(&mut self, pem: &[u8]) {
-        let certificates = match Certificate::stack_from_pem(pem) {
+        self.add_roots(match Certificate::stack_from_pem(pem) {
             Ok(none) if none.is_empty() => {
                 Err("there is no certificate in the PEM text".to_owned())
             }
             other => other.map_err(|error| error.to_string()),
-        };
-        self.change().roots.push(Hidden(certificates));
+        });
     }
 
     pub(crate) fn add_der(&mut self, der: &[u8]) {
         let certificates = Certificate::from_der(der).map(|one| vec![one]);
-        let certificates = certificates.map_err(|error| error.to_string());
-        self.change().roots.push(Hidden(certificates));
+        self.add_roots(certificates.map_err(|error| error.to_string()));
+    }
+
+    fn add_roots(&mut self, roots: Result<Vec<Certificate>, String>) {
+        let roots = roots.map_err(|reason| Error::invalid_option("root certificate", reason));
+        self.change().roots.push(Hidden(roots));
     }
 
     /// Returns the settings to change one of them, which takes a new connector.
@@ -53,10 +56,7 @@ impl TlsSettings {
     pub(crate) fn certificates(&self) -> Result<Vec<Certificate>> {
         let mut all = Vec::new();
         for Hidden(root) in &self.roots {
-            all.extend(root.clone().map_err(|reason| Error::InvalidOption {
-                setting: "root certificate",
-                reason,
-            })?);
+            all.extend(root.clone()?);
         }
         Ok(all)
     }
@@ -70,10 +70,7 @@ impl TlsSettings {
         if let Some(connector) = &self.ready_made {
             return Ok(connector.clone());
         }
-        let made = match &self.made {
-            None => &DEFAULT,
-            Some(made) => &**made,
-        };
+        let made = self.made.as_deref().unwrap_or(&DEFAULT);
         if let Some(connector) = made.get() {
             return Ok(connector.clone());
         }

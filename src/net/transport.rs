@@ -254,12 +254,10 @@ pub(crate) fn write_by(
         half.set_timeout(Some(left.min(max_stall)))?;
         let written = match bytes.is_empty() {
             false => half.write(bytes),
-            true => match half.flush() {
-                Ok(()) => return half.set_timeout(None),
-                Err(error) => Err(error),
-            },
+            true => half.flush().map(|()| 0),
         };
         match written {
+            Ok(0) if bytes.is_empty() => return half.set_timeout(None),
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => {
                 bytes = &bytes[n..];

@@ -10,6 +10,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::deadline::after;
+
 /// The number of parts. A peer that is gone is noticed at most one part late.
 const PARTS: u32 = 16;
 
@@ -17,8 +19,8 @@ const PARTS: u32 = 16;
 /// the first wait.
 pub(crate) struct Stall {
     timeout: Option<Duration>,
-    /// The end of the time that began with the first wait. `Some(None)` is never.
-    deadline: Option<Option<Instant>>,
+    /// The end of the time that began with the first wait.
+    deadline: Option<Instant>,
 }
 
 impl Stall {
@@ -41,13 +43,10 @@ impl Stall {
             return Ok(None);
         };
         let now = Instant::now();
-        let deadline = self
-            .deadline
-            .get_or_insert_with(|| now.checked_add(timeout));
-        match *deadline {
-            Some(deadline) if now >= deadline => Err(io::ErrorKind::WouldBlock.into()),
-            Some(deadline) => Ok(Some(deadline.min(now + timeout / PARTS))),
-            None => Ok(None),
+        let deadline = *self.deadline.get_or_insert_with(|| after(now, timeout));
+        match now < deadline {
+            true => Ok(Some(deadline.min(after(now, timeout / PARTS)))),
+            false => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 }

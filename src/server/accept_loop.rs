@@ -92,10 +92,11 @@ impl AcceptLoop {
             let now = Instant::now();
             match events {
                 Ok(events) => {
-                    self.go_on_with(&events.ready);
+                    self.step_those(|index, _| events.ready[index], PendingRequest::go_on);
                     // This comes after reading, so that a head that arrived in time is not refused
                     // because the program called this method late.
-                    self.refuse_late(now);
+                    let is_late = |_, pending: &PendingRequest| pending.deadline() <= now;
+                    self.step_those(is_late, |late| late.refuse(StatusCode::REQUEST_TIMEOUT));
                     if events.acceptable {
                         self.accept_some(&borrowed);
                     }
@@ -209,22 +210,16 @@ impl AcceptLoop {
         }
     }
 
-    /// Lets the pending connections that are ready make progress.
-    fn go_on_with(&mut self, ready: &[bool]) {
+    /// Calls `step` for those pending connections that `is_due` chooses.
+    fn step_those(
+        &mut self,
+        is_due: impl Fn(usize, &PendingRequest) -> bool,
+        step: fn(PendingRequest) -> Step,
+    ) {
         // Backwards, because removing a connection moves only those that were checked already.
-        for index in (0..ready.len()).rev() {
-            if ready[index] {
-                let step = self.pending.swap_remove(index).go_on();
-                self.follow(step);
-            }
-        }
-    }
-
-    /// Refuses the pending connections whose deadline has passed.
-    fn refuse_late(&mut self, now: Instant) {
         for index in (0..self.pending.len()).rev() {
-            if self.pending[index].deadline() <= now {
-                let step = self.pending.swap_remove(index).too_late();
+            if is_due(index, &self.pending[index]) {
+                let step = step(self.pending.swap_remove(index));
                 self.follow(step);
             }
         }

@@ -42,6 +42,7 @@ pub(super) struct Control {
     pub(super) woken: UnixStream,
 }
 
+#[derive(Default)]
 struct State {
     listener: Option<Arc<Listener>>,
     /// Whether a thread waits for requests, and therefore holds the listener.
@@ -66,14 +67,11 @@ impl Control {
     pub(super) fn new(listener: Listener) -> io::Result<Arc<Self>> {
         let (waker, woken) = UnixStream::pair().map_err(with_descriptor_limit)?;
         Ok(Arc::new(Control {
-            registry: Registry::new(),
+            registry: Arc::default(),
             process: OwnerProcess::current(),
             state: Mutex::new(State {
                 listener: Some(Arc::new(listener)),
-                waiting: false,
-                handlers: HashMap::new(),
-                next: 0,
-                shutting_down: Vec::new(),
+                ..State::default()
             }),
             changed: Condvar::new(),
             waker,
@@ -142,31 +140,24 @@ impl Control {
     /// wait without a deadline is for a shutdown, which has one and notifies of its end.
     fn wait(&self, deadline: Option<Instant>, done: impl Fn(&State) -> bool) -> bool {
         let mut state = self.state.lock();
-        while !done(&state) {
-            match deadline {
-                None => self.changed.wait(&mut state),
-                Some(deadline) => {
-                    if self.changed.wait_until(&mut state, deadline).timed_out() {
-                        return done(&state);
-                    }
-                }
-            }
+        let waits = |state: &mut State| !done(state);
+        match deadline {
+            None => self.changed.wait_while(&mut state, waits),
+            Some(deadline) => drop(self.changed.wait_while_until(&mut state, waits, deadline)),
         }
-        true
+        done(&state)
     }
 
     /// Stops listening, and wakes the thread that waits for requests.
     fn begin_shutdown(&self) -> ShuttingDown<'_> {
         let thread = thread::current().id();
-        let listener = {
-            let mut state = self.state.lock();
-            state.shutting_down.push(thread);
-            for running in state.handlers.values_mut() {
-                running.shuts_down |= running.thread == Some(thread);
-            }
-            state.listener.take()
-        };
-        drop(listener);
+        let mut state = self.state.lock();
+        state.shutting_down.push(thread);
+        for running in state.handlers.values_mut() {
+            running.shuts_down |= running.thread == Some(thread);
+        }
+        drop(state);
+        self.stop_listening();
         self.changed.notify_all();
         let _ = self.waker.shutdown(Shutdown::Both);
         ShuttingDown(self, thread)

@@ -69,10 +69,7 @@ impl Listener {
 
     /// Makes the listener non-blocking.
     pub(crate) fn prepare(&self) -> io::Result<()> {
-        match self {
-            Listener::Tcp(listener) => listener.set_nonblocking(true),
-            Listener::Unix(_, listener) => listener.set_nonblocking(true),
-        }
+        Ok(rustix::io::ioctl_fionbio(self, true)?)
     }
 
     pub(crate) fn accept(&self) -> io::Result<Socket> {

@@ -15,6 +15,7 @@ use crate::websocket::session::Input;
 use crate::websocket::slot::Slot;
 use crate::websocket::{Shared, WeakWebsocket, Websocket};
 
+#[derive(Default)]
 pub(super) struct Registry {
     /// Held to read or to change the state. Nothing else is called under it.
     state: Mutex<State>,
@@ -25,31 +26,14 @@ pub(super) struct Registry {
 
 #[derive(Default)]
 struct State {
-    /// One entry for each slot that is taken.
-    slots: HashMap<u64, SlotState>,
+    /// One entry for each slot that is taken. It has a connection from the time when the program
+    /// accepts the request until the connection has ended.
+    slots: HashMap<u64, Option<Connection>>,
     /// Connections that no wait waits for, because one of their own threads is in such a wait.
     ignored: Vec<u64>,
     next: u64,
     /// Whether the server is shutting down: then a new connection is closed immediately.
     closing: bool,
-}
-
-/// The state of the request that holds a slot.
-enum SlotState {
-    /// The program has not accepted the request.
-    Requested,
-    Connected(Connection),
-    /// The connection has ended. A response to a refused client may still be sent.
-    Ended,
-}
-
-impl SlotState {
-    fn connection(&self) -> Option<&Connection> {
-        match self {
-            SlotState::Connected(connection) => Some(connection),
-            SlotState::Requested | SlotState::Ended => None,
-        }
-    }
 }
 
 /// A connection. This does not keep it open.
@@ -67,28 +51,13 @@ struct RegistrySlot {
     process: OwnerProcess,
 }
 
-/// The Close frame of a server that shuts down: "going away" (RFC 6455, section 7.4.1).
-fn going_away() -> CloseFrame {
-    CloseFrame {
-        code: 1001,
-        reason: String::new(),
-    }
-}
-
 impl Registry {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Registry {
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        })
-    }
-
     /// Takes a slot for a request.
     pub(super) fn acquire(self: &Arc<Self>) -> Arc<dyn Slot> {
         let mut state = self.state.lock();
         let id = state.next;
         state.next += 1;
-        state.slots.insert(id, SlotState::Requested);
+        state.slots.insert(id, None);
         Arc::new(RegistrySlot {
             registry: self.clone(),
             id,
@@ -104,27 +73,17 @@ impl Registry {
 
     /// Returns handles to all connections that the program has a handle to.
     pub(super) fn connections(&self) -> Vec<Websocket> {
-        let state = self.state.lock();
-        let connections = state.slots.values().filter_map(SlotState::connection);
-        // The caller drops the handles, without the lock.
-        connections
-            .filter_map(|connection| connection.handle.upgrade())
-            .collect()
+        self.collect(|_, connection| connection.handle.upgrade())
     }
 
     /// Puts a message to all connections. Returns those whose send queue is full.
     pub(super) fn broadcast(&self, message: &Message) -> Vec<Websocket> {
-        let connections: Vec<(Arc<Shared>, WeakWebsocket)> = {
-            let state = self.state.lock();
-            let connections = state.slots.values().filter_map(SlotState::connection);
-            // The handles are weak, because dropping a connection's last handle waits until the
-            // connection is closed.
-            connections
-                .filter_map(|connection| {
-                    Some((connection.shared.upgrade()?, connection.handle.clone()))
-                })
-                .collect()
-        };
+        // The handles are weak, because dropping a connection's last handle waits until the
+        // connection is closed.
+        let connections = self.collect(|_, connection| {
+            let shared = connection.shared.upgrade()?;
+            Some((shared, connection.handle.clone()))
+        });
         // The message is serialised once for all connections.
         let (message, _value) = message.clone().without_value();
         let mut as_json = None;
@@ -147,7 +106,7 @@ impl Registry {
     pub(super) fn close(&self, deadline: Instant) {
         self.state.lock().closing = true;
         for (_, shared) in self.all() {
-            shared.begin_close(going_away(), deadline);
+            shared.begin_close(CloseFrame::GOING_AWAY, deadline);
             // `wait_for_all` does not wait for a connection whose own thread calls this.
             if shared.is_own_thread() {
                 shared.spawn_close_watchdog();
@@ -168,19 +127,13 @@ impl Registry {
         let mut state = self.state.lock();
         state.ignored.extend(&own);
         self.changed.notify_all();
-        let done = |state: &State| {
+        let waits = |state: &mut State| {
             let mut slots = state.slots.iter();
-            slots.all(|(id, slot)| slot.connection().is_none() || state.ignored.contains(id))
+            slots.any(|(id, slot)| slot.is_some() && !state.ignored.contains(id))
         };
-        let mut all_done = done(&state);
-        while !all_done {
-            // The last connection ends this wait, or the deadline.
-            let timed_out = self.changed.wait_until(&mut state, deadline).timed_out();
-            all_done = done(&state);
-            if timed_out {
-                break;
-            }
-        }
+        // The last connection ends this wait, or the deadline.
+        self.changed.wait_while_until(&mut state, waits, deadline);
+        let all_done = !waits(&mut state);
         for id in own {
             let ignored = &mut state.ignored;
             if let Some(index) = ignored.iter().position(|ignored| *ignored == id) {
@@ -197,14 +150,18 @@ impl Registry {
         }
     }
 
-    /// Returns all connections. The caller drops them without the lock, because a connection may
-    /// own values of the program, whose destructors run then.
+    /// Returns all connections.
     fn all(&self) -> Vec<(u64, Arc<Shared>)> {
+        self.collect(|id, connection| Some((id, connection.shared.upgrade()?)))
+    }
+
+    /// Returns what `part` returns for each connection. The caller drops it without the lock,
+    /// because a connection may own values of the program, whose destructors run then.
+    fn collect<T>(&self, part: impl Fn(u64, &Connection) -> Option<T>) -> Vec<T> {
         let state = self.state.lock();
         let slots = state.slots.iter();
-        slots
-            .filter_map(|(id, slot)| Some((*id, slot.connection()?.shared.upgrade()?)))
-            .collect()
+        let parts = slots.filter_map(|(id, slot)| part(*id, slot.as_ref()?));
+        parts.collect()
     }
 }
 
@@ -217,13 +174,13 @@ impl Slot for RegistrySlot {
         };
         let closing = {
             let mut state = self.registry.state.lock();
-            // The previous state is `Requested`, which has no destructor.
-            state.slots.insert(self.id, SlotState::Connected(known));
+            // The slot had no connection, so nothing is dropped under the lock.
+            state.slots.insert(self.id, Some(known));
             state.closing
         };
         if closing {
             let deadline = deadline_after(shared.options.close_timeout);
-            shared.begin_close(going_away(), deadline);
+            shared.begin_close(CloseFrame::GOING_AWAY, deadline);
             shared.spawn_close_watchdog();
         }
     }
@@ -231,7 +188,7 @@ impl Slot for RegistrySlot {
     fn connection_ended(&self) {
         let connection = {
             let mut state = self.registry.state.lock();
-            state.slots.insert(self.id, SlotState::Ended)
+            state.slots.insert(self.id, None)
         };
         drop(connection);
         self.registry.changed.notify_all();

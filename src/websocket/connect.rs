@@ -259,7 +259,7 @@ fn connect_through(
         );
         return Err(proxy.failed(reason, false));
     }
-    let stream = connect(proxy.endpoint(), deadline, cancel).map_err(|failure| match failure {
+    let stream = connect(&proxy.endpoint, deadline, cancel).map_err(|failure| match failure {
         Failure::Failed(error @ (Error::Connect { .. } | Error::Resolve { .. })) => {
             proxy.failed(error.to_string(), true)
         }

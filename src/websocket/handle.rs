@@ -74,8 +74,8 @@ impl Drop for Handle {
         }
         let was_closed = shared.lifecycle.phase() == Phase::Closed;
         let frame = match thread::panicking() {
-            true => CloseFrame::internal_error(),
-            false => CloseFrame::normal(),
+            true => CloseFrame::INTERNAL_ERROR,
+            false => CloseFrame::NORMAL,
         };
         let deadline = shared.begin_close(frame, deadline_after(shared.options.linger));
         if was_closed {

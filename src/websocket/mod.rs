@@ -1017,7 +1017,7 @@ impl Websocket {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn close(&self) -> Result<()> {
-        self.close_with(CloseFrame::normal().code, "")
+        self.close_with(CloseFrame::NORMAL.code, "")
     }
 
     /// Closes the connection like [`close`](Self::close), with a code and a reason for the peer

@@ -100,31 +100,23 @@ fn verify(response: &HeaderMap, request: &HeaderMap) -> Result<(), String> {
     // Item 4. The header may be repeated if all values are right.
     let key = request.get(header::SEC_WEBSOCKET_KEY);
     let expected = derive_accept_key(key.map_or(b"", HeaderValue::as_bytes));
-    let mut accepts = response
-        .get_all(header::SEC_WEBSOCKET_ACCEPT)
-        .iter()
-        .peekable();
-    if accepts.peek().is_none() || !accepts.all(|accept| accept.as_bytes() == expected.as_bytes()) {
+    let accepts = response.get_all(header::SEC_WEBSOCKET_ACCEPT);
+    if accepts.iter().next().is_none() || accepts.iter().any(|accept| accept != &expected) {
         return Err("has no Sec-WebSocket-Accept that fits the key it was sent".into());
     }
     // Item 5.
-    if elements(response, &header::SEC_WEBSOCKET_EXTENSIONS)
-        .next()
-        .is_some()
-    {
+    let mut extensions = elements(response, &header::SEC_WEBSOCKET_EXTENSIONS);
+    if extensions.next().is_some() {
         return Err("chooses an extension that was not offered".into());
     }
     // Item 6, and section 4.2.2, item 5: at most one.
     let mut chosen = elements(response, &header::SEC_WEBSOCKET_PROTOCOL);
-    let Some(name) = chosen.next() else {
-        return Ok(());
-    };
-    if chosen.next().is_some() {
-        return Err("chooses more than one subprotocol".into());
-    }
-    match subprotocols(request).any(|offered| offered.as_bytes() == name) {
-        true => Ok(()),
-        false => Err("chooses a subprotocol that was not offered".into()),
+    let is_offered = |name| subprotocols(request).any(|offered| offered.as_bytes() == name);
+    match (chosen.next(), chosen.next()) {
+        (None, _) => Ok(()),
+        (Some(_), Some(_)) => Err("chooses more than one subprotocol".into()),
+        (Some(name), None) if is_offered(name) => Ok(()),
+        (Some(_), None) => Err("chooses a subprotocol that was not offered".into()),
     }
 }
 

@@ -212,10 +212,8 @@ pub(crate) fn has_body(request: &Request<()>) -> bool {
 
 /// Rejects unknown expectations with status 417 (RFC 9110, section 10.1.1), as aiohttp does.
 fn check_expectation(request: &Request<()>) -> Result<(), Refusal> {
-    let none = elements(request.headers(), &header::EXPECT)
-        .next()
-        .is_none();
-    match none || expects_continue(request) {
+    let expected = elements(request.headers(), &header::EXPECT).next();
+    match expected.is_none() || expects_continue(request) {
         true => Ok(()),
         false => Err(refusal(
             StatusCode::EXPECTATION_FAILED,

@@ -35,11 +35,11 @@ impl Proxy {
             true => value,
             false => format!("http://{value}"),
         };
-        let proxy = read_url(&url).map_err(|reason| Error::InvalidOption {
-            setting: "proxy",
-            reason: format!("in the environment variable {name}: {reason}"),
-        })?;
-        Ok(Some(proxy))
+        let proxy = read_url(&url).map_err(|reason| {
+            let reason = format!("in the environment variable {name}: {reason}");
+            Error::invalid_option("proxy", reason)
+        });
+        proxy.map(Some)
     }
 }
 
@@ -96,13 +96,10 @@ fn split_port(entry: &str) -> (&str, Option<&str>) {
 }
 
 fn covers_host(name: &str, host: &Host<String>) -> bool {
-    let listed = match name.parse() {
-        Ok(ip) => Host::Ipv6(ip),
-        // Parsed like the host of a URL, so that both have the same notation.
-        Err(_) => match Host::parse(without_leading_dot(name)) {
-            Ok(listed) => listed,
-            Err(_) => return false,
-        },
+    // Parsed like the host of a URL, so that both have the same notation.
+    let as_in_a_url = |_| Host::parse(without_leading_dot(name));
+    let Ok(listed) = name.parse().map(Host::Ipv6).or_else(as_in_a_url) else {
+        return false;
     };
     match (&listed, host) {
         (Host::Domain(listed), Host::Domain(host)) => covers_domain(listed, host),

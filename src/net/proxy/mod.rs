@@ -29,7 +29,11 @@ impl Proxy {
         port: u16,
         deadline: Instant,
     ) -> Result<(), Failure> {
-        let stream = ProxyStream::new(self, socket, deadline);
+        let stream = ProxyStream {
+            proxy: self,
+            socket,
+            deadline,
+        };
         match self.scheme {
             Scheme::Http => stream.connect(host, port),
             Scheme::Socks5 | Scheme::Socks5h => stream.socks(host, port),

@@ -12,19 +12,11 @@ use crate::net::socket::Socket;
 /// The connection to the proxy during the negotiation.
 pub(super) struct ProxyStream<'a> {
     pub(super) proxy: &'a Proxy,
-    socket: &'a Socket,
-    deadline: Instant,
+    pub(super) socket: &'a Socket,
+    pub(super) deadline: Instant,
 }
 
-impl<'a> ProxyStream<'a> {
-    pub(super) fn new(proxy: &'a Proxy, socket: &'a Socket, deadline: Instant) -> Self {
-        ProxyStream {
-            proxy,
-            socket,
-            deadline,
-        }
-    }
-
+impl ProxyStream<'_> {
     /// Returns an error that a later attempt would meet again.
     pub(super) fn failed(&self, reason: impl Into<String>) -> Failure {
         self.proxy.failed(reason, false)

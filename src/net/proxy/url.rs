@@ -14,7 +14,7 @@ use crate::net::host::{Endpoint, parse_url};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Proxy {
     pub(super) scheme: Scheme,
-    endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
     pub(super) credentials: Option<Hidden<Credentials>>,
 }
 
@@ -36,10 +36,7 @@ impl Proxy {
     ///
     /// [`Error::InvalidOption`] for any other text. The error does not show the password.
     pub(crate) fn parse(text: &str) -> Result<Proxy> {
-        read_url(text).map_err(|reason| Error::InvalidOption {
-            setting: "proxy",
-            reason,
-        })
+        read_url(text).map_err(|reason| Error::invalid_option("proxy", reason))
     }
 
     /// Returns the failure of this proxy. `transient` tells whether a later attempt may succeed.
@@ -49,10 +46,6 @@ impl Proxy {
             reason: reason.into(),
             transient,
         })
-    }
-
-    pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
     }
 
     /// Returns whether the proxy resolves the target's name.
@@ -167,13 +160,13 @@ mod tests {
     fn an_address_is_recognised_in_the_url_of_each_scheme() {
         for scheme in ["http", "socks5", "socks5h"] {
             let proxy = Proxy::parse(&format!("{scheme}://127.0.0.1:7")).unwrap();
-            assert_eq!(proxy.endpoint().host, host("127.0.0.1"));
-            assert_eq!(proxy.endpoint().port, 7);
+            assert_eq!(proxy.endpoint.host, host("127.0.0.1"));
+            assert_eq!(proxy.endpoint.port, 7);
             let proxy = Proxy::parse(&format!("{scheme}://[::1]:7")).unwrap();
-            assert_eq!(proxy.endpoint().host, host("[::1]"));
+            assert_eq!(proxy.endpoint.host, host("[::1]"));
             let proxy = Proxy::parse(&format!("{scheme}://[fe80::1%25eth0]:7")).unwrap();
-            assert_eq!(proxy.endpoint().host, host("[fe80::1]"));
-            assert_eq!(proxy.endpoint().zone.as_deref(), Some("eth0"));
+            assert_eq!(proxy.endpoint.host, host("[fe80::1]"));
+            assert_eq!(proxy.endpoint.zone.as_deref(), Some("eth0"));
         }
     }
 

@@ -76,13 +76,11 @@ fn try_out_failed(why: &dyn std::fmt::Display) -> io::Error {
 
 fn failed(host: &str, error: native_tls::Error) -> Error {
     // A broken connection is not a failure to agree on TLS.
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            let text = format!("in the TLS handshake with {host}: {error}");
-            return Error::lost(io::Error::new(error.kind(), text));
-        }
-        cause = error.source();
+    let first: &(dyn std::error::Error + 'static) = &error;
+    let mut causes = std::iter::successors(Some(first), |error| error.source());
+    if let Some(error) = causes.find_map(|error| error.downcast_ref::<io::Error>()) {
+        let text = format!("in the TLS handshake with {host}: {error}");
+        return Error::lost(io::Error::new(error.kind(), text));
     }
     Error::Tls {
         peer: host.to_owned(),
