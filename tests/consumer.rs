@@ -259,3 +259,27 @@ fn heavy_items_are_taken_from_a_source_one_at_a_time() {
         assert_eq!(items.len(), 9 - n);
     }
 }
+
+#[test]
+fn a_put_that_finds_room_does_not_wait_behind_a_heavier_one() {
+    // An inbox takes one item of this weight at a time.
+    let (consumer, mut inbox) = Consumer::with_weight(1 << 20, |n: &usize| *n << 17);
+    (0..8).for_each(|_| consumer.put_nowait(1).unwrap());
+    for _ in 0..100 {
+        let heavy = consumer.clone();
+        let waiting = thread::spawn(move || heavy.put(4).unwrap());
+        let light = consumer.clone();
+        let putting = thread::spawn(move || light.put(1).unwrap());
+        // There is room for the light item only.
+        thread::sleep(Duration::from_millis(1));
+        assert_eq!(inbox.get_timeout(DEADLINE).unwrap(), 1);
+        within(DEADLINE, move || putting.join().unwrap());
+        // There is room for the heavy item.
+        while inbox.get_timeout(DEADLINE).unwrap() != 4 {}
+        waiting.join().unwrap();
+        while !consumer.is_empty() {
+            inbox.get_timeout(DEADLINE).unwrap();
+        }
+        (0..8).for_each(|_| consumer.put_nowait(1).unwrap());
+    }
+}

@@ -7,8 +7,8 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use rtcbot_websocket::{Server, Websocket, json};
-use testkit::{DEADLINE, alone_under, eventually, records};
+use rtcbot_websocket::{Backoff, Options, Server, Websocket, json};
+use testkit::{DEADLINE, alone, alone_under, eventually, records};
 
 #[test]
 fn a_server_that_runs_out_of_descriptors_pauses_and_recovers() {
@@ -62,4 +62,31 @@ fn run_out_of_descriptors() {
     let again_peer = serving.join().unwrap().unwrap();
     again.put_nowait(2).unwrap();
     assert_eq!(again_peer.get_timeout(DEADLINE).unwrap(), json!(2));
+}
+
+#[test]
+fn a_client_that_waits_to_reconnect_has_no_descriptor() {
+    alone("a_client_that_waits_to_reconnect_has_no_descriptor", || {
+        let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let hour = Duration::from_secs(3600);
+        let backoff = Backoff {
+            initial: hour,
+            max: hour,
+            ..Backoff::default()
+        };
+        let mut options = Options::new();
+        options.reconnect(backoff);
+        let before = count();
+        // One client loses its connection, and another one's attempt is refused.
+        let mut server = Server::bind((testkit::own_address(), 0)).unwrap();
+        let url = server.url().to_owned();
+        let lost = options.connect(&url).unwrap();
+        let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+        lost.wait_ready_timeout(DEADLINE).unwrap();
+        peer.close_with(1012, "restart").unwrap();
+        drop((peer, server));
+        let refused = options.connect(&url).unwrap();
+        eventually("only the clients are left, and wait", || count() == before);
+        drop((lost, refused));
+    });
 }

@@ -861,3 +861,70 @@ fn a_callback_after_a_closed_sink_receives_the_item_that_the_publisher_waits_wit
         assert!(received.is_sorted(), "{received:?}");
     }
 }
+
+#[test]
+fn an_item_that_a_closed_sink_does_not_accept_is_counted() {
+    let (mut publisher, producer) = Producer::new();
+    let (sender, receiver) = bounded(1);
+    producer.subscribe_to(sender);
+    let other = producer.subscribe();
+    drop(receiver);
+    publisher.put(1);
+    assert_eq!(producer.dropped(), 1);
+    assert_eq!(other.try_get().unwrap(), 1);
+    // No subscriber but a closed sink.
+    assert!(producer.unsubscribe(&other));
+    let (sender, receiver) = bounded(1);
+    producer.subscribe_to(sender);
+    publisher.put(2);
+    let waiting = thread::spawn(move || publisher.put(3));
+    thread::sleep(Duration::from_millis(20));
+    drop(receiver);
+    within(DEADLINE, move || waiting.join().unwrap());
+    assert_eq!(producer.dropped(), 2);
+}
+
+/// An item that waits for a sink goes to a subscriber that came later, if the sink is closed.
+#[test]
+fn the_item_that_waited_for_a_closed_sink_goes_to_a_later_subscriber() {
+    let (mut publisher, producer) = Producer::new();
+    (0..3).for_each(|n| publisher.put(n));
+    let (sender, receiver) = bounded(1);
+    // The sink takes 0.
+    producer.subscribe_to(sender);
+    let putting = thread::spawn(move || (3..6).for_each(|n| publisher.put(n)));
+    // Until it waits. If it does not yet, the test cannot fail.
+    thread::sleep(Duration::from_millis(20));
+    let later = producer.subscribe_with(Queue::Unbounded);
+    drop(receiver);
+    within(DEADLINE, move || putting.join().unwrap());
+    assert_eq!(later.iter().collect::<Vec<_>>(), [3, 4, 5]);
+    // These are 1 and 2, which the sink had been given before.
+    assert_eq!(producer.dropped(), 2);
+}
+
+#[test]
+fn every_item_is_kept_or_counted_while_closed_sinks_subscribe() {
+    const ITEMS: u32 = 100_000;
+    for _ in 0..5 {
+        let (mut publisher, producer) = Producer::new();
+        (0..3).for_each(|n| publisher.put(n));
+        let putting = thread::spawn(move || {
+            for n in 3..ITEMS {
+                publisher.put(n);
+                if n % 64 == 0 {
+                    thread::yield_now();
+                }
+            }
+        });
+        while !putting.is_finished() {
+            let (sender, receiver) = bounded(1);
+            drop(receiver);
+            producer.subscribe_to(sender);
+        }
+        putting.join().unwrap();
+        let kept: Vec<u32> = producer.subscribe_with(Queue::Unbounded).iter().collect();
+        assert!(kept.is_sorted());
+        assert_eq!(kept.len() as u64 + producer.dropped(), u64::from(ITEMS));
+    }
+}

@@ -34,7 +34,7 @@ const CLOSE: u8 = 8;
 /// Why reading ended. [`FrameReader::read`] returns it inside an [`io::Error`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{self:?}")]
-pub(crate) enum End {
+pub(crate) enum StreamEnd {
     /// The peer's Close frame.
     Close(Option<CloseFrame>),
     /// An invalid Close frame, with the code to reply with and the reason.
@@ -43,9 +43,9 @@ pub(crate) enum End {
     TooLong(u64, usize),
 }
 
-impl End {
+impl StreamEnd {
     /// Returns the end inside an error, or the error itself.
-    pub(crate) fn of(error: io::Error) -> Result<End, io::Error> {
+    pub(crate) fn of(error: io::Error) -> Result<StreamEnd, io::Error> {
         let end = error.get_ref().and_then(|inner| inner.downcast_ref());
         end.cloned().ok_or(error)
     }
@@ -70,7 +70,7 @@ enum State {
     Long(Long),
     /// These bytes of a Close frame have arrived.
     Close(Vec<u8>),
-    Ended(End),
+    Ended(StreamEnd),
 }
 
 /// A frame that is passed on in parts.
@@ -104,7 +104,7 @@ impl FrameReader {
     /// # Errors
     ///
     /// The errors of `source`, [`WouldBlock`](io::ErrorKind::WouldBlock) if more has to be read
-    /// before bytes can be passed on, and an [`End`] after the last byte before it.
+    /// before bytes can be passed on, and a [`StreamEnd`] after the last byte before it.
     pub(crate) fn read(
         &mut self,
         buffer: &mut [u8],
@@ -178,7 +178,7 @@ impl FrameReader {
             if at == bytes.len() {
                 return at;
             }
-            let Some(head) = Head::read(&bytes[at..]) else {
+            let Some(head) = FrameHead::read(&bytes[at..]) else {
                 self.partial.extend_from_slice(&bytes[at..]);
                 return at;
             };
@@ -188,7 +188,7 @@ impl FrameReader {
                 return bytes.len();
             }
             if head.length > self.limit as u64 {
-                self.state = State::Ended(End::TooLong(head.length, self.limit));
+                self.state = State::Ended(StreamEnd::TooLong(head.length, self.limit));
                 return at;
             }
             if head.opcode() == CLOSE {
@@ -227,7 +227,7 @@ fn unread_or(
 }
 
 impl Long {
-    fn new(head: &Head) -> Self {
+    fn new(head: &FrameHead) -> Self {
         let mut long = Long {
             head: Vec::new(),
             part: 0,
@@ -268,7 +268,7 @@ impl Long {
 }
 
 /// A frame's head (section 5.2).
-struct Head {
+struct FrameHead {
     first: u8,
     length: u64,
     mask: Option<[u8; 4]>,
@@ -276,9 +276,9 @@ struct Head {
     size: usize,
 }
 
-impl Head {
+impl FrameHead {
     /// Parses a head. Returns `None` if it is incomplete.
-    fn read(bytes: &[u8]) -> Option<Head> {
+    fn read(bytes: &[u8]) -> Option<FrameHead> {
         let (first, second) = (*bytes.first()?, *bytes.get(1)?);
         let (length, size) = match second & 0x7f {
             126 => {
@@ -295,7 +295,7 @@ impl Head {
             0 => None,
             _ => Some(bytes.get(size..size + 4)?.try_into().ok()?),
         };
-        Some(Head {
+        Some(FrameHead {
             first,
             length,
             mask,
@@ -318,9 +318,9 @@ impl Head {
 }
 
 /// Parses a Close frame (sections 5.5.1 and 7.4). Returns `None` if it is incomplete.
-fn close(frame: &[u8], role: Role) -> Option<End> {
-    let bad = |code, what: &str| Some(End::BadClose(code, what.to_owned()));
-    let head = Head::read(frame)?;
+fn close(frame: &[u8], role: Role) -> Option<StreamEnd> {
+    let bad = |code, what: &str| Some(StreamEnd::BadClose(code, what.to_owned()));
+    let head = FrameHead::read(frame)?;
     if head.first & 0x70 != 0 {
         return bad(1002, "a Close frame has reserved bits set");
     }
@@ -340,7 +340,7 @@ fn close(frame: &[u8], role: Role) -> Option<End> {
     let payload = payload.iter().zip(mask.iter().cycle());
     let payload: Vec<u8> = payload.map(|(byte, mask)| byte ^ mask).collect();
     let (code, reason) = match &payload[..] {
-        [] => return Some(End::Close(None)),
+        [] => return Some(StreamEnd::Close(None)),
         [_] => return bad(1002, "a Close frame has half a code"),
         [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
     };
@@ -351,7 +351,7 @@ fn close(frame: &[u8], role: Role) -> Option<End> {
         let what = format!("a Close frame has code {code}, which must not be sent");
         return bad(1002, &what);
     }
-    Some(End::Close(Some(CloseFrame { code, reason })))
+    Some(StreamEnd::Close(Some(CloseFrame { code, reason })))
 }
 
 #[cfg(test)]
@@ -448,9 +448,9 @@ mod tests {
         }
     }
 
-    fn end(bytes: &[u8]) -> End {
+    fn end(bytes: &[u8]) -> StreamEnd {
         match read_all(Pieces::new(bytes, usize::MAX)) {
-            (_, tungstenite::Error::Io(error)) => End::of(error).unwrap(),
+            (_, tungstenite::Error::Io(error)) => StreamEnd::of(error).unwrap(),
             (messages, error) => panic!("{error} after {messages:?}"),
         }
     }
@@ -464,7 +464,7 @@ mod tests {
             let error = stream.read(&mut buffer).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
             let n = stream.read(&mut buffer).unwrap();
-            let head = Head::read(&buffer[..n]).unwrap();
+            let head = FrameHead::read(&buffer[..n]).unwrap();
             assert_eq!((head.length, head.size), (PART, n));
             assert!(!head.is_final());
             assert_eq!(head.opcode(), first & 0x0f);
@@ -476,7 +476,7 @@ mod tests {
         let hello = frame(0x81, b"hello");
         for length in [(16 << 20) + 1, u64::MAX] {
             let bytes = [hello.clone(), head_of_long(0x82, length)].concat();
-            assert_eq!(end(&bytes), End::TooLong(length, 16 << 20));
+            assert_eq!(end(&bytes), StreamEnd::TooLong(length, 16 << 20));
         }
     }
 
@@ -499,7 +499,10 @@ mod tests {
                 let tungstenite::Error::Io(error) = error else {
                     panic!("{error}");
                 };
-                assert_eq!(End::of(error).unwrap(), End::Close(expected.clone()));
+                assert_eq!(
+                    StreamEnd::of(error).unwrap(),
+                    StreamEnd::Close(expected.clone())
+                );
             }
         }
     }
@@ -516,7 +519,7 @@ mod tests {
             (b"\x88\x02\x03\xe8".to_vec(), 1002, "not masked"),
         ] {
             match end(&bytes) {
-                End::BadClose(found, what) => {
+                StreamEnd::BadClose(found, what) => {
                     assert_eq!(found, code, "{what}");
                     assert!(what.contains(word), "{what}");
                 }
@@ -525,7 +528,10 @@ mod tests {
         }
         for code in [0u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535] {
             let bytes = frame(0x88, &code.to_be_bytes());
-            assert!(matches!(end(&bytes), End::BadClose(1002, _)), "{code}");
+            assert!(
+                matches!(end(&bytes), StreamEnd::BadClose(1002, _)),
+                "{code}"
+            );
         }
     }
 
@@ -567,10 +573,10 @@ mod tests {
             let expected = payloads.into_iter().map(|(payload, _)| Message::binary(payload));
             prop_assert!(messages.into_iter().eq(expected));
             let end = match error {
-                tungstenite::Error::Io(error) => End::of(error).ok(),
+                tungstenite::Error::Io(error) => StreamEnd::of(error).ok(),
                 _ => None,
             };
-            prop_assert!(matches!(end, Some(End::Close(_))));
+            prop_assert!(matches!(end, Some(StreamEnd::Close(_))));
         }
     }
 }

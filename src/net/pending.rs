@@ -35,7 +35,7 @@ pub(crate) struct Acceptor {
 /// [`events`](Self::events) and then calls [`go_on`](Self::go_on).
 pub(crate) struct PendingRequest {
     client: Client,
-    stage: Stage,
+    stage: PendingStage,
 }
 
 /// The part of the state that all stages have.
@@ -45,19 +45,19 @@ struct Client {
     _waiting: Taken,
 }
 
-enum Stage {
+enum PendingStage {
     /// No byte has arrived.
     #[cfg(feature = "native-tls")]
     Hello(native_tls::TlsAcceptor),
     #[cfg(feature = "native-tls")]
     Handshake(native_tls::MidHandshakeTlsStream<Wire>),
     /// These bytes of the head have arrived.
-    Head(Stream, Vec<u8>),
+    Head(PendingStream, Vec<u8>),
     /// The client was rejected. At most this many bytes are still read.
-    Draining(Stream, usize),
+    Draining(PendingStream, usize),
 }
 
-enum Stream {
+enum PendingStream {
     Plain(Socket),
     #[cfg(feature = "native-tls")]
     Tls(Box<Tls>),
@@ -75,7 +75,7 @@ pub(crate) struct Complete {
     client: Client,
     head: http::Request<()>,
     rest: Vec<u8>,
-    stream: Stream,
+    stream: PendingStream,
 }
 
 impl Complete {
@@ -106,10 +106,10 @@ impl PendingRequest {
     pub(crate) fn events(&self) -> PollFlags {
         match &self.stage {
             #[cfg(feature = "native-tls")]
-            Stage::Handshake(handshake) => handshake.get_ref().events(),
+            PendingStage::Handshake(handshake) => handshake.get_ref().events(),
             #[cfg(feature = "native-tls")]
-            Stage::Hello(_) => PollFlags::IN,
-            Stage::Head(stream, _) | Stage::Draining(stream, _) => stream.events(),
+            PendingStage::Hello(_) => PollFlags::IN,
+            PendingStage::Head(stream, _) | PendingStage::Draining(stream, _) => stream.events(),
         }
     }
 
@@ -120,7 +120,7 @@ impl PendingRequest {
 
     #[cfg(any(test, fuzzing))]
     pub(crate) fn is_refused(&self) -> bool {
-        matches!(self.stage, Stage::Draining(..))
+        matches!(self.stage, PendingStage::Draining(..))
     }
 
     /// Reads what has arrived and advances as far as possible without waiting.
@@ -128,30 +128,30 @@ impl PendingRequest {
         let client = self.client;
         match self.stage {
             #[cfg(feature = "native-tls")]
-            Stage::Hello(acceptor) => client.hello(acceptor),
+            PendingStage::Hello(acceptor) => client.hello(acceptor),
             #[cfg(feature = "native-tls")]
-            Stage::Handshake(handshake) => client.tls(Handshake::go_on(handshake, CLIENT)),
-            Stage::Head(stream, bytes) => client.read_head(stream, bytes),
-            Stage::Draining(stream, left) => client.discard(stream, left),
+            PendingStage::Handshake(handshake) => client.tls(Handshake::go_on(handshake, CLIENT)),
+            PendingStage::Head(stream, bytes) => client.read_head(stream, bytes),
+            PendingStage::Draining(stream, left) => client.discard(stream, left),
         }
     }
 
     /// Ends the connection. A client that speaks HTTP already receives this status.
     pub(crate) fn refuse(self, status: StatusCode) -> Step {
         match self.stage {
-            Stage::Head(stream, _) => self.client.refuse(stream, status),
+            PendingStage::Head(stream, _) => self.client.refuse(stream, status),
             _ => Step::Gone,
         }
     }
 }
 
 impl Acceptor {
-    fn first_stage(&self, socket: &Socket) -> Stage {
+    fn first_stage(&self, socket: &Socket) -> PendingStage {
         #[cfg(feature = "native-tls")]
         if let Some(acceptor) = &self.tls {
-            return Stage::Hello(acceptor.clone());
+            return PendingStage::Hello(acceptor.clone());
         }
-        Stage::Head(Stream::Plain(socket.clone()), Vec::new())
+        PendingStage::Head(PendingStream::Plain(socket.clone()), Vec::new())
     }
 }
 
@@ -163,7 +163,7 @@ impl Client {
         }
     }
 
-    fn wait_in(self, stage: Stage) -> Step {
+    fn wait_in(self, stage: PendingStage) -> Step {
         let client = self;
         Step::Wait(PendingRequest { client, stage })
     }
@@ -180,12 +180,12 @@ impl Client {
         let mut first = [0];
         match self.socket.peek_now(&mut first) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.wait_in(Stage::Hello(acceptor))
+                self.wait_in(PendingStage::Hello(acceptor))
             }
             Err(error) => self.disconnect(&error),
             Ok(0) => self.disconnect(&"it sent nothing"),
             Ok(_) if first[0].is_ascii_uppercase() => {
-                let stream = Stream::Plain(self.socket.clone());
+                let stream = PendingStream::Plain(self.socket.clone());
                 let text = "this port speaks TLS: use wss:// or https://\n";
                 self.refuse_with(stream, StatusCode::BAD_REQUEST, text)
             }
@@ -199,20 +199,20 @@ impl Client {
     #[cfg(feature = "native-tls")]
     fn tls(self, handshake: Handshake) -> Step {
         match handshake {
-            Handshake::InProgress(handshake) => self.wait_in(Stage::Handshake(handshake)),
-            Handshake::Done(tls) => self.read_head(Stream::Tls(Box::new(tls)), Vec::new()),
+            Handshake::InProgress(handshake) => self.wait_in(PendingStage::Handshake(handshake)),
+            Handshake::Done(tls) => self.read_head(PendingStream::Tls(Box::new(tls)), Vec::new()),
             Handshake::Failed(error) => self.disconnect(&error),
         }
     }
 
-    fn read_head(self, mut stream: Stream, mut bytes: Vec<u8>) -> Step {
+    fn read_head(self, mut stream: PendingStream, mut bytes: Vec<u8>) -> Step {
         let mut chunk = [0; 4096];
         loop {
             match stream.read_now(&mut chunk) {
                 Ok(0) => return self.disconnect(&"it ended the connection"),
                 Ok(n) => bytes.extend_from_slice(&chunk[..n]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return self.wait_in(Stage::Head(stream, bytes));
+                    return self.wait_in(PendingStage::Head(stream, bytes));
                 }
                 Err(error) => return self.disconnect(&error),
             }
@@ -237,11 +237,11 @@ impl Client {
 
     /// Sends a response of a few bytes, which fits into the empty send buffer, and then discards
     /// what the client sends for a while.
-    fn refuse(self, stream: Stream, status: StatusCode) -> Step {
+    fn refuse(self, stream: PendingStream, status: StatusCode) -> Step {
         self.refuse_with(stream, status, &format!("{status}\n"))
     }
 
-    fn refuse_with(mut self, mut stream: Stream, status: StatusCode, text: &str) -> Step {
+    fn refuse_with(mut self, mut stream: PendingStream, status: StatusCode, text: &str) -> Step {
         crate::logging::debug!("{}: refused with {status}", self.name());
         let mut response = plain(status);
         if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -259,14 +259,14 @@ impl Client {
         self.discard(stream, MAX_UNREAD)
     }
 
-    fn discard(self, mut stream: Stream, mut left: usize) -> Step {
+    fn discard(self, mut stream: PendingStream, mut left: usize) -> Step {
         let mut chunk = [0; 4096];
         while left > 0 {
             match stream.read_now(&mut chunk) {
                 Ok(0) => break,
                 Ok(n) => left = left.saturating_sub(n),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return self.wait_in(Stage::Draining(stream, left));
+                    return self.wait_in(PendingStage::Draining(stream, left));
                 }
                 Err(_) => break,
             }
@@ -275,41 +275,41 @@ impl Client {
     }
 }
 
-impl Stream {
+impl PendingStream {
     fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Stream::Plain(socket) => socket.recv_now(buffer),
+            PendingStream::Plain(socket) => socket.recv_now(buffer),
             #[cfg(feature = "native-tls")]
-            Stream::Tls(tls) => tls.read_now(buffer),
+            PendingStream::Tls(tls) => tls.read_now(buffer),
         }
     }
 
     fn events(&self) -> PollFlags {
         match self {
-            Stream::Plain(_) => PollFlags::IN,
+            PendingStream::Plain(_) => PollFlags::IN,
             // The last bytes of the handshake may not have been sent yet.
             #[cfg(feature = "native-tls")]
-            Stream::Tls(tls) => tls.0.get_ref().events(),
+            PendingStream::Tls(tls) => tls.0.get_ref().events(),
         }
     }
 
     /// Sends the last bytes and ends the write half.
     fn send_last(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
-            Stream::Plain(socket) => {
+            PendingStream::Plain(socket) => {
                 socket.send_now(bytes)?;
                 socket.shutdown_write()
             }
             #[cfg(feature = "native-tls")]
-            Stream::Tls(tls) => tls.send_last(bytes),
+            PendingStream::Tls(tls) => tls.send_last(bytes),
         }
     }
 
     fn into_transport(self) -> Box<dyn Transport> {
         match self {
-            Stream::Plain(socket) => Box::new(socket),
+            PendingStream::Plain(socket) => Box::new(socket),
             #[cfg(feature = "native-tls")]
-            Stream::Tls(tls) => tls,
+            PendingStream::Tls(tls) => tls,
         }
     }
 }

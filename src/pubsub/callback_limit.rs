@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::space::SpaceNotifier;
+use super::space::ChangeNotifier;
 use super::status::EndReason;
 
 /// The publisher pauses while this many items are queued for the callbacks of one pool.
@@ -20,13 +20,13 @@ pub(crate) struct CallbackLimit {
     end: EndReason,
     /// The number of callbacks that wait for the producer.
     blocked: AtomicUsize,
-    /// The number of queued items, and their weight. SeqCst, as `blocked`: if a publisher registers
-    /// with `space` and then finds the queue full, each thread that makes room after that notifies
+    /// The number of queued items, and their weight. SeqCst, as `blocked`: if a publisher gets
+    /// a channel of `space` and then finds the queue full, each thread that makes room after that notifies
     /// it.
     items: AtomicUsize,
     weight: AtomicUsize,
     max_weight: usize,
-    space: SpaceNotifier,
+    space: ChangeNotifier,
 }
 
 thread_local! {
@@ -42,7 +42,7 @@ impl CallbackLimit {
             items: AtomicUsize::new(0),
             weight: AtomicUsize::new(0),
             max_weight,
-            space: SpaceNotifier::new(),
+            space: ChangeNotifier::new(),
         })
     }
 
@@ -50,7 +50,7 @@ impl CallbackLimit {
         self.items.load(Ordering::SeqCst)
     }
 
-    pub(super) fn space(&self) -> &SpaceNotifier {
+    pub(super) fn space(&self) -> &ChangeNotifier {
         &self.space
     }
 

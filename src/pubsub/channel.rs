@@ -26,11 +26,11 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, TryRecvError};
+use crossbeam_channel::TryRecvError;
 
-use super::space::SpaceNotifier;
+use super::space::ChangeNotifier;
 use super::subscription::Subscription;
-use super::sync::{Mutex, MutexGuard};
+use super::sync::{Mutex, MutexGuard, wait_until_disconnected};
 use super::worker_return::{Woken, WorkerReturn};
 use crate::error::PutError;
 use crate::panics::drop_caught;
@@ -56,7 +56,8 @@ pub(crate) struct Channel<T, X, W> {
     /// `weigh` nor a user's destructor is called under it, and nothing is sent. The only other
     /// locks taken under it are those of the source's queue.
     state: Mutex<State<T, X, W>>,
-    space: SpaceNotifier,
+    /// Notified when there is more room, and by `close`.
+    space: ChangeNotifier,
     returned: WorkerReturn<W>,
     limit: usize,
     weigh: fn(&T) -> usize,
@@ -92,7 +93,7 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
                 extra,
                 idle: None,
             }),
-            space: SpaceNotifier::new(),
+            space: ChangeNotifier::new(),
             returned: WorkerReturn::new(),
             limit,
             weigh,
@@ -128,28 +129,24 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
         Ok(worker)
     }
 
-    /// As [`push`](Self::push), but waits for room with `wait`.
-    ///
-    /// `wait` returns `true` to try again, when it has received from its argument, or earlier.
-    /// Every thread that makes room sends there, and so does `close`. If `wait` returns `false`,
-    /// the item is returned in [`PutError::Full`].
+    /// As [`push`](Self::push), but waits for room until the deadline. Every thread that makes room
+    /// ends the wait, and so does `close`.
     pub(crate) fn push_waiting(
         &self,
         item: T,
-        mut wait: impl FnMut(&Receiver<()>) -> bool,
+        deadline: Option<Instant>,
     ) -> Result<IdleWorker<'_, T, X, W>, PutError<T>> {
         let mut item = match self.push(item) {
             Err(PutError::Full(item)) => item,
             other => return other,
         };
-        // From here on, a thread that makes room sends a permit.
-        let waiting = self.space.register();
         loop {
+            let change = self.space.next_change();
             item = match self.push(item) {
                 Err(PutError::Full(item)) => item,
                 other => return other,
             };
-            if !wait(waiting.permit()) {
+            if !wait_until_disconnected(&change, deadline) {
                 return Err(PutError::Full(item));
             }
         }
@@ -220,7 +217,7 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
     }
 
     /// Returns the notifier of threads that wait for room.
-    pub(crate) fn space(&self) -> &SpaceNotifier {
+    pub(crate) fn space(&self) -> &ChangeNotifier {
         &self.space
     }
 

@@ -146,7 +146,7 @@ impl<T: Send + 'static> Consumer<T> {
     /// # Ok::<(), rtcbot_websocket::PutError<i32>>(())
     /// ```
     pub fn put(&self, item: T) -> Result<(), PutError<T>> {
-        self.put_waiting(item, |room| room.recv().is_ok())
+        self.put_deadline(item, None)
     }
 
     /// Queues an item. Waits for room for at most `timeout`. Stops an active source.
@@ -171,19 +171,11 @@ impl<T: Send + 'static> Consumer<T> {
     /// # Ok::<(), rtcbot_websocket::PutError<i32>>(())
     /// ```
     pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
-        match Instant::now().checked_add(timeout) {
-            None => self.put(item),
-            Some(deadline) => self.put_waiting(item, |room| room.recv_deadline(deadline).is_ok()),
-        }
+        self.put_deadline(item, Instant::now().checked_add(timeout))
     }
 
-    /// Queues an item, and waits for room with `wait` as [`Channel::push_waiting`] does.
-    fn put_waiting(
-        &self,
-        item: T,
-        wait: impl FnMut(&Receiver<()>) -> bool,
-    ) -> Result<(), PutError<T>> {
-        self.channel.push_waiting(item, wait).map(drop)
+    fn put_deadline(&self, item: T, deadline: Option<Instant>) -> Result<(), PutError<T>> {
+        self.channel.push_waiting(item, deadline).map(drop)
     }
 
     /// Reads all items from `source` from now on. Replaces the active source.

@@ -37,10 +37,10 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 impl<T: Clone + Send + 'static> Drop for Publisher<T> {
     fn drop(&mut self) {
         // Empty, unless the owner has not drained the backlog.
-        for (_, full, item) in self.blocked.drain(..) {
-            if let Some(subscriber) = full.upgrade() {
+        for blocked in self.blocked.drain(..) {
+            if !blocked.status.is_removed() {
                 let dropped = &self.subscribers.delivery.dropped;
-                subscriber.status.discard(item, dropped);
+                blocked.status.discard(blocked.item, dropped);
             }
         }
         for _ in self.backlog.drain(..) {

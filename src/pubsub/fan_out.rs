@@ -10,9 +10,9 @@ use std::time::Instant;
 use super::callbacks::CallbackPool;
 use super::sink::RoomWait;
 use super::slow_consumer::{Delivered, Waiter, WhenFull};
-use super::status::SubscriptionId;
+use super::status::Status;
 use super::subscriber::{Call, Subscriber};
-use super::subscribers::{SubscriberList, Subscribers};
+use super::subscribers::{Kept, SubscriberList, Subscribers};
 use super::threads::Unstarted;
 use crate::error::PutError;
 
@@ -49,17 +49,34 @@ pub struct Publisher<T: Clone + Send + 'static> {
     list: Option<SubscriberList<T>>,
     /// The calls that the current batch makes, by pool.
     calls: Vec<Calls<T>>,
-    /// Subscribers that were full, each with an item that it has not received yet. The references
-    /// are weak, since subscribers may stay here for long and be removed meanwhile.
-    pub(super) blocked: VecDeque<(SubscriptionId, Weak<Subscriber<T>>, T)>,
+    /// Subscribers that were full, each with an item that it has not received yet.
+    pub(super) blocked: VecDeque<Blocked<T>>,
     /// The items that all subscribers receive after that, and their weight.
     pub(super) backlog: VecDeque<T>,
     backlog_weight: usize,
-    /// An item that the only subscriber, a closed sink, has not accepted, for those that came after
-    /// it. `None` between calls.
-    reclaimed: Option<T>,
     /// Whether the owner calls `finish` after the end.
     pub(super) leaves_callbacks: bool,
+}
+
+/// An item that a subscriber has not received, because it was full.
+pub(super) struct Blocked<T> {
+    pub(super) item: T,
+    /// Weak, since it may stay here for long and be removed meanwhile.
+    subscriber: Weak<Subscriber<T>>,
+    pub(super) status: Arc<Status>,
+    /// Whether the item was offered to no other subscriber.
+    is_only: bool,
+}
+
+impl<T> Blocked<T> {
+    fn new(subscriber: &Arc<Subscriber<T>>, item: T, is_only: bool) -> Self {
+        Blocked {
+            item,
+            subscriber: Arc::downgrade(subscriber),
+            status: subscriber.status.clone(),
+            is_only,
+        }
+    }
 }
 
 /// The calls of one pool.
@@ -74,7 +91,6 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             blocked: VecDeque::new(),
             backlog: VecDeque::new(),
             backlog_weight: 0,
-            reclaimed: None,
             leaves_callbacks: false,
         }
     }
@@ -147,51 +163,71 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         let list = self.list.take();
         let list = list.unwrap_or_else(|| self.subscribers.state.lock().list.clone());
         let Some((last, others)) = list.split_last() else {
-            if let Some(item) = self.subscribers.keep_early(item) {
-                // A subscriber has been added meanwhile.
-                self.offer_to_all(item, limit);
-            }
-            return;
+            return match self.subscribers.keep_early(item) {
+                Kept::Early | Kept::Nowhere(_) => {}
+                Kept::Subscribed(item) => self.offer_to_all(item, limit),
+            };
         };
         let weight = self.weigh(&item);
         for subscriber in others {
-            self.offer(subscriber, item.clone(), weight);
+            if let Some(refused) = self.offer(subscriber, item.clone(), weight, false) {
+                self.subscribers.discard_refused(refused);
+            }
         }
-        self.offer(last, item, weight);
-        if let Some(item) = self.reclaimed.take() {
-            // The list is out of date.
-            return self.offer_to_all(item, limit);
+        match self.offer(last, item, weight, others.is_empty()) {
+            None => self.list = Some(list),
+            Some(refused) if others.is_empty() => return self.offer_again(refused, limit),
+            Some(refused) => self.subscribers.discard_refused(refused),
         }
-        self.list = Some(list);
         if !self.blocked.is_empty() {
             self.finish_batch(limit);
         }
     }
 
+    /// Passes on an item that its only subscriber, a sink, has not accepted because it was closed:
+    /// to those that have subscribed meanwhile, or to the first one if there has been none.
+    fn offer_again(&mut self, item: T, limit: Option<Instant>) {
+        // It is out of date.
+        self.list = None;
+        match self.subscribers.keep_early(item) {
+            Kept::Early => {}
+            Kept::Subscribed(item) => self.offer_to_all(item, limit),
+            Kept::Nowhere(item) => self.subscribers.discard_refused(item),
+        }
+    }
+
+    /// Offers an item to one subscriber. Returns it if that is a closed sink.
     #[inline]
-    fn offer(&mut self, subscriber: &Arc<Subscriber<T>>, item: T, weight: usize) {
+    fn offer(
+        &mut self,
+        subscriber: &Arc<Subscriber<T>>,
+        item: T,
+        weight: usize,
+        is_only: bool,
+    ) -> Option<T> {
+        let dropped = &self.subscribers.delivery.dropped;
         if subscriber.status.truncated.load(Ordering::Relaxed) {
-            let dropped = &self.subscribers.delivery.dropped;
-            return subscriber.status.discard(item, dropped);
+            subscriber.status.discard(item, dropped);
+            return None;
         }
         if let Some(pool) = subscriber.pool() {
             let call = Call::Item(subscriber.clone(), item, weight);
-            return match self.calls.iter_mut().find(|(other, _)| other == pool) {
+            match self.calls.iter_mut().find(|(other, _)| other == pool) {
                 Some((_, calls)) => calls.push_back(call),
                 None => self.calls.push((pool.clone(), VecDeque::from([call]))),
-            };
+            }
+            return None;
         }
-        match subscriber.put_nowait(item, weight, &self.subscribers.delivery.dropped) {
-            Ok(()) => {}
+        match subscriber.put_nowait(item, weight, dropped) {
+            Ok(()) => None,
             Err(PutError::Full(item)) => {
-                let id = subscriber.status.id;
-                self.blocked
-                    .push_back((id, Arc::downgrade(subscriber), item));
+                let blocked = Blocked::new(subscriber, item, is_only);
+                self.blocked.push_back(blocked);
+                None
             }
             Err(PutError::Closed(item)) => {
-                let id = subscriber.status.id;
-                self.subscribers.detach(id);
-                self.reclaimed = self.subscribers.reclaim(id, item);
+                self.subscribers.detach(subscriber.status.id);
+                refused(&subscriber.status, item)
             }
         }
     }
@@ -208,27 +244,33 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 
     fn deliver_blocked(&mut self, limit: Option<Instant>) {
         self.put_calls();
-        while let Some((id, full, item)) = self.blocked.pop_front() {
-            let gone = match full.upgrade() {
-                None => item,
+        while let Some(mut blocked) = self.blocked.pop_front() {
+            let item = match blocked.subscriber.upgrade() {
+                None => blocked.item,
                 Some(subscriber) => {
-                    let weight = self.weigh(&item);
+                    let weight = self.weigh(&blocked.item);
                     let waiter = Waiter::Publisher(limit);
-                    match subscriber.deliver(item, weight, waiter, &self.subscribers.delivery) {
+                    let delivery = &self.subscribers.delivery;
+                    match subscriber.deliver(blocked.item, weight, waiter, delivery) {
                         Delivered::Taken | Delivered::Dropped => continue,
                         Delivered::Kept(item) => {
-                            self.blocked.push_front((id, full, item));
+                            blocked.item = item;
+                            self.blocked.push_front(blocked);
                             return;
                         }
                         Delivered::Gone(item) => item,
                     }
                 }
             };
-            self.subscribers.detach(id);
-            if let Some(item) = self.subscribers.reclaim(id, gone) {
-                self.offer_to_all(item, limit);
-                // The owner may wait for its own input next.
-                self.finish_batch(limit);
+            self.subscribers.detach(blocked.status.id);
+            match refused(&blocked.status, item) {
+                None => {}
+                Some(item) if blocked.is_only => {
+                    self.offer_again(item, limit);
+                    // The owner may wait for its own input next.
+                    self.finish_batch(limit);
+                }
+                Some(item) => self.subscribers.discard_refused(item),
             }
         }
     }
@@ -242,9 +284,8 @@ impl<T: Clone + Send + 'static> Publisher<T> {
             }
             for call in calls.drain(..) {
                 if let Call::Item(subscriber, item, _) = call {
-                    let id = subscriber.status.id;
                     self.blocked
-                        .push_back((id, Arc::downgrade(&subscriber), item));
+                        .push_back(Blocked::new(&subscriber, item, false));
                 }
             }
         }
@@ -309,6 +350,12 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     fn weigh(&self, item: &T) -> usize {
         (self.subscribers.weighing.weigh)(item)
     }
+}
+
+/// Returns an item that a subscriber has not accepted, unless the program has removed that: then the
+/// item is for nobody.
+fn refused<T>(status: &Status, item: T) -> Option<T> {
+    (!status.is_removed()).then_some(item)
 }
 
 impl<T: Clone + Send + 'static> fmt::Debug for Publisher<T> {

@@ -10,7 +10,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crossbeam_channel::Receiver;
 use shuttle::sync::{Condvar, Mutex as ShuttleMutex};
 use shuttle::thread;
 
@@ -27,14 +26,29 @@ mod space;
 
 mod sync {
     use std::cell::Cell;
+    use std::convert::Infallible;
+    use std::time::Instant;
+
+    use crossbeam_channel::{Receiver, TryRecvError};
 
     pub(super) use shuttle::sync::MutexGuard;
-    pub(super) use shuttle::sync::atomic::AtomicUsize;
+    pub(super) use shuttle::sync::atomic::AtomicBool;
 
     thread_local! {
         /// The number of times that a channel was locked. All threads of a model run on one thread
         /// of the operating system.
         pub(super) static LOCKED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// Waits by polling, because `shuttle` cannot wait for a crossbeam channel.
+    pub(super) fn wait_until_disconnected(
+        channel: &Receiver<Infallible>,
+        _deadline: Option<Instant>,
+    ) -> bool {
+        while channel.try_recv() != Err(TryRecvError::Disconnected) {
+            shuttle::thread::yield_now();
+        }
+        true
     }
 
     /// A mutex with the interface of `parking_lot`'s.
@@ -449,14 +463,6 @@ fn a_source_is_read_and_dropped_when_it_is_replaced() {
     });
 }
 
-/// Waits for room by polling, because `shuttle` cannot wait for a crossbeam channel.
-fn wait_for_room(room: &Receiver<()>) -> bool {
-    while room.try_recv().is_err() {
-        thread::yield_now();
-    }
-    true
-}
-
 #[test]
 fn every_put_that_waits_for_room_gets_it() {
     check(|| {
@@ -464,7 +470,7 @@ fn every_put_that_waits_for_room_gets_it() {
         let putters = [1, 2, 3].map(|item| {
             let connection = connection.clone();
             thread::spawn(move || {
-                let pushed = connection.channel().push_waiting(item, wait_for_room);
+                let pushed = connection.channel().push_waiting(item, None);
                 connection.use_idle(pushed.ok().unwrap());
             })
         });
@@ -484,7 +490,7 @@ fn every_put_that_waits_for_room_ends_when_the_channel_closes() {
         assert!(channel.push(0).is_ok());
         let putters = [1, 2, 3].map(|item| {
             let channel = channel.clone();
-            thread::spawn(move || channel.push_waiting(item, wait_for_room).is_ok())
+            thread::spawn(move || channel.push_waiting(item, None).is_ok())
         });
         channel.close();
         for putter in putters {

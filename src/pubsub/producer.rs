@@ -409,7 +409,9 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// An item counts once for each subscriber that does not receive it. The reasons are:
     ///
     /// - A queue of the kind [`Queue::Latest`] or [`Queue::DropOldest`] replaced it.
-    /// - A sink of your own was full, or was closed while items were queued for it.
+    /// - A sink was closed before it accepted an item that was for it. If no other subscriber has
+    ///   been offered the item, it goes to those that subscribed meanwhile.
+    /// - A sink of your own was full.
     /// - The operating system could not start a thread for callbacks.
     /// - Too many items were published before the first subscription.
     ///

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 
-use super::space::{SpaceNotifier, SpaceWaiter};
+use super::space::ChangeNotifier;
 use crate::error::PutError;
 
 /// Accepts items without waiting: RTCBot's "object which has the method `put_nowait`".
@@ -63,7 +63,7 @@ pub struct RoomWait<'a, T>(Kind<'a, T>);
 enum Kind<'a, T> {
     Channel(&'a Sender<T>),
     /// For room in a queue that is not a crossbeam channel. The wait also ends at this time.
-    Queue(SpaceWaiter<'a>, Option<Instant>),
+    Queue(Receiver<Infallible>, Option<Instant>),
     /// Nothing reports room. Only a change of the policy or the time limit ends the wait.
     None,
 }
@@ -74,24 +74,16 @@ impl<'a, T> RoomWait<'a, T> {
     }
 
     /// Begins a wait. Call it before checking for room.
-    pub(crate) fn in_queue(space: &'a SpaceNotifier) -> Self {
-        RoomWait(Kind::Queue(space.register(), None))
+    pub(crate) fn in_queue(space: &ChangeNotifier) -> Self {
+        RoomWait(Kind::Queue(space.next_change(), None))
     }
 
-    pub(super) fn in_weight((waiting, check_at): (SpaceWaiter<'a>, Option<Instant>)) -> Self {
-        RoomWait(Kind::Queue(waiting, check_at))
+    pub(super) fn in_weight((take, check_at): (Receiver<Infallible>, Option<Instant>)) -> Self {
+        RoomWait(Kind::Queue(take, check_at))
     }
 
     pub(super) fn none() -> Self {
         RoomWait(Kind::None)
-    }
-
-    /// Continues the wait as `next`, which has begun before the last check for room.
-    pub(super) fn replace(&mut self, next: Self) {
-        let old = std::mem::replace(self, next);
-        if let (Kind::Queue(old, _), Kind::Queue(..)) = (old.0, &self.0) {
-            old.renew();
-        }
     }
 
     /// Waits until there may be room, until `changed` is disconnected, or until `until`.
@@ -103,8 +95,8 @@ impl<'a, T> RoomWait<'a, T> {
             Kind::Channel(channel) => {
                 select.send(channel);
             }
-            Kind::Queue(waiting, check_at) => {
-                select.recv(waiting.permit());
+            Kind::Queue(change, check_at) => {
+                select.recv(change);
                 until = until.into_iter().chain(*check_at).min();
             }
             Kind::None => {}
@@ -116,10 +108,6 @@ impl<'a, T> RoomWait<'a, T> {
             Some(until) => {
                 let _ = select.ready_deadline(until);
             }
-        }
-        if let Kind::Queue(waiting, _) = &self.0 {
-            // The drop of `waiting` passes the permit on, unless the wait is renewed.
-            let _ = waiting.permit().try_recv();
         }
     }
 }
@@ -140,28 +128,5 @@ impl<T: Send + 'static> Sink<T> for Sender<T> {
 
     fn room_wait(&self) -> Option<RoomWait<'_, T>> {
         Some(RoomWait::in_channel(self))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    // Not in `space.rs`: the model compiles that file with shuttle's types.
-    use super::super::space::SpaceNotifier;
-
-    #[test]
-    fn a_permit_is_passed_on_by_the_end_of_a_wait_and_not_by_its_renewal() {
-        let space = SpaceNotifier::new();
-        let (mut first, second) = (space.register(), space.register());
-        space.notify();
-        for _ in 0..10 {
-            first.permit().recv().unwrap();
-            let next = space.register();
-            std::mem::replace(&mut first, next).renew();
-            assert!(first.permit().is_empty());
-            space.notify();
-        }
-        first.permit().recv().unwrap();
-        drop(first);
-        assert!(!second.permit().is_empty());
     }
 }

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
 use super::dropped::Dropped;
-use super::sink::RoomWait;
+use super::space::ChangeNotifier;
 use super::subscriber::Subscriber;
 use super::threads::{Threads, Unstarted};
 use crate::error::PutError;
@@ -96,19 +96,14 @@ pub(crate) enum Hold {
 /// The policy that applies to all deliveries of one producer, and the count of dropped items.
 pub(super) struct Delivery {
     /// Held to read or to change it. Nothing is called under it.
-    state: Mutex<State>,
+    hold: Mutex<Hold>,
+    /// Notified when the threads that wait for room have to check again.
+    changed: ChangeNotifier,
     /// Whether the publisher waits before its next item. Not under the lock, since it is read for
     /// each item.
     paused: AtomicBool,
     pub(super) dropped: Dropped,
     pub(super) threads: Arc<Threads>,
-}
-
-struct State {
-    hold: Hold,
-    /// A channel that waiting threads receive from. The first of them creates it. Nothing is ever
-    /// sent: it is disconnected when they have to check again.
-    changed: Option<(Sender<Infallible>, Receiver<Infallible>)>,
 }
 
 /// The kind of thread that waits for room.
@@ -136,10 +131,8 @@ pub(super) enum WhenFull {
 impl Delivery {
     pub(super) fn new(threads: Arc<Threads>) -> Arc<Self> {
         Arc::new(Delivery {
-            state: Mutex::new(State {
-                hold: Hold::Forever,
-                changed: None,
-            }),
+            hold: Mutex::new(Hold::Forever),
+            changed: ChangeNotifier::new(),
             paused: AtomicBool::new(false),
             dropped: Dropped::default(),
             threads,
@@ -148,7 +141,7 @@ impl Delivery {
 
     /// Sets the policy.
     pub(super) fn set_hold(&self, hold: Hold) {
-        self.state.lock().hold = hold;
+        *self.hold.lock() = hold;
         self.wake_waiters();
     }
 
@@ -167,18 +160,15 @@ impl Delivery {
 
     /// Wakes all threads that wait for room. Call it after a change to a state that they check.
     pub(super) fn wake_waiters(&self) {
-        let changed = self.state.lock().changed.take();
-        drop(changed);
+        self.changed.notify();
     }
 
     /// Returns what `waiter` has to do with an item for which there is no room, and a channel that
     /// is disconnected when it has to check again. Get the channel before checking anything else:
     /// then no change is missed.
     pub(super) fn when_full(&self, waiter: Waiter) -> (WhenFull, Receiver<Infallible>) {
-        let mut state = self.state.lock();
-        let when_full = state.hold.when_full(waiter);
-        let (_, changed) = state.changed.get_or_insert_with(|| bounded(0));
-        (when_full, changed.clone())
+        let changed = self.changed.next_change();
+        (self.hold.lock().when_full(waiter), changed)
     }
 }
 
@@ -223,7 +213,6 @@ impl<T: Send + 'static> Subscriber<T> {
         delivery: &Delivery,
     ) -> Delivered<T> {
         let mut start = None;
-        let mut room = RoomWait::none();
         loop {
             // Without a thread, nothing makes room. This comes before the policy is read, since the
             // owner, which is notified of a long outage, may change it.
@@ -232,7 +221,7 @@ impl<T: Send + 'static> Subscriber<T> {
                 false => Unstarted::None,
             };
             let (when_full, changed) = delivery.when_full(waiter);
-            room.replace(self.room_wait(weight));
+            let room = self.room_wait(weight);
             if self.status.truncated.load(Ordering::Relaxed) {
                 return self.drop_item(item, delivery);
             }

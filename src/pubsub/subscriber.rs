@@ -123,7 +123,7 @@ impl<T: Send + 'static> Subscriber<T> {
         match &self.output {
             Output::Queue(sender, limit) => match limit.has_room(weight, || sender.len()) {
                 true => RoomWait::in_channel(sender),
-                false => RoomWait::in_weight(limit.register()),
+                false => RoomWait::in_weight(limit.next_take()),
             },
             Output::EarlySink(output) => output.sink.room_wait().unwrap_or(RoomWait::none()),
             // The wait ends when its early items have been delivered.

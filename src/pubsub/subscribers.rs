@@ -50,13 +50,20 @@ pub(super) struct State<T> {
     early_weight: usize,
     /// The number of subscribers so far. After the first, no early items are kept.
     attached: u64,
-    /// The subscriber that was the only one and has returned its early items. An item that it has
-    /// not accepted is for the next subscriber, too.
-    returned_by: Option<SubscriptionId>,
     pub(super) ended: bool,
     /// The sinks and callbacks at the producer's end. Items that are queued for them are still
     /// delivered, unless they are removed.
     pub(super) last: Vec<Arc<Status>>,
+}
+
+/// What [`Subscribers::keep_early`] has done with an item.
+pub(super) enum Kept<T> {
+    /// It is kept for the first subscriber.
+    Early,
+    /// It is not kept, because there are subscribers.
+    Subscribed(T),
+    /// It is not kept, because all subscribers have been removed.
+    Nowhere(T),
 }
 
 impl<T: Send + 'static> Subscribers<T> {
@@ -71,7 +78,6 @@ impl<T: Send + 'static> Subscribers<T> {
                 early: VecDeque::new(),
                 early_weight: 0,
                 attached: 0,
-                returned_by: None,
                 ended: false,
                 last: Vec::new(),
             }),
@@ -148,17 +154,16 @@ impl<T> Subscribers<T> {
         self.delivery.wake_waiters();
     }
 
-    /// Keeps an item for the first subscriber, if there has been none. Returns the item if there
-    /// are subscribers.
-    pub(super) fn keep_early(&self, item: T) -> Option<T> {
+    /// Keeps an item for the first subscriber, if there has been none.
+    pub(super) fn keep_early(&self, item: T) -> Kept<T> {
         let mut old = Vec::new();
         {
             let mut state = self.state.lock();
             if !state.list.is_empty() {
-                return Some(item);
+                return Kept::Subscribed(item);
             }
             if state.attached > 0 {
-                return None;
+                return Kept::Nowhere(item);
             }
             let weigh = self.weighing.weigh;
             state.early_weight += weigh(&item);
@@ -178,17 +183,13 @@ impl<T> Subscribers<T> {
                 "too many messages are kept for the first subscription: the oldest are dropped"
             );
         }
-        None
+        Kept::Early
     }
 
-    /// Takes back an item that a closed subscriber has not accepted. Returns it if it is for the
-    /// present subscribers, which have not been offered it.
-    pub(super) fn reclaim(&self, id: SubscriptionId, item: T) -> Option<T> {
-        let is_for_next = self.state.lock().returned_by == Some(id);
-        match self.keep_early(item) {
-            Some(item) if is_for_next => Some(item),
-            _ => None,
-        }
+    /// Drops and counts an item that a closed sink has not accepted.
+    pub(super) fn discard_refused(&self, item: T) {
+        self.delivery.dropped.discard(item);
+        crate::logging::debug!("a message is dropped: the sink that it was for is closed");
     }
 
     /// Takes back the early items of a subscriber that is closed. If there has been no other
@@ -199,15 +200,12 @@ impl<T> Subscribers<T> {
             let mut state = self.state.lock();
             if state.attached == 1 {
                 state.attached = 0;
-                state.returned_by = Some(id);
                 state.early_weight = items.iter().map(self.weighing.weigh).sum();
                 std::mem::swap(&mut state.early, &mut items);
             }
             state.detach(id)
         };
-        if let Some((status, _old)) = found {
-            status.set_removed();
-        }
+        drop(found);
         if !items.is_empty() {
             self.delivery.dropped.count(count);
             crate::logging::warn!("{count} early messages are dropped: their sink was closed");

@@ -6,13 +6,15 @@
 //! not counted: if none is heavier than an equal share of the limit, the places run out first.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
-use super::space::{SpaceNotifier, SpaceWaiter};
+use super::space::ChangeNotifier;
 
 /// The first and the last interval at which the publisher checks whether an item was taken from a
 /// channel that is read directly.
@@ -61,7 +63,7 @@ struct HeavyItems {
 
 /// Notifies the publisher that an item was taken from the queue.
 pub(super) struct TakeNotifier {
-    space: SpaceNotifier,
+    space: ChangeNotifier,
     /// Whether items may be taken without a notice, because the channel itself is in use.
     unannounced: AtomicBool,
 }
@@ -81,7 +83,7 @@ impl WeightLimit {
                 next_check: FIRST_CHECK,
             }),
             notifier: Arc::new(TakeNotifier {
-                space: SpaceNotifier::new(),
+                space: ChangeNotifier::new(),
                 unannounced: AtomicBool::new(false),
             }),
         }
@@ -133,17 +135,17 @@ impl WeightLimit {
         weight <= self.share && !self.has_heavy.load(Ordering::Relaxed)
     }
 
-    /// Counts the caller among the threads that wait for room. Also returns when to check again, if
-    /// items may be taken without a notice. Call it before checking for room.
-    pub(super) fn register(&self) -> (SpaceWaiter<'_>, Option<Instant>) {
-        let waiter = self.notifier.space.register();
+    /// Returns a channel that is disconnected when an item is taken. Also returns when to check
+    /// again, if items may be taken without a notice. Call it before checking for room.
+    pub(super) fn next_take(&self) -> (Receiver<Infallible>, Option<Instant>) {
+        let change = self.notifier.space.next_change();
         let check_at = self.notifier.unannounced.load(Ordering::SeqCst).then(|| {
             let mut heavy_items = self.heavy_items.lock();
             let next = heavy_items.next_check;
             heavy_items.next_check = LAST_CHECK.min(2 * next);
             Instant::now() + next
         });
-        (waiter, check_at)
+        (change, check_at)
     }
 }
 

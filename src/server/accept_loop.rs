@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use rustix::event::{PollFd, PollFlags};
 
-use super::handle::{Borrowed, Control};
+use super::handle::{Borrowed, ServerState};
 use crate::capacity::{CONNECTIONS, Capacity, WAITING};
 use crate::deadline::deadline_after;
 use crate::descriptors::{lacks_descriptors, with_descriptor_limit};
@@ -28,7 +28,7 @@ const NO_DESCRIPTORS: Duration = Duration::from_millis(100);
 
 /// The connections whose requests have not been returned yet, and their settings.
 pub(super) struct AcceptLoop {
-    control: Arc<Control>,
+    control: Arc<ServerState>,
     pub(super) url: String,
     pub(super) acceptor: Acceptor,
     pub(super) handshake_timeout: Duration,
@@ -55,7 +55,7 @@ struct Events {
 }
 
 impl AcceptLoop {
-    pub(super) fn new(url: String, control: Arc<Control>) -> Self {
+    pub(super) fn new(url: String, control: Arc<ServerState>) -> Self {
         let capacity = Capacity::now();
         let Capacity {
             connections, why, ..
@@ -275,7 +275,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
         let listener = Listener::unix(&path).unwrap();
         listener.prepare().unwrap();
-        AcceptLoop::new(name.to_owned(), Control::new(listener).unwrap())
+        AcceptLoop::new(name.to_owned(), ServerState::new(listener).unwrap())
     }
 
     fn accept(server: &mut AcceptLoop) -> UnixStream {

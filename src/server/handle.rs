@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::listener::Listener;
-use super::registry::Registry;
+use super::registry::{GRACE_PERIOD, Registry};
 use crate::deadline::deadline_after;
 use crate::descriptors::with_descriptor_limit;
 use crate::error::{Error, Result};
@@ -25,11 +25,11 @@ use crate::websocket::Websocket;
 /// [`Server::handle`](super::Server::handle) returns it, and has an example.
 #[derive(Clone)]
 pub struct ServerHandle {
-    pub(super) control: Arc<Control>,
+    pub(super) control: Arc<ServerState>,
 }
 
 /// The state that a server and its handles share.
-pub(super) struct Control {
+pub(super) struct ServerState {
     pub(super) registry: Arc<Registry>,
     pub(super) process: OwnerProcess,
     /// Held to read or to change the state. Nothing else is called under it.
@@ -48,7 +48,7 @@ struct State {
     /// Whether a thread waits for requests, and therefore holds the listener.
     waiting: bool,
     /// Handlers that run or are about to run, and `serve` itself.
-    handlers: HashMap<u64, Running>,
+    handlers: HashMap<u64, RunningHandler>,
     next: u64,
     /// Threads that wait for a shutdown.
     shutting_down: Vec<ThreadId>,
@@ -56,17 +56,17 @@ struct State {
 
 /// A handler that a shutdown waits for.
 #[derive(Default)]
-struct Running {
+struct RunningHandler {
     /// The handler's thread, once it has started.
     thread: Option<ThreadId>,
     /// Whether the handler has called `shutdown`. What it does afterwards is not known.
     shuts_down: bool,
 }
 
-impl Control {
+impl ServerState {
     pub(super) fn new(listener: Listener) -> io::Result<Arc<Self>> {
         let (waker, woken) = UnixStream::pair().map_err(with_descriptor_limit)?;
-        Ok(Arc::new(Control {
+        Ok(Arc::new(ServerState {
             registry: Arc::default(),
             process: OwnerProcess::current(),
             state: Mutex::new(State {
@@ -101,7 +101,7 @@ impl Control {
         let mut state = self.state.lock();
         let id = state.next;
         state.next += 1;
-        state.handlers.insert(id, Running::default());
+        state.handlers.insert(id, RunningHandler::default());
         Handler {
             control: self.clone(),
             id,
@@ -165,7 +165,7 @@ impl Control {
 }
 
 /// A thread that waits for a shutdown.
-struct ShuttingDown<'a>(&'a Control, ThreadId);
+struct ShuttingDown<'a>(&'a ServerState, ThreadId);
 
 impl Drop for ShuttingDown<'_> {
     fn drop(&mut self) {
@@ -193,7 +193,7 @@ impl Borrowed<'_> {
 }
 
 /// Ends `State::waiting` when it is dropped.
-struct Waiting<'a>(&'a Control);
+struct Waiting<'a>(&'a ServerState);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
@@ -204,7 +204,7 @@ impl Drop for Waiting<'_> {
 
 /// A handler that runs or is about to run.
 pub(super) struct Handler {
-    control: Arc<Control>,
+    control: Arc<ServerState>,
     id: u64,
 }
 
@@ -282,8 +282,8 @@ impl ServerHandle {
     /// same way.
     ///
     /// Returns after `timeout` at the latest, or up to a second later if connections have to be
-    /// shut down. A handler that calls this method does not wait for itself, nor for another
-    /// handler that calls it.
+    /// shut down, or if threads need that time to end. A handler that calls this method does not
+    /// wait for itself, nor for another handler that calls it.
     ///
     /// # Errors
     ///
@@ -312,7 +312,7 @@ impl ServerHandle {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn shutdown(&self, timeout: Duration) -> Result<()> {
-        let mut deadline = deadline_after(timeout);
+        let deadline = deadline_after(timeout);
         let control = &self.control;
         if !control.process.is_current() {
             return Err(Error::Forked);
@@ -321,17 +321,13 @@ impl ServerHandle {
         control.registry.close(deadline);
         if !control.registry.wait_for_all(deadline) {
             control.registry.abort_all();
-            // Handlers wait for the end of the connections, so they get this second too.
-            deadline = Instant::now() + Duration::from_secs(1);
-            if !control.registry.wait_for_all(deadline) {
-                return Err(Error::Timeout);
-            }
         }
-        let stopped = control.wait(Some(deadline), |state| !state.waiting);
-        match stopped && control.handlers_have_returned(deadline) {
-            true => Ok(()),
-            false => Err(Error::Timeout),
-        }
+        // Threads need a moment to end, however short the time is.
+        let deadline = deadline.max(Instant::now() + GRACE_PERIOD);
+        let all_ended = control.registry.wait_for_all(deadline)
+            && control.wait(Some(deadline), |state| !state.waiting)
+            && control.handlers_have_returned(deadline);
+        all_ended.then_some(()).ok_or(Error::Timeout)
     }
 }
 

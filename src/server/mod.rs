@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use self::accept_loop::AcceptLoop;
-use self::handle::Control;
 pub use self::handle::ServerHandle;
+use self::handle::ServerState;
 use self::listener::Listener;
 use crate::error::Result;
 use crate::message::Message;
@@ -98,7 +98,7 @@ use crate::websocket::{Request, Websocket};
 /// Dropping the server stops listening. Connections that were accepted are not affected. In a
 /// forked child, dropping it does nothing.
 pub struct Server {
-    control: Arc<Control>,
+    control: Arc<ServerState>,
     local_addr: Option<SocketAddr>,
     accept_loop: AcceptLoop,
 }
@@ -224,7 +224,7 @@ impl Server {
             (None, Some(path)) => unix_url(&path),
             (None, None) => "ws+unix:".to_owned(),
         };
-        let control = Control::new(listener)?;
+        let control = ServerState::new(listener)?;
         Ok(Server {
             accept_loop: AcceptLoop::new(url, control.clone()),
             control,

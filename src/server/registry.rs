@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -14,6 +14,10 @@ use crate::process::OwnerProcess;
 use crate::websocket::session::Input;
 use crate::websocket::slot::Slot;
 use crate::websocket::{Shared, WeakWebsocket, Websocket};
+
+/// How much longer a shutdown waits at its deadline, for connections that have been shut down and
+/// for threads to end.
+pub(super) const GRACE_PERIOD: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct Registry {
@@ -32,8 +36,9 @@ struct State {
     /// Connections that no wait waits for, because one of their own threads is in such a wait.
     ignored: Vec<u64>,
     next: u64,
-    /// Whether the server is shutting down: then a new connection is closed immediately.
-    closing: bool,
+    /// The deadline of the last shutdown. After a shutdown has begun, a new connection is closed
+    /// immediately.
+    closing: Option<Instant>,
 }
 
 /// A connection. This does not keep it open.
@@ -104,7 +109,7 @@ impl Registry {
     /// Begins to close all connections, including those that are accepted from now on. After the
     /// deadline, the caller ends the remaining ones with [`abort_all`](Self::abort_all).
     pub(super) fn close(&self, deadline: Instant) {
-        self.state.lock().closing = true;
+        self.state.lock().closing = Some(deadline);
         for (_, shared) in self.all() {
             shared.begin_close(CloseFrame::GOING_AWAY, deadline);
             // `wait_for_all` does not wait for a connection whose own thread calls this.
@@ -178,8 +183,12 @@ impl Slot for RegistrySlot {
             state.slots.insert(self.id, Some(known));
             state.closing
         };
-        if closing {
-            let deadline = deadline_after(shared.options.close_timeout);
+        if let Some(end) = closing {
+            let deadline = match end + GRACE_PERIOD > Instant::now() {
+                // The shutdown may still wait for it.
+                true => end,
+                false => deadline_after(shared.options.close_timeout),
+            };
             shared.begin_close(CloseFrame::GOING_AWAY, deadline);
             shared.spawn_close_watchdog();
         }

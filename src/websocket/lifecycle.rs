@@ -30,7 +30,7 @@ pub(crate) struct Lifecycle {
 
 struct State {
     session: Session,
-    /// Ends the waits of the reader and the writer.
+    /// Ends the waits of the reader and the writer. `None` while there is no connection.
     shutdown: Option<Arc<dyn ShutdownHandle>>,
     callbacks: EventCallbacks,
     /// The other end of `closed`. `None` after the end of the session.
@@ -157,7 +157,7 @@ impl Lifecycle {
         installed
     }
 
-    /// Takes the handle at the end of the session. The caller drops it without the lock.
+    /// Takes the handle at the end of a connection. The caller drops it without the lock.
     pub(crate) fn take_shutdown_handle(&self) -> Option<Arc<dyn ShutdownHandle>> {
         self.state.lock().shutdown.take()
     }

@@ -14,7 +14,7 @@ use super::session::{Input, LAST_WAIT, PeerClose, Phase};
 use super::shared::{Received, Shared};
 use crate::error::{CloseFrame, Error};
 use crate::message::{MESSAGE_OVERHEAD, Message};
-use crate::net::frame_reader::{End, FrameReader};
+use crate::net::frame_reader::{FrameReader, StreamEnd};
 use crate::net::transport::{ReadHalf, is_timeout};
 use crate::pubsub::Publisher;
 
@@ -153,10 +153,10 @@ fn stop_reason(error: tungstenite::Error) -> StopReason {
     let violation = |code, reason| StopReason::Violation(code, Error::Protocol { code, reason });
     let too_big = |size, limit| StopReason::Violation(1009, Error::MessageTooBig { size, limit });
     match error {
-        Wire::Io(error) => match End::of(error) {
-            Ok(End::Close(frame)) => StopReason::Peer(frame),
-            Ok(End::BadClose(code, reason)) => violation(code, reason),
-            Ok(End::TooLong(size, limit)) => {
+        Wire::Io(error) => match StreamEnd::of(error) {
+            Ok(StreamEnd::Close(frame)) => StopReason::Peer(frame),
+            Ok(StreamEnd::BadClose(code, reason)) => violation(code, reason),
+            Ok(StreamEnd::TooLong(size, limit)) => {
                 too_big(usize::try_from(size).unwrap_or(usize::MAX), limit)
             }
             Err(error) => StopReason::Lost(error),

@@ -139,7 +139,8 @@ impl ReaderThread {
         }
     }
 
-    /// Ends the writer thread, and takes back the messages that it has not sent.
+    /// Ends the writer thread, takes back the messages that it has not sent, and drops the last
+    /// handle to the transport.
     fn end_connection(&mut self) {
         let shared = &self.shared;
         shared.step(Input::ReadStopped);
@@ -156,6 +157,7 @@ impl ReaderThread {
                 }
             }
         }
+        drop_caught(self.shared.lifecycle.take_shutdown_handle());
     }
 
     fn take_back(&mut self, unsent: Unsent) {
@@ -221,7 +223,6 @@ impl ReaderThread {
         let backlog = self.publisher.as_ref().is_some_and(Publisher::has_backlog);
         shared.step(Input::Finished { unsent, backlog });
         shared.send_queue.end(unsent);
-        drop_caught(shared.lifecycle.take_shutdown_handle());
         if let Some(end) = shared.lifecycle.end() {
             match &end {
                 Error::Closed(close) => crate::logging::debug!("{}: closed {close}", shared.name),

@@ -93,10 +93,7 @@ impl SendQueue {
         deadline: Option<Instant>,
     ) -> Result<(), PutError<Message>> {
         self.put_with(message, |message| {
-            self.messages.push_waiting(message, |room| match deadline {
-                None => room.recv().is_ok(),
-                Some(deadline) => room.recv_deadline(deadline).is_ok(),
-            })
+            self.messages.push_waiting(message, deadline)
         })
     }
 

@@ -1,6 +1,6 @@
 //! Handlers, and the shutdown of a server.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use rtcbot_websocket::{Error, Options, Queue, ServerHandle, Websocket, json};
 
-use crate::testkit::{DEADLINE, UPGRADE, eventually, eventually_asleep, pair_over, within};
+use crate::testkit::{
+    DEADLINE, UPGRADE, eventually, eventually_asleep, pair_over, read_head, within,
+};
 use crate::{is_going_away, read_all, serve_until, server, serving, stream_to};
 
 #[test]
@@ -101,6 +103,41 @@ fn shutdown_ends_within_its_timeout_when_a_client_does_not_answer() {
     for peer in peers {
         let error = peer.wait_error_timeout(DEADLINE).unwrap().unwrap();
         assert!(matches!(error, Error::CloseTimeout { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_connection_accepted_during_a_shutdown_ends_with_it() {
+    let mut server = server();
+    let mut patient = Options::new();
+    patient.close_timeout(Duration::from_secs(3600));
+    let mut accept = || {
+        let mut stream = stream_to(&server);
+        stream.write_all(UPGRADE.as_bytes()).unwrap();
+        (stream, server.next_timeout(DEADLINE).unwrap())
+    };
+    // Neither client answers the Close frame.
+    let (mut first, request) = accept();
+    let _first = patient.accept(request);
+    let (_second, request) = accept();
+    let handle = server.handle();
+    let shutting_down = thread::spawn(move || handle.shutdown(Duration::from_millis(200)));
+    assert!(read_head(&mut first).starts_with("HTTP/1.1 101 "));
+    // The shutdown has begun.
+    first.read_exact(&mut [0]).unwrap();
+    let second = patient.accept(request);
+    within(DEADLINE, move || shutting_down.join().unwrap()).unwrap();
+    assert!(second.is_closed());
+}
+
+#[test]
+fn a_shutdown_without_time_stops_a_server_that_has_nothing_to_end() {
+    for _ in 0..200 {
+        let (_, handle, serving) = serving(|_| {});
+        // Until the server waits for requests. If it does not yet, the test cannot fail.
+        thread::sleep(Duration::from_millis(1));
+        handle.shutdown(Duration::ZERO).unwrap();
+        serving.join().unwrap();
     }
 }
 

@@ -138,7 +138,7 @@ fn read_more(
 
 /// The end of a body (RFC 9112, section 6.3).
 #[derive(Debug, PartialEq, Eq)]
-enum End {
+enum BodyEnd {
     /// After this number of bytes.
     Length(usize),
     LastChunk,
@@ -146,26 +146,26 @@ enum End {
     Stream,
 }
 
-impl End {
+impl BodyEnd {
     fn of(response: &Response<()>) -> Self {
         let headers = response.headers();
         // RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5: no body, whatever the headers say.
         if matches!(response.status().as_u16(), 204 | 205 | 304) {
-            return End::Length(0);
+            return BodyEnd::Length(0);
         }
         // RFC 9112, section 6.1: Transfer-Encoding overrides Content-Length.
         if headers.contains_key(header::TRANSFER_ENCODING) {
             let last = elements(headers, &header::TRANSFER_ENCODING).last();
             return match last.is_some_and(|last| last.eq_ignore_ascii_case(b"chunked")) {
-                true => End::LastChunk,
-                false => End::Stream,
+                true => BodyEnd::LastChunk,
+                false => BodyEnd::Stream,
             };
         }
         match content_length(headers) {
-            Ok(Some(length)) => End::Length(usize::try_from(length).unwrap_or(usize::MAX)),
-            Ok(None) => End::Stream,
+            Ok(Some(length)) => BodyEnd::Length(usize::try_from(length).unwrap_or(usize::MAX)),
+            Ok(None) => BodyEnd::Stream,
             // Section 6.3, item 5: the bytes that follow must not be read as the body.
-            Err(_) => End::Length(0),
+            Err(_) => BodyEnd::Length(0),
         }
     }
 }
@@ -179,13 +179,13 @@ pub(super) fn read_body(
     mut bytes: Vec<u8>,
     deadline: Instant,
 ) -> Vec<u8> {
-    let end = End::of(response);
+    let end = BodyEnd::of(response);
     let mut chunk = 0;
     let mut is_over = |bytes: &[u8]| match end {
         _ if bytes.len() >= MAX_BODY => true,
-        End::Length(length) => bytes.len() >= length,
-        End::LastChunk => skip_chunks(bytes, &mut chunk),
-        End::Stream => false,
+        BodyEnd::Length(length) => bytes.len() >= length,
+        BodyEnd::LastChunk => skip_chunks(bytes, &mut chunk),
+        BodyEnd::Stream => false,
     };
     while !is_over(&bytes) {
         let deadline = deadline.min(Instant::now() + BODY_SILENCE);
@@ -196,9 +196,9 @@ pub(super) fn read_body(
     }
     bytes.truncate(MAX_BODY);
     match end {
-        End::Length(length) => bytes.truncate(length),
-        End::LastChunk => bytes = without_chunks(&bytes),
-        End::Stream => {}
+        BodyEnd::Length(length) => bytes.truncate(length),
+        BodyEnd::LastChunk => bytes = without_chunks(&bytes),
+        BodyEnd::Stream => {}
     }
     bytes
 }

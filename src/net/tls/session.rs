@@ -20,7 +20,7 @@ use crate::net::write_stall::Stall;
 const RECHECK: Duration = Duration::from_millis(50);
 
 /// The state that the two halves share.
-struct Session<S> {
+struct TlsSession<S> {
     /// Locked for one operation, which does not wait. No user code runs under the lock.
     stream: Mutex<TlsStream<S>>,
     /// Notified when the reader has read, and when reading ends. Each wait also ends after
@@ -71,7 +71,7 @@ impl Waker {
     }
 }
 
-impl<S> Session<S> {
+impl<S> TlsSession<S> {
     /// Records the end of reading and releases a write that waits for the reader.
     fn stop_reading(&self) {
         self.reading_ended.store(true, Ordering::SeqCst);
@@ -82,9 +82,9 @@ impl<S> Session<S> {
     }
 }
 
-impl<S: Sock> Session<S> {
+impl<S: Sock> TlsSession<S> {
     fn halves(stream: TlsStream<S>, socket: Socket, waker: Option<Waker>) -> Halves {
-        let session = Arc::new(Session {
+        let session = Arc::new(TlsSession {
             stream: Mutex::new(stream),
             progress: Condvar::new(),
             reading_ended: AtomicBool::new(false),
@@ -149,7 +149,7 @@ impl<S: Sock> Session<S> {
     }
 }
 
-impl<S: Sock> ShutdownHandle for Session<S> {
+impl<S: Sock> ShutdownHandle for TlsSession<S> {
     fn shutdown(&self) {
         self.send_close_notify();
         self.socket.shutdown();
@@ -158,7 +158,7 @@ impl<S: Sock> ShutdownHandle for Session<S> {
 }
 
 struct TlsRead<S> {
-    session: Arc<Session<S>>,
+    session: Arc<TlsSession<S>>,
     timeout: Option<Duration>,
 }
 
@@ -216,7 +216,7 @@ impl<S: Sock> ReadHalf for TlsRead<S> {
 }
 
 struct TlsWrite<S> {
-    session: Arc<Session<S>>,
+    session: Arc<TlsSession<S>>,
     timeout: Option<Duration>,
 }
 
@@ -336,7 +336,7 @@ impl Tls {
 impl Transport for Tls {
     fn split(self: Box<Self>) -> io::Result<Halves> {
         let socket = self.0.get_ref().socket.clone();
-        Ok(Session::halves(self.0, socket, None))
+        Ok(TlsSession::halves(self.0, socket, None))
     }
 
     fn peer_addr(&self) -> Option<SocketAddr> {
@@ -364,7 +364,7 @@ impl Transport for TlsStream<TcpStream> {
         let stream = self.get_ref();
         stream.set_nonblocking(true)?;
         let socket = Socket::from(stream.try_clone()?);
-        Ok(Session::halves(*self, socket, Some(Waker::new()?)))
+        Ok(TlsSession::halves(*self, socket, Some(Waker::new()?)))
     }
 
     fn peer_addr(&self) -> Option<SocketAddr> {
