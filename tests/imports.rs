@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The layers from top to bottom. Each may import those below it. Layers on one line do not know each
-/// other. What is not listed is the base: every layer may import it, and it imports no layer.
+/// The layers from top to bottom. Each may import those below it. Layers on one line do not know
+/// each other. What is not listed is the base: every layer may import it, and it imports no layer.
 const LAYERS: &[&[&str]] = &[
     // The crate's root: the front page, which re-exports the rest.
     &[""],

@@ -20,9 +20,9 @@ pub(crate) struct CallbackLimit {
     end: EndReason,
     /// The number of callbacks that wait for the producer.
     blocked: AtomicUsize,
-    /// The number of queued items, and their weight. SeqCst, as `blocked`: if a publisher gets
-    /// a channel of `space` and then finds the queue full, each thread that makes room after that notifies
-    /// it.
+    /// The number of queued items, and their weight. SeqCst, as `blocked`: if a publisher gets a
+    /// channel of `space` and then finds the queue full, each thread that makes room after that
+    /// notifies it.
     items: AtomicUsize,
     weight: AtomicUsize,
     max_weight: usize,

@@ -352,8 +352,8 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     }
 }
 
-/// Returns an item that a subscriber has not accepted, unless the program has removed that: then the
-/// item is for nobody.
+/// Returns an item that a subscriber has not accepted, unless the program has removed the
+/// subscriber: then the item is for nobody.
 fn refused<T>(status: &Status, item: T) -> Option<T> {
     (!status.is_removed()).then_some(item)
 }
