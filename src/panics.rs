@@ -22,6 +22,11 @@ pub(crate) fn drop_caught(what: impl Sized) {
     log_panic(|| drop(what));
 }
 
+/// As [`drop_caught`], for each of the values: one destructor that panics prevents no other.
+pub(crate) fn drop_each<T>(values: impl IntoIterator<Item = T>) {
+    values.into_iter().for_each(drop_caught);
+}
+
 /// As the cause of an I/O error: what has panicked, and with which text.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -834,3 +834,19 @@ fn a_reconnecting_client_obeys_the_peers_close_frame_even_if_messages_were_not_s
         }
     });
 }
+
+/// The reader thread drops the sinks at the end. One of them may be the last handle of another
+/// connection.
+#[test]
+fn the_end_does_not_wait_until_a_sink_has_closed() {
+    let hour = Duration::from_secs(3600);
+    let mut patient = Options::new();
+    patient.linger(hour).close_timeout(hour).ping_interval(None);
+    let (sink, mut silent) = server_and_bytes(&patient);
+    let (ws, peer) = pair();
+    ws.subscribe_to(sink);
+    peer.close_with(1001, "bye").unwrap();
+    ws.wait_closed_timeout(DEADLINE).unwrap();
+    // The sink's peer receives the Close frame, and does not answer it.
+    assert_eq!(read_close_code(&mut silent), 1000);
+}

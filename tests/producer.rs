@@ -2,6 +2,7 @@
 
 mod testkit;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -825,7 +826,7 @@ fn the_subscriber_after_a_closed_sink_receives_every_item_from_the_early_ones_on
 
 #[test]
 fn a_callback_after_a_closed_sink_receives_the_item_that_the_publisher_waits_with() {
-    for run in 0..2000 {
+    for run in 0..1000 {
         let (mut publisher, producer) = Producer::new();
         (0..3).for_each(|n| publisher.put(n));
         let (sender, receiver) = bounded(1);
@@ -905,7 +906,7 @@ fn the_item_that_waited_for_a_closed_sink_goes_to_a_later_subscriber() {
 
 #[test]
 fn every_item_is_kept_or_counted_while_closed_sinks_subscribe() {
-    const ITEMS: u32 = 100_000;
+    const ITEMS: u32 = 20_000;
     for _ in 0..5 {
         let (mut publisher, producer) = Producer::new();
         (0..3).for_each(|n| publisher.put(n));
@@ -927,4 +928,71 @@ fn every_item_is_kept_or_counted_while_closed_sinks_subscribe() {
         assert!(kept.is_sorted());
         assert_eq!(kept.len() as u64 + producer.dropped(), u64::from(ITEMS));
     }
+}
+
+/// The item 1 panics when it is dropped on one of the producer's threads.
+#[derive(Debug, Clone, PartialEq)]
+struct Fragile(u32);
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        let thread = thread::current();
+        let is_ours = thread.name().is_some_and(|name| name.starts_with("ws-"));
+        assert!(self.0 != 1 || !is_ours || thread::panicking(), "on purpose");
+    }
+}
+
+fn publishing(mut publisher: Publisher<Fragile>, items: Range<u32>) -> thread::JoinHandle<()> {
+    let publish = move || items.for_each(|n| publisher.put(Fragile(n)));
+    let thread = thread::Builder::new().name("ws-publisher".into());
+    thread.spawn(publish).unwrap()
+}
+
+#[test]
+fn a_panicking_destructor_of_an_item_for_a_removed_subscriber_stops_no_other() {
+    let (publisher, producer) = Producer::new();
+    let removed = producer.subscribe_with(Queue::Block(1));
+    let other = producer.subscribe_with(Queue::Unbounded);
+    let publishing = publishing(publisher, 0..5);
+    for n in 0..2 {
+        assert_eq!(other.get_timeout(DEADLINE).unwrap(), Fragile(n));
+    }
+    // The publisher waits for this one with the item 1.
+    producer.unsubscribe(&removed);
+    within(DEADLINE, move || publishing.join().unwrap());
+    assert_eq!(other.iter().count(), 3);
+    assert_eq!(producer.dropped(), 0);
+}
+
+#[test]
+fn a_panicking_destructor_of_an_early_item_does_not_stop_the_publisher() {
+    let (mut publisher, producer) = Producer::new();
+    (0..3).for_each(|n| publisher.put(Fragile(n)));
+    let (sender, receiver) = bounded(1);
+    // The sink takes 0.
+    producer.subscribe_to(sender);
+    let other = producer.subscribe_with(Queue::Unbounded);
+    let publishing = publishing(publisher, 3..6);
+    assert_eq!(other.get_timeout(DEADLINE).unwrap(), Fragile(3));
+    drop(receiver);
+    within(DEADLINE, move || publishing.join().unwrap());
+    assert_eq!(other.iter().count(), 2);
+    // 1, 2, and 3, for the sink.
+    assert_eq!(producer.dropped(), 3);
+}
+
+#[test]
+fn an_item_whose_weigh_function_panics_is_counted() {
+    let (mut publisher, producer) = Producer::new();
+    let weigh = |n: &u32| match n {
+        2 => panic!("in `weigh`, on purpose"),
+        _ => 1,
+    };
+    let (consumer, mut inbox) = Consumer::with_weight(10, weigh);
+    producer.subscribe_to(consumer);
+    (0..4).for_each(|n| publisher.put(n));
+    for n in [0, 1, 3] {
+        assert_eq!(inbox.get_timeout(DEADLINE).unwrap(), n);
+    }
+    assert_eq!(producer.dropped(), 1);
 }

@@ -5,7 +5,8 @@ mod testkit;
 use std::thread;
 use std::time::Duration;
 
-use rtcbot_websocket::{Error, Options, Queue, Websocket};
+use crossbeam_channel::unbounded;
+use rtcbot_websocket::{Error, Options, Queue, Websocket, json};
 use testkit::{DEADLINE, client_and_raw, eventually, pair_with, within};
 
 fn options() -> Options {
@@ -277,4 +278,25 @@ fn messages_that_wait_for_a_concurrent_callback_are_reported() {
     eventually("that nine wait", || b.stats().receive_queue == 9);
     drop(go);
     eventually("that none waits", || b.stats().receive_queue == 0);
+}
+
+#[test]
+fn a_closed_sink_loses_one_item_wherever_it_is_on_the_list() {
+    for is_first in [true, false] {
+        let (operator, robot) = pair_with(&Options::new(), &Options::new());
+        let (sender, closed) = unbounded();
+        let early = is_first.then(|| robot.subscribe_to(sender.clone()));
+        let others = robot.subscribe_with(Queue::Unbounded);
+        early.unwrap_or_else(|| robot.subscribe_to(sender));
+        // Holds the reader back, so that the messages after the first ones arrive together.
+        let gate = robot.subscribe_with(Queue::Block(1));
+        (0..100).for_each(|n| operator.put(n).unwrap());
+        eventually("the reader waits", || others.len() == 2);
+        drop(closed);
+        robot.unsubscribe(&gate);
+        for n in 0..100 {
+            assert_eq!(others.get_timeout(DEADLINE).unwrap(), json!(n));
+        }
+        assert_eq!(robot.stats().dropped, 1);
+    }
 }

@@ -33,7 +33,7 @@ use super::subscription::Subscription;
 use super::sync::{Mutex, MutexGuard, wait_until_disconnected};
 use super::worker_return::{Woken, WorkerReturn};
 use crate::error::PutError;
-use crate::panics::drop_caught;
+use crate::panics::{drop_caught, drop_each};
 
 /// The weight that is taken at a time. The item that exceeds it is still taken.
 const BATCH_WEIGHT: usize = 128 << 10;
@@ -376,10 +376,7 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
             state.weight = 0;
             std::mem::take(&mut state.queue)
         };
-        // One at a time, because each destructor may panic.
-        for (item, _) in queue {
-            drop_caught(item);
-        }
+        drop_each(queue);
     }
 
     /// Leaves the worker idle until there is something to do, and takes it back. Only the owner

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::fan_out::Publisher;
 use super::subscribers::{SubscriberList, Subscribers};
 use crate::error::Error;
+use crate::panics::drop_caught;
 
 impl<T: Clone + Send + 'static> Publisher<T> {
     /// Ends the producer.
@@ -38,13 +39,16 @@ impl<T: Clone + Send + 'static> Drop for Publisher<T> {
     fn drop(&mut self) {
         // Empty, unless the owner has not drained the backlog.
         for blocked in self.blocked.drain(..) {
-            if !blocked.status.is_removed() {
+            if blocked.status.is_removed() {
+                drop_caught(blocked.item);
+            } else {
                 let dropped = &self.subscribers.delivery.dropped;
                 blocked.status.discard(blocked.item, dropped);
             }
         }
-        for _ in self.backlog.drain(..) {
+        for item in self.backlog.drain(..) {
             self.subscribers.count_overflow();
+            drop_caught(item);
         }
         self.count_kept();
         let _ = self.subscribers.end.set(Error::Ended);

@@ -15,6 +15,7 @@ use super::subscriber::{Call, Subscriber};
 use super::subscribers::{Kept, SubscriberList, Subscribers};
 use super::threads::Unstarted;
 use crate::error::PutError;
+use crate::panics::drop_caught;
 
 /// The maximum weight of the backlog. Later items are dropped. It is more than a system leaves in
 /// its buffers when it cuts one connection.
@@ -164,20 +165,29 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         let list = list.unwrap_or_else(|| self.subscribers.state.lock().list.clone());
         let Some((last, others)) = list.split_last() else {
             return match self.subscribers.keep_early(item) {
-                Kept::Early | Kept::Nowhere(_) => {}
+                Kept::Early => {}
                 Kept::Subscribed(item) => self.offer_to_all(item, limit),
+                Kept::Nowhere(item) => drop_caught(item),
             };
         };
         let weight = self.weigh(&item);
+        let mut refusals = 0;
         for subscriber in others {
             if let Some(refused) = self.offer(subscriber, item.clone(), weight, false) {
                 self.subscribers.discard_refused(refused);
+                refusals += 1;
             }
         }
-        match self.offer(last, item, weight, others.is_empty()) {
-            None => self.list = Some(list),
-            Some(refused) if others.is_empty() => return self.offer_again(refused, limit),
-            Some(refused) => self.subscribers.discard_refused(refused),
+        if let Some(refused) = self.offer(last, item, weight, others.is_empty()) {
+            if others.is_empty() {
+                return self.offer_again(refused, limit);
+            }
+            self.subscribers.discard_refused(refused);
+            refusals += 1;
+        }
+        // A closed sink is not on the list any more.
+        if refusals == 0 {
+            self.list = Some(list);
         }
         if !self.blocked.is_empty() {
             self.finish_batch(limit);
@@ -353,9 +363,13 @@ impl<T: Clone + Send + 'static> Publisher<T> {
 }
 
 /// Returns an item that a subscriber has not accepted, unless the program has removed the
-/// subscriber: then the item is for nobody.
+/// subscriber: then the item is for nobody, and is dropped.
 fn refused<T>(status: &Status, item: T) -> Option<T> {
-    (!status.is_removed()).then_some(item)
+    if status.is_removed() {
+        drop_caught(item);
+        return None;
+    }
+    Some(item)
 }
 
 impl<T: Clone + Send + 'static> fmt::Debug for Publisher<T> {

@@ -10,6 +10,7 @@ use super::status::Status;
 use super::subscriber::{Output, SinkOutput, Subscriber};
 use super::subscribers::Subscribers;
 use super::threads::{EndOrder, MayWait, Start};
+use crate::panics::drop_each;
 
 /// The early items of one sink. The sink has already subscribed, and the publisher treats it as
 /// full until it has received all of these.
@@ -88,10 +89,11 @@ impl<T: Send + 'static> Forwarder<T> {
     /// removed.
     fn give_back(&mut self) {
         let items = std::mem::take(&mut self.items);
-        if let (false, Some(subscribers)) =
-            (self.to.status.is_removed(), self.subscribers.upgrade())
-        {
-            subscribers.give_back_early(self.to.status.id, items);
+        match self.subscribers.upgrade() {
+            Some(subscribers) if !self.to.status.is_removed() => {
+                subscribers.give_back_early(self.to.status.id, items);
+            }
+            _ => drop_each(items),
         }
     }
 }

@@ -102,10 +102,13 @@ impl<T: Send + 'static> Subscriber<T> {
                 Err(PutError::Full(item))
             }
             Output::Sink(output) | Output::EarlySink(output) => {
-                let mut result = Ok(());
-                // A consumer's `weigh` function may panic.
-                log_panic(|| result = output.sink.put_nowait(item));
-                result
+                let mut result = None;
+                // A consumer's `weigh` function may panic. Then the item has been dropped.
+                log_panic(|| result = Some(output.sink.put_nowait(item)));
+                result.unwrap_or_else(|| {
+                    dropped.count(1);
+                    Ok(())
+                })
             }
             Output::Callback(output) => {
                 let mut calls = VecDeque::from([Call::Item(self.clone(), item, weight)]);

@@ -16,6 +16,7 @@ use super::subscriber::{Call, Subscriber};
 use super::subscription::Subscription;
 use super::threads::{EndOrder, Threads};
 use super::weight_limit::Weighing;
+use crate::panics::drop_each;
 
 /// The maximum number of items that are kept for the first subscriber.
 const EARLY_ITEMS: usize = 1024;
@@ -183,6 +184,7 @@ impl<T> Subscribers<T> {
                 "too many messages are kept for the first subscription: the oldest are dropped"
             );
         }
+        drop_each(old);
         Kept::Early
     }
 
@@ -210,6 +212,7 @@ impl<T> Subscribers<T> {
             self.delivery.dropped.count(count);
             crate::logging::warn!("{count} early messages are dropped: their sink was closed");
         }
+        drop_each(items);
     }
 
     /// Counts an item that no subscriber receives, because the backlog is full.

@@ -148,8 +148,9 @@ impl ServerState {
         done(&state)
     }
 
-    /// Stops listening, and wakes the thread that waits for requests.
-    fn begin_shutdown(&self) -> ShuttingDown<'_> {
+    /// Stops listening, wakes the thread that waits for requests, and begins to close all
+    /// connections.
+    fn begin_shutdown(&self, deadline: Instant) -> ShuttingDown<'_> {
         let thread = thread::current().id();
         let mut state = self.state.lock();
         state.shutting_down.push(thread);
@@ -160,22 +161,32 @@ impl ServerState {
         self.stop_listening();
         self.changed.notify_all();
         let _ = self.waker.shutdown(Shutdown::Both);
-        ShuttingDown(self, thread)
+        self.registry.close(deadline);
+        ShuttingDown {
+            server: self,
+            thread,
+            deadline,
+        }
     }
 }
 
 /// A thread that waits for a shutdown.
-struct ShuttingDown<'a>(&'a ServerState, ThreadId);
+struct ShuttingDown<'a> {
+    server: &'a ServerState,
+    thread: ThreadId,
+    deadline: Instant,
+}
 
 impl Drop for ShuttingDown<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.state.lock();
+        self.server.registry.stop_waiting(self.deadline);
+        let mut state = self.server.state.lock();
         let mut threads = state.shutting_down.iter();
-        if let Some(index) = threads.position(|thread| *thread == self.1) {
+        if let Some(index) = threads.position(|thread| *thread == self.thread) {
             state.shutting_down.swap_remove(index);
         }
         drop(state);
-        self.0.changed.notify_all();
+        self.server.changed.notify_all();
     }
 }
 
@@ -317,17 +328,23 @@ impl ServerHandle {
         if !control.process.is_current() {
             return Err(Error::Forked);
         }
-        let _shutting_down = control.begin_shutdown();
-        control.registry.close(deadline);
-        if !control.registry.wait_for_all(deadline) {
-            control.registry.abort_all();
+        let _shutting_down = control.begin_shutdown(deadline);
+        let have_all_ended = |until| {
+            control.registry.wait_for_all(until)
+                && control.wait(Some(until), |state| !state.waiting)
+                && control.handlers_have_returned(until)
+                // A handler may have accepted a request meanwhile.
+                && control.registry.wait_for_all(until)
+        };
+        if have_all_ended(deadline) {
+            return Ok(());
         }
+        control.registry.abort_all();
         // Threads need a moment to end, however short the time is.
-        let deadline = deadline.max(Instant::now() + GRACE_PERIOD);
-        let all_ended = control.registry.wait_for_all(deadline)
-            && control.wait(Some(deadline), |state| !state.waiting)
-            && control.handlers_have_returned(deadline);
-        all_ended.then_some(()).ok_or(Error::Timeout)
+        match have_all_ended(deadline.max(Instant::now()) + GRACE_PERIOD) {
+            true => Ok(()),
+            false => Err(Error::Timeout),
+        }
     }
 }
 

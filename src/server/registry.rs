@@ -36,9 +36,10 @@ struct State {
     /// Connections that no wait waits for, because one of their own threads is in such a wait.
     ignored: Vec<u64>,
     next: u64,
-    /// The deadline of the last shutdown. After a shutdown has begun, a new connection is closed
-    /// immediately.
-    closing: Option<Instant>,
+    /// Whether a shutdown has begun. From then on, a new connection is closed immediately.
+    closing: bool,
+    /// The deadlines of the shutdowns that wait.
+    deadlines: Vec<Instant>,
 }
 
 /// A connection. This does not keep it open.
@@ -109,7 +110,11 @@ impl Registry {
     /// Begins to close all connections, including those that are accepted from now on. After the
     /// deadline, the caller ends the remaining ones with [`abort_all`](Self::abort_all).
     pub(super) fn close(&self, deadline: Instant) {
-        self.state.lock().closing = Some(deadline);
+        {
+            let mut state = self.state.lock();
+            state.closing = true;
+            state.deadlines.push(deadline);
+        }
         for (_, shared) in self.all() {
             shared.begin_close(CloseFrame::GOING_AWAY, deadline);
             // `wait_for_all` does not wait for a connection whose own thread calls this.
@@ -151,7 +156,17 @@ impl Registry {
     /// Ends the connections that have not ended.
     pub(super) fn abort_all(&self) {
         for (_, shared) in self.all() {
+            // It may have a later deadline of its own.
+            shared.begin_close(CloseFrame::GOING_AWAY, Instant::now());
             shared.step(Input::DeadlinePassed);
+        }
+    }
+
+    /// Reports that the shutdown with this deadline waits no longer.
+    pub(super) fn stop_waiting(&self, deadline: Instant) {
+        let deadlines = &mut self.state.lock().deadlines;
+        if let Some(index) = deadlines.iter().position(|other| *other == deadline) {
+            deadlines.swap_remove(index);
         }
     }
 
@@ -177,18 +192,18 @@ impl Slot for RegistrySlot {
             shared: Arc::downgrade(shared),
             handle: connection.downgrade(),
         };
+        let mut deadline = deadline_after(shared.options.close_timeout);
         let closing = {
             let mut state = self.registry.state.lock();
             // The slot had no connection, so nothing is dropped under the lock.
             state.slots.insert(self.id, Some(known));
+            if let Some(end) = state.deadlines.iter().max() {
+                // If the shutdown is in its last second, there is time for the response.
+                deadline = deadline.min((*end).max(Instant::now() + GRACE_PERIOD / 4));
+            }
             state.closing
         };
-        if let Some(end) = closing {
-            let deadline = match end + GRACE_PERIOD > Instant::now() {
-                // The shutdown may still wait for it.
-                true => end,
-                false => deadline_after(shared.options.close_timeout),
-            };
+        if closing {
             shared.begin_close(CloseFrame::GOING_AWAY, deadline);
             shared.spawn_close_watchdog();
         }

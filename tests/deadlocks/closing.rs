@@ -10,7 +10,7 @@ use crossbeam_channel::bounded;
 use rtcbot_websocket::{Error, Options, Queue};
 
 use crate::testkit::wire::{over_each, over_each_at_once};
-use crate::testkit::{DEADLINE, eventually, pair, read_close_code, server_and_bytes, within};
+use crate::testkit::{DEADLINE, eventually, within};
 use crate::{HOUR, median};
 
 // websockets 1336: `close()` with unread messages never returns.
@@ -239,19 +239,4 @@ fn close_takes_effect_when_the_peer_never_sends_anything() {
             "{error}"
         );
     });
-}
-
-// The reader thread drops the sinks at the end. One of them may be the last handle of another
-// connection.
-#[test]
-fn the_end_does_not_wait_until_a_sink_has_closed() {
-    let mut patient = Options::new();
-    patient.linger(HOUR).close_timeout(HOUR).ping_interval(None);
-    let (sink, mut silent) = server_and_bytes(&patient);
-    let (ws, peer) = pair();
-    ws.subscribe_to(sink);
-    peer.close_with(1001, "bye").unwrap();
-    ws.wait_closed_timeout(DEADLINE).unwrap();
-    // The sink's peer receives the Close frame, and does not answer it.
-    assert_eq!(read_close_code(&mut silent), 1000);
 }

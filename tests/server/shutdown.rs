@@ -8,10 +8,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{bounded, unbounded};
 use rtcbot_websocket::{Error, Options, Queue, ServerHandle, Websocket, json};
 
 use crate::testkit::{
-    DEADLINE, UPGRADE, eventually, eventually_asleep, pair_over, read_head, within,
+    DEADLINE, UPGRADE, eventually, eventually_asleep, pair_over, read_close_code, read_head, within,
 };
 use crate::{is_going_away, read_all, serve_until, server, serving, stream_to};
 
@@ -138,6 +139,46 @@ fn a_shutdown_without_time_stops_a_server_that_has_nothing_to_end() {
         thread::sleep(Duration::from_millis(1));
         handle.shutdown(Duration::ZERO).unwrap();
         serving.join().unwrap();
+    }
+}
+
+#[test]
+fn a_shutdown_waits_for_a_connection_that_a_handler_accepts_meanwhile() {
+    let (begin, begun) = unbounded();
+    let (go, gate) = bounded::<()>(0);
+    let (keep, kept) = unbounded();
+    let (url, handle, serving) = serving(move |request| {
+        begin.send(()).unwrap();
+        gate.recv().unwrap_err();
+        keep.send(Websocket::accept(request)).unwrap();
+    });
+    let client = Websocket::connect(&url).unwrap();
+    begun.recv_timeout(DEADLINE).unwrap();
+    let shutting_down = thread::spawn(move || handle.shutdown(DEADLINE));
+    // It has no connection to close, and waits for the handler.
+    thread::sleep(Duration::from_millis(20));
+    drop(go);
+    within(DEADLINE, move || shutting_down.join().unwrap()).unwrap();
+    assert!(kept.recv_timeout(DEADLINE).unwrap().is_closed());
+    serving.join().unwrap();
+    client.wait_closed_timeout(DEADLINE).unwrap();
+    assert!(is_going_away(&client));
+}
+
+#[test]
+fn a_request_accepted_after_a_shutdown_has_its_own_time_to_close() {
+    for timeout in [Duration::ZERO, Duration::from_secs(3600)] {
+        let mut server = server();
+        let mut stream = stream_to(&server);
+        stream.write_all(UPGRADE.as_bytes()).unwrap();
+        let request = server.next_timeout(DEADLINE).unwrap();
+        server.shutdown(timeout).unwrap();
+        let close_timeout = Duration::from_millis(100);
+        let ws = Options::new().close_timeout(close_timeout).accept(request);
+        assert!(read_head(&mut stream).starts_with("HTTP/1.1 101 "));
+        assert_eq!(read_close_code(&mut stream), 1001);
+        // The client does not answer.
+        assert!(ws.wait_error_timeout(DEADLINE).unwrap().is_some());
     }
 }
 
