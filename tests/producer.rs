@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
 use rtcbot_websocket::pubsub::{Consumer, Producer, Publisher};
 use rtcbot_websocket::{Error, PutError, Queue, Sink, Subscription};
-use testkit::{DEADLINE, eventually, within};
+use testkit::{DEADLINE, eventually, eventually_asleep, within};
 
 #[test]
 fn early_items_go_to_the_first_subscription() {
@@ -790,31 +790,39 @@ fn what_a_callback_or_a_sink_owns_is_dropped_where_it_is_called() {
 /// So that a closure owns it.
 fn drop_nothing<T>(_: &T) {}
 
+/// A sink takes the first of three early items, and has no room for the others. The items are being
+/// put behind them. Returns the sink's receiver, too.
+fn put_behind_early_items(
+    items: Range<u32>,
+) -> (
+    Producer<u32>,
+    Receiver<u32>,
+    thread::JoinHandle<Publisher<u32>>,
+) {
+    let (mut publisher, producer) = Producer::new();
+    (0..3).for_each(|n| publisher.put(n));
+    let (sender, receiver) = bounded(1);
+    producer.subscribe_to(sender);
+    let (begin, begun) = bounded(1);
+    let putting = thread::spawn(move || {
+        begin.send(()).unwrap();
+        items.for_each(|n| publisher.put(n));
+        publisher
+    });
+    begun.recv_timeout(DEADLINE).unwrap();
+    (producer, receiver, putting)
+}
+
 #[test]
 fn the_subscriber_after_a_closed_sink_receives_every_item_from_the_early_ones_on() {
     for _ in 0..500 {
-        let (mut publisher, producer) = Producer::new();
-        (0..3).for_each(|n| publisher.put(n));
-        let (sender, receiver) = bounded(1);
-        // The sink takes 0. The others wait for room in it.
-        producer.subscribe_to(sender);
-        let begun = Arc::new(AtomicBool::new(false));
-        let putting = {
-            let begun = begun.clone();
-            thread::spawn(move || {
-                begun.store(true, Ordering::SeqCst);
-                (3..10).for_each(|n| publisher.put(n));
-            })
-        };
-        while !begun.load(Ordering::SeqCst) {
-            thread::yield_now();
-        }
+        let (producer, receiver, putting) = put_behind_early_items(3..10);
         drop(receiver);
         eventually("the sink's end", || {
             format!("{producer:?}").contains("subscribers: 0")
         });
         let next = producer.subscribe_with(Queue::Unbounded);
-        putting.join().unwrap();
+        drop(putting.join().unwrap());
         let received: Vec<u32> = next.iter().collect();
         assert_eq!(
             received.len() as u64 + producer.dropped(),
@@ -826,23 +834,8 @@ fn the_subscriber_after_a_closed_sink_receives_every_item_from_the_early_ones_on
 
 #[test]
 fn a_callback_after_a_closed_sink_receives_the_item_that_the_publisher_waits_with() {
-    for run in 0..1000 {
-        let (mut publisher, producer) = Producer::new();
-        (0..3).for_each(|n| publisher.put(n));
-        let (sender, receiver) = bounded(1);
-        producer.subscribe_to(sender);
-        let begun = Arc::new(AtomicBool::new(false));
-        let putting = {
-            let begun = begun.clone();
-            thread::spawn(move || {
-                begun.store(true, Ordering::SeqCst);
-                publisher.put(3);
-                publisher
-            })
-        };
-        while !begun.load(Ordering::SeqCst) {
-            thread::yield_now();
-        }
+    for run in 0..2000 {
+        let (producer, receiver, putting) = put_behind_early_items(3..4);
         // At different moments of the put: before it, and while it waits.
         let then = Instant::now() + Duration::from_micros(run % 100);
         while Instant::now() < then {
@@ -878,8 +871,8 @@ fn an_item_that_a_closed_sink_does_not_accept_is_counted() {
     let (sender, receiver) = bounded(1);
     producer.subscribe_to(sender);
     publisher.put(2);
-    let waiting = thread::spawn(move || publisher.put(3));
-    thread::sleep(Duration::from_millis(20));
+    let waiting = named("puts 3", move || publisher.put(3));
+    eventually_asleep("puts 3", 1);
     drop(receiver);
     within(DEADLINE, move || waiting.join().unwrap());
     assert_eq!(producer.dropped(), 2);
@@ -893,9 +886,8 @@ fn the_item_that_waited_for_a_closed_sink_goes_to_a_later_subscriber() {
     let (sender, receiver) = bounded(1);
     // The sink takes 0.
     producer.subscribe_to(sender);
-    let putting = thread::spawn(move || (3..6).for_each(|n| publisher.put(n)));
-    // Until it waits. If it does not yet, the test cannot fail.
-    thread::sleep(Duration::from_millis(20));
+    let putting = named("puts 3 to 5", move || (3..6).for_each(|n| publisher.put(n)));
+    eventually_asleep("puts 3 to 5", 1);
     let later = producer.subscribe_with(Queue::Unbounded);
     drop(receiver);
     within(DEADLINE, move || putting.join().unwrap());
@@ -943,9 +935,14 @@ impl Drop for Fragile {
 }
 
 fn publishing(mut publisher: Publisher<Fragile>, items: Range<u32>) -> thread::JoinHandle<()> {
-    let publish = move || items.for_each(|n| publisher.put(Fragile(n)));
-    let thread = thread::Builder::new().name("ws-publisher".into());
-    thread.spawn(publish).unwrap()
+    named("ws-publisher", move || {
+        items.for_each(|n| publisher.put(Fragile(n)));
+    })
+}
+
+fn named(name: &str, f: impl FnOnce() + Send + 'static) -> thread::JoinHandle<()> {
+    let thread = thread::Builder::new().name(name.into());
+    thread.spawn(f).unwrap()
 }
 
 #[test]

@@ -154,9 +154,12 @@ fn a_shutdown_waits_for_a_connection_that_a_handler_accepts_meanwhile() {
     });
     let client = Websocket::connect(&url).unwrap();
     begun.recv_timeout(DEADLINE).unwrap();
-    let shutting_down = thread::spawn(move || handle.shutdown(DEADLINE));
+    let name = "for a handler";
+    let shutdown = move || handle.shutdown(DEADLINE);
+    let thread = thread::Builder::new().name(name.into());
+    let shutting_down = thread.spawn(shutdown).unwrap();
     // It has no connection to close, and waits for the handler.
-    thread::sleep(Duration::from_millis(20));
+    eventually_asleep(name, 1);
     drop(go);
     within(DEADLINE, move || shutting_down.join().unwrap()).unwrap();
     assert!(kept.recv_timeout(DEADLINE).unwrap().is_closed());
