@@ -68,7 +68,12 @@ fn without_zone(url: &str) -> Option<(String, String)> {
         // Without a scheme, the text in brackets is not the host.
         return None;
     }
-    let authority = rest.split(['/', '\\', '?', '#']).next()?;
+    // A backslash is a slash where the URL standard knows the scheme, and a character elsewhere.
+    let has_backslashes = ["ws", "wss", "http", "https"]
+        .iter()
+        .any(|known| scheme.eq_ignore_ascii_case(known));
+    let ends = |c| matches!(c, '/' | '?' | '#') || (c == '\\' && has_backslashes);
+    let authority = rest.split(ends).next()?;
     let host = authority.rsplit('@').next()?;
     let (address, zone) = host.strip_prefix('[')?.split_once(']')?.0.split_once('%')?;
     let host_start = url.len() - rest.len() + authority.len() - host.len();
@@ -169,6 +174,8 @@ mod tests {
             "ws://[fe80::1%25%ff]/",
             "[fe80::1%25eth0]",
             "ws:ws://[fe80::1%25eth0]/",
+            // The backslash belongs to the user's name: the host is "x".
+            "socks5://[fe80::1%25eth0]\\@x/",
         ] {
             assert_eq!(without_zone(url), None, "{url}");
         }
