@@ -91,8 +91,9 @@ fn raw_pair(pki: &Pki) -> (Raw, Raw) {
 }
 
 fn client(pki: &Pki, url: &str) -> Websocket {
-    let mut options = Options::new();
-    options.json(false).root_certificate_pem(&*pki.certificate);
+    let options = Options::new()
+        .json(false)
+        .root_certificate_pem(&*pki.certificate);
     let ws = options.connect(url).unwrap();
     ws.wait_ready().unwrap();
     ws

@@ -30,8 +30,8 @@ const USAGE: &str = "usage: client URL [--text] [--ca FILE] [--header 'K: V']...
                      [--subprotocol NAME]... [--user NAME:PASSWORD]";
 
 fn main() -> ExitCode {
-    let done = parse(env::args().skip(1))
-        .and_then(|(url, as_text, mut options)| run(&url, as_text, &mut options));
+    let done =
+        parse(env::args().skip(1)).and_then(|(url, as_text, options)| run(&url, as_text, options));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -53,21 +53,21 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<(String, bool, O
         };
         match argument.as_str() {
             "--text" => as_text = true,
-            "--ca" => trust(&mut options, &value()?)?,
-            "--origin" => _ = options.origin(value()?),
-            "--subprotocol" => _ = options.subprotocol(value()?),
+            "--ca" => options = trust(options, &value()?)?,
+            "--origin" => options = options.origin(value()?),
+            "--subprotocol" => options = options.subprotocol(value()?),
             "--header" => {
                 let header = value()?;
                 let parts = header.split_once(':');
                 let (name, value) = parts.ok_or("--header needs a name, a colon and a value")?;
-                options.header(name.trim(), value.trim());
+                options = options.header(name.trim(), value.trim());
             }
             "--user" => {
                 let value = value()?;
                 let parts = value.split_once(':');
                 let (user, password) =
                     parts.ok_or("--user needs a name, a colon and a password")?;
-                options.basic_auth(user, password);
+                options = options.basic_auth(user, password);
             }
             option if option.starts_with('-') => {
                 return Err(format!("there is no option {option}\n{USAGE}").into());
@@ -80,18 +80,17 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<(String, bool, O
 }
 
 #[cfg(feature = "native-tls")]
-fn trust(options: &mut Options, file: &str) -> Result<()> {
+fn trust(options: Options, file: &str) -> Result<Options> {
     let pem = std::fs::read(file).map_err(|error| format!("--ca {file}: {error}"))?;
-    options.root_certificate_pem(pem);
-    Ok(())
+    Ok(options.root_certificate_pem(pem))
 }
 
 #[cfg(not(feature = "native-tls"))]
-fn trust(_: &mut Options, _: &str) -> Result<()> {
+fn trust(_: Options, _: &str) -> Result<Options> {
     Err("--ca: this program was built without the feature native-tls".into())
 }
 
-fn run(url: &str, as_text: bool, options: &mut Options) -> Result<()> {
+fn run(url: &str, as_text: bool, options: Options) -> Result<()> {
     let ws = options
         .json(!as_text)
         // Reading starts after the subscription, because only some messages are kept before one.

@@ -264,7 +264,7 @@ fn wait_for(word: &str) -> Result<()> {
 /// Makes all connections, or as many as possible.
 fn connect(url: &str, plan: &Plan, answers: &channel::Sender<Message>) -> Result<Vec<Websocket>> {
     let all = plan.connections;
-    let options = Options::new().connect_timeout(STEP_LIMIT).clone();
+    let options = Options::new().connect_timeout(STEP_LIMIT);
     let mut connections = Vec::with_capacity(all);
     let mut ready = 0;
     while ready < all {

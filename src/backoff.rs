@@ -20,8 +20,8 @@ use crate::error::{Error, Result};
 /// use rtcbot_websocket::{Backoff, Options};
 /// use std::time::Duration;
 ///
-/// let mut options = Options::new();
-/// options.reconnect(Backoff { max: Duration::from_secs(60), ..Backoff::default() });
+/// let backoff = Backoff { max: Duration::from_secs(60), ..Backoff::default() };
+/// let options = Options::new().reconnect(backoff);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {

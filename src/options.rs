@@ -24,8 +24,8 @@ const SERVERS_MESSAGE: usize = 1 << 20;
 
 /// The settings of a [`Websocket`](crate::Websocket).
 ///
-/// Set them as with [`std::fs::OpenOptions`], then call [`connect`](Self::connect) or
-/// [`accept`](Self::accept), any number of times.
+/// Chain the settings, then call [`connect`](Self::connect) or [`accept`](Self::accept), any number
+/// of times.
 ///
 /// # Examples
 ///
@@ -39,11 +39,11 @@ const SERVERS_MESSAGE: usize = 1 << 20;
 ///     .receive_queue(Queue::Latest)
 ///     .connect("ws://robot.local:8080/ws")?;
 ///
-/// let mut plain = Options::new(); // to use several times
-/// plain.json(false);
+/// let plain = Options::new().json(false); // to use several times
 /// let other = plain.connect("ws://other.local:8080/ws")?;
 /// # Ok::<(), rtcbot_websocket::Error>(())
 /// ```
+#[must_use = "settings have no effect until a connection is made with them"]
 #[derive(Debug, Clone)]
 pub struct Options {
     pub(crate) json: bool,
@@ -171,7 +171,7 @@ impl Options {
     /// [`Message`](crate::Message) describes both modes. [`pair`](Self::pair) has an example.
     ///
     /// Defaults to `true`.
-    pub fn json(&mut self, json: bool) -> &mut Self {
+    pub fn json(mut self, json: bool) -> Self {
         self.json = json;
         self
     }
@@ -195,7 +195,7 @@ impl Options {
     /// assert!(matches!(ws.wait_ready(), Err(Error::ConnectTimeout { .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn connect_timeout(&mut self, timeout: Duration) -> &mut Self {
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
@@ -219,7 +219,7 @@ impl Options {
     /// assert!(operator.get().is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn close_timeout(&mut self, timeout: Duration) -> &mut Self {
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
         self
     }
@@ -243,7 +243,7 @@ impl Options {
     /// assert!(operator.get().is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn linger(&mut self, linger: Duration) -> &mut Self {
+    pub fn linger(mut self, linger: Duration) -> Self {
         self.linger = linger;
         self
     }
@@ -271,7 +271,7 @@ impl Options {
     ///     .pair();
     /// # drop((robot, operator));
     /// ```
-    pub fn ping_interval(&mut self, interval: impl Into<Option<Duration>>) -> &mut Self {
+    pub fn ping_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
         self.ping_interval = interval.into().filter(|interval| !interval.is_zero());
         self
     }
@@ -292,7 +292,7 @@ impl Options {
     /// [`send_queue`](Self::send_queue) limits its cost.
     ///
     /// Defaults to 20 seconds. [`ping_interval`](Self::ping_interval) has an example.
-    pub fn ping_timeout(&mut self, timeout: impl Into<Option<Duration>>) -> &mut Self {
+    pub fn ping_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.ping_timeout = timeout.into().filter(|timeout| !timeout.is_zero());
         self
     }
@@ -315,7 +315,7 @@ impl Options {
     /// assert!(matches!(robot.get(), Err(Error::MessageTooBig { limit: 10, .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn max_message_size(&mut self, bytes: usize) -> &mut Self {
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = Some(bytes);
         self
     }
@@ -343,7 +343,7 @@ impl Options {
     /// assert!(matches!(robot.get(), Err(Error::MessageTooBig { limit: 1000, .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn max_frame_size(&mut self, bytes: usize) -> &mut Self {
+    pub fn max_frame_size(mut self, bytes: usize) -> Self {
         self.max_frame_size = bytes;
         self
     }
@@ -382,7 +382,7 @@ impl Options {
     /// };
     /// assert!(error.is_full());
     /// ```
-    pub fn send_queue(&mut self, bytes: usize) -> &mut Self {
+    pub fn send_queue(mut self, bytes: usize) -> Self {
         self.send_queue = bytes;
         self
     }
@@ -402,7 +402,7 @@ impl Options {
     /// assert_eq!(orders.get()?, "forward");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn receive_queue(&mut self, queue: Queue) -> &mut Self {
+    pub fn receive_queue(mut self, queue: Queue) -> Self {
         self.receive_queue = queue;
         self
     }
@@ -432,10 +432,9 @@ impl Options {
     /// use rtcbot_websocket::Options;
     ///
     /// // For a server with many clients that send short messages.
-    /// let mut options = Options::new();
-    /// options.receive_queue_bytes(64 << 10).max_message_size(1 << 10);
+    /// let options = Options::new().receive_queue_bytes(64 << 10).max_message_size(1 << 10);
     /// ```
-    pub fn receive_queue_bytes(&mut self, bytes: usize) -> &mut Self {
+    pub fn receive_queue_bytes(mut self, bytes: usize) -> Self {
         self.receive_queue_bytes = bytes;
         self
     }
@@ -445,7 +444,7 @@ impl Options {
     /// A smaller buffer saves memory and needs more system calls for long messages.
     ///
     /// Defaults to 16 KiB.
-    pub fn read_buffer(&mut self, bytes: usize) -> &mut Self {
+    pub fn read_buffer(mut self, bytes: usize) -> Self {
         self.read_buffer = bytes.max(1 << 10);
         self
     }
@@ -453,7 +452,7 @@ impl Options {
     /// Sets `TCP_NODELAY`: with `true`, a small message is sent without waiting for more data.
     ///
     /// Defaults to `true`.
-    pub fn nodelay(&mut self, nodelay: bool) -> &mut Self {
+    pub fn nodelay(mut self, nodelay: bool) -> Self {
         self.nodelay = nodelay;
         self
     }
@@ -479,7 +478,7 @@ impl Options {
     /// # operator.resume();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn paused(&mut self, paused: bool) -> &mut Self {
+    pub fn paused(mut self, paused: bool) -> Self {
         self.paused = paused;
         self
     }
@@ -502,13 +501,13 @@ impl Options {
     /// ```
     /// use rtcbot_websocket::{Error, Options};
     ///
-    /// let mut options = Options::new();
-    /// options.header("X-Robot", "seven");
-    /// options.header("Upgrade", "websocket"); // belongs to the handshake
+    /// let options = Options::new()
+    ///     .header("X-Robot", "seven")
+    ///     .header("Upgrade", "websocket"); // belongs to the handshake
     /// let result = options.connect("ws://robot.local/");
     /// assert!(matches!(result, Err(Error::InvalidOption { setting: "header", .. })));
     /// ```
-    pub fn header(&mut self, name: impl Into<String>, value: impl Into<String>) -> &mut Self {
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), Hidden(value.into())));
         self
     }
@@ -546,13 +545,13 @@ impl Options {
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
     pub fn header_with(
-        &mut self,
+        mut self,
         name: impl Into<String>,
         value: impl Fn() -> Result<String, Box<dyn std::error::Error + Send + Sync>>
         + Send
         + Sync
         + 'static,
-    ) -> &mut Self {
+    ) -> Self {
         let value = Arc::new(Guarded::new(Box::new(value) as Box<_>));
         self.renewed_headers.push((name.into(), Hidden(value)));
         self
@@ -603,7 +602,7 @@ impl Options {
     /// ws.on_ready(|| println!("the robot is connected"));
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
-    pub fn reconnect(&mut self, backoff: impl Into<Option<Backoff>>) -> &mut Self {
+    pub fn reconnect(mut self, backoff: impl Into<Option<Backoff>>) -> Self {
         self.reconnect = backoff.into();
         self
     }
@@ -634,7 +633,7 @@ impl Options {
     /// assert_eq!(ws.subprotocol().as_deref(), Some("drive.v1"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn subprotocol(&mut self, name: impl Into<String>) -> &mut Self {
+    pub fn subprotocol(mut self, name: impl Into<String>) -> Self {
         self.subprotocols.0.push(name.into());
         self
     }
@@ -661,11 +660,7 @@ impl Options {
     /// assert!(request.basic_auth().unwrap().matches("operator", "secret"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn basic_auth(
-        &mut self,
-        user: impl Into<String>,
-        password: impl Into<String>,
-    ) -> &mut Self {
+    pub fn basic_auth(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.basic_auth = Some(Hidden(Credentials {
             user: user.into().into(),
             password: password.into().into(),
@@ -676,7 +671,7 @@ impl Options {
     /// Sets the `Origin` header of a client's request, which only browsers must send.
     ///
     /// Defaults to none.
-    pub fn origin(&mut self, origin: impl Into<String>) -> &mut Self {
+    pub fn origin(mut self, origin: impl Into<String>) -> Self {
         self.origin = Some(origin.into());
         self
     }
@@ -695,7 +690,7 @@ impl Options {
     /// assert_eq!(server.next().unwrap().header("User-Agent"), Some("robot/7"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn user_agent(&mut self, user_agent: impl Into<String>) -> &mut Self {
+    pub fn user_agent(mut self, user_agent: impl Into<String>) -> Self {
         self.user_agent = user_agent.into();
         self
     }
@@ -723,7 +718,7 @@ impl Options {
     /// assert_eq!(server.next().unwrap().path(), "/new");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn max_redirects(&mut self, redirects: usize) -> &mut Self {
+    pub fn max_redirects(mut self, redirects: usize) -> Self {
         self.max_redirects = redirects;
         self
     }
@@ -750,7 +745,7 @@ impl Options {
     ///     .connect("wss://robot.example/drive")?;
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
-    pub fn proxy(&mut self, url: impl Into<String>) -> &mut Self {
+    pub fn proxy(mut self, url: impl Into<String>) -> Self {
         self.proxy = Some(Hidden(url.into()));
         self
     }
@@ -765,7 +760,7 @@ impl Options {
     /// `no_proxy` lists it, with or without its network interface, and never through a proxy.
     ///
     /// Defaults to `false`.
-    pub fn proxy_from_env(&mut self, look: bool) -> &mut Self {
+    pub fn proxy_from_env(mut self, look: bool) -> Self {
         self.proxy_from_env = look;
         self
     }
@@ -790,10 +785,11 @@ impl Options {
     /// ```
     /// use rtcbot_websocket::Options;
     ///
-    /// let mut options = Options::new();
-    /// options.allow_origin("https://robot.example").allow_origin_if(|_| false);
+    /// let options = Options::new()
+    ///     .allow_origin("https://robot.example")
+    ///     .allow_origin_if(|_| false);
     /// ```
-    pub fn allow_origin(&mut self, origin: impl Into<String>) -> &mut Self {
+    pub fn allow_origin(mut self, origin: impl Into<String>) -> Self {
         self.origins.allow(origin.into());
         self
     }
@@ -806,10 +802,7 @@ impl Options {
     ///
     /// Defaults to allowing the server's own pages. [`allow_origin`](Self::allow_origin) has an
     /// example.
-    pub fn allow_origin_if(
-        &mut self,
-        f: impl Fn(&str) -> bool + Send + Sync + 'static,
-    ) -> &mut Self {
+    pub fn allow_origin_if(mut self, f: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.origins.allow_if(f);
         self
     }
@@ -900,7 +893,7 @@ impl Options {
     ///     .connect("wss://robot.local/drive")?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn root_certificate_pem(&mut self, pem: impl Into<Vec<u8>>) -> &mut Self {
+    pub fn root_certificate_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls.add_pem(&pem.into());
         self
     }
@@ -912,7 +905,7 @@ impl Options {
     /// # Errors
     ///
     /// [`connect`](Self::connect) returns [`Error::InvalidOption`] if it is not a certificate.
-    pub fn root_certificate_der(&mut self, der: impl Into<Vec<u8>>) -> &mut Self {
+    pub fn root_certificate_der(mut self, der: impl Into<Vec<u8>>) -> Self {
         self.tls.add_der(&der.into());
         self
     }
@@ -933,7 +926,7 @@ impl Options {
     /// let ws = Options::new().client_identity(identity).connect("wss://robot.local/drive")?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn client_identity(&mut self, identity: native_tls::Identity) -> &mut Self {
+    pub fn client_identity(mut self, identity: native_tls::Identity) -> Self {
         self.tls.change().identity = Some(Hidden(identity));
         self
     }
@@ -941,7 +934,7 @@ impl Options {
     /// Sets the minimum version of TLS.
     ///
     /// Defaults to TLS 1.2.
-    pub fn min_tls_version(&mut self, version: native_tls::Protocol) -> &mut Self {
+    pub fn min_tls_version(mut self, version: native_tls::Protocol) -> Self {
         self.tls.change().min_protocol = Some(version);
         self
     }
@@ -951,7 +944,7 @@ impl Options {
     /// With `true`, anyone who can answer in the server's place can read and change everything.
     ///
     /// Defaults to `false`.
-    pub fn danger_accept_invalid_certs(&mut self, accept: bool) -> &mut Self {
+    pub fn danger_accept_invalid_certs(mut self, accept: bool) -> Self {
         self.tls.change().accept_invalid_certs = accept;
         self
     }
@@ -960,7 +953,7 @@ impl Options {
     /// no effect then.
     ///
     /// Defaults to none.
-    pub fn tls_connector(&mut self, connector: native_tls::TlsConnector) -> &mut Self {
+    pub fn tls_connector(mut self, connector: native_tls::TlsConnector) -> Self {
         self.tls.ready_made = Some(connector);
         self
     }

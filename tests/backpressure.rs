@@ -168,7 +168,7 @@ fn alone_over_each(test: &str, body: fn(&Wire)) {
 fn a_full_queue_that_blocks_holds_the_peer_back_and_loses_nothing() {
     let test = "a_full_queue_that_blocks_holds_the_peer_back_and_loses_nothing";
     alone_over_each(test, |wire| {
-        let (client, raw) = wire.client_and_raw(|_| {});
+        let (client, raw) = wire.client_and_raw(|options| options);
         let messages = client.subscribe_with(Queue::Block(64));
         let limit = Limit::of(64 * LENGTH);
         let flood = flood(raw);
@@ -186,7 +186,7 @@ fn a_queue_that_drops_stays_within_its_capacity_and_keeps_the_newest_messages() 
     let test = "a_queue_that_drops_stays_within_its_capacity_and_keeps_the_newest_messages";
     alone_over_each(test, |wire| {
         for (queue, kept) in [(Queue::DropOldest(64), 64), (Queue::Latest, 1)] {
-            let (client, raw) = wire.client_and_raw(|_| {});
+            let (client, raw) = wire.client_and_raw(|options| options);
             let messages = client.subscribe_with(queue);
             let limit = Limit::of(64 * LENGTH);
             let flood = flood(raw);
@@ -205,7 +205,7 @@ fn a_queue_that_drops_stays_within_its_capacity_and_keeps_the_newest_messages() 
 fn a_queue_without_limit_keeps_everything() {
     let test = "a_queue_without_limit_keeps_everything";
     alone_over_each(test, |wire| {
-        let (client, raw) = wire.client_and_raw(|_| {});
+        let (client, raw) = wire.client_and_raw(|options| options);
         let messages = client.subscribe_with(Queue::Unbounded);
         let flood = flood(raw);
         flood.goes_on();
@@ -220,7 +220,7 @@ fn a_queue_without_limit_keeps_everything() {
 fn messages_that_arrive_before_the_first_subscription_are_kept_up_to_the_limit() {
     let test = "messages_that_arrive_before_the_first_subscription_are_kept_up_to_the_limit";
     alone_over_each(test, |wire| {
-        let (client, raw) = wire.client_and_raw(|_| {});
+        let (client, raw) = wire.client_and_raw(|options| options);
         let limit = Limit::of(4 * MIB);
         let flood = flood(raw);
         flood.goes_on();
@@ -239,9 +239,7 @@ fn messages_that_arrive_before_the_first_subscription_are_kept_up_to_the_limit()
 fn a_paused_connection_holds_the_peer_back_and_loses_nothing() {
     let test = "a_paused_connection_holds_the_peer_back_and_loses_nothing";
     alone_over_each(test, |wire| {
-        let (client, raw) = wire.client_and_raw(|options| {
-            options.paused(true);
-        });
+        let (client, raw) = wire.client_and_raw(|options| options.paused(true));
         let messages = client.subscribe_with(Queue::Block(64));
         let limit = Limit::of(64 * LENGTH);
         let flood = flood(raw);
@@ -260,7 +258,7 @@ fn a_slow_callback_holds_the_peer_back_and_receives_every_message() {
     let test = "a_slow_callback_holds_the_peer_back_and_receives_every_message";
     alone_over_each(test, |wire| {
         for workers in [0, 4] {
-            let (client, raw) = wire.client_and_raw(|_| {});
+            let (client, raw) = wire.client_and_raw(|options| options);
             let (called, calls) = unbounded();
             let (go, gate) = bounded::<()>(0);
             let call = move |message| {
@@ -292,7 +290,7 @@ fn a_slow_callback_holds_the_peer_back_and_receives_every_message() {
 fn a_full_channel_holds_the_peer_back_and_receives_every_message() {
     let test = "a_full_channel_holds_the_peer_back_and_receives_every_message";
     alone_over_each(test, |wire| {
-        let (client, raw) = wire.client_and_raw(|_| {});
+        let (client, raw) = wire.client_and_raw(|options| options);
         let (sender, messages) = bounded(64);
         client.subscribe_to(sender);
         let limit = Limit::of(64 * LENGTH);
@@ -311,10 +309,8 @@ fn a_pipe_into_a_stalled_connection_holds_its_sender_back_and_loses_nothing() {
     let test = "a_pipe_into_a_stalled_connection_holds_its_sender_back_and_loses_nothing";
     alone_over_each(test, |wire| {
         for as_source in [false, true] {
-            let (from, flooding) = wire.client_and_raw(|_| {});
-            let (to, mut stalled) = wire.client_and_raw(|options| {
-                options.send_queue(MIB);
-            });
+            let (from, flooding) = wire.client_and_raw(|options| options);
+            let (to, mut stalled) = wire.client_and_raw(|options| options.send_queue(MIB));
             let limit = Limit::of(MIB + 64 * LENGTH);
             if as_source {
                 to.put_subscription(from.subscribe_with(Queue::Block(64)));
@@ -336,9 +332,7 @@ fn pings_from_a_peer_that_reads_no_pong_use_no_memory() {
     const COUNT: u32 = 60_000;
     let test = "pings_from_a_peer_that_reads_no_pong_use_no_memory";
     alone_over_each(test, |wire| {
-        let (client, mut raw) = wire.client_and_raw(|options| {
-            options.send_queue(MIB);
-        });
+        let (client, mut raw) = wire.client_and_raw(|options| options.send_queue(MIB));
         let moment = Duration::from_millis(100);
         // No pong can be sent.
         while client.put_timeout(vec![0; MIB], moment).is_ok() {}
@@ -373,9 +367,7 @@ fn put_nowait_returns_full_when_the_peer_stops_reading_and_every_accepted_messag
     let test =
         "put_nowait_returns_full_when_the_peer_stops_reading_and_every_accepted_message_arrives";
     alone_over_each(test, |wire| {
-        let (client, mut raw) = wire.client_and_raw(|options| {
-            options.send_queue(4 * MIB);
-        });
+        let (client, mut raw) = wire.client_and_raw(|options| options.send_queue(4 * MIB));
         let limit = Limit::of(4 * MIB);
         let accepted = Cell::new(0);
         eventually_still(|| {
@@ -410,9 +402,7 @@ fn put_nowait_returns_full_when_the_peer_stops_reading_and_every_accepted_messag
 fn puts_that_wait_for_a_peer_that_stops_reading_are_sent_once_and_in_order() {
     let test = "puts_that_wait_for_a_peer_that_stops_reading_are_sent_once_and_in_order";
     alone_over_each(test, |wire| {
-        let (client, mut raw) = wire.client_and_raw(|options| {
-            options.send_queue(MIB);
-        });
+        let (client, mut raw) = wire.client_and_raw(|options| options.send_queue(MIB));
         let limit = Limit::of(MIB);
         let floods: [_; 4] = std::array::from_fn(|who| {
             Flood::start((client.clone(), who as u8), |(client, who), mut bytes| {
@@ -446,7 +436,7 @@ fn puts_that_wait_for_a_peer_that_stops_reading_are_sent_once_and_in_order() {
 fn a_source_is_not_read_while_the_peer_reads_nothing_and_loses_nothing() {
     let test = "a_source_is_not_read_while_the_peer_reads_nothing_and_loses_nothing";
     alone_over_each(test, |wire| {
-        let (client, mut raw) = wire.client_and_raw(|_| {});
+        let (client, mut raw) = wire.client_and_raw(|options| options);
         let (sender, source) = bounded::<Message>(64);
         client.put_subscription(source);
         let limit = Limit::of(64 * LENGTH);
@@ -466,9 +456,8 @@ fn all_kinds_of_consumers_together_stay_within_their_limits_and_receive_their_me
     alone_over_each(test, |wire| {
         // A peer that floods and does not read, whose messages are all sent back. In addition, a
         // queue of each kind, and slow callbacks of both kinds.
-        let (client, server) = wire.pair(|options| {
-            options.send_queue(MIB).receive_queue(Queue::Block(64));
-        });
+        let (client, server) =
+            wire.pair(|options| options.send_queue(MIB).receive_queue(Queue::Block(64)));
         let limit = Limit::of(2 * MIB + (1024 + 3 * 64) * LENGTH);
         let (go, gate) = bounded::<()>(0);
         let (called, calls) = unbounded();

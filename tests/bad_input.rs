@@ -178,9 +178,7 @@ fn a_stream_that_ends_before_the_response_is_an_error() {
 
 #[test]
 fn a_server_that_does_not_answer_is_a_connect_timeout() {
-    let soon = Options::new()
-        .connect_timeout(Duration::from_millis(50))
-        .clone();
+    let soon = Options::new().connect_timeout(Duration::from_millis(50));
     let (url, serving) = answering([""], After::Stay);
     let ws = soon.connect(url).unwrap();
     let error = failure(&ws);
@@ -206,7 +204,7 @@ fn a_wrong_accept_key_is_an_error() {
 
 /// The peer sends these bytes. It must be answered with this code, and this side must have failed.
 fn violation(bytes: &[u8], code: u16) -> Error {
-    let options = Options::new().max_message_size(100).clone();
+    let options = Options::new().max_message_size(100);
     let (ws, mut stream) = server_and_bytes(&options);
     stream.write_all(bytes).unwrap();
     assert_eq!(read_close_code(&mut stream), code);

@@ -21,14 +21,12 @@ const SIZE: usize = 100 * KIB;
 const FIT: usize = 10;
 
 fn ten_fit() -> Options {
-    Options::new()
-        .receive_queue_bytes(FIT * (SIZE + 64))
-        .clone()
+    Options::new().receive_queue_bytes(FIT * (SIZE + 64))
 }
 
 /// A client, and a server whose queues have room for ten messages.
 fn ten_fit_pair() -> (Websocket, Websocket) {
-    pair_with(Options::new().send_queue(100 * MIB), &ten_fit())
+    pair_with(&Options::new().send_queue(100 * MIB), &ten_fit())
 }
 
 fn numbered(n: usize) -> Message {
@@ -137,7 +135,7 @@ fn reading_pauses_at_the_byte_limit_of_a_sink_that_is_full_from_the_start() {
 #[test]
 fn a_message_longer_than_the_byte_limit_is_delivered_when_nothing_else_waits() {
     for queue in [Queue::Block(1024), Queue::DropOldest(1024)] {
-        let (client, server) = pair_with(&Options::new(), Options::new().receive_queue_bytes(1));
+        let (client, server) = pair_with(&Options::new(), &Options::new().receive_queue_bytes(1));
         let subscription = server.subscribe_with(queue);
         for n in 0..5 {
             client.put(numbered(n)).unwrap();
@@ -252,7 +250,7 @@ fn short_messages_do_not_keep_large_buffers_alive() {
             ([bytes, text.clone()].concat(), pings),
             ([text.clone(), text].concat(), fragments),
         ] {
-            let (ws, mut stream) = server_and_bytes(Options::new().ping_interval(None));
+            let (ws, mut stream) = server_and_bytes(&Options::new().ping_interval(None));
             let subscription = ws.subscribe_with(Queue::Unbounded);
             let mut reading = stream.try_clone().unwrap();
             thread::spawn(move || std::io::copy(&mut reading, &mut std::io::sink()));
@@ -288,7 +286,7 @@ fn the_default_message_limit_is_one_mebibyte_for_servers_and_sixteen_for_clients
         "{error}"
     );
 
-    let (client, server) = pair_with(&Options::new(), Options::new().max_message_size(2 * MIB));
+    let (client, server) = pair_with(&Options::new(), &Options::new().max_message_size(2 * MIB));
     client.put(vec![0; 2 * MIB]).unwrap();
     assert_eq!(server.get_timeout(DEADLINE).unwrap().len(), 2 * MIB);
 }
@@ -321,7 +319,7 @@ fn send_repeated(stream: &mut std::net::TcpStream, piece: &str, end: &str) {
 fn a_json_message_uses_no_more_memory_than_its_text() {
     let test = "a_json_message_uses_no_more_memory_than_its_text";
     alone(test, || {
-        let (server, mut stream) = server_and_bytes(Options::new().max_message_size(LONG));
+        let (server, mut stream) = server_and_bytes(&Options::new().max_message_size(LONG));
         let mut most = None;
         // The first is not JSON, so no value is made of it.
         for (piece, end, is_json) in [
@@ -367,10 +365,7 @@ fn a_full_send_queue_uses_little_more_memory_than_its_limit() {
             json!({"motor": 1, "speed": 0.5, "name": "left", "at": [1, 2, 3]}),
         ];
         for shape in shapes {
-            let options = Options::new()
-                .send_queue(LONG)
-                .linger(Duration::ZERO)
-                .clone();
+            let options = Options::new().send_queue(LONG).linger(Duration::ZERO);
             let (server, _stream) = server_and_bytes(&options);
             // Until the writer has taken a batch, and the kernel's buffers are full.
             let before = resident();

@@ -183,7 +183,7 @@ fn dropping_the_last_handle_sends_the_queued_messages_and_closes() {
 
 #[test]
 fn dropping_the_last_handle_waits_no_longer_than_linger() {
-    let options = Options::new().linger(Duration::from_millis(50)).clone();
+    let options = Options::new().linger(Duration::from_millis(50));
     // Never answers.
     let (client, mut raw) = client_and_raw(&options);
     within(DEADLINE, move || drop(client));
@@ -301,8 +301,7 @@ fn every_timeout_may_be_the_maximum_duration() {
         .close_timeout(longest)
         .linger(longest)
         .ping_interval(longest)
-        .ping_timeout(longest)
-        .clone();
+        .ping_timeout(longest);
     let (client, server) = pair_with(&options, &options);
     client.wait_ready_timeout(longest).unwrap();
     client.put_timeout(json!(1), longest).unwrap();
@@ -325,10 +324,7 @@ fn wait_ready_succeeds_for_a_connection_that_was_ready_and_has_ended() {
 #[test]
 fn pings_are_answered_both_ways_on_an_idle_connection() {
     let tick = Duration::from_millis(5);
-    let options = Options::new()
-        .ping_interval(tick)
-        .ping_timeout(DEADLINE)
-        .clone();
+    let options = Options::new().ping_interval(tick).ping_timeout(DEADLINE);
     let (client, mut raw) = client_and_raw(&options);
     let mut pings = 0;
     while pings < 10 {
@@ -369,9 +365,7 @@ fn a_full_subscription_is_not_a_ping_timeout() {
 
 #[test]
 fn close_reports_its_duration_and_how_many_messages_were_not_sent() {
-    let options = Options::new()
-        .close_timeout(Duration::from_millis(200))
-        .clone();
+    let options = Options::new().close_timeout(Duration::from_millis(200));
     let (client, _raw) = client_and_raw(&options);
     client.put(vec![0; 15 << 20]).unwrap();
     eventually("the writer has taken it", || {
@@ -386,7 +380,7 @@ fn close_reports_its_duration_and_how_many_messages_were_not_sent() {
 
 #[test]
 fn a_dropped_websocket_reports_its_linger_and_how_many_messages_were_not_sent() {
-    let options = Options::new().linger(Duration::from_millis(100)).clone();
+    let options = Options::new().linger(Duration::from_millis(100));
     let (client, _raw) = client_and_raw(&options);
     let subscription = client.subscribe();
     client.put(vec![0; 15 << 20]).unwrap();
@@ -400,9 +394,7 @@ fn a_dropped_websocket_reports_its_linger_and_how_many_messages_were_not_sent() 
 
 #[test]
 fn a_peer_that_closes_and_does_not_read_costs_one_timeout_and_its_close_is_reported() {
-    let options = Options::new()
-        .close_timeout(Duration::from_millis(300))
-        .clone();
+    let options = Options::new().close_timeout(Duration::from_millis(300));
     let (server, mut stream) = server_and_bytes(&options);
     server.put(vec![0; 15 << 20]).unwrap();
     stream.write_all(&masked_frame(0x88, b"\x03\xe8")).unwrap();
@@ -451,10 +443,7 @@ fn a_long_message_that_is_arriving_prevents_a_ping_timeout() {
 
 #[test]
 fn empty_messages_use_room_in_the_send_queue() {
-    let options = Options::new()
-        .send_queue(1000)
-        .linger(Duration::ZERO)
-        .clone();
+    let options = Options::new().send_queue(1000).linger(Duration::ZERO);
     let (client, _raw) = client_and_raw(&options);
     client.put(vec![0; 15 << 20]).unwrap();
     let taken = (0..1_000_000).take_while(|_| client.put_nowait(Vec::new()).is_ok());
@@ -505,8 +494,7 @@ fn close_in_a_sink_ends_in_time_when_the_peer_reads_nothing() {
     }
     let options = Options::new()
         .close_timeout(Duration::from_millis(100))
-        .ping_interval(None)
-        .clone();
+        .ping_interval(None);
     let (server, mut stream) = server_and_bytes(&options);
     server.subscribe_to(Closer(server.downgrade()));
     while server.put_nowait(vec![0; 1 << 20]).is_ok() {}
@@ -522,8 +510,7 @@ fn a_pong_that_is_late_behind_other_messages_is_not_a_ping_timeout() {
     let options = Options::new()
         .ping_interval(tick)
         .ping_timeout(2 * tick)
-        .receive_queue(Queue::Latest)
-        .clone();
+        .receive_queue(Queue::Latest);
     let (server, mut stream) = server_and_bytes(&options);
     let _subscription = server.subscribe();
     let (_never, pace) = bounded::<()>(0);
@@ -537,11 +524,10 @@ fn a_pong_that_is_late_behind_other_messages_is_not_a_ping_timeout() {
 #[test]
 fn ping_times_of_zero_turn_pings_off() {
     for options in [
-        Options::new().ping_interval(Duration::ZERO).clone(),
+        Options::new().ping_interval(Duration::ZERO),
         Options::new()
             .ping_interval(Duration::from_millis(10))
-            .ping_timeout(Duration::ZERO)
-            .clone(),
+            .ping_timeout(Duration::ZERO),
     ] {
         let (client, _server) = options.pair();
         let error = client
@@ -606,16 +592,16 @@ fn a_value_that_the_options_own_may_panic_when_it_is_dropped() {
             panic!("when dropped, on purpose");
         }
     }
-    let mut options = Options::new();
     let (one, two) = (Bomb, Bomb);
-    options.allow_origin_if(move |_| {
-        drop_nothing(&one);
-        true
-    });
-    options.header_with("X-Token", move || {
-        drop_nothing(&two);
-        Ok("a token".to_owned())
-    });
+    let options = Options::new()
+        .allow_origin_if(move |_| {
+            drop_nothing(&one);
+            true
+        })
+        .header_with("X-Token", move || {
+            drop_nothing(&two);
+            Ok("a token".to_owned())
+        });
     let (client, server) = pair_with(&options, &options);
     client.close().unwrap();
     server.wait_closed_timeout(DEADLINE).unwrap();
@@ -640,9 +626,7 @@ fn close_for_every_message_uses_one_thread_in_all() {
             Ok(())
         }
     }
-    let options = Options::new()
-        .close_timeout(Duration::from_millis(100))
-        .clone();
+    let options = Options::new().close_timeout(Duration::from_millis(100));
     let (server, mut stream) = server_and_bytes(&options);
     let (sender, counts) = unbounded();
     server.subscribe_to(Closer(server.downgrade(), sender));
@@ -675,8 +659,7 @@ fn an_orderly_end_is_reported_only_to_subscriptions_that_received_every_message(
     const MESSAGES: u8 = 20;
     let options = Options::new()
         .close_timeout(Duration::from_millis(20))
-        .receive_queue(Queue::Block(1))
-        .clone();
+        .receive_queue(Queue::Block(1));
     // Two threads reach the end of that time together. Either may be first, so this is repeated.
     let trying = [(); 8].map(|()| {
         let options = options.clone();
@@ -712,7 +695,7 @@ fn an_orderly_end_is_reported_only_to_subscriptions_that_received_every_message(
 
 #[test]
 fn a_subscription_that_is_removed_while_the_connection_closes_ends_immediately() {
-    let options = Options::new().close_timeout(20 * DEADLINE).clone();
+    let options = Options::new().close_timeout(20 * DEADLINE);
     let (client, mut raw) = client_and_raw(&options);
     let (subscription, kept) = (client.subscribe(), client.subscribe());
     // The peer reads nothing, so this is more than can be written: the Close frame has to wait.
@@ -764,10 +747,9 @@ fn the_peers_close_frame_is_the_reason_of_the_end_even_if_messages_were_not_sent
         for hang_up in [HangUp::Reset, HangUp::End].repeat(10) {
             for reconnect in [false, true] {
                 let (client, raw) = wire.client_and_raw(|options| {
-                    options.close_timeout(Duration::from_millis(50));
-                    if reconnect {
-                        options.reconnect(rtcbot_websocket::Backoff::default());
-                    }
+                    options
+                        .close_timeout(Duration::from_millis(50))
+                        .reconnect(reconnect.then(rtcbot_websocket::Backoff::default))
                 });
                 let (told, errors) = bounded(1);
                 client.on_error(move |error| told.send(error).unwrap());
@@ -808,8 +790,8 @@ fn the_peers_close_frame_is_the_reason_of_the_end_even_if_messages_were_not_sent
 fn a_reconnecting_client_obeys_the_peers_close_frame_even_if_messages_were_not_sent() {
     over_each(|wire| {
         for hang_up in [HangUp::Reset, HangUp::End].repeat(3) {
-            let mut options = wire.options();
-            options
+            let options = wire
+                .options()
                 .close_timeout(Duration::from_millis(50))
                 .linger(Duration::ZERO)
                 .reconnect(rtcbot_websocket::Backoff::default());
@@ -840,8 +822,10 @@ fn a_reconnecting_client_obeys_the_peers_close_frame_even_if_messages_were_not_s
 #[test]
 fn the_end_does_not_wait_until_a_sink_has_closed() {
     let hour = Duration::from_secs(3600);
-    let mut patient = Options::new();
-    patient.linger(hour).close_timeout(hour).ping_interval(None);
+    let patient = Options::new()
+        .linger(hour)
+        .close_timeout(hour)
+        .ping_interval(None);
     let (sink, mut silent) = server_and_bytes(&patient);
     let (ws, peer) = pair();
     ws.subscribe_to(sink);

@@ -74,8 +74,7 @@ fn a_client_that_waits_to_reconnect_has_no_descriptor() {
             max: hour,
             ..Backoff::default()
         };
-        let mut options = Options::new();
-        options.reconnect(backoff);
+        let options = Options::new().reconnect(backoff);
         let before = count();
         // One client loses its connection, and another one's attempt is refused.
         let mut server = Server::bind((testkit::own_address(), 0)).unwrap();

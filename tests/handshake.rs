@@ -33,18 +33,18 @@ fn a_client_sends_a_user_agent_unless_one_is_set() {
     assert!(default.basic_auth().is_none());
 
     let told = request_of(
-        Options::new()
+        &Options::new()
             .user_agent("robot/2")
             .origin("https://robot.example"),
     );
     assert_eq!(told.header("user-agent"), Some("robot/2"));
     assert_eq!(told.origin(), Some("https://robot.example"));
 
-    let none = request_of(Options::new().user_agent(""));
+    let none = request_of(&Options::new().user_agent(""));
     assert_eq!(none.header("user-agent"), None);
 
     // A header that is given by name has priority.
-    let twice = request_of(Options::new().header("User-Agent", "mine").user_agent("x"));
+    let twice = request_of(&Options::new().header("User-Agent", "mine").user_agent("x"));
     let all = twice.headers().get_all("user-agent");
     assert_eq!(all.iter().collect::<Vec<_>>(), ["mine"]);
 }
@@ -80,7 +80,7 @@ fn user_and_password_of_the_url_are_sent_and_checked() {
 
 #[test]
 fn user_and_password_may_be_options() {
-    let request = request_of(Options::new().basic_auth("op", "a:b"));
+    let request = request_of(&Options::new().basic_auth("op", "a:b"));
     assert!(request.basic_auth().unwrap().matches("op", "a:b"));
 }
 
@@ -107,8 +107,7 @@ fn two_logins_are_refused() {
 
 #[test]
 fn secrets_are_not_shown() {
-    let mut options = Options::new();
-    options
+    let options = Options::new()
         .proxy("http://me:hunter2@proxy")
         .header("Authorization", "Bearer hunter2");
     let shown = format!("{options:?}");
@@ -116,8 +115,9 @@ fn secrets_are_not_shown() {
     assert!(!shown.contains("hunter2"), "{shown}");
 
     let (url, asked) = redirecting(vec![redirect(302, "ftp://me:hunter2@x/")]);
-    let mut options = Options::new();
-    options.max_redirects(1).header("Authorization", "hunter2");
+    let options = Options::new()
+        .max_redirects(1)
+        .header("Authorization", "hunter2");
     let ws = options.connect(url).unwrap();
     let error = ws.wait_ready_timeout(DEADLINE).unwrap_err();
     assert!(error.to_string().contains("ftp"), "{error}");
@@ -169,8 +169,7 @@ fn a_query_is_not_shown() {
         "no".to_owned(),
     ] {
         let (url, asked) = redirecting(vec![answer]);
-        let mut options = Options::new();
-        let ws = options
+        let ws = Options::new()
             .max_redirects(1)
             .connect(format!("{url}/?{secret}"))
             .unwrap();
@@ -332,8 +331,7 @@ fn redirects_are_followed_as_far_as_allowed_and_secrets_stay_with_their_host() {
     let last = redirect(307, &format!("{}/end", server.url().replace("ws", "http")));
     let first = redirecting(vec![redirect(301, "/second?x=y"), last]);
     let url = first.0.replace("ws://", "ws://me:secret@");
-    let mut options = Options::new();
-    options
+    let options = Options::new()
         .header("Cookie", "session=1")
         .header("X-Token", "secret")
         .header_with("X-Renewed", || Ok("secret".to_owned()))
@@ -577,8 +575,7 @@ fn a_list_may_span_several_header_lines_with_any_blanks_between_elements() {
     ] {
         assert_eq!(made_of(&request), (true, 101), "{request}");
     }
-    let mut options = Options::new();
-    options.subprotocol("c");
+    let options = Options::new().subprotocol("c");
     for offers in [
         "Sec-WebSocket-Protocol: a\r\nSec-WebSocket-Protocol: b,\tc",
         "Sec-WebSocket-Protocol: \u{e9},c",
@@ -806,7 +803,7 @@ fn a_server_with_tls_accepts_only_its_own_pages_over_tls() {
         matches!(&error, Error::Refused { response } if response.status() == 403),
         "{error}"
     );
-    from(&plain, Options::new().allow_origin(&plain)).unwrap();
+    from(&plain, &Options::new().allow_origin(&plain)).unwrap();
 }
 
 // RFC 9112, section 3.2.2.
@@ -824,10 +821,10 @@ fn the_host_in_the_target_decides_which_origin_is_allowed() {
 fn only_pages_of_the_server_itself_may_connect_by_default() {
     let from = |origin: &str| UPGRADE.replace("Host: ", &format!("Origin: {origin}\r\nHost: "));
     for (options, origin, status) in [
-        (&Options::new(), "http://localhost", 101),
-        (&Options::new(), "https://localhost:80", 403),
-        (&Options::new(), "http://elsewhere", 403),
-        (&Options::new(), "null", 403),
+        (Options::new(), "http://localhost", 101),
+        (Options::new(), "https://localhost:80", 403),
+        (Options::new(), "http://elsewhere", 403),
+        (Options::new(), "null", 403),
         (
             Options::new().allow_origin("http://elsewhere"),
             "http://elsewhere",
@@ -854,7 +851,7 @@ fn only_pages_of_the_server_itself_may_connect_by_default() {
             403,
         ),
     ] {
-        let head = answer_to(&from(origin), options);
+        let head = answer_to(&from(origin), &options);
         assert!(
             head.starts_with(&format!("HTTP/1.1 {status} ")),
             "{origin}: {head}"
@@ -864,8 +861,7 @@ fn only_pages_of_the_server_itself_may_connect_by_default() {
 
 #[test]
 fn a_servers_headers_are_in_its_response() {
-    let mut options = Options::new();
-    options
+    let options = Options::new()
         .header("Set-Cookie", "a=1")
         .header("Set-Cookie", "b=2");
     let head = answer_to(UPGRADE, &options);
@@ -889,8 +885,7 @@ fn a_response_header_that_http_does_not_allow_is_an_error_of_the_server() {
 
 #[test]
 fn the_chosen_subprotocol_is_in_the_response() {
-    let mut options = Options::new();
-    options.subprotocol("b").subprotocol("a");
+    let options = Options::new().subprotocol("b").subprotocol("a");
     let offer = |names: &str| {
         UPGRADE.replace(
             "Host: ",

@@ -12,7 +12,7 @@ use testkit::{DEADLINE, pair, pair_with};
 
 /// A client that sends text unchanged, and a server in JSON mode.
 fn plain_client() -> (Websocket, Websocket) {
-    pair_with(Options::new().json(false), &Options::new())
+    pair_with(&Options::new().json(false), &Options::new())
 }
 
 /// Returns the messages that arrive in JSON mode for these texts.
@@ -215,7 +215,7 @@ fn a_number_is_decoded_with_all_its_digits() {
 #[test]
 fn a_relayed_message_is_sent_byte_for_byte_as_it_came() {
     let (first, relay) = plain_client();
-    let (onward, last) = pair_with(&Options::new(), Options::new().json(false));
+    let (onward, last) = pair_with(&Options::new(), &Options::new().json(false));
     relay.subscribe_to(onward.clone());
     // Whether or not its value is used on the way.
     relay.subscribe_callback(|message| drop(message.as_json().cloned()));
@@ -229,7 +229,7 @@ fn a_relayed_message_is_sent_byte_for_byte_as_it_came() {
 
 #[test]
 fn a_message_without_room_is_returned_unchanged() {
-    let (client, _server) = pair_with(Options::new().send_queue(1), &Options::new());
+    let (client, _server) = pair_with(&Options::new().send_queue(1), &Options::new());
     let mut deep = json!(0);
     for _ in 0..200 {
         deep = json!([deep]);

@@ -201,7 +201,7 @@ fn lives() -> Vec<(&'static str, Life, bool)> {
 }
 
 fn place(encrypted: bool) -> Place {
-    let (server, mut options) = match encrypted {
+    let (server, options) = match encrypted {
         #[cfg(feature = "native-tls")]
         true => {
             let pki = testkit::tls::pki();
@@ -213,7 +213,7 @@ fn place(encrypted: bool) -> Place {
         ),
     };
     // A loaded machine may need longer than a user would wait.
-    options.close_timeout(DEADLINE).linger(DEADLINE);
+    let options = options.close_timeout(DEADLINE).linger(DEADLINE);
     Place { server, options }
 }
 

@@ -242,8 +242,7 @@ fn peer(request: Request) {
 const TIME: Duration = Duration::from_secs(1);
 
 fn options() -> Options {
-    let mut options = Options::new();
-    options
+    let options = Options::new()
         .json(false)
         .ping_interval(TIME)
         .ping_timeout(TIME)
@@ -251,7 +250,7 @@ fn options() -> Options {
         .linger(TIME)
         .send_queue(64 << 10);
     #[cfg(feature = "native-tls")]
-    options.danger_accept_invalid_certs(true);
+    let options = options.danger_accept_invalid_certs(true);
     options
 }
 
@@ -271,9 +270,8 @@ fn connections(urls: &str, path: &str, each: usize, options: &Options) -> Vec<We
 
 /// Connections to peers that read slowly, with full buffers.
 fn full_connections(urls: &str, each: usize) -> Vec<Websocket> {
-    let mut options = options();
     // The reader holds a message that no consumer takes, so the writer has to notice the end.
-    options.paused(true);
+    let options = options().paused(true);
     let all = connections(urls, "/slow", each, &options);
     let message = Message::from(vec![0; 20_000]);
     for ws in &all {
@@ -420,8 +418,7 @@ fn a_server_shutdown_over_a_link_that_is_down_ends_within_its_timeout() {
             for server in servers {
                 thread::spawn(move || {
                     server.serve(|request| {
-                        let mut options = options();
-                        options
+                        let options = options()
                             .ping_interval(None)
                             .close_timeout(DEADLINE)
                             .linger(DEADLINE);
@@ -462,8 +459,7 @@ fn a_server_shutdown_over_a_link_that_is_down_ends_within_its_timeout() {
 #[test]
 fn a_client_reconnects_within_one_attempt_and_one_wait_of_the_link_coming_up() {
     Scenario::link_down_at_client(|urls| {
-        let mut options = options();
-        options.connect_timeout(TIME).reconnect(Backoff {
+        let options = options().connect_timeout(TIME).reconnect(Backoff {
             initial: 10 * MS,
             max: TIME / 2,
             // Without the maximum wait, the fourth one would be ten seconds.

@@ -15,12 +15,10 @@ const LONG: usize = 16 << 20;
 
 /// Nothing is sent and nothing is waited for unless a test asks for it.
 fn quiet() -> Options {
-    let mut options = Options::new();
-    options
+    Options::new()
         .ping_interval(None)
         .linger(Duration::ZERO)
-        .max_message_size(LONG);
-    options
+        .max_message_size(LONG)
 }
 
 /// The head of a client's binary frame of this length.

@@ -613,7 +613,7 @@ fn a_connection_that_is_dropped_by_its_callback_closes_in_order_without_another_
     among_refusals(
         "a_connection_that_is_dropped_by_its_callback_closes_in_order_without_another_thread",
         |threads| {
-            let (ws, mut peer) = with_its_threads(Options::new().ping_interval(None));
+            let (ws, mut peer) = with_its_threads(&Options::new().ping_interval(None));
             let own = Arc::new(Mutex::new(Some(ws.clone())));
             let (refusing, last) = (threads.clone(), own.clone());
             ws.subscribe_callback(move |_| {
@@ -638,7 +638,7 @@ fn a_connection_that_is_dropped_by_its_callback_ends_without_any_thread() {
     among_refusals(
         "a_connection_that_is_dropped_by_its_callback_ends_without_any_thread",
         |threads| {
-            let (ws, mut peer) = with_its_threads(Options::new().ping_interval(None));
+            let (ws, mut peer) = with_its_threads(&Options::new().ping_interval(None));
             let own = Arc::new(Mutex::new(Some(ws.clone())));
             let (refusing, last) = (threads.clone(), own.clone());
             ws.subscribe_callback(move |_| {

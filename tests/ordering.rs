@@ -47,7 +47,7 @@ fn messages_keep_their_order_through_put() {
 
 #[test]
 fn messages_keep_their_order_through_a_full_send_queue() {
-    let options = Options::new().send_queue(64).clone();
+    let options = Options::new().send_queue(64);
     let (client, server) = pair_with(&options, &options);
     let subscription = server.subscribe();
     let putter = client.clone();
@@ -200,8 +200,7 @@ fn messages_keep_their_order_in_both_directions_at_once() {
 fn a_slow_subscription_holds_the_peer_back_and_loses_nothing() {
     let options = Options::new()
         .receive_queue(Queue::Block(1))
-        .close_timeout(4 * DEADLINE)
-        .clone();
+        .close_timeout(4 * DEADLINE);
     let (client, server) = pair_with(&options, &options);
     let (slow, fast) = (server.subscribe(), server.subscribe_with(Queue::Unbounded));
     let putting = thread::spawn(move || {

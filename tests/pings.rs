@@ -18,10 +18,7 @@ const MS: Duration = Duration::from_millis(1);
 
 /// Options without keepalive pings.
 fn quiet() -> Options {
-    Options::new()
-        .ping_interval(None)
-        .close_timeout(DEADLINE)
-        .clone()
+    Options::new().ping_interval(None).close_timeout(DEADLINE)
 }
 
 fn time_of(answer: &Receiver<Duration>) -> Duration {
@@ -163,7 +160,7 @@ fn a_ping_on_a_closed_connection_is_refused() {
 
 #[test]
 fn keepalive_pings_set_the_latency() {
-    let often = Options::new().ping_interval(5 * MS).clone();
+    let often = Options::new().ping_interval(5 * MS);
     let (client, server) = pair_with(&often, &quiet());
     eventually("the latency", || client.latency().is_some());
     // Also while messages are sent all the time.
@@ -177,8 +174,7 @@ fn keepalive_pings_set_the_latency() {
 
 #[test]
 fn pings_of_the_program_and_of_the_keepalive_do_not_disturb_each_other() {
-    let mut often = Options::new();
-    often.ping_interval(MS).ping_timeout(DEADLINE);
+    let often = Options::new().ping_interval(MS).ping_timeout(DEADLINE);
     let (client, server) = pair_with(&often, &often);
     let until = Instant::now() + 500 * MS;
     while Instant::now() < until {

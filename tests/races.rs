@@ -104,8 +104,7 @@ fn pongs_are_sent_while_messages_are_put() {
     let tick = Duration::from_micros(200);
     let options = rtcbot_websocket::Options::new()
         .ping_interval(tick)
-        .ping_timeout(DEADLINE)
-        .clone();
+        .ping_timeout(DEADLINE);
     let (client, server) = testkit::pair_with(&options, &options);
     let subscription = server.subscribe();
     for round in 0..200 {

@@ -22,10 +22,10 @@ const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r
 const ONE: &str = "\u{1}1";
 
 fn options() -> Options {
-    let mut options = Options::new();
     // These servers do not answer a Close frame.
-    options.connect_timeout(DEADLINE).linger(Duration::ZERO);
-    options
+    Options::new()
+        .connect_timeout(DEADLINE)
+        .linger(Duration::ZERO)
 }
 
 /// Returns the error of a client whose server sends this response.
@@ -100,8 +100,7 @@ fn interim_responses_do_not_extend_the_deadline() {
             thread::sleep(Duration::from_millis(5));
         }
     });
-    let mut options = Options::new();
-    let ws = options
+    let ws = Options::new()
         .connect_timeout(Duration::from_millis(200))
         .connect(url)
         .unwrap();

@@ -78,7 +78,7 @@ impl Robot {
     }
 
     fn page(&self) -> Websocket {
-        let newest = Options::new().receive_queue(Queue::Latest).clone();
+        let newest = Options::new().receive_queue(Queue::Latest);
         let page = newest.connect(&self.url).unwrap();
         page.wait_ready_timeout(DEADLINE).unwrap();
         page

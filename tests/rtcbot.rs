@@ -288,7 +288,7 @@ fn on_error_is_called_whether_added_before_or_after() {
 
 #[test]
 fn json_can_be_turned_off() {
-    let options = Options::new().json(false).clone();
+    let options = Options::new().json(false);
     let (client, server) = pair_with(&options, &options);
     client.put_nowait("{\"a\": 1}").unwrap();
     assert!(

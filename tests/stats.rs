@@ -10,7 +10,7 @@ use rtcbot_websocket::{Error, Options, Queue, Websocket, json};
 use testkit::{DEADLINE, client_and_raw, eventually, pair_with, within};
 
 fn options() -> Options {
-    Options::new().json(false).ping_interval(None).clone()
+    Options::new().json(false).ping_interval(None)
 }
 
 #[test]
@@ -204,8 +204,7 @@ fn messages_that_a_full_sink_misses_after_a_close_are_counted() {
 
 #[test]
 fn messages_that_a_close_could_not_send_are_counted() {
-    let mut options = options();
-    options.close_timeout(Duration::from_millis(100));
+    let options = options().close_timeout(Duration::from_millis(100));
     let (client, _raw) = client_and_raw(&options);
     let mut put = 0;
     while client.put_nowait(vec![0; 100_000]).is_ok() {

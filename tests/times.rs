@@ -44,14 +44,14 @@ fn in_time<R>(promised: Duration, f: impl FnOnce() -> R) -> R {
 
 /// Connects with this timeout, and checks that it ends in time, at this stage.
 #[track_caller]
-fn times_out_at(stage: &str, options: &mut Options, url: &str) {
+fn times_out_at(stage: &str, options: Options, url: &str) {
     assert_eq!(times_out(options, url), stage);
 }
 
 /// As above; returns the stage.
 #[track_caller]
-fn times_out(options: &mut Options, url: &str) -> &'static str {
-    options.connect_timeout(TIME);
+fn times_out(options: Options, url: &str) -> &'static str {
+    let options = options.connect_timeout(TIME);
     let result = in_time(TIME, || {
         let ws = options.connect(url).unwrap();
         ws.wait_ready_timeout(DEADLINE)
@@ -79,14 +79,13 @@ fn trickle(stream: &mut dyn Write, bytes: &[u8]) {
 fn a_response_that_trickles_does_not_extend_the_connect_timeout() {
     over_each(|wire| {
         let (listener, url) = wire.listen();
-        let mut options = wire.options();
         thread::scope(|scope| {
             scope.spawn(|| {
                 let (mut stream, _) = wire.accept_bytes(&listener);
                 stream.write_all(b"HTTP/1.1 101 Switching").unwrap();
                 trickle(&mut stream, b" ");
             });
-            times_out_at("the server's handshake response", &mut options, &url);
+            times_out_at("the server's handshake response", wire.options(), &url);
         });
     });
 }
@@ -105,7 +104,7 @@ fn a_tls_handshake_that_trickles_does_not_extend_the_connect_timeout() {
                 .unwrap();
             trickle(&mut stream, b"\x03");
         });
-        times_out_at("the TLS handshake", &mut Options::new(), &url);
+        times_out_at("the TLS handshake", Options::new(), &url);
     });
 }
 
@@ -114,9 +113,8 @@ fn a_request_that_is_read_slowly_or_not_at_all_does_not_extend_the_connect_timeo
     over_each(|wire| {
         for takes in [0, 10_000] {
             let (listener, url) = wire.listen();
-            let mut options = wire.options();
             // More than the sockets take.
-            options.header("X-Long", "x".repeat(16 << 20));
+            let options = wire.options().header("X-Long", "x".repeat(16 << 20));
             let over = AtomicBool::new(false);
             thread::scope(|scope| {
                 scope.spawn(|| {
@@ -127,7 +125,7 @@ fn a_request_that_is_read_slowly_or_not_at_all_does_not_extend_the_connect_timeo
                     }
                 });
                 let stage = "the server to read the handshake request";
-                times_out_at(stage, &mut options, &url);
+                times_out_at(stage, options, &url);
                 over.store(true, Ordering::Relaxed);
             });
         }
@@ -150,9 +148,8 @@ fn redirects_share_one_connect_timeout() {
             let _ = stream.write_all(redirect.as_bytes());
         }
     });
-    let mut options = Options::new();
-    options.max_redirects(1000);
-    times_out(&mut options, &url);
+    let options = Options::new().max_redirects(1000);
+    times_out(options, &url);
 }
 
 #[test]
@@ -182,7 +179,7 @@ fn a_unix_server_that_accepts_no_client_is_awaited_no_longer_than_the_connect_ti
     rustix::net::listen(&listener, 0).unwrap();
     let _first = UnixStream::connect(&path).unwrap();
     let url = format!("ws+unix:{}", path.display());
-    times_out_at("the Unix socket's server", &mut Options::new(), &url);
+    times_out_at("the Unix socket's server", Options::new(), &url);
     std::fs::remove_file(&path).unwrap();
 }
 
@@ -204,8 +201,7 @@ fn a_client_that_does_not_read_the_response_is_awaited_no_longer_than_the_connec
     let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     stream.write_all(UPGRADE.as_bytes()).unwrap();
     let request = listener.next_timeout(DEADLINE).unwrap();
-    let mut options = Options::new();
-    options
+    let options = Options::new()
         .connect_timeout(TIME)
         .header("X-Long", "x".repeat(16 << 20));
     let error = in_time(TIME, || {
@@ -220,12 +216,10 @@ fn a_peer_that_sends_a_trickle_does_not_extend_the_close_timeout() {
         let ping = [0x89, 1, b'x'];
         let text = [0x81, 1, b'1'];
         for bytes in [ping, text] {
-            let (client, mut raw) = wire.client_and_raw(|options| {
-                options.close_timeout(SHORT).linger(SHORT);
-            });
-            let dropped = wire.client_and_raw(|options| {
-                options.close_timeout(DEADLINE).linger(SHORT);
-            });
+            let (client, mut raw) =
+                wire.client_and_raw(|options| options.close_timeout(SHORT).linger(SHORT));
+            let dropped =
+                wire.client_and_raw(|options| options.close_timeout(DEADLINE).linger(SHORT));
             let mut dropped_raw = dropped.1;
             thread::scope(|scope| {
                 scope.spawn(|| trickle(raw.get_mut(), &bytes));
@@ -359,9 +353,8 @@ fn get_timeout_ends_in_time_while_others_take_the_messages() {
 #[test]
 fn put_timeout_ends_in_time_while_others_take_the_room() {
     over_each(|wire| {
-        let (client, mut raw) = wire.client_and_raw(|options| {
-            options.send_queue(10_000).close_timeout(10 * MS);
-        });
+        let (client, mut raw) =
+            wire.client_and_raw(|options| options.send_queue(10_000).close_timeout(10 * MS));
         thread::scope(|scope| {
             scope.spawn(|| {
                 let mut taken = [0; 10_000];

@@ -141,8 +141,8 @@ fn a_ready_made_connector_is_used() {
         .unwrap();
     ws.wait_ready_timeout(DEADLINE).unwrap();
     let distrustful = TlsConnector::new().unwrap();
-    let mut options = pki.options();
-    let error = refusal(options.tls_connector(distrustful), &url);
+    let options = pki.options();
+    let error = refusal(&options.tls_connector(distrustful), &url);
     assert!(matches!(error, Error::Tls { .. }), "{error}");
 }
 
@@ -204,10 +204,10 @@ fn an_old_protocol_is_refused() {
         .unwrap()
         .tls_acceptor(acceptor);
     let url = serving(server);
-    let mut options = pki.options();
-    let error = refusal(options.min_tls_version(Protocol::Tlsv13), &url);
+    let error = refusal(&pki.options().min_tls_version(Protocol::Tlsv13), &url);
     assert!(matches!(error, Error::Tls { .. }), "{error}");
-    let ws = options
+    let ws = pki
+        .options()
         .min_tls_version(Protocol::Tlsv12)
         .connect(&url)
         .unwrap();
@@ -227,7 +227,7 @@ fn a_server_that_is_silent_in_the_tls_handshake_is_a_connect_timeout() {
     let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
     let url = format!("wss://{}/", listener.local_addr().unwrap());
     let limit = Duration::from_millis(50);
-    let error = refusal(Options::new().connect_timeout(limit), &url);
+    let error = refusal(&Options::new().connect_timeout(limit), &url);
     assert!(
         matches!(
             error,

@@ -518,12 +518,11 @@ impl ShutdownHandle for Faulty<Hook> {
 
 /// Options that notice a blocked half where the shutdown does not work.
 fn impatient() -> Options {
-    let mut options = Options::new();
-    options.ping_interval(Duration::from_millis(50));
-    options.ping_timeout(DEADLINE);
-    options.connect_timeout(Duration::from_millis(200));
-    options.close_timeout(Duration::from_secs(1));
-    options
+    Options::new()
+        .ping_interval(Duration::from_millis(50))
+        .ping_timeout(DEADLINE)
+        .connect_timeout(Duration::from_millis(200))
+        .close_timeout(Duration::from_secs(1))
 }
 
 #[track_caller]
@@ -677,7 +676,7 @@ fn a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending
             };
             for n in 0..40 {
                 let (client, mut server) = testkit::client_and_raw(
-                    Options::new()
+                    &Options::new()
                         .close_timeout(Duration::from_millis(50))
                         .linger(Duration::ZERO),
                 );
@@ -737,8 +736,8 @@ fn payloads_whose_destructors_panic_are_sent() {
 
         // These are never taken.
         let (client, server) = testkit::pair_with(
-            Options::new().close_timeout(Duration::from_millis(100)),
-            Options::new().receive_queue(Queue::Block(1)),
+            &Options::new().close_timeout(Duration::from_millis(100)),
+            &Options::new().receive_queue(Queue::Block(1)),
         );
         let _one_that_is_full = server.subscribe();
         let mut put = 0;
@@ -898,8 +897,7 @@ fn every_form_of_a_host_matches_its_certificate() {
 fn a_proxy_that_refuses_or_is_missing_is_an_error_without_the_password() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let mut options = Options::new();
-    options.proxy(format!("http://me:secret@{address}"));
+    let options = Options::new().proxy(format!("http://me:secret@{address}"));
     let ws = options.connect("ws://robot.invalid/").unwrap();
     let (mut stream, _) = listener.accept().unwrap();
     read_head(&mut stream);

@@ -90,8 +90,7 @@ fn converse(role: Role, input: &[u8]) {
         false => decisions.rest().to_vec(),
     };
 
-    let mut options = Options::new();
-    options
+    let mut options = Options::new()
         .json(json)
         .max_message_size(limits.message)
         .max_frame_size(limits.frame)
@@ -100,14 +99,14 @@ fn converse(role: Role, input: &[u8]) {
         .linger(PATIENCE)
         .paused(true);
     if bits & 2 != 0 {
-        options.read_buffer(1);
+        options = options.read_buffer(1);
     }
     let is_stuck = then == Then::Silence || matches!(receives, Receives::NothingAfter(_));
     if is_stuck {
-        options.close_timeout(MOMENT).linger(MOMENT);
+        options = options.close_timeout(MOMENT).linger(MOMENT);
         // Either of the two may end it first.
         if bits & 4 != 0 {
-            options.ping_interval(MOMENT / 2).ping_timeout(MOMENT / 2);
+            options = options.ping_interval(MOMENT / 2).ping_timeout(MOMENT / 2);
         }
     }
     let scene = Scene {

@@ -181,7 +181,7 @@ fn check_call(url: &str, decisions: &mut Decisions<'_>) {
     for _ in 0..decisions.byte() % 4 {
         let (name, value) = (header_name(decisions), header_value(decisions));
         names.push(name.to_ascii_lowercase());
-        options.header(name, value);
+        options = options.header(name, value);
     }
     let mut offered = Vec::new();
     for _ in 0..decisions.byte() % 4 {
@@ -192,20 +192,20 @@ fn check_call(url: &str, decisions: &mut Decisions<'_>) {
             }
         };
         offered.push(name.clone());
-        options.subprotocol(name);
+        options = options.subprotocol(name);
     }
     let user = (decisions.one_in(3)).then(|| decisions.text());
     if let Some(user) = &user {
-        options.basic_auth(user.clone(), SECRET);
+        options = options.basic_auth(user.clone(), SECRET);
     }
     if decisions.one_in(3) {
-        options.origin(origin(decisions));
+        options = options.origin(origin(decisions));
     }
     if decisions.one_in(3) {
-        options.user_agent(decisions.text());
+        options = options.user_agent(decisions.text());
     }
     if decisions.one_in(3) {
-        options.proxy(proxy(decisions));
+        options = options.proxy(proxy(decisions));
     }
     let shown = format!("{options:?}");
     let hidden = !format!("{:?}{:?}", names, options.response_headers()).contains(SECRET);

@@ -1153,8 +1153,7 @@ impl Websocket {
     /// use rtcbot_websocket::{Options, Server};
     ///
     /// let mut server = Server::bind("127.0.0.1:0")?;
-    /// let mut options = Options::new();
-    /// options.subprotocol("drive.v1");
+    /// let options = Options::new().subprotocol("drive.v1");
     /// let ws = options.connect(server.url())?;
     /// let _robot = options.accept(server.next().unwrap());
     /// ws.wait_ready()?;

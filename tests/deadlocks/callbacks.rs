@@ -89,8 +89,7 @@ impl Callback {
 /// Returns a client that hangs if a wait is ended only by its timeout, and its server.
 fn patient_client(wire: &Wire) -> (Websocket, TcpListener) {
     let (listener, url) = wire.listen();
-    let mut options = wire.options();
-    options.close_timeout(HOUR).linger(HOUR);
+    let options = wire.options().close_timeout(HOUR).linger(HOUR);
     (options.connect(url).unwrap(), listener)
 }
 
@@ -196,8 +195,11 @@ fn any_method_may_be_called_when_a_connection_is_lost() {
                 max: HOUR,
                 ..Backoff::default()
             };
-            let mut options = wire.options();
-            options.close_timeout(HOUR).linger(HOUR).reconnect(later);
+            let options = wire
+                .options()
+                .close_timeout(HOUR)
+                .linger(HOUR)
+                .reconnect(later);
             let client = options.connect(url).unwrap();
             let end = client.closed_signal().clone();
             let (sender, done) = bounded(1);
@@ -223,17 +225,19 @@ fn any_method_may_be_called_from_the_function_for_a_header() {
             let (listener, url) = wire.listen();
             let (give, given) = bounded::<Websocket>(1);
             let (sender, done) = bounded(1);
-            let mut options = wire.options();
-            options.close_timeout(HOUR).linger(HOUR);
-            options.header_with("X-Test", move || {
-                let ws = given.recv_timeout(DEADLINE)?;
-                if calls {
-                    call_everything(&ws, Callback::Header);
-                }
-                drop(ws);
-                sender.send(()).unwrap();
-                Ok("test".to_owned())
-            });
+            let options =
+                wire.options()
+                    .close_timeout(HOUR)
+                    .linger(HOUR)
+                    .header_with("X-Test", move || {
+                        let ws = given.recv_timeout(DEADLINE)?;
+                        if calls {
+                            call_everything(&ws, Callback::Header);
+                        }
+                        drop(ws);
+                        sender.send(()).unwrap();
+                        Ok("test".to_owned())
+                    });
             let client = options.connect(url).unwrap();
             let end = client.closed_signal().clone();
             give.send(client).unwrap();
@@ -251,9 +255,8 @@ fn any_method_may_be_called_from_the_function_for_a_header() {
 fn on_close_may_join_a_thread_that_is_sending() {
     over_each(|wire| {
         for callback in [Callback::OnClose, Callback::OnError] {
-            let (client, raw) = wire.client_and_raw(|options| {
-                options.send_queue(1).close_timeout(HOUR);
-            });
+            let (client, raw) =
+                wire.client_and_raw(|options| options.send_queue(1).close_timeout(HOUR));
             let sending = {
                 let client = client.clone();
                 let thread = thread::Builder::new().name("sends-223".into());
@@ -319,7 +322,7 @@ fn a_callback_that_puts_more_than_the_queue_holds_makes_progress() {
     over_each(|wire| {
         for callback in CALLBACKS {
             let (listener, url) = wire.listen();
-            let mut options = wire.options();
+            let options = wire.options();
             // Room for about ten.
             let client = options.send_queue(1000).connect(url).unwrap();
             let (sender, done) = bounded(1);

@@ -22,7 +22,7 @@ fn close_returns_within_its_timeout_with_every_queue_full() {
             options
                 .close_timeout(timeout)
                 .send_queue(1 << 20)
-                .ping_interval(None);
+                .ping_interval(None)
         });
         // Every queue has room for 1024.
         let unread = client.subscribe();
@@ -62,9 +62,8 @@ fn close_returns_within_its_timeout_with_every_queue_full() {
 #[test]
 fn close_is_orderly_while_received_messages_are_unread() {
     over_each(|wire| {
-        let (client, mut raw) = wire.client_and_raw(|options| {
-            options.receive_queue(Queue::Block(1));
-        });
+        let (client, mut raw) =
+            wire.client_and_raw(|options| options.receive_queue(Queue::Block(1)));
         let unread = client.subscribe();
         for _ in 0..100 {
             raw.send(tungstenite::Message::text("1")).unwrap();
@@ -150,9 +149,7 @@ fn close_waits_only_briefly_for_a_server_that_answers_and_keeps_the_stream_open(
     over_each(|wire| {
         let closing: Vec<_> = (0..30)
             .map(|_| {
-                let (client, mut raw) = wire.client_and_raw(|options| {
-                    options.close_timeout(HOUR);
-                });
+                let (client, mut raw) = wire.client_and_raw(|options| options.close_timeout(HOUR));
                 let closing = thread::spawn(move || client.close());
                 assert!(raw.read().unwrap().is_close());
                 let _ = raw.flush();
@@ -190,10 +187,9 @@ fn returning_from_main_ends_the_process() {
 }
 
 fn main_that_returns(url: &str) {
-    let mut options = Options::new();
+    let options = Options::new().ping_interval(None);
     #[cfg(feature = "native-tls")]
-    options.danger_accept_invalid_certs(true);
-    options.ping_interval(None);
+    let options = options.danger_accept_invalid_certs(true);
     let connect = || {
         let ws = options.connect(url).unwrap();
         ws.wait_ready_timeout(DEADLINE).unwrap();
@@ -215,9 +211,8 @@ fn main_that_returns(url: &str) {
 #[test]
 fn close_takes_effect_while_no_message_arrives() {
     over_each(|wire| {
-        let (client, mut raw) = wire.client_and_raw(|options| {
-            options.close_timeout(HOUR).ping_interval(None);
-        });
+        let (client, mut raw) =
+            wire.client_and_raw(|options| options.close_timeout(HOUR).ping_interval(None));
         let closing = thread::spawn(move || client.close());
         // The end is reported immediately, before it has sent anything.
         assert!(raw.read().unwrap().is_close());
@@ -230,9 +225,8 @@ fn close_takes_effect_while_no_message_arrives() {
 fn close_takes_effect_when_the_peer_never_sends_anything() {
     over_each(|wire| {
         let timeout = Duration::from_millis(50);
-        let (client, _raw) = wire.client_and_raw(|options| {
-            options.close_timeout(timeout).ping_interval(None);
-        });
+        let (client, _raw) =
+            wire.client_and_raw(|options| options.close_timeout(timeout).ping_interval(None));
         let error = within(DEADLINE, move || client.close()).unwrap_err();
         assert!(
             matches!(error, Error::CloseTimeout { unsent: 0, after } if after == timeout),

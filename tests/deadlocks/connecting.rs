@@ -141,7 +141,7 @@ fn a_client_reconnects_each_time_that_its_connection_is_cut() {
             max: Duration::from_millis(20),
             ..Backoff::default()
         };
-        let mut options = wire.options();
+        let options = wire.options();
         let ws = options.json(false).reconnect(soon).connect(url).unwrap();
         for n in 0..100u32 {
             let mut raw = wire.accept(&listener);

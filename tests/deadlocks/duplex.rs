@@ -26,9 +26,7 @@ fn under_a_flood_a_put_reaches_the_wire_within_50_ms() {
         }
     }
     over_each(|wire| {
-        let (client, server) = wire.pair(|options| {
-            options.send_queue(1 << 20);
-        });
+        let (client, server) = wire.pair(|options| options.send_queue(1 << 20));
         let slow = client.subscribe_to(Slow);
         let flooding = thread::spawn({
             let server = server.clone();
@@ -58,9 +56,7 @@ fn under_a_flood_a_put_reaches_the_wire_within_50_ms() {
 #[test]
 fn a_put_is_sent_while_nothing_arrives() {
     over_each(|wire| {
-        let (client, server) = wire.pair(|options| {
-            options.ping_interval(None);
-        });
+        let (client, server) = wire.pair(|options| options.ping_interval(None));
         for (from, to) in [(&client, &server), (&server, &client)] {
             let received = to.subscribe();
             for n in 0..100 {
@@ -82,7 +78,7 @@ fn an_idle_connection_makes_no_system_call_between_pings() {
         "duplex::an_idle_connection_makes_no_system_call_between_pings",
         || {
             over_each(|wire| {
-                let (client, server) = wire.pair(|_| {});
+                let (client, server) = wire.pair(|options| options);
                 let (_nothing, source) = unbounded::<Message>();
                 client.put_subscription(source);
                 client.subscribe_callback(|_| {});
@@ -147,9 +143,8 @@ fn all_messages_of_two_flooded_directions_arrive_though_a_peer_stops_reading_for
     }
     over_each(|wire| {
         for client_stops in [true, false] {
-            let (client, server) = wire.pair(|options| {
-                options.send_queue(1 << 20).ping_interval(None);
-            });
+            let (client, server) =
+                wire.pair(|options| options.send_queue(1 << 20).ping_interval(None));
             let (one, other) = match client_stops {
                 true => (client, server),
                 false => (server, client),
@@ -208,7 +203,7 @@ fn all_messages_of_two_flooded_directions_arrive_though_a_peer_stops_reading_for
 #[test]
 fn binary_messages_arrive() {
     over_each(|wire| {
-        let (client, server) = wire.pair(|_| {});
+        let (client, server) = wire.pair(|options| options);
         let echoed = client.subscribe();
         server.subscribe_to(server.clone());
         let bytes: Vec<u8> = (0..=255).collect();

@@ -40,12 +40,12 @@ enum End {
 const ENDS: [End; 4] = [End::Close, End::PeerCloses, End::Cut, End::Silence];
 
 impl End {
-    fn options(self, options: &mut Options) {
+    fn options(self, options: Options) -> Options {
         let tick = match self {
             End::Silence => Some(Duration::from_millis(50)),
             _ => None,
         };
-        options.ping_interval(tick).ping_timeout(tick);
+        options.ping_interval(tick).ping_timeout(tick)
     }
 
     /// Ends the connection, while the peer reads as long as it has to.

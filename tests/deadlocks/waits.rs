@@ -80,10 +80,9 @@ fn every_blocked_put_wakes_when_the_connection_ends_and_returns_its_message() {
     over_each(|wire| {
         for end in ENDS {
             let (client, mut raw) = wire.client_and_raw(|options| {
-                end.options(options);
-                options
+                end.options(options)
                     .send_queue(1)
-                    .close_timeout(Duration::from_millis(100));
+                    .close_timeout(Duration::from_millis(100))
             });
             let message = || Message::from(vec![1; 1 << 20]);
             let putting: Vec<_> = PUTS
@@ -137,7 +136,7 @@ fn a_peer_that_accepts_no_bytes_is_reported_within_ping_interval_and_ping_timeou
                 options
                     .ping_interval(interval)
                     .ping_timeout(timeout)
-                    .send_queue(1 << 20);
+                    .send_queue(1 << 20)
             });
             let putting = thread::spawn({
                 let client = client.clone();
@@ -172,7 +171,7 @@ fn a_blocked_write_ends_with_the_connection() {
                     .ping_interval(None)
                     .send_queue(1)
                     .close_timeout(timeout)
-                    .linger(timeout);
+                    .linger(timeout)
             });
             let messages = client.subscribe();
             let closed = client.closed_signal().clone();
@@ -203,7 +202,7 @@ fn a_blocked_write_ends_with_the_connection() {
 #[test]
 fn get_after_the_end_returns_the_queued_messages_and_then_the_reason() {
     over_each(|wire| {
-        let (client, server) = wire.pair(|_| {});
+        let (client, server) = wire.pair(|options| options);
         assert!(matches!(client.try_get(), Err(Error::Empty)));
         server.put_nowait(json!("last words")).unwrap();
         server.close().unwrap();

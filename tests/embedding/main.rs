@@ -261,7 +261,7 @@ fn threads_inherit_the_signal_mask_and_no_handler_is_installed() {
     assert_ne!(blocked, "0".repeat(16));
     over_each(|wire| {
         let blocked = own("status");
-        let (client, server) = wire.pair(|_| {});
+        let (client, server) = wire.pair(|options| options);
         client.put(1).unwrap();
         server.get().unwrap();
         let line = |status: &str| {
@@ -289,9 +289,7 @@ fn a_write_to_a_closed_stream_raises_no_sigpipe() {
             assert_eq!(parent_id(), 0);
             over_each(|wire| {
                 for _ in 0..20 {
-                    let (client, raw) = wire.client_and_raw(|options| {
-                        options.send_queue(1 << 20);
-                    });
+                    let (client, raw) = wire.client_and_raw(|options| options.send_queue(1 << 20));
                     let flooding = thread::spawn({
                         let client = client.clone();
                         move || while client.put(vec![0; 10_000]).is_ok() {}
@@ -317,17 +315,12 @@ fn signals_interrupt_no_call_and_delay_no_timeout() {
             // Before the calls: the peers cannot be interrupted. They answer neither pings nor a
             // Close frame.
             let time = Duration::from_secs(1);
-            let (pinging, _raw) = wire.client_and_raw(|options| {
-                options.ping_interval(time).ping_timeout(time);
-            });
-            let (closing, _other_raw) = wire.client_and_raw(|options| {
-                options.close_timeout(time);
-            });
+            let (pinging, _raw) =
+                wire.client_and_raw(|options| options.ping_interval(time).ping_timeout(time));
+            let (closing, _other_raw) = wire.client_and_raw(|options| options.close_timeout(time));
             interrupt();
             let begun = Instant::now();
-            let (client, server) = wire.pair(|options| {
-                options.max_message_size(16 << 20);
-            });
+            let (client, server) = wire.pair(|options| options.max_message_size(16 << 20));
             server.subscribe_to(server.clone());
             for n in 0..300 {
                 client.put(n).unwrap();
@@ -401,9 +394,7 @@ fn sees_it_end_well(child: u32) {
 
 /// A connection with all of its threads at work, and one handle to each end.
 fn busy(wire: &Wire) -> (Websocket, Websocket) {
-    let (client, server) = wire.pair(|options| {
-        options.linger(DEADLINE);
-    });
+    let (client, server) = wire.pair(|options| options.linger(DEADLINE));
     for ws in [&client, &server] {
         let (sender, receiver) = rtcbot_websocket::crossbeam_channel::bounded(16);
         ws.put_subscription(receiver);
@@ -419,9 +410,7 @@ fn a_forked_child_may_drop_its_copies_and_the_parent_notices_nothing() {
     let test = "a_forked_child_may_drop_its_copies_and_the_parent_notices_nothing";
     with_helper(test, "fork", || {
         over_each(|wire| {
-            let idle = wire.pair(|options| {
-                options.linger(DEADLINE);
-            });
+            let idle = wire.pair(|options| options.linger(DEADLINE));
             let busy = busy(wire);
             let subscription = busy.0.subscribe_with(Queue::Latest);
             let mut server = wire.server();
@@ -491,8 +480,8 @@ fn the_peer_notices_the_end_while_a_forked_child_has_a_copy() {
         "fork",
         || {
             over_each(|wire| {
-                let (closed, closed_raw) = wire.client_and_raw(|_| {});
-                let (dropped, dropped_raw) = wire.client_and_raw(|_| {});
+                let (closed, closed_raw) = wire.client_and_raw(|options| options);
+                let (dropped, dropped_raw) = wire.client_and_raw(|options| options);
                 let child = match parent_id() {
                     0 => loop {
                         thread::sleep(DEADLINE);

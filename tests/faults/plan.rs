@@ -305,8 +305,7 @@ impl Side {
     }
 
     pub fn options(&self, json: bool) -> Options {
-        let mut options = Options::new();
-        options
+        let mut options = Options::new()
             .json(json)
             .connect_timeout(self.connect_timeout)
             .close_timeout(self.close_timeout)
@@ -318,7 +317,7 @@ impl Side {
             .paused(self.paused);
         for consumer in &self.consumers {
             if let Kind::Get(room) | Kind::GetTimeout(room) = consumer.kind {
-                options.receive_queue(Queue::Block(room));
+                options = options.receive_queue(Queue::Block(room));
             }
         }
         options

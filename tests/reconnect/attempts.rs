@@ -141,8 +141,7 @@ fn an_untrusted_certificate_ends_a_client_and_a_tls_handshake_that_is_cut_does_n
     let stranger = options(soon()).connect(&url).unwrap();
     let error = stranger.wait_error_timeout(DEADLINE).unwrap().unwrap();
     assert!(matches!(error, Error::Tls { .. }), "{error}");
-    let mut known = options(soon());
-    known.root_certificate_pem(pki.ca.pem());
+    let known = options(soon()).root_certificate_pem(pki.ca.pem());
     let ws = known.connect(&url).unwrap();
     serving.join().unwrap();
     // Only shutting down the socket is left.
@@ -194,8 +193,7 @@ fn a_client_does_not_reconnect_after_a_permanent_close_even_with_queued_messages
 #[test]
 fn a_client_whose_peer_falls_silent_reconnects() {
     let host = Host::new();
-    let mut impatient = options(soon());
-    impatient.ping_interval(20 * MS).ping_timeout(20 * MS);
+    let impatient = options(soon()).ping_interval(20 * MS).ping_timeout(20 * MS);
     let ws = impatient.connect(host.url()).unwrap();
     let silent = host.accept();
     eventually("that it is given up", || {
@@ -251,13 +249,11 @@ fn settings_that_make_no_sense_are_refused() {
         .unwrap_err();
     assert_eq!(setting(refused), "reconnect");
     for name in ["no name", "sec-websocket-key"] {
-        let mut options = Options::new();
-        options.header_with(name, || Ok(String::new()));
+        let options = Options::new().header_with(name, || Ok(String::new()));
         let refused = options.connect("ws://localhost/").unwrap_err();
         assert_eq!(setting(refused), "header");
     }
-    let mut twice = Options::new();
-    twice.header_with("authorization", || Ok(String::new()));
+    let twice = Options::new().header_with("authorization", || Ok(String::new()));
     let refused = twice.connect("ws://me:secret@localhost/").unwrap_err();
     assert_eq!(setting(refused), "basic_auth");
     let refused = twice.basic_auth("me", "secret").connect("ws://localhost/");
@@ -280,8 +276,7 @@ fn reconnect_has_no_effect_on_a_server_or_a_pair() {
 #[test]
 fn a_client_that_was_paused_reconnects() {
     let host = Host::new();
-    let mut options = options(soon());
-    options.paused(true).close_timeout(20 * MS);
+    let options = options(soon()).paused(true).close_timeout(20 * MS);
     let ws = options.connect(host.url()).unwrap();
     let mut raw = host.accept();
     for n in 0..10 {

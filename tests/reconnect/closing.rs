@@ -148,7 +148,7 @@ fn callbacks_may_put_close_and_drop_the_last_handle() {
 #[test]
 fn a_close_between_two_connections_does_not_wait_for_a_slow_consumer() {
     let host = Host::new();
-    let (ws, slow) = behind(&host, options(never()).close_timeout(20 * MS));
+    let (ws, slow) = behind(&host, &options(never()).close_timeout(20 * MS));
     eventually("that it is lost", || {
         let _ = ws.put_nowait("into the void");
         ws.last_error().is_some()

@@ -31,9 +31,8 @@ fn an_error_of_a_header_function_may_use_the_websocket_when_it_is_dropped() {
 
     let (give, take) = crossbeam_channel::bounded(1);
     let attempts = Arc::new(AtomicUsize::new(0));
-    let mut options = options(soon());
     let counted = attempts.clone();
-    options.header_with("X-Token", move || {
+    let options = options(soon()).header_with("X-Token", move || {
         counted.fetch_add(1, Ordering::SeqCst);
         let own: rtcbot_websocket::WeakWebsocket = take.recv_timeout(DEADLINE)?;
         Err(Nosy(own).into())
@@ -52,8 +51,7 @@ fn an_error_of_a_header_function_may_use_the_websocket_when_it_is_dropped() {
 fn headers_are_renewed_for_each_attempt() {
     let mut server = Server::bind((own_address(), 0)).unwrap();
     let count = AtomicUsize::new(0);
-    let mut options = options(soon());
-    options.header_with("X-Token", move || {
+    let options = options(soon()).header_with("X-Token", move || {
         match count.fetch_add(1, Ordering::SeqCst) {
             1 => Err("no token today".into()),
             n => Ok(format!("token {n}")),
@@ -75,16 +73,16 @@ fn headers_are_renewed_for_each_attempt() {
 fn a_header_function_that_panics_or_returns_an_invalid_value_fails_one_attempt() {
     let mut server = Server::bind((own_address(), 0)).unwrap();
     let count = AtomicUsize::new(0);
-    let mut options = options(soon());
-    options
-        .header("X-Token", "never seen")
-        .header_with("x-token", move || {
-            match count.fetch_add(1, Ordering::SeqCst) {
-                0 => panic!("on purpose"),
-                1 => Ok("two\r\nlines".into()),
-                _ => Ok("fine".into()),
-            }
-        });
+    let options =
+        options(soon())
+            .header("X-Token", "never seen")
+            .header_with("x-token", move || {
+                match count.fetch_add(1, Ordering::SeqCst) {
+                    0 => panic!("on purpose"),
+                    1 => Ok("two\r\nlines".into()),
+                    _ => Ok("fine".into()),
+                }
+            });
     let ws = options.connect(server.url()).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
     let mut tokens = request.headers().get_all("x-token").iter();
@@ -103,8 +101,7 @@ fn a_panic_payload_of_a_header_function_may_panic_when_it_is_dropped() {
     }
     let mut server = Server::bind((own_address(), 0)).unwrap();
     let count = AtomicUsize::new(0);
-    let mut options = options(soon());
-    options.header_with("X-Token", move || {
+    let options = options(soon()).header_with("X-Token", move || {
         if count.fetch_add(1, Ordering::SeqCst) == 0 {
             std::panic::panic_any(Bomb);
         }
@@ -122,8 +119,7 @@ fn a_header_function_that_owns_its_websocket_is_dropped_at_the_end() {
     let (give, take) = crossbeam_channel::bounded::<Websocket>(1);
     let alive = Arc::new(());
     let (held, own) = (alive.clone(), std::sync::OnceLock::new());
-    let mut options = Options::new();
-    options.header_with("X-Token", move || {
+    let options = Options::new().header_with("X-Token", move || {
         let ws = own.get_or_init(|| take.recv().unwrap());
         Ok(format!("{} {}", ws.name().len(), Arc::strong_count(&held)))
     });
@@ -152,12 +148,13 @@ fn a_failing_header_function_ends_a_client_without_reconnect() {
 fn a_put_in_a_header_function_does_not_wait_for_room() {
     let (give, take) = crossbeam_channel::bounded::<Websocket>(1);
     let (told, result) = unbounded();
-    let mut options = options(soon());
-    options.send_queue(100).header_with("X-Token", move || {
-        let ws = take.recv_timeout(DEADLINE)?;
-        told.send(ws.put(vec![0; 90]).is_err_and(|error| error.is_full()))?;
-        Ok("token".to_owned())
-    });
+    let options = options(soon())
+        .send_queue(100)
+        .header_with("X-Token", move || {
+            let ws = take.recv_timeout(DEADLINE)?;
+            told.send(ws.put(vec![0; 90]).is_err_and(|error| error.is_full()))?;
+            Ok("token".to_owned())
+        });
     let ws = options.connect("ws://127.0.0.1:1/").unwrap();
     ws.put_nowait(vec![0; 90]).unwrap();
     give.send(ws.clone()).unwrap();

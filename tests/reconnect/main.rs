@@ -47,7 +47,6 @@ fn options(backoff: Backoff) -> Options {
         .json(false)
         .reconnect(backoff)
         .close_timeout(DEADLINE)
-        .clone()
 }
 
 /// A server that does what the test says, one connection after the other.

@@ -140,8 +140,7 @@ fn queued_messages_go_to_the_next_connection_when_a_server_goes_away() {
 #[test]
 fn a_waiting_put_continues_on_the_next_connection() {
     let host = Host::new();
-    let mut small = options(soon());
-    small.send_queue(1000);
+    let small = options(soon()).send_queue(1000);
     let ws = small.connect(host.url()).unwrap();
     drop(host.accept());
     eventually("the loss", || ws.last_error().is_some());

@@ -26,8 +26,7 @@ fn flood(raw: &mut Raw) {
 #[track_caller]
 fn sending_back_does_not_delay_the_next_connection(send_back: impl Fn(&Websocket)) {
     let host = Host::new();
-    let mut options = options(soon());
-    options.send_queue(64 << 10).close_timeout(20 * MS);
+    let options = options(soon()).send_queue(64 << 10).close_timeout(20 * MS);
     let ws = options.connect(host.url()).unwrap();
     send_back(&ws);
     let mut raw = host.accept();
@@ -63,9 +62,10 @@ fn a_pipe_back_does_not_delay_the_next_connection() {
 #[test]
 fn a_pipe_back_does_not_delay_the_next_connection_when_the_peer_falls_silent() {
     let host = Host::new();
-    let mut options = options(soon());
-    options.send_queue(64 << 10);
-    options.ping_interval(50 * MS).ping_timeout(50 * MS);
+    let options = options(soon())
+        .send_queue(64 << 10)
+        .ping_interval(50 * MS)
+        .ping_timeout(50 * MS);
     let ws = options.connect(host.url()).unwrap();
     ws.subscribe_to(ws.clone());
     let mut raw = host.accept();
@@ -129,9 +129,11 @@ fn a_callback_that_sends_back_does_not_delay_the_next_connection() {
 #[test]
 fn a_pipe_that_is_removed_during_an_attempt_does_not_keep_the_client_alive() {
     let host = Host::new();
-    let mut options = options(soon());
-    options.send_queue(64 << 10).close_timeout(20 * MS);
-    options.connect_timeout(HOUR).linger(20 * MS);
+    let options = options(soon())
+        .send_queue(64 << 10)
+        .close_timeout(20 * MS)
+        .connect_timeout(HOUR)
+        .linger(20 * MS);
     let ws = options.connect(host.url()).unwrap();
     let pipe = ws.subscribe_to(ws.clone());
     let mut raw = host.accept();

@@ -12,7 +12,7 @@ use crate::{Host, MS, behind, never, number, numbered, options, soon};
 #[test]
 fn a_slow_consumer_receives_all_of_a_lost_connection_while_there_is_no_other() {
     let host = Host::new();
-    let (ws, slow) = behind(&host, options(never()).close_timeout(20 * MS));
+    let (ws, slow) = behind(&host, &options(never()).close_timeout(20 * MS));
     // Nothing can be written either, which only a write discovers. During the whole close timeout,
     // that must cost the consumer no message.
     for _ in 0..20 {
@@ -30,9 +30,8 @@ fn a_slow_consumer_receives_all_of_a_lost_connection_while_there_is_no_other() {
 #[test]
 fn messages_waiting_for_a_slow_consumer_come_before_those_of_the_next_connection() {
     let host = Host::new();
-    let mut options = options(soon());
     // Not everything is read at once: some is left in the socket.
-    options.close_timeout(20 * MS).read_buffer(4096);
+    let options = options(soon()).close_timeout(20 * MS).read_buffer(4096);
     let ws = options.connect(host.url()).unwrap();
     let slow = ws.subscribe_with(Queue::Block(1));
     let mut raw = host.accept();
@@ -62,7 +61,10 @@ fn messages_waiting_for_a_slow_consumer_come_before_those_of_the_next_connection
 #[test]
 fn messages_waiting_for_a_slow_consumer_outlive_a_client_that_is_refused() {
     let host = Host::new();
-    let (ws, slow) = behind(&host, options(soon()).close_timeout(Duration::from_secs(3)));
+    let (ws, slow) = behind(
+        &host,
+        &options(soon()).close_timeout(Duration::from_secs(3)),
+    );
     let (answered, answer) = unbounded();
     let serving = thread::spawn(move || {
         host.answer("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
@@ -96,10 +98,9 @@ fn a_subscriber_removed_before_the_next_connection_is_dropped_immediately() {
     let (give, take) = crossbeam_channel::bounded::<Old>(1);
     let (told, result) = unbounded();
     let (go, gate) = unbounded::<()>();
-    let mut options = options(soon());
     // Each session has a consumer of its own. The last one has to finish before the next one
     // begins.
-    options
+    let options = options(soon())
         .close_timeout(20 * MS)
         .header_with("X-Session", move || {
             if let Ok((ws, slow, taking)) = take.try_recv() {
@@ -135,12 +136,12 @@ fn messages_beyond_the_limit_kept_for_a_slow_consumer_are_counted() {
     const EACH: u32 = 12;
     const SIZE: usize = 4096;
     let host = Host::new();
-    let mut options = options(Backoff {
+    let options = options(Backoff {
         initial: MS,
         max: MS,
         ..Backoff::default()
-    });
-    options.close_timeout(2 * MS);
+    })
+    .close_timeout(2 * MS);
     let ws = options.connect(host.url()).unwrap();
     let slow = ws.subscribe_with(Queue::Block(1));
     let (stop, stopped) = unbounded::<()>();

@@ -12,7 +12,7 @@ use crate::{server, serving, stream_to};
 #[test]
 fn a_broadcast_reaches_all_in_their_own_mode_and_returns_those_without_room() {
     let mut server = server();
-    let (json_mode, text_mode) = (Options::new(), Options::new().json(false).clone());
+    let (json_mode, text_mode) = (Options::new(), Options::new().json(false));
     let (json_client, _json_peer) = pair_over(&mut server, &json_mode, &json_mode);
     let (text_client, _text_peer) = pair_over(&mut server, &text_mode, &text_mode);
     // It takes nothing, and has room for one message.
@@ -50,7 +50,7 @@ fn a_broadcast_reaches_all_in_their_own_mode_and_returns_those_without_room() {
 fn broadcasts_from_many_threads_arrive_everywhere_in_the_order_of_each() {
     const EACH: usize = 2000;
     let mut server = server();
-    let options = Options::new().receive_queue(Queue::Unbounded).clone();
+    let options = Options::new().receive_queue(Queue::Unbounded);
     let pairs: Vec<_> = (0..5)
         .map(|_| pair_over(&mut server, &options, &options))
         .collect();

@@ -110,8 +110,7 @@ fn shutdown_ends_within_its_timeout_when_a_client_does_not_answer() {
 #[test]
 fn a_connection_accepted_during_a_shutdown_ends_with_it() {
     let mut server = server();
-    let mut patient = Options::new();
-    patient.close_timeout(Duration::from_secs(3600));
+    let patient = Options::new().close_timeout(Duration::from_secs(3600));
     let mut accept = || {
         let mut stream = stream_to(&server);
         stream.write_all(UPGRADE.as_bytes()).unwrap();
@@ -452,8 +451,7 @@ fn the_iterator_ends_with_the_last_of_several_shutdowns() {
     // Blocks the connection's own thread until it is released.
     let (go_on, waits) = mpsc::channel::<()>();
     let waits = parking_lot::Mutex::new(waits);
-    let mut options = Options::new();
-    options.allow_origin_if(move |_| waits.lock().recv().is_ok());
+    let options = Options::new().allow_origin_if(move |_| waits.lock().recv().is_ok());
     let _client = Options::new()
         .header("Origin", "https://elsewhere.example")
         .connect(crate::testkit::url(&server))
@@ -549,8 +547,7 @@ fn functions_of_options_that_shut_down_do_not_wait_for_each_other() {
     let (done, result) = mpsc::channel();
     let pairs = [(); 2].map(|()| {
         let (handle, done, all_there) = (server.handle(), done.clone(), all_there.clone());
-        let mut options = Options::new();
-        options.allow_origin_if(move |_| {
+        let options = Options::new().allow_origin_if(move |_| {
             all_there.wait();
             let _ = done.send(handle.shutdown(Duration::from_secs(3600)));
             false

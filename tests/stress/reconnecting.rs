@@ -44,21 +44,20 @@ impl Losses {
 
 /// What both sides have in common: they soon give up a connection that stalls.
 fn impatient(options: &Options, decisions: &mut Decisions<'_>) -> Options {
-    let mut options = options.clone();
     options
+        .clone()
         .json(false)
         .send_queue(64 << decisions.below(10))
         .connect_timeout(2 * DEADLINE)
         .close_timeout(500 * MS)
         .ping_interval(200 * MS)
-        .ping_timeout(decisions.millis(500, 2000));
-    options
+        .ping_timeout(decisions.millis(500, 2000))
 }
 
 pub fn serve(losses: &Arc<Losses>, request: Request) {
     add(&losses.served, 1);
     let mut decisions = Decisions::from_seed(get(&losses.served) << 20);
-    let mut options = impatient(&Options::new(), &mut decisions);
+    let options = impatient(&Options::new(), &mut decisions);
     let ws = options.paused(true).accept(request);
     // Reading waits while the message cannot be sent back.
     ws.subscribe_to(ws.clone());
@@ -79,7 +78,7 @@ pub fn call(world: &World, losses: &Losses, client: &Client) {
     let mut decisions = Decisions::from_seed(number + 100);
     while !world.is_over() {
         add(&world.counters.connections, 1);
-        let mut options = impatient(&client.options, &mut decisions);
+        let options = impatient(&client.options, &mut decisions);
         let backoff = Backoff {
             initial: 5 * MS,
             max: 200 * MS,

@@ -63,16 +63,15 @@ impl Deliveries {
 }
 
 fn change(options: &Options) -> Options {
-    let mut options = options.clone();
     options
+        .clone()
         .connect_timeout(Duration::from_secs(5))
         .close_timeout(Duration::from_secs(3))
         .linger(Duration::from_secs(1))
         .ping_interval(Duration::from_secs(1))
         .ping_timeout(Duration::from_secs(2))
         .send_queue(1 << 20)
-        .receive_queue(Queue::Block(64));
-    options
+        .receive_queue(Queue::Block(64))
 }
 
 /// The messages of a client are numbered across its connections.

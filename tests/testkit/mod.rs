@@ -71,7 +71,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 /// A client and the server's end of the same connection, both ready.
 pub fn pair() -> (Websocket, Websocket) {
     // A loaded machine may need longer than a user would wait.
-    let options = Options::new().close_timeout(DEADLINE).clone();
+    let options = Options::new().close_timeout(DEADLINE);
     pair_with(&options, &options)
 }
 
@@ -145,10 +145,7 @@ pub const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: localhost\r\nUpgrade: web
 
 /// Options by which a silent peer is a ping timeout after two ticks.
 pub fn pinging(tick: Duration) -> Options {
-    Options::new()
-        .ping_interval(tick)
-        .ping_timeout(tick)
-        .clone()
+    Options::new().ping_interval(tick).ping_timeout(tick)
 }
 
 /// Sends messages on a thread until nothing more can be sent. Reads nothing.

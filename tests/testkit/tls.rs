@@ -57,17 +57,14 @@ impl Pki {
 
     /// Options that trust this authority.
     pub fn options(&self) -> Options {
-        let mut options = Options::new();
-        options
+        Options::new()
             .root_certificate_pem(self.ca.pem())
-            .close_timeout(DEADLINE);
-        options
+            .close_timeout(DEADLINE)
     }
 
     /// A client and the server's end of the same connection, both ready.
-    pub fn pair(&self, change: impl Fn(&mut Options)) -> (Websocket, Websocket) {
-        let mut options = self.options();
-        change(&mut options);
+    pub fn pair(&self, change: impl Fn(Options) -> Options) -> (Websocket, Websocket) {
+        let options = change(self.options());
         super::pair_over(&mut self.server(), &options, &options)
     }
 

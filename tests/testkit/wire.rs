@@ -86,13 +86,13 @@ impl Wire {
     /// For clients and servers that trust each other. A loaded machine may need longer to connect
     /// and to close than a user would wait.
     pub fn options(&self) -> Options {
-        let mut options = match self {
+        match self {
             Wire::Ws => Options::new(),
             #[cfg(feature = "native-tls")]
             Wire::Wss(tls) => tls.options.clone(),
-        };
-        options.connect_timeout(DEADLINE).close_timeout(DEADLINE);
-        options
+        }
+        .connect_timeout(DEADLINE)
+        .close_timeout(DEADLINE)
     }
 
     pub fn server(&self) -> Server {
@@ -104,9 +104,8 @@ impl Wire {
     }
 
     /// A client and the server's end of the same connection, both ready.
-    pub fn pair(&self, change: impl Fn(&mut Options)) -> (Websocket, Websocket) {
-        let mut options = self.options();
-        change(&mut options);
+    pub fn pair(&self, change: impl Fn(Options) -> Options) -> (Websocket, Websocket) {
+        let options = change(self.options());
         super::pair_over(&mut self.server(), &options, &options)
     }
 
@@ -139,9 +138,8 @@ impl Wire {
     }
 
     /// A client of this crate and a raw server.
-    pub fn client_and_raw(&self, change: impl Fn(&mut Options)) -> (Websocket, Raw) {
-        let mut options = self.options();
-        change(&mut options);
+    pub fn client_and_raw(&self, change: impl Fn(Options) -> Options) -> (Websocket, Raw) {
+        let options = change(self.options());
         let (listener, url) = self.listen();
         let client = options.connect(url).unwrap();
         let raw = self.accept(&listener);
