@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rtcbot_websocket::crossbeam_channel::{select, tick};
 use rtcbot_websocket::pubsub::Producer;
-use rtcbot_websocket::{Backoff, Message, Options, Queue, json};
+use rtcbot_websocket::{Backoff, Message, Options, Queue, State, json};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -31,14 +31,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .connect(&url)?;
     ws.on_ready(|| println!("the robot is connected"));
     let (socket, mut before) = (ws.downgrade(), 0);
-    ws.on_disconnect(move |reason| {
-        let Some(ws) = socket.upgrade() else { return };
-        let all = ws.stats().unconfirmed;
-        println!(
-            "lost the robot: {reason}; up to {} orders may be lost",
-            all - before
-        );
-        before = all;
+    ws.on_event(move |state| match (state, socket.upgrade()) {
+        (
+            State::Reconnecting {
+                attempt: 1, reason, ..
+            },
+            Some(ws),
+        ) => {
+            let lost = ws.stats().unconfirmed - before;
+            println!("lost the robot: {reason}; up to {lost} orders may be lost");
+            before += lost;
+        }
+        (State::Reconnecting { reason, .. }, _) => println!("no robot: {reason}"),
+        _ => {}
     });
 
     // After a reconnect, the robot receives only the newest of the orders that were not sent.
@@ -69,7 +74,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 let sent = stats.messages_out;
                 let reason = ws.last_error().map(|error| error.to_string());
                 let reason = reason.unwrap_or_else(|| "connecting".to_owned());
-                match (ws.is_ready(), ws.latency()) {
+                match (ws.is_ready(), ws.stats().latency) {
                     (true, Some(latency)) => {
                         println!("{state}, round trip {:?}, {sent} sent", latency.smoothed);
                     }

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::thread;
 use std::time::Duration;
 
-use rtcbot_websocket::{Server, Websocket, crossbeam_channel, json};
+use rtcbot_websocket::{Server, State, Websocket, crossbeam_channel, json};
 
 fn main() -> Result<(), Box<dyn Error>> {
     // Port 0 is any free port.
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // A direct put detaches the source. Then close, and wait for the robot to end.
     ws.put_nowait("that is all")?;
     ws.close()?;
-    if let Some(reason) = ws.end_reason() {
+    if let State::Closed { reason, .. } = ws.state() {
         println!("operator: {reason}");
     }
 

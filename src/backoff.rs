@@ -41,6 +41,13 @@ pub struct Backoff {
     ///
     /// Defaults to 0.5: a wait of 10 seconds takes 5 to 10 seconds.
     pub jitter: f64,
+    /// Whether the client connects again after every end of a connection, until this program
+    /// closes.
+    ///
+    /// Otherwise it does so after [transient](crate::Error::is_transient) errors only.
+    ///
+    /// Defaults to `false`.
+    pub until_closed: bool,
 }
 
 impl Default for Backoff {
@@ -50,6 +57,7 @@ impl Default for Backoff {
             max: Duration::from_secs(10),
             factor: 2.0,
             jitter: 0.5,
+            until_closed: false,
         }
     }
 }
@@ -124,6 +132,7 @@ mod tests {
             max: 1000 * MS,
             factor: 3.0,
             jitter: 0.5,
+            until_closed: false,
         }
     }
 

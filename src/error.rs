@@ -170,6 +170,22 @@ pub enum Error {
         after: Duration,
     },
 
+    /// No message arrived within [`receive_timeout`](crate::Options::receive_timeout).
+    #[error("no message arrived within {after:?}")]
+    ReceiveTimeout {
+        /// The time allowed.
+        after: Duration,
+    },
+
+    /// This program shut the connection down without a closing handshake, by
+    /// [`abort`](crate::Websocket::abort) or
+    /// [`reconnect_now`](crate::Websocket::reconnect_now).
+    #[error("the connection was aborted by this side; {unsent} messages were not sent")]
+    Aborted {
+        /// The number of accepted messages that were not sent.
+        unsent: usize,
+    },
+
     /// The closing handshake did not complete within `close_timeout`, and the peer had sent no
     /// Close frame by then. The connection was shut down.
     #[error(
@@ -183,9 +199,10 @@ pub enum Error {
         unsent: usize,
     },
 
-    /// The connection was closed with a Close frame; no more messages will arrive. This is an
-    /// [orderly](Self::is_orderly) end unless messages of this side were not sent: see
-    /// [`Close::unsent`].
+    /// The connection was closed with a Close frame; no more messages will arrive.
+    ///
+    /// This is an [orderly](Self::is_orderly) end unless the peer's code reports an error, or
+    /// messages of this side were not sent: see [`Close::unsent`].
     #[error("the connection is closed: {0}")]
     Closed(Close),
 
@@ -319,7 +336,7 @@ impl Error {
     /// Transient are:
     ///
     /// - The server cannot be reached, or its name cannot be resolved.
-    /// - Connecting, a ping or closing timed out.
+    /// - Connecting, a ping or closing timed out, or no message arrived in time.
     /// - The connection was lost without a closing handshake.
     /// - The server answered with status 408, 425, 429, or any 5xx but 501 and 505.
     /// - The peer closed with code 1001 (going away), 1011 (internal error), 1012 (service
@@ -353,6 +370,7 @@ impl Error {
             | Error::Header { .. }
             | Error::Lost(_)
             | Error::PingTimeout { .. }
+            | Error::ReceiveTimeout { .. }
             | Error::CloseTimeout { .. }
             | Error::Thread(_) => true,
             Error::Proxy { transient, .. } => *transient,
@@ -369,8 +387,10 @@ impl Error {
         }
     }
 
-    /// Returns whether this is the orderly end of a connection and not a failure:
-    /// [`Closed`](Self::Closed), with every accepted message sent.
+    /// Returns whether this is the orderly end of a connection and not a failure.
+    ///
+    /// It is [`Closed`](Self::Closed) with every accepted message sent, and if the peer closed, its
+    /// code was 1000 (normal closure) or 1001 (going away), or it sent none.
     ///
     /// # Examples
     ///
@@ -383,7 +403,7 @@ impl Error {
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
     pub fn is_orderly(&self) -> bool {
-        matches!(self, Error::Closed(close) if close.unsent == 0)
+        matches!(self, Error::Closed(close) if close.unsent == 0 && close.is_normal())
     }
 
     /// Returns the error, unless it is an orderly end.
@@ -426,6 +446,24 @@ pub struct Close {
     /// The number of accepted messages that were not sent, because the peer had closed the
     /// connection and no longer read.
     pub unsent: usize,
+}
+
+impl Close {
+    /// Returns the close of a peer that has sent this frame.
+    pub(crate) fn by_peer(frame: Option<CloseFrame>) -> Self {
+        Close {
+            by: Side::Peer,
+            frame,
+            unsent: 0,
+        }
+    }
+
+    /// Returns whether the connection was closed without an error: by this side, or by the peer
+    /// with code 1000 or 1001, or without a code.
+    fn is_normal(&self) -> bool {
+        let code = self.frame.as_ref().map(|frame| frame.code);
+        self.by == Side::Local || matches!(code, None | Some(1000 | 1001))
+    }
 }
 
 impl fmt::Display for Close {

@@ -15,7 +15,9 @@ pub(crate) use crate::net::proxy::Proxy;
 pub(crate) use crate::net::socket::Socket;
 pub(crate) use crate::net::target::{Place, Target};
 pub(crate) use crate::pubsub::Hold;
-pub(crate) use crate::websocket::session::{Action, Input, PeerClose, Phase, Session};
+pub(crate) use crate::websocket::session::{
+    Action, Input, PeerClose, Phase, ReconnectPolicy, Session,
+};
 pub(crate) use tungstenite::protocol::Role;
 
 /// What the harness shares with the tests.

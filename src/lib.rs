@@ -201,7 +201,7 @@
 //!
 //! [`on_ready`](Websocket::on_ready), [`on_error`](Websocket::on_error) and
 //! [`on_close`](Websocket::on_close) call a function. [`wait_ready`](Websocket::wait_ready),
-//! [`wait_error`](Websocket::wait_error) and [`wait_closed`](Websocket::wait_closed) wait.
+//! [`wait_closed`](Websocket::wait_closed) wait.
 //!
 //! # Staying connected
 //!
@@ -245,8 +245,8 @@
 //!
 //! Pings detect a peer that has vanished, by default within 40 seconds, as long as its messages are
 //! taken from the subscriptions: see [`Options::ping_interval`] and [`Options::ping_timeout`].
-//! [`ping`](Websocket::ping) sends one on demand, and [`latency`](Websocket::latency) returns the
-//! round trip.
+//! [`ping`](Websocket::ping) sends one on demand, and [`stats`](Websocket::stats) returns the round
+//! trip.
 //!
 //! # Serving
 //!
@@ -370,6 +370,7 @@ extern crate self as rtcbot_websocket;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hidden;
+mod hooks;
 mod logging;
 mod message;
 mod net;
@@ -398,7 +399,7 @@ pub use net::transport::{self, Transport};
 pub use options::Options;
 pub use pubsub::{Queue, Sink, Source, Subscription, SubscriptionId};
 pub use server::{Server, ServerHandle};
-pub use websocket::{Latency, Request, Stats, WeakWebsocket, Websocket};
+pub use websocket::{Latency, Request, State, Stats, WeakWebsocket, Websocket};
 
 /// Compiles the README's programs.
 #[cfg(doctest)]

@@ -8,6 +8,8 @@ use http::header::{self, HeaderName, HeaderValue};
 use crate::backoff::Backoff;
 use crate::error::{Error, Result};
 use crate::hidden::Hidden;
+use crate::hooks::Hooks;
+use crate::message::Message;
 use crate::net::connect_request::{ConnectRequest, HeaderSource};
 use crate::net::credentials::Credentials;
 use crate::net::origin::Origins;
@@ -61,6 +63,8 @@ pub struct Options {
     pub(crate) nodelay: bool,
     pub(crate) paused: bool,
     pub(crate) reconnect: Option<Backoff>,
+    pub(crate) receive_timeout: Option<Duration>,
+    pub(crate) hooks: Hooks,
     headers: Vec<(String, Hidden<String>)>,
     renewed_headers: Vec<(String, Hidden<HeaderSource>)>,
     /// A subprotocol may be a token, because browsers can send no other header.
@@ -94,6 +98,8 @@ impl Default for Options {
             nodelay: true,
             paused: false,
             reconnect: None,
+            receive_timeout: None,
+            hooks: Hooks::default(),
             headers: Vec::new(),
             renewed_headers: Vec::new(),
             subprotocols: Hidden::default(),
@@ -224,10 +230,10 @@ impl Options {
         self
     }
 
-    /// Sets how long dropping the last handle waits.
+    /// Sets how long dropping the last handle waits until the queued messages are written.
     ///
-    /// It waits for the queued messages to be sent and for the closing handshake. At the limit, the
-    /// connection is shut down.
+    /// At the limit, the connection is shut down. The rest of the closing handshake is not waited
+    /// for: it takes at most [`close_timeout`](Self::close_timeout).
     ///
     /// Defaults to 1 second.
     ///
@@ -253,7 +259,7 @@ impl Options {
     /// `None` and zero disable pings. A ping keeps network devices from dropping an idle
     /// connection. Its pong shows that the peer is alive and has received the bytes before the ping
     /// ([`Stats::unconfirmed`](crate::Stats::unconfirmed)), and measures the round trip
-    /// ([`Websocket::latency`](crate::Websocket::latency)).
+    /// ([`Stats::latency`](crate::Stats::latency)).
     ///
     /// Defaults to 20 seconds.
     ///
@@ -557,6 +563,92 @@ impl Options {
         self
     }
 
+    /// Sets which ends of a connection a client connects again after, in place of the [transient
+    /// errors](Error::is_transient). Needs [`reconnect`](Self::reconnect).
+    ///
+    /// `f` is called with the reason each time a connection ends or an attempt fails, unless this
+    /// program has closed. It is called on the reader thread, and the next attempt waits for it. If
+    /// it panics, transient errors count.
+    ///
+    /// Until `f` has decided, messages are still accepted. If there is no other connection, they
+    /// are not sent, and counted in [`stats().unsent`](crate::Stats::unsent).
+    ///
+    /// To connect again after every end, use [`Backoff::until_closed`].
+    ///
+    /// # Examples
+    ///
+    /// A proxy answers 404 as long as the robot behind it starts:
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Backoff, Error, Options};
+    ///
+    /// let ws = Options::new()
+    ///     .reconnect(Backoff::default())
+    ///     .reconnect_if(|reason| match reason {
+    ///         Error::Refused { response } => response.status() == 404,
+    ///         other => other.is_transient(),
+    ///     })
+    ///     .connect("wss://proxy.example/robot")?;
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn reconnect_if(mut self, f: impl Fn(&Error) -> bool + Send + Sync + 'static) -> Self {
+        self.hooks.set_reconnect_if(f);
+        self
+    }
+
+    /// Sets the messages that every connection begins with: a login, or the topics to subscribe to.
+    ///
+    /// `f` is called on the reader thread when the handshake is complete. What it yields is sent
+    /// before all queued messages. With [`reconnect`](Self::reconnect), each connection begins with
+    /// a new greeting, and one that a lost connection has not sent is dropped. If `f` panics, the
+    /// connection fails with [`Error::Internal`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Options, Server, Websocket, json};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Options::new().greeting(|| [json!({"subscribe": "poses"})]).connect(server.url())?;
+    /// ws.put_nowait("queued")?;
+    /// let robot = Websocket::accept(server.next().unwrap());
+    /// assert_eq!(robot.get()?, json!({"subscribe": "poses"}));
+    /// assert_eq!(robot.get()?, "queued");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn greeting<I>(mut self, f: impl Fn() -> I + Send + Sync + 'static) -> Self
+    where
+        I: IntoIterator<Item: Into<Message>>,
+    {
+        self.hooks
+            .set_greeting(move || f().into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Sets the time in which a message has to arrive, after the last one or after the connection is
+    /// ready. At the limit, the connection fails with [`Error::ReceiveTimeout`].
+    ///
+    /// `None` and zero disable the limit. It is for a peer that answers pings and has stopped
+    /// sending; with [`reconnect`](Self::reconnect), the client connects again. Only whole messages
+    /// count, and only the time spent reading: not that in which a full subscription pauses
+    /// reading.
+    ///
+    /// Defaults to `None`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Options};
+    /// use std::time::Duration;
+    ///
+    /// let (feed, _silent) = Options::new().receive_timeout(Duration::from_millis(10)).pair();
+    /// assert!(matches!(feed.get(), Err(Error::ReceiveTimeout { .. })));
+    /// ```
+    pub fn receive_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.receive_timeout = timeout.into().filter(|timeout| !timeout.is_zero());
+        self
+    }
+
     /// Sets whether and when a client connects again after a transient error.
     ///
     /// `None` disables it. This applies to URLs only; on servers it has no effect.
@@ -564,13 +656,15 @@ impl Options {
     /// * [`Error::is_transient`] lists the transient errors: the server cannot be reached, the
     ///   connection is lost, the server is going away. Any other error ends the `Websocket`, for
     ///   example a status 401, an untrusted certificate, or close code 1000.
+    ///   [`reconnect_if`](Self::reconnect_if) decides otherwise.
     /// * The client tries again without limit; call [`close`](crate::Websocket::close) to give up.
     ///   The waits grow up to [`Backoff::max`], 10 seconds; for a robot on a bad link, one second
     ///   is better.
     /// * Subscriptions, callbacks, the source and queued messages stay, and all methods work
     ///   meanwhile; `get` waits. [`on_ready`](crate::Websocket::on_ready) is called for each
-    ///   connection, [`on_disconnect`](crate::Websocket::on_disconnect) reports the loss of one and
-    ///   the reason, and [`last_error`](crate::Websocket::last_error) returns why there is none.
+    ///   connection, and [`events`](crate::Websocket::events) and
+    ///   [`on_event`](crate::Websocket::on_event) report every lost connection and every attempt
+    ///   that fails, with the reason.
     /// * **Messages queued while disconnected are sent after reconnecting**, before any that
     ///   `on_ready` puts. A robot may receive a minute's worth of stale orders at once. If only the
     ///   latest order matters, send from a [`Queue::Latest`] subscription, as on the [front

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crossbeam_channel::{bounded, unbounded};
 use rtcbot_websocket::{Message, PutError, Queue, Subscription, SubscriptionId, Websocket};
 use testkit::wire::{Raw, Wire, over_each};
-use testkit::{DEADLINE, alone, eventually, most_resident, records, resident, within};
+use testkit::{DEADLINE, alone, eventually, failure, most_resident, records, resident, within};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -193,7 +193,7 @@ fn a_queue_that_drops_stays_within_its_capacity_and_keeps_the_newest_messages() 
             flood.goes_on();
             let (count, raw) = flood.over();
             drop(raw);
-            client.wait_error_timeout(DEADLINE).unwrap();
+            failure(&client);
             let rest: Vec<_> = messages.iter().map(|message| number(&message)).collect();
             assert!(rest.into_iter().eq((count - kept + 1..count).chain([END])));
             limit.check();
@@ -211,7 +211,7 @@ fn a_queue_without_limit_keeps_everything() {
         flood.goes_on();
         let (count, raw) = flood.over();
         drop(raw);
-        client.wait_error_timeout(DEADLINE).unwrap();
+        failure(&client);
         assert_eq!(take_all(&messages), count);
     });
 }
@@ -226,7 +226,7 @@ fn messages_that_arrive_before_the_first_subscription_are_kept_up_to_the_limit()
         flood.goes_on();
         let (count, raw) = flood.over();
         drop(raw);
-        client.wait_error_timeout(DEADLINE).unwrap();
+        failure(&client);
         let rest: Vec<_> = client.subscribe().iter().map(|m| number(&m)).collect();
         assert!(rest.len() * LENGTH > 3 * MIB);
         let first = count + 1 - rest.len() as u32;

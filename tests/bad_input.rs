@@ -77,9 +77,7 @@ fn a_header_or_subprotocol_that_http_does_not_allow_is_refused() {
 }
 
 fn failure(ws: &Websocket) -> Error {
-    ws.wait_error_timeout(DEADLINE)
-        .unwrap()
-        .expect("it closed in order")
+    testkit::failure(ws).expect("it closed in order")
 }
 
 #[test]
@@ -384,8 +382,7 @@ const FORBIDDEN_CODES: [u16; 9] = [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5
 #[test]
 fn a_close_frame_with_a_reserved_code_is_a_protocol_error() {
     let check = |ws: &Websocket, code: u16| {
-        let error = ws.wait_error_timeout(DEADLINE).unwrap();
-        let error = error.unwrap_or_else(|| panic!("{code} is taken for an orderly end"));
+        let error = failure(&ws);
         assert!(
             matches!(
                 &error,

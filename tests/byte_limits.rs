@@ -280,7 +280,7 @@ fn the_default_message_limit_is_one_mebibyte_for_servers_and_sixteen_for_clients
     // The documentation refers to this place.
     assert!(error.to_string().contains("1048576"), "{error}");
     let limit = MIB;
-    let error = server.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    let error = server.wait_closed_timeout(DEADLINE).unwrap_err();
     assert!(
         matches!(error, Error::MessageTooBig { limit: l, .. } if l == limit),
         "{error}"

@@ -40,7 +40,7 @@ fn run_out_of_descriptors() {
         "{logged}"
     );
     let refused = Websocket::connect(&url).unwrap();
-    let error = refused.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    let error = refused.wait_closed_timeout(DEADLINE).unwrap_err();
     assert!(error.to_string().ends_with(why), "{error}");
     // Existing connections continue.
     client.put_nowait(1).unwrap();

@@ -425,7 +425,7 @@ fn answer_to(request: &str, options: &Options) -> String {
     let ws = options.accept(server.next_timeout(DEADLINE).unwrap());
     let head = read_head(&mut stream);
     if !head.starts_with("HTTP/1.1 101 ") {
-        let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+        let error = ws.wait_closed_timeout(DEADLINE).unwrap_err();
         assert!(matches!(error, Error::Handshake(_)), "{error}");
         let mut body = String::new();
         stream.read_to_string(&mut body).unwrap();
@@ -876,7 +876,7 @@ fn a_response_header_that_http_does_not_allow_is_an_error_of_the_server() {
     stream.write_all(UPGRADE.as_bytes()).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
     let ws = Options::new().header("a b", "c").accept(request);
-    let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    let error = ws.wait_closed_timeout(DEADLINE).unwrap_err();
     assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let head = read_head(&mut stream);

@@ -174,7 +174,7 @@ fn a_client_that_asks_for_key_updates_and_reads_none_is_disconnected() {
         }
         false
     });
-    let error = ws.wait_error_timeout(3 * DEADLINE).unwrap().unwrap();
+    let error = ws.wait_closed_timeout(3 * DEADLINE).unwrap_err();
     assert!(matches!(error, Error::Lost(_)), "{error}");
     assert!(
         error.to_string().contains("does not read the replies"),

@@ -85,7 +85,7 @@ fn a_peer_that_reads_nothing_is_a_ping_timeout() {
         let operator = operator.clone();
         move || while operator.put(vec![0; 10_000]).is_ok() {}
     });
-    let error = operator.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    let error = operator.wait_closed_timeout(DEADLINE).unwrap_err();
     assert!(matches!(error, Error::PingTimeout { .. }), "{error}");
     within(DEADLINE, move || flooding.join().unwrap());
 }

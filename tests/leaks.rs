@@ -105,7 +105,7 @@ fn reset_by_the_client(place: &mut Place) {
     read_head(&mut stream);
     rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
     drop(stream);
-    let error = peer.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    let error = peer.wait_closed_timeout(DEADLINE).unwrap_err();
     assert!(matches!(error, Error::Lost(_)), "{error}");
 }
 
@@ -120,7 +120,7 @@ fn reset_by_the_server(place: &mut Place) {
     client.put(vec![0; 1000]).unwrap();
     raw.get_ref().peek(&mut [0]).unwrap();
     drop(raw);
-    let error = client.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    let error = client.wait_closed_timeout(DEADLINE).unwrap_err();
     assert!(matches!(error, Error::Lost(_)), "{error}");
 }
 

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rtcbot_websocket::{Backoff, Error, Message, Options, Queue, Request, Server, Websocket};
-use testkit::{DEADLINE, eventually, within};
+use testkit::{DEADLINE, eventually, failure, within};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -304,7 +304,7 @@ fn times<R: Send + 'static>(
 /// by half of it.
 #[track_caller]
 fn notice_in_time(all: Vec<Websocket>) {
-    let noticed = times(all, |ws| ws.wait_error_timeout(DEADLINE).unwrap());
+    let noticed = times(all, |ws| failure(&ws));
     let mut fine = noticed.iter().map(|(after, error)| {
         matches!(error, Some(Error::PingTimeout { .. })) && *after < 3 * TIME
     });

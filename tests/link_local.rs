@@ -185,7 +185,7 @@ fn an_address_without_its_zone_is_an_error_that_asks_for_it() {
         "an_address_without_its_zone_is_an_error_that_asks_for_it",
         || {
             let ws = Websocket::connect("ws://[fe80::1]:80/").unwrap();
-            let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+            let error = ws.wait_closed_timeout(DEADLINE).unwrap_err();
             assert!(matches!(error, Error::Connect { .. }), "{error}");
             assert!(error.to_string().contains("[fe80::1%eth0]"), "{error}");
         },
@@ -196,7 +196,7 @@ fn an_address_without_its_zone_is_an_error_that_asks_for_it() {
 fn an_interface_that_does_not_exist_is_named_in_the_error() {
     for zone in ["%25none0", "%none0"] {
         let ws = Websocket::connect(format!("ws://[fe80::1{zone}]:80/")).unwrap();
-        let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+        let error = ws.wait_closed_timeout(DEADLINE).unwrap_err();
         assert!(
             matches!(&error, Error::Resolve { host, .. } if host == "fe80::1%none0"),
             "{error}"
@@ -218,7 +218,7 @@ fn a_zone_is_not_sent_to_a_proxy() {
             .proxy(proxy)
             .connect("ws://[fe80::1%25eth0]/")
             .unwrap();
-        let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+        let error = ws.wait_closed_timeout(DEADLINE).unwrap_err();
         assert!(matches!(error, Error::Proxy { .. }), "{error}");
         assert!(error.to_string().contains("\"eth0\""), "{error}");
         assert!(!error.is_transient());

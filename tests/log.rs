@@ -10,7 +10,7 @@ use log::LevelFilter;
 use rtcbot_websocket::{
     Backoff, Error, Message, Options, PutError, Queue, Server, Sink, Websocket, json,
 };
-use testkit::{DEADLINE, eventually, pair, pair_over, server_and_bytes};
+use testkit::{DEADLINE, eventually, failure, pair, pair_over, server_and_bytes};
 
 struct Panics {
     /// The level and target at which it panics; at others it does nothing.
@@ -117,7 +117,7 @@ fn everything() {
         let (server, mut peer) = server_and_bytes(&Options::new());
         std::io::Write::write_all(&mut peer, bytes).unwrap();
         drop(peer);
-        let error = server.wait_error_timeout(DEADLINE).unwrap().unwrap();
+        let error = server.wait_closed_timeout(DEADLINE).unwrap_err();
         assert!(
             matches!(error, Error::Protocol { .. } | Error::Lost(_)),
             "{error}"
@@ -232,8 +232,8 @@ fn a_logger_that_panics_in_the_codec_ends_the_connection_in_time() {
                 let (client, server) = Websocket::pair();
                 let put = std::panic::AssertUnwindSafe(|| client.put_nowait(1));
                 let _ = std::panic::catch_unwind(put);
-                let _ = server.wait_error_timeout(DEADLINE).unwrap();
-                let _ = client.wait_error_timeout(DEADLINE).unwrap();
+                let _ = failure(&server);
+                let _ = failure(&client);
             }
             if cfg!(target_os = "linux") {
                 eventually("all threads have ended", || {

@@ -23,8 +23,8 @@ use rtcbot_websocket::{
     Backoff, Error, Message, Options, Queue, Server, WeakWebsocket, Websocket, json,
 };
 use testkit::{
-    DEADLINE, UPGRADE, eventually, masked_frame, read_close_code, read_head, records,
-    server_and_bytes, threads_named,
+    DEADLINE, UPGRADE, eventually, failure, masked_frame, on_loss, read_close_code, read_head,
+    records, server_and_bytes, threads_named,
 };
 
 /// How many items may wait for callbacks.
@@ -263,7 +263,7 @@ fn callbacks_get_no_thread(threads: &Threads, kind: Kind) {
     threads.refuse_all();
     go.send(()).unwrap();
     flood(&mut peer, 2 * ROOM);
-    let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    let error = ws.wait_closed_timeout(DEADLINE).unwrap_err();
     assert!(matches!(error, Error::Thread(_)), "{error}");
     registering.join().unwrap();
     assert_nothing_is_lost(&ws, &fate);
@@ -361,7 +361,7 @@ fn a_connection_that_ends_without_a_thread_for_callbacks_calls_them() {
                 peer.write_all(&masked_frame(0x88, &1000u16.to_be_bytes()))
                     .unwrap();
                 let _ = peer.read_to_end(&mut Vec::new());
-                let end = ws.wait_error_timeout(DEADLINE).unwrap();
+                let end = failure(&ws);
                 if let Some(error) = end {
                     // On a machine this slow, the second worker is missing.
                     assert!(matches!(error, Error::Thread(_)), "{error}");
@@ -410,7 +410,7 @@ fn a_connection_without_its_first_thread_calls_on_close() {
                 let ws = Websocket::accept(request);
                 let fate = Fate::default();
                 fate.robot(&ws, Kind::InOrder);
-                let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+                let error = ws.wait_closed_timeout(DEADLINE).unwrap_err();
                 assert!(matches!(error, Error::Thread(_)), "{error}");
                 drop(ws);
                 fate.assert_over(1);
@@ -446,7 +446,7 @@ fn a_client_that_reconnects_keeps_messages_that_arrived_while_there_was_no_threa
                 move || {
                     let client = WeakWebsocket::upgrade(&client).unwrap();
                     let _ = gone.recv();
-                    client.on_disconnect(move |why| {
+                    on_loss(&client, move |why| {
                         assert!(matches!(why, Error::Thread(_) | Error::Lost(_)), "{why}");
                         lost.store(true, Ordering::SeqCst);
                     });
@@ -797,7 +797,7 @@ fn many_clients_leave_nothing_behind_where_threads_run_out() {
             let connections = robots.len();
             assert!(connections > (WAVES - 1) * CLIENTS, "{connections}");
             for (ws, fate) in robots {
-                ws.wait_error_timeout(DEADLINE).unwrap();
+                failure(&ws);
                 assert_nothing_is_lost(&ws, &fate);
             }
             fate.assert_over(connections);
@@ -854,7 +854,7 @@ fn connections_end_and_leave_nothing_behind_whichever_thread_is_refused() {
             assert!(refused as usize > connections / 20, "{refused}");
             let _ = handle.shutdown(DEADLINE);
             for (ws, fate) in serving.join().unwrap() {
-                ws.wait_error_timeout(DEADLINE).unwrap();
+                failure(&ws);
                 assert_nothing_is_lost(&ws, &fate);
             }
             eventually("the robots are dropped", || {
@@ -892,7 +892,7 @@ fn client(url: &str, fate: &Fate, n: usize) {
     // Other handles are dropped.
     if n % 2 == 0 {
         let _ = ws.close();
-        ws.wait_error_timeout(DEADLINE).unwrap();
+        failure(&ws);
         assert_nothing_is_lost(&ws, &fate);
     }
 }

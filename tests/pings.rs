@@ -10,7 +10,8 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use rtcbot_websocket::{Error, Options, Server, Websocket};
 use testkit::{
-    DEADLINE, client_and_raw, eventually, masked_frame, pair, pair_with, server_and_bytes, within,
+    DEADLINE, client_and_raw, eventually, failure, masked_frame, pair, pair_with, server_and_bytes,
+    within,
 };
 use tungstenite::Message as Wire;
 
@@ -28,20 +29,20 @@ fn time_of(answer: &Receiver<Duration>) -> Duration {
 #[test]
 fn a_ping_is_answered_and_sets_the_latency() {
     let (client, server) = pair();
-    assert_eq!(client.latency(), None);
+    assert_eq!(client.stats().latency, None);
     let before = Instant::now();
     let first = time_of(&client.ping("one").unwrap());
     assert!(first > Duration::ZERO && first <= before.elapsed());
-    eventually("the latency", || client.latency().is_some());
-    let latency = client.latency().unwrap();
+    eventually("the latency", || client.stats().latency.is_some());
+    let latency = client.stats().latency.unwrap();
     assert_eq!((latency.last, latency.smoothed), (first, first));
 
     let second = time_of(&client.ping("two").unwrap());
-    let latency = client.latency().unwrap();
+    let latency = client.stats().latency.unwrap();
     assert_eq!(latency.last, second);
     assert_eq!(latency.smoothed, (first * 7 + second) / 8);
     // Only the client has this latency.
-    assert_eq!(server.latency(), None);
+    assert_eq!(server.stats().latency, None);
     time_of(&server.ping(vec![0; 125]).unwrap());
 }
 
@@ -162,13 +163,13 @@ fn a_ping_on_a_closed_connection_is_refused() {
 fn keepalive_pings_set_the_latency() {
     let often = Options::new().ping_interval(5 * MS);
     let (client, server) = pair_with(&often, &quiet());
-    eventually("the latency", || client.latency().is_some());
+    eventually("the latency", || client.stats().latency.is_some());
     // Also while messages are sent all the time.
-    let first = client.latency();
+    let first = client.stats().latency;
     eventually("another", || {
         client.put("busy").unwrap();
         server.get_timeout(DEADLINE).unwrap();
-        client.latency() != first
+        client.stats().latency != first
     });
 }
 
@@ -196,7 +197,7 @@ impl AsRef<[u8]> for Looks {
 impl Drop for Looks {
     fn drop(&mut self) {
         // Each of these takes a lock.
-        let _ = (self.0.latency(), self.0.is_closed(), self.0.stats());
+        let _ = (self.0.stats().latency, self.0.is_closed(), self.0.stats());
     }
 }
 
@@ -214,7 +215,7 @@ fn a_ping_payload_may_call_its_connection_when_it_is_dropped() {
         let answers: Vec<_> = (0..64).map(|_| ping(&client).unwrap()).collect();
         assert!(matches!(ping(&client), Err(Error::TooManyPings { .. })));
         drop(raw);
-        client.wait_error_timeout(DEADLINE).unwrap();
+        failure(&client);
         for answer in answers {
             let end = answer.recv_timeout(DEADLINE).unwrap_err();
             assert_eq!(end, RecvTimeoutError::Disconnected);

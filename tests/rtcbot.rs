@@ -281,7 +281,7 @@ fn on_error_is_called_whether_added_before_or_after() {
     assert_eq!(events.recv_timeout(DEADLINE).unwrap(), told);
     assert!(client.is_closed() && !client.is_ready());
     assert_eq!(client.error().unwrap().to_string(), told);
-    let waited = client.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    let waited = client.wait_closed_timeout(DEADLINE).unwrap_err();
     assert_eq!(waited.to_string(), told);
     assert!(client.wait_ready().is_err() && client.wait_closed().is_err());
 }

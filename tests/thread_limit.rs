@@ -41,7 +41,7 @@ impl Taken {
 /// Checks that there was no thread for it, and that the error says why.
 #[track_caller]
 fn assert_no_thread(ws: &Websocket) {
-    let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    let error = ws.wait_closed_timeout(DEADLINE).unwrap_err();
     assert!(matches!(error, Error::Thread(_)), "{error}");
     let text = error.to_string();
     assert!(

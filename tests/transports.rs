@@ -15,7 +15,7 @@ use rtcbot_websocket::transport::{Halves, ReadHalf, ShutdownHandle, WriteHalf};
 use rtcbot_websocket::{
     Error, Message, Options, Queue, Request, Server, Transport, Websocket, http, json,
 };
-use testkit::{DEADLINE, UPGRADE, eventually, pair_over, read_head, within};
+use testkit::{DEADLINE, UPGRADE, end_reason, eventually, failure, pair_over, read_head, within};
 
 /// A path in a directory of this test, short enough for a socket.
 fn socket_path() -> PathBuf {
@@ -365,7 +365,7 @@ fn a_transport_that_panics_on_the_writer_thread_ends_the_connection() {
     goes_both_ways(&client, &server);
     fuse.light();
     client.put(1).unwrap();
-    let error = client.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    let error = client.wait_closed_timeout(DEADLINE).unwrap_err();
     assert!(matches!(error, Error::Internal(_)), "{error}");
     drop((kept, server));
 }
@@ -544,7 +544,7 @@ fn a_client_ends(parts: &[Part]) {
     let client = impatient()
         .connect_over(Faulty(one, fuse), "ws://x/")
         .unwrap();
-    let reason = client.wait_error_timeout(DEADLINE).unwrap();
+    let reason = failure(&client);
     assert_internal_if(&FOR_A_HANDSHAKE, parts, reason);
 }
 
@@ -559,7 +559,7 @@ fn a_server_ends(parts: &[Part]) {
     let server = impatient().accept(request);
     let _ = server.wait_ready_timeout(DEADLINE);
     drop(other);
-    let reason = server.wait_error_timeout(DEADLINE).unwrap();
+    let reason = failure(&server);
     assert_internal_if(&FOR_A_HANDSHAKE, parts, reason);
 }
 
@@ -580,15 +580,15 @@ fn both_sides_end(parts: &[Part]) {
     let _ = faulty.put_nowait(2);
     let _ = faulty.close();
     if !parts.contains(&Part::Cut) {
-        faulty.wait_error_timeout(DEADLINE).unwrap();
+        failure(&faulty);
     }
     // A thread that is blocked in a half without a working shutdown stays there until the peer ends
     // the stream.
     let _ = peer.close();
-    faulty.wait_error_timeout(DEADLINE).unwrap();
-    assert_internal_if(&[Part::Write, Part::Flush], parts, faulty.end_reason());
+    failure(&faulty);
+    assert_internal_if(&[Part::Write, Part::Flush], parts, end_reason(&faulty));
     drop(faulty);
-    peer.wait_error_timeout(DEADLINE).unwrap();
+    failure(&peer);
 }
 
 #[test]
@@ -701,7 +701,7 @@ fn a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending
                     _ => server.close(None).unwrap(),
                 }
                 closed.recv_timeout(DEADLINE).expect("it does not end");
-                let end = client.end_reason().unwrap();
+                let end = end_reason(&client).unwrap();
                 assert!(!matches!(end, Error::Internal(_)), "{n}: {end}");
             }
         },

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::fuzzing::testkit::decisions::Decisions;
-use crate::fuzzing::{Action, Hold, Input, PeerClose, Phase, Role, Schedule, Session};
+use crate::fuzzing::{
+    Action, Hold, Input, PeerClose, Phase, ReconnectPolicy, Role, Schedule, Session,
+};
 use crate::{Backoff, CloseFrame, Error};
 
 /// Two bytes for the settings, then one or two for each input.
@@ -15,7 +17,13 @@ pub fn session(input: &[u8]) {
         true => Role::Server,
         false => Role::Client,
     };
-    let mut run = Run::new(role, decisions.flag());
+    let setting = decisions.byte();
+    let policy = match (setting >> 1) % 4 {
+        0 | 1 => ReconnectPolicy::Transient,
+        2 => ReconnectPolicy::Always,
+        _ => ReconnectPolicy::Ask,
+    };
+    let mut run = Run::new(role, (setting % 2 == 1).then_some(policy));
     while !decisions.is_empty() {
         let choice = decisions.byte();
         run.now += Duration::from_millis(u64::from(choice >> 5) * 100);
@@ -28,9 +36,11 @@ pub fn session(input: &[u8]) {
 /// What has been seen so far.
 struct Run {
     session: Session,
-    reconnects: bool,
+    policy: Option<ReconnectPolicy>,
     now: Instant,
     requested: bool,
+    /// Whether the program has asked for another connection, or decided for one.
+    wants_another: bool,
     connection: Seen,
     end: Option<Error>,
     notified: bool,
@@ -43,17 +53,19 @@ struct Seen {
     close_frames: usize,
     shut_down: usize,
     peer_closed: bool,
+    close_written: bool,
     deadline: Option<Instant>,
 }
 
 impl Run {
-    fn new(role: Role, reconnects: bool) -> Self {
-        let schedule = reconnects.then(|| Schedule::new(Backoff::default()));
+    fn new(role: Role, policy: Option<ReconnectPolicy>) -> Self {
+        let reconnect = policy.map(|policy| (Schedule::new(Backoff::default()), policy));
         Run {
-            session: Session::new(role, Duration::from_millis(500), schedule),
-            reconnects,
+            session: Session::new(role, Duration::from_millis(500), reconnect),
+            policy,
             now: Instant::now(),
             requested: false,
+            wants_another: false,
             connection: Seen::default(),
             end: None,
             notified: false,
@@ -77,6 +89,7 @@ impl Run {
             9..=11 => Input::PeerClosed(PeerClose {
                 frame: decisions.flag().then(|| frame(decisions)),
                 after_all: decisions.flag(),
+                retry: decisions.flag(),
             }),
             12 => {
                 let reason = "a reserved bit".to_owned();
@@ -97,11 +110,14 @@ impl Run {
             27..=29 => Input::ThreadsEnded {
                 unsent: usize::from(decisions.byte() % 3),
                 chance: 0.5,
+                retry: decisions.flag(),
             },
             30 if decisions.one_in(4) => Input::Finished {
                 unsent: usize::from(decisions.byte() % 3),
                 backlog: decisions.flag(),
             },
+            30 if decisions.one_in(2) => Input::Aborted,
+            30 if decisions.one_in(2) => Input::ReconnectRequested,
             31 => Input::Drained,
             _ => Input::Opened,
         }
@@ -112,9 +128,14 @@ impl Run {
         let was_shut_down = self.session.is_shut_down();
         let connections = self.session.connections();
         let actions = self.session.handle(self.now, &input);
-        if let Input::CloseRequested { .. } = input {
-            self.requested = true;
+        match &input {
+            Input::CloseRequested { .. } | Input::Aborted => self.requested = true,
+            Input::ReconnectRequested => self.wants_another = true,
+            Input::ThreadsEnded { retry: true, .. } => self.wants_another = true,
+            Input::PeerClosed(close) => self.wants_another |= close.retry,
+            _ => {}
         }
+        self.connection.close_written |= self.session.has_written_close();
         if !was_shut_down {
             self.connection.peer_closed |= matches!(input, Input::PeerClosed(_));
         }
@@ -131,10 +152,6 @@ impl Run {
                 }
                 Action::ShutDown => self.connection.shut_down += 1,
                 Action::NotifyReady => ready += 1,
-                Action::NotifyLost(reason) => {
-                    assert!(self.reconnects && !self.requested && self.connection.opened);
-                    assert!(reason.is_transient());
-                }
                 Action::NotifyClosed(end) => {
                     assert_eq!(self.end.as_ref().map(text), Some(text(end)));
                     self.notified = true;
@@ -160,10 +177,19 @@ impl Run {
     }
 
     fn check_connection(&mut self, was_waiting: bool) {
-        let waiting = self.session.waiting().is_some();
-        if waiting {
-            assert!(self.reconnects && !self.requested, "no other follows");
+        if let Some((_, reason)) = self.session.waiting() {
+            assert!(!self.requested, "no other follows");
+            match self.policy {
+                None => panic!("no other follows"),
+                Some(ReconnectPolicy::Transient) => {
+                    assert!(reason.is_transient() || matches!(reason, Error::Aborted { .. }));
+                }
+                Some(ReconnectPolicy::Always) => {}
+                Some(ReconnectPolicy::Ask) => assert!(self.wants_another),
+            }
             assert!(was_waiting || self.connection.shut_down == 1);
+            let opened = self.connection.opened;
+            assert!(was_waiting || (self.session.attempt() == 1) == opened);
             self.connection = Seen::default();
             return;
         }
@@ -210,9 +236,10 @@ impl Run {
             assert!(matches!(input, Input::Finished { .. }));
             if new.is_orderly() {
                 let given_up = self.requested && !self.connection.opened;
+                let told = self.requested && self.connection.close_written;
                 // While it waits, it has the reason of the last connection.
                 assert!(
-                    self.connection.peer_closed || given_up || was_waiting,
+                    self.connection.peer_closed || given_up || told || was_waiting,
                     "{new}"
                 );
             } else {
@@ -239,6 +266,7 @@ impl Run {
             Input::ThreadsEnded {
                 unsent: 0,
                 chance: 0.0,
+                retry: true,
             },
             Input::Finished {
                 unsent: 0,

@@ -113,6 +113,11 @@ impl<T: Clone + Send + 'static> Publisher<T> {
         self.publish(items.drain(..));
     }
 
+    /// Returns whether there is a subscriber.
+    pub(crate) fn has_subscribers(&self) -> bool {
+        !self.subscribers.state.lock().list.is_empty()
+    }
+
     /// Returns whether items are kept that have not been delivered to all subscribers: see
     /// [`Hold::Spill`](super::slow_consumer::Hold::Spill).
     pub(crate) fn has_backlog(&self) -> bool {

@@ -485,6 +485,12 @@ impl<T: Clone + Send + 'static> Producer<T> {
         queued.max(self.dispatcher().limit().items()) + kept
     }
 
+    /// Returns whether a sink or a callback is subscribed.
+    pub(crate) fn has_callbacks(&self) -> bool {
+        let state = self.subscribers.state.lock();
+        state.list.iter().any(|subscriber| subscriber.is_fed())
+    }
+
     /// Returns the pool whose one thread runs callbacks and user sinks.
     pub(crate) fn dispatcher(&self) -> &CallbackPool<Call<T>> {
         &self.subscribers.dispatcher

@@ -169,6 +169,11 @@ impl<T> Subscriber<T> {
         }
     }
 
+    /// Returns whether it is a sink or a callback, and not a queue that the program reads.
+    pub(super) fn is_fed(&self) -> bool {
+        !matches!(&self.output, Output::Queue(..) | Output::Ring(..))
+    }
+
     /// Returns whether items that were put may be delivered after the producer's end.
     pub(super) fn outlives_the_end(&self) -> bool {
         matches!(&self.output, Output::Sink(_) | Output::Callback(_))

@@ -11,7 +11,6 @@ use crate::deadline::deadline_after;
 use crate::error::CloseFrame;
 use crate::message::Message;
 use crate::process::OwnerProcess;
-use crate::websocket::session::Input;
 use crate::websocket::slot::Slot;
 use crate::websocket::{Shared, WeakWebsocket, Websocket};
 
@@ -156,9 +155,7 @@ impl Registry {
     /// Ends the connections that have not ended.
     pub(super) fn abort_all(&self) {
         for (_, shared) in self.all() {
-            // It may have a later deadline of its own.
-            shared.begin_close(CloseFrame::GOING_AWAY, Instant::now());
-            shared.step(Input::DeadlinePassed);
+            shared.end_closing(CloseFrame::GOING_AWAY);
         }
     }
 

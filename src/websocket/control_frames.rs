@@ -143,7 +143,7 @@ impl ExtraWork for Control {
 ///
 /// let (robot, _operator) = Websocket::pair();
 /// robot.ping("")?.recv()?;
-/// let latency = robot.latency().unwrap();
+/// let latency = robot.stats().latency.unwrap();
 /// assert_eq!(latency.last, latency.smoothed); // after one ping
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -15,7 +15,7 @@ use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext}
 use super::control_frames::{Frames, SendClose};
 use crate::message::Message;
 use crate::net::transport::{WriteHalf, is_timeout};
-use crate::panics::drop_caught;
+use crate::panics::{drop_caught, drop_each};
 
 /// If a thread puts messages at shorter intervals than this, the writer thread writes them, since
 /// it can send many at a time.
@@ -56,6 +56,8 @@ pub(crate) struct FrameWriter {
     encoded_messages: u64,
     encoded_bytes: u64,
     unwritten: Unwritten,
+    /// The number of messages that the connection begins with, and that no other one may send.
+    greeting: usize,
     /// The numbers that `take_done` has reported so far.
     reported: Reported,
     /// Whether a ping has been written since then.
@@ -125,9 +127,18 @@ impl FrameWriter {
                 ends: VecDeque::new(),
                 messages: keep.then(VecDeque::new),
             },
+            greeting: 0,
             reported: Reported::default(),
             ping_written: false,
         })
+    }
+
+    /// Adds the messages that this connection begins with.
+    pub(super) fn greet(&mut self, messages: Vec<Message>) {
+        self.greeting = messages.len();
+        // A queued message has no value: see `Message::weight`.
+        let messages = messages.into_iter().map(|it| it.without_value().0);
+        self.messages.extend(messages);
     }
 
     /// Returns the messages to encode next. The caller adds to them.
@@ -316,8 +327,14 @@ impl FrameWriter {
         self.forget_written();
         let written = self.written();
         let mut messages = self.unwritten.messages.unwrap_or_default();
-        let lost = self.unwritten.ends.len() - messages.len();
+        let mut lost = self.unwritten.ends.len() - messages.len();
         messages.append(&mut self.messages);
+        // The next connection has its own greeting.
+        let mut greeting = self.greeting.saturating_sub(written as usize);
+        let unkept = greeting.min(lost);
+        lost -= unkept;
+        greeting -= unkept;
+        drop_each(messages.drain(..greeting));
         Unsent {
             messages,
             lost,

@@ -14,14 +14,14 @@ use crate::error::CloseFrame;
 /// Every method may be called on any thread, at any time, and from any callback. Clones are handles
 /// to the same connection and compare equal.
 ///
-/// Dropping the last handle closes the connection. It waits until the queued messages are sent and
-/// the closing handshake is done, for at most [`linger`](crate::Options::linger) (1 second by
-/// default). The close code is 1000, or 1011 during a panic. In a forked child, dropping a handle
-/// does nothing.
+/// Dropping the last handle closes the connection. It waits until the queued messages are written,
+/// for at most [`linger`](crate::Options::linger) (1 second by default), and not for the peer's
+/// answer: [`close`](Self::close) does that, and returns errors. The close code is 1000, or 1011
+/// during a panic. In a forked child, dropping a handle does nothing.
 ///
 /// A callback that captures a handle to its own connection keeps that connection open until either
 /// side closes it, and so does a list of connections. Use a [`downgrade`](Self::downgrade)d handle
-/// there.
+/// there. To keep a connection open for its callbacks alone, [`detach`](Self::detach) it.
 ///
 /// # Examples
 ///
@@ -72,13 +72,21 @@ impl Drop for Handle {
             std::mem::forget(shared.clone());
             return;
         }
-        let was_closed = shared.lifecycle.phase() == Phase::Closed;
+        let phase = shared.lifecycle.phase();
+        if phase < Phase::Closing && shared.producer.has_callbacks() {
+            crate::logging::warn!(
+                "{}: closing, because the last handle is dropped; callbacks or sinks are attached \
+                 (keep a handle, or call `detach`)",
+                shared.name
+            );
+        }
         let frame = match thread::panicking() {
             true => CloseFrame::INTERNAL_ERROR,
             false => CloseFrame::NORMAL,
         };
-        let deadline = shared.begin_close(frame, deadline_after(shared.options.linger));
-        if was_closed {
+        let limit = deadline_after(shared.options.linger);
+        shared.begin_close(frame.clone(), deadline_after(shared.options.close_timeout));
+        if phase == Phase::Closed {
             return;
         }
         // The connection's own threads must not wait for themselves. The reader of another one
@@ -88,8 +96,14 @@ impl Drop for Handle {
             || shared.producer.dispatcher().is_current_thread()
         {
             shared.spawn_close_watchdog();
-        } else {
-            shared.wait_closed(Some(deadline));
+            return;
+        }
+        // The writer thread enforces the deadline once it has written everything.
+        let written = shared.wait(Some(limit), |session| {
+            session.has_written_all().then_some(())
+        });
+        if written.is_none() {
+            shared.end_closing(frame);
         }
     }
 }
@@ -103,6 +117,36 @@ impl Websocket {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
+    }
+
+    /// Drops this handle and keeps the connection open until either side closes it, for its
+    /// callbacks and sinks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Server, Websocket};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Websocket::connect(server.url())?;
+    /// let echo = Websocket::accept(server.next().unwrap());
+    /// let answers = echo.downgrade();
+    /// echo.subscribe_callback(move |message| {
+    ///     if let Some(echo) = answers.upgrade() {
+    ///         let _ = echo.put_nowait(message);
+    ///     }
+    /// });
+    /// echo.detach();
+    /// ws.put_nowait("hello")?;
+    /// assert_eq!(ws.get()?, "hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn detach(self) {
+        let handle = self.clone();
+        // The end drops the callback, and with it the handle.
+        self.on_close(move || {
+            let _ = &handle;
+        });
     }
 
     /// Returns a handle that does not keep the connection open, for values that the connection

@@ -1,4 +1,5 @@
-//! When to send a ping, and when the connection fails because the peer does not answer.
+//! When to send a ping, and when the connection fails because the peer does not answer, or sends no
+//! message.
 //!
 //! The connection fails if the peer sends nothing at all for `ping_timeout` after a ping. The pong
 //! itself may be later, because it cannot overtake what the peer sent before it. (The timeout of
@@ -17,8 +18,11 @@ const MAX_LATE: Duration = Duration::from_millis(50);
 pub(crate) struct Keepalive {
     interval: Option<Duration>,
     timeout: Option<Duration>,
-    /// The reading time that is left until the next [`Due`].
+    receive_timeout: Option<Duration>,
+    /// The reading time that is left until the next ping, or until a ping times out.
     left: Option<Duration>,
+    /// The reading time that is left until the next message has to have arrived.
+    message_left: Option<Duration>,
     /// Whether a ping is unanswered.
     awaited: bool,
     /// The number of pings sent.
@@ -34,14 +38,22 @@ pub(crate) enum Due {
     Ping([u8; 8]),
     /// The peer has sent nothing for this long after a ping.
     TimedOut(Duration),
+    /// No message has arrived for this long.
+    NoMessage(Duration),
 }
 
 impl Keepalive {
-    pub(crate) fn new(interval: Option<Duration>, timeout: Option<Duration>) -> Self {
+    pub(crate) fn new(
+        interval: Option<Duration>,
+        timeout: Option<Duration>,
+        receive_timeout: Option<Duration>,
+    ) -> Self {
         Keepalive {
             interval,
             timeout,
+            receive_timeout,
             left: interval,
+            message_left: receive_timeout,
             awaited: false,
             sent: 0,
             half_timeout: None,
@@ -50,7 +62,7 @@ impl Keepalive {
 
     /// Ends all timeouts. From now on, a read waits until the connection is shut down.
     pub(crate) fn stop(&mut self, half: &mut dyn ReadHalf) -> io::Result<()> {
-        *self = Keepalive::new(None, None);
+        *self = Keepalive::new(None, None, None);
         half.set_timeout(None)
     }
 
@@ -60,7 +72,7 @@ impl Keepalive {
         half: &mut dyn ReadHalf,
         buffer: &mut [u8],
     ) -> io::Result<usize> {
-        let Some(left) = self.left else {
+        let Some(left) = self.left.into_iter().chain(self.message_left).min() else {
             return half.read(buffer);
         };
         let late = (left / 8).min(MAX_LATE);
@@ -71,11 +83,19 @@ impl Keepalive {
         }
         let before = Instant::now();
         let read = half.read(buffer);
+        let elapsed = before.elapsed();
+        let reduce = |left: Option<Duration>| left.map(|left| left.saturating_sub(elapsed));
         self.left = match (&read, self.timeout) {
             (Ok(1..), Some(timeout)) if self.awaited => Some(timeout),
-            _ => Some(left.saturating_sub(before.elapsed())),
+            _ => reduce(self.left),
         };
+        self.message_left = reduce(self.message_left);
         read
+    }
+
+    /// Notes that a message has arrived.
+    pub(crate) fn message_arrived(&mut self) {
+        self.message_left = self.receive_timeout;
     }
 
     /// Notes that the ping has been answered.
@@ -88,7 +108,11 @@ impl Keepalive {
     /// was written, or `None` if it still waits behind a long message.
     pub(crate) fn due(&mut self, written: impl FnOnce() -> Option<Duration>) -> Option<Due> {
         // A read may return shortly before its timeout.
-        if self.left? > Duration::from_micros(500) {
+        let is_over = |left: Duration| left <= Duration::from_micros(500);
+        if self.message_left.is_some_and(is_over) {
+            return self.receive_timeout.map(Due::NoMessage);
+        }
+        if !is_over(self.left?) {
             return None;
         }
         if let (true, Some(timeout)) = (self.awaited, self.timeout) {
@@ -142,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_silent_peer_is_pinged_once_and_then_dead() {
-        let mut keepalive = Keepalive::new(Some(TICK), Some(TICK));
+        let mut keepalive = Keepalive::new(Some(TICK), Some(TICK), None);
         let mut half = Silent(None, 0);
         let ping = next_due(&mut keepalive, &mut half);
         assert_eq!(ping, Due::Ping(1u64.to_be_bytes()));
@@ -151,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_timeout_of_a_ping_starts_when_it_is_written() {
-        let mut keepalive = Keepalive::new(Some(TICK), Some(TICK));
+        let mut keepalive = Keepalive::new(Some(TICK), Some(TICK), None);
         let mut half = Silent(None, 0);
         next_due(&mut keepalive, &mut half);
         for _ in 0..3 {
@@ -175,7 +199,7 @@ mod tests {
                 self.0.set_timeout(timeout)
             }
         }
-        let mut keepalive = Keepalive::new(Some(TICK), Some(TICK));
+        let mut keepalive = Keepalive::new(Some(TICK), Some(TICK), None);
         let mut half = Talking(Silent(None, 0));
         next_due(&mut keepalive, &mut half.0);
         for _ in 0..20 {
@@ -187,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_pong_starts_the_next_interval() {
-        let mut keepalive = Keepalive::new(Some(TICK), Some(TICK));
+        let mut keepalive = Keepalive::new(Some(TICK), Some(TICK), None);
         let mut half = Silent(None, 0);
         next_due(&mut keepalive, &mut half);
         keepalive.answered();
@@ -197,12 +221,36 @@ mod tests {
 
     #[test]
     fn without_a_timeout_a_silent_peer_is_only_pinged() {
-        let mut keepalive = Keepalive::new(Some(TICK), None);
+        let mut keepalive = Keepalive::new(Some(TICK), None, None);
         let mut half = Silent(None, 0);
         for n in 1u64..4 {
             let ping = next_due(&mut keepalive, &mut half);
             assert_eq!(ping, Due::Ping(n.to_be_bytes()));
         }
+    }
+
+    #[test]
+    fn a_peer_that_sends_no_message_is_noticed_although_it_answers_pings() {
+        let mut keepalive = Keepalive::new(Some(TICK), Some(TICK), Some(4 * TICK));
+        let mut half = Silent(None, 0);
+        loop {
+            match next_due(&mut keepalive, &mut half) {
+                Due::Ping(_) => keepalive.answered(),
+                other => return assert_eq!(other, Due::NoMessage(4 * TICK)),
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_restarts_the_receive_timeout() {
+        let mut keepalive = Keepalive::new(None, None, Some(TICK));
+        let mut half = Silent(None, 0);
+        let _ = keepalive.watch(&mut half, &mut []);
+        assert!(keepalive.message_left < Some(TICK));
+        keepalive.message_arrived();
+        assert_eq!(keepalive.message_left, Some(TICK));
+        assert_eq!(keepalive.due(|| None), None);
+        assert_eq!(next_due(&mut keepalive, &mut half), Due::NoMessage(TICK));
     }
 
     #[test]
@@ -220,7 +268,7 @@ mod tests {
             }
         }
         let hour = Some(Duration::from_secs(3600));
-        let mut keepalive = Keepalive::new(hour, hour);
+        let mut keepalive = Keepalive::new(hour, hour, None);
         let mut half = Quick(0);
         for _ in 0..100 {
             keepalive.watch(&mut half, &mut []).unwrap();

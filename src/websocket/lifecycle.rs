@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use super::control_frames::SendClose;
 use super::event_callback::EventCallback;
 use super::session::{Action, Input, Phase, Session};
+use super::state::{Delivery, Observers, State as PublicState};
 use crate::error::Error;
 use crate::net::transport::ShutdownHandle;
 use crate::panics::drop_caught;
@@ -33,6 +34,7 @@ struct State {
     /// Ends the waits of the reader and the writer. `None` while there is no connection.
     shutdown: Option<Arc<dyn ShutdownHandle>>,
     callbacks: EventCallbacks,
+    observers: Observers,
     /// The other end of `closed`. `None` after the end of the session.
     alive: Option<Sender<Infallible>>,
 }
@@ -41,7 +43,6 @@ struct State {
 #[derive(Default)]
 pub(crate) struct EventCallbacks {
     pub(crate) on_ready: Vec<Arc<EventCallback<()>>>,
-    pub(crate) on_disconnect: Vec<Arc<EventCallback<Error>>>,
     pub(crate) on_error: Vec<Arc<EventCallback<Error>>>,
     pub(crate) on_close: Vec<Arc<EventCallback<()>>>,
 }
@@ -55,8 +56,9 @@ pub(crate) enum Effect {
     /// Apply the session's `Hold`.
     Hold,
     NotifyReady(Vec<Arc<EventCallback<()>>>),
-    NotifyLost(Error, Vec<Arc<EventCallback<Error>>>),
     NotifyClosed(Error, EventCallbacks),
+    /// Deliver the states that are queued for observers.
+    NotifyObservers,
 }
 
 /// How a wait ended.
@@ -75,6 +77,7 @@ impl Lifecycle {
                 session,
                 shutdown: None,
                 callbacks: EventCallbacks::default(),
+                observers: Observers::default(),
                 alive: Some(alive),
             }),
             changed: Condvar::new(),
@@ -137,7 +140,14 @@ impl Lifecycle {
             if state.session.closed().is_some() {
                 state.alive = None;
             }
-            let effects: Vec<_> = actions.into_iter().map(|it| state.effect(it)).collect();
+            let mut effects: Vec<_> = actions.into_iter().map(|it| state.effect(it)).collect();
+            if PublicState::has_changed(&before, &state.session) {
+                let State {
+                    session, observers, ..
+                } = &mut *state;
+                observers.queue(|| PublicState::of(session));
+                effects.push(Effect::NotifyObservers);
+            }
             (effects, before)
         };
         self.changed.notify_all();
@@ -177,10 +187,21 @@ impl Lifecycle {
         state.session.has_opened()
     }
 
-    pub(crate) fn on_disconnect(&self, f: &Arc<EventCallback<Error>>) {
+    /// Adds an observer of the state. The caller then calls
+    /// [`deliver_states`](Self::deliver_states).
+    pub(crate) fn observe(&self, deliver: impl FnMut(PublicState) -> bool + Send + 'static) {
+        let deliver = Box::new(deliver);
         let mut state = self.state.lock();
-        if state.session.closed().is_none() {
-            state.callbacks.on_disconnect.push(f.clone());
+        let now = PublicState::of(&state.session);
+        state.observers.add(deliver, now);
+    }
+
+    /// Delivers the states that are queued for observers and that no other thread delivers.
+    pub(crate) fn deliver_states(&self) {
+        let next = || self.state.lock().observers.take();
+        while let Some((index, deliver)) = next().map(Delivery::run) {
+            let left = self.state.lock().observers.put_back(index, deliver);
+            drop_caught(left);
         }
     }
 
@@ -216,9 +237,6 @@ impl State {
                 true => self.callbacks.on_ready.clone(),
                 false => std::mem::take(&mut self.callbacks.on_ready),
             }),
-            Action::NotifyLost(reason) => {
-                Effect::NotifyLost(reason, self.callbacks.on_disconnect.clone())
-            }
             Action::NotifyClosed(end) => {
                 Effect::NotifyClosed(end, std::mem::take(&mut self.callbacks))
             }
@@ -233,6 +251,7 @@ mod tests {
 
     use tungstenite::protocol::Role;
 
+    use super::super::session::ReconnectPolicy;
     use super::*;
     use crate::backoff::{Backoff, Schedule};
 
@@ -251,7 +270,7 @@ mod tests {
             initial: Duration::ZERO,
             ..Backoff::default()
         };
-        let schedule = Some(Schedule::new(backoff));
+        let schedule = Some((Schedule::new(backoff), ReconnectPolicy::Transient));
         let lifecycle = Lifecycle::new(Session::new(Role::Client, Duration::MAX, schedule));
         let [first, second] = [(); 2].map(|()| Arc::new(Flag::default()));
         assert!(lifecycle.install(first.clone()));
@@ -262,6 +281,7 @@ mod tests {
         lifecycle.step(&Input::ThreadsEnded {
             unsent: 0,
             chance: 0.0,
+            retry: false,
         });
         lifecycle.step(&Input::DeadlinePassed);
         assert!(lifecycle.install(second.clone()));

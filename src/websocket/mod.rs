@@ -18,6 +18,7 @@ mod send_queue;
 pub(crate) mod session;
 mod shared;
 pub(crate) mod slot;
+mod state;
 mod stats;
 mod writer_thread;
 
@@ -34,9 +35,10 @@ use self::control_frames::MAX_UNANSWERED;
 use self::event_callback::EventCallback;
 pub use self::handle::{WeakWebsocket, Websocket};
 pub use self::request::Request;
-use self::session::{Phase, Session};
+use self::session::{Input, Phase, Session};
 use self::shared::ConnectionInfo;
 pub(crate) use self::shared::Shared;
+pub use self::state::State;
 pub use self::stats::Stats;
 use crate::deadline::deadline_after;
 use crate::error::{CloseFrame, Error, PutError, Result};
@@ -44,7 +46,10 @@ use crate::message::Message;
 use crate::net::handshake::subprotocols;
 #[cfg(doc)]
 use crate::options::Options;
-use crate::pubsub::{Queue, RoomWait, Sink, Source, Subscription, SubscriptionId};
+use crate::pubsub::{Producer, Queue, RoomWait, Sink, Source, Subscription, SubscriptionId};
+
+/// The number of states that a subscription to the events keeps.
+const MAX_EVENTS: usize = 64;
 
 /// Receiving.
 impl Websocket {
@@ -601,55 +606,132 @@ impl Websocket {
         self.shared().lifecycle.end()?.failure()
     }
 
-    /// Returns why the connection has ended, orderly or by an error. Returns `None` while it has
-    /// not ended.
+    /// Returns the state of the connection, with the reason why it is not ready.
     ///
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, Websocket};
+    /// use rtcbot_websocket::{State, Websocket};
     ///
     /// let (robot, _operator) = Websocket::pair();
-    /// assert!(robot.end_reason().is_none());
+    /// assert!(matches!(robot.state(), State::Ready));
     /// robot.close()?;
-    /// assert!(matches!(robot.end_reason(), Some(Error::Closed(_))));
-    /// # Ok::<(), Error>(())
+    /// let State::Closed { reason, .. } = robot.state() else { panic!() };
+    /// assert!(reason.is_orderly());
+    /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
-    pub fn end_reason(&self) -> Option<Error> {
-        self.shared().lifecycle.end()
+    #[doc(alias = "end_reason")]
+    pub fn state(&self) -> State {
+        self.shared().lifecycle.look(State::of)
     }
 
     /// Returns the latest error: why the last connection was lost, or why the last attempt to
     /// connect failed.
     ///
-    /// It is also set if another attempt [follows](Options::reconnect), and stays when that one
-    /// succeeds. Returns `None` if there was no error.
-    ///
-    /// [`end_reason`](Self::end_reason) returns the reason for the final end, and
-    /// [`error`](Self::error) the same reason if it is a failure.
+    /// In contrast to [`error`](Self::error), it is also set if another attempt
+    /// [follows](Options::reconnect), and stays when that one succeeds. Returns `None` if there was
+    /// no error.
     ///
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Backoff, Error, Options, Server};
+    /// use rtcbot_websocket::{Error, Options};
     ///
-    /// let server = Server::bind("127.0.0.1:0")?;
-    /// let url = server.url().to_owned();
-    /// drop(server);
-    /// let ws = Options::new().reconnect(Backoff::default()).connect(url)?;
-    /// let error = loop {
-    ///     if let Some(error) = ws.last_error() {
-    ///         break error;
-    ///     }
-    ///     std::thread::yield_now();
-    /// };
-    /// assert!(matches!(error, Error::Connect { .. }) && ws.end_reason().is_none());
+    /// let (robot, operator) = Options::new().max_message_size(10).pair();
+    /// operator.put_nowait("more than ten bytes")?;
+    /// robot.wait_closed().unwrap_err();
+    /// assert!(matches!(robot.last_error(), Some(Error::MessageTooBig { .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn last_error(&self) -> Option<Error> {
         self.shared()
             .lifecycle
             .look(|session| session.last_error().cloned())
+    }
+
+    /// Returns a subscription to the [`state`](Self::state): RTCBot's `onReady(queue)`.
+    ///
+    /// It receives the present state first, and then each new one: every connection, every lost
+    /// one, every attempt that fails, and the end. After the end, it returns the reason. It keeps
+    /// the newest 64 states.
+    ///
+    /// # Examples
+    ///
+    /// A client with a wrong port does not stay silent:
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Backoff, Error, Options, Server, State};
+    ///
+    /// let server = Server::bind("127.0.0.1:0")?;
+    /// let url = server.url().to_owned();
+    /// drop(server); // no one listens there any more
+    /// let ws = Options::new().reconnect(Backoff::default()).connect(url)?;
+    /// for event in &ws.events() {
+    ///     if let State::Reconnecting { reason, .. } = event {
+    ///         println!("not connected: {reason}");
+    ///         assert!(matches!(reason, Error::Connect { .. }));
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn events(&self) -> Subscription<State> {
+        let (publisher, producer) = Producer::with_queue(Queue::DropOldest(MAX_EVENTS));
+        let subscription = producer.subscribe();
+        let mut publisher = Some(publisher);
+        let deliver = move |state: State| {
+            let Some(mut open) = publisher.take() else {
+                return false;
+            };
+            // Does not wait: the queue drops the oldest state.
+            open.put(state.clone());
+            match state {
+                State::Closed { reason } => open.end(reason),
+                _ if open.has_subscribers() => publisher = Some(open),
+                _ => {}
+            }
+            publisher.is_some()
+        };
+        self.shared().lifecycle.observe(deliver);
+        self.shared().lifecycle.deliver_states();
+        subscription
+    }
+
+    /// Calls `f` on the dispatch thread with the present [`state`](Self::state), and then with each
+    /// new one.
+    ///
+    /// The end follows the callbacks for all messages. Messages of a lost connection may be
+    /// delivered after its loss is reported.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Backoff, Options, State};
+    ///
+    /// let ws = Options::new().reconnect(Backoff::default()).connect("ws://robot.local/ws")?;
+    /// ws.on_event(|state| match state {
+    ///     State::Reconnecting { attempt: 1, reason, .. } => println!("connection lost: {reason}"),
+    ///     State::Reconnecting { reason, .. } => println!("cannot connect: {reason}"),
+    ///     _ => {}
+    /// });
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
+    #[doc(alias = "on_disconnect")]
+    pub fn on_event(&self, f: impl FnMut(State) + Send + 'static) {
+        let shared = self.shared();
+        let producer = shared.producer.clone();
+        let mut f = Some(Arc::new(EventCallback::new(f)));
+        shared.lifecycle.observe(move |state| {
+            let is_end = matches!(state, State::Closed { .. });
+            // The last one is moved, so that `f` is dropped on the dispatch thread.
+            let f = if is_end { f.take() } else { f.clone() };
+            if let Some(f) = f {
+                producer.dispatcher().run(move || f.call(state));
+            }
+            !is_end
+        });
+        shared.lifecycle.deliver_states();
+        shared.producer.threads().wait();
     }
 
     /// Calls `f` on the dispatch thread when the connection is ready.
@@ -675,37 +757,6 @@ impl Websocket {
         if self.shared().lifecycle.on_ready(&f) {
             self.shared().producer.run(move || f.call(()));
         }
-    }
-
-    /// Calls `f` on the dispatch thread each time a connection is lost and another one
-    /// [follows](Options::reconnect), with the reason.
-    ///
-    /// Messages of the lost connection may be delivered after this call. [`stats`](Self::stats) has
-    /// counted the messages that may be lost with it.
-    ///
-    /// `f` is not called for an attempt that fails before the connection is ready:
-    /// [`last_error`](Self::last_error) returns its error. For the final end, use
-    /// [`on_error`](Self::on_error) and [`on_close`](Self::on_close).
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// use rtcbot_websocket::{Backoff, Options};
-    ///
-    /// let ws = Options::new().reconnect(Backoff::default()).connect("ws://robot.local/ws")?;
-    /// let (socket, mut before) = (ws.downgrade(), 0);
-    /// ws.on_disconnect(move |reason| {
-    ///     if let Some(ws) = socket.upgrade() {
-    ///         let all = ws.stats().unconfirmed;
-    ///         println!("{reason}; up to {} messages are lost", all - before);
-    ///         before = all;
-    ///     }
-    /// });
-    /// # Ok::<(), rtcbot_websocket::Error>(())
-    /// ```
-    pub fn on_disconnect(&self, f: impl FnMut(Error) + Send + 'static) {
-        let f = Arc::new(EventCallback::new(f));
-        self.shared().lifecycle.on_disconnect(&f);
     }
 
     /// Calls `f` on the dispatch thread when the connection fails, with the reason.
@@ -766,7 +817,7 @@ impl Websocket {
     ///
     /// The wait takes at most [`connect_timeout`](Options::connect_timeout). With
     /// [`Options::reconnect`], it has no limit, and only the present connection counts;
-    /// [`last_error`](Self::last_error) returns why there is none yet.
+    /// [`state`](Self::state) returns why there is none yet.
     ///
     /// # Errors
     ///
@@ -822,52 +873,6 @@ impl Websocket {
             Some(Err(end)) => Err(end),
             None => Err(self.not_yet()),
         }
-    }
-
-    /// Waits until the connection has ended. Returns why it failed, or `None` after an orderly
-    /// closing.
-    ///
-    /// This is RTCBot's `await ws.onError()`, which waits forever if no error occurs.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::OwnThread`] and [`Error::Forked`], as for [`wait_ready`](Self::wait_ready).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::Websocket;
-    ///
-    /// let (robot, operator) = Websocket::pair();
-    /// operator.close()?;
-    /// assert!(robot.wait_error()?.is_none());
-    /// # Ok::<(), rtcbot_websocket::Error>(())
-    /// ```
-    pub fn wait_error(&self) -> Result<Option<Error>> {
-        Ok(self.wait_closed_until(None)?.failure())
-    }
-
-    /// Waits for at most `timeout` until the connection has ended. Returns why it failed, or `None`
-    /// after an orderly closing.
-    ///
-    /// # Errors
-    ///
-    /// - [`Error::Timeout`] if it has not ended in time.
-    /// - The errors of [`wait_error`](Self::wait_error).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::{Error, Websocket};
-    /// use std::time::Duration;
-    ///
-    /// let (robot, _operator) = Websocket::pair();
-    /// let result = robot.wait_error_timeout(Duration::from_millis(10));
-    /// assert!(matches!(result, Err(Error::Timeout)));
-    /// ```
-    pub fn wait_error_timeout(&self, timeout: Duration) -> Result<Option<Error>> {
-        let deadline = Instant::now().checked_add(timeout);
-        Ok(self.wait_closed_until(deadline)?.failure())
     }
 
     /// Waits until the connection has ended: RTCBot's `await ws`. It does not close the connection.
@@ -976,7 +981,8 @@ impl Websocket {
     /// handshake, and waits for its end.
     ///
     /// It returns after [`close_timeout`](Options::close_timeout) at the latest (5 seconds by
-    /// default). A second call has no effect but to wait for the same end.
+    /// default). A second call waits for the same end, and an earlier limit of it
+    /// ([`close_timeout`](Self::close_timeout)) is the limit of both.
     ///
     /// From now on puts fail. A source is dropped, with the messages in it. Received messages that
     /// find a subscription's queue full are dropped. A received message that is queued can still be
@@ -1017,7 +1023,32 @@ impl Websocket {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn close(&self) -> Result<()> {
-        self.close_with(CloseFrame::NORMAL.code, "")
+        self.close_within(CloseFrame::NORMAL, self.shared().options.close_timeout)
+    }
+
+    /// Closes the connection like [`close`](Self::close), with a time limit in place of
+    /// [`close_timeout`](Options::close_timeout).
+    ///
+    /// If the connection is closing already, an earlier limit shortens that closing: for a second
+    /// Ctrl-C.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`close`](Self::close).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    /// use std::time::Duration;
+    ///
+    /// let (robot, _operator) = Websocket::pair();
+    /// robot.put_nowait("sent before the connection closes")?;
+    /// robot.close_timeout(Duration::from_secs(20))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn close_timeout(&self, timeout: Duration) -> Result<()> {
+        self.close_within(CloseFrame::NORMAL, timeout)
     }
 
     /// Closes the connection like [`close`](Self::close), with a code and a reason for the peer
@@ -1042,10 +1073,108 @@ impl Websocket {
     /// ```
     pub fn close_with(&self, code: u16, reason: &str) -> Result<()> {
         let frame = CloseFrame::checked(code, reason)?;
+        self.close_within(frame, self.shared().options.close_timeout)
+    }
+
+    /// Begins to close the connection like [`close_with`](Self::close_with), and does not wait.
+    ///
+    /// The queued messages and the closing handshake follow in the background, within
+    /// [`close_timeout`](Options::close_timeout). [`wait_closed`](Self::wait_closed),
+    /// [`on_close`](Self::on_close) and [`error`](Self::error) report the end. If the connection is
+    /// closing already, this has no effect.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::InvalidOption`], as for [`close_with`](Self::close_with).
+    /// - [`Error::Forked`] in a forked child of the connection's process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    ///
+    /// let (robot, operator) = Websocket::pair();
+    /// robot.close_nowait(4001, "battery low")?;
+    /// operator.wait_closed().unwrap_err(); // 4001 reports an error to the peer
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
+    pub fn close_nowait(&self, code: u16, reason: &str) -> Result<()> {
+        let frame = CloseFrame::checked(code, reason)?;
         self.in_owner_process()?;
         let shared = self.shared();
-        let deadline = deadline_after(shared.options.close_timeout);
-        let deadline = shared.begin_close(frame, deadline);
+        shared.begin_close(frame, deadline_after(shared.options.close_timeout));
+        if shared.lifecycle.phase() != Phase::Closed {
+            shared.spawn_close_watchdog();
+        }
+        Ok(())
+    }
+
+    /// Shuts the connection down immediately, without a closing handshake, and does not wait.
+    ///
+    /// Queued messages are not sent. The connection ends with [`Error::Aborted`], which contains
+    /// their number, and for the peer it is lost. In a forked child, this has no effect.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Error, Websocket};
+    ///
+    /// let (robot, operator) = Websocket::pair();
+    /// robot.abort();
+    /// assert!(matches!(robot.wait_closed(), Err(Error::Aborted { .. })));
+    /// assert!(matches!(operator.wait_closed(), Err(Error::Lost(_))));
+    /// ```
+    pub fn abort(&self) {
+        if self.in_owner_process().is_ok() {
+            self.shared().abort();
+        }
+    }
+
+    /// Replaces a connection that the program knows to be stale, for example after the machine has
+    /// slept. Needs [`Options::reconnect`].
+    ///
+    /// An open connection is shut down without a closing handshake, and the client connects again
+    /// immediately; so it does if it is waiting for its next attempt. Otherwise this has no effect:
+    /// an attempt is under way. Queued messages are kept. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::InvalidOption`] without [`Options::reconnect`].
+    /// - The reason, if the connection is closing or has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Backoff, Options, Server, Websocket};
+    ///
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let ws = Options::new().reconnect(Backoff::default()).connect(server.url())?;
+    /// let first = Websocket::accept(server.next().unwrap());
+    /// ws.wait_ready()?;
+    /// ws.reconnect_now()?;
+    /// let second = Websocket::accept(server.next().unwrap());
+    /// ws.put_nowait("hello again")?;
+    /// assert_eq!(second.get()?, "hello again");
+    /// # drop(first);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reconnect_now(&self) -> Result<()> {
+        let shared = self.shared();
+        if shared.options.reconnect.is_none() {
+            return Err(Error::invalid_option("reconnect", "it is not set"));
+        }
+        self.in_owner_process()?;
+        shared.step(Input::ReconnectRequested);
+        shared
+            .lifecycle
+            .look(Session::why_closed)
+            .map_or(Ok(()), Err)
+    }
+
+    fn close_within(&self, frame: CloseFrame, timeout: Duration) -> Result<()> {
+        self.in_owner_process()?;
+        let shared = self.shared();
+        let deadline = shared.begin_close(frame, deadline_after(timeout));
         if shared.is_own_thread() && shared.lifecycle.phase() != Phase::Closed {
             shared.spawn_close_watchdog();
             return Err(Error::OwnThread);
@@ -1234,29 +1363,6 @@ impl Websocket {
         }
     }
 
-    /// Returns the round-trip time, measured by the pings that the peer has answered on this
-    /// connection: those of [`Options::ping_interval`] and of [`ping`](Self::ping).
-    ///
-    /// Returns `None` before the first pong (by default, the first ping is sent 20 seconds after
-    /// the connection is ready; `ping` sends one immediately), and when the connection has been
-    /// lost or has ended.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::Websocket;
-    /// use std::time::Duration;
-    ///
-    /// let (ws, _peer) = Websocket::pair();
-    /// assert!(ws.latency().is_none());
-    /// let time = ws.ping("")?.recv_timeout(Duration::from_secs(20))?;
-    /// assert_eq!(ws.latency().unwrap().last, time);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn latency(&self) -> Option<Latency> {
-        self.shared().send_queue.latency()
-    }
-
     /// Returns the numbers of messages and bytes that this `Websocket` has transferred, and of
     /// those that are queued.
     ///
@@ -1273,23 +1379,6 @@ impl Websocket {
     /// ```
     pub fn stats(&self) -> Stats {
         Stats::of(self.shared())
-    }
-
-    /// Returns the code and reason of the Close frame that this side has sent or is about to send.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::Websocket;
-    ///
-    /// let (robot, _operator) = Websocket::pair();
-    /// assert!(robot.sent_close().is_none());
-    /// robot.close()?;
-    /// assert_eq!(robot.sent_close().unwrap().code, 1000);
-    /// # Ok::<(), rtcbot_websocket::Error>(())
-    /// ```
-    pub fn sent_close(&self) -> Option<CloseFrame> {
-        self.shared().lifecycle.look(Session::sent_close)
     }
 
     /// Returns the code and reason of the peer's Close frame. Returns `None` if none was received,

@@ -12,7 +12,8 @@ use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext}
 use super::keepalive::{Due, Keepalive};
 use super::session::{Input, LAST_WAIT, PeerClose, Phase};
 use super::shared::{Received, Shared};
-use crate::error::{CloseFrame, Error};
+use crate::error::{Close, CloseFrame, Error};
+use crate::hooks::Hooks;
 use crate::message::{MESSAGE_OVERHEAD, Message};
 use crate::net::frame_reader::{FrameReader, StreamEnd};
 use crate::net::transport::{ReadHalf, is_timeout};
@@ -40,12 +41,17 @@ enum StopReason {
     Violation(u16, Error),
     /// The stream ended.
     Lost(io::Error),
-    /// The peer did not answer a ping.
-    PingTimeout(Error),
+    /// The peer did not answer a ping, or sent no message in time.
+    TimedOut(Error),
 }
 
 /// Reads and publishes messages until the connection is shut down.
-pub(crate) fn read(shared: &Shared, opened: ReadSide, publisher: &mut Publisher<Message>) {
+pub(crate) fn read(
+    shared: &Shared,
+    opened: ReadSide,
+    publisher: &mut Publisher<Message>,
+    hooks: &Hooks,
+) {
     let options = &shared.options;
     let config = WebSocketConfig::default()
         .read_buffer_size(options.read_buffer)
@@ -61,7 +67,11 @@ pub(crate) fn read(shared: &Shared, opened: ReadSide, publisher: &mut Publisher<
             rest: io::Cursor::new(opened.rest),
             may_wait: true,
             half: opened.half,
-            keepalive: Keepalive::new(options.ping_interval, options.ping_timeout),
+            keepalive: Keepalive::new(
+                options.ping_interval,
+                options.ping_timeout,
+                options.receive_timeout,
+            ),
             received: &shared.received,
             surplus: 0,
             read_buffer: options.read_buffer,
@@ -73,7 +83,7 @@ pub(crate) fn read(shared: &Shared, opened: ReadSide, publisher: &mut Publisher<
     let reason = read_loop(shared, &mut codec, &mut stream, &mut batch, publisher);
     drop(codec);
     publish(shared, &mut batch, publisher);
-    finish_closing(shared, stream.source.half, reason);
+    finish_closing(shared, stream.source.half, reason, hooks);
 }
 
 /// The main loop: reads a message, publishes if there are many or if no more can be read without
@@ -119,6 +129,9 @@ fn read_loop(
             Err(tungstenite::Error::Io(error)) if is_timeout(&error) => all_read = true,
             Err(error) => return stop_reason(error),
         }
+        if !batch.is_empty() {
+            stream.source.keepalive.message_arrived();
+        }
         if all_read || batch.len() == BATCH {
             publish(shared, batch, publisher);
         }
@@ -136,7 +149,10 @@ fn read_loop(
             }
             Some(Due::Ping(payload)) => shared.send_queue.ping(Bytes::copy_from_slice(&payload)),
             Some(Due::TimedOut(after)) => {
-                return StopReason::PingTimeout(Error::PingTimeout { after });
+                return StopReason::TimedOut(Error::PingTimeout { after });
+            }
+            Some(Due::NoMessage(after)) => {
+                return StopReason::TimedOut(Error::ReceiveTimeout { after });
             }
         }
     }
@@ -176,7 +192,7 @@ fn stop_reason(error: tungstenite::Error) -> StopReason {
 
 /// Reports why reading stopped. Then reads and ignores bytes until the peer ends the stream or the
 /// connection is shut down.
-fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, reason: StopReason) {
+fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, reason: StopReason, hooks: &Hooks) {
     let end = match reason {
         StopReason::Peer(frame) => {
             match &frame {
@@ -186,7 +202,14 @@ fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, reason: StopReas
                 None => crate::logging::debug!("{}: the peer is closing", shared.name),
             }
             let after_all = shared.send_queue.has_begun_to_close();
-            shared.step(Input::PeerClosed(PeerClose { frame, after_all }));
+            let close = Close::by_peer(frame.clone());
+            let retry =
+                !hooks.decides_to_reconnect() || hooks.wants_to_reconnect(&Error::Closed(close));
+            shared.step(Input::PeerClosed(PeerClose {
+                frame,
+                after_all,
+                retry,
+            }));
             discard(shared, &mut *half);
             Input::ReadEnded(None)
         }
@@ -204,7 +227,7 @@ fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, reason: StopReas
             Input::ReadEnded(None)
         }
         StopReason::Lost(error) => Input::ReadEnded(Some(Error::lost(error))),
-        StopReason::PingTimeout(error) => Input::Failed(error),
+        StopReason::TimedOut(error) => Input::Failed(error),
     };
     shared.step(end);
     shared.wait_shut_down();

@@ -16,6 +16,7 @@ use super::slot::Slot;
 use super::writer_thread;
 use crate::backoff::chance;
 use crate::error::Error;
+use crate::hooks::Hooks;
 use crate::message::Message;
 use crate::panics::{catch_panic, drop_caught};
 use crate::pubsub::Publisher;
@@ -35,6 +36,7 @@ pub(crate) fn start(
     let thread = ReaderThread {
         shared: shared.clone(),
         publisher: Some(ends.publisher),
+        hooks: ends.hooks,
         writer: None,
         lost: 0,
         slot,
@@ -65,6 +67,7 @@ pub(crate) fn start(
 struct ReaderThread {
     shared: Arc<Shared>,
     publisher: Option<Publisher<Message>>,
+    hooks: Hooks,
     writer: Option<JoinHandle<Unsent>>,
     /// The number of messages that were neither sent nor kept.
     lost: usize,
@@ -117,6 +120,10 @@ impl ReaderThread {
                 return shared.step(Input::Failed(Error::lost(error)));
             }
         }
+        let greeting = match self.hooks.greeting() {
+            Ok(greeting) => greeting,
+            Err(error) => return shared.step(Input::Failed(error)),
+        };
         shared.step(Input::Opened);
         if !shared.lifecycle.look(Session::has_opened) {
             // The connection was shut down meanwhile.
@@ -124,7 +131,8 @@ impl ReaderThread {
         }
         crate::logging::debug!("{}: ready", shared.name);
         let keep = options.reconnect.is_some();
-        let writer = FrameWriter::new(role, halves.write, options.json, keep);
+        let mut writer = FrameWriter::new(role, halves.write, options.json, keep);
+        writer.greet(greeting);
         match writer_thread::start(shared, writer) {
             Ok(thread) => self.writer = Some(thread),
             Err(error) => return shared.step(Input::Failed(Error::Thread(Arc::new(error)))),
@@ -135,7 +143,7 @@ impl ReaderThread {
             role,
         };
         if let Some(publisher) = &mut self.publisher {
-            read_loop::read(shared, read_side, publisher);
+            read_loop::read(shared, read_side, publisher, &self.hooks);
         }
     }
 
@@ -176,9 +184,17 @@ impl ReaderThread {
         // Before the loss is reported: what a program sends after that is for the next connection.
         shared.send_queue.forget_connection();
         loop {
+            let unsent = self.unsent();
+            let undecided = shared.lifecycle.look(|session| session.undecided(unsent));
+            let retry = undecided.is_some_and(|reason| {
+                let retry = self.hooks.wants_to_reconnect(&reason);
+                drop_caught(reason);
+                retry
+            });
             shared.step(Input::ThreadsEnded {
-                unsent: self.unsent(),
+                unsent,
                 chance: chance(),
+                retry,
             });
             let waiting = shared.lifecycle.look(|session| {
                 let (until, reason) = session.waiting()?;

@@ -12,9 +12,10 @@ use tungstenite::protocol::Role;
 
 use super::lifecycle::{Effect, EventCallbacks, Lifecycle, Waited};
 use super::send_queue::SendQueue;
-use super::session::{Input, Phase, Session};
+use super::session::{Input, Phase, ReconnectPolicy, Session};
 use crate::backoff::Schedule;
 use crate::error::{CloseFrame, Error};
+use crate::hooks::Hooks;
 use crate::message::Message;
 use crate::options::Options;
 use crate::panics::drop_caught;
@@ -66,6 +67,7 @@ pub(crate) struct Received {
 /// The parts of a `Websocket` that its threads own.
 pub(crate) struct ThreadEnds {
     pub(crate) publisher: Publisher<Message>,
+    pub(crate) hooks: Hooks,
 }
 
 thread_local! {
@@ -84,7 +86,8 @@ pub(crate) fn mark_reader_thread() {
 }
 
 impl Shared {
-    pub(crate) fn new(name: String, role: Role, options: Options) -> (Arc<Self>, ThreadEnds) {
+    pub(crate) fn new(name: String, role: Role, mut options: Options) -> (Arc<Self>, ThreadEnds) {
+        let hooks = std::mem::take(&mut options.hooks);
         let weighing = Weighing {
             weigh: Message::weight,
             limit: options.receive_queue_bytes,
@@ -94,8 +97,15 @@ impl Shared {
         if options.paused {
             producer.pause();
         }
-        let schedule = options.reconnect.map(Schedule::new);
-        let session = Session::new(role, options.close_timeout, schedule);
+        let reconnect = options.reconnect.map(|backoff| {
+            let policy = match hooks.decides_to_reconnect() {
+                true => ReconnectPolicy::Ask,
+                false if backoff.until_closed => ReconnectPolicy::Always,
+                false => ReconnectPolicy::Transient,
+            };
+            (Schedule::new(backoff), policy)
+        });
+        let session = Session::new(role, options.close_timeout, reconnect);
         let shared = Arc::new(Shared {
             process: OwnerProcess::current(),
             lifecycle: Lifecycle::new(session),
@@ -115,7 +125,7 @@ impl Shared {
                 shared.no_thread_for_callbacks(error);
             }
         });
-        (shared, ThreadEnds { publisher })
+        (shared, ThreadEnds { publisher, hooks })
     }
 
     /// Returns whether the caller is the reader or the writer thread. A wait for the connection
@@ -156,17 +166,11 @@ impl Shared {
                     self.producer.dispatcher().run(move || f.call(()));
                 }
             }
-            Effect::NotifyLost(reason, callbacks) => {
-                for f in callbacks {
-                    let reason = reason.clone();
-                    self.producer.dispatcher().run(move || f.call(reason));
-                }
-                drop_caught(reason);
-            }
             Effect::NotifyClosed(end, callbacks) => {
                 self.notify_closed(&end, callbacks);
                 drop_caught(end);
             }
+            Effect::NotifyObservers => self.lifecycle.deliver_states(),
         }
     }
 
@@ -184,7 +188,6 @@ impl Shared {
     fn notify_closed(&self, end: &Error, callbacks: EventCallbacks) {
         let EventCallbacks {
             on_ready,
-            on_disconnect,
             on_error,
             on_close,
         } = callbacks;
@@ -201,9 +204,6 @@ impl Shared {
             dispatcher.run(move || f.call(()));
         }
         for f in on_ready {
-            dispatcher.run(move || drop(f));
-        }
-        for f in on_disconnect {
             dispatcher.run(move || drop(f));
         }
     }
@@ -236,6 +236,20 @@ impl Shared {
     /// Waits until the `Websocket` has ended, or until `until`. Returns the reason for the end.
     pub(crate) fn wait_closed(&self, until: Option<Instant>) -> Option<Error> {
         self.wait(until, |session| session.closed().cloned())
+    }
+
+    /// Shuts the connection down, without a closing handshake. Does not wait.
+    pub(crate) fn abort(&self) {
+        // First, so that no accepted message is missing from the count.
+        self.send_queue.refuse_puts();
+        self.step(Input::Aborted);
+    }
+
+    /// Ends a closing that takes too long.
+    pub(crate) fn end_closing(&self, frame: CloseFrame) {
+        // The closing may have a later deadline.
+        self.begin_close(frame, Instant::now());
+        self.step(Input::DeadlinePassed);
     }
 
     /// Begins to close, unless that has begun. Returns the deadline of the closing.

@@ -78,7 +78,13 @@ pub struct Stats {
     pub unsent: u64,
     /// The number of connections after the first.
     pub reconnects: u64,
-    /// The round-trip time: see [`Websocket::latency`](crate::Websocket::latency).
+    /// The round-trip time, measured by the pings that the peer has answered on this connection:
+    /// those of [`Options::ping_interval`](crate::Options::ping_interval) and of
+    /// [`ping`](crate::Websocket::ping).
+    ///
+    /// `None` before the first pong (by default, the first ping is sent 20 seconds after the
+    /// connection is ready; `ping` sends one immediately), and when the connection has been lost or
+    /// has ended.
     pub latency: Option<Latency>,
 }
 

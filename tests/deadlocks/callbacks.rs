@@ -10,7 +10,7 @@ use crossbeam_channel::{bounded, unbounded};
 use rtcbot_websocket::{Backoff, Error, Message, PutError, Queue, Sink, Websocket, json};
 
 use crate::testkit::wire::{Raw, Wire, over_each};
-use crate::testkit::{DEADLINE, alone, eventually, eventually_asleep};
+use crate::testkit::{DEADLINE, alone, eventually, eventually_asleep, on_loss};
 use crate::{End, HOUR, disconnected};
 
 /// The callbacks of a client.
@@ -65,7 +65,7 @@ impl Callback {
             Callback::Message => drop(ws.subscribe_callback(move |_| call())),
             Callback::Concurrent => drop(ws.subscribe_concurrent(2, move |_| call())),
             Callback::Sink => drop(ws.subscribe_to(Calls(call))),
-            Callback::OnDisconnect => ws.on_disconnect(move |_| call()),
+            Callback::OnDisconnect => on_loss(&ws, move |_| call()),
             Callback::Header => panic!("is not registered but a setting"),
         }
     }
@@ -137,9 +137,15 @@ fn call_everything(ws: &Websocket, callback: Callback) {
     ws.on_ready(|| {});
     ws.on_error(|_| {});
     ws.on_close(|| {});
-    ws.on_disconnect(|_| {});
-    let _ = (ws.is_ready(), ws.is_closed(), ws.error(), ws.end_reason());
-    let _ = (ws.last_error(), ws.latency(), ws.stats(), ws.ping("ping"));
+    ws.on_event(|_| {});
+    let _ = (ws.is_ready(), ws.is_closed(), ws.error(), ws.state());
+    let _ = ws.events().try_get();
+    let _ = (
+        ws.last_error(),
+        ws.stats().latency,
+        ws.stats(),
+        ws.ping("ping"),
+    );
     let _ = (ws.name(), ws.peer_addr(), ws.local_addr(), ws.subprotocol());
     let _ = (ws.request(), ws.response(), format!("{ws:?}"));
     if callback != Callback::OnDisconnect {
@@ -147,17 +153,16 @@ fn call_everything(ws: &Websocket, callback: Callback) {
         let _ = (ws.wait_ready(), ws.wait_ready_timeout(HOUR));
     }
     let _ = ws.closed_signal().recv_timeout(moment);
-    let _ = (
-        ws.wait_closed_timeout(moment),
-        ws.wait_error_timeout(moment),
-    );
+    let _ = ws.wait_closed_timeout(moment);
     let closed = [
         ws.close_with(4000, "from a callback"),
         ws.close(),
         ws.wait_closed(),
-        ws.wait_error().map(drop),
+        ws.close_timeout(moment),
+        ws.close_nowait(4000, "from a callback"),
     ];
-    let _ = (ws.sent_close(), ws.received_close());
+    let _ = (ws.received_close(), ws.reconnect_now());
+    ws.abort();
     if callback == Callback::Header {
         // It must not wait for its own thread, and therefore not for the end or for a message.
         while ws.try_get().is_ok() {}

@@ -8,14 +8,14 @@ use crossbeam_channel::{RecvError, bounded};
 use rtcbot_websocket::{Error, Message, PutError, Subscription, Websocket, json};
 
 use crate::testkit::wire::over_each;
-use crate::testkit::{DEADLINE, eventually_asleep, is_closed_by_peer, within};
+use crate::testkit::{DEADLINE, end_reason, eventually_asleep, is_closed_by_peer, within};
 use crate::{ENDS, End, HOUR, disconnected};
 
 // websockets 1449: `close()` on another thread leaves `recv` blocked.
 #[test]
 fn every_blocked_get_and_wait_wakes_when_the_connection_ends_and_returns_the_reason() {
     type Call = fn(&Websocket, &Subscription<Message>, End);
-    const CALLS: [Call; 13] = [
+    const CALLS: [Call; 11] = [
         |ws, _, end| end.check(&ws.get().unwrap_err()),
         |ws, _, end| end.check(&ws.get_timeout(HOUR).unwrap_err()),
         |_, own, end| end.check(&own.get().unwrap_err()),
@@ -26,21 +26,19 @@ fn every_blocked_get_and_wait_wakes_when_the_connection_ends_and_returns_the_rea
         },
         |ws, own, end| {
             own.receiver().recv().unwrap_err();
-            end.check(&ws.end_reason().unwrap());
+            end.check(&end_reason(&ws).unwrap());
         },
         |ws, _, end| {
             assert_eq!(ws.closed_signal().recv(), Err(RecvError));
-            end.check(&ws.end_reason().unwrap());
+            end.check(&end_reason(&ws).unwrap());
         },
         |ws, _, end| end.check_failure(ws.wait_closed().err()),
         |ws, _, end| end.check_failure(ws.wait_closed_timeout(HOUR).err()),
-        |ws, _, end| end.check_failure(ws.wait_error().unwrap()),
-        |ws, _, end| end.check_failure(ws.wait_error_timeout(HOUR).unwrap()),
         |ws, _, end| {
             let (sender, told) = bounded(1);
             ws.on_close(move || sender.send(()).unwrap());
             told.recv().unwrap();
-            end.check(&ws.end_reason().unwrap());
+            end.check(&end_reason(&ws).unwrap());
         },
         |ws, _, end| {
             let (sender, told) = bounded(1);
@@ -113,7 +111,7 @@ fn every_blocked_put_wakes_when_the_connection_ends_and_returns_its_message() {
                 assert_eq!(error, PutError::Closed(message()), "{end:?}");
             }
             let _ = client.wait_closed_timeout(DEADLINE);
-            match client.end_reason().unwrap() {
+            match end_reason(&client).unwrap() {
                 // Accepted messages may not have arrived.
                 Error::CloseTimeout { .. } if matches!(end, End::Close | End::PeerCloses) => {}
                 reason => end.check(&reason),
@@ -148,7 +146,7 @@ fn a_peer_that_accepts_no_bytes_is_reported_within_ping_interval_and_ping_timeou
                     last
                 }
             });
-            let error = client.wait_error_timeout(DEADLINE).unwrap().unwrap();
+            let error = client.wait_closed_timeout(DEADLINE).unwrap_err();
             let found = Instant::now();
             assert!(matches!(error, Error::PingTimeout { .. }), "{error}");
             found - putting.join().unwrap()
@@ -221,13 +219,13 @@ fn get_after_the_end_returns_the_queued_messages_and_then_the_reason() {
 
 // RTCBot's `websocket.py`: `onError()` cannot be awaited.
 #[test]
-fn wait_error_returns_the_error_and_none_after_an_orderly_end() {
+fn wait_closed_returns_the_error_unless_the_end_is_orderly() {
     over_each(|wire| {
         for end in ENDS {
             let (client, raw) = wire.client_and_raw(|options| end.options(options));
             let waiting = thread::spawn({
                 let client = client.clone();
-                move || client.wait_error().unwrap()
+                move || client.wait_closed().err()
             });
             end.come(&client, raw);
             end.check_failure(within(DEADLINE, move || waiting.join()).unwrap());

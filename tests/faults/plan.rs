@@ -115,7 +115,7 @@ impl Consumer {
 #[derive(Debug, Clone, Copy)]
 pub enum Waiter {
     Ready,
-    Error,
+    Event,
     Closed,
     ClosedTimeout,
     Signal,
@@ -282,7 +282,7 @@ impl Side {
         let waiters = (0..decisions.between(0, 2)).map(|_| match keeps_handles {
             true => decisions.pick(&[
                 Waiter::Ready,
-                Waiter::Error,
+                Waiter::Event,
                 Waiter::Closed,
                 Waiter::ClosedTimeout,
             ]),

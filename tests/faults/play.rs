@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 use parking_lot::Mutex;
-use rtcbot_websocket::{Error, Message, PutError, Queue, Subscription, WeakWebsocket, Websocket};
+use rtcbot_websocket::{
+    Error, Message, PutError, Queue, State, Subscription, WeakWebsocket, Websocket,
+};
 use rtcbot_websocket::{json, pubsub};
 
 use crate::plan::{Consumer, Ending, Feeder, Kind, Naps, Putter, Side, Waiter, Ways};
 use crate::testkit::decisions::Decisions;
+use crate::testkit::end_reason;
 use crate::testkit::transport::Observer;
 
 /// What happened, reported by the thread that observed it.
@@ -332,7 +335,7 @@ fn close_as_planned(
         }
         Ending::Drop => {}
         // A handle must be left.
-        Ending::Leave => wait(ws, Waiter::Error, actor),
+        Ending::Leave => wait(ws, Waiter::Event, actor),
     }
 }
 
@@ -596,6 +599,14 @@ fn feed(ws: Websocket, plan: &Feeder, actor: &Actor) {
     });
 }
 
+/// Returns the failure of the last state.
+fn last_failure(state: State) -> Result<(), Error> {
+    match state {
+        State::Closed { reason, .. } if !reason.is_orderly() => Err(reason),
+        _ => Ok(()),
+    }
+}
+
 fn wait(ws: &Websocket, waiter: Waiter, actor: Actor) {
     let signal = ws.closed_signal().clone();
     if let Waiter::Signal = waiter {
@@ -611,28 +622,25 @@ fn wait(ws: &Websocket, waiter: Waiter, actor: Actor) {
     thread::spawn(move || {
         let ended = match waiter {
             Waiter::Ready => return drop((ws.wait_ready(), actor)),
-            Waiter::Error => ws.wait_error().map(|error| error.map_or(Ok(()), Err)),
-            Waiter::Closed => Ok(ws.wait_closed()),
+            Waiter::Event => ws.events().iter().last().map_or(Ok(()), last_failure),
+            Waiter::Closed => ws.wait_closed(),
             Waiter::ClosedTimeout | Waiter::Signal => loop {
                 let begun = Instant::now();
                 let time = Duration::from_millis(7);
                 match ws.wait_closed_timeout(time) {
                     Err(Error::Timeout) if begun.elapsed() < time => actor.wrong("too early"),
                     Err(Error::Timeout) => {}
-                    ended => break Ok(ended),
+                    ended => break ended,
                 }
             },
         };
-        match ended {
-            Ok(ended) => actor.ended("waiter", ended.err().as_ref()),
-            Err(error) => actor.wrong(error),
-        }
+        actor.ended("waiter", ended.err().as_ref());
         if actor.book.observer.halves(actor.side) > 0 {
             actor.wrong("told before both threads were done");
         }
         let same = |reason: Error| reason.is_orderly() == ws.error().is_none();
-        if !ws.is_closed() || ws.is_ready() || !ws.end_reason().is_some_and(same) {
-            actor.wrong(format!("told too early: {ws:?}, {:?}", ws.end_reason()));
+        if !ws.is_closed() || ws.is_ready() || !end_reason(&ws).is_some_and(same) {
+            actor.wrong(format!("told too early: {ws:?}, {:?}", end_reason(&ws)));
         }
     });
 }

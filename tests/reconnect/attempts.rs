@@ -8,7 +8,9 @@ use crossbeam_channel::unbounded;
 use rtcbot_websocket::{Backoff, Error, Options, Server, Side, Websocket};
 use tungstenite::protocol::CloseFrame;
 
-use crate::testkit::{DEADLINE, eventually, own_address, read_head, within};
+use crate::testkit::{
+    DEADLINE, end_reason, eventually, failure, on_loss, own_address, read_head, within,
+};
 use crate::{Host, MS, close, events, options, soon, text};
 
 /// Returns how the next attempts end a client whose server does this.
@@ -16,9 +18,9 @@ fn ending(serve: impl FnOnce(Host) + Send + 'static) -> Error {
     let host = Host::new();
     let ws = options(soon()).connect(host.url()).unwrap();
     let serving = thread::spawn(move || serve(host));
-    let error = ws.wait_error_timeout(DEADLINE).unwrap();
+    let error = failure(&ws);
     serving.join().unwrap();
-    error.unwrap_or_else(|| ws.end_reason().unwrap())
+    error.unwrap_or_else(|| end_reason(&ws).unwrap())
 }
 
 #[test]
@@ -38,7 +40,7 @@ fn every_connection_and_the_reason_of_its_loss_are_reported() {
     let host = Host::new();
     let ws = options(soon()).connect(host.url()).unwrap();
     let (tell, reasons) = unbounded();
-    ws.on_disconnect(move |reason| tell.send(reason).unwrap());
+    on_loss(&ws, move |reason| tell.send(reason).unwrap());
     let events = events(&ws);
     for _ in 0..3 {
         let raw = host.accept();
@@ -139,7 +141,7 @@ fn an_untrusted_certificate_ends_a_client_and_a_tls_handshake_that_is_cut_does_n
         while server.next_timeout(10 * MS).is_none() {}
     });
     let stranger = options(soon()).connect(&url).unwrap();
-    let error = stranger.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    let error = stranger.wait_closed_timeout(DEADLINE).unwrap_err();
     assert!(matches!(error, Error::Tls { .. }), "{error}");
     let known = options(soon()).root_certificate_pem(pki.ca.pem());
     let ws = known.connect(&url).unwrap();
@@ -213,6 +215,7 @@ fn waits_between_attempts_grow_however_long_a_server_takes_to_disconnect() {
         max: DEADLINE,
         factor: 4.0,
         jitter: 0.0,
+        ..Backoff::default()
     };
     let _ws = options(growing).connect(host.url()).unwrap();
     let refuse = || {

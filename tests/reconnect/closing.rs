@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::unbounded;
 use rtcbot_websocket::{Backoff, Error, json};
 
-use crate::testkit::{DEADLINE, eventually, own_address, within};
+use crate::testkit::{DEADLINE, eventually, on_loss, own_address, within};
 use crate::{Host, MS, behind, never, options, soon, text};
 
 #[test]
@@ -139,7 +139,7 @@ fn callbacks_may_put_close_and_drop_the_last_handle() {
     let closed = ws.closed_signal().clone();
     // Owns a handle of its own connection, and is not called before all others have been dropped.
     let own = ws.clone();
-    ws.on_disconnect(move |_| drop(own.close()));
+    on_loss(&ws, move |_| drop(own.close()));
     drop(ws);
     drop(raw);
     within(DEADLINE, move || closed.recv().unwrap_err());

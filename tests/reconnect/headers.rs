@@ -140,7 +140,7 @@ fn a_failing_header_function_ends_a_client_without_reconnect() {
         .header_with("Authorization", || Err("no token".into()))
         .connect("ws://127.0.0.1:1/")
         .unwrap();
-    let error = ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    let error = ws.wait_closed_timeout(DEADLINE).unwrap_err();
     assert!(matches!(error, Error::Header { .. }), "{error}");
 }
 

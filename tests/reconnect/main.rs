@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use rtcbot_websocket::{Backoff, Message, Options, Queue, Websocket};
 use tungstenite::protocol::CloseFrame;
 
-use testkit::{DEADLINE, eventually, own_address, pump, read_head};
+use testkit::{DEADLINE, eventually, on_loss, own_address, pump, read_head};
 
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -108,7 +108,7 @@ fn events(ws: &Websocket) -> Receiver<String> {
     let told = tell.clone();
     ws.on_ready(move || told.send("ready".to_owned()).unwrap());
     let told = tell.clone();
-    ws.on_disconnect(move |_| told.send("lost".to_owned()).unwrap());
+    on_loss(&ws, move |_| told.send("lost".to_owned()).unwrap());
     let told = tell.clone();
     ws.on_error(move |_| told.send("failed".to_owned()).unwrap());
     ws.on_close(move || tell.send("closed".to_owned()).unwrap());

@@ -116,7 +116,7 @@ fn every_kind_of_end_frees_a_place_for_a_connection() {
                 let ws = Websocket::accept(request);
                 read_head(&mut stream);
                 drop(stream);
-                ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+                ws.wait_closed_timeout(DEADLINE).unwrap_err();
             }
             3 => drop(Options::new().linger(Duration::ZERO).accept(request)),
             _ => {
@@ -135,7 +135,7 @@ fn a_refused_client_keeps_its_place_while_it_is_answered() {
     let mut refused = stream_to(&server);
     refused.write_all(request.as_bytes()).unwrap();
     let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
-    ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    ws.wait_closed_timeout(DEADLINE).unwrap_err();
     // Its body may still come.
     for _ in 0..5 {
         thread::sleep(Duration::from_millis(10));

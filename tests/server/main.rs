@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use rtcbot_websocket::{Error, Server, ServerHandle, Side, Websocket};
-use testkit::{DEADLINE, eventually};
+use testkit::{DEADLINE, end_reason, eventually};
 
 fn server() -> Server {
     Server::bind((testkit::own_address(), 0)).unwrap()
@@ -41,7 +41,7 @@ fn serve_until(server: &mut Server, mut done: impl FnMut() -> bool) {
 }
 
 fn is_going_away(ws: &Websocket) -> bool {
-    match ws.end_reason() {
+    match end_reason(&ws) {
         Some(Error::Closed(close)) => {
             close.by == Side::Peer && close.frame.is_some_and(|frame| frame.code == 1001)
         }

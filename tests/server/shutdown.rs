@@ -12,7 +12,8 @@ use crossbeam_channel::{bounded, unbounded};
 use rtcbot_websocket::{Error, Options, Queue, ServerHandle, Websocket, json};
 
 use crate::testkit::{
-    DEADLINE, UPGRADE, eventually, eventually_asleep, pair_over, read_close_code, read_head, within,
+    DEADLINE, UPGRADE, eventually, eventually_asleep, failure, pair_over, read_close_code,
+    read_head, within,
 };
 use crate::{is_going_away, read_all, serve_until, server, serving, stream_to};
 
@@ -102,7 +103,7 @@ fn shutdown_ends_within_its_timeout_when_a_client_does_not_answer() {
         server.shutdown(Duration::from_millis(100)).unwrap();
     });
     for peer in peers {
-        let error = peer.wait_error_timeout(DEADLINE).unwrap().unwrap();
+        let error = peer.wait_closed_timeout(DEADLINE).unwrap_err();
         assert!(matches!(error, Error::CloseTimeout { .. }), "{error}");
     }
 }
@@ -180,7 +181,7 @@ fn a_request_accepted_after_a_shutdown_has_its_own_time_to_close() {
         assert!(read_head(&mut stream).starts_with("HTTP/1.1 101 "));
         assert_eq!(read_close_code(&mut stream), 1001);
         // The client does not answer.
-        assert!(ws.wait_error_timeout(DEADLINE).unwrap().is_some());
+        ws.wait_closed_timeout(DEADLINE).unwrap_err();
     }
 }
 
@@ -289,7 +290,7 @@ fn the_iterator_ends_when_the_shutdown_does() {
         assert!(last.is_closed());
         server
     });
-    eventually("the shutdown", || peer.sent_close().is_some());
+    eventually("the shutdown", || !peer.is_ready());
     while taken.get_timeout(DEADLINE).is_ok() {}
     within(DEADLINE, move || iterating.join()).unwrap();
     assert!(peer.is_closed());
@@ -314,7 +315,7 @@ fn no_connection_survives_a_shutdown_at_any_moment() {
         handle.shutdown(DEADLINE).unwrap();
         within(DEADLINE, move || serving.join()).unwrap();
         // Closed, refused, or never accepted, but not left open.
-        let _ = client.wait_error_timeout(DEADLINE).unwrap();
+        let _ = failure(&client);
         eventually("that all have gone", || handle.connections().is_empty());
     }
 }
@@ -433,7 +434,7 @@ fn shutdown_does_not_wait_for_a_refused_client() {
     let request = UPGRADE.replace("Host: ", "Content-Length: 5\r\nHost: ");
     stream.write_all(request.as_bytes()).unwrap();
     let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
-    ws.wait_error_timeout(DEADLINE).unwrap().unwrap();
+    ws.wait_closed_timeout(DEADLINE).unwrap_err();
     // Its refusal continues for a while, since its body may still come.
     eventually("its thread", || {
         crate::testkit::threads_named("ws-respond") > 0
@@ -565,6 +566,6 @@ fn functions_of_options_that_shut_down_do_not_wait_for_each_other() {
         result.recv_timeout(DEADLINE).unwrap().unwrap();
     }
     for (_, peer) in &pairs {
-        peer.wait_error_timeout(DEADLINE).unwrap();
+        failure(&peer);
     }
 }

@@ -26,7 +26,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rtcbot_websocket::{Error, Options, Server, Websocket};
+use rtcbot_websocket::{Error, Options, Server, State, Websocket};
 
 /// Long enough for a loaded machine, short enough for a person.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -66,6 +66,36 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         );
         thread::yield_now();
     }
+}
+
+/// Waits for the end, and returns why the connection failed.
+#[track_caller]
+pub fn failure(ws: &Websocket) -> Option<Error> {
+    match ws.wait_closed_timeout(DEADLINE) {
+        Ok(()) => None,
+        Err(Error::Timeout) => panic!("{ws:?} has not ended within {DEADLINE:?}"),
+        Err(error) => Some(error),
+    }
+}
+
+/// Returns why the connection has ended, orderly or by an error.
+pub fn end_reason(ws: &Websocket) -> Option<Error> {
+    match ws.state() {
+        State::Closed { reason, .. } => Some(reason),
+        _ => None,
+    }
+}
+
+/// Calls `f` each time a connection is lost and another one follows.
+pub fn on_loss(ws: &Websocket, mut f: impl FnMut(Error) + Send + 'static) {
+    ws.on_event(move |state| {
+        if let State::Reconnecting {
+            attempt: 1, reason, ..
+        } = state
+        {
+            f(reason);
+        }
+    });
 }
 
 /// A client and the server's end of the same connection, both ready.

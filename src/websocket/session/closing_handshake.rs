@@ -43,12 +43,8 @@ impl Session {
 
     pub(super) fn peer_closed(&mut self, now: Instant, received: &PeerClose) {
         let frame = received.frame.clone();
-        let reason = Error::Closed(Close {
-            by: Side::Peer,
-            frame: frame.clone(),
-            unsent: 0,
-        });
-        let followed = self.is_followed(&reason);
+        let reason = Error::Closed(Close::by_peer(frame.clone()));
+        let followed = received.retry && self.is_followed(&reason);
         // Once both Close frames are exchanged, nothing more is sent.
         let wait = match self.has_written_close() {
             true => self.close_timeout.min(LAST_WAIT),

@@ -17,6 +17,8 @@ pub(super) struct Ending {
     pub(super) opened: Option<Duration>,
     /// Whether this program closes. Then no other connection follows.
     pub(super) requested: bool,
+    /// Whether this program replaces the connection: another one follows immediately.
+    pub(super) replaced: bool,
     /// The side whose Close frame came first.
     pub(super) by: Option<Side>,
     /// The Close frame that the writer has been given. The inner `None` is a frame without a body.
@@ -54,6 +56,8 @@ pub(crate) struct PeerClose {
     pub(crate) frame: Option<CloseFrame>,
     /// Whether it was received after this side had written everything but its own Close frame.
     pub(crate) after_all: bool,
+    /// Whether the program wants another connection after this one, if it decides that.
+    pub(crate) retry: bool,
 }
 
 /// The state of the writing side.
@@ -80,6 +84,7 @@ impl Ending {
             stage: Stage::Closing,
             opened,
             requested: false,
+            replaced: false,
             by: None,
             sent: None,
             received: None,
@@ -147,10 +152,13 @@ impl Ending {
                 let after = *after;
                 return Error::CloseTimeout { after, unsent };
             }
+            Some(Error::Aborted { .. }) => return Error::Aborted { unsent },
             Some(failure) => return failure.clone(),
             None => {}
         }
-        if self.received.is_some() {
+        // A peer that ends the stream after this side's Close frame has nothing more to say.
+        let was_told = self.requested && self.write == WriteState::Done;
+        if self.received.is_some() || was_told {
             return Error::Closed(self.close(unsent));
         }
         if self.requested && self.opened.is_none() && unsent == 0 {

@@ -18,6 +18,8 @@ use tungstenite::protocol::Role;
 
 use self::ending::{Ending, ReadState, Stage, WriteState};
 pub(crate) use self::ending::{LAST_WAIT, PeerClose};
+use self::reconnect::Reconnect;
+pub(crate) use self::reconnect::ReconnectPolicy;
 use super::control_frames::SendClose;
 use crate::backoff::Schedule;
 use crate::deadline::after;
@@ -29,8 +31,10 @@ pub(crate) struct Session {
     role: Role,
     close_timeout: Duration,
     /// `None` if the first connection is the only one.
-    reconnect: Option<Schedule>,
+    reconnect: Option<Reconnect>,
     state: State,
+    /// The number of the current or next attempt since the last connection that was ready, from 1.
+    attempt: u32,
     /// The reason why the last connection was lost, or the last attempt failed.
     last_error: Option<Error>,
     /// The number of connections that have completed their handshake.
@@ -86,6 +90,10 @@ pub(crate) enum Input {
     ReadEnded(Option<Error>),
     /// A connection could not be made, or has failed. Its threads may still be waiting.
     Failed(Error),
+    /// This program shuts the connection down, without a closing handshake.
+    Aborted,
+    /// This program replaces the connection by a new one.
+    ReconnectRequested,
     /// The [deadline](Session::deadline) has passed.
     DeadlinePassed,
     /// The reader thread no longer uses the connection.
@@ -96,6 +104,8 @@ pub(crate) enum Input {
         unsent: usize,
         /// A number from 0 to 1, for the jitter of the [`Backoff`](crate::Backoff).
         chance: f64,
+        /// Whether the program wants another connection, if it decides that.
+        retry: bool,
     },
     /// No other connection follows, and no more messages are accepted.
     Finished {
@@ -121,19 +131,22 @@ pub(crate) enum Action {
     Hold,
     /// The connection is ready.
     NotifyReady,
-    /// A connection that was ready was lost, and another one follows.
-    NotifyLost(Error),
     /// The `Websocket` has ended. Exactly once, and the last action.
     NotifyClosed(Error),
 }
 
 impl Session {
-    pub(crate) fn new(role: Role, close_timeout: Duration, reconnect: Option<Schedule>) -> Self {
+    pub(crate) fn new(
+        role: Role,
+        close_timeout: Duration,
+        reconnect: Option<(Schedule, ReconnectPolicy)>,
+    ) -> Self {
         Session {
             role,
             close_timeout,
-            reconnect,
+            reconnect: reconnect.map(|(schedule, policy)| Reconnect { schedule, policy }),
             state: State::Connecting,
+            attempt: 1,
             last_error: None,
             connections: 0,
             actions: Vec::new(),
@@ -155,9 +168,15 @@ impl Session {
             Input::WriteFailed(error) => self.write_failed(now, error),
             Input::ReadEnded(error) => self.read_ended(now, error.as_ref()),
             Input::Failed(error) => self.failed(now, error),
+            Input::Aborted => self.aborted(now),
+            Input::ReconnectRequested => self.reconnect_requested(now),
             Input::DeadlinePassed => self.deadline_passed(now),
             Input::ReadStopped => self.read_stopped(now),
-            Input::ThreadsEnded { unsent, chance } => self.threads_ended(now, *unsent, *chance),
+            Input::ThreadsEnded {
+                unsent,
+                chance,
+                retry,
+            } => self.threads_ended(now, *unsent, *chance, *retry),
             Input::Finished { unsent, backlog } => self.finished(now, *unsent, *backlog),
             Input::Drained => self.drained(),
         }
@@ -207,6 +226,13 @@ impl Session {
             _ => ending.fail(error),
         }
         ending.shut_down();
+    }
+
+    fn aborted(&mut self, now: Instant) {
+        self.failed(now, &Error::Aborted { unsent: 0 });
+        if let State::Ending(ending) = &mut self.state {
+            ending.requested = true;
+        }
     }
 
     fn deadline_passed(&mut self, now: Instant) {
@@ -387,6 +413,12 @@ impl Session {
         self.last_error.as_ref()
     }
 
+    /// Returns the number of the current or next attempt to connect since the last connection that
+    /// was ready, from 1.
+    pub(crate) fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
     pub(crate) fn connections(&self) -> u64 {
         self.connections
     }
@@ -395,13 +427,15 @@ impl Session {
         self.reconnect.is_some()
     }
 
-    /// Returns the Close frame that this side has sent or would have sent.
-    pub(crate) fn sent_close(&self) -> Option<CloseFrame> {
-        self.ending()?.sent.clone().flatten()
-    }
-
     pub(crate) fn received_close(&self) -> Option<CloseFrame> {
         self.ending()?.received.as_ref()?.frame.clone()
+    }
+
+    /// Returns whether nothing more will be written: this side's Close frame, and everything before
+    /// it, has been written, or nothing can be.
+    pub(crate) fn has_written_all(&self) -> bool {
+        let ending = self.ending();
+        ending.is_some_and(|ending| !ending.is_closing() || ending.write != WriteState::Open)
     }
 
     /// Returns whether this side's Close frame has been written.

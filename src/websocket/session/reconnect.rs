@@ -5,48 +5,110 @@
 
 use std::time::Instant;
 
-use super::ending::Stage;
-use super::{Action, Session, State};
+use super::ending::{Ending, Stage};
+use super::{Session, State};
+use crate::backoff::Schedule;
 use crate::deadline::after;
 use crate::error::Error;
 
+/// How a client connects again.
+#[derive(Debug, Clone)]
+pub(super) struct Reconnect {
+    pub(super) schedule: Schedule,
+    pub(super) policy: ReconnectPolicy,
+}
+
+/// After which ends a client connects again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReconnectPolicy {
+    /// After a [transient](Error::is_transient) error.
+    Transient,
+    /// After every end, until this program closes.
+    Always,
+    /// The program decides, by the reason for the end.
+    Ask,
+}
+
 impl Session {
-    pub(super) fn threads_ended(&mut self, now: Instant, unsent: usize, chance: f64) {
-        let (State::Ending(ending), Some(schedule)) = (&mut self.state, &mut self.reconnect) else {
+    pub(super) fn threads_ended(&mut self, now: Instant, unsent: usize, chance: f64, retry: bool) {
+        let (State::Ending(ending), Some(reconnect)) = (&mut self.state, &mut self.reconnect)
+        else {
             return;
         };
         if !matches!(ending.stage, Stage::ShutDown) {
             return;
         }
-        let mut reason = ending.end(unsent);
-        if let Error::Closed(close) = &mut reason {
-            // The next connection sends these.
-            close.unsent = 0;
-        }
-        if !reason.is_transient() {
-            return;
-        }
+        let reason = loss(ending, unsent);
+        let retry = match reconnect.policy {
+            _ if ending.replaced => true,
+            ReconnectPolicy::Transient => reason.is_transient(),
+            ReconnectPolicy::Always => true,
+            ReconnectPolicy::Ask => match &ending.received {
+                Some(received) => received.retry,
+                None => retry,
+            },
+        };
         if ending.requested {
-            if ending.opened.is_none() && unsent == 0 {
+            if ending.opened.is_none() && unsent == 0 && retry {
                 // This program has closed just before the attempt failed. It counts as given up, as
                 // if the program had closed a moment earlier.
                 ending.failure = None;
             }
             return;
         }
-        schedule.lasted(ending.opened.unwrap_or_default());
-        let until = after(now, schedule.wait(chance));
-        self.last_error = Some(reason.clone());
-        if ending.opened.is_some() {
-            self.actions.push(Action::NotifyLost(reason.clone()));
+        if !retry {
+            return;
         }
+        let schedule = &mut reconnect.schedule;
+        schedule.lasted(ending.opened.unwrap_or_default());
+        let until = match ending.replaced {
+            true => now,
+            false => after(now, schedule.wait(chance)),
+        };
+        self.last_error = Some(reason.clone());
+        self.attempt = match ending.opened {
+            Some(_) => 1,
+            None => self.attempt.saturating_add(1),
+        };
         self.state = State::Waiting { until, reason };
     }
 
-    /// Returns whether another connection follows one that ends for this reason.
+    /// Returns the reason for the end of the connection if the program has to decide whether
+    /// another one follows.
+    pub(crate) fn undecided(&self, unsent: usize) -> Option<Error> {
+        let ending = self.ending()?;
+        let asks = self.reconnect.as_ref()?.policy == ReconnectPolicy::Ask;
+        let is_open = !ending.requested && !ending.replaced && ending.received.is_none();
+        (asks && is_open).then(|| loss(ending, unsent))
+    }
+
+    /// Returns whether another connection follows one that ends for this reason. If the program has
+    /// yet to decide, one may follow.
     pub(super) fn is_followed(&self, reason: &Error) -> bool {
         let requested = self.ending().is_some_and(|ending| ending.requested);
-        self.reconnect.is_some() && !requested && reason.is_transient()
+        let retries = |reconnect: &Reconnect| match reconnect.policy {
+            ReconnectPolicy::Transient => reason.is_transient(),
+            ReconnectPolicy::Always | ReconnectPolicy::Ask => true,
+        };
+        !requested && self.reconnect.as_ref().is_some_and(retries)
+    }
+
+    /// Replaces an open connection, or ends the wait for the next attempt. Otherwise an attempt is
+    /// under way, or will be, or the connection is ending for good.
+    pub(super) fn reconnect_requested(&mut self, now: Instant) {
+        if self.reconnect.is_none() {
+            return;
+        }
+        match &self.state {
+            State::Waiting { .. } => self.connect_again(),
+            State::Open { .. } => {
+                self.failed(now, &Error::Aborted { unsent: 0 });
+                if let State::Ending(ending) = &mut self.state {
+                    ending.replaced = true;
+                }
+            }
+            State::Connecting | State::Ending(_) => {}
+        }
     }
 
     /// Returns the time until which the client waits to connect again, and the reason.
@@ -66,4 +128,15 @@ impl Session {
     pub(super) fn connect_again(&mut self) {
         self.state = State::Connecting;
     }
+}
+
+/// Returns the reason why a connection was lost. The next connection sends the unsent messages.
+fn loss(ending: &Ending, unsent: usize) -> Error {
+    let mut reason = ending.end(unsent);
+    match &mut reason {
+        Error::Closed(close) => close.unsent = 0,
+        Error::Aborted { unsent } => *unsent = 0,
+        _ => {}
+    }
+    reason
 }

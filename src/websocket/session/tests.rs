@@ -16,7 +16,7 @@ struct Driver {
 impl Driver {
     fn new(role: Role, reconnect: Option<Backoff>) -> Self {
         Driver {
-            session: Session::new(role, TIMEOUT, reconnect.map(Schedule::new)),
+            session: Session::new(role, TIMEOUT, reconnect.map(by_transient_errors)),
             now: Instant::now(),
         }
     }
@@ -50,7 +50,11 @@ impl Driver {
 
     fn peer_closes(&mut self, code: u16, after_all: bool) -> (Option<SendClose>, bool) {
         let frame = Some(frame(code));
-        self.step(Input::PeerClosed(PeerClose { frame, after_all }))
+        self.step(Input::PeerClosed(PeerClose {
+            frame,
+            after_all,
+            retry: true,
+        }))
     }
 
     fn finish(&mut self, unsent: usize) -> Error {
@@ -58,12 +62,17 @@ impl Driver {
         self.step(Input::ThreadsEnded {
             unsent,
             chance: 0.0,
+            retry: false,
         });
         let backlog = false;
         self.step(Input::Finished { unsent, backlog });
         self.step(Input::Drained);
         self.session.closed().cloned().expect("it is closed")
     }
+}
+
+fn by_transient_errors(backoff: Backoff) -> (Schedule, ReconnectPolicy) {
+    (Schedule::new(backoff), ReconnectPolicy::Transient)
 }
 
 fn frame(code: u16) -> CloseFrame {
@@ -133,12 +142,176 @@ fn the_close_frame_is_answered_although_the_peer_has_ended_its_stream() {
 }
 
 #[test]
-fn a_stream_that_ends_without_a_close_frame_is_a_loss() {
+fn a_stream_that_ends_without_a_close_frame_is_a_loss_until_this_side_has_closed() {
+    let mut driver = Driver::open(Role::Client, None);
+    driver.close();
+    assert_eq!(driver.step(Input::ReadEnded(Some(lost()))), (None, false));
+    driver.step(Input::WriteFailed(lost()));
+    assert!(matches!(driver.finish(1), Error::Lost(_)));
+
     let mut driver = Driver::open(Role::Client, None);
     driver.close();
     driver.step(Input::CloseWritten);
     assert!(driver.step(Input::ReadEnded(Some(lost()))).1);
-    assert!(matches!(driver.finish(0), Error::Lost(_)));
+    let end = driver.finish(0);
+    assert!(end.is_orderly());
+    assert!(matches!(end, Error::Closed(close) if close.by == crate::Side::Local));
+}
+
+#[test]
+fn a_code_of_the_peer_that_reports_an_error_is_a_failure() {
+    for (code, is_orderly) in [(1000, true), (1001, true), (1008, false), (4001, false)] {
+        let mut driver = Driver::open(Role::Server, None);
+        driver.peer_closes(code, false);
+        driver.step(Input::CloseWritten);
+        assert_eq!(driver.finish(0).is_orderly(), is_orderly, "{code}");
+        let mut driver = Driver::open(Role::Server, None);
+        driver.step(Input::CloseRequested {
+            frame: frame(code),
+            deadline: driver.now + TIMEOUT,
+        });
+        driver.step(Input::CloseWritten);
+        driver.peer_closes(code, true);
+        assert!(driver.finish(0).is_orderly(), "this side sent {code}");
+    }
+}
+
+#[test]
+fn a_close_frame_of_the_peer_is_the_reason_although_something_was_not_written() {
+    let mut driver = Driver::open(Role::Client, None);
+    driver.step(Input::WriteFailed(lost()));
+    driver.peer_closes(1008, false);
+    driver.step(Input::ReadEnded(Some(lost())));
+    match driver.finish(2) {
+        Error::Closed(close) => {
+            assert_eq!(close.frame.map(|frame| frame.code), Some(1008));
+            assert_eq!(close.unsent, 2);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_earlier_deadline_of_a_second_close_shortens_the_first() {
+    let mut driver = Driver::open(Role::Client, None);
+    driver.close();
+    for (deadline, expected) in [(2, 2), (1, 1), (3, 1)] {
+        let request = |seconds| driver.now + Duration::from_secs(seconds);
+        let (frame, deadline) = (frame(1000), request(deadline));
+        let expected = request(expected);
+        driver.step(Input::CloseRequested { frame, deadline });
+        assert_eq!(driver.session.deadline(), Some(expected));
+    }
+}
+
+#[test]
+fn an_abort_shuts_down_whatever_the_state_and_no_connection_follows() {
+    let states: [fn(&mut Driver); 4] = [
+        |_| {},
+        |driver| drop(driver.step(Input::Opened)),
+        |driver| {
+            driver.step(Input::Opened);
+            driver.close();
+        },
+        |driver| {
+            driver.step(Input::Failed(lost()));
+            driver.step(Input::ThreadsEnded {
+                unsent: 0,
+                chance: 0.0,
+                retry: false,
+            });
+        },
+    ];
+    for state in states {
+        let mut driver = Driver::new(Role::Client, Some(Backoff::default()));
+        state(&mut driver);
+        driver.step(Input::Aborted);
+        assert!(driver.session.is_shut_down() && driver.session.waiting().is_none());
+        assert!(matches!(driver.finish(3), Error::Aborted { unsent: 3 }));
+    }
+}
+
+#[test]
+fn a_replaced_connection_is_followed_immediately_by_another() {
+    let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+    assert!(driver.step(Input::ReconnectRequested).1);
+    driver.step(Input::ReadStopped);
+    driver.step(Input::ThreadsEnded {
+        unsent: 0,
+        chance: 0.0,
+        retry: false,
+    });
+    assert_eq!(driver.session.waiting().expect("it waits").0, driver.now);
+    driver.step(Input::DeadlinePassed);
+    assert!(driver.session.is_connecting());
+
+    // While it waits, the attempt begins now.
+    driver.step(Input::Failed(lost()));
+    driver.step(Input::ThreadsEnded {
+        unsent: 0,
+        chance: 0.0,
+        retry: false,
+    });
+    assert!(driver.session.waiting().is_some());
+    driver.step(Input::ReconnectRequested);
+    assert!(driver.session.is_connecting());
+
+    // Without reconnecting, and after a close, it has no effect.
+    let mut driver = Driver::open(Role::Client, None);
+    driver.step(Input::ReconnectRequested);
+    assert_eq!(driver.session.phase(), Phase::Ready);
+    let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+    driver.close();
+    assert_eq!(driver.step(Input::ReconnectRequested), (None, false));
+}
+
+#[test]
+fn the_policy_decides_whether_another_connection_follows() {
+    use ReconnectPolicy::{Always, Ask, Transient};
+    let follows = |policy, code, wanted| {
+        let mut driver = Driver::new(Role::Client, Some(Backoff::default()));
+        let schedule = Schedule::new(Backoff::default());
+        driver.session = Session::new(Role::Client, TIMEOUT, Some((schedule, policy)));
+        driver.step(Input::Opened);
+        let (frame, after_all) = (Some(frame(code)), false);
+        driver.step(Input::PeerClosed(PeerClose {
+            frame,
+            after_all,
+            retry: wanted,
+        }));
+        driver.step(Input::ReadStopped);
+        assert!(driver.session.undecided(0).is_none());
+        driver.step(Input::ThreadsEnded {
+            unsent: 0,
+            chance: 0.0,
+            retry: !wanted,
+        });
+        driver.session.waiting().is_some()
+    };
+    assert!(follows(Transient, 1012, true) && !follows(Transient, 1000, true));
+    assert!(follows(Always, 1000, true));
+    assert!(follows(Ask, 1000, true) && !follows(Ask, 1012, false));
+}
+
+#[test]
+fn attempts_are_counted_since_the_last_connection_that_was_ready() {
+    let mut driver = Driver::new(Role::Client, Some(Backoff::default()));
+    let mut attempts = Vec::new();
+    for opens in [false, false, true, false] {
+        if opens {
+            driver.step(Input::Opened);
+        }
+        driver.step(Input::Failed(lost()));
+        driver.step(Input::ThreadsEnded {
+            unsent: 0,
+            chance: 0.0,
+            retry: false,
+        });
+        attempts.push(driver.session.attempt());
+        driver.now += Duration::from_secs(60);
+        driver.step(Input::DeadlinePassed);
+    }
+    assert_eq!(attempts, [2, 3, 1, 2]);
 }
 
 #[test]
@@ -186,6 +359,7 @@ fn a_client_that_reconnects_waits_and_connects_again_until_this_program_closes()
     driver.step(Input::ThreadsEnded {
         unsent: 1,
         chance: 0.0,
+        retry: false,
     });
     let (until, reason) = driver.session.waiting().expect("it waits");
     assert!(matches!(reason, Error::Lost(_)));
@@ -207,6 +381,7 @@ fn closing_while_waiting_to_reconnect_is_a_failure_only_if_messages_are_unsent()
         driver.step(Input::ThreadsEnded {
             unsent,
             chance: 0.0,
+            retry: false,
         });
         assert_eq!(driver.close(), (None, false));
         assert_eq!(driver.finish(unsent).is_orderly(), unsent == 0);
@@ -240,6 +415,7 @@ fn delivery_waits_until_this_program_closes_or_the_connection_must_end() {
     driver.step(Input::ThreadsEnded {
         unsent: 0,
         chance: 0.0,
+        retry: false,
     });
     assert_eq!(driver.session.hold(), Hold::Forever);
 }

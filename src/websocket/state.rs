@@ -1,0 +1,211 @@
+//! The state of a `Websocket` as a program sees it, and who is told when it changes.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::session::{Phase, Session};
+use crate::error::Error;
+
+/// The state of a [`Websocket`](crate::Websocket).
+///
+/// [`Websocket::state`](crate::Websocket::state) returns it, and
+/// [`Websocket::events`](crate::Websocket::events) and
+/// [`Websocket::on_event`](crate::Websocket::on_event) report its changes.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::{State, Websocket};
+///
+/// let (robot, _operator) = Websocket::pair();
+/// match robot.state() {
+///     State::Connecting { attempt, .. } => println!("attempt {attempt}"),
+///     State::Ready => println!("connected"),
+///     State::Reconnecting { reason, .. } => println!("not connected: {reason}"),
+///     State::Closing => println!("closing"),
+///     State::Closed { reason } => println!("closed: {reason}"),
+///     _ => {}
+/// }
+/// # assert!(matches!(robot.state(), State::Ready));
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum State {
+    /// A connection is being made.
+    #[non_exhaustive]
+    Connecting {
+        /// The number of this attempt since the last connection that was ready, from 1.
+        attempt: u32,
+        /// Why the last connection was lost, or the last attempt failed.
+        last_error: Option<Error>,
+    },
+    /// The connection is established.
+    Ready,
+    /// The connection was lost, or the attempt failed, and the client waits to connect again
+    /// ([`Options::reconnect`](crate::Options::reconnect)).
+    #[non_exhaustive]
+    Reconnecting {
+        /// The number of the next attempt, from 1. After a connection that was ready it is 1, and
+        /// after a failed attempt it is more.
+        attempt: u32,
+        /// The time of the next attempt.
+        at: Instant,
+        /// Why the connection was lost, or the attempt failed.
+        reason: Error,
+    },
+    /// The connection is ending, or has been lost a moment ago. Received messages may still be
+    /// delivered.
+    Closing,
+    /// The connection has ended for good.
+    #[non_exhaustive]
+    Closed {
+        /// Why it ended. [`Error::is_orderly`] returns whether that is a failure.
+        reason: Error,
+    },
+}
+
+/// The kind of a state, and the attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Connecting(u32),
+    Ready,
+    Reconnecting(u32),
+    Closing,
+    Closed,
+}
+
+impl Kind {
+    fn of(session: &Session) -> Kind {
+        let attempt = session.attempt();
+        match session.phase() {
+            _ if session.waiting().is_some() => Kind::Reconnecting(attempt),
+            Phase::Connecting => Kind::Connecting(attempt),
+            Phase::Ready => Kind::Ready,
+            Phase::Closed if session.closed().is_some() => Kind::Closed,
+            Phase::Closing | Phase::Closed => Kind::Closing,
+        }
+    }
+}
+
+impl State {
+    pub(super) fn of(session: &Session) -> State {
+        if let Some(reason) = session.closed().cloned() {
+            return State::Closed { reason };
+        }
+        if let Some((at, reason)) = session.waiting() {
+            return State::Reconnecting {
+                attempt: session.attempt(),
+                at,
+                reason: reason.clone(),
+            };
+        }
+        match Kind::of(session) {
+            Kind::Ready => State::Ready,
+            Kind::Connecting(attempt) | Kind::Reconnecting(attempt) => State::Connecting {
+                attempt,
+                last_error: session.last_error().cloned(),
+            },
+            Kind::Closing | Kind::Closed => State::Closing,
+        }
+    }
+
+    /// Returns whether the state differs.
+    pub(super) fn has_changed(before: &Session, now: &Session) -> bool {
+        Kind::of(before) != Kind::of(now)
+    }
+}
+
+/// Passes a state on, without waiting. Returns whether it wants further ones.
+type Deliver = Box<dyn FnMut(State) -> bool + Send>;
+
+/// The observers of one `Websocket`.
+///
+/// The states are queued under the lifecycle's lock, and delivered without it. A thread that
+/// delivers to an observer takes its function out of the list, so that an observer receives the
+/// states one after the other, in their order.
+#[derive(Default)]
+pub(super) struct Observers(Vec<Observer>);
+
+#[derive(Default)]
+struct Observer {
+    /// `None` while a thread delivers, and once the observer wants no further states.
+    deliver: Option<Deliver>,
+    queued: VecDeque<State>,
+    is_done: bool,
+}
+
+/// A state to deliver to an observer.
+pub(super) struct Delivery {
+    index: usize,
+    deliver: Deliver,
+    state: State,
+}
+
+impl Observers {
+    /// Adds an observer. Its first state is `state`.
+    pub(super) fn add(&mut self, deliver: Deliver, state: State) {
+        let observer = Observer {
+            deliver: Some(deliver),
+            queued: VecDeque::from([state]),
+            is_done: false,
+        };
+        match self.0.iter_mut().find(|observer| observer.is_done) {
+            Some(free) => *free = observer,
+            None => self.0.push(observer),
+        }
+    }
+
+    /// Queues a state for all observers.
+    pub(super) fn queue(&mut self, state: impl Fn() -> State) {
+        for observer in self.0.iter_mut().filter(|observer| !observer.is_done) {
+            observer.queued.push_back(state());
+        }
+    }
+
+    /// Takes the next state to deliver. `None` if there is none that another thread will not
+    /// deliver.
+    pub(super) fn take(&mut self) -> Option<Delivery> {
+        let mut observers = self.0.iter_mut().enumerate();
+        observers.find_map(|(index, observer)| {
+            if observer.queued.is_empty() {
+                return None;
+            }
+            let deliver = observer.deliver.take()?;
+            let state = observer.queued.pop_front()?;
+            Some(Delivery {
+                index,
+                deliver,
+                state,
+            })
+        })
+    }
+
+    /// Puts back the function of an observer, or removes the observer. The caller drops what this
+    /// returns without the lock.
+    pub(super) fn put_back(
+        &mut self,
+        index: usize,
+        deliver: Option<Deliver>,
+    ) -> impl Sized + use<> {
+        let observer = &mut self.0[index];
+        observer.is_done = deliver.is_none();
+        observer.deliver = deliver;
+        match observer.is_done {
+            true => std::mem::take(&mut observer.queued),
+            false => VecDeque::new(),
+        }
+    }
+}
+
+impl Delivery {
+    /// Delivers the state. Returns the values for [`Observers::put_back`].
+    pub(super) fn run(self) -> (usize, Option<Deliver>) {
+        let Delivery {
+            index,
+            mut deliver,
+            state,
+        } = self;
+        let goes_on = deliver(state);
+        (index, goes_on.then_some(deliver))
+    }
+}
