@@ -80,6 +80,12 @@ fn failure(ws: &Websocket) -> Error {
     testkit::failure(ws).expect("it closed in order")
 }
 
+/// Returns the reason for the end, which may be orderly.
+fn closed_reason(ws: &Websocket) -> Error {
+    let _ = ws.wait_closed_timeout(DEADLINE);
+    testkit::end_reason(ws).expect("it has ended")
+}
+
 #[test]
 fn a_name_that_does_not_resolve_is_an_error() {
     let ws = Websocket::connect("ws://does-not-exist.invalid/").unwrap();
@@ -413,7 +419,7 @@ fn a_close_frame_with_a_reserved_code_is_a_protocol_error() {
 }
 
 #[test]
-fn a_close_frame_with_any_code_that_may_be_sent_is_an_orderly_end() {
+fn a_close_frame_with_any_code_that_may_be_sent_is_the_reason_for_the_end() {
     for code in [
         1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999,
     ] {
@@ -421,7 +427,11 @@ fn a_close_frame_with_any_code_that_may_be_sent_is_an_orderly_end() {
         let payload = [&u16::to_be_bytes(code)[..], b"so be it"].concat();
         stream.write_all(&masked_frame(0x88, &payload)).unwrap();
         assert_eq!(read_close_code(&mut stream), code);
-        server.wait_closed_timeout(DEADLINE).unwrap();
+        match closed_reason(&server) {
+            Error::Closed(close) => assert_eq!(close.frame.unwrap().code, code),
+            other => panic!("{other}"),
+        }
+        assert_eq!(server.error().is_none(), [1000, 1001].contains(&code));
         let received = server.received_close().unwrap();
         assert_eq!((received.code, &*received.reason), (code, "so be it"));
     }

@@ -36,13 +36,13 @@ fn close_is_orderly_a_thousand_times_from_either_end() {
             0 => (operator, robot),
             _ => (robot, operator),
         };
-        let closing = thread::spawn(move || closer.close_with(4001, "done"));
+        let closing = thread::spawn(move || closer.close_with(1001, "done"));
         within(DEADLINE, move || closing.join().unwrap()).unwrap();
         other.wait_closed_timeout(DEADLINE).unwrap();
         let reason = "done".to_owned();
         assert_eq!(
             other.received_close(),
-            Some(CloseFrame { code: 4001, reason })
+            Some(CloseFrame { code: 1001, reason })
         );
     }
 }

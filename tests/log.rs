@@ -108,7 +108,7 @@ fn everything() {
     for n in 0..2000 {
         client.put(json!(n)).unwrap();
     }
-    client.close_with(4000, "enough").unwrap();
+    client.close_with(1001, "enough").unwrap();
     server.wait_closed_timeout(DEADLINE).unwrap();
     assert_eq!(server.stats().dropped, 2000 - 1024);
 

@@ -155,7 +155,7 @@ impl Registry {
     /// Ends the connections that have not ended.
     pub(super) fn abort_all(&self) {
         for (_, shared) in self.all() {
-            shared.end_closing(CloseFrame::GOING_AWAY);
+            shared.end_closing(CloseFrame::GOING_AWAY, Instant::now());
         }
     }
 

@@ -103,7 +103,7 @@ impl Drop for Handle {
             session.has_written_all().then_some(())
         });
         if written.is_none() {
-            shared.end_closing(frame);
+            shared.end_closing(frame, limit);
         }
     }
 }

@@ -245,10 +245,10 @@ impl Shared {
         self.step(Input::Aborted);
     }
 
-    /// Ends a closing that takes too long.
-    pub(crate) fn end_closing(&self, frame: CloseFrame) {
+    /// Ends a closing that should have been done by `deadline`, which has passed.
+    pub(crate) fn end_closing(&self, frame: CloseFrame, deadline: Instant) {
         // The closing may have a later deadline.
-        self.begin_close(frame, Instant::now());
+        self.begin_close(frame, deadline);
         self.step(Input::DeadlinePassed);
     }
 

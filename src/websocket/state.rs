@@ -89,7 +89,7 @@ impl Kind {
 
 impl State {
     pub(super) fn of(session: &Session) -> State {
-        if let Some(reason) = session.closed().cloned() {
+        if let Some(reason) = session.end().cloned() {
             return State::Closed { reason };
         }
         if let Some((at, reason)) = session.waiting() {

@@ -151,7 +151,7 @@ impl Actor {
         self.closes();
         let closed = match how % 2 {
             0 => ws.close(),
-            _ => ws.close_with(4001, "as planned"),
+            _ => ws.close_with(1001, "as planned"),
         };
         match closed {
             Ok(()) => self.ended("close", None),

@@ -9,7 +9,8 @@ use rtcbot_websocket::{Backoff, Error, Options, Server, Side, Websocket};
 use tungstenite::protocol::CloseFrame;
 
 use crate::testkit::{
-    DEADLINE, end_reason, eventually, failure, on_loss, own_address, read_head, within,
+    DEADLINE, end_reason, eventually, failure, is_closed_by_peer, on_loss, own_address, read_head,
+    within,
 };
 use crate::{Host, MS, close, events, options, soon, text};
 
@@ -52,8 +53,8 @@ fn every_connection_and_the_reason_of_its_loss_are_reported() {
     }
     close(&mut host.accept(), 4000);
     let rest: Vec<String> = within(DEADLINE, move || events.iter().collect());
-    assert_eq!(rest, ["ready", "closed"]);
-    assert!(ws.error().is_none());
+    assert_eq!(rest, ["ready", "failed", "closed"]);
+    assert!(is_closed_by_peer(&ws.error().unwrap()));
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn serve_runs_a_handler_for_each_request_and_a_panic_ends_no_other() {
         }
     });
     let bad = Websocket::connect(format!("{url}/panic")).unwrap();
-    bad.wait_closed_timeout(DEADLINE).unwrap();
+    bad.wait_closed_timeout(DEADLINE).unwrap_err();
     assert_eq!(bad.received_close().unwrap().code, 1011);
     let clients: Vec<_> = (0..10).map(|_| Websocket::connect(&url).unwrap()).collect();
     for (n, client) in clients.iter().enumerate() {

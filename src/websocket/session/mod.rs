@@ -8,6 +8,7 @@
 
 mod closing_handshake;
 mod ending;
+mod policy;
 mod reconnect;
 #[cfg(test)]
 mod tests;
@@ -18,8 +19,8 @@ use tungstenite::protocol::Role;
 
 use self::ending::{Ending, ReadState, Stage, WriteState};
 pub(crate) use self::ending::{LAST_WAIT, PeerClose};
-use self::reconnect::Reconnect;
-pub(crate) use self::reconnect::ReconnectPolicy;
+use self::policy::Reconnect;
+pub(crate) use self::policy::ReconnectPolicy;
 use super::control_frames::SendClose;
 use crate::backoff::Schedule;
 use crate::deadline::after;

@@ -6,28 +6,10 @@
 use std::time::Instant;
 
 use super::ending::{Ending, Stage};
+use super::policy::{Reconnect, ReconnectPolicy};
 use super::{Session, State};
-use crate::backoff::Schedule;
 use crate::deadline::after;
 use crate::error::Error;
-
-/// How a client connects again.
-#[derive(Debug, Clone)]
-pub(super) struct Reconnect {
-    pub(super) schedule: Schedule,
-    pub(super) policy: ReconnectPolicy,
-}
-
-/// After which ends a client connects again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ReconnectPolicy {
-    /// After a [transient](Error::is_transient) error.
-    Transient,
-    /// After every end, until this program closes.
-    Always,
-    /// The program decides, by the reason for the end.
-    Ask,
-}
 
 impl Session {
     pub(super) fn threads_ended(&mut self, now: Instant, unsent: usize, chance: f64, retry: bool) {
