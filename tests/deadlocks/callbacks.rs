@@ -158,7 +158,7 @@ fn call_everything(ws: &Websocket, callback: Callback) {
         ws.close_with(4000, "from a callback"),
         ws.close(),
         ws.wait_closed(),
-        ws.close_timeout(moment),
+        ws.close_timeout(HOUR),
     ];
     ws.close_nowait(4000, "from a callback").unwrap();
     let _ = (ws.received_close(), ws.reconnect_now());

@@ -56,6 +56,10 @@ pub enum Fact {
     Closed {
         side: usize,
     },
+    /// This side has received the peer's Close frame.
+    Answered {
+        side: usize,
+    },
     /// This side begins to close.
     Closes {
         side: usize,
@@ -153,6 +157,9 @@ impl Actor {
             0 => ws.close(),
             _ => ws.close_with(1001, "as planned"),
         };
+        if ws.received_close().is_some() {
+            self.note(Fact::Answered { side: self.side });
+        }
         match closed {
             Ok(()) => self.ended("close", None),
             // On a machine under load, threads may not have run for a second after the shutdown.
