@@ -313,12 +313,12 @@
 //! | feature | default | effect |
 //! | --- | --- | --- |
 //! | `native-tls` | yes | TLS by the system's library: OpenSSL on Linux |
-//! | `vendored` | no | builds OpenSSL from source |
+//! | `native-tls-vendored` | no | builds OpenSSL from source |
 //!
 //! To compile, `native-tls` needs OpenSSL's headers on Linux: `apt install libssl-dev pkg-config`.
-//! `vendored` needs a C compiler, make and perl instead, and takes a few minutes. Without
-//! `native-tls`, a `wss` URL is rejected with an error that names the feature, and everything else
-//! works.
+//! `native-tls-vendored` needs a C compiler, make and perl instead, and takes a few minutes.
+//! Without `native-tls`, a `wss` URL is rejected with an error that names the feature, and
+//! everything else works.
 //!
 //! # Threads
 //!
