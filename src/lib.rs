@@ -388,11 +388,10 @@ pub use http;
 #[cfg(feature = "native-tls")]
 pub use native_tls;
 pub use serde_json::{Value, json};
-pub use tungstenite::Utf8Bytes;
 
 pub use backoff::Backoff;
 pub use error::{Close, CloseFrame, Error, PutError, Result, Side};
-pub use message::{Json, Message};
+pub use message::{Json, Message, Text};
 pub use net::basic_auth::BasicAuth;
 pub use net::transport::{self, Transport};
 pub use options::Options;

@@ -6,9 +6,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tungstenite::Utf8Bytes;
 
-use super::syntax;
+use super::{Text, syntax};
 
 /// JSON, as a value, a text, or both. The first call that needs one makes it from the other.
 ///
@@ -36,7 +35,7 @@ pub struct Json {
 #[derive(Default)]
 struct SharedText {
     /// Set from the start if there is no value.
-    text: OnceLock<Utf8Bytes>,
+    text: OnceLock<Text>,
     /// The value of one of the clones. The lock is held only while the reference is copied or
     /// replaced.
     latest: Mutex<Weak<Value>>,
@@ -44,7 +43,7 @@ struct SharedText {
 
 impl Json {
     /// `text` must be JSON: either [`syntax::is_json`] accepted it, or serde_json wrote it.
-    pub(super) fn from_text(text: Utf8Bytes) -> Self {
+    pub(super) fn from_text(text: Text) -> Self {
         Json {
             shared: Arc::new(SharedText {
                 text: OnceLock::from(text),
@@ -78,10 +77,10 @@ impl Json {
 
     /// Returns the text. A text from the wire is unchanged; any other is serialised by the first
     /// call.
-    pub fn text(&self) -> &Utf8Bytes {
+    pub fn text(&self) -> &Text {
         self.shared.text.get_or_init(|| {
             let value = self.value.get().map_or(&Value::Null, |value| &**value);
-            Utf8Bytes::from(value.to_string())
+            Text::from(value.to_string())
         })
     }
 

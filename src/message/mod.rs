@@ -2,6 +2,7 @@
 
 mod json;
 mod syntax;
+mod text;
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,11 +11,11 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tungstenite::Utf8Bytes;
 
 use crate::error::Result;
 
 pub use json::Json;
+pub use text::Text;
 
 /// What a message counts for in addition to its payload, in bytes.
 pub(crate) const MESSAGE_OVERHEAD: usize = 64;
@@ -83,7 +84,7 @@ pub enum Message {
     /// A JSON value.
     Json(Json),
     /// Text that is not JSON, or that is not read as JSON.
-    Text(Utf8Bytes),
+    Text(Text),
     /// Bytes.
     Binary(Bytes),
 }
@@ -189,7 +190,8 @@ impl Message {
     }
 
     /// Makes a message of a text from the wire.
-    pub(crate) fn from_wire_text(text: Utf8Bytes, json: bool) -> Message {
+    pub(crate) fn from_wire_text(text: tungstenite::Utf8Bytes, json: bool) -> Message {
+        let text = Text::from_wire(text);
         match json && syntax::is_json(&text) {
             true => Message::Json(Json::from_text(text)),
             false => Message::Text(text),
@@ -227,9 +229,9 @@ impl Message {
     /// Returns the message as the codec sends it.
     pub(crate) fn to_wire(&self, json: bool) -> tungstenite::Message {
         match self {
-            Message::Json(value) => tungstenite::Message::Text(value.text().clone()),
+            Message::Json(value) => tungstenite::Message::Text(value.text().clone().into_wire()),
             Message::Text(_) if json => self.quoted().to_wire(json),
-            Message::Text(text) => tungstenite::Message::Text(text.clone()),
+            Message::Text(text) => tungstenite::Message::Text(text.clone().into_wire()),
             Message::Binary(bytes) => tungstenite::Message::Binary(bytes.clone()),
         }
     }
@@ -239,7 +241,7 @@ impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Message::Json(json) => f.debug_tuple("Json").field(json).finish(),
-            Message::Text(text) => f.debug_tuple("Text").field(&text.as_str()).finish(),
+            Message::Text(text) => f.debug_tuple("Text").field(text).finish(),
             Message::Binary(bytes) => f.debug_tuple("Binary").field(bytes).finish(),
         }
     }
@@ -313,8 +315,8 @@ impl From<String> for Message {
     }
 }
 
-impl From<Utf8Bytes> for Message {
-    fn from(text: Utf8Bytes) -> Self {
+impl From<Text> for Message {
+    fn from(text: Text) -> Self {
         Message::Text(text)
     }
 }
