@@ -20,10 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let end = Instant::now() + Duration::from_secs(seconds);
 
     let ws = Options::new()
-        .reconnect(Backoff {
-            max: Duration::from_secs(1),
-            ..Backoff::default()
-        })
+        .reconnect(Backoff::new().max(Duration::from_secs(1)))
         // Detects a lost robot within two seconds.
         .ping_interval(Duration::from_millis(500))
         .ping_timeout(Duration::from_millis(1500))

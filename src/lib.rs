@@ -213,7 +213,7 @@
 //! use rtcbot_websocket::{Backoff, Options, Server, Websocket};
 //!
 //! let mut server = Server::bind("127.0.0.1:0")?;
-//! let ws = Options::new().reconnect(Backoff::default()).connect(server.url())?;
+//! let ws = Options::new().reconnect(Backoff::new()).connect(server.url())?;
 //! let robot = Websocket::accept(server.next().unwrap());
 //! robot.wait_ready()?;
 //! robot.close_with(1012, "restarting")?;

@@ -540,7 +540,7 @@ impl Options {
     ///
     /// let ws = Options::new()
     ///     .header_with("Authorization", || Ok(format!("Bearer {}", token()?.trim())))
-    ///     .reconnect(Backoff::default())
+    ///     .reconnect(Backoff::new())
     ///     .connect("wss://robot.local/drive")?;
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
@@ -596,7 +596,7 @@ impl Options {
     /// use rtcbot_websocket::{Backoff, Options};
     ///
     /// let ws = Options::new()
-    ///     .reconnect(Backoff::default())
+    ///     .reconnect(Backoff::new())
     ///     .connect("ws://robot.local:8080/drive")?;
     /// ws.on_disconnect(|reason| println!("lost the robot: {reason}"));
     /// ws.on_ready(|| println!("the robot is connected"));

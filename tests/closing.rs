@@ -749,7 +749,7 @@ fn the_peers_close_frame_is_the_reason_of_the_end_even_if_messages_were_not_sent
                 let (client, raw) = wire.client_and_raw(|options| {
                     options
                         .close_timeout(Duration::from_millis(50))
-                        .reconnect(reconnect.then(rtcbot_websocket::Backoff::default))
+                        .reconnect(reconnect.then(rtcbot_websocket::Backoff::new))
                 });
                 let (told, errors) = bounded(1);
                 client.on_error(move |error| told.send(error).unwrap());
@@ -794,7 +794,7 @@ fn a_reconnecting_client_obeys_the_peers_close_frame_even_if_messages_were_not_s
                 .options()
                 .close_timeout(Duration::from_millis(50))
                 .linger(Duration::ZERO)
-                .reconnect(rtcbot_websocket::Backoff::default());
+                .reconnect(rtcbot_websocket::Backoff::new());
             let (listener, url) = wire.listen();
             let client = options.connect(url).unwrap();
             let raw = wire.accept(&listener);

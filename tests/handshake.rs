@@ -201,7 +201,7 @@ fn no_secret_is_logged() {
             .header("X-Api-Key", "t0k3n")
             .subprotocol("t0k3n")
             .max_redirects(1)
-            .reconnect(Backoff::default())
+            .reconnect(Backoff::new())
             .connect(&url)
             .unwrap();
         let request = server.next_timeout(DEADLINE).unwrap();

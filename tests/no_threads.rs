@@ -807,11 +807,9 @@ fn many_clients_leave_nothing_behind_where_threads_run_out() {
 
 /// Tries again immediately.
 fn quick() -> Backoff {
-    Backoff {
-        initial: Duration::from_millis(10),
-        max: Duration::from_millis(10),
-        ..Backoff::default()
-    }
+    Backoff::new()
+        .initial(Duration::from_millis(10))
+        .max(Duration::from_millis(10))
 }
 
 fn from_environment(name: &str, default: usize) -> usize {

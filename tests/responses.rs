@@ -142,10 +142,7 @@ fn a_client_that_reconnects_does_not_end_with_an_interim_response() {
     let answers = answers.map(String::into_bytes).to_vec();
     let (url, _serving) = answering(answers, After::Stay);
     let ws = options()
-        .reconnect(Backoff {
-            initial: Duration::from_millis(1),
-            ..Backoff::default()
-        })
+        .reconnect(Backoff::new().initial(Duration::from_millis(1)))
         .connect(url)
         .unwrap();
     ws.wait_ready_timeout(DEADLINE).unwrap();

@@ -48,7 +48,7 @@ struct Seen {
 
 impl Run {
     fn new(role: Role, reconnects: bool) -> Self {
-        let schedule = reconnects.then(|| Schedule::new(Backoff::default()));
+        let schedule = reconnects.then(|| Schedule::new(Backoff::new()));
         Run {
             session: Session::new(role, Duration::from_millis(500), schedule),
             reconnects,

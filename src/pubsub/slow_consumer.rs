@@ -51,6 +51,7 @@ const LONG: Duration = Duration::from_secs(1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Queue {
     /// The producer pauses while this many items are queued.
     ///

@@ -636,7 +636,7 @@ impl Websocket {
     /// let server = Server::bind("127.0.0.1:0")?;
     /// let url = server.url().to_owned();
     /// drop(server);
-    /// let ws = Options::new().reconnect(Backoff::default()).connect(url)?;
+    /// let ws = Options::new().reconnect(Backoff::new()).connect(url)?;
     /// let error = loop {
     ///     if let Some(error) = ws.last_error() {
     ///         break error;
@@ -692,7 +692,7 @@ impl Websocket {
     /// ```no_run
     /// use rtcbot_websocket::{Backoff, Options};
     ///
-    /// let ws = Options::new().reconnect(Backoff::default()).connect("ws://robot.local/ws")?;
+    /// let ws = Options::new().reconnect(Backoff::new()).connect("ws://robot.local/ws")?;
     /// let (socket, mut before) = (ws.downgrade(), 0);
     /// ws.on_disconnect(move |reason| {
     ///     if let Some(ws) = socket.upgrade() {

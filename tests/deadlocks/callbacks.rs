@@ -190,11 +190,7 @@ fn any_method_may_be_called_when_a_connection_is_lost() {
         let callback = Callback::OnDisconnect;
         for calls in [true, false] {
             let (listener, url) = wire.listen();
-            let later = Backoff {
-                initial: HOUR,
-                max: HOUR,
-                ..Backoff::default()
-            };
+            let later = Backoff::new().initial(HOUR).max(HOUR);
             let options = wire
                 .options()
                 .close_timeout(HOUR)

@@ -208,12 +208,11 @@ fn a_client_whose_peer_falls_silent_reconnects() {
 #[test]
 fn waits_between_attempts_grow_however_long_a_server_takes_to_disconnect() {
     let host = Host::new();
-    let growing = Backoff {
-        initial: 240 * MS,
-        max: DEADLINE,
-        factor: 4.0,
-        jitter: 0.0,
-    };
+    let growing = Backoff::new()
+        .initial(240 * MS)
+        .max(DEADLINE)
+        .factor(4.0)
+        .jitter(0.0);
     let _ws = options(growing).connect(host.url()).unwrap();
     let refuse = || {
         let mut raw = host.accept();
@@ -236,10 +235,7 @@ fn settings_that_make_no_sense_are_refused() {
         Error::InvalidOption { setting, .. } => setting,
         other => panic!("{other}"),
     };
-    let hot = Backoff {
-        initial: Duration::ZERO,
-        ..Backoff::default()
-    };
+    let hot = Backoff::new().initial(Duration::ZERO);
     let refused = options(hot).connect("ws://localhost/").unwrap_err();
     assert_eq!(setting(refused), "reconnect");
     let host = Host::new();

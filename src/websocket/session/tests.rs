@@ -181,7 +181,7 @@ fn closing_while_connecting_shuts_down_a_client_and_not_a_server() {
 
 #[test]
 fn a_client_that_reconnects_waits_and_connects_again_until_this_program_closes() {
-    let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+    let mut driver = Driver::open(Role::Client, Some(Backoff::new()));
     driver.step(Input::ReadEnded(Some(lost())));
     driver.step(Input::ThreadsEnded {
         unsent: 1,
@@ -202,7 +202,7 @@ fn a_client_that_reconnects_waits_and_connects_again_until_this_program_closes()
 #[test]
 fn closing_while_waiting_to_reconnect_is_a_failure_only_if_messages_are_unsent() {
     for unsent in [0, 2] {
-        let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+        let mut driver = Driver::open(Role::Client, Some(Backoff::new()));
         driver.step(Input::ReadEnded(Some(lost())));
         driver.step(Input::ThreadsEnded {
             unsent,
@@ -215,7 +215,7 @@ fn closing_while_waiting_to_reconnect_is_a_failure_only_if_messages_are_unsent()
 
 #[test]
 fn an_attempt_that_fails_when_this_program_closes_is_no_failure() {
-    let mut driver = Driver::new(Role::Client, Some(Backoff::default()));
+    let mut driver = Driver::new(Role::Client, Some(Backoff::new()));
     driver.step(Input::Failed(lost()));
     driver.close();
     assert!(driver.finish(0).is_orderly());
@@ -234,7 +234,7 @@ fn delivery_waits_until_this_program_closes_or_the_connection_must_end() {
     driver.step(Input::Failed(lost()));
     assert_eq!(driver.session.hold(), Hold::Never);
 
-    let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+    let mut driver = Driver::open(Role::Client, Some(Backoff::new()));
     driver.step(Input::Failed(lost()));
     assert_eq!(driver.session.hold(), Hold::Spill);
     driver.step(Input::ThreadsEnded {
