@@ -189,8 +189,9 @@ pub enum Error {
     #[error("the connection is closed: {0}")]
     Closed(Close),
 
-    /// The producer of this subscription has ended without another reason.
-    #[error("the producer has ended")]
+    /// Nothing more will arrive: the producer of the subscription has ended without another reason,
+    /// the consumer was closed, or the server was shut down.
+    #[error("the producer, consumer or server has ended")]
     Ended,
 
     /// The subscription was removed by `unsubscribe`.

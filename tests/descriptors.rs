@@ -31,7 +31,7 @@ fn run_out_of_descriptors() {
         taken.push(stream);
     }
     assert!(taken.len() > 5);
-    assert!(server.next_timeout(Duration::from_millis(300)).is_none());
+    assert!(server.next_timeout(Duration::from_millis(300)).is_err());
     // Both sides report what is missing.
     let why = "this process has all 50 descriptors that RLIMIT_NOFILE allows (ulimit -n)";
     let logged = records::all();

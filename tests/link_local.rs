@@ -55,10 +55,8 @@ fn ip(arguments: &str) -> String {
 /// The request of this client.
 #[track_caller]
 fn next(server: &mut Server, client: &Websocket) -> Request {
-    match server.next_timeout(DEADLINE) {
-        Some(request) => request,
-        None => panic!("no request came: {:?}", client.last_error()),
-    }
+    let request = server.next_timeout(DEADLINE);
+    request.unwrap_or_else(|_| panic!("no request came: {:?}", client.last_error()))
 }
 
 fn address(scope: u32) -> SocketAddrV6 {

@@ -128,12 +128,12 @@ impl ServerState {
         })
     }
 
-    /// Waits until no other thread is in a shutdown, or until the deadline.
-    pub(super) fn wait_for_shutdown(&self, deadline: Option<Instant>) {
+    /// Waits until no other thread is in a shutdown, or until the deadline. Returns whether the
+    /// server has been shut down by then.
+    pub(super) fn has_shut_down(&self, deadline: Option<Instant>) -> bool {
         let own = thread::current().id();
-        self.wait(deadline, |state| {
-            state.shutting_down.iter().all(|thread| *thread == own)
-        });
+        let no_other = |state: &State| state.shutting_down.iter().all(|thread| *thread == own);
+        self.wait(deadline, no_other) && self.state.lock().listener.is_none()
     }
 
     /// Waits until `done` returns `true`, or until the deadline. Returns the result of `done`. A

@@ -21,7 +21,7 @@ use self::accept_loop::AcceptLoop;
 pub use self::handle::ServerHandle;
 use self::handle::ServerState;
 use self::listener::Listener;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::net::host::Endpoint;
 #[cfg(feature = "native-tls")]
@@ -342,31 +342,37 @@ impl Server {
 impl Server {
     /// Waits for the next request, for at most `timeout`.
     ///
-    /// Returns `None` when the time is over, or after a shutdown.
+    /// # Errors
+    ///
+    /// - [`Error::Timeout`] when the time is over.
+    /// - [`Error::Ended`] after a [shutdown](ServerHandle::shutdown).
     ///
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::Server;
+    /// use rtcbot_websocket::{Error, Server};
     /// use std::time::Duration;
     ///
     /// let mut server = Server::bind("127.0.0.1:0")?;
-    /// assert!(server.next_timeout(Duration::from_millis(10)).is_none());
-    /// # Ok::<(), std::io::Error>(())
+    /// let timeout = Duration::from_millis(10);
+    /// assert!(matches!(server.next_timeout(timeout), Err(Error::Timeout)));
+    /// server.shutdown(Duration::from_secs(5))?;
+    /// assert!(matches!(server.next_timeout(timeout), Err(Error::Ended)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Request> {
+    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Request> {
         let deadline = Instant::now().checked_add(timeout);
         self.next_or_end(deadline)
     }
 
-    /// Waits for the end of a shutdown before it returns `None`. A loop over the requests is often
-    /// the whole of `main`, and must not end the process when the shutdown begins.
-    fn next_or_end(&mut self, deadline: Option<Instant>) -> Option<Request> {
+    /// Waits for the end of a shutdown before it returns `Error::Ended`. A loop over the requests
+    /// is often the whole of `main`, and must not end the process when the shutdown begins.
+    fn next_or_end(&mut self, deadline: Option<Instant>) -> Result<Request> {
         let next = self.accept_loop.next(deadline);
-        if next.is_none() {
-            self.control.wait_for_shutdown(deadline);
-        }
-        next
+        next.ok_or_else(|| match self.control.has_shut_down(deadline) {
+            true => Error::Ended,
+            false => Error::Timeout,
+        })
     }
 
     /// Calls `handler` with every request, each on its own thread, until the server is [shut
@@ -506,7 +512,7 @@ impl Iterator for Server {
     type Item = Request;
 
     fn next(&mut self) -> Option<Request> {
-        self.next_or_end(None)
+        self.next_or_end(None).ok()
     }
 }
 
