@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // After a reconnect, the robot receives only the newest of the orders that were not sent.
     let (mut orders, producer) = Producer::<Message>::new();
-    ws.put_subscription(producer.subscribe_with(Queue::Latest));
+    ws.put_subscription(producer.subscribe_with(Queue::Latest))?;
 
     let states = ws.subscribe();
     let (steer, report) = (

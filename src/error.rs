@@ -189,9 +189,14 @@ pub enum Error {
     #[error("the connection is closed: {0}")]
     Closed(Close),
 
-    /// Nothing more will arrive: the producer of the subscription has ended without another reason,
-    /// the consumer was closed, or the server was shut down.
-    #[error("the producer, consumer or server has ended")]
+    /// Nothing more is sent or received.
+    ///
+    /// - From `get` and its variants: the producer has ended without another reason, or the
+    ///   consumer was closed.
+    /// - From [`Server::next_timeout`](crate::Server::next_timeout): the server was shut down.
+    /// - From [`PutError::Closed`]: the receiver is closing or has ended.
+    ///   [`Websocket::end_reason`](crate::Websocket::end_reason) returns why.
+    #[error("it has ended: nothing more is sent or received")]
     Ended,
 
     /// The subscription was removed by `unsubscribe`.
@@ -212,6 +217,10 @@ pub enum Error {
     /// `try_get` found no message. The connection is not affected.
     #[error("no message is waiting")]
     Empty,
+
+    /// The queue is full: [`PutError::Full`], without the item. The connection is not affected.
+    #[error("the queue is full")]
+    Full,
 
     /// The call would wait for a message or for the connection's end on the thread that has to
     /// bring it about: in a function given to [`Options`](crate::Options). The requested operation
@@ -292,6 +301,17 @@ impl From<serde_json::Error> for Error {
     }
 }
 
+/// Drops the item, so that `?` works in functions that return [`Result`]. `Full` becomes
+/// [`Error::Full`], and `Closed` becomes [`Error::Ended`].
+impl<T> From<PutError<T>> for Error {
+    fn from(error: PutError<T>) -> Self {
+        match error {
+            PutError::Full(_) => Error::Full,
+            PutError::Closed(_) => Error::Ended,
+        }
+    }
+}
+
 impl Error {
     pub(crate) fn invalid_option(setting: &'static str, reason: impl Into<String>) -> Self {
         let reason = reason.into();
@@ -346,6 +366,7 @@ impl Error {
     /// assert!(Error::PingTimeout { after: std::time::Duration::from_secs(20) }.is_transient());
     /// assert!(!Error::Handshake("no Upgrade header".into()).is_transient());
     /// ```
+    #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Resolve { .. }
@@ -383,6 +404,7 @@ impl Error {
     /// assert!(operator.get().unwrap_err().is_orderly());
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[must_use]
     pub fn is_orderly(&self) -> bool {
         matches!(self, Error::Closed(close) if close.unsent == 0)
     }
@@ -507,6 +529,8 @@ impl fmt::Display for CloseFrame {
 ///
 /// A put with a timeout also returns `Full` when its time is over, as Python's `queue.Queue` does.
 ///
+/// In functions that return [`Result`], `?` converts it to an [`Error`] and drops the item.
+///
 /// # Examples
 ///
 /// ```
@@ -535,6 +559,7 @@ pub enum PutError<T> {
 
 impl<T> PutError<T> {
     /// Returns the item that was not accepted.
+    #[must_use]
     pub fn into_inner(self) -> T {
         match self {
             PutError::Full(item) | PutError::Closed(item) => item,
@@ -542,11 +567,13 @@ impl<T> PutError<T> {
     }
 
     /// Returns whether the queue was full.
+    #[must_use]
     pub fn is_full(&self) -> bool {
         matches!(self, PutError::Full(_))
     }
 
     /// Returns whether no more items are accepted.
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         matches!(self, PutError::Closed(_))
     }
@@ -609,6 +636,15 @@ mod tests {
             assert!(!closed(Side::Peer, Some(code)), "{code}");
         }
         assert!(!closed(Side::Peer, None));
+    }
+
+    #[test]
+    fn put_errors_become_errors() {
+        fn put(error: PutError<i32>) -> Result<()> {
+            Err(error)?
+        }
+        assert!(matches!(put(PutError::Full(7)), Err(Error::Full)));
+        assert!(matches!(put(PutError::Closed(7)), Err(Error::Ended)));
     }
 
     #[test]

@@ -155,7 +155,7 @@
 //!
 //! let (operator, robot) = Websocket::pair();
 //! let (joystick, orders) = crossbeam_channel::unbounded();
-//! operator.put_subscription(orders);
+//! operator.put_subscription(orders)?;
 //! joystick.send("forward".into())?;
 //! assert_eq!(robot.get()?, "forward");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -235,7 +235,7 @@
 //!
 //! let (ws, robot) = Websocket::pair();
 //! let (mut orders, producer) = Producer::<Message>::new();
-//! ws.put_subscription(producer.subscribe_with(Queue::Latest));
+//! ws.put_subscription(producer.subscribe_with(Queue::Latest))?;
 //! orders.put(json!({"speed": 0.5}).into()); // replaces an order that was not sent
 //! assert_eq!(robot.get()?, json!({"speed": 0.5}));
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -78,7 +78,7 @@ fn a_raw_peers_code_and_reason_are_seen() {
 }
 
 #[test]
-fn put_after_the_end_returns_the_message() {
+fn put_after_the_end_returns_the_message_or_the_source() {
     let (client, _server) = pair();
     client.close().unwrap();
     let put = client.put_nowait(json!({"a": 1}));
@@ -86,8 +86,12 @@ fn put_after_the_end_returns_the_message() {
     assert!(client.put(json!(1)).unwrap_err().is_closed());
     let put = client.put_timeout(json!(1), DEADLINE);
     assert!(put.unwrap_err().is_closed());
-    let (_sender, source) = unbounded();
-    assert!(!client.put_subscription(source));
+    let (sender, source) = unbounded();
+    sender.send(Message::from(1)).unwrap();
+    let Err(PutError::Closed(source)) = client.put_subscription(source) else {
+        panic!("the source was accepted");
+    };
+    assert_eq!(source.try_get().unwrap(), json!(1));
 }
 
 #[test]

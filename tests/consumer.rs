@@ -16,7 +16,7 @@ fn direct_puts_come_before_a_source() {
     consumer.put_nowait(1).unwrap();
     let (sender, source) = unbounded();
     sender.send(2).unwrap();
-    consumer.put_subscription(source);
+    consumer.put_subscription(source).unwrap();
     assert_eq!(inbox.get().unwrap(), 1);
     assert_eq!(inbox.get().unwrap(), 2);
 }
@@ -47,7 +47,7 @@ fn a_full_put_leaves_the_source_alone() {
     let (consumer, _inbox) = Consumer::new(1);
     consumer.put_nowait(1).unwrap();
     let (_sender, source) = unbounded();
-    consumer.put_subscription(&source);
+    consumer.put_subscription(&source).unwrap();
     assert!(consumer.put_nowait(2).is_err());
     assert_eq!(consumer.subscription().unwrap(), source);
 }
@@ -64,7 +64,7 @@ fn the_inbox_waits_for_puts_sources_and_the_end() {
         used
     });
     consumer.put(1).unwrap();
-    consumer.put_subscription(source);
+    consumer.put_subscription(source).unwrap();
     sender.send_timeout(2, DEADLINE).unwrap();
     sender.send_timeout(3, DEADLINE).unwrap();
     consumer.put_timeout(4, DEADLINE).unwrap();
@@ -155,7 +155,7 @@ fn many_waiting_puts_all_get_their_turn() {
 fn a_source_is_read_no_faster_than_it_is_used() {
     let (consumer, mut inbox) = Consumer::new(1);
     let (sender, source) = bounded(1000);
-    consumer.put_subscription(&source);
+    consumer.put_subscription(&source).unwrap();
     for n in 0..1000 {
         sender.send(n).unwrap();
     }
@@ -179,7 +179,7 @@ fn stopping_a_source_while_it_is_read_loses_nothing() {
             sender.send(next).unwrap();
             next += 1;
         }
-        consumer.put_subscription(&source);
+        consumer.put_subscription(&source).unwrap();
         // A put stops the source. The messages left in it are put after it, in order.
         consumer.stop_subscription();
         for left in source.try_iter() {
@@ -193,9 +193,9 @@ fn stopping_a_source_while_it_is_read_loses_nothing() {
 fn a_replaced_source_is_dropped() {
     let (consumer, _inbox) = Consumer::<u8>::new(1);
     let (sender, source) = unbounded();
-    consumer.put_subscription(source);
+    consumer.put_subscription(source).unwrap();
     let (_other, other) = unbounded();
-    consumer.put_subscription(other);
+    consumer.put_subscription(other).unwrap();
     eventually("nobody receives any more", || sender.send(1).is_err());
 }
 
@@ -205,7 +205,7 @@ fn a_stopped_source_is_dropped_by_a_waiting_inbox() {
         let (consumer, mut inbox) = Consumer::new(10);
         let using = thread::spawn(move || while inbox.get().is_ok() {});
         let (sender, source) = bounded(1);
-        consumer.put_subscription(source);
+        consumer.put_subscription(source).unwrap();
         sender.send(1).unwrap();
         eventually("the source is read", || sender.is_empty());
         if stop {
@@ -238,7 +238,7 @@ fn a_put_does_not_wait_while_an_item_of_a_source_is_weighed() {
     let ((begin, begun), (open, gate)) = (bounded(1), bounded(0));
     let (source, items) = bounded(10);
     source.send(Slow(Some((begin, gate)))).unwrap();
-    consumer.put_subscription(&items);
+    consumer.put_subscription(&items).unwrap();
     let using = thread::spawn(move || inbox.get().map(|item| item.0.is_some()));
     begun.recv_timeout(DEADLINE).unwrap();
     let (other, len) = (consumer.clone(), consumer.clone());
@@ -253,7 +253,7 @@ fn heavy_items_are_taken_from_a_source_one_at_a_time() {
     let (consumer, mut inbox) = Consumer::with_weight(1 << 20, |_: &usize| 1 << 20);
     let (source, items) = bounded(10);
     (0..10).for_each(|n| source.send(n).unwrap());
-    consumer.put_subscription(&items);
+    consumer.put_subscription(&items).unwrap();
     for n in 0..10 {
         assert_eq!(inbox.get().unwrap(), n);
         assert_eq!(items.len(), 9 - n);

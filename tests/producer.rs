@@ -427,7 +427,9 @@ fn items_published_while_a_sink_takes_early_items_are_not_lost() {
 fn a_queue_without_capacity_works_as_a_source() {
     let (mut publisher, producer) = Producer::new();
     let (motor, mut inbox) = Consumer::new(16);
-    motor.put_subscription(producer.subscribe_with(Queue::Block(0)));
+    motor
+        .put_subscription(producer.subscribe_with(Queue::Block(0)))
+        .unwrap();
     let publishing = thread::spawn(move || (0..100).for_each(|n| publisher.put(n)));
     for n in 0..100 {
         assert_eq!(inbox.get_timeout(DEADLINE).unwrap(), n);

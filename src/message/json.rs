@@ -59,6 +59,7 @@ impl Json {
     /// call reads the value from the text; [`Message`](super::Message) describes how. A text that
     /// [`Message::json`](super::Message::json) made, and that is nested deeper than the 127 levels
     /// that serde_json reads, becomes a string with that text.
+    #[must_use]
     pub fn value(&self) -> &Value {
         self.value.get_or_init(|| {
             let latest = self.shared.latest.lock().upgrade();
@@ -77,6 +78,7 @@ impl Json {
 
     /// Returns the text. A text from the wire is unchanged; any other is serialised by the first
     /// call.
+    #[must_use]
     pub fn text(&self) -> &Text {
         self.shared.text.get_or_init(|| {
             let value = self.value.get().map_or(&Value::Null, |value| &**value);

@@ -144,6 +144,7 @@ impl Message {
     /// For a message that arrived, the first call reads the value from the text. The value takes up
     /// to 130 times as much memory as the text. It is kept as long as this message, or a clone that
     /// is made afterwards.
+    #[must_use]
     pub fn as_json(&self) -> Option<&Value> {
         match self {
             Message::Json(json) => Some(json.value()),
@@ -155,6 +156,7 @@ impl Message {
     ///
     /// A peer in JSON mode sends the text `hello` as the JSON string `"hello"`. This method returns
     /// `hello` for both.
+    #[must_use]
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Message::Json(json) => json.as_str(),
@@ -164,6 +166,7 @@ impl Message {
     }
 
     /// Returns the bytes of a `Binary` message.
+    #[must_use]
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match self {
             Message::Binary(bytes) => Some(bytes),
@@ -174,6 +177,7 @@ impl Message {
     /// Returns the length in bytes of the payload that is sent with `json(false)`. The first call
     /// serialises a `Json` message.
     #[allow(clippy::len_without_is_empty)] // An empty payload is a message like any other.
+    #[must_use]
     pub fn len(&self) -> usize {
         match self {
             Message::Json(json) => json.text().len(),
@@ -203,7 +207,8 @@ impl Message {
     pub(crate) fn without_value(mut self) -> (Message, Option<Arc<Value>>) {
         let value = match &mut self {
             Message::Json(json) => {
-                json.text();
+                // Makes the text from the value.
+                let _ = json.text();
                 json.value.take()
             }
             _ => None,

@@ -31,6 +31,7 @@ pub struct Text(Utf8Bytes);
 
 impl Text {
     /// Returns the text.
+    #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }

@@ -54,7 +54,7 @@ pub struct Consumer<T> {
 /// let (sender, receiver) = crossbeam_channel::unbounded();
 /// let source = Source::from(receiver);
 /// let (motor, mut inbox) = Consumer::new(16);
-/// motor.put_subscription(source);
+/// motor.put_subscription(source)?;
 /// sender.send(50).unwrap();
 /// assert_eq!(inbox.get()?, 50);
 /// # Ok::<(), rtcbot_websocket::Error>(())
@@ -181,7 +181,11 @@ impl<T: Send + 'static> Consumer<T> {
     /// Reads all items from `source` from now on. Replaces the active source.
     ///
     /// The source is read only as fast as items are taken from the inbox. It is dropped when it
-    /// ends. Returns `false` if the consumer is closed: then the source is dropped immediately.
+    /// ends.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError::Closed`] if the consumer is closed. It contains the source.
     ///
     /// # Examples
     ///
@@ -190,12 +194,15 @@ impl<T: Send + 'static> Consumer<T> {
     ///
     /// let (mut publisher, joystick) = Producer::new();
     /// let (motor, mut inbox) = Consumer::new(16);
-    /// motor.put_subscription(joystick.subscribe());
+    /// motor.put_subscription(joystick.subscribe())?;
     /// publisher.put(50);
     /// assert_eq!(inbox.get()?, 50);
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
-    pub fn put_subscription(&self, source: impl Into<Source<T>>) -> bool {
+    pub fn put_subscription(
+        &self,
+        source: impl Into<Source<T>>,
+    ) -> Result<(), PutError<Subscription<T>>> {
         self.channel
             .put_subscription(source.into().into_subscription())
     }
@@ -210,9 +217,11 @@ impl<T: Send + 'static> Consumer<T> {
     /// let (_publisher, joystick) = Producer::<i32>::new();
     /// let orders = joystick.subscribe();
     /// let (motor, _inbox) = Consumer::new(16);
-    /// motor.put_subscription(&orders);
+    /// motor.put_subscription(&orders)?;
     /// assert_eq!(motor.subscription(), Some(orders));
+    /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[must_use]
     pub fn subscription(&self) -> Option<Subscription<T>> {
         self.channel.subscription()
     }
@@ -230,7 +239,7 @@ impl<T: Send + 'static> Consumer<T> {
     /// let (mut publisher, joystick) = Producer::new();
     /// let orders = joystick.subscribe();
     /// let (motor, _inbox) = Consumer::new(16);
-    /// motor.put_subscription(&orders);
+    /// motor.put_subscription(&orders)?;
     /// motor.stop_subscription();
     /// publisher.put(50);
     /// assert_eq!(orders.get()?, 50);
@@ -253,11 +262,13 @@ impl<T: Send + 'static> Consumer<T> {
     /// assert_eq!(motor.len(), 1);
     /// # Ok::<(), rtcbot_websocket::PutError<i32>>(())
     /// ```
+    #[must_use]
     pub fn len(&self) -> usize {
         self.channel.len()
     }
 
     /// Returns whether no items are queued. A source's items are not counted.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.channel.is_empty()
     }

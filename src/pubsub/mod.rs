@@ -15,7 +15,7 @@
 //! // A motor keeps the inbox, and makes the consumer public.
 //! let (motor, mut inbox) = Consumer::new(16);
 //!
-//! motor.put_subscription(sensor.subscribe());
+//! motor.put_subscription(sensor.subscribe())?;
 //! publisher.put(7);
 //! assert_eq!(inbox.get()?, 7);
 //! # Ok::<(), rtcbot_websocket::Error>(())

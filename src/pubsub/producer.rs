@@ -426,6 +426,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// publisher.put(8);
     /// assert_eq!(sensor.dropped(), 1);
     /// ```
+    #[must_use]
     pub fn dropped(&self) -> u64 {
         self.subscribers.delivery.dropped.total()
     }

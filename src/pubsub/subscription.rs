@@ -33,6 +33,7 @@ use crate::process::OwnerProcess;
 /// assert!(subscription.get().is_err());     // then the reason for the end
 /// # Ok::<(), rtcbot_websocket::Error>(())
 /// ```
+#[must_use = "a subscription unsubscribes when it is dropped"]
 pub struct Subscription<T> {
     inner: Arc<Inner<T>>,
 }
@@ -227,6 +228,7 @@ impl<T> Subscription<T> {
     ///     recv(clock) -> _ => println!("tick"),
     /// }
     /// ```
+    #[must_use]
     pub fn receiver(&self) -> &Receiver<T> {
         if let Some(notifier) = &self.inner.notifier {
             notifier.set_unannounced();
@@ -260,11 +262,13 @@ impl<T> Subscription<T> {
     /// publisher.put(7);
     /// assert_eq!(readings.len(), 1);
     /// ```
+    #[must_use]
     pub fn len(&self) -> usize {
         self.inner.items.len()
     }
 
     /// Returns whether no items are queued.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.inner.items.is_empty()
     }
@@ -334,6 +338,7 @@ impl<T> fmt::Debug for Subscription<T> {
 
 /// An iterator over a subscription's items. It waits for each item, and ends when the producer
 /// ends.
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 #[derive(Debug)]
 pub struct Iter<'a, T> {
     subscription: &'a Subscription<T>,
@@ -357,6 +362,7 @@ impl<'a, T> IntoIterator for &'a Subscription<T> {
 }
 
 /// An iterator that owns a subscription. It waits for each item, and ends when the producer ends.
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 #[derive(Debug)]
 pub struct IntoIter<T> {
     subscription: Subscription<T>,

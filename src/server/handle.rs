@@ -255,6 +255,7 @@ impl ServerHandle {
     /// assert_eq!(handle.connections(), [robot]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn connections(&self) -> Vec<Websocket> {
         self.control.registry.connections()
     }

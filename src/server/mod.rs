@@ -97,6 +97,7 @@ use crate::websocket::{Request, Websocket};
 ///
 /// Dropping the server stops listening. Connections that were accepted are not affected. In a
 /// forked child, dropping it does nothing.
+#[must_use = "a server accepts connections only while it is asked for requests"]
 pub struct Server {
     control: Arc<ServerState>,
     local_addr: Option<SocketAddr>,
@@ -313,6 +314,7 @@ impl Server {
     /// Returns the address on which the server listens, or `None` for a Unix socket.
     ///
     /// [`bind`](Self::bind) has an example.
+    #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.local_addr
     }
@@ -333,6 +335,7 @@ impl Server {
     /// ws.wait_ready()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn url(&self) -> &str {
         &self.accept_loop.url
     }
@@ -443,6 +446,7 @@ impl Server {
     /// serving.join().unwrap();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn handle(&self) -> ServerHandle {
         ServerHandle {
             control: self.control.clone(),
@@ -462,6 +466,7 @@ impl Server {
     /// assert_eq!(server.connections().len(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn connections(&self) -> Vec<Websocket> {
         self.handle().connections()
     }

@@ -53,6 +53,7 @@ use crate::error::CloseFrame;
 /// [`put_nowait`](Self::put_nowait) never waits, [`put`](Self::put) waits until the queue has
 /// space, and [`put_subscription`](Self::put_subscription) sends everything from a source. All of
 /// them work before the connection is ready: the messages are sent as soon as it is.
+#[must_use = "the connection is closed when the last handle is dropped"]
 #[derive(Clone)]
 pub struct Websocket {
     handle: Arc<Handle>,
@@ -124,6 +125,7 @@ impl Websocket {
     /// assert_eq!(operator.get()?, json!({"battery": 0.8}));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn downgrade(&self) -> WeakWebsocket {
         WeakWebsocket {
             handle: Arc::downgrade(&self.handle),
@@ -153,6 +155,7 @@ impl WeakWebsocket {
     /// drop(robot);
     /// assert!(weak.upgrade().is_none());
     /// ```
+    #[must_use]
     pub fn upgrade(&self) -> Option<Websocket> {
         let handle = self.handle.upgrade()?;
         Some(Websocket { handle })

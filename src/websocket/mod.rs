@@ -441,8 +441,7 @@ impl Websocket {
 
     /// Sends everything that `source` yields from now on, and replaces the previous source.
     ///
-    /// A source is a [`Subscription`] or a crossbeam `Receiver<Message>`. Returns whether the
-    /// source was accepted: a connection that is closing accepts none.
+    /// A source is a [`Subscription`] or a crossbeam `Receiver<Message>`.
     ///
     /// The writer thread takes messages as fast as the network accepts them. Messages that were put
     /// directly are sent first. A message that was taken from a source is sent, even if the source
@@ -467,7 +466,7 @@ impl Websocket {
     /// ws.on_ready(move || {
     ///     if let Some(ws) = socket.upgrade() {
     ///         let _ = ws.put_nowait("hello");
-    ///         ws.put_subscription(&newest);
+    ///         let _ = ws.put_subscription(&newest);
     ///     }
     /// });
     /// # assert_eq!(robot.get()?, "hello");
@@ -483,6 +482,10 @@ impl Websocket {
     /// in the order. Put the very last order directly, because a source that is dropped by a close
     /// may still contain it.
     ///
+    /// # Errors
+    ///
+    /// [`PutError::Closed`] if the connection is closing or has ended. It contains the source.
+    ///
     /// # Examples
     ///
     /// ```
@@ -490,13 +493,16 @@ impl Websocket {
     ///
     /// let (operator, robot) = Websocket::pair();
     /// let (joystick, orders) = unbounded();
-    /// assert!(operator.put_subscription(orders));
+    /// operator.put_subscription(orders)?;
     /// joystick.send("forward".into())?;
     /// assert_eq!(robot.get()?, "forward");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[doc(alias = "putSubscription")]
-    pub fn put_subscription(&self, source: impl Into<Source<Message>>) -> bool {
+    pub fn put_subscription(
+        &self,
+        source: impl Into<Source<Message>>,
+    ) -> Result<(), PutError<Subscription<Message>>> {
         let source = source.into().into_subscription();
         self.shared().send_queue.consumer().put_subscription(source)
     }
@@ -511,9 +517,11 @@ impl Websocket {
     /// let (ws, _peer) = Websocket::pair();
     /// let (_publisher, producer) = Producer::<Message>::new();
     /// let states = producer.subscribe();
-    /// ws.put_subscription(&states);
+    /// ws.put_subscription(&states)?;
     /// assert_eq!(ws.subscription(), Some(states));
+    /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[must_use]
     pub fn subscription(&self) -> Option<Subscription<Message>> {
         self.shared().send_queue.consumer().subscription()
     }
@@ -529,9 +537,10 @@ impl Websocket {
     ///
     /// let (ws, _peer) = Websocket::pair();
     /// let (_joystick, orders) = unbounded();
-    /// ws.put_subscription(orders);
+    /// ws.put_subscription(orders)?;
     /// ws.stop_subscription();
     /// assert!(ws.subscription().is_none());
+    /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
     #[doc(alias = "stopSubscription")]
     pub fn stop_subscription(&self) {
@@ -557,6 +566,7 @@ impl Websocket {
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
     #[doc(alias = "ready")]
+    #[must_use]
     pub fn is_ready(&self) -> bool {
         self.shared().lifecycle.phase() == Phase::Ready
     }
@@ -579,6 +589,7 @@ impl Websocket {
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
     #[doc(alias = "closed")]
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.shared().lifecycle.phase() == Phase::Closed
     }
@@ -597,6 +608,7 @@ impl Websocket {
     /// assert!(matches!(robot.error(), Some(Error::MessageTooBig { .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn error(&self) -> Option<Error> {
         self.shared().lifecycle.end()?.failure()
     }
@@ -615,6 +627,7 @@ impl Websocket {
     /// assert!(matches!(robot.end_reason(), Some(Error::Closed(_))));
     /// # Ok::<(), Error>(())
     /// ```
+    #[must_use]
     pub fn end_reason(&self) -> Option<Error> {
         self.shared().lifecycle.end()
     }
@@ -646,6 +659,7 @@ impl Websocket {
     /// assert!(matches!(error, Error::Connect { .. }) && ws.end_reason().is_none());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn last_error(&self) -> Option<Error> {
         self.shared()
             .lifecycle
@@ -968,6 +982,7 @@ impl Websocket {
     /// }
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[must_use]
     pub fn closed_signal(&self) -> &Receiver<Infallible> {
         self.shared().lifecycle.closed_signal()
     }
@@ -1074,6 +1089,7 @@ impl Websocket {
     /// assert_eq!(ws.name(), "ws://robot.local/drive?...");
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[must_use]
     pub fn name(&self) -> &str {
         &self.shared().name
     }
@@ -1096,12 +1112,14 @@ impl Websocket {
     /// assert_eq!(ws.peer_addr(), robot.local_addr());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.info()?.peer_addr
     }
 
     /// Returns the address of this side, or `None` before the connection is ready and for a Unix
     /// socket. [`peer_addr`](Self::peer_addr) has an example.
+    #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.info()?.local_addr
     }
@@ -1124,6 +1142,7 @@ impl Websocket {
     /// assert_eq!(robot.request().unwrap().uri().path(), "/drive");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn request(&self) -> Option<Arc<http::Request<()>>> {
         Some(self.info()?.request)
     }
@@ -1141,6 +1160,7 @@ impl Websocket {
     /// let (robot, _operator) = Websocket::pair();
     /// assert_eq!(robot.response().unwrap().status(), 101);
     /// ```
+    #[must_use]
     pub fn response(&self) -> Option<Arc<http::Response<()>>> {
         Some(self.info()?.response)
     }
@@ -1160,6 +1180,7 @@ impl Websocket {
     /// assert_eq!(ws.subprotocol().as_deref(), Some("drive.v1"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn subprotocol(&self) -> Option<String> {
         let response = self.response()?;
         subprotocols(response.headers()).next().map(str::to_owned)
@@ -1253,6 +1274,7 @@ impl Websocket {
     /// assert_eq!(ws.latency().unwrap().last, time);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn latency(&self) -> Option<Latency> {
         self.shared().send_queue.latency()
     }
@@ -1271,6 +1293,7 @@ impl Websocket {
     /// let stats = ws.stats();
     /// println!("{} messages are queued, {} were dropped", stats.send_queue, stats.dropped);
     /// ```
+    #[must_use]
     pub fn stats(&self) -> Stats {
         Stats::of(self.shared())
     }
@@ -1288,6 +1311,7 @@ impl Websocket {
     /// assert_eq!(robot.sent_close().unwrap().code, 1000);
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[must_use]
     pub fn sent_close(&self) -> Option<CloseFrame> {
         self.shared().lifecycle.look(Session::sent_close)
     }
@@ -1306,6 +1330,7 @@ impl Websocket {
     /// assert_eq!(robot.received_close().unwrap().reason, "battery low");
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[must_use]
     pub fn received_close(&self) -> Option<CloseFrame> {
         self.shared().lifecycle.look(Session::received_close)
     }

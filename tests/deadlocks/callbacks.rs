@@ -123,7 +123,7 @@ fn call_everything(ws: &Websocket, callback: Callback) {
     let _ = ws.put(json!(1));
     let _ = ws.put_nowait(json!(1));
     let _ = ws.put_timeout(json!(1), HOUR);
-    ws.put_subscription(unbounded::<Message>().1);
+    let _ = ws.put_subscription(unbounded::<Message>().1);
     drop(ws.subscription());
     ws.stop_subscription();
     let _ = (ws.try_get(), ws.get_timeout(moment));

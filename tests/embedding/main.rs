@@ -397,9 +397,9 @@ fn busy(wire: &Wire) -> (Websocket, Websocket) {
     let (client, server) = wire.pair(|options| options.linger(DEADLINE));
     for ws in [&client, &server] {
         let (sender, receiver) = rtcbot_websocket::crossbeam_channel::bounded(16);
-        ws.put_subscription(receiver);
+        ws.put_subscription(receiver).unwrap();
         ws.subscribe_callback(|_| {});
-        ws.subscribe_with(Queue::Latest);
+        drop(ws.subscribe_with(Queue::Latest));
         thread::spawn(move || while sender.send(Message::from("x")).is_ok() {});
     }
     (client, server)

@@ -310,7 +310,7 @@ fn the_iterator_ends_when_the_shutdown_does() {
     });
     eventually("the shutdown", || peer.sent_close().is_some());
     while taken.get_timeout(DEADLINE).is_ok() {}
-    within(DEADLINE, move || iterating.join()).unwrap();
+    drop(within(DEADLINE, move || iterating.join()).unwrap());
     assert!(peer.is_closed());
     shutting_down.join().unwrap();
 }
