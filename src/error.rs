@@ -15,8 +15,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a call failed, or why a connection ended.
 ///
 /// An `Error` is [`Clone`], because every waiter, subscription and callback of a connection
-/// receives the same reason. Its text is complete: [`source`](std::error::Error::source) adds
-/// nothing.
+/// receives the same reason.
+///
+/// Its text contains that of its cause, so [`source`](std::error::Error::source) returns `None`: a
+/// program that prints the whole chain would print the cause twice. The fields `error` have the
+/// cause itself.
 ///
 /// # Examples
 ///
@@ -438,7 +441,7 @@ pub enum Side {
 /// assert_eq!(close.frame.unwrap().code, 4001);
 /// # Ok::<(), rtcbot_websocket::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Close {
     /// The side that sent the first Close frame.
@@ -636,6 +639,16 @@ mod tests {
             assert!(!closed(Side::Peer, Some(code)), "{code}");
         }
         assert!(!closed(Side::Peer, None));
+    }
+
+    #[test]
+    fn the_text_has_the_cause_and_the_chain_does_not_repeat_it() {
+        let lost = Error::lost(io::Error::other("the cable broke"));
+        let json: Error = serde_json::from_str::<u8>("x").unwrap_err().into();
+        assert!(lost.to_string().contains("the cable broke"));
+        for error in [lost, json] {
+            assert!(std::error::Error::source(&error).is_none(), "{error}");
+        }
     }
 
     #[test]

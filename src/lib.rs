@@ -397,7 +397,7 @@ pub use net::transport::{self, Transport};
 pub use options::Options;
 pub use pubsub::{Queue, Sink, Source, Subscription, SubscriptionId};
 pub use server::{Server, ServerHandle};
-pub use websocket::{Latency, Request, Stats, WeakWebsocket, Websocket};
+pub use websocket::{ConnectionId, Latency, Request, Stats, WeakWebsocket, Websocket};
 
 /// Compiles the README's programs.
 #[cfg(doctest)]

@@ -79,7 +79,7 @@ pub(crate) const MESSAGE_OVERHEAD: usize = 64;
 ///
 /// NaN and infinities are written as `null`, as JavaScript's `JSON.stringify` does, because
 /// browsers do not read `NaN`.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Message {
     /// A JSON value.
     Json(Json),
@@ -456,6 +456,22 @@ mod tests {
         assert!(Message::from(json!({"a": 1})).decode::<Vec<u8>>().is_err());
         assert!(Message::from("nope").decode::<Value>().is_err());
         assert_eq!(Message::from("[1,2]").decode::<Vec<u8>>().unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn whether_two_values_are_equal_does_not_depend_on_the_calls_before() {
+        let mut deep = Value::from(0);
+        for _ in 0..200 {
+            deep = vec![deep].into();
+        }
+        let made = Json::from(deep.clone());
+        let Message::Json(typed) = Message::json(&deep).unwrap() else {
+            unreachable!("json makes JSON");
+        };
+        // The value of `typed` is a string, because the text is nested too deep to be read.
+        assert_ne!(made, typed);
+        assert_eq!(made.text(), typed.text());
+        assert_ne!(made, typed);
     }
 
     #[test]

@@ -50,7 +50,7 @@ const LONG: Duration = Duration::from_secs(1);
 /// assert_eq!(orders.get()?, "forward");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Queue {
     /// The producer pauses while this many items are queued.

@@ -2,6 +2,7 @@
 
 mod accept;
 mod connect;
+mod connection_id;
 mod control_frames;
 mod event_callback;
 mod frame_writer;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
 
+pub use self::connection_id::ConnectionId;
 pub use self::control_frames::Latency;
 use self::control_frames::MAX_UNANSWERED;
 use self::event_callback::EventCallback;

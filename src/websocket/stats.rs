@@ -27,7 +27,7 @@ use super::shared::Shared;
 /// assert_eq!(operator.stats().messages_in, 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
     /// The number of messages received.
