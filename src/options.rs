@@ -195,6 +195,7 @@ impl Options {
     /// assert!(matches!(ws.wait_ready(), Err(Error::ConnectTimeout { .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "handshake_timeout")]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
@@ -271,6 +272,8 @@ impl Options {
     ///     .pair();
     /// # drop((robot, operator));
     /// ```
+    #[doc(alias = "heartbeat")]
+    #[doc(alias = "keepalive")]
     pub fn ping_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
         self.ping_interval = interval.into().filter(|interval| !interval.is_zero());
         self
@@ -315,6 +318,7 @@ impl Options {
     /// assert!(matches!(robot.get(), Err(Error::MessageTooBig { limit: 10, .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "max_payload")]
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = Some(bytes);
         self
@@ -382,6 +386,7 @@ impl Options {
     /// };
     /// assert!(error.is_full());
     /// ```
+    #[doc(alias = "max_write_buffer_size")]
     pub fn send_queue(mut self, bytes: usize) -> Self {
         self.send_queue = bytes;
         self
@@ -602,6 +607,7 @@ impl Options {
     /// ws.on_ready(|| println!("the robot is connected"));
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[doc(alias = "retry")]
     pub fn reconnect(mut self, backoff: impl Into<Option<Backoff>>) -> Self {
         self.reconnect = backoff.into();
         self
@@ -660,6 +666,7 @@ impl Options {
     /// assert!(request.basic_auth().unwrap().matches("operator", "secret"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "authorization")]
     pub fn basic_auth(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.basic_auth = Some(Hidden(Credentials {
             user: user.into().into(),
@@ -944,6 +951,7 @@ impl Options {
     /// With `true`, anyone who can answer in the server's place can read and change everything.
     ///
     /// Defaults to `false`.
+    #[doc(alias = "insecure")]
     pub fn danger_accept_invalid_certs(mut self, accept: bool) -> Self {
         self.tls.change().accept_invalid_certs = accept;
         self

@@ -119,6 +119,7 @@ impl<T: Send + 'static> Consumer<T> {
     /// assert!(matches!(motor.put_nowait(2), Err(PutError::Full(2))));
     /// # Ok::<(), PutError<i32>>(())
     /// ```
+    #[doc(alias = "try_send")]
     pub fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
         // The drop returns the worker to the thread that has the inbox.
         self.channel.push(item).map(drop)
@@ -145,6 +146,7 @@ impl<T: Send + 'static> Consumer<T> {
     /// # driver.join().unwrap();
     /// # Ok::<(), rtcbot_websocket::PutError<i32>>(())
     /// ```
+    #[doc(alias = "send")]
     pub fn put(&self, item: T) -> Result<(), PutError<T>> {
         self.put_deadline(item, None)
     }
@@ -170,6 +172,7 @@ impl<T: Send + 'static> Consumer<T> {
     /// assert!(error.is_full());
     /// # Ok::<(), rtcbot_websocket::PutError<i32>>(())
     /// ```
+    #[doc(alias = "send_timeout")]
     pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
         self.put_deadline(item, Instant::now().checked_add(timeout))
     }

@@ -104,6 +104,8 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     ///
     /// If nothing has subscribed yet, the item is kept. If all subscribers have been removed, it is
     /// dropped.
+    #[doc(alias = "send")]
+    #[doc(alias = "broadcast")]
     pub fn put(&mut self, item: T) {
         self.publish(iter::once(item));
     }

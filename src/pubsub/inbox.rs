@@ -50,6 +50,8 @@ impl<T: Send + 'static> Inbox<T> {
     ///
     /// Returns [`Error::Ended`] if the consumer is closed and all queued items have been taken.
     /// [`Consumer::close`](super::Consumer::close) has an example.
+    #[doc(alias = "recv")]
+    #[doc(alias = "read")]
     pub fn get(&mut self) -> Result<T> {
         self.get_deadline(None)
     }
@@ -71,6 +73,7 @@ impl<T: Send + 'static> Inbox<T> {
     /// let result = inbox.get_timeout(Duration::from_millis(10));
     /// assert!(matches!(result, Err(Error::Timeout)));
     /// ```
+    #[doc(alias = "recv_timeout")]
     pub fn get_timeout(&mut self, timeout: Duration) -> Result<T> {
         self.get_deadline(Instant::now().checked_add(timeout))
     }
@@ -90,6 +93,7 @@ impl<T: Send + 'static> Inbox<T> {
     /// let (_motor, mut inbox) = Consumer::<i32>::new(16);
     /// assert!(matches!(inbox.try_get(), Err(Error::Empty)));
     /// ```
+    #[doc(alias = "try_recv")]
     pub fn try_get(&mut self) -> Result<T> {
         let mut closed = false;
         if self.taken.is_empty() {

@@ -168,6 +168,8 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// assert_eq!(inbox.get()?, 50);
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[doc(alias = "pipe")]
+    #[doc(alias = "forward")]
     pub fn subscribe_to(&self, sink: impl Sink<T>) -> SubscriptionId {
         let status = Status::new();
         let id = status.id;
@@ -229,6 +231,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// assert_eq!(lines.recv()?, "read 7");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "on_message")]
     pub fn subscribe_callback(&self, f: impl FnMut(T) + Send + 'static) -> SubscriptionId {
         // `f` is taken out for a call, so that it is not called under the lock. One thread calls
         // it.
@@ -367,6 +370,8 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// assert!(matches!(sensor.get(), Err(Error::Ended)));
     /// # Ok::<(), Error>(())
     /// ```
+    #[doc(alias = "recv")]
+    #[doc(alias = "read")]
     pub fn get(&self) -> Result<T> {
         self.default_subscription().get()
     }
@@ -388,6 +393,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// let result = sensor.get_timeout(Duration::from_millis(10));
     /// assert!(matches!(result, Err(Error::Timeout)));
     /// ```
+    #[doc(alias = "recv_timeout")]
     pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
         self.default_subscription().get_timeout(timeout)
     }
@@ -400,6 +406,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// - The errors of [`get`](Self::get).
     ///
     /// [`unsubscribe_default`](Self::unsubscribe_default) has an example.
+    #[doc(alias = "try_recv")]
     pub fn try_get(&self) -> Result<T> {
         self.default_subscription().try_get()
     }

@@ -68,6 +68,7 @@ pub enum Queue {
     /// 0 counts as 1. Memory is allocated as for `Block`.
     DropOldest(usize),
     /// Only the newest item is kept: RTCBot's `MostRecentSubscription`, for control loops.
+    #[doc(alias = "MostRecentSubscription")]
     Latest,
     /// All items are kept, however much memory they take.
     Unbounded,

@@ -96,6 +96,8 @@ impl<T> Subscription<T> {
     /// - After the producer's end: the reason for the end.
     ///
     /// [`Subscription`] has an example.
+    #[doc(alias = "recv")]
+    #[doc(alias = "read")]
     pub fn get(&self) -> Result<T> {
         self.get_until(None)
     }
@@ -117,6 +119,7 @@ impl<T> Subscription<T> {
     /// let result = sensor.subscribe().get_timeout(Duration::from_millis(10));
     /// assert!(matches!(result, Err(Error::Timeout)));
     /// ```
+    #[doc(alias = "recv_timeout")]
     pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
         self.get_until(Instant::now().checked_add(timeout))
     }
@@ -174,6 +177,7 @@ impl<T> Subscription<T> {
     /// let (_publisher, sensor) = Producer::<u32>::new();
     /// assert!(matches!(sensor.subscribe().try_get(), Err(Error::Empty)));
     /// ```
+    #[doc(alias = "try_recv")]
     pub fn try_get(&self) -> Result<T> {
         let item = self.take().map_err(|error| match error {
             TryRecvError::Empty => Error::Empty,
@@ -228,6 +232,7 @@ impl<T> Subscription<T> {
     ///     recv(clock) -> _ => println!("tick"),
     /// }
     /// ```
+    #[doc(alias = "select")]
     #[must_use]
     pub fn receiver(&self) -> &Receiver<T> {
         if let Some(notifier) = &self.inner.notifier {

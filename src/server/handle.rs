@@ -282,6 +282,7 @@ impl ServerHandle {
     /// assert_eq!(ws.get()?, json!({"battery": 0.8}));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "send_all")]
     pub fn broadcast(&self, message: impl Into<Message>) -> Vec<Websocket> {
         self.control.registry.broadcast(&message.into())
     }
@@ -323,6 +324,7 @@ impl ServerHandle {
     /// assert_eq!(ws.received_close().unwrap().code, 1001);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "stop")]
     pub fn shutdown(&self, timeout: Duration) -> Result<()> {
         let deadline = deadline_after(timeout);
         let control = &self.control;

@@ -123,6 +123,7 @@ impl Server {
     /// assert_ne!(server.local_addr().unwrap().port(), 0);
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[doc(alias = "listen")]
     pub fn bind(address: impl ToSocketAddrs) -> io::Result<Server> {
         Self::with(Listener::tcp(address)?)
     }
@@ -363,6 +364,8 @@ impl Server {
     /// assert!(matches!(server.next_timeout(timeout), Err(Error::Ended)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "accept_timeout")]
+    #[doc(alias = "recv_timeout")]
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Request> {
         let deadline = Instant::now().checked_add(timeout);
         self.next_or_end(deadline)
@@ -398,6 +401,7 @@ impl Server {
     /// });
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "run")]
     pub fn serve(mut self, handler: impl Fn(Request) + Send + Sync + 'static) {
         let handler = Arc::new(Guarded::new(handler));
         // A shutdown waits for this thread too: it is counted until after the last handler is.

@@ -55,6 +55,7 @@ use crate::error::CloseFrame;
 /// [`put_nowait`](Self::put_nowait) never waits, [`put`](Self::put) waits until the queue has
 /// space, and [`put_subscription`](Self::put_subscription) sends everything from a source. All of
 /// them work before the connection is ready: the messages are sent as soon as it is.
+#[doc(alias = "split")]
 #[must_use = "the connection is closed when the last handle is dropped"]
 #[derive(Clone)]
 pub struct Websocket {

@@ -79,6 +79,8 @@ impl Websocket {
     /// assert!(robot.get().unwrap_err().is_orderly());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "recv")]
+    #[doc(alias = "read")]
     pub fn get(&self) -> Result<Message> {
         match self.shared().is_reader_thread() {
             true => self.get_on_the_reader_thread(),
@@ -111,6 +113,7 @@ impl Websocket {
     /// let result = robot.get_timeout(Duration::from_millis(10));
     /// assert!(matches!(result, Err(Error::Timeout)));
     /// ```
+    #[doc(alias = "recv_timeout")]
     pub fn get_timeout(&self, timeout: Duration) -> Result<Message> {
         match self.shared().is_reader_thread() {
             true => self.get_on_the_reader_thread(),
@@ -133,6 +136,7 @@ impl Websocket {
     /// let (robot, _operator) = Websocket::pair();
     /// assert!(matches!(robot.try_get(), Err(Error::Empty)));
     /// ```
+    #[doc(alias = "try_recv")]
     pub fn try_get(&self) -> Result<Message> {
         self.shared().producer.try_get()
     }
@@ -199,6 +203,8 @@ impl Websocket {
     /// assert_eq!(orders.recv()?, "forward");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "pipe")]
+    #[doc(alias = "forward")]
     pub fn subscribe_to(&self, sink: impl Sink<Message>) -> SubscriptionId {
         self.shared().producer.subscribe_to(sink)
     }
@@ -234,6 +240,7 @@ impl Websocket {
     /// assert_eq!(lines.recv()?, "received 7");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "on_message")]
     pub fn subscribe_callback(&self, f: impl FnMut(Message) + Send + 'static) -> SubscriptionId {
         self.shared().producer.subscribe_callback(f)
     }
@@ -372,6 +379,7 @@ impl Websocket {
     ///     Err(PutError::Closed(order)) => println!("not sent, the connection is closed: {order}"),
     /// }
     /// ```
+    #[doc(alias = "try_send")]
     pub fn put_nowait(&self, data: impl Into<Message>) -> Result<(), PutError<Message>> {
         self.shared().send_queue.put_nowait(data.into())
     }
@@ -398,6 +406,7 @@ impl Websocket {
     /// assert_eq!(viewer.get()?.as_bytes().unwrap().len(), 1000);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "send")]
     pub fn put(&self, data: impl Into<Message>) -> Result<(), PutError<Message>> {
         self.put_deadline(data.into(), None)
     }
@@ -421,6 +430,7 @@ impl Websocket {
     ///     println!("an image is not sent: {error}");
     /// }
     /// ```
+    #[doc(alias = "send_timeout")]
     pub fn put_timeout(
         &self,
         data: impl Into<Message>,
@@ -719,6 +729,7 @@ impl Websocket {
     /// });
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[doc(alias = "reconnect")]
     pub fn on_disconnect(&self, f: impl FnMut(Error) + Send + 'static) {
         let f = Arc::new(EventCallback::new(f));
         self.shared().lifecycle.on_disconnect(&f);
@@ -984,6 +995,7 @@ impl Websocket {
     /// }
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[doc(alias = "select")]
     #[must_use]
     pub fn closed_signal(&self) -> &Receiver<Infallible> {
         self.shared().lifecycle.closed_signal()
@@ -1033,6 +1045,7 @@ impl Websocket {
     /// assert!(operator.get().is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "shutdown")]
     pub fn close(&self) -> Result<()> {
         self.close_with(CloseFrame::NORMAL.code, "")
     }
@@ -1114,6 +1127,7 @@ impl Websocket {
     /// assert_eq!(ws.peer_addr(), robot.local_addr());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "remote_addr")]
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.info()?.peer_addr
@@ -1276,6 +1290,7 @@ impl Websocket {
     /// assert_eq!(ws.latency().unwrap().last, time);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "rtt")]
     #[must_use]
     pub fn latency(&self) -> Option<Latency> {
         self.shared().send_queue.latency()
@@ -1295,6 +1310,7 @@ impl Websocket {
     /// let stats = ws.stats();
     /// println!("{} messages are queued, {} were dropped", stats.send_queue, stats.dropped);
     /// ```
+    #[doc(alias = "metrics")]
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats::of(self.shared())
