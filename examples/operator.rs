@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 use rtcbot_websocket::crossbeam_channel::{select, tick};
-use rtcbot_websocket::pubsub::Producer;
+use rtcbot_websocket::pubsub;
 use rtcbot_websocket::{Backoff, Message, Options, Queue, json};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
 
     // After a reconnect, the robot receives only the newest of the orders that were not sent.
-    let (mut orders, producer) = Producer::<Message>::new();
+    let (mut orders, producer) = pubsub::producer::<Message>();
     ws.put_subscription(producer.subscribe_with(Queue::Latest))?;
 
     let states = ws.subscribe();

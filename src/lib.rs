@@ -231,10 +231,10 @@
 //! [`Queue::Latest`] subscription instead:
 //!
 //! ```
-//! use rtcbot_websocket::{Message, Queue, Websocket, json, pubsub::Producer};
+//! use rtcbot_websocket::{Message, Queue, Websocket, json, pubsub};
 //!
 //! let (ws, robot) = Websocket::pair();
-//! let (mut orders, producer) = Producer::<Message>::new();
+//! let (mut orders, producer) = pubsub::producer::<Message>();
 //! ws.put_subscription(producer.subscribe_with(Queue::Latest))?;
 //! orders.put(json!({"speed": 0.5}).into()); // replaces an order that was not sent
 //! assert_eq!(robot.get()?, json!({"speed": 0.5}));

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rtcbot_websocket::pubsub::{Consumer, Inbox, Producer, Publisher, Source};
+use rtcbot_websocket::pubsub::{Consumer, Inbox, IntoIter, Iter, Producer, Publisher, Source};
 use rtcbot_websocket::transport::Halves;
 use rtcbot_websocket::{
     Backoff, BasicAuth, Close, CloseFrame, ConnectionId, Error, Json, Latency, Message, Options,
@@ -24,9 +24,9 @@ impl<T: Send + Sync> SendSync for T {}
 
 assert_each!(
     SendSync: Backoff, BasicAuth, Close, CloseFrame, ConnectionId, Consumer<Message>, Error,
-    Inbox<Message>, Json, Latency, Message, Options, Producer<Message>, PutError<Message>, Queue,
-    ServerHandle, Side, Source<Message>, Stats, Subscription<Message>, SubscriptionId, Text,
-    WeakWebsocket, Websocket,
+    Inbox<Message>, IntoIter<Message>, Iter<'static, Message>, Json, Latency, Message, Options,
+    Producer<Message>, PutError<Message>, Queue, ServerHandle, Side, Source<Message>, Stats,
+    Subscription<Message>, SubscriptionId, Text, WeakWebsocket, Websocket,
 );
 
 // One thread uses each of these at a time. They contain transports, or calls of a user's callback,

@@ -19,9 +19,9 @@ const BATCH_ITEMS: usize = 128;
 /// # Examples
 ///
 /// ```
-/// use rtcbot_websocket::pubsub::Consumer;
+/// use rtcbot_websocket::pubsub;
 ///
-/// let (motor, mut inbox) = Consumer::new(16);
+/// let (motor, mut inbox) = pubsub::consumer(16);
 /// motor.put(50)?;
 /// assert_eq!(inbox.get().unwrap(), 50);
 /// drop(inbox);
@@ -66,10 +66,10 @@ impl<T: Send + 'static> Inbox<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, pubsub::Consumer};
+    /// use rtcbot_websocket::{Error, pubsub};
     /// use std::time::Duration;
     ///
-    /// let (_motor, mut inbox) = Consumer::<i32>::new(16);
+    /// let (_motor, mut inbox) = pubsub::consumer::<i32>(16);
     /// let result = inbox.get_timeout(Duration::from_millis(10));
     /// assert!(matches!(result, Err(Error::Timeout)));
     /// ```
@@ -88,9 +88,9 @@ impl<T: Send + 'static> Inbox<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, pubsub::Consumer};
+    /// use rtcbot_websocket::{Error, pubsub};
     ///
-    /// let (_motor, mut inbox) = Consumer::<i32>::new(16);
+    /// let (_motor, mut inbox) = pubsub::consumer::<i32>(16);
     /// assert!(matches!(inbox.try_get(), Err(Error::Empty)));
     /// ```
     #[doc(alias = "try_recv")]

@@ -22,9 +22,9 @@ use crate::process::OwnerProcess;
 /// # Examples
 ///
 /// ```
-/// use rtcbot_websocket::pubsub::Producer;
+/// use rtcbot_websocket::pubsub;
 ///
-/// let (mut publisher, producer) = Producer::new();
+/// let (mut publisher, producer) = pubsub::producer();
 /// let subscription = producer.subscribe();
 /// publisher.put("hello");
 /// drop(publisher);
@@ -112,10 +112,10 @@ impl<T> Subscription<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    /// use rtcbot_websocket::{Error, pubsub};
     /// use std::time::Duration;
     ///
-    /// let (_publisher, sensor) = Producer::<u32>::new();
+    /// let (_publisher, sensor) = pubsub::producer::<u32>();
     /// let result = sensor.subscribe().get_timeout(Duration::from_millis(10));
     /// assert!(matches!(result, Err(Error::Timeout)));
     /// ```
@@ -172,9 +172,9 @@ impl<T> Subscription<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    /// use rtcbot_websocket::{Error, pubsub};
     ///
-    /// let (_publisher, sensor) = Producer::<u32>::new();
+    /// let (_publisher, sensor) = pubsub::producer::<u32>();
     /// assert!(matches!(sensor.subscribe().try_get(), Err(Error::Empty)));
     /// ```
     #[doc(alias = "try_recv")]
@@ -199,9 +199,9 @@ impl<T> Subscription<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::pubsub::Producer;
+    /// use rtcbot_websocket::pubsub;
     ///
-    /// let (mut publisher, sensor) = Producer::new();
+    /// let (mut publisher, sensor) = pubsub::producer();
     /// let readings = sensor.subscribe();
     /// (1..=3).for_each(|reading| publisher.put(reading));
     /// drop(publisher);
@@ -221,9 +221,9 @@ impl<T> Subscription<T> {
     /// # Examples
     ///
     /// ```
-    /// # use rtcbot_websocket::pubsub::Producer;
+    /// # use rtcbot_websocket::pubsub;
     /// use crossbeam_channel::{select, tick};
-    /// # let (mut publisher, sensor) = Producer::new();
+    /// # let (mut publisher, sensor) = pubsub::producer();
     /// # publisher.put(1);
     /// let orders = sensor.subscribe();
     /// let clock = tick(std::time::Duration::from_millis(10));
@@ -259,9 +259,9 @@ impl<T> Subscription<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::pubsub::Producer;
+    /// use rtcbot_websocket::pubsub;
     ///
-    /// let (mut publisher, sensor) = Producer::new();
+    /// let (mut publisher, sensor) = pubsub::producer();
     /// let readings = sensor.subscribe();
     /// assert!(readings.is_empty());
     /// publisher.put(7);

@@ -470,9 +470,9 @@ impl Websocket {
     /// and then the source again:
     ///
     /// ```
-    /// # use rtcbot_websocket::{Message, Queue, Websocket, json, pubsub::Producer};
+    /// # use rtcbot_websocket::{Message, Queue, Websocket, json, pubsub};
     /// # let (ws, robot) = Websocket::pair();
-    /// let (mut orders, producer) = Producer::<Message>::new();
+    /// let (mut orders, producer) = pubsub::producer::<Message>();
     /// let newest = producer.subscribe_with(Queue::Latest);
     /// let socket = ws.downgrade();
     /// ws.on_ready(move || {
@@ -524,10 +524,10 @@ impl Websocket {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Message, Websocket, pubsub::Producer};
+    /// use rtcbot_websocket::{Message, Websocket, pubsub};
     ///
     /// let (ws, _peer) = Websocket::pair();
-    /// let (_publisher, producer) = Producer::<Message>::new();
+    /// let (_publisher, producer) = pubsub::producer::<Message>();
     /// let states = producer.subscribe();
     /// ws.put_subscription(&states)?;
     /// assert_eq!(ws.subscription(), Some(states));
