@@ -411,7 +411,7 @@ fn fan_out(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     for count in [1, 4, 16] {
         group.bench_function(BenchmarkId::from_parameter(count), |b| {
-            let (mut publisher, producer) = rtcbot_websocket::pubsub::Producer::new();
+            let (mut publisher, producer) = rtcbot_websocket::pubsub::producer();
             let subscriptions: Vec<_> = (0..count)
                 .map(|_| producer.subscribe_with(Queue::DropOldest(64)))
                 .collect();

@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 use rtcbot_websocket::crossbeam_channel::{select, tick};
-use rtcbot_websocket::pubsub::Producer;
+use rtcbot_websocket::pubsub;
 use rtcbot_websocket::{Backoff, Message, Options, Queue, State, json};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -20,10 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let end = Instant::now() + Duration::from_secs(seconds);
 
     let ws = Options::new()
-        .reconnect(Backoff {
-            max: Duration::from_secs(1),
-            ..Backoff::default()
-        })
+        .reconnect(Backoff::new().max(Duration::from_secs(1)))
         // Detects a lost robot within two seconds.
         .ping_interval(Duration::from_millis(500))
         .ping_timeout(Duration::from_millis(1500))
@@ -47,8 +44,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
 
     // After a reconnect, the robot receives only the newest of the orders that were not sent.
-    let (mut orders, producer) = Producer::<Message>::new();
-    ws.put_subscription(producer.subscribe_with(Queue::Latest));
+    let (mut orders, producer) = pubsub::producer::<Message>();
+    ws.put_subscription(producer.subscribe_with(Queue::Latest))?;
 
     let states = ws.subscribe();
     let (steer, report) = (

@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // A source: everything in this channel is sent, until another message is put.
     let (joystick, orders) = crossbeam_channel::unbounded();
-    ws.put_subscription(orders);
+    ws.put_subscription(orders)?;
     for speed in [0.2, 0.7, 1.0] {
         joystick.send(json!({"speed": speed}).into())?;
     }

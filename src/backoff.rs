@@ -8,11 +8,15 @@ use crate::error::{Error, Result};
 
 /// How long a client waits between two attempts to connect.
 ///
-/// [`Options::reconnect`](crate::Options::reconnect) takes it. The first wait takes `initial`, and
-/// each further wait takes `factor` times as long as the previous one, up to `max`. A random part
-/// of each wait, up to `jitter`, is left out, so that the clients of a restarting server do not all
+/// [`Options::reconnect`](crate::Options::reconnect) takes it. The first wait takes
+/// [`initial`](Self::initial), and each further wait takes [`factor`](Self::factor) times as long
+/// as the previous one, up to [`max`](Self::max). A random part of each wait, up to
+/// [`jitter`](Self::jitter), is left out, so that the clients of a restarting server do not all
 /// reconnect at the same time. After a connection that lasted at least as long as the next wait,
 /// the waits start with `initial` again.
+///
+/// [`Options::connect`](crate::Options::connect) checks the values. It returns
+/// [`Error::InvalidOption`] for those that cannot work.
 ///
 /// # Examples
 ///
@@ -20,34 +24,17 @@ use crate::error::{Error, Result};
 /// use rtcbot_websocket::{Backoff, Options};
 /// use std::time::Duration;
 ///
-/// let backoff = Backoff { max: Duration::from_secs(60), ..Backoff::default() };
+/// let backoff = Backoff::new().max(Duration::from_secs(1));
 /// let options = Options::new().reconnect(backoff);
 /// ```
+#[must_use = "the waits have no effect until `Options::reconnect` takes them"]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
-    /// The first wait. It must not be zero.
-    ///
-    /// Defaults to 100 milliseconds.
-    pub initial: Duration,
-    /// The longest wait. It must not be shorter than `initial`.
-    ///
-    /// Defaults to 10 seconds.
-    pub max: Duration,
-    /// The ratio of each wait to the previous one. It must be at least 1.
-    ///
-    /// Defaults to 2.
-    pub factor: f64,
-    /// The maximum part of a wait that is left out at random, from 0 to 1.
-    ///
-    /// Defaults to 0.5: a wait of 10 seconds takes 5 to 10 seconds.
-    pub jitter: f64,
-    /// Whether the client connects again after every end of a connection, until this program
-    /// closes.
-    ///
-    /// Otherwise it does so after [transient](crate::Error::is_transient) errors only.
-    ///
-    /// Defaults to `false`.
-    pub until_closed: bool,
+    initial: Duration,
+    max: Duration,
+    factor: f64,
+    jitter: f64,
+    pub(crate) until_closed: bool,
 }
 
 impl Default for Backoff {
@@ -63,6 +50,61 @@ impl Default for Backoff {
 }
 
 impl Backoff {
+    /// Returns the default waits.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the first wait. It must not be zero.
+    ///
+    /// Defaults to 100 milliseconds.
+    pub fn initial(mut self, wait: Duration) -> Self {
+        self.initial = wait;
+        self
+    }
+
+    /// Sets the longest wait. It must not be shorter than [`initial`](Self::initial).
+    ///
+    /// Defaults to 10 seconds.
+    pub fn max(mut self, wait: Duration) -> Self {
+        self.max = wait;
+        self
+    }
+
+    /// Sets the ratio of each wait to the previous one. It must be at least 1, and finite.
+    ///
+    /// Defaults to 2.
+    pub fn factor(mut self, factor: f64) -> Self {
+        self.factor = factor;
+        self
+    }
+
+    /// Sets the maximum part of a wait that is left out at random, from 0 to 1.
+    ///
+    /// Defaults to 0.5: a wait of 10 seconds takes 5 to 10 seconds.
+    pub fn jitter(mut self, part: f64) -> Self {
+        self.jitter = part;
+        self
+    }
+
+    /// Makes the client connect again after every end of a connection, until this program closes.
+    ///
+    /// By default, it does so after [transient](crate::Error::is_transient) errors only.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Backoff, Options};
+    ///
+    /// let backoff = Backoff::new().until_closed();
+    /// let ws = Options::new().reconnect(backoff).connect("ws://robot.local:8080/drive")?;
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
+    pub fn until_closed(mut self) -> Self {
+        self.until_closed = true;
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         let wrong = if self.initial.is_zero() {
             "the initial wait is zero, so there would be no pause between attempts"
@@ -127,13 +169,11 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn backoff() -> Backoff {
-        Backoff {
-            initial: 100 * MS,
-            max: 1000 * MS,
-            factor: 3.0,
-            jitter: 0.5,
-            until_closed: false,
-        }
+        Backoff::new()
+            .initial(100 * MS)
+            .max(1000 * MS)
+            .factor(3.0)
+            .jitter(0.5)
     }
 
     #[test]
@@ -166,11 +206,7 @@ mod tests {
 
     #[test]
     fn a_wait_that_exceeds_the_range_of_a_duration_is_the_longest() {
-        let mut schedule = Schedule::new(Backoff {
-            max: Duration::MAX,
-            factor: f64::MAX,
-            ..backoff()
-        });
+        let mut schedule = Schedule::new(backoff().max(Duration::MAX).factor(f64::MAX));
         schedule.wait(0.0);
         assert_eq!(schedule.next, Duration::MAX);
         assert!(schedule.wait(1.0) > Duration::ZERO);
@@ -179,22 +215,10 @@ mod tests {
     #[test]
     fn invalid_settings_are_rejected() {
         assert!(backoff().check().is_ok() && Backoff::default().check().is_ok());
-        let zero = Backoff {
-            initial: Duration::ZERO,
-            ..backoff()
-        };
-        let short = Backoff {
-            max: 99 * MS,
-            ..backoff()
-        };
-        let shrinking = [0.5, f64::NAN, f64::INFINITY].map(|factor| Backoff {
-            factor,
-            ..backoff()
-        });
-        let jittery = [-0.1, 1.1, f64::NAN].map(|jitter| Backoff {
-            jitter,
-            ..backoff()
-        });
+        let zero = backoff().initial(Duration::ZERO);
+        let short = backoff().max(99 * MS);
+        let shrinking = [0.5, f64::NAN, f64::INFINITY].map(|factor| backoff().factor(factor));
+        let jittery = [-0.1, 1.1, f64::NAN].map(|jitter| backoff().jitter(jitter));
         for wrong in [zero, short].into_iter().chain(shrinking).chain(jittery) {
             assert!(wrong.check().is_err(), "{wrong:?}");
         }

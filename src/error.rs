@@ -15,8 +15,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a call failed, or why a connection ended.
 ///
 /// An `Error` is [`Clone`], because every waiter, subscription and callback of a connection
-/// receives the same reason. Its text is complete: [`source`](std::error::Error::source) adds
-/// nothing.
+/// receives the same reason.
+///
+/// Its text contains that of its cause, so [`source`](std::error::Error::source) returns `None`: a
+/// program that prints the whole chain would print the cause twice. The fields `error` have the
+/// cause itself.
 ///
 /// # Examples
 ///
@@ -206,8 +209,14 @@ pub enum Error {
     #[error("the connection is closed: {0}")]
     Closed(Close),
 
-    /// The producer of this subscription has ended without another reason.
-    #[error("the producer has ended")]
+    /// Nothing more is sent or received.
+    ///
+    /// - From `get` and its variants: the producer has ended without another reason, or the
+    ///   consumer was closed.
+    /// - From [`Server::next_timeout`](crate::Server::next_timeout): the server was shut down.
+    /// - From [`PutError::Closed`]: the receiver is closing or has ended.
+    ///   [`Websocket::end_reason`](crate::Websocket::end_reason) returns why.
+    #[error("it has ended: nothing more is sent or received")]
     Ended,
 
     /// The subscription was removed by `unsubscribe`.
@@ -228,6 +237,10 @@ pub enum Error {
     /// `try_get` found no message. The connection is not affected.
     #[error("no message is waiting")]
     Empty,
+
+    /// The queue is full: [`PutError::Full`], without the item. The connection is not affected.
+    #[error("the queue is full")]
+    Full,
 
     /// The call would wait for a message or for the connection's end on the thread that has to
     /// bring it about: in a function given to [`Options`](crate::Options). The requested operation
@@ -308,6 +321,17 @@ impl From<serde_json::Error> for Error {
     }
 }
 
+/// Drops the item, so that `?` works in functions that return [`Result`]. `Full` becomes
+/// [`Error::Full`], and `Closed` becomes [`Error::Ended`].
+impl<T> From<PutError<T>> for Error {
+    fn from(error: PutError<T>) -> Self {
+        match error {
+            PutError::Full(_) => Error::Full,
+            PutError::Closed(_) => Error::Ended,
+        }
+    }
+}
+
 impl Error {
     pub(crate) fn invalid_option(setting: &'static str, reason: impl Into<String>) -> Self {
         let reason = reason.into();
@@ -362,6 +386,7 @@ impl Error {
     /// assert!(Error::PingTimeout { after: std::time::Duration::from_secs(20) }.is_transient());
     /// assert!(!Error::Handshake("no Upgrade header".into()).is_transient());
     /// ```
+    #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Resolve { .. }
@@ -402,6 +427,7 @@ impl Error {
     /// assert!(operator.get().unwrap_err().is_orderly());
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[must_use]
     pub fn is_orderly(&self) -> bool {
         matches!(self, Error::Closed(close) if close.unsent == 0 && close.is_normal())
     }
@@ -435,7 +461,7 @@ pub enum Side {
 /// assert_eq!(close.frame.unwrap().code, 4001);
 /// # Ok::<(), rtcbot_websocket::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Close {
     /// The side that sent the first Close frame.
@@ -544,6 +570,8 @@ impl fmt::Display for CloseFrame {
 ///
 /// A put with a timeout also returns `Full` when its time is over, as Python's `queue.Queue` does.
 ///
+/// In functions that return [`Result`], `?` converts it to an [`Error`] and drops the item.
+///
 /// # Examples
 ///
 /// ```
@@ -572,6 +600,7 @@ pub enum PutError<T> {
 
 impl<T> PutError<T> {
     /// Returns the item that was not accepted.
+    #[must_use]
     pub fn into_inner(self) -> T {
         match self {
             PutError::Full(item) | PutError::Closed(item) => item,
@@ -579,11 +608,13 @@ impl<T> PutError<T> {
     }
 
     /// Returns whether the queue was full.
+    #[must_use]
     pub fn is_full(&self) -> bool {
         matches!(self, PutError::Full(_))
     }
 
     /// Returns whether no more items are accepted.
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         matches!(self, PutError::Closed(_))
     }
@@ -646,6 +677,25 @@ mod tests {
             assert!(!closed(Side::Peer, Some(code)), "{code}");
         }
         assert!(!closed(Side::Peer, None));
+    }
+
+    #[test]
+    fn the_text_has_the_cause_and_the_chain_does_not_repeat_it() {
+        let lost = Error::lost(io::Error::other("the cable broke"));
+        let json: Error = serde_json::from_str::<u8>("x").unwrap_err().into();
+        assert!(lost.to_string().contains("the cable broke"));
+        for error in [lost, json] {
+            assert!(std::error::Error::source(&error).is_none(), "{error}");
+        }
+    }
+
+    #[test]
+    fn put_errors_become_errors() {
+        fn put(error: PutError<i32>) -> Result<()> {
+            Err(error)?
+        }
+        assert!(matches!(put(PutError::Full(7)), Err(Error::Full)));
+        assert!(matches!(put(PutError::Closed(7)), Err(Error::Ended)));
     }
 
     #[test]

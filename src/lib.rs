@@ -155,7 +155,7 @@
 //!
 //! let (operator, robot) = Websocket::pair();
 //! let (joystick, orders) = crossbeam_channel::unbounded();
-//! operator.put_subscription(orders);
+//! operator.put_subscription(orders)?;
 //! joystick.send("forward".into())?;
 //! assert_eq!(robot.get()?, "forward");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -213,7 +213,7 @@
 //! use rtcbot_websocket::{Backoff, Options, Server, Websocket};
 //!
 //! let mut server = Server::bind("127.0.0.1:0")?;
-//! let ws = Options::new().reconnect(Backoff::default()).connect(server.url())?;
+//! let ws = Options::new().reconnect(Backoff::new()).connect(server.url())?;
 //! let robot = Websocket::accept(server.next().unwrap());
 //! robot.wait_ready()?;
 //! robot.close_with(1012, "restarting")?;
@@ -231,11 +231,11 @@
 //! [`Queue::Latest`] subscription instead:
 //!
 //! ```
-//! use rtcbot_websocket::{Message, Queue, Websocket, json, pubsub::Producer};
+//! use rtcbot_websocket::{Message, Queue, Websocket, json, pubsub};
 //!
 //! let (ws, robot) = Websocket::pair();
-//! let (mut orders, producer) = Producer::<Message>::new();
-//! ws.put_subscription(producer.subscribe_with(Queue::Latest));
+//! let (mut orders, producer) = pubsub::producer::<Message>();
+//! ws.put_subscription(producer.subscribe_with(Queue::Latest))?;
 //! orders.put(json!({"speed": 0.5}).into()); // replaces an order that was not sent
 //! assert_eq!(robot.get()?, json!({"speed": 0.5}));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -313,12 +313,12 @@
 //! | feature | default | effect |
 //! | --- | --- | --- |
 //! | `native-tls` | yes | TLS by the system's library: OpenSSL on Linux |
-//! | `vendored` | no | builds OpenSSL from source |
+//! | `native-tls-vendored` | no | builds OpenSSL from source |
 //!
 //! To compile, `native-tls` needs OpenSSL's headers on Linux: `apt install libssl-dev pkg-config`.
-//! `vendored` needs a C compiler, make and perl instead, and takes a few minutes. Without
-//! `native-tls`, a `wss` URL is rejected with an error that names the feature, and everything else
-//! works.
+//! `native-tls-vendored` needs a C compiler, make and perl instead, and takes a few minutes.
+//! Without `native-tls`, a `wss` URL is rejected with an error that names the feature, and
+//! everything else works.
 //!
 //! # Threads
 //!
@@ -389,17 +389,16 @@ pub use http;
 #[cfg(feature = "native-tls")]
 pub use native_tls;
 pub use serde_json::{Value, json};
-pub use tungstenite::Utf8Bytes;
 
 pub use backoff::Backoff;
 pub use error::{Close, CloseFrame, Error, PutError, Result, Side};
-pub use message::{Json, Message};
+pub use message::{Json, Message, Text};
 pub use net::basic_auth::BasicAuth;
 pub use net::transport::{self, Transport};
 pub use options::Options;
 pub use pubsub::{Queue, Sink, Source, Subscription, SubscriptionId};
 pub use server::{Server, ServerHandle};
-pub use websocket::{Latency, Request, State, Stats, WeakWebsocket, Websocket};
+pub use websocket::{ConnectionId, Latency, Request, State, Stats, WeakWebsocket, Websocket};
 
 /// Compiles the README's programs.
 #[cfg(doctest)]

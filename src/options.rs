@@ -201,6 +201,7 @@ impl Options {
     /// assert!(matches!(ws.wait_ready(), Err(Error::ConnectTimeout { .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "handshake_timeout")]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
@@ -277,6 +278,8 @@ impl Options {
     ///     .pair();
     /// # drop((robot, operator));
     /// ```
+    #[doc(alias = "heartbeat")]
+    #[doc(alias = "keepalive")]
     pub fn ping_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
         self.ping_interval = interval.into().filter(|interval| !interval.is_zero());
         self
@@ -321,6 +324,7 @@ impl Options {
     /// assert!(matches!(robot.get(), Err(Error::MessageTooBig { limit: 10, .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "max_payload")]
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = Some(bytes);
         self
@@ -388,6 +392,7 @@ impl Options {
     /// };
     /// assert!(error.is_full());
     /// ```
+    #[doc(alias = "max_write_buffer_size")]
     pub fn send_queue(mut self, bytes: usize) -> Self {
         self.send_queue = bytes;
         self
@@ -546,7 +551,7 @@ impl Options {
     ///
     /// let ws = Options::new()
     ///     .header_with("Authorization", || Ok(format!("Bearer {}", token()?.trim())))
-    ///     .reconnect(Backoff::default())
+    ///     .reconnect(Backoff::new())
     ///     .connect("wss://robot.local/drive")?;
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
@@ -583,7 +588,7 @@ impl Options {
     /// use rtcbot_websocket::{Backoff, Error, Options};
     ///
     /// let ws = Options::new()
-    ///     .reconnect(Backoff::default())
+    ///     .reconnect(Backoff::new())
     ///     .reconnect_if(|reason| match reason {
     ///         Error::Refused { response } => response.status() == 404,
     ///         other => other.is_transient(),
@@ -687,15 +692,19 @@ impl Options {
     /// # Examples
     ///
     /// ```no_run
-    /// use rtcbot_websocket::{Backoff, Options};
+    /// use rtcbot_websocket::{Backoff, Options, State};
     ///
     /// let ws = Options::new()
-    ///     .reconnect(Backoff::default())
+    ///     .reconnect(Backoff::new())
     ///     .connect("ws://robot.local:8080/drive")?;
-    /// ws.on_disconnect(|reason| println!("lost the robot: {reason}"));
-    /// ws.on_ready(|| println!("the robot is connected"));
+    /// ws.on_event(|state| match state {
+    ///     State::Ready => println!("the robot is connected"),
+    ///     State::Reconnecting { reason, .. } => println!("no robot: {reason}"),
+    ///     _ => {}
+    /// });
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[doc(alias = "retry")]
     pub fn reconnect(mut self, backoff: impl Into<Option<Backoff>>) -> Self {
         self.reconnect = backoff.into();
         self
@@ -754,6 +763,7 @@ impl Options {
     /// assert!(request.basic_auth().unwrap().matches("operator", "secret"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "authorization")]
     pub fn basic_auth(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.basic_auth = Some(Hidden(Credentials {
             user: user.into().into(),
@@ -1038,6 +1048,7 @@ impl Options {
     /// With `true`, anyone who can answer in the server's place can read and change everything.
     ///
     /// Defaults to `false`.
+    #[doc(alias = "insecure")]
     pub fn danger_accept_invalid_certs(mut self, accept: bool) -> Self {
         self.tls.change().accept_invalid_certs = accept;
         self

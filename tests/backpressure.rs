@@ -313,7 +313,8 @@ fn a_pipe_into_a_stalled_connection_holds_its_sender_back_and_loses_nothing() {
             let (to, mut stalled) = wire.client_and_raw(|options| options.send_queue(MIB));
             let limit = Limit::of(MIB + 64 * LENGTH);
             if as_source {
-                to.put_subscription(from.subscribe_with(Queue::Block(64)));
+                to.put_subscription(from.subscribe_with(Queue::Block(64)))
+                    .unwrap();
             } else {
                 from.subscribe_to(to.clone());
             }
@@ -438,7 +439,7 @@ fn a_source_is_not_read_while_the_peer_reads_nothing_and_loses_nothing() {
     alone_over_each(test, |wire| {
         let (client, mut raw) = wire.client_and_raw(|options| options);
         let (sender, source) = bounded::<Message>(64);
-        client.put_subscription(source);
+        client.put_subscription(source).unwrap();
         let limit = Limit::of(64 * LENGTH);
         let flood = Flood::start(sender, |sender, bytes| sender.send(bytes.into()).unwrap());
         flood.is_held_back();

@@ -87,7 +87,7 @@ fn a_source_that_is_a_subscription_makes_room_as_it_is_read() {
     let subscription = relay.subscribe();
     put_numbered(&first, 60);
     eventually("the queue is full", || subscription.len() == FIT);
-    onward.put_subscription(&subscription);
+    onward.put_subscription(&subscription).unwrap();
     for n in 0..60 {
         assert_eq!(number(&last.get_timeout(DEADLINE).unwrap()), n);
     }

@@ -78,7 +78,7 @@ fn a_raw_peers_code_and_reason_are_seen() {
 }
 
 #[test]
-fn put_after_the_end_returns_the_message() {
+fn put_after_the_end_returns_the_message_or_the_source() {
     let (client, _server) = pair();
     client.close().unwrap();
     let put = client.put_nowait(json!({"a": 1}));
@@ -86,8 +86,12 @@ fn put_after_the_end_returns_the_message() {
     assert!(client.put(json!(1)).unwrap_err().is_closed());
     let put = client.put_timeout(json!(1), DEADLINE);
     assert!(put.unwrap_err().is_closed());
-    let (_sender, source) = unbounded();
-    assert!(!client.put_subscription(source));
+    let (sender, source) = unbounded();
+    sender.send(Message::from(1)).unwrap();
+    let Err(PutError::Closed(source)) = client.put_subscription(source) else {
+        panic!("the source was accepted");
+    };
+    assert_eq!(source.try_get().unwrap(), json!(1));
 }
 
 #[test]
@@ -750,7 +754,7 @@ fn the_peers_close_frame_is_the_reason_of_the_end_even_if_messages_were_not_sent
                 let (client, raw) = wire.client_and_raw(|options| {
                     options
                         .close_timeout(Duration::from_millis(50))
-                        .reconnect(reconnect.then(rtcbot_websocket::Backoff::default))
+                        .reconnect(reconnect.then(rtcbot_websocket::Backoff::new))
                 });
                 let (told, errors) = bounded(1);
                 client.on_error(move |error| told.send(error).unwrap());
@@ -794,7 +798,7 @@ fn a_reconnecting_client_obeys_the_peers_close_frame_even_if_messages_were_not_s
                 .options()
                 .close_timeout(Duration::from_millis(50))
                 .linger(Duration::ZERO)
-                .reconnect(rtcbot_websocket::Backoff::default());
+                .reconnect(rtcbot_websocket::Backoff::new());
             let (listener, url) = wire.listen();
             let client = options.connect(url).unwrap();
             let raw = wire.accept(&listener);

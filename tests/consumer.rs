@@ -6,24 +6,24 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use rtcbot_websocket::pubsub::Consumer;
+use rtcbot_websocket::pubsub;
 use rtcbot_websocket::{Error, PutError};
 use testkit::{DEADLINE, eventually, within};
 
 #[test]
 fn direct_puts_come_before_a_source() {
-    let (consumer, mut inbox) = Consumer::new(10);
+    let (consumer, mut inbox) = pubsub::consumer(10);
     consumer.put_nowait(1).unwrap();
     let (sender, source) = unbounded();
     sender.send(2).unwrap();
-    consumer.put_subscription(source);
+    consumer.put_subscription(source).unwrap();
     assert_eq!(inbox.get().unwrap(), 1);
     assert_eq!(inbox.get().unwrap(), 2);
 }
 
 #[test]
 fn a_put_without_room_returns_the_item() {
-    let (consumer, mut inbox) = Consumer::new(2);
+    let (consumer, mut inbox) = pubsub::consumer(2);
     consumer.put_nowait('a').unwrap();
     consumer.put_nowait('b').unwrap();
     assert_eq!(consumer.put_nowait('c'), Err(PutError::Full('c')));
@@ -35,7 +35,7 @@ fn a_put_without_room_returns_the_item() {
 
 #[test]
 fn an_item_heavier_than_the_limit_is_accepted_when_nothing_else_is_queued() {
-    let (consumer, mut inbox) = Consumer::with_weight(10, |s: &&str| s.len());
+    let (consumer, mut inbox) = pubsub::consumer_with_weight(10, |s: &&str| s.len());
     consumer.put_nowait("much longer than ten").unwrap();
     assert!(consumer.put_nowait("x").unwrap_err().is_full());
     assert_eq!(inbox.get().unwrap(), "much longer than ten");
@@ -44,17 +44,17 @@ fn an_item_heavier_than_the_limit_is_accepted_when_nothing_else_is_queued() {
 
 #[test]
 fn a_full_put_leaves_the_source_alone() {
-    let (consumer, _inbox) = Consumer::new(1);
+    let (consumer, _inbox) = pubsub::consumer(1);
     consumer.put_nowait(1).unwrap();
     let (_sender, source) = unbounded();
-    consumer.put_subscription(&source);
+    consumer.put_subscription(&source).unwrap();
     assert!(consumer.put_nowait(2).is_err());
     assert_eq!(consumer.subscription().unwrap(), source);
 }
 
 #[test]
 fn the_inbox_waits_for_puts_sources_and_the_end() {
-    let (consumer, mut inbox) = Consumer::new(1);
+    let (consumer, mut inbox) = pubsub::consumer(1);
     let (sender, source) = bounded(0);
     let using = thread::spawn(move || {
         let mut used = Vec::new();
@@ -64,7 +64,7 @@ fn the_inbox_waits_for_puts_sources_and_the_end() {
         used
     });
     consumer.put(1).unwrap();
-    consumer.put_subscription(source);
+    consumer.put_subscription(source).unwrap();
     sender.send_timeout(2, DEADLINE).unwrap();
     sender.send_timeout(3, DEADLINE).unwrap();
     consumer.put_timeout(4, DEADLINE).unwrap();
@@ -77,7 +77,7 @@ fn the_inbox_waits_for_puts_sources_and_the_end() {
 
 #[test]
 fn an_inbox_without_items_returns_empty_or_timeout_or_ended() {
-    let (consumer, mut inbox) = Consumer::<u8>::new(1);
+    let (consumer, mut inbox) = pubsub::consumer::<u8>(1);
     assert!(matches!(inbox.try_get(), Err(Error::Empty)));
     assert!(matches!(
         inbox.get_timeout(Duration::from_millis(1)),
@@ -93,7 +93,7 @@ fn an_inbox_without_items_returns_empty_or_timeout_or_ended() {
 #[test]
 fn every_waiting_put_ends_when_the_consumer_closes_or_its_inbox_is_dropped() {
     for round in 0..500 {
-        let (consumer, inbox) = Consumer::new(1);
+        let (consumer, inbox) = pubsub::consumer(1);
         consumer.put_nowait(0).unwrap();
         let putting: Vec<_> = (1..5)
             .map(|n| {
@@ -119,7 +119,7 @@ fn every_waiting_put_ends_when_the_consumer_closes_or_its_inbox_is_dropped() {
 #[test]
 fn many_waiting_puts_all_get_their_turn() {
     for _ in 0..20 {
-        let (consumer, mut inbox) = Consumer::new(1);
+        let (consumer, mut inbox) = pubsub::consumer(1);
         let putting: Vec<_> = (0..8)
             .map(|who| {
                 let consumer = consumer.clone();
@@ -153,9 +153,9 @@ fn many_waiting_puts_all_get_their_turn() {
 
 #[test]
 fn a_source_is_read_no_faster_than_it_is_used() {
-    let (consumer, mut inbox) = Consumer::new(1);
+    let (consumer, mut inbox) = pubsub::consumer(1);
     let (sender, source) = bounded(1000);
-    consumer.put_subscription(&source);
+    consumer.put_subscription(&source).unwrap();
     for n in 0..1000 {
         sender.send(n).unwrap();
     }
@@ -165,7 +165,7 @@ fn a_source_is_read_no_faster_than_it_is_used() {
 
 #[test]
 fn stopping_a_source_while_it_is_read_loses_nothing() {
-    let (consumer, mut inbox) = Consumer::new(1000);
+    let (consumer, mut inbox) = pubsub::consumer(1000);
     let (sender, source) = unbounded();
     const COUNT: u32 = 50_000;
     let using = thread::spawn(move || {
@@ -179,7 +179,7 @@ fn stopping_a_source_while_it_is_read_loses_nothing() {
             sender.send(next).unwrap();
             next += 1;
         }
-        consumer.put_subscription(&source);
+        consumer.put_subscription(&source).unwrap();
         // A put stops the source. The messages left in it are put after it, in order.
         consumer.stop_subscription();
         for left in source.try_iter() {
@@ -191,21 +191,21 @@ fn stopping_a_source_while_it_is_read_loses_nothing() {
 
 #[test]
 fn a_replaced_source_is_dropped() {
-    let (consumer, _inbox) = Consumer::<u8>::new(1);
+    let (consumer, _inbox) = pubsub::consumer::<u8>(1);
     let (sender, source) = unbounded();
-    consumer.put_subscription(source);
+    consumer.put_subscription(source).unwrap();
     let (_other, other) = unbounded();
-    consumer.put_subscription(other);
+    consumer.put_subscription(other).unwrap();
     eventually("nobody receives any more", || sender.send(1).is_err());
 }
 
 #[test]
 fn a_stopped_source_is_dropped_by_a_waiting_inbox() {
     for stop in [true, false] {
-        let (consumer, mut inbox) = Consumer::new(10);
+        let (consumer, mut inbox) = pubsub::consumer(10);
         let using = thread::spawn(move || while inbox.get().is_ok() {});
         let (sender, source) = bounded(1);
-        consumer.put_subscription(source);
+        consumer.put_subscription(source).unwrap();
         sender.send(1).unwrap();
         eventually("the source is read", || sender.is_empty());
         if stop {
@@ -234,11 +234,11 @@ fn weigh_slowly(item: &Slow) -> usize {
 
 #[test]
 fn a_put_does_not_wait_while_an_item_of_a_source_is_weighed() {
-    let (consumer, mut inbox) = Consumer::with_weight(10, weigh_slowly);
+    let (consumer, mut inbox) = pubsub::consumer_with_weight(10, weigh_slowly);
     let ((begin, begun), (open, gate)) = (bounded(1), bounded(0));
     let (source, items) = bounded(10);
     source.send(Slow(Some((begin, gate)))).unwrap();
-    consumer.put_subscription(&items);
+    consumer.put_subscription(&items).unwrap();
     let using = thread::spawn(move || inbox.get().map(|item| item.0.is_some()));
     begun.recv_timeout(DEADLINE).unwrap();
     let (other, len) = (consumer.clone(), consumer.clone());
@@ -250,10 +250,10 @@ fn a_put_does_not_wait_while_an_item_of_a_source_is_weighed() {
 
 #[test]
 fn heavy_items_are_taken_from_a_source_one_at_a_time() {
-    let (consumer, mut inbox) = Consumer::with_weight(1 << 20, |_: &usize| 1 << 20);
+    let (consumer, mut inbox) = pubsub::consumer_with_weight(1 << 20, |_: &usize| 1 << 20);
     let (source, items) = bounded(10);
     (0..10).for_each(|n| source.send(n).unwrap());
-    consumer.put_subscription(&items);
+    consumer.put_subscription(&items).unwrap();
     for n in 0..10 {
         assert_eq!(inbox.get().unwrap(), n);
         assert_eq!(items.len(), 9 - n);
@@ -263,7 +263,7 @@ fn heavy_items_are_taken_from_a_source_one_at_a_time() {
 #[test]
 fn a_put_that_finds_room_does_not_wait_behind_a_heavier_one() {
     // An inbox takes one item of this weight at a time.
-    let (consumer, mut inbox) = Consumer::with_weight(1 << 20, |n: &usize| *n << 17);
+    let (consumer, mut inbox) = pubsub::consumer_with_weight(1 << 20, |n: &usize| *n << 17);
     (0..8).for_each(|_| consumer.put_nowait(1).unwrap());
     for _ in 0..100 {
         let heavy = consumer.clone();

@@ -31,7 +31,7 @@ fn run_out_of_descriptors() {
         taken.push(stream);
     }
     assert!(taken.len() > 5);
-    assert!(server.next_timeout(Duration::from_millis(300)).is_none());
+    assert!(server.next_timeout(Duration::from_millis(300)).is_err());
     // Both sides report what is missing.
     let why = "this process has all 50 descriptors that RLIMIT_NOFILE allows (ulimit -n)";
     let logged = records::all();
@@ -69,11 +69,7 @@ fn a_client_that_waits_to_reconnect_has_no_descriptor() {
     alone("a_client_that_waits_to_reconnect_has_no_descriptor", || {
         let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
         let hour = Duration::from_secs(3600);
-        let backoff = Backoff {
-            initial: hour,
-            max: hour,
-            ..Backoff::default()
-        };
+        let backoff = Backoff::new().initial(hour).max(hour);
         let options = Options::new().reconnect(backoff);
         let before = count();
         // One client loses its connection, and another one's attempt is refused.

@@ -459,13 +459,13 @@ fn a_server_shutdown_over_a_link_that_is_down_ends_within_its_timeout() {
 #[test]
 fn a_client_reconnects_within_one_attempt_and_one_wait_of_the_link_coming_up() {
     Scenario::link_down_at_client(|urls| {
-        let options = options().connect_timeout(TIME).reconnect(Backoff {
-            initial: 10 * MS,
-            max: TIME / 2,
-            // Without the maximum wait, the fourth one would be ten seconds.
-            factor: 10.0,
-            ..Backoff::default()
-        });
+        let options = options().connect_timeout(TIME).reconnect(
+            Backoff::new()
+                .initial(10 * MS)
+                .max(TIME / 2)
+                // Without the maximum wait, the fourth one would be ten seconds.
+                .factor(10.0),
+        );
         let all = connections(urls, "/quiet", 2, &options);
         set_link_down();
         eventually("all have noticed", || !all.iter().any(Websocket::is_ready));

@@ -55,10 +55,8 @@ fn ip(arguments: &str) -> String {
 /// The request of this client.
 #[track_caller]
 fn next(server: &mut Server, client: &Websocket) -> Request {
-    match server.next_timeout(DEADLINE) {
-        Some(request) => request,
-        None => panic!("no request came: {:?}", client.last_error()),
-    }
+    let request = server.next_timeout(DEADLINE);
+    request.unwrap_or_else(|_| panic!("no request came: {:?}", client.last_error()))
 }
 
 fn address(scope: u32) -> SocketAddrV6 {
@@ -153,11 +151,9 @@ fn a_redirect_stays_on_the_same_network() {
 #[test]
 fn an_interface_may_appear_later() {
     in_a_network_of_its_own("an_interface_may_appear_later", || {
-        let backoff = Backoff {
-            initial: Duration::from_millis(10),
-            max: Duration::from_millis(10),
-            ..Backoff::default()
-        };
+        let backoff = Backoff::new()
+            .initial(Duration::from_millis(10))
+            .max(Duration::from_millis(10));
         let listener = TcpListener::bind(address(LOOPBACK)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let client = Options::new()

@@ -140,11 +140,7 @@ fn everything() {
     let moment = std::time::Duration::from_millis(1);
     let client = Options::new()
         .header_with("X-Token", token)
-        .reconnect(Backoff {
-            initial: moment,
-            max: moment,
-            ..Backoff::default()
-        })
+        .reconnect(Backoff::new().initial(moment).max(moment))
         .connect(testkit::url(&listener))
         .unwrap();
     let server = loop {

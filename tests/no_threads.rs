@@ -18,7 +18,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
-use rtcbot_websocket::pubsub::Producer;
+use rtcbot_websocket::pubsub;
 use rtcbot_websocket::{
     Backoff, Error, Message, Options, Queue, Server, WeakWebsocket, Websocket, json,
 };
@@ -508,7 +508,7 @@ fn a_producer_whose_callbacks_get_no_thread_drops_counts_and_calls_at_the_end() 
             for concurrent in [false, true] {
                 records::clear();
                 called.store(0, Ordering::SeqCst);
-                let (mut publisher, producer) = Producer::new();
+                let (mut publisher, producer) = pubsub::producer();
                 let other = producer.subscribe_with(Queue::Unbounded);
                 let count = called.clone();
                 let call = move |_: usize| {
@@ -539,7 +539,7 @@ fn a_producer_whose_callbacks_get_a_thread_again_continues() {
         "a_producer_whose_callbacks_get_a_thread_again_continues",
         |threads| {
             let called = Arc::new(AtomicUsize::new(0));
-            let (mut publisher, producer) = Producer::new();
+            let (mut publisher, producer) = pubsub::producer();
             threads.refuse(10);
             let count = called.clone();
             producer.subscribe_callback(move |_: usize| {
@@ -565,7 +565,7 @@ fn a_full_sink_without_a_thread_is_dropped_and_its_items_are_counted() {
         "a_full_sink_without_a_thread_is_dropped_and_its_items_are_counted",
         |threads| {
             threads.refuse_all();
-            let (mut publisher, producer) = Producer::new();
+            let (mut publisher, producer) = pubsub::producer();
             for n in 0..10 {
                 publisher.put(n);
             }
@@ -588,7 +588,7 @@ fn a_full_sink_whose_thread_starts_late_loses_nothing() {
     among_refusals(
         "a_full_sink_whose_thread_starts_late_loses_nothing",
         |threads| {
-            let (mut publisher, producer) = Producer::new();
+            let (mut publisher, producer) = pubsub::producer();
             for n in 0..10 {
                 publisher.put(n);
             }
@@ -807,11 +807,9 @@ fn many_clients_leave_nothing_behind_where_threads_run_out() {
 
 /// Tries again immediately.
 fn quick() -> Backoff {
-    Backoff {
-        initial: Duration::from_millis(10),
-        max: Duration::from_millis(10),
-        ..Backoff::default()
-    }
+    Backoff::new()
+        .initial(Duration::from_millis(10))
+        .max(Duration::from_millis(10))
 }
 
 fn from_environment(name: &str, default: usize) -> usize {

@@ -61,7 +61,7 @@ fn messages_keep_their_order_through_a_source() {
     let (client, server) = pair();
     let subscription = server.subscribe();
     let (sender, source) = bounded(100);
-    client.put_subscription(source);
+    client.put_subscription(source).unwrap();
     let sending = thread::spawn(move || (0..COUNT).for_each(|n| sender.send(numbered(n)).unwrap()));
     within(4 * DEADLINE, move || expect_all(subscription, client));
     sending.join().unwrap();
@@ -85,7 +85,7 @@ fn messages_keep_their_order_through_puts_and_a_source_in_turn() {
             for _ in 0..3 {
                 sender.send(next()).unwrap();
             }
-            mixer.put_subscription(&source);
+            mixer.put_subscription(&source).unwrap();
             if round % 3 == 0 {
                 thread::yield_now();
             }
@@ -114,7 +114,7 @@ fn messages_keep_their_order_through_sources_that_replace_each_other() {
         for n in 0..EACH {
             sender.send(json!([who, n]).into()).unwrap();
         }
-        client.put_subscription(&source);
+        client.put_subscription(&source).unwrap();
         // Replaced while it is being read. The sender is kept, so the source does not end by
         // itself.
         eventually("the source is read", || source.len() < EACH as usize);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rtcbot_websocket::pubsub::Producer;
+use rtcbot_websocket::pubsub;
 use rtcbot_websocket::{Message, Queue, Subscription};
 use testkit::{DEADLINE, pair};
 
@@ -100,7 +100,7 @@ fn a_poll_at_a_real_time_priority_does_not_wait_for_a_sender_that_it_has_preempt
             |items: &Subscription<u64>| drop(items.get_timeout(Duration::ZERO)),
             |items: &Subscription<u64>| drop(items.get_timeout(MS)),
         ] {
-            let (mut publisher, producer) = Producer::new();
+            let (mut publisher, producer) = pubsub::producer();
             let items = producer.subscribe_with(queue);
             let longest = longest(2000 * MS, || poll(&items), || publisher.put(1));
             let Some(longest) = longest else {

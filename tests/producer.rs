@@ -9,13 +9,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
-use rtcbot_websocket::pubsub::{Consumer, Producer, Publisher};
+use rtcbot_websocket::pubsub::{self, Producer, Publisher};
 use rtcbot_websocket::{Error, PutError, Queue, Sink, Subscription};
 use testkit::{DEADLINE, eventually, eventually_asleep, within};
 
 #[test]
 fn early_items_go_to_the_first_subscription() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     (0..10).for_each(|n| publisher.put(n));
     let (first, second) = (producer.subscribe(), producer.subscribe());
     publisher.put(10);
@@ -27,7 +27,7 @@ fn early_items_go_to_the_first_subscription() {
 #[test]
 fn early_items_go_to_the_first_consumer_of_any_kind() {
     let early = || {
-        let (mut publisher, producer) = Producer::new();
+        let (mut publisher, producer) = pubsub::producer();
         (0..3).for_each(|n| publisher.put(n));
         (publisher, producer)
     };
@@ -54,7 +54,7 @@ fn early_items_go_to_the_first_consumer_of_any_kind() {
 
 #[test]
 fn early_items_outlive_the_producer() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     publisher.put(1);
     publisher.end(Error::Empty);
     assert_eq!(producer.get().unwrap(), 1);
@@ -63,7 +63,7 @@ fn early_items_outlive_the_producer() {
 
 #[test]
 fn the_oldest_of_too_many_early_items_are_dropped() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     (0..2000).for_each(|n| publisher.put(n));
     drop(publisher);
     assert!(producer.subscribe().iter().eq(2000 - 1024..2000));
@@ -72,7 +72,7 @@ fn the_oldest_of_too_many_early_items_are_dropped() {
 
 #[test]
 fn a_short_queue_still_gets_all_early_items() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     (0..100).for_each(|n| publisher.put(n));
     let subscription = producer.subscribe_with(Queue::Block(1));
     assert!((0..100).all(|n| subscription.try_get().unwrap() == n));
@@ -80,7 +80,7 @@ fn a_short_queue_still_gets_all_early_items() {
 
 #[test]
 fn early_items_wait_for_a_sink_that_is_full() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     (0..100).for_each(|n| publisher.put(n));
     let (sender, receiver) = bounded(0);
     producer.subscribe_to(sender);
@@ -100,7 +100,7 @@ fn early_items_wait_for_a_sink_that_is_full() {
 
 #[test]
 fn a_sink_that_stays_full_keeps_no_thread_once_it_is_removed() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     publisher.put(1);
     let (sender, receiver) = bounded(0);
     let id = producer.subscribe_to(sender);
@@ -119,7 +119,7 @@ fn a_sink_that_stays_full_keeps_no_thread_once_it_is_removed() {
 
 #[test]
 fn no_item_is_kept_after_the_first_subscription() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     drop(producer.subscribe());
     publisher.put(1);
     let subscription = producer.subscribe();
@@ -129,7 +129,7 @@ fn no_item_is_kept_after_the_first_subscription() {
 
 #[test]
 fn block_pauses_the_publisher_until_there_is_room() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     let subscription = producer.subscribe_with(Queue::Block(3));
     let count = Arc::new(AtomicUsize::new(0));
     let counter = count.clone();
@@ -149,7 +149,7 @@ fn block_pauses_the_publisher_until_there_is_room() {
 
 #[test]
 fn drop_oldest_and_latest_keep_the_newest() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     let three = producer.subscribe_with(Queue::DropOldest(3));
     let latest = producer.subscribe_with(Queue::Latest);
     let all = producer.subscribe_with(Queue::Unbounded);
@@ -163,7 +163,7 @@ fn drop_oldest_and_latest_keep_the_newest() {
 
 #[test]
 fn a_waiting_publisher_continues_when_the_full_subscription_is_removed() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     for round in 0..2000 {
         let full = producer.subscribe_with(Queue::Block(1));
         let other = producer.subscribe();
@@ -184,7 +184,7 @@ fn a_waiting_publisher_continues_when_the_full_subscription_is_removed() {
 
 #[test]
 fn a_removed_subscription_wakes_its_reader() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     for _ in 0..2000 {
         let subscription = producer.subscribe();
         publisher.put(1);
@@ -201,7 +201,7 @@ fn a_removed_subscription_wakes_its_reader() {
 
 #[test]
 fn a_removed_subscription_wakes_its_reader_even_while_the_publisher_waits_for_another() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     let full = producer.subscribe_with(Queue::Block(1));
     let removed = producer.subscribe();
     publisher.put(1);
@@ -217,7 +217,7 @@ fn a_removed_subscription_wakes_its_reader_even_while_the_publisher_waits_for_an
 #[test]
 fn two_concurrent_first_gets_share_the_default_subscription() {
     for _ in 0..500 {
-        let (mut publisher, producer) = Producer::new();
+        let (mut publisher, producer) = pubsub::producer();
         publisher.put(1);
         publisher.put(2);
         let getting = [producer.clone(), producer.clone()].map(|p| thread::spawn(move || p.get()));
@@ -230,7 +230,7 @@ fn two_concurrent_first_gets_share_the_default_subscription() {
 #[test]
 fn a_subscription_made_while_items_are_published_misses_and_repeats_none() {
     for _ in 0..2000 {
-        let (mut publisher, producer) = Producer::new();
+        let (mut publisher, producer) = pubsub::producer();
         let publishing = thread::spawn(move || (0..50).for_each(|n| publisher.put(n)));
         // The first subscription receives all items, the second one all from some point on.
         let (first, second) = (producer.subscribe(), producer.subscribe());
@@ -243,7 +243,7 @@ fn a_subscription_made_while_items_are_published_misses_and_repeats_none() {
 
 #[test]
 fn callbacks_that_subscribe_and_unsubscribe_do_not_deadlock() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     let (sender, called) = unbounded();
     let inner = producer.clone();
     producer.subscribe_callback(move |n: u32| {
@@ -262,7 +262,7 @@ fn callbacks_that_subscribe_and_unsubscribe_do_not_deadlock() {
 
 #[test]
 fn a_removed_callback_is_not_called_again() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     let removed = Arc::new(AtomicBool::new(false));
     let (enter, entered) = bounded(0);
     let (leave, left) = bounded::<()>(0);
@@ -291,7 +291,7 @@ fn a_callback_that_is_removed_after_the_end_is_not_called_for_waiting_items() {
         true
     };
     for (concurrent, remove) in [(false, one_by_one), (true, one_by_one), (false, all)] {
-        let (mut publisher, producer) = Producer::new();
+        let (mut publisher, producer) = pubsub::producer();
         let (called, calls) = unbounded();
         let (go_on, going_on) = bounded::<()>(0);
         let call = move |n| {
@@ -314,7 +314,7 @@ fn a_callback_that_is_removed_after_the_end_is_not_called_for_waiting_items() {
 
 #[test]
 fn a_slow_callback_pauses_the_publisher_and_receives_every_item() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     let sum = Arc::new(Mutex::new(0u64));
     let (count, total) = (Arc::new(AtomicUsize::new(0)), sum.clone());
     let counter = count.clone();
@@ -353,7 +353,7 @@ fn a_sink_that_cannot_wait_loses_items_without_room_and_they_are_counted() {
             }
         }
     }
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     producer.subscribe_to(Picky);
     (0..10).for_each(|n| publisher.put(n));
     eventually("all are dropped", || producer.dropped() == 5);
@@ -361,7 +361,7 @@ fn a_sink_that_cannot_wait_loses_items_without_room_and_they_are_counted() {
 
 #[test]
 fn a_closed_sink_is_removed() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     let (sender, receiver) = bounded(1);
     let id = producer.subscribe_to(sender);
     drop(receiver);
@@ -371,8 +371,8 @@ fn a_closed_sink_is_removed() {
 
 #[test]
 fn a_consumer_can_be_subscribed_to_a_producer() {
-    let (mut publisher, producer) = Producer::new();
-    let (consumer, mut inbox) = Consumer::new(2);
+    let (mut publisher, producer) = pubsub::producer();
+    let (consumer, mut inbox) = pubsub::consumer(2);
     producer.subscribe_to(consumer);
     let publishing = thread::spawn(move || (0..1000).for_each(|n| publisher.put(n)));
     for n in 0..1000 {
@@ -383,7 +383,7 @@ fn a_consumer_can_be_subscribed_to_a_producer() {
 
 #[test]
 fn a_subscription_to_an_ended_producer_ends_immediately() {
-    let (publisher, producer): (Publisher<u8>, _) = Producer::new();
+    let (publisher, producer): (Publisher<u8>, _) = pubsub::producer();
     publisher.end(Error::Timeout);
     assert!(matches!(producer.subscribe().get(), Err(Error::Timeout)));
     assert!(matches!(producer.get(), Err(Error::Timeout)));
@@ -408,7 +408,7 @@ fn items_published_while_a_sink_takes_early_items_are_not_lost() {
             Ok(())
         }
     }
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     publisher.put(1);
     let (sender, received) = unbounded();
     let (go, gate) = bounded(0);
@@ -425,9 +425,11 @@ fn items_published_while_a_sink_takes_early_items_are_not_lost() {
 
 #[test]
 fn a_queue_without_capacity_works_as_a_source() {
-    let (mut publisher, producer) = Producer::new();
-    let (motor, mut inbox) = Consumer::new(16);
-    motor.put_subscription(producer.subscribe_with(Queue::Block(0)));
+    let (mut publisher, producer) = pubsub::producer();
+    let (motor, mut inbox) = pubsub::consumer(16);
+    motor
+        .put_subscription(producer.subscribe_with(Queue::Block(0)))
+        .unwrap();
     let publishing = thread::spawn(move || (0..100).for_each(|n| publisher.put(n)));
     for n in 0..100 {
         assert_eq!(inbox.get_timeout(DEADLINE).unwrap(), n);
@@ -438,7 +440,7 @@ fn a_queue_without_capacity_works_as_a_source() {
 #[test]
 fn a_concurrent_callback_never_waits_behind_a_blocked_one_while_a_worker_is_free() {
     for round in 0..3000 {
-        let (mut publisher, producer) = Producer::new();
+        let (mut publisher, producer) = pubsub::producer();
         let (sender, handled) = unbounded();
         let (go, gate) = bounded::<()>(1);
         producer.subscribe_concurrent(4, move |n| {
@@ -474,7 +476,7 @@ fn a_panic_in_the_destructor_of_a_callback_does_not_end_other_callbacks() {
             panic!("when dropped, on purpose");
         }
     }
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     let bomb = Bomb;
     let id = producer.subscribe_callback(move |_: u8| {
         let _ = &bomb;
@@ -499,7 +501,7 @@ impl Drop for Touchy {
 #[test]
 fn items_that_panic_when_they_are_dropped_do_not_end_the_callbacks() {
     for concurrent in [false, true] {
-        let (mut publisher, producer) = Producer::new();
+        let (mut publisher, producer) = pubsub::producer();
         let (entered, inside) = bounded(10);
         let (go, gone) = bounded::<()>(0);
         let first = move |item: Touchy| {
@@ -531,7 +533,7 @@ fn items_that_panic_when_they_are_dropped_do_not_end_the_callbacks() {
 
 #[test]
 fn a_sink_that_stays_full_keeps_no_thread_once_all_handles_are_gone() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     (0..3).for_each(|n| publisher.put(n));
     let (sender, receiver) = bounded(1);
     let id = producer.subscribe_to(sender);
@@ -549,7 +551,7 @@ fn a_sink_that_stays_full_keeps_no_thread_once_all_handles_are_gone() {
 
 #[test]
 fn a_closed_sink_leaves_the_early_items_to_the_next_subscriber() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     (0..3).for_each(|n| publisher.put(n));
     let (sender, receiver) = unbounded();
     drop(receiver);
@@ -569,7 +571,7 @@ fn early_items_that_no_subscriber_takes_after_a_closed_sink_are_counted() {
             Err(PutError::Closed(n))
         }
     }
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     publisher.put(1);
     publisher.put(2);
     producer.subscribe_to(Late(producer.clone(), Mutex::default()));
@@ -580,7 +582,7 @@ fn early_items_that_no_subscriber_takes_after_a_closed_sink_are_counted() {
 fn a_callback_that_is_added_after_the_end_receives_the_kept_items_until_it_is_removed() {
     for round in 0..2000 {
         let workers = round % 2;
-        let (mut publisher, producer) = Producer::new();
+        let (mut publisher, producer) = pubsub::producer();
         (0..10).for_each(|n| publisher.put(n));
         drop(publisher);
         let (called, calls) = unbounded();
@@ -605,7 +607,7 @@ fn a_callback_that_is_added_after_the_end_receives_the_kept_items_until_it_is_re
 #[test]
 fn a_queue_may_have_the_maximum_capacity() {
     for queue in [Queue::Block(usize::MAX), Queue::DropOldest(usize::MAX)] {
-        let (mut publisher, producer) = Producer::new();
+        let (mut publisher, producer) = pubsub::producer();
         publisher.put(0);
         let all = producer.subscribe_with(queue);
         publisher.put(1);
@@ -624,7 +626,7 @@ fn early_items_that_are_dropped_may_use_the_producer_in_their_destructor() {
             self.0.unsubscribe_all();
         }
     }
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     publisher.put(Item(producer.clone()));
     publisher.put(Item(producer.clone()));
     within(DEADLINE, move || {
@@ -642,7 +644,7 @@ fn the_first_get_holds_no_lock_when_it_drops_early_items() {
             let _ = self.0.try_get().map(std::mem::forget);
         }
     }
-    let (mut publisher, producer) = Producer::with_queue(Queue::Latest);
+    let (mut publisher, producer) = pubsub::producer_with(Queue::Latest);
     for _ in 0..3 {
         publisher.put(Item(producer.clone()));
     }
@@ -657,7 +659,7 @@ fn the_first_get_holds_no_lock_when_it_drops_early_items() {
 #[test]
 fn a_subscription_that_was_removed_while_full_receives_no_more() {
     for _ in 0..300 {
-        let (mut publisher, producer) = Producer::new();
+        let (mut publisher, producer) = pubsub::producer();
         let full = producer.subscribe_with(Queue::Block(1));
         let other = producer.subscribe();
         let publishing = thread::spawn(move || (0..3).for_each(|n| publisher.put(n)));
@@ -686,7 +688,7 @@ impl Drop for Takes {
 fn an_item_that_is_dropped_to_make_room_may_use_its_queue() {
     within(DEADLINE, || {
         for queue in [Queue::Latest, Queue::DropOldest(2)] {
-            let (mut publisher, producer) = Producer::new();
+            let (mut publisher, producer) = pubsub::producer();
             let items = producer.subscribe_with(queue);
             for _ in 0..10 {
                 publisher.put(Takes(Some(items.clone())));
@@ -709,9 +711,9 @@ fn a_sink_gets_what_is_published_while_it_takes_what_came_early_though_others_su
         }
         1
     };
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     publisher.put(0);
-    let (consumer, mut inbox) = Consumer::with_weight(100, weigh);
+    let (consumer, mut inbox) = pubsub::consumer_with_weight(100, weigh);
     let attaching = thread::spawn({
         let producer = producer.clone();
         move || producer.subscribe_to(consumer)
@@ -732,8 +734,8 @@ fn a_sink_gets_what_is_published_while_it_takes_what_came_early_though_others_su
 
 #[test]
 fn the_publisher_pauses_while_a_callback_waits_for_something_else() {
-    let (mut publisher, producer) = Producer::new();
-    let (_other_publisher, other) = Producer::<()>::new();
+    let (mut publisher, producer) = pubsub::producer();
+    let (_other_publisher, other) = pubsub::producer::<()>();
     let waited_for = other.subscribe();
     let count = Arc::new(AtomicUsize::new(0));
     let (counter, counted) = (count.clone(), count);
@@ -772,7 +774,7 @@ fn what_a_callback_or_a_sink_owns_is_dropped_where_it_is_called() {
         }
     }
     let (tell, told) = unbounded();
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     let callback = Owned(tell.clone());
     let concurrent = Owned(tell.clone());
     let ids = [
@@ -799,7 +801,7 @@ fn put_behind_early_items(
     Receiver<u32>,
     thread::JoinHandle<Publisher<u32>>,
 ) {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     (0..3).for_each(|n| publisher.put(n));
     let (sender, receiver) = bounded(1);
     producer.subscribe_to(sender);
@@ -858,7 +860,7 @@ fn a_callback_after_a_closed_sink_receives_the_item_that_the_publisher_waits_wit
 
 #[test]
 fn an_item_that_a_closed_sink_does_not_accept_is_counted() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     let (sender, receiver) = bounded(1);
     producer.subscribe_to(sender);
     let other = producer.subscribe();
@@ -881,7 +883,7 @@ fn an_item_that_a_closed_sink_does_not_accept_is_counted() {
 /// An item that waits for a sink goes to a subscriber that came later, if the sink is closed.
 #[test]
 fn the_item_that_waited_for_a_closed_sink_goes_to_a_later_subscriber() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     (0..3).for_each(|n| publisher.put(n));
     let (sender, receiver) = bounded(1);
     // The sink takes 0.
@@ -900,7 +902,7 @@ fn the_item_that_waited_for_a_closed_sink_goes_to_a_later_subscriber() {
 fn every_item_is_kept_or_counted_while_closed_sinks_subscribe() {
     const ITEMS: u32 = 20_000;
     for _ in 0..5 {
-        let (mut publisher, producer) = Producer::new();
+        let (mut publisher, producer) = pubsub::producer();
         (0..3).for_each(|n| publisher.put(n));
         let putting = thread::spawn(move || {
             for n in 3..ITEMS {
@@ -947,7 +949,7 @@ fn named(name: &str, f: impl FnOnce() + Send + 'static) -> thread::JoinHandle<()
 
 #[test]
 fn a_panicking_destructor_of_an_item_for_a_removed_subscriber_stops_no_other() {
-    let (publisher, producer) = Producer::new();
+    let (publisher, producer) = pubsub::producer();
     let removed = producer.subscribe_with(Queue::Block(1));
     let other = producer.subscribe_with(Queue::Unbounded);
     let publishing = publishing(publisher, 0..5);
@@ -963,7 +965,7 @@ fn a_panicking_destructor_of_an_item_for_a_removed_subscriber_stops_no_other() {
 
 #[test]
 fn a_panicking_destructor_of_an_early_item_does_not_stop_the_publisher() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     (0..3).for_each(|n| publisher.put(Fragile(n)));
     let (sender, receiver) = bounded(1);
     // The sink takes 0.
@@ -980,12 +982,12 @@ fn a_panicking_destructor_of_an_early_item_does_not_stop_the_publisher() {
 
 #[test]
 fn an_item_whose_weigh_function_panics_is_counted() {
-    let (mut publisher, producer) = Producer::new();
+    let (mut publisher, producer) = pubsub::producer();
     let weigh = |n: &u32| match n {
         2 => panic!("in `weigh`, on purpose"),
         _ => 1,
     };
-    let (consumer, mut inbox) = Consumer::with_weight(10, weigh);
+    let (consumer, mut inbox) = pubsub::consumer_with_weight(10, weigh);
     producer.subscribe_to(consumer);
     (0..4).for_each(|n| publisher.put(n));
     for n in [0, 1, 3] {

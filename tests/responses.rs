@@ -69,7 +69,7 @@ fn any_number_of_interim_responses_may_come_first() {
         "\r\nHTTP/1.1 100 Continue\r\nTransfer-Encoding: chunked\r\n\r\n\r\n".to_owned(),
         "HTTP/1.1 102 Processing\r\n\r\n".repeat(500),
     ] {
-        connects(interim.clone() + ACCEPTED);
+        drop(connects(interim.clone() + ACCEPTED));
         let answer = interim + "HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\ngone";
         assert_eq!(refused(answer, After::Stay), (404, b"gone".to_vec()));
     }
@@ -142,10 +142,7 @@ fn a_client_that_reconnects_does_not_end_with_an_interim_response() {
     let answers = answers.map(String::into_bytes).to_vec();
     let (url, _serving) = answering(answers, After::Stay);
     let ws = options()
-        .reconnect(Backoff {
-            initial: Duration::from_millis(1),
-            ..Backoff::default()
-        })
+        .reconnect(Backoff::new().initial(Duration::from_millis(1)))
         .connect(url)
         .unwrap();
     ws.wait_ready_timeout(DEADLINE).unwrap();

@@ -163,13 +163,13 @@ fn later_messages_do_not_wait_for_a_slow_concurrent_callback() {
 fn a_source_is_sent_and_can_be_replaced_at_any_time() {
     let (client, server) = pair();
     let (s1, q1) = unbounded();
-    client.put_subscription(&q1);
+    client.put_subscription(&q1).unwrap();
     assert_eq!(client.subscription().unwrap(), q1);
     s1.send(Message::from(json!("first"))).unwrap();
     assert_eq!(server.get_timeout(DEADLINE).unwrap(), "first");
 
     let (s2, q2) = unbounded();
-    client.put_subscription(&q2);
+    client.put_subscription(&q2).unwrap();
     assert_eq!(client.subscription().unwrap(), q2);
     assert!(client.subscription().unwrap() != q1);
     s1.send(json!("not sent").into()).unwrap();
@@ -182,7 +182,7 @@ fn a_source_is_sent_and_can_be_replaced_at_any_time() {
 fn a_subscription_can_be_a_source() {
     let (client, server) = pair();
     let echo = server.subscribe();
-    server.put_subscription(&echo);
+    server.put_subscription(&echo).unwrap();
     assert_eq!(server.subscription().unwrap(), echo);
     client.put_nowait(json!({"foo": "bar"})).unwrap();
     assert_eq!(client.get_timeout(DEADLINE).unwrap(), json!({"foo": "bar"}));
@@ -192,7 +192,7 @@ fn a_subscription_can_be_a_source() {
 fn put_nowait_stops_the_source() {
     let (client, server) = pair();
     let (sender, source) = unbounded();
-    client.put_subscription(&source);
+    client.put_subscription(&source).unwrap();
     client.put_nowait(json!("direct")).unwrap();
     assert!(client.subscription().is_none());
     sender.send(Message::from("left alone")).unwrap();
@@ -204,13 +204,13 @@ fn put_nowait_stops_the_source() {
 fn stop_subscription_stops_it_and_it_can_be_put_again() {
     let (client, server) = pair();
     let (sender, source) = unbounded();
-    client.put_subscription(&source);
+    client.put_subscription(&source).unwrap();
     client.stop_subscription();
     assert!(client.subscription().is_none());
     sender.send(Message::from(json!(1))).unwrap();
     client.put_nowait(json!(0)).unwrap();
     assert!(client.subscription().is_none());
-    client.put_subscription(&source);
+    client.put_subscription(&source).unwrap();
     assert_eq!(client.subscription().unwrap(), source);
     assert_eq!(server.get_timeout(DEADLINE).unwrap(), json!(0));
     assert_eq!(server.get_timeout(DEADLINE).unwrap(), json!(1));
@@ -220,7 +220,7 @@ fn stop_subscription_stops_it_and_it_can_be_put_again() {
 fn a_source_that_ends_is_dropped() {
     let (client, server) = pair();
     let (sender, source) = unbounded();
-    client.put_subscription(&source);
+    client.put_subscription(&source).unwrap();
     sender.send(Message::from(json!(1))).unwrap();
     drop(sender);
     server.get_timeout(DEADLINE).unwrap();

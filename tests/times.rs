@@ -244,7 +244,7 @@ fn a_request_that_trickles_is_answered_408_after_the_handshake_timeout() {
     let mut answer = slow.try_clone().unwrap();
     slow.write_all(b"GET / HTTP/1.1\r\nX-Long: ").unwrap();
     thread::spawn(move || trickle(&mut slow, b"x"));
-    let serving = thread::spawn(move || server.next_timeout(DEADLINE).is_some());
+    let serving = thread::spawn(move || server.next_timeout(DEADLINE).is_ok());
     let mut head = [0; 12];
     in_time(SHORT, || answer.read_exact(&mut head).unwrap());
     assert_eq!(&head, b"HTTP/1.1 408");
@@ -259,7 +259,7 @@ fn a_client_whose_tls_handshake_trickles_is_disconnected_after_the_handshake_tim
     let mut slow = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     slow.write_all(b"\x16\x03\x01\x3e\x84\x01\x00\x3e\x80")
         .unwrap();
-    let serving = thread::spawn(move || server.next_timeout(2 * ALLOWANCE).is_some());
+    let serving = thread::spawn(move || server.next_timeout(2 * ALLOWANCE).is_ok());
     in_time(SHORT, || trickle(&mut slow, b"\x03"));
     assert!(!serving.join().unwrap());
 }
@@ -282,7 +282,7 @@ fn next_timeout_ends_in_time_however_many_invalid_requests_come() {
         })
         .collect();
     for _ in 0..5 {
-        assert!(in_time(SHORT, || server.next_timeout(SHORT)).is_none());
+        assert!(in_time(SHORT, || server.next_timeout(SHORT)).is_err());
     }
     over.store(true, Ordering::Relaxed);
     for pestering in pestering {

@@ -684,13 +684,11 @@ fn a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending
                 client.on_close(move || told.send(()).unwrap());
                 // The peer takes nothing, so most of it stays queued.
                 client.put(vec![0; 12 << 20]).unwrap();
-                client.put_subscription(source());
+                client.put_subscription(source()).unwrap();
                 match n % 4 {
                     0 => unaffected(&mut || drop(client.close())),
                     1 => {
-                        unaffected(&mut || {
-                            client.put_subscription(source());
-                        });
+                        unaffected(&mut || drop(client.put_subscription(source())));
                         unaffected(&mut || client.stop_subscription());
                         unaffected(&mut || drop(client.close()));
                     }
@@ -878,8 +876,7 @@ fn every_form_of_a_host_matches_its_certificate() {
             .proxy(format!("http://{address}"))
             .connect(format!("wss://{host}/"))
             .unwrap();
-        let request = server.next_timeout(DEADLINE);
-        let Some(request) = request else {
+        let Ok(request) = server.next_timeout(DEADLINE) else {
             panic!("{host}: {:?}", client.error());
         };
         assert_eq!(request.header("host"), Some(named));

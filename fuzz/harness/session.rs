@@ -59,7 +59,7 @@ struct Seen {
 
 impl Run {
     fn new(role: Role, policy: Option<ReconnectPolicy>) -> Self {
-        let reconnect = policy.map(|policy| (Schedule::new(Backoff::default()), policy));
+        let reconnect = policy.map(|policy| (Schedule::new(Backoff::new()), policy));
         Run {
             session: Session::new(role, Duration::from_millis(500), reconnect),
             policy,

@@ -6,9 +6,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tungstenite::Utf8Bytes;
 
 use super::syntax;
+use super::text::Text;
 
 /// JSON, as a value, a text, or both. The first call that needs one makes it from the other.
 ///
@@ -36,7 +36,7 @@ pub struct Json {
 #[derive(Default)]
 struct SharedText {
     /// Set from the start if there is no value.
-    text: OnceLock<Utf8Bytes>,
+    text: OnceLock<Text>,
     /// The value of one of the clones. The lock is held only while the reference is copied or
     /// replaced.
     latest: Mutex<Weak<Value>>,
@@ -44,7 +44,7 @@ struct SharedText {
 
 impl Json {
     /// `text` must be JSON: either [`syntax::is_json`] accepted it, or serde_json wrote it.
-    pub(super) fn from_text(text: Utf8Bytes) -> Self {
+    pub(super) fn from_text(text: Text) -> Self {
         Json {
             shared: Arc::new(SharedText {
                 text: OnceLock::from(text),
@@ -60,6 +60,7 @@ impl Json {
     /// call reads the value from the text; [`Message`](super::Message) describes how. A text that
     /// [`Message::json`](super::Message::json) made, and that is nested deeper than the 127 levels
     /// that serde_json reads, becomes a string with that text.
+    #[must_use]
     pub fn value(&self) -> &Value {
         self.value.get_or_init(|| {
             let latest = self.shared.latest.lock().upgrade();
@@ -78,10 +79,11 @@ impl Json {
 
     /// Returns the text. A text from the wire is unchanged; any other is serialised by the first
     /// call.
-    pub fn text(&self) -> &Utf8Bytes {
+    #[must_use]
+    pub fn text(&self) -> &Text {
         self.shared.text.get_or_init(|| {
             let value = self.value.get().map_or(&Value::Null, |value| &**value);
-            Utf8Bytes::from(value.to_string())
+            Text::from(value.to_string())
         })
     }
 
@@ -112,14 +114,23 @@ impl From<Value> for Json {
     }
 }
 
+/// Compares the values.
 impl PartialEq for Json {
     fn eq(&self, other: &Self) -> bool {
-        let (ours, theirs) = (self.shared.text.get(), other.shared.text.get());
-        Arc::ptr_eq(&self.shared, &other.shared)
-            || (ours.is_some() && ours == theirs)
-            || self.value() == other.value()
+        if Arc::ptr_eq(&self.shared, &other.shared) {
+            return true;
+        }
+        // Equal texts have equal values. The exception is a text that is nested too deep: it may
+        // belong to a value that cannot be read back from it.
+        match (self.shared.text.get(), other.shared.text.get()) {
+            (Some(ours), Some(theirs)) if ours == theirs && !syntax::is_too_deep(ours) => true,
+            _ => self.value() == other.value(),
+        }
     }
 }
+
+// A number is never NaN, so each value is equal to itself.
+impl Eq for Json {}
 
 impl fmt::Debug for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,6 +2,7 @@
 
 mod json;
 mod syntax;
+mod text;
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,11 +11,11 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tungstenite::Utf8Bytes;
 
 use crate::error::Result;
 
 pub use json::Json;
+pub use text::Text;
 
 /// What a message counts for in addition to its payload, in bytes.
 pub(crate) const MESSAGE_OVERHEAD: usize = 64;
@@ -78,12 +79,12 @@ pub(crate) const MESSAGE_OVERHEAD: usize = 64;
 ///
 /// NaN and infinities are written as `null`, as JavaScript's `JSON.stringify` does, because
 /// browsers do not read `NaN`.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Message {
     /// A JSON value.
     Json(Json),
     /// Text that is not JSON, or that is not read as JSON.
-    Text(Utf8Bytes),
+    Text(Text),
     /// Bytes.
     Binary(Bytes),
 }
@@ -143,6 +144,7 @@ impl Message {
     /// For a message that arrived, the first call reads the value from the text. The value takes up
     /// to 130 times as much memory as the text. It is kept as long as this message, or a clone that
     /// is made afterwards.
+    #[must_use]
     pub fn as_json(&self) -> Option<&Value> {
         match self {
             Message::Json(json) => Some(json.value()),
@@ -154,6 +156,7 @@ impl Message {
     ///
     /// A peer in JSON mode sends the text `hello` as the JSON string `"hello"`. This method returns
     /// `hello` for both.
+    #[must_use]
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Message::Json(json) => json.as_str(),
@@ -163,6 +166,7 @@ impl Message {
     }
 
     /// Returns the bytes of a `Binary` message.
+    #[must_use]
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match self {
             Message::Binary(bytes) => Some(bytes),
@@ -173,6 +177,7 @@ impl Message {
     /// Returns the length in bytes of the payload that is sent with `json(false)`. The first call
     /// serialises a `Json` message.
     #[allow(clippy::len_without_is_empty)] // An empty payload is a message like any other.
+    #[must_use]
     pub fn len(&self) -> usize {
         match self {
             Message::Json(json) => json.text().len(),
@@ -189,7 +194,8 @@ impl Message {
     }
 
     /// Makes a message of a text from the wire.
-    pub(crate) fn from_wire_text(text: Utf8Bytes, json: bool) -> Message {
+    pub(crate) fn from_wire_text(text: tungstenite::Utf8Bytes, json: bool) -> Message {
+        let text = Text::from_wire(text);
         match json && syntax::is_json(&text) {
             true => Message::Json(Json::from_text(text)),
             false => Message::Text(text),
@@ -201,7 +207,8 @@ impl Message {
     pub(crate) fn without_value(mut self) -> (Message, Option<Arc<Value>>) {
         let value = match &mut self {
             Message::Json(json) => {
-                json.text();
+                // Makes the text from the value.
+                let _ = json.text();
                 json.value.take()
             }
             _ => None,
@@ -227,9 +234,9 @@ impl Message {
     /// Returns the message as the codec sends it.
     pub(crate) fn to_wire(&self, json: bool) -> tungstenite::Message {
         match self {
-            Message::Json(value) => tungstenite::Message::Text(value.text().clone()),
+            Message::Json(value) => tungstenite::Message::Text(value.text().clone().into_wire()),
             Message::Text(_) if json => self.quoted().to_wire(json),
-            Message::Text(text) => tungstenite::Message::Text(text.clone()),
+            Message::Text(text) => tungstenite::Message::Text(text.clone().into_wire()),
             Message::Binary(bytes) => tungstenite::Message::Binary(bytes.clone()),
         }
     }
@@ -239,7 +246,7 @@ impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Message::Json(json) => f.debug_tuple("Json").field(json).finish(),
-            Message::Text(text) => f.debug_tuple("Text").field(&text.as_str()).finish(),
+            Message::Text(text) => f.debug_tuple("Text").field(text).finish(),
             Message::Binary(bytes) => f.debug_tuple("Binary").field(bytes).finish(),
         }
     }
@@ -313,8 +320,8 @@ impl From<String> for Message {
     }
 }
 
-impl From<Utf8Bytes> for Message {
-    fn from(text: Utf8Bytes) -> Self {
+impl From<Text> for Message {
+    fn from(text: Text) -> Self {
         Message::Text(text)
     }
 }
@@ -449,6 +456,22 @@ mod tests {
         assert!(Message::from(json!({"a": 1})).decode::<Vec<u8>>().is_err());
         assert!(Message::from("nope").decode::<Value>().is_err());
         assert_eq!(Message::from("[1,2]").decode::<Vec<u8>>().unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn whether_two_values_are_equal_does_not_depend_on_the_calls_before() {
+        let mut deep = Value::from(0);
+        for _ in 0..200 {
+            deep = vec![deep].into();
+        }
+        let made = Json::from(deep.clone());
+        let Message::Json(typed) = Message::json(&deep).unwrap() else {
+            unreachable!("json makes JSON");
+        };
+        // The value of `typed` is a string, because the text is nested too deep to be read.
+        assert_ne!(made, typed);
+        assert_eq!(made.text(), typed.text());
+        assert_ne!(made, typed);
     }
 
     #[test]

@@ -29,7 +29,7 @@ fn has_token(text: &str) -> bool {
 
 /// Returns whether arrays and objects are nested deeper than serde_json reads them. The text need
 /// not be JSON.
-fn is_too_deep(text: &str) -> bool {
+pub(super) fn is_too_deep(text: &str) -> bool {
     let bytes = text.as_bytes();
     let opening = |byte: &&u8| matches!(byte, b'[' | b'{');
     if bytes.len() <= MAX_DEPTH || bytes.iter().filter(opening).count() <= MAX_DEPTH {

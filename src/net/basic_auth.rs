@@ -17,11 +17,13 @@ pub struct BasicAuth {
 
 impl BasicAuth {
     /// Returns the user's name as the client sent it. Check the password before you trust it.
+    #[must_use]
     pub fn user(&self) -> &str {
         &self.user
     }
 
     /// Returns the password. Use [`matches`](Self::matches) to compare it.
+    #[must_use]
     pub fn password(&self) -> &str {
         &self.password.0
     }
@@ -30,6 +32,7 @@ impl BasicAuth {
     ///
     /// The time that this takes does not tell an attacker which part of a guess is right. It only
     /// depends on the lengths.
+    #[must_use]
     pub fn matches(&self, user: &str, password: &str) -> bool {
         let user = self.user.as_bytes().ct_eq(user.as_bytes());
         let password = self.password.0.as_bytes().ct_eq(password.as_bytes());

@@ -152,21 +152,23 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
         }
     }
 
-    /// Replaces the source. Returns `false` after `close`: then `source` is dropped.
-    pub(crate) fn put_subscription(&self, source: Subscription<T>) -> bool {
-        let mut source = Some(source);
-        let taken = self.add(|state| {
-            if state.closed {
-                return Err(());
-            }
-            std::mem::swap(&mut state.source, &mut source);
-            Ok(())
-        });
-        let is_taken = taken.is_ok();
+    /// Replaces the source.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError::Closed`] after `close`.
+    pub(crate) fn put_subscription(
+        &self,
+        source: Subscription<T>,
+    ) -> Result<(), PutError<Subscription<T>>> {
+        let (replaced, worker) = self.add(|state| match state.closed {
+            true => Err(PutError::Closed(source)),
+            false => Ok(state.source.replace(source)),
+        })?;
         // Returns the worker to the owner, which now waits for this source.
-        drop(taken);
-        drop_caught(source);
-        is_taken
+        drop(worker);
+        drop_caught(replaced);
+        Ok(())
     }
 
     /// Returns the active source.

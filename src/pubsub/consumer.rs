@@ -14,9 +14,9 @@ use crate::error::PutError;
 
 /// Accepts items: those that are put, and those of one source at a time.
 ///
-/// The [`Inbox`] is the other end, which takes the items out. Items that were put come before those
-/// of a source. As in RTCBot, a put stops an active source. Items that have not been taken from the
-/// source by then stay in it.
+/// [`consumer`](consumer()) creates one with its [`Inbox`], which is the other end and takes the
+/// items out. Items that were put come before those of a source. As in RTCBot, a put stops an
+/// active source. Items that have not been taken from the source by then stay in it.
 ///
 /// Clones are handles to the same consumer. Dropping them does not close it:
 /// [`close`](Self::close) does, and so does dropping the inbox.
@@ -24,9 +24,9 @@ use crate::error::PutError;
 /// # Examples
 ///
 /// ```
-/// use rtcbot_websocket::pubsub::Consumer;
+/// use rtcbot_websocket::pubsub;
 ///
-/// let (motor, mut inbox) = Consumer::new(16);
+/// let (motor, mut inbox) = pubsub::consumer(16);
 /// let driver = std::thread::spawn(move || {
 ///     while let Ok(speed) = inbox.get() {
 ///         println!("the motor runs at {speed}");
@@ -49,12 +49,12 @@ pub struct Consumer<T> {
 /// # Examples
 ///
 /// ```
-/// use rtcbot_websocket::pubsub::{Consumer, Source};
+/// use rtcbot_websocket::pubsub::{self, Source};
 ///
 /// let (sender, receiver) = crossbeam_channel::unbounded();
 /// let source = Source::from(receiver);
-/// let (motor, mut inbox) = Consumer::new(16);
-/// motor.put_subscription(source);
+/// let (motor, mut inbox) = pubsub::consumer(16);
+/// motor.put_subscription(source)?;
 /// sender.send(50).unwrap();
 /// assert_eq!(inbox.get()?, 50);
 /// # Ok::<(), rtcbot_websocket::Error>(())
@@ -68,38 +68,43 @@ impl<T> Source<T> {
     }
 }
 
+/// Creates a consumer whose queue has room for `capacity` items, and its inbox.
+///
+/// A capacity of 0 counts as 1. [`Consumer`] has an example.
+#[must_use]
+pub fn consumer<T: Send + 'static>(capacity: usize) -> (Consumer<T>, Inbox<T>) {
+    consumer_with_weight(capacity, |_| 1)
+}
+
+/// Creates a consumer whose queued items together weigh at most `limit`, and its inbox.
+///
+/// An item that is heavier than the limit is accepted if nothing else is queued.
+///
+/// `weigh` is called on the thread that puts an item, or for a source's items on the thread that
+/// takes them from the inbox. A slow `weigh` does not delay other threads.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::pubsub;
+///
+/// let weigh = |picture: &Vec<u8>| picture.len();
+/// let (recorder, _inbox) = pubsub::consumer_with_weight(100, weigh);
+/// recorder.put_nowait(vec![0; 60])?;
+/// assert!(recorder.put_nowait(vec![0; 60]).unwrap_err().is_full());
+/// # Ok::<(), rtcbot_websocket::Error>(())
+/// ```
+#[must_use]
+pub fn consumer_with_weight<T: Send + 'static>(
+    limit: usize,
+    weigh: fn(&T) -> usize,
+) -> (Consumer<T>, Inbox<T>) {
+    let channel = Arc::new(Channel::new(limit, weigh, ()));
+    let inbox = Inbox::new(channel.clone());
+    (Consumer { channel }, inbox)
+}
+
 impl<T: Send + 'static> Consumer<T> {
-    /// Creates a consumer whose queue has room for `capacity` items, and its inbox.
-    ///
-    /// A capacity of 0 counts as 1. [`Consumer`] has an example.
-    #[allow(clippy::new_ret_no_self)] // A pair of ends, like the channels' constructors.
-    pub fn new(capacity: usize) -> (Consumer<T>, Inbox<T>) {
-        Self::with_weight(capacity, |_| 1)
-    }
-
-    /// Creates a consumer whose queued items together weigh at most `limit`, and its inbox.
-    ///
-    /// An item that is heavier than the limit is accepted if nothing else is queued.
-    ///
-    /// `weigh` is called on the thread that puts an item, or for a source's items on the thread
-    /// that takes them from the inbox. A slow `weigh` does not delay other threads.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::pubsub::Consumer;
-    ///
-    /// let (recorder, _inbox) = Consumer::with_weight(100, |picture: &Vec<u8>| picture.len());
-    /// recorder.put_nowait(vec![0; 60])?;
-    /// assert!(recorder.put_nowait(vec![0; 60]).unwrap_err().is_full());
-    /// # Ok::<(), rtcbot_websocket::PutError<Vec<u8>>>(())
-    /// ```
-    pub fn with_weight(limit: usize, weigh: fn(&T) -> usize) -> (Consumer<T>, Inbox<T>) {
-        let channel = Arc::new(Channel::new(limit, weigh, ()));
-        let inbox = Inbox::new(channel.clone());
-        (Consumer { channel }, inbox)
-    }
-
     /// Queues an item, without waiting. Stops an active source.
     ///
     /// # Errors
@@ -112,13 +117,14 @@ impl<T: Send + 'static> Consumer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{PutError, pubsub::Consumer};
+    /// use rtcbot_websocket::{PutError, pubsub};
     ///
-    /// let (motor, _inbox) = Consumer::new(1);
+    /// let (motor, _inbox) = pubsub::consumer(1);
     /// motor.put_nowait(1)?;
     /// assert!(matches!(motor.put_nowait(2), Err(PutError::Full(2))));
     /// # Ok::<(), PutError<i32>>(())
     /// ```
+    #[doc(alias = "try_send")]
     pub fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
         // The drop returns the worker to the thread that has the inbox.
         self.channel.push(item).map(drop)
@@ -136,15 +142,16 @@ impl<T: Send + 'static> Consumer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::pubsub::Consumer;
+    /// use rtcbot_websocket::pubsub;
     ///
-    /// let (motor, mut inbox) = Consumer::new(1);
+    /// let (motor, mut inbox) = pubsub::consumer(1);
     /// motor.put(1)?;
     /// let driver = std::thread::spawn(move || [inbox.get(), inbox.get()]);
     /// motor.put(2)?; // waits until the first has been taken
     /// # driver.join().unwrap();
     /// # Ok::<(), rtcbot_websocket::PutError<i32>>(())
     /// ```
+    #[doc(alias = "send")]
     pub fn put(&self, item: T) -> Result<(), PutError<T>> {
         self.put_deadline(item, None)
     }
@@ -161,15 +168,16 @@ impl<T: Send + 'static> Consumer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::pubsub::Consumer;
+    /// use rtcbot_websocket::pubsub;
     /// use std::time::Duration;
     ///
-    /// let (motor, _inbox) = Consumer::new(1);
+    /// let (motor, _inbox) = pubsub::consumer(1);
     /// motor.put(1)?;
     /// let error = motor.put_timeout(2, Duration::from_millis(10)).unwrap_err();
     /// assert!(error.is_full());
     /// # Ok::<(), rtcbot_websocket::PutError<i32>>(())
     /// ```
+    #[doc(alias = "send_timeout")]
     pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
         self.put_deadline(item, Instant::now().checked_add(timeout))
     }
@@ -181,21 +189,28 @@ impl<T: Send + 'static> Consumer<T> {
     /// Reads all items from `source` from now on. Replaces the active source.
     ///
     /// The source is read only as fast as items are taken from the inbox. It is dropped when it
-    /// ends. Returns `false` if the consumer is closed: then the source is dropped immediately.
+    /// ends.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError::Closed`] if the consumer is closed. It contains the source.
     ///
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::pubsub::{Consumer, Producer};
+    /// use rtcbot_websocket::pubsub;
     ///
-    /// let (mut publisher, joystick) = Producer::new();
-    /// let (motor, mut inbox) = Consumer::new(16);
-    /// motor.put_subscription(joystick.subscribe());
+    /// let (mut publisher, joystick) = pubsub::producer();
+    /// let (motor, mut inbox) = pubsub::consumer(16);
+    /// motor.put_subscription(joystick.subscribe())?;
     /// publisher.put(50);
     /// assert_eq!(inbox.get()?, 50);
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
-    pub fn put_subscription(&self, source: impl Into<Source<T>>) -> bool {
+    pub fn put_subscription(
+        &self,
+        source: impl Into<Source<T>>,
+    ) -> Result<(), PutError<Subscription<T>>> {
         self.channel
             .put_subscription(source.into().into_subscription())
     }
@@ -205,14 +220,16 @@ impl<T: Send + 'static> Consumer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::pubsub::{Consumer, Producer};
+    /// use rtcbot_websocket::pubsub;
     ///
-    /// let (_publisher, joystick) = Producer::<i32>::new();
+    /// let (_publisher, joystick) = pubsub::producer::<i32>();
     /// let orders = joystick.subscribe();
-    /// let (motor, _inbox) = Consumer::new(16);
-    /// motor.put_subscription(&orders);
+    /// let (motor, _inbox) = pubsub::consumer(16);
+    /// motor.put_subscription(&orders)?;
     /// assert_eq!(motor.subscription(), Some(orders));
+    /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[must_use]
     pub fn subscription(&self) -> Option<Subscription<T>> {
         self.channel.subscription()
     }
@@ -225,12 +242,12 @@ impl<T: Send + 'static> Consumer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::pubsub::{Consumer, Producer};
+    /// use rtcbot_websocket::pubsub;
     ///
-    /// let (mut publisher, joystick) = Producer::new();
+    /// let (mut publisher, joystick) = pubsub::producer();
     /// let orders = joystick.subscribe();
-    /// let (motor, _inbox) = Consumer::new(16);
-    /// motor.put_subscription(&orders);
+    /// let (motor, _inbox) = pubsub::consumer(16);
+    /// motor.put_subscription(&orders)?;
     /// motor.stop_subscription();
     /// publisher.put(50);
     /// assert_eq!(orders.get()?, 50);
@@ -245,19 +262,21 @@ impl<T: Send + 'static> Consumer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::pubsub::Consumer;
+    /// use rtcbot_websocket::pubsub;
     ///
-    /// let (motor, _inbox) = Consumer::new(16);
+    /// let (motor, _inbox) = pubsub::consumer(16);
     /// assert!(motor.is_empty());
     /// motor.put(50)?;
     /// assert_eq!(motor.len(), 1);
     /// # Ok::<(), rtcbot_websocket::PutError<i32>>(())
     /// ```
+    #[must_use]
     pub fn len(&self) -> usize {
         self.channel.len()
     }
 
     /// Returns whether no items are queued. A source's items are not counted.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.channel.is_empty()
     }
@@ -269,9 +288,9 @@ impl<T: Send + 'static> Consumer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{PutError, pubsub::Consumer};
+    /// use rtcbot_websocket::{PutError, pubsub};
     ///
-    /// let (motor, mut inbox) = Consumer::new(16);
+    /// let (motor, mut inbox) = pubsub::consumer(16);
     /// motor.put(50)?;
     /// motor.close();
     /// assert!(matches!(motor.put(60), Err(PutError::Closed(60))));

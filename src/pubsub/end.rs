@@ -16,9 +16,9 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    /// use rtcbot_websocket::{Error, pubsub};
     ///
-    /// let (publisher, sensor) = Producer::<u32>::new();
+    /// let (publisher, sensor) = pubsub::producer::<u32>();
     /// publisher.end(Error::Lost(std::sync::Arc::new(std::io::Error::other("no power"))));
     /// assert_eq!(sensor.get().unwrap_err().to_string(), "connection lost: no power");
     /// ```

@@ -35,9 +35,9 @@ const BACKLOG_WEIGHT: usize = 16 << 20;
 /// # Examples
 ///
 /// ```
-/// use rtcbot_websocket::pubsub::Producer;
+/// use rtcbot_websocket::pubsub;
 ///
-/// let (mut publisher, sensor) = Producer::new();
+/// let (mut publisher, sensor) = pubsub::producer();
 /// let readings = sensor.subscribe();
 /// publisher.put(7);
 /// drop(publisher);
@@ -104,6 +104,8 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     ///
     /// If nothing has subscribed yet, the item is kept. If all subscribers have been removed, it is
     /// dropped.
+    #[doc(alias = "send")]
+    #[doc(alias = "broadcast")]
     pub fn put(&mut self, item: T) {
         self.publish(iter::once(item));
     }
@@ -388,12 +390,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::pubsub::{Hold, Producer, Queue, Sink, Weighing};
+    use crate::pubsub::{self, Hold, Producer, Queue, Sink, Weighing};
     use crossbeam_channel::unbounded;
 
     #[test]
     fn a_subscriber_that_was_full_when_the_publisher_did_not_wait_receives_nothing_more() {
-        let (mut publisher, producer) = Producer::new();
+        let (mut publisher, producer) = pubsub::producer();
         let slow = producer.subscribe_with(Queue::Block(1));
         let fast = producer.subscribe_with(Queue::Block(3));
         publisher.put(0);
@@ -420,7 +422,7 @@ mod tests {
             }
         }
         let (sender, receiver) = unbounded();
-        let (mut publisher, producer) = Producer::new();
+        let (mut publisher, producer) = pubsub::producer();
         producer.subscribe_to(Lossy(sender));
         producer.set_hold(Hold::Never);
         publisher.put_batch(&mut vec![0, 1, 2]);
@@ -431,7 +433,7 @@ mod tests {
 
     #[test]
     fn a_publisher_that_spills_keeps_items_without_room_and_delivers_them_in_order() {
-        let (mut publisher, producer) = Producer::new();
+        let (mut publisher, producer) = pubsub::producer();
         let slow = producer.subscribe_with(Queue::Block(1));
         let fast = producer.subscribe_with(Queue::Unbounded);
         producer.set_hold(Hold::Spill);
@@ -486,7 +488,7 @@ mod tests {
 
     #[test]
     fn spilling_ends_a_wait() {
-        let (mut publisher, producer) = Producer::new();
+        let (mut publisher, producer) = pubsub::producer();
         let slow = producer.subscribe_with(Queue::Block(1));
         publisher.put(0);
         let (done, waited) = crossbeam_channel::bounded(1);

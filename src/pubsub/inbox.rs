@@ -19,9 +19,9 @@ const BATCH_ITEMS: usize = 128;
 /// # Examples
 ///
 /// ```
-/// use rtcbot_websocket::pubsub::Consumer;
+/// use rtcbot_websocket::pubsub;
 ///
-/// let (motor, mut inbox) = Consumer::new(16);
+/// let (motor, mut inbox) = pubsub::consumer(16);
 /// motor.put(50)?;
 /// assert_eq!(inbox.get().unwrap(), 50);
 /// drop(inbox);
@@ -50,6 +50,8 @@ impl<T: Send + 'static> Inbox<T> {
     ///
     /// Returns [`Error::Ended`] if the consumer is closed and all queued items have been taken.
     /// [`Consumer::close`](super::Consumer::close) has an example.
+    #[doc(alias = "recv")]
+    #[doc(alias = "read")]
     pub fn get(&mut self) -> Result<T> {
         self.get_deadline(None)
     }
@@ -64,13 +66,14 @@ impl<T: Send + 'static> Inbox<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, pubsub::Consumer};
+    /// use rtcbot_websocket::{Error, pubsub};
     /// use std::time::Duration;
     ///
-    /// let (_motor, mut inbox) = Consumer::<i32>::new(16);
+    /// let (_motor, mut inbox) = pubsub::consumer::<i32>(16);
     /// let result = inbox.get_timeout(Duration::from_millis(10));
     /// assert!(matches!(result, Err(Error::Timeout)));
     /// ```
+    #[doc(alias = "recv_timeout")]
     pub fn get_timeout(&mut self, timeout: Duration) -> Result<T> {
         self.get_deadline(Instant::now().checked_add(timeout))
     }
@@ -85,11 +88,12 @@ impl<T: Send + 'static> Inbox<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, pubsub::Consumer};
+    /// use rtcbot_websocket::{Error, pubsub};
     ///
-    /// let (_motor, mut inbox) = Consumer::<i32>::new(16);
+    /// let (_motor, mut inbox) = pubsub::consumer::<i32>(16);
     /// assert!(matches!(inbox.try_get(), Err(Error::Empty)));
     /// ```
+    #[doc(alias = "try_recv")]
     pub fn try_get(&mut self) -> Result<T> {
         let mut closed = false;
         if self.taken.is_empty() {

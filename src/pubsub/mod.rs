@@ -8,14 +8,14 @@
 //! # Examples
 //!
 //! ```
-//! use rtcbot_websocket::pubsub::{Consumer, Producer};
+//! use rtcbot_websocket::pubsub;
 //!
 //! // A sensor keeps the publisher, and makes the producer public.
-//! let (mut publisher, sensor) = Producer::new();
+//! let (mut publisher, sensor) = pubsub::producer();
 //! // A motor keeps the inbox, and makes the consumer public.
-//! let (motor, mut inbox) = Consumer::new(16);
+//! let (motor, mut inbox) = pubsub::consumer(16);
 //!
-//! motor.put_subscription(sensor.subscribe());
+//! motor.put_subscription(sensor.subscribe())?;
 //! publisher.put(7);
 //! assert_eq!(inbox.get()?, 7);
 //! # Ok::<(), rtcbot_websocket::Error>(())
@@ -49,14 +49,14 @@ mod threads;
 mod weight_limit;
 mod worker_return;
 
-pub use consumer::{Consumer, Source};
+pub use consumer::{Consumer, Source, consumer, consumer_with_weight};
 pub use fan_out::Publisher;
 pub use inbox::Inbox;
-pub use producer::Producer;
+pub use producer::{Producer, producer, producer_with};
 pub use sink::Sink;
 pub use slow_consumer::Queue;
 pub use status::SubscriptionId;
-pub use subscription::Subscription;
+pub use subscription::{IntoIter, Iter, Subscription};
 
 pub(crate) use channel::{Channel, ExtraWork, IdleWorker};
 pub(crate) use sink::RoomWait;

@@ -26,17 +26,18 @@ use crate::panics::log_panic;
 
 /// Passes one stream of items to all its subscriptions, sinks and callbacks.
 ///
-/// The [`Publisher`] is the other end, which emits the items. Items that are published before the
-/// first subscription are kept for it: at most 1024, of which the oldest are dropped first.
+/// [`producer`](producer()) creates one with its [`Publisher`], which is the other end and emits
+/// the items. Items that are published before the first subscription are kept for it: at most 1024,
+/// of which the oldest are dropped first.
 ///
 /// Clones are handles to the same producer.
 ///
 /// # Examples
 ///
 /// ```
-/// use rtcbot_websocket::pubsub::Producer;
+/// use rtcbot_websocket::pubsub;
 ///
-/// let (mut publisher, sensor) = Producer::new();
+/// let (mut publisher, sensor) = pubsub::producer();
 /// publisher.put(7); // kept for the first subscription
 /// let readings = sensor.subscribe();
 /// publisher.put(8);
@@ -48,38 +49,39 @@ pub struct Producer<T> {
     subscribers: Arc<Subscribers<T>>,
 }
 
+/// Creates a producer and its publisher. Subscriptions have a queue of the default kind.
+///
+/// [`Producer`] has an example.
+#[must_use]
+pub fn producer<T: Clone + Send + 'static>() -> (Publisher<T>, Producer<T>) {
+    producer_with(Queue::default())
+}
+
+/// Creates a producer and its publisher. [`subscribe`](Producer::subscribe) and
+/// [`get`](Producer::get) use `queue`.
+///
+/// # Examples
+///
+/// ```
+/// use rtcbot_websocket::pubsub::{self, Queue};
+///
+/// let (mut publisher, sensor) = pubsub::producer_with(Queue::Latest);
+/// let readings = sensor.subscribe();
+/// publisher.put(7);
+/// publisher.put(8);
+/// assert_eq!(readings.get()?, 8);
+/// # Ok::<(), rtcbot_websocket::Error>(())
+/// ```
+#[must_use]
+pub fn producer_with<T: Clone + Send + 'static>(queue: Queue) -> (Publisher<T>, Producer<T>) {
+    let weightless = Weighing {
+        weigh: |_| 0,
+        limit: usize::MAX,
+    };
+    Producer::with_weight(queue, weightless)
+}
+
 impl<T: Clone + Send + 'static> Producer<T> {
-    /// Creates a producer whose subscriptions have a queue of the default kind, and its publisher.
-    ///
-    /// [`Producer`] has an example.
-    #[allow(clippy::new_ret_no_self)] // A pair of ends, like the channels' constructors.
-    pub fn new() -> (Publisher<T>, Producer<T>) {
-        Self::with_queue(Queue::default())
-    }
-
-    /// Creates a producer whose [`subscribe`](Self::subscribe) and [`get`](Self::get) use `queue`,
-    /// and its publisher.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::pubsub::{Producer, Queue};
-    ///
-    /// let (mut publisher, sensor) = Producer::with_queue(Queue::Latest);
-    /// let readings = sensor.subscribe();
-    /// publisher.put(7);
-    /// publisher.put(8);
-    /// assert_eq!(readings.get()?, 8);
-    /// # Ok::<(), rtcbot_websocket::Error>(())
-    /// ```
-    pub fn with_queue(queue: Queue) -> (Publisher<T>, Producer<T>) {
-        let weightless = Weighing {
-            weigh: |_| 0,
-            limit: usize::MAX,
-        };
-        Self::with_weight(queue, weightless)
-    }
-
     pub(crate) fn with_weight(queue: Queue, weighing: Weighing<T>) -> (Publisher<T>, Producer<T>) {
         let subscribers = Subscribers::new(queue, weighing);
         let publisher = Publisher::new(subscribers.clone());
@@ -92,9 +94,9 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::pubsub::Producer;
+    /// use rtcbot_websocket::pubsub;
     ///
-    /// let (mut publisher, sensor) = Producer::new();
+    /// let (mut publisher, sensor) = pubsub::producer();
     /// let display = sensor.subscribe();
     /// let recorder = sensor.subscribe();
     /// publisher.put(7);
@@ -113,9 +115,9 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::pubsub::{Producer, Queue};
+    /// use rtcbot_websocket::pubsub::{self, Queue};
     ///
-    /// let (mut publisher, sensor) = Producer::new();
+    /// let (mut publisher, sensor) = pubsub::producer();
     /// let newest = sensor.subscribe_with(Queue::Latest);
     /// let last_two = sensor.subscribe_with(Queue::DropOldest(2));
     /// (1..=3).for_each(|reading| publisher.put(reading));
@@ -159,15 +161,17 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::pubsub::{Consumer, Producer};
+    /// use rtcbot_websocket::pubsub;
     ///
-    /// let (mut publisher, joystick) = Producer::new();
-    /// let (motor, mut inbox) = Consumer::new(16);
+    /// let (mut publisher, joystick) = pubsub::producer();
+    /// let (motor, mut inbox) = pubsub::consumer(16);
     /// joystick.subscribe_to(motor);
     /// publisher.put(50);
     /// assert_eq!(inbox.get()?, 50);
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[doc(alias = "pipe")]
+    #[doc(alias = "forward")]
     pub fn subscribe_to(&self, sink: impl Sink<T>) -> SubscriptionId {
         let status = Status::new();
         let id = status.id;
@@ -220,15 +224,16 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::pubsub::Producer;
+    /// use rtcbot_websocket::pubsub;
     ///
-    /// let (mut publisher, sensor) = Producer::new();
+    /// let (mut publisher, sensor) = pubsub::producer();
     /// let (log, lines) = crossbeam_channel::unbounded();
     /// sensor.subscribe_callback(move |reading| log.send(format!("read {reading}")).unwrap());
     /// publisher.put(7);
     /// assert_eq!(lines.recv()?, "read 7");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "on_message")]
     pub fn subscribe_callback(&self, f: impl FnMut(T) + Send + 'static) -> SubscriptionId {
         // `f` is taken out for a call, so that it is not called under the lock. One thread calls
         // it.
@@ -256,9 +261,9 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::pubsub::Producer;
+    /// use rtcbot_websocket::pubsub;
     ///
-    /// let (mut publisher, camera) = Producer::new();
+    /// let (mut publisher, camera) = pubsub::producer();
     /// let (done, results) = crossbeam_channel::unbounded();
     /// camera.subscribe_concurrent(4, move |picture: u32| done.send(picture + 1).unwrap());
     /// publisher.put(1);
@@ -285,9 +290,9 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    /// use rtcbot_websocket::{Error, pubsub};
     ///
-    /// let (mut publisher, sensor) = Producer::new();
+    /// let (mut publisher, sensor) = pubsub::producer();
     /// let readings = sensor.subscribe();
     /// publisher.put(7);
     /// assert!(sensor.unsubscribe(&readings));
@@ -308,9 +313,9 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    /// use rtcbot_websocket::{Error, pubsub};
     ///
-    /// let (mut publisher, sensor) = Producer::new();
+    /// let (mut publisher, sensor) = pubsub::producer();
     /// publisher.put(7);
     /// assert_eq!(sensor.get()?, 7);
     /// sensor.unsubscribe_default();
@@ -330,9 +335,9 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    /// use rtcbot_websocket::{Error, pubsub};
     ///
-    /// let (_publisher, sensor) = Producer::<u32>::new();
+    /// let (_publisher, sensor) = pubsub::producer::<u32>();
     /// let readings = sensor.subscribe();
     /// sensor.unsubscribe_all();
     /// assert!(matches!(readings.get(), Err(Error::Unsubscribed)));
@@ -358,15 +363,17 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    /// use rtcbot_websocket::{Error, pubsub};
     ///
-    /// let (mut publisher, sensor) = Producer::new();
+    /// let (mut publisher, sensor) = pubsub::producer();
     /// publisher.put(7);
     /// drop(publisher);
     /// assert_eq!(sensor.get()?, 7);
     /// assert!(matches!(sensor.get(), Err(Error::Ended)));
     /// # Ok::<(), Error>(())
     /// ```
+    #[doc(alias = "recv")]
+    #[doc(alias = "read")]
     pub fn get(&self) -> Result<T> {
         self.default_subscription().get()
     }
@@ -381,13 +388,14 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    /// use rtcbot_websocket::{Error, pubsub};
     /// use std::time::Duration;
     ///
-    /// let (_publisher, sensor) = Producer::<u32>::new();
+    /// let (_publisher, sensor) = pubsub::producer::<u32>();
     /// let result = sensor.get_timeout(Duration::from_millis(10));
     /// assert!(matches!(result, Err(Error::Timeout)));
     /// ```
+    #[doc(alias = "recv_timeout")]
     pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
         self.default_subscription().get_timeout(timeout)
     }
@@ -400,6 +408,7 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// - The errors of [`get`](Self::get).
     ///
     /// [`unsubscribe_default`](Self::unsubscribe_default) has an example.
+    #[doc(alias = "try_recv")]
     pub fn try_get(&self) -> Result<T> {
         self.default_subscription().try_get()
     }
@@ -418,14 +427,15 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::pubsub::{Producer, Queue};
+    /// use rtcbot_websocket::pubsub::{self, Queue};
     ///
-    /// let (mut publisher, sensor) = Producer::new();
+    /// let (mut publisher, sensor) = pubsub::producer();
     /// let _newest = sensor.subscribe_with(Queue::Latest);
     /// publisher.put(7);
     /// publisher.put(8);
     /// assert_eq!(sensor.dropped(), 1);
     /// ```
+    #[must_use]
     pub fn dropped(&self) -> u64 {
         self.subscribers.delivery.dropped.total()
     }

@@ -50,7 +50,8 @@ const LONG: Duration = Duration::from_secs(1);
 /// assert_eq!(orders.get()?, "forward");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Queue {
     /// The producer pauses while this many items are queued.
     ///
@@ -67,6 +68,7 @@ pub enum Queue {
     /// 0 counts as 1. Memory is allocated as for `Block`.
     DropOldest(usize),
     /// Only the newest item is kept: RTCBot's `MostRecentSubscription`, for control loops.
+    #[doc(alias = "MostRecentSubscription")]
     Latest,
     /// All items are kept, however much memory they take.
     Unbounded,

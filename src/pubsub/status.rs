@@ -13,9 +13,9 @@ pub(crate) type EndReason = Arc<OnceLock<Error>>;
 /// # Examples
 ///
 /// ```
-/// use rtcbot_websocket::pubsub::Producer;
+/// use rtcbot_websocket::pubsub;
 ///
-/// let (_publisher, sensor) = Producer::<u32>::new();
+/// let (_publisher, sensor) = pubsub::producer::<u32>();
 /// let id = sensor.subscribe_callback(|reading| println!("{reading}"));
 /// assert!(sensor.unsubscribe(id));
 /// ```

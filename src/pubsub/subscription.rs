@@ -22,9 +22,9 @@ use crate::process::OwnerProcess;
 /// # Examples
 ///
 /// ```
-/// use rtcbot_websocket::pubsub::Producer;
+/// use rtcbot_websocket::pubsub;
 ///
-/// let (mut publisher, producer) = Producer::new();
+/// let (mut publisher, producer) = pubsub::producer();
 /// let subscription = producer.subscribe();
 /// publisher.put("hello");
 /// drop(publisher);
@@ -33,6 +33,7 @@ use crate::process::OwnerProcess;
 /// assert!(subscription.get().is_err());     // then the reason for the end
 /// # Ok::<(), rtcbot_websocket::Error>(())
 /// ```
+#[must_use = "a subscription unsubscribes when it is dropped"]
 pub struct Subscription<T> {
     inner: Arc<Inner<T>>,
 }
@@ -95,6 +96,8 @@ impl<T> Subscription<T> {
     /// - After the producer's end: the reason for the end.
     ///
     /// [`Subscription`] has an example.
+    #[doc(alias = "recv")]
+    #[doc(alias = "read")]
     pub fn get(&self) -> Result<T> {
         self.get_until(None)
     }
@@ -109,13 +112,14 @@ impl<T> Subscription<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    /// use rtcbot_websocket::{Error, pubsub};
     /// use std::time::Duration;
     ///
-    /// let (_publisher, sensor) = Producer::<u32>::new();
+    /// let (_publisher, sensor) = pubsub::producer::<u32>();
     /// let result = sensor.subscribe().get_timeout(Duration::from_millis(10));
     /// assert!(matches!(result, Err(Error::Timeout)));
     /// ```
+    #[doc(alias = "recv_timeout")]
     pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
         self.get_until(Instant::now().checked_add(timeout))
     }
@@ -168,11 +172,12 @@ impl<T> Subscription<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, pubsub::Producer};
+    /// use rtcbot_websocket::{Error, pubsub};
     ///
-    /// let (_publisher, sensor) = Producer::<u32>::new();
+    /// let (_publisher, sensor) = pubsub::producer::<u32>();
     /// assert!(matches!(sensor.subscribe().try_get(), Err(Error::Empty)));
     /// ```
+    #[doc(alias = "try_recv")]
     pub fn try_get(&self) -> Result<T> {
         let item = self.take().map_err(|error| match error {
             TryRecvError::Empty => Error::Empty,
@@ -194,9 +199,9 @@ impl<T> Subscription<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::pubsub::Producer;
+    /// use rtcbot_websocket::pubsub;
     ///
-    /// let (mut publisher, sensor) = Producer::new();
+    /// let (mut publisher, sensor) = pubsub::producer();
     /// let readings = sensor.subscribe();
     /// (1..=3).for_each(|reading| publisher.put(reading));
     /// drop(publisher);
@@ -216,9 +221,9 @@ impl<T> Subscription<T> {
     /// # Examples
     ///
     /// ```
-    /// # use rtcbot_websocket::pubsub::Producer;
+    /// # use rtcbot_websocket::pubsub;
     /// use crossbeam_channel::{select, tick};
-    /// # let (mut publisher, sensor) = Producer::new();
+    /// # let (mut publisher, sensor) = pubsub::producer();
     /// # publisher.put(1);
     /// let orders = sensor.subscribe();
     /// let clock = tick(std::time::Duration::from_millis(10));
@@ -227,6 +232,8 @@ impl<T> Subscription<T> {
     ///     recv(clock) -> _ => println!("tick"),
     /// }
     /// ```
+    #[doc(alias = "select")]
+    #[must_use]
     pub fn receiver(&self) -> &Receiver<T> {
         if let Some(notifier) = &self.inner.notifier {
             notifier.set_unannounced();
@@ -252,19 +259,21 @@ impl<T> Subscription<T> {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::pubsub::Producer;
+    /// use rtcbot_websocket::pubsub;
     ///
-    /// let (mut publisher, sensor) = Producer::new();
+    /// let (mut publisher, sensor) = pubsub::producer();
     /// let readings = sensor.subscribe();
     /// assert!(readings.is_empty());
     /// publisher.put(7);
     /// assert_eq!(readings.len(), 1);
     /// ```
+    #[must_use]
     pub fn len(&self) -> usize {
         self.inner.items.len()
     }
 
     /// Returns whether no items are queued.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.inner.items.is_empty()
     }
@@ -334,6 +343,7 @@ impl<T> fmt::Debug for Subscription<T> {
 
 /// An iterator over a subscription's items. It waits for each item, and ends when the producer
 /// ends.
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 #[derive(Debug)]
 pub struct Iter<'a, T> {
     subscription: &'a Subscription<T>,
@@ -357,6 +367,7 @@ impl<'a, T> IntoIterator for &'a Subscription<T> {
 }
 
 /// An iterator that owns a subscription. It waits for each item, and ends when the producer ends.
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 #[derive(Debug)]
 pub struct IntoIter<T> {
     subscription: Subscription<T>,

@@ -128,12 +128,12 @@ impl ServerState {
         })
     }
 
-    /// Waits until no other thread is in a shutdown, or until the deadline.
-    pub(super) fn wait_for_shutdown(&self, deadline: Option<Instant>) {
+    /// Waits until no other thread is in a shutdown, or until the deadline. Returns whether the
+    /// server has been shut down by then.
+    pub(super) fn has_shut_down(&self, deadline: Option<Instant>) -> bool {
         let own = thread::current().id();
-        self.wait(deadline, |state| {
-            state.shutting_down.iter().all(|thread| *thread == own)
-        });
+        let no_other = |state: &State| state.shutting_down.iter().all(|thread| *thread == own);
+        self.wait(deadline, no_other) && self.state.lock().listener.is_none()
     }
 
     /// Waits until `done` returns `true`, or until the deadline. Returns the result of `done`. A
@@ -255,6 +255,7 @@ impl ServerHandle {
     /// assert_eq!(handle.connections(), [robot]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn connections(&self) -> Vec<Websocket> {
         self.control.registry.connections()
     }
@@ -281,6 +282,7 @@ impl ServerHandle {
     /// assert_eq!(ws.get()?, json!({"battery": 0.8}));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "send_all")]
     pub fn broadcast(&self, message: impl Into<Message>) -> Vec<Websocket> {
         self.control.registry.broadcast(&message.into())
     }
@@ -322,6 +324,7 @@ impl ServerHandle {
     /// assert_eq!(ws.received_close().unwrap().code, 1001);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "stop")]
     pub fn shutdown(&self, timeout: Duration) -> Result<()> {
         let deadline = deadline_after(timeout);
         let control = &self.control;

@@ -21,7 +21,7 @@ use self::accept_loop::AcceptLoop;
 pub use self::handle::ServerHandle;
 use self::handle::ServerState;
 use self::listener::Listener;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::message::Message;
 use crate::net::host::Endpoint;
 #[cfg(feature = "native-tls")]
@@ -97,6 +97,7 @@ use crate::websocket::{Request, Websocket};
 ///
 /// Dropping the server stops listening. Connections that were accepted are not affected. In a
 /// forked child, dropping it does nothing.
+#[must_use = "a server accepts connections only while it is asked for requests"]
 pub struct Server {
     control: Arc<ServerState>,
     local_addr: Option<SocketAddr>,
@@ -122,6 +123,7 @@ impl Server {
     /// assert_ne!(server.local_addr().unwrap().port(), 0);
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    #[doc(alias = "listen")]
     pub fn bind(address: impl ToSocketAddrs) -> io::Result<Server> {
         Self::with(Listener::tcp(address)?)
     }
@@ -313,6 +315,7 @@ impl Server {
     /// Returns the address on which the server listens, or `None` for a Unix socket.
     ///
     /// [`bind`](Self::bind) has an example.
+    #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.local_addr
     }
@@ -333,6 +336,7 @@ impl Server {
     /// ws.wait_ready()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn url(&self) -> &str {
         &self.accept_loop.url
     }
@@ -342,31 +346,39 @@ impl Server {
 impl Server {
     /// Waits for the next request, for at most `timeout`.
     ///
-    /// Returns `None` when the time is over, or after a shutdown.
+    /// # Errors
+    ///
+    /// - [`Error::Timeout`] when the time is over.
+    /// - [`Error::Ended`] after a [shutdown](ServerHandle::shutdown).
     ///
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::Server;
+    /// use rtcbot_websocket::{Error, Server};
     /// use std::time::Duration;
     ///
     /// let mut server = Server::bind("127.0.0.1:0")?;
-    /// assert!(server.next_timeout(Duration::from_millis(10)).is_none());
-    /// # Ok::<(), std::io::Error>(())
+    /// let timeout = Duration::from_millis(10);
+    /// assert!(matches!(server.next_timeout(timeout), Err(Error::Timeout)));
+    /// server.shutdown(Duration::from_secs(5))?;
+    /// assert!(matches!(server.next_timeout(timeout), Err(Error::Ended)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Request> {
+    #[doc(alias = "accept_timeout")]
+    #[doc(alias = "recv_timeout")]
+    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Request> {
         let deadline = Instant::now().checked_add(timeout);
         self.next_or_end(deadline)
     }
 
-    /// Waits for the end of a shutdown before it returns `None`. A loop over the requests is often
-    /// the whole of `main`, and must not end the process when the shutdown begins.
-    fn next_or_end(&mut self, deadline: Option<Instant>) -> Option<Request> {
+    /// Waits for the end of a shutdown before it returns `Error::Ended`. A loop over the requests
+    /// is often the whole of `main`, and must not end the process when the shutdown begins.
+    fn next_or_end(&mut self, deadline: Option<Instant>) -> Result<Request> {
         let next = self.accept_loop.next(deadline);
-        if next.is_none() {
-            self.control.wait_for_shutdown(deadline);
-        }
-        next
+        next.ok_or_else(|| match self.control.has_shut_down(deadline) {
+            true => Error::Ended,
+            false => Error::Timeout,
+        })
     }
 
     /// Calls `handler` with every request, each on its own thread, until the server is [shut
@@ -389,6 +401,7 @@ impl Server {
     /// });
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "run")]
     pub fn serve(mut self, handler: impl Fn(Request) + Send + Sync + 'static) {
         let handler = Arc::new(Guarded::new(handler));
         // A shutdown waits for this thread too: it is counted until after the last handler is.
@@ -437,6 +450,7 @@ impl Server {
     /// serving.join().unwrap();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn handle(&self) -> ServerHandle {
         ServerHandle {
             control: self.control.clone(),
@@ -456,6 +470,7 @@ impl Server {
     /// assert_eq!(server.connections().len(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn connections(&self) -> Vec<Websocket> {
         self.handle().connections()
     }
@@ -506,7 +521,7 @@ impl Iterator for Server {
     type Item = Request;
 
     fn next(&mut self) -> Option<Request> {
-        self.next_or_end(None)
+        self.next_or_end(None).ok()
     }
 }
 

@@ -147,7 +147,7 @@ impl ExtraWork for Control {
 /// assert_eq!(latency.last, latency.smoothed); // after one ping
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Latency {
     /// The last round-trip time.

@@ -1,9 +1,11 @@
 //! The handle to a connection, which closes it when the last clone is dropped.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Weak};
 use std::thread;
 
+use super::connection_id::ConnectionId;
 use super::session::Phase;
 use super::shared::{Shared, is_any_reader_thread};
 use crate::deadline::deadline_after;
@@ -53,6 +55,8 @@ use crate::error::CloseFrame;
 /// [`put_nowait`](Self::put_nowait) never waits, [`put`](Self::put) waits until the queue has
 /// space, and [`put_subscription`](Self::put_subscription) sends everything from a source. All of
 /// them work before the connection is ready: the messages are sent as soon as it is.
+#[doc(alias = "split")]
+#[must_use = "the connection is closed when the last handle is dropped"]
 #[derive(Clone)]
 pub struct Websocket {
     handle: Arc<Handle>,
@@ -60,6 +64,7 @@ pub struct Websocket {
 
 /// Closes the connection when the last clone is dropped.
 struct Handle {
+    id: ConnectionId,
     shared: Arc<Shared>,
 }
 
@@ -111,7 +116,10 @@ impl Drop for Handle {
 impl Websocket {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Websocket {
-            handle: Arc::new(Handle { shared }),
+            handle: Arc::new(Handle {
+                id: ConnectionId::next(),
+                shared,
+            }),
         }
     }
 
@@ -149,6 +157,14 @@ impl Websocket {
         });
     }
 
+    /// Returns the identity of this `Websocket`, which all clones have in common.
+    ///
+    /// [`ConnectionId`] has an example.
+    #[must_use]
+    pub fn id(&self) -> ConnectionId {
+        self.handle.id
+    }
+
     /// Returns a handle that does not keep the connection open, for values that the connection
     /// itself owns, such as its callbacks.
     ///
@@ -168,8 +184,10 @@ impl Websocket {
     /// assert_eq!(operator.get()?, json!({"battery": 0.8}));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn downgrade(&self) -> WeakWebsocket {
         WeakWebsocket {
+            id: self.id(),
             handle: Arc::downgrade(&self.handle),
         }
     }
@@ -177,9 +195,11 @@ impl Websocket {
 
 /// A handle to a [`Websocket`] that does not keep the connection open.
 ///
-/// [`Websocket::downgrade`] returns it, and has an example.
+/// [`Websocket::downgrade`] returns it, and has an example. Handles to the same connection compare
+/// equal, also after it has been dropped.
 #[derive(Debug, Clone)]
 pub struct WeakWebsocket {
+    id: ConnectionId,
     handle: Weak<Handle>,
 }
 
@@ -197,6 +217,7 @@ impl WeakWebsocket {
     /// drop(robot);
     /// assert!(weak.upgrade().is_none());
     /// ```
+    #[must_use]
     pub fn upgrade(&self) -> Option<Websocket> {
         let handle = self.handle.upgrade()?;
         Some(Websocket { handle })
@@ -206,11 +227,32 @@ impl WeakWebsocket {
 /// Returns whether both are handles to the same connection.
 impl PartialEq for Websocket {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.handle, &other.handle)
+        self.id() == other.id()
     }
 }
 
 impl Eq for Websocket {}
+
+impl Hash for Websocket {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id().hash(state);
+    }
+}
+
+/// Returns whether both are handles to the same connection.
+impl PartialEq for WeakWebsocket {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for WeakWebsocket {}
+
+impl Hash for WeakWebsocket {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

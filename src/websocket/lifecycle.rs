@@ -266,10 +266,7 @@ mod tests {
 
     #[test]
     fn a_shutdown_is_for_the_connection_that_was_open_when_it_was_decided() {
-        let backoff = Backoff {
-            initial: Duration::ZERO,
-            ..Backoff::default()
-        };
+        let backoff = Backoff::new().initial(Duration::ZERO);
         let schedule = Some((Schedule::new(backoff), ReconnectPolicy::Transient));
         let lifecycle = Lifecycle::new(Session::new(Role::Client, Duration::MAX, schedule));
         let [first, second] = [(); 2].map(|()| Arc::new(Flag::default()));

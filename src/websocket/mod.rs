@@ -2,6 +2,7 @@
 
 mod accept;
 mod connect;
+mod connection_id;
 mod control_frames;
 mod event_callback;
 mod frame_writer;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
 
+pub use self::connection_id::ConnectionId;
 pub use self::control_frames::Latency;
 use self::control_frames::MAX_UNANSWERED;
 use self::event_callback::EventCallback;
@@ -46,7 +48,7 @@ use crate::message::Message;
 use crate::net::handshake::subprotocols;
 #[cfg(doc)]
 use crate::options::Options;
-use crate::pubsub::{Producer, Queue, RoomWait, Sink, Source, Subscription, SubscriptionId};
+use crate::pubsub::{Queue, RoomWait, Sink, Source, Subscription, SubscriptionId, producer_with};
 
 /// The number of states that a subscription to the events keeps.
 const MAX_EVENTS: usize = 64;
@@ -82,6 +84,8 @@ impl Websocket {
     /// assert!(robot.get().unwrap_err().is_orderly());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "recv")]
+    #[doc(alias = "read")]
     pub fn get(&self) -> Result<Message> {
         match self.shared().is_reader_thread() {
             true => self.get_on_the_reader_thread(),
@@ -114,6 +118,7 @@ impl Websocket {
     /// let result = robot.get_timeout(Duration::from_millis(10));
     /// assert!(matches!(result, Err(Error::Timeout)));
     /// ```
+    #[doc(alias = "recv_timeout")]
     pub fn get_timeout(&self, timeout: Duration) -> Result<Message> {
         match self.shared().is_reader_thread() {
             true => self.get_on_the_reader_thread(),
@@ -136,6 +141,7 @@ impl Websocket {
     /// let (robot, _operator) = Websocket::pair();
     /// assert!(matches!(robot.try_get(), Err(Error::Empty)));
     /// ```
+    #[doc(alias = "try_recv")]
     pub fn try_get(&self) -> Result<Message> {
         self.shared().producer.try_get()
     }
@@ -202,6 +208,8 @@ impl Websocket {
     /// assert_eq!(orders.recv()?, "forward");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "pipe")]
+    #[doc(alias = "forward")]
     pub fn subscribe_to(&self, sink: impl Sink<Message>) -> SubscriptionId {
         self.shared().producer.subscribe_to(sink)
     }
@@ -237,6 +245,7 @@ impl Websocket {
     /// assert_eq!(lines.recv()?, "received 7");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "on_message")]
     pub fn subscribe_callback(&self, f: impl FnMut(Message) + Send + 'static) -> SubscriptionId {
         self.shared().producer.subscribe_callback(f)
     }
@@ -375,6 +384,7 @@ impl Websocket {
     ///     Err(PutError::Closed(order)) => println!("not sent, the connection is closed: {order}"),
     /// }
     /// ```
+    #[doc(alias = "try_send")]
     pub fn put_nowait(&self, data: impl Into<Message>) -> Result<(), PutError<Message>> {
         self.shared().send_queue.put_nowait(data.into())
     }
@@ -401,6 +411,7 @@ impl Websocket {
     /// assert_eq!(viewer.get()?.as_bytes().unwrap().len(), 1000);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "send")]
     pub fn put(&self, data: impl Into<Message>) -> Result<(), PutError<Message>> {
         self.put_deadline(data.into(), None)
     }
@@ -424,6 +435,7 @@ impl Websocket {
     ///     println!("an image is not sent: {error}");
     /// }
     /// ```
+    #[doc(alias = "send_timeout")]
     pub fn put_timeout(
         &self,
         data: impl Into<Message>,
@@ -446,8 +458,7 @@ impl Websocket {
 
     /// Sends everything that `source` yields from now on, and replaces the previous source.
     ///
-    /// A source is a [`Subscription`] or a crossbeam `Receiver<Message>`. Returns whether the
-    /// source was accepted: a connection that is closing accepts none.
+    /// A source is a [`Subscription`] or a crossbeam `Receiver<Message>`.
     ///
     /// The writer thread takes messages as fast as the network accepts them. Messages that were put
     /// directly are sent first. A message that was taken from a source is sent, even if the source
@@ -464,15 +475,15 @@ impl Websocket {
     /// and then the source again:
     ///
     /// ```
-    /// # use rtcbot_websocket::{Message, Queue, Websocket, json, pubsub::Producer};
+    /// # use rtcbot_websocket::{Message, Queue, Websocket, json, pubsub};
     /// # let (ws, robot) = Websocket::pair();
-    /// let (mut orders, producer) = Producer::<Message>::new();
+    /// let (mut orders, producer) = pubsub::producer::<Message>();
     /// let newest = producer.subscribe_with(Queue::Latest);
     /// let socket = ws.downgrade();
     /// ws.on_ready(move || {
     ///     if let Some(ws) = socket.upgrade() {
     ///         let _ = ws.put_nowait("hello");
-    ///         ws.put_subscription(&newest);
+    ///         let _ = ws.put_subscription(&newest);
     ///     }
     /// });
     /// # assert_eq!(robot.get()?, "hello");
@@ -488,6 +499,10 @@ impl Websocket {
     /// in the order. Put the very last order directly, because a source that is dropped by a close
     /// may still contain it.
     ///
+    /// # Errors
+    ///
+    /// [`PutError::Closed`] if the connection is closing or has ended. It contains the source.
+    ///
     /// # Examples
     ///
     /// ```
@@ -495,13 +510,16 @@ impl Websocket {
     ///
     /// let (operator, robot) = Websocket::pair();
     /// let (joystick, orders) = unbounded();
-    /// assert!(operator.put_subscription(orders));
+    /// operator.put_subscription(orders)?;
     /// joystick.send("forward".into())?;
     /// assert_eq!(robot.get()?, "forward");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[doc(alias = "putSubscription")]
-    pub fn put_subscription(&self, source: impl Into<Source<Message>>) -> bool {
+    pub fn put_subscription(
+        &self,
+        source: impl Into<Source<Message>>,
+    ) -> Result<(), PutError<Subscription<Message>>> {
         let source = source.into().into_subscription();
         self.shared().send_queue.consumer().put_subscription(source)
     }
@@ -511,14 +529,16 @@ impl Websocket {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Message, Websocket, pubsub::Producer};
+    /// use rtcbot_websocket::{Message, Websocket, pubsub};
     ///
     /// let (ws, _peer) = Websocket::pair();
-    /// let (_publisher, producer) = Producer::<Message>::new();
+    /// let (_publisher, producer) = pubsub::producer::<Message>();
     /// let states = producer.subscribe();
-    /// ws.put_subscription(&states);
+    /// ws.put_subscription(&states)?;
     /// assert_eq!(ws.subscription(), Some(states));
+    /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[must_use]
     pub fn subscription(&self) -> Option<Subscription<Message>> {
         self.shared().send_queue.consumer().subscription()
     }
@@ -534,9 +554,10 @@ impl Websocket {
     ///
     /// let (ws, _peer) = Websocket::pair();
     /// let (_joystick, orders) = unbounded();
-    /// ws.put_subscription(orders);
+    /// ws.put_subscription(orders)?;
     /// ws.stop_subscription();
     /// assert!(ws.subscription().is_none());
+    /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
     #[doc(alias = "stopSubscription")]
     pub fn stop_subscription(&self) {
@@ -562,6 +583,7 @@ impl Websocket {
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
     #[doc(alias = "ready")]
+    #[must_use]
     pub fn is_ready(&self) -> bool {
         self.shared().lifecycle.phase() == Phase::Ready
     }
@@ -584,6 +606,7 @@ impl Websocket {
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
     #[doc(alias = "closed")]
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.shared().lifecycle.phase() == Phase::Closed
     }
@@ -602,6 +625,7 @@ impl Websocket {
     /// assert!(matches!(robot.error(), Some(Error::MessageTooBig { .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn error(&self) -> Option<Error> {
         self.shared().lifecycle.end()?.failure()
     }
@@ -621,6 +645,7 @@ impl Websocket {
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
     #[doc(alias = "end_reason")]
+    #[must_use]
     pub fn state(&self) -> State {
         self.shared().lifecycle.look(State::of)
     }
@@ -643,6 +668,7 @@ impl Websocket {
     /// assert!(matches!(robot.last_error(), Some(Error::MessageTooBig { .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn last_error(&self) -> Option<Error> {
         self.shared()
             .lifecycle
@@ -665,7 +691,7 @@ impl Websocket {
     /// let server = Server::bind("127.0.0.1:0")?;
     /// let url = server.url().to_owned();
     /// drop(server); // no one listens there any more
-    /// let ws = Options::new().reconnect(Backoff::default()).connect(url)?;
+    /// let ws = Options::new().reconnect(Backoff::new()).connect(url)?;
     /// for event in &ws.events() {
     ///     if let State::Reconnecting { reason, .. } = event {
     ///         println!("not connected: {reason}");
@@ -676,7 +702,7 @@ impl Websocket {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn events(&self) -> Subscription<State> {
-        let (publisher, producer) = Producer::with_queue(Queue::DropOldest(MAX_EVENTS));
+        let (publisher, producer) = producer_with(Queue::DropOldest(MAX_EVENTS));
         let subscription = producer.subscribe();
         let mut publisher = Some(publisher);
         let deliver = move |state: State| {
@@ -708,7 +734,7 @@ impl Websocket {
     /// ```no_run
     /// use rtcbot_websocket::{Backoff, Options, State};
     ///
-    /// let ws = Options::new().reconnect(Backoff::default()).connect("ws://robot.local/ws")?;
+    /// let ws = Options::new().reconnect(Backoff::new()).connect("ws://robot.local/ws")?;
     /// ws.on_event(|state| match state {
     ///     State::Reconnecting { attempt: 1, reason, .. } => println!("connection lost: {reason}"),
     ///     State::Reconnecting { reason, .. } => println!("cannot connect: {reason}"),
@@ -973,6 +999,8 @@ impl Websocket {
     /// }
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[doc(alias = "select")]
+    #[must_use]
     pub fn closed_signal(&self) -> &Receiver<Infallible> {
         self.shared().lifecycle.closed_signal()
     }
@@ -1022,6 +1050,7 @@ impl Websocket {
     /// assert!(operator.get().is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "shutdown")]
     pub fn close(&self) -> Result<()> {
         self.close_within(CloseFrame::NORMAL, self.shared().options.close_timeout)
     }
@@ -1148,7 +1177,7 @@ impl Websocket {
     /// use rtcbot_websocket::{Backoff, Options, Server, Websocket};
     ///
     /// let mut server = Server::bind("127.0.0.1:0")?;
-    /// let ws = Options::new().reconnect(Backoff::default()).connect(server.url())?;
+    /// let ws = Options::new().reconnect(Backoff::new()).connect(server.url())?;
     /// let first = Websocket::accept(server.next().unwrap());
     /// ws.wait_ready()?;
     /// ws.reconnect_now()?;
@@ -1203,6 +1232,7 @@ impl Websocket {
     /// assert_eq!(ws.name(), "ws://robot.local/drive?...");
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[must_use]
     pub fn name(&self) -> &str {
         &self.shared().name
     }
@@ -1225,12 +1255,15 @@ impl Websocket {
     /// assert_eq!(ws.peer_addr(), robot.local_addr());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "remote_addr")]
+    #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.info()?.peer_addr
     }
 
     /// Returns the address of this side, or `None` before the connection is ready and for a Unix
     /// socket. [`peer_addr`](Self::peer_addr) has an example.
+    #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.info()?.local_addr
     }
@@ -1253,6 +1286,7 @@ impl Websocket {
     /// assert_eq!(robot.request().unwrap().uri().path(), "/drive");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn request(&self) -> Option<Arc<http::Request<()>>> {
         Some(self.info()?.request)
     }
@@ -1270,6 +1304,7 @@ impl Websocket {
     /// let (robot, _operator) = Websocket::pair();
     /// assert_eq!(robot.response().unwrap().status(), 101);
     /// ```
+    #[must_use]
     pub fn response(&self) -> Option<Arc<http::Response<()>>> {
         Some(self.info()?.response)
     }
@@ -1289,6 +1324,7 @@ impl Websocket {
     /// assert_eq!(ws.subprotocol().as_deref(), Some("drive.v1"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn subprotocol(&self) -> Option<String> {
         let response = self.response()?;
         subprotocols(response.headers()).next().map(str::to_owned)
@@ -1377,6 +1413,8 @@ impl Websocket {
     /// let stats = ws.stats();
     /// println!("{} messages are queued, {} were dropped", stats.send_queue, stats.dropped);
     /// ```
+    #[doc(alias = "metrics")]
+    #[must_use]
     pub fn stats(&self) -> Stats {
         Stats::of(self.shared())
     }
@@ -1395,6 +1433,7 @@ impl Websocket {
     /// assert_eq!(robot.received_close().unwrap().reason, "battery low");
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```
+    #[must_use]
     pub fn received_close(&self) -> Option<CloseFrame> {
         self.shared().lifecycle.look(Session::received_close)
     }

@@ -88,11 +88,13 @@ impl Request {
     }
 
     /// Returns the method. A WebSocket is requested with `GET`.
+    #[must_use]
     pub fn method(&self) -> &Method {
         self.head.method()
     }
 
     /// Returns the path without decoding it, for example `/ws`.
+    #[must_use]
     pub fn path(&self) -> &str {
         self.head.uri().path()
     }
@@ -100,6 +102,7 @@ impl Request {
     /// Returns the part after the `?`, without decoding it.
     ///
     /// The request's `Debug` leaves the query out, because it may contain a token.
+    #[must_use]
     pub fn query(&self) -> Option<&str> {
         self.head.uri().query()
     }
@@ -108,12 +111,14 @@ impl Request {
     ///
     /// Their `Debug` hides the values that may be a secret: `Authorization`, `Proxy-Authorization`,
     /// `Cookie` and `Sec-WebSocket-Protocol`.
+    #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         self.head.headers()
     }
 
     /// Returns the value of the first header with this name, if it is visible ASCII. The name's
     /// case is ignored.
+    #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers().get(name)?.to_str().ok()
     }
@@ -121,6 +126,7 @@ impl Request {
     /// Returns the page from which a browser connects, such as `https://robot.example`.
     ///
     /// [`Options::allow_origin`](crate::Options::allow_origin) sets which pages may connect.
+    #[must_use]
     pub fn origin(&self) -> Option<&str> {
         self.header(header::ORIGIN.as_str())
     }
@@ -135,16 +141,19 @@ impl Request {
     /// Returns `None` if the header is missing or malformed. Its Base64 must be padded; unused bits
     /// at its end are ignored. To request a login, respond with status 401 and a `WWW-Authenticate`
     /// header, as in the [example](Self) above.
+    #[must_use]
     pub fn basic_auth(&self) -> Option<BasicAuth> {
         BasicAuth::parse(self.headers().get(header::AUTHORIZATION)?)
     }
 
     /// Returns the client's address, or `None` for a Unix socket.
+    #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.transport.peer_addr()
     }
 
     /// Returns whether the request came over TLS.
+    #[must_use]
     pub fn is_encrypted(&self) -> bool {
         self.transport.is_encrypted()
     }
@@ -161,6 +170,7 @@ impl Request {
     /// `accept` informs the client.
     ///
     /// The example of [`Server`](crate::Server#examples) uses it.
+    #[must_use]
     pub fn is_websocket(&self) -> bool {
         wants_websocket(&self.head)
     }

@@ -27,7 +27,7 @@ use super::shared::Shared;
 /// assert_eq!(operator.stats().messages_in, 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
     /// The number of messages received.
@@ -70,7 +70,7 @@ pub struct Stats {
     ///
     /// It is an upper bound over all connections, and more exact with a shorter
     /// [`ping_interval`](crate::Options::ping_interval). When
-    /// [`on_disconnect`](crate::Websocket::on_disconnect) is called, it includes the lost
+    /// [`on_event`](crate::Websocket::on_event) reports the loss of a connection, it includes that
     /// connection.
     pub unconfirmed: u64,
     /// The number of messages that were accepted and never written, because the connection ended

@@ -123,7 +123,7 @@ fn call_everything(ws: &Websocket, callback: Callback) {
     let _ = ws.put(json!(1));
     let _ = ws.put_nowait(json!(1));
     let _ = ws.put_timeout(json!(1), HOUR);
-    ws.put_subscription(unbounded::<Message>().1);
+    let _ = ws.put_subscription(unbounded::<Message>().1);
     drop(ws.subscription());
     ws.stop_subscription();
     let _ = (ws.try_get(), ws.get_timeout(moment));
@@ -195,11 +195,7 @@ fn any_method_may_be_called_when_a_connection_is_lost() {
         let callback = Callback::OnDisconnect;
         for calls in [true, false] {
             let (listener, url) = wire.listen();
-            let later = Backoff {
-                initial: HOUR,
-                max: HOUR,
-                ..Backoff::default()
-            };
+            let later = Backoff::new().initial(HOUR).max(HOUR);
             let options = wire
                 .options()
                 .close_timeout(HOUR)

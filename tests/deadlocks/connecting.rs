@@ -103,12 +103,7 @@ fn close_between_two_attempts_returns_immediately_and_wakes_all_waits() {
     over_each(|wire| {
         for n in 0..100 {
             let (listener, url) = wire.listen();
-            let hour = Backoff {
-                initial: HOUR,
-                max: HOUR,
-                jitter: 0.0,
-                ..Backoff::default()
-            };
+            let hour = Backoff::new().initial(HOUR).max(HOUR).jitter(0.0);
             let ws = wire.options().reconnect(hour).connect(url).unwrap();
             drop(wire.accept(&listener));
             eventually("the loss", || ws.last_error().is_some());
@@ -136,11 +131,9 @@ fn close_between_two_attempts_returns_immediately_and_wakes_all_waits() {
 fn a_client_reconnects_each_time_that_its_connection_is_cut() {
     over_each(|wire| {
         let (listener, url) = wire.listen();
-        let soon = Backoff {
-            initial: Duration::from_millis(1),
-            max: Duration::from_millis(20),
-            ..Backoff::default()
-        };
+        let soon = Backoff::new()
+            .initial(Duration::from_millis(1))
+            .max(Duration::from_millis(20));
         let options = wire.options();
         let ws = options.json(false).reconnect(soon).connect(url).unwrap();
         for n in 0..100u32 {

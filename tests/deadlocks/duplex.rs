@@ -80,14 +80,14 @@ fn an_idle_connection_makes_no_system_call_between_pings() {
             over_each(|wire| {
                 let (client, server) = wire.pair(|options| options);
                 let (_nothing, source) = unbounded::<Message>();
-                client.put_subscription(source);
+                client.put_subscription(source).unwrap();
                 client.subscribe_callback(|_| {});
                 client.subscribe_concurrent(1, |_| {});
                 // Where there are callbacks, messages before the first `get` go only to them.
                 assert!(matches!(client.try_get(), Err(Error::Empty)));
                 server.subscribe_to(server.clone());
                 client.put_nowait(json!("all is running")).unwrap();
-                client.put_subscription(unbounded::<Message>().1);
+                client.put_subscription(unbounded::<Message>().1).unwrap();
                 client.get_timeout(DEADLINE).unwrap();
                 let getter = client.clone();
                 let getting = thread::Builder::new().name("ws-user".into());

@@ -125,10 +125,10 @@ fn descriptors_are_few_and_closed_by_exec() {
             let mut server = wire.server();
             assert_eq!(more(), 3, "a server");
             let waiting = TcpStream::connect(server.local_addr().unwrap()).unwrap();
-            assert!(server.next_timeout(10 * MS).is_none());
+            assert!(server.next_timeout(10 * MS).is_err());
             assert_eq!(more(), 3 + 1 + 1, "a client without a request");
             drop(waiting);
-            assert!(server.next_timeout(10 * MS).is_none());
+            assert!(server.next_timeout(10 * MS).is_err());
 
             let (listener, url) = wire.listen();
             let connecting = wire.options().connect(url).unwrap();
@@ -397,9 +397,9 @@ fn busy(wire: &Wire) -> (Websocket, Websocket) {
     let (client, server) = wire.pair(|options| options.linger(DEADLINE));
     for ws in [&client, &server] {
         let (sender, receiver) = rtcbot_websocket::crossbeam_channel::bounded(16);
-        ws.put_subscription(receiver);
+        ws.put_subscription(receiver).unwrap();
         ws.subscribe_callback(|_| {});
-        ws.subscribe_with(Queue::Latest);
+        drop(ws.subscribe_with(Queue::Latest));
         thread::spawn(move || while sender.send(Message::from("x")).is_ok() {});
     }
     (client, server)
@@ -415,7 +415,7 @@ fn a_forked_child_may_drop_its_copies_and_the_parent_notices_nothing() {
             let subscription = busy.0.subscribe_with(Queue::Latest);
             let mut server = wire.server();
             let waiting = TcpStream::connect(server.local_addr().unwrap()).unwrap();
-            assert!(server.next_timeout(10 * MS).is_none());
+            assert!(server.next_timeout(10 * MS).is_err());
             let asking = wire.options().connect(server.url()).unwrap();
             let request = server.next_timeout(DEADLINE).unwrap();
             let path = std::env::temp_dir().join(format!("forked-{wire}-{}", std::process::id()));

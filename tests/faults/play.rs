@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 use parking_lot::Mutex;
 use rtcbot_websocket::{
-    Error, Message, PutError, Queue, State, Subscription, WeakWebsocket, Websocket,
+    Error, Message, PutError, Queue, State, Subscription, WeakWebsocket, Websocket, json,
 };
-use rtcbot_websocket::{json, pubsub};
 
 use crate::plan::{Consumer, Ending, Feeder, Kind, Naps, Putter, Side, Waiter, Ways};
 use crate::testkit::decisions::Decisions;
@@ -588,7 +587,7 @@ fn feed(ws: Websocket, plan: &Feeder, actor: &Actor) {
             }
             // A put stops the source.
             if ws.subscription().is_none() {
-                closing = !ws.put_subscription(pubsub::Source::from(&source));
+                closing = ws.put_subscription(&source).is_err();
             }
             if ws.subscription().is_some_and(|active| active != source) {
                 actor.wrong("another source is active");

@@ -27,11 +27,9 @@ fn dropping_the_last_handle_between_two_attempts_ends_the_client_immediately() {
 fn close_without_queued_messages_succeeds_at_any_moment_of_an_attempt() {
     // Nobody listens there.
     let url = format!("ws://{}:1/", own_address());
-    let again_and_again = Backoff {
-        initial: Duration::from_micros(1),
-        max: Duration::from_micros(1),
-        ..Backoff::default()
-    };
+    let again_and_again = Backoff::new()
+        .initial(Duration::from_micros(1))
+        .max(Duration::from_micros(1));
     let options = options(again_and_again);
     for n in 0..5000 {
         let ws = options.connect(&url).unwrap();
@@ -87,11 +85,7 @@ fn close_ends_a_client_that_is_cut_repeatedly_at_any_moment() {
             }
         }
     });
-    let backoff = Backoff {
-        initial: MS / 10,
-        max: MS,
-        ..Backoff::default()
-    };
+    let backoff = Backoff::new().initial(MS / 10).max(MS);
     for n in 0..2000u32 {
         let ws = options(backoff).connect(&url).unwrap();
         let (tell, told) = unbounded();

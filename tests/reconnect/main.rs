@@ -25,21 +25,12 @@ type Raw = tungstenite::WebSocket<TcpStream>;
 
 /// Tries again almost immediately.
 fn soon() -> Backoff {
-    Backoff {
-        initial: MS,
-        max: 20 * MS,
-        ..Backoff::default()
-    }
+    Backoff::new().initial(MS).max(20 * MS)
 }
 
 /// Tries again long after the test.
 fn never() -> Backoff {
-    Backoff {
-        initial: HOUR,
-        max: HOUR,
-        jitter: 0.0,
-        ..Backoff::default()
-    }
+    Backoff::new().initial(HOUR).max(HOUR).jitter(0.0)
 }
 
 fn options(backoff: Backoff) -> Options {

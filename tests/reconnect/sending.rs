@@ -36,7 +36,7 @@ fn subscriptions_callbacks_sinks_and_the_source_outlive_a_connection() {
     let (sink, sunk) = unbounded();
     ws.subscribe_to(sink);
     let (give, source) = unbounded::<Message>();
-    ws.put_subscription(&source);
+    ws.put_subscription(&source).unwrap();
     assert!(matches!(ws.try_get(), Err(Error::Empty)));
     for n in 0..10 {
         let mut raw = host.accept();

@@ -136,12 +136,7 @@ fn messages_beyond_the_limit_kept_for_a_slow_consumer_are_counted() {
     const EACH: u32 = 12;
     const SIZE: usize = 4096;
     let host = Host::new();
-    let options = options(Backoff {
-        initial: MS,
-        max: MS,
-        ..Backoff::default()
-    })
-    .close_timeout(2 * MS);
+    let options = options(Backoff::new().initial(MS).max(MS)).close_timeout(2 * MS);
     let ws = options.connect(host.url()).unwrap();
     let slow = ws.subscribe_with(Queue::Block(1));
     let (stop, stopped) = unbounded::<()>();

@@ -49,6 +49,25 @@ fn serve_runs_a_handler_for_each_request_and_a_panic_ends_no_other() {
 }
 
 #[test]
+fn next_timeout_returns_ended_only_when_the_shutdown_is_over() {
+    let mut server = server();
+    let mut stream = stream_to(&server);
+    stream.write_all(UPGRADE.as_bytes()).unwrap();
+    let _peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    read_head(&mut stream);
+    let handle = server.handle();
+    let closing = thread::spawn(move || handle.shutdown(20 * DEADLINE));
+    // The shutdown has begun. It waits for the client's Close frame.
+    assert_eq!(read_close_code(&mut stream), 1001);
+    let request = server.next_timeout(Duration::from_millis(1));
+    assert!(matches!(request, Err(Error::Timeout)), "{request:?}");
+    drop(stream);
+    let request = server.next_timeout(DEADLINE);
+    assert!(matches!(request, Err(Error::Ended)), "{request:?}");
+    closing.join().unwrap().unwrap();
+}
+
+#[test]
 fn shutdown_sends_the_queued_messages_and_frees_the_port() {
     let mut server = server();
     let address = server.local_addr().unwrap();
@@ -292,7 +311,7 @@ fn the_iterator_ends_when_the_shutdown_does() {
     });
     eventually("the shutdown", || !peer.is_ready());
     while taken.get_timeout(DEADLINE).is_ok() {}
-    within(DEADLINE, move || iterating.join()).unwrap();
+    drop(within(DEADLINE, move || iterating.join()).unwrap());
     assert!(peer.is_closed());
     shutting_down.join().unwrap();
 }

@@ -79,11 +79,7 @@ pub fn call(world: &World, losses: &Losses, client: &Client) {
     while !world.is_over() {
         add(&world.counters.connections, 1);
         let options = impatient(&client.options, &mut decisions);
-        let backoff = Backoff {
-            initial: 5 * MS,
-            max: 200 * MS,
-            ..Backoff::default()
-        };
+        let backoff = Backoff::new().initial(5 * MS).max(200 * MS);
         let ws = options.reconnect(backoff).connect(&client.url).unwrap();
         let echoes = ws.subscribe();
         let (mut putting, mut taking) = (Pace::draw(&mut decisions), decisions.clone());

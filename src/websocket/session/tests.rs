@@ -223,7 +223,7 @@ fn an_abort_shuts_down_whatever_the_state_and_no_connection_follows() {
         },
     ];
     for state in states {
-        let mut driver = Driver::new(Role::Client, Some(Backoff::default()));
+        let mut driver = Driver::new(Role::Client, Some(Backoff::new()));
         state(&mut driver);
         driver.step(Input::Aborted);
         assert!(driver.session.is_shut_down() && driver.session.waiting().is_none());
@@ -233,7 +233,7 @@ fn an_abort_shuts_down_whatever_the_state_and_no_connection_follows() {
 
 #[test]
 fn a_replaced_connection_is_followed_immediately_by_another() {
-    let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+    let mut driver = Driver::open(Role::Client, Some(Backoff::new()));
     assert!(driver.step(Input::ReconnectRequested).1);
     driver.step(Input::ReadStopped);
     driver.step(Input::ThreadsEnded {
@@ -260,7 +260,7 @@ fn a_replaced_connection_is_followed_immediately_by_another() {
     let mut driver = Driver::open(Role::Client, None);
     driver.step(Input::ReconnectRequested);
     assert_eq!(driver.session.phase(), Phase::Ready);
-    let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+    let mut driver = Driver::open(Role::Client, Some(Backoff::new()));
     driver.close();
     assert_eq!(driver.step(Input::ReconnectRequested), (None, false));
 }
@@ -269,8 +269,8 @@ fn a_replaced_connection_is_followed_immediately_by_another() {
 fn the_policy_decides_whether_another_connection_follows() {
     use ReconnectPolicy::{Always, Ask, Transient};
     let follows = |policy, code, wanted| {
-        let mut driver = Driver::new(Role::Client, Some(Backoff::default()));
-        let schedule = Schedule::new(Backoff::default());
+        let mut driver = Driver::new(Role::Client, Some(Backoff::new()));
+        let schedule = Schedule::new(Backoff::new());
         driver.session = Session::new(Role::Client, TIMEOUT, Some((schedule, policy)));
         driver.step(Input::Opened);
         let (frame, after_all) = (Some(frame(code)), false);
@@ -295,7 +295,7 @@ fn the_policy_decides_whether_another_connection_follows() {
 
 #[test]
 fn attempts_are_counted_since_the_last_connection_that_was_ready() {
-    let mut driver = Driver::new(Role::Client, Some(Backoff::default()));
+    let mut driver = Driver::new(Role::Client, Some(Backoff::new()));
     let mut attempts = Vec::new();
     for opens in [false, false, true, false] {
         if opens {
@@ -354,7 +354,7 @@ fn closing_while_connecting_shuts_down_a_client_and_not_a_server() {
 
 #[test]
 fn a_client_that_reconnects_waits_and_connects_again_until_this_program_closes() {
-    let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+    let mut driver = Driver::open(Role::Client, Some(Backoff::new()));
     driver.step(Input::ReadEnded(Some(lost())));
     driver.step(Input::ThreadsEnded {
         unsent: 1,
@@ -376,7 +376,7 @@ fn a_client_that_reconnects_waits_and_connects_again_until_this_program_closes()
 #[test]
 fn closing_while_waiting_to_reconnect_is_a_failure_only_if_messages_are_unsent() {
     for unsent in [0, 2] {
-        let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+        let mut driver = Driver::open(Role::Client, Some(Backoff::new()));
         driver.step(Input::ReadEnded(Some(lost())));
         driver.step(Input::ThreadsEnded {
             unsent,
@@ -390,7 +390,7 @@ fn closing_while_waiting_to_reconnect_is_a_failure_only_if_messages_are_unsent()
 
 #[test]
 fn an_attempt_that_fails_when_this_program_closes_is_no_failure() {
-    let mut driver = Driver::new(Role::Client, Some(Backoff::default()));
+    let mut driver = Driver::new(Role::Client, Some(Backoff::new()));
     driver.step(Input::Failed(lost()));
     driver.close();
     assert!(driver.finish(0).is_orderly());
@@ -409,7 +409,7 @@ fn delivery_waits_until_this_program_closes_or_the_connection_must_end() {
     driver.step(Input::Failed(lost()));
     assert_eq!(driver.session.hold(), Hold::Never);
 
-    let mut driver = Driver::open(Role::Client, Some(Backoff::default()));
+    let mut driver = Driver::open(Role::Client, Some(Backoff::new()));
     driver.step(Input::Failed(lost()));
     assert_eq!(driver.session.hold(), Hold::Spill);
     driver.step(Input::ThreadsEnded {
