@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::panics::Panicked;
+use crate::shown::{one_line, quoted};
 
 /// The result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -16,7 +17,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// An `Error` is [`Clone`], because every waiter, subscription and callback of a connection
 /// receives the same reason. Its text is complete: [`source`](std::error::Error::source) adds
-/// nothing.
+/// nothing. `Debug` writes the variant and that text, so a `main` that returns the error prints
+/// `Error: Resolve(cannot resolve "robot.local": ...)`.
 ///
 /// # Examples
 ///
@@ -29,7 +31,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///     Ok(_) => unreachable!("`htp` is not a scheme for WebSockets"),
 /// }
 /// ```
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The URL cannot work on any network. Its host is missing, its port is out of range, or its
@@ -276,13 +278,20 @@ fn body_excerpt(response: &http::Response<Bytes>) -> String {
     };
     match excerpt.is_empty() {
         true => excerpt,
-        false => format!(" ({:?})", excerpt.chars().take(200).collect::<String>()),
+        false => format!(" ({})", quoted(&excerpt, 200)),
     }
 }
 
 fn first_line(text: &str) -> String {
     let line = text.trim().lines().next().unwrap_or_default();
     line.trim_end().to_owned()
+}
+
+/// Writes the name of the variant and, in parentheses, the text of `Display` on one line.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({})", self.variant(), one_line(&self.to_string()))
+    }
 }
 
 impl From<serde_json::Error> for Error {
@@ -308,6 +317,37 @@ impl Error {
         match Panicked::is_cause_of(&error) {
             true => Error::Internal(error.to_string()),
             false => Error::Lost(Arc::new(error)),
+        }
+    }
+
+    fn variant(&self) -> &'static str {
+        match self {
+            Error::InvalidUrl { .. } => "InvalidUrl",
+            Error::InvalidOption { .. } => "InvalidOption",
+            Error::Resolve { .. } => "Resolve",
+            Error::Connect { .. } => "Connect",
+            Error::Proxy { .. } => "Proxy",
+            Error::Tls { .. } => "Tls",
+            Error::ConnectTimeout { .. } => "ConnectTimeout",
+            Error::Refused { .. } => "Refused",
+            Error::Handshake(_) => "Handshake",
+            Error::Header { .. } => "Header",
+            Error::Lost(_) => "Lost",
+            Error::Protocol { .. } => "Protocol",
+            Error::MessageTooBig { .. } => "MessageTooBig",
+            Error::PingTimeout { .. } => "PingTimeout",
+            Error::CloseTimeout { .. } => "CloseTimeout",
+            Error::Closed(_) => "Closed",
+            Error::Ended => "Ended",
+            Error::Unsubscribed => "Unsubscribed",
+            Error::TooManyPings { .. } => "TooManyPings",
+            Error::Timeout => "Timeout",
+            Error::Empty => "Empty",
+            Error::OwnThread => "OwnThread",
+            Error::Forked => "Forked",
+            Error::Json(_) => "Json",
+            Error::Thread(_) => "Thread",
+            Error::Internal(_) => "Internal",
         }
     }
 
@@ -551,12 +591,15 @@ impl<T> PutError<T> {
     }
 }
 
+/// Writes the name of the variant and, in parentheses, the text of `Display`. The item is not
+/// written.
 impl<T> fmt::Debug for PutError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            PutError::Full(_) => "Full(..)",
-            PutError::Closed(_) => "Closed(..)",
-        })
+        let variant = match self {
+            PutError::Full(_) => "Full",
+            PutError::Closed(_) => "Closed",
+        };
+        write!(f, "{variant}({self})")
     }
 }
 
@@ -608,6 +651,111 @@ mod tests {
             assert!(!closed(Side::Peer, Some(code)), "{code}");
         }
         assert!(!closed(Side::Peer, None));
+    }
+
+    /// Returns an error of each variant. Their texts have line breaks where a text comes from
+    /// elsewhere.
+    fn of_each_variant() -> Vec<Error> {
+        let io = || Arc::new(io::Error::other("no\nroute"));
+        let foreign = || Arc::from(Box::<dyn std::error::Error + Send + Sync>::from("a\r\nb"));
+        let (name, reason) = ("ws://x/".to_owned(), "wrong\nline".to_owned());
+        let after = Duration::from_secs(5);
+        let response = http::Response::builder().header("Set-Cookie", "secret");
+        let response = response.status(404).body("gone\nsecret".into()).unwrap();
+        let frame = CloseFrame {
+            code: 4001,
+            reason: "low\nbattery".into(),
+        };
+        vec![
+            Error::invalid_url(&name, &*reason),
+            Error::invalid_option("header", &*reason),
+            Error::Resolve {
+                host: "x\ny".into(),
+                error: io(),
+            },
+            Error::Connect {
+                address: "127.0.0.1:1".into(),
+                error: io(),
+            },
+            Error::Proxy {
+                proxy: name.clone(),
+                reason: reason.clone(),
+                transient: true,
+            },
+            Error::Tls {
+                peer: "x".into(),
+                error: foreign(),
+            },
+            Error::ConnectTimeout {
+                target: name,
+                after,
+                stage: "the TLS handshake",
+            },
+            Error::Refused {
+                response: response.into(),
+            },
+            Error::Handshake(reason.clone()),
+            Error::Header {
+                name: "X-Token".into(),
+                error: foreign(),
+            },
+            Error::Lost(io()),
+            Error::Protocol {
+                code: 1002,
+                reason: reason.clone(),
+            },
+            Error::MessageTooBig {
+                size: 2000,
+                limit: 1000,
+            },
+            Error::PingTimeout { after },
+            Error::CloseTimeout { after, unsent: 7 },
+            Error::Closed(Close {
+                by: Side::Peer,
+                frame: Some(frame),
+                unsent: 1,
+            }),
+            Error::Ended,
+            Error::Unsubscribed,
+            Error::TooManyPings { unanswered: 64 },
+            Error::Timeout,
+            Error::Empty,
+            Error::OwnThread,
+            Error::Forked,
+            serde_json::from_str::<u8>("true").unwrap_err().into(),
+            Error::Thread(io()),
+            Error::Internal(reason),
+        ]
+    }
+
+    #[test]
+    fn debug_writes_the_variant_and_the_text_of_display_on_one_line() {
+        let mut names = std::collections::HashSet::new();
+        for error in of_each_variant() {
+            let debug = format!("{error:?}");
+            assert_eq!(format!("{error:#?}"), debug);
+            assert!(!debug.contains(char::is_control), "{debug}");
+            assert!(!debug.contains("secret"), "{debug}");
+            let (name, text) = debug.split_once('(').unwrap();
+            assert!(names.insert(name.to_owned()), "{name}");
+            assert_eq!(text, one_line(&error.to_string()) + ")");
+        }
+        let error = io::Error::from_raw_os_error(111);
+        let address = "127.0.0.1:80".to_owned();
+        let error = Error::Connect {
+            address,
+            error: Arc::new(error),
+        };
+        assert_eq!(format!("{error:?}"), format!("Connect({error})"));
+    }
+
+    #[test]
+    fn debug_of_a_put_error_shows_no_item() {
+        let texts = [PutError::Full("secret"), PutError::Closed("secret")]
+            .map(|error| (format!("{error:?}"), error.to_string()));
+        assert_eq!(texts[0].0, format!("Full({})", texts[0].1));
+        assert_eq!(texts[1].0, format!("Closed({})", texts[1].1));
+        assert!(!texts[0].0.contains("secret") && !texts[1].0.contains("secret"));
     }
 
     #[test]

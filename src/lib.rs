@@ -379,6 +379,7 @@ mod panics;
 mod process;
 pub mod pubsub;
 mod server;
+mod shown;
 mod thread;
 mod websocket;
 
