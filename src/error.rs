@@ -92,7 +92,7 @@ pub enum Error {
     /// Either the server's certificate is not trusted ("unable to get local issuer certificate",
     /// "self-signed certificate"): see `Options::root_certificate_pem`. Or the certificate is for
     /// another host ("hostname mismatch", "IP address mismatch"). Or the two sides have no TLS
-    /// version or cipher in common.
+    /// version or cipher in common. Or the server does not speak TLS: use `ws://`.
     #[error("TLS with {peer}: {}", tls_reason(&**.error))]
     Tls {
         /// The host that this side connected to.
@@ -126,7 +126,8 @@ pub enum Error {
         response: Arc<http::Response<Bytes>>,
     },
 
-    /// The peer answered with something that is not a WebSocket handshake (RFC 6455, section 4).
+    /// The peer answered with something that is not a WebSocket handshake (RFC 6455, section 4). If
+    /// it answered with TLS, use `wss://`.
     #[error("WebSocket handshake failed: {0}")]
     Handshake(String),
 

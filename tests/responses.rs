@@ -423,6 +423,18 @@ fn a_status_line_that_http_allows_is_understood() {
 }
 
 #[test]
+fn an_answer_in_tls_is_an_error_that_says_so() {
+    // A fatal alert: "unexpected message". Some servers end the stream after it.
+    for after in [After::Stay, After::End] {
+        let error = refusal([21, 3, 3, 0, 2, 2, 10], after);
+        assert!(
+            matches!(&error, Error::Handshake(why) if why.ends_with("If so, use wss://")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn the_error_of_a_refusal_shows_the_servers_text() {
     let json = "{\r\n  \"error\": \"no such robot\"\r\n}\r\n";
     for (headers, body, shown) in [
