@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::panics::Panicked;
-use crate::shown::{one_line, quoted};
+use crate::shown::{MAX_LOCATION, one_line, quoted, shown_url};
 
 /// The result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -113,11 +113,12 @@ pub enum Error {
     },
 
     /// The server answered the handshake with an HTTP status other than 101. The error's text
-    /// quotes the body if that is plain text, JSON, or has no content type.
+    /// quotes the target of a redirect, without its query. It quotes the beginning of another
+    /// response's body if that is plain text, JSON, or has no content type.
     #[error(
         "the server refused the WebSocket: it answered {}{}",
         .response.status(),
-        body_excerpt(.response)
+        redirect_target(.response).unwrap_or_else(|| body_excerpt(.response))
     )]
     Refused {
         /// The response: status, headers and body. The body is at most 64 KiB long and ends where
@@ -254,6 +255,16 @@ fn tls_reason(error: &(dyn std::error::Error + Send + Sync)) -> String {
         Some((_, reason)) if is_invalid => format!("certificate verify failed: {reason}"),
         _ => text,
     }
+}
+
+/// The target of a redirect, and why it was not followed.
+fn redirect_target(response: &http::Response<Bytes>) -> Option<String> {
+    let location = response.headers().get(http::header::LOCATION)?;
+    let location = String::from_utf8_lossy(location.as_bytes());
+    let target = quoted(&shown_url(&location), MAX_LOCATION);
+    response.status().is_redirection().then(|| {
+        format!(" and redirects to {target} (`max_redirects` sets how many redirects are followed)")
+    })
 }
 
 /// The first line of a plain-text body, or the whole of a JSON body: it often gives the reason. An

@@ -702,8 +702,9 @@ impl Options {
 
     /// Sets how many redirects (status 301, 302, 303, 307, 308) a client follows.
     ///
-    /// One more redirect is [`Error::Refused`], and so is a redirect without a `Location` or with
-    /// several different ones. A redirect from `wss` to `ws` is not followed.
+    /// One more redirect is [`Error::Refused`], whose text shows the target. A redirect without a
+    /// `Location`, or with several different ones, is [`Error::Refused`] as well. A redirect from
+    /// `wss` to `ws` is not followed.
     ///
     /// Another host or port receives only the headers of [`subprotocol`](Self::subprotocol),
     /// [`origin`](Self::origin) and [`user_agent`](Self::user_agent). All other headers and the

@@ -1,4 +1,8 @@
-//! How texts from elsewhere are shown in errors and logs: on one line, and not too long.
+//! How texts from elsewhere are shown in errors and logs: on one line, not too long, and without
+//! the secrets of URLs.
+
+/// The maximum length of a redirect's target.
+pub(crate) const MAX_LOCATION: usize = 200;
 
 /// Returns the beginning of a text in quotes, with `max` characters at most, and dots if there is
 /// more. Quotes and what is not printable are escaped.
@@ -24,6 +28,30 @@ pub(crate) fn one_line(text: &str) -> String {
         }
     }
     line
+}
+
+/// Returns the part of an invalid URL that can be shown: without what may be a user, a password or
+/// a query.
+pub(crate) fn shown_url(text: &str) -> String {
+    let (start, rest) = text.split_at(text.find(['?', '#']).unwrap_or(text.len()));
+    match start.rsplit_once('@') {
+        Some((_, host)) => without_query(&format!("{host}{rest}")),
+        // This may be the beginning of a password with characters that a URL must escape.
+        None if rest.contains('@') => match start.split_once("://") {
+            Some((scheme, _)) => format!("{scheme}://..."),
+            None => "...".to_owned(),
+        },
+        None => without_query(text),
+    }
+}
+
+/// Replaces the content of a query by dots, and removes a fragment.
+pub(crate) fn without_query(text: &str) -> String {
+    let text = text.split('#').next().unwrap_or_default();
+    match text.split_once('?') {
+        Some((rest, query)) if !query.is_empty() => format!("{rest}?..."),
+        _ => text.to_owned(),
+    }
 }
 
 #[cfg(test)]

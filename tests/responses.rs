@@ -510,6 +510,28 @@ fn a_redirect_leads_where_its_location_says() {
 }
 
 #[test]
+fn the_error_of_a_redirect_that_is_not_followed_shows_its_location() {
+    let long = "x".repeat(1000);
+    for (location, shown) in [
+        ("https://robot.example/b", "\"https://robot.example/b\" "),
+        ("/b?token=secret#secret", "\"/b?...\" "),
+        ("wss://me:secret@robot.example/", "\"robot.example/\" "),
+        ("/a\tb", "\"/a\\tb\" "),
+        (&long, "xxx\"... "),
+    ] {
+        let answer = redirect(&format!("Location: {location}\r\nContent-Length: 0\r\n"));
+        let error = refusal(answer, After::Stay);
+        assert!(matches!(error, Error::Refused { .. }), "{error}");
+        let error = error.to_string();
+        assert!(
+            error.contains(shown) && error.contains("`max_redirects`"),
+            "{error}"
+        );
+        assert!(!error.contains("secret") && error.len() < 400, "{error}");
+    }
+}
+
+#[test]
 fn a_redirect_without_one_location_is_a_refusal() {
     for location in [
         "",

@@ -11,6 +11,7 @@ use url::{Position, Url};
 use super::credentials::Credentials;
 use super::host::{Endpoint, parse_url, with_zone};
 use crate::error::{Error, Result};
+use crate::shown::{MAX_LOCATION, quoted, shown_url, without_query};
 
 /// A valid URL, split into its parts.
 #[derive(Clone, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl Target {
     }
 
     fn host(text: &str) -> Result<Target> {
-        let shown = shown(text);
+        let shown = shown_url(text);
         let rejected = |reason: String| Error::invalid_url(&shown, reason);
         if !text.contains("://") {
             return Err(rejected(format!("it has no scheme: write ws://{shown}")));
@@ -102,7 +103,7 @@ impl Target {
     /// written `%3A`.
     fn unix(text: &str, scheme: &str, rest: &str) -> Result<Target> {
         // Not a valid place for a password, but the text may contain one.
-        let shown = shown(text);
+        let shown = shown_url(text);
         let rest = rest.split('#').next().unwrap_or_default();
         let (path, resource) = rest.split_once(':').unwrap_or((rest, "/"));
         let path = path.strip_prefix("//").unwrap_or(path);
@@ -138,9 +139,9 @@ impl Target {
     pub(crate) fn redirect(&self, location: &str) -> Result<Target> {
         let refused = |why: &str| {
             let name = &self.name;
-            let shown = shown(location);
+            let shown = quoted(&shown_url(location), MAX_LOCATION);
             Err(Error::Handshake(format!(
-                "{name} redirects to {shown:?}, which is not followed: {why}"
+                "{name} redirects to {shown}, which is not followed: {why}"
             )))
         };
         if matches!(self.place, Place::Unix(_)) {
@@ -177,30 +178,6 @@ impl Target {
         };
         let upgraded = (from.port, to.port) == (80, 443) && other.encrypted;
         (&from.host, &from.zone) == (&to.host, &to.zone) && (from.port == to.port || upgraded)
-    }
-}
-
-/// Returns the part of an invalid URL that can be shown: without what may be a user, a password or
-/// a query.
-fn shown(text: &str) -> String {
-    let (start, rest) = text.split_at(text.find(['?', '#']).unwrap_or(text.len()));
-    match start.rsplit_once('@') {
-        Some((_, host)) => without_query(&format!("{host}{rest}")),
-        // This may be the beginning of a password with characters that a URL must escape.
-        None if rest.contains('@') => match start.split_once("://") {
-            Some((scheme, _)) => format!("{scheme}://..."),
-            None => "...".to_owned(),
-        },
-        None => without_query(text),
-    }
-}
-
-/// Replaces the content of a query by dots, and removes a fragment.
-fn without_query(text: &str) -> String {
-    let text = text.split('#').next().unwrap_or_default();
-    match text.split_once('?') {
-        Some((rest, query)) if !query.is_empty() => format!("{rest}?..."),
-        _ => text.to_owned(),
     }
 }
 
