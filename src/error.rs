@@ -39,8 +39,8 @@ pub enum Error {
     /// itself returns this error. Correct the URL.
     #[error("invalid URL {url:?}: {reason}")]
     InvalidUrl {
-        /// The URL as it was given, without the part that may be a user and a password, and without
-        /// its query.
+        /// The URL as it was given, without the part that may be a user and a password, without
+        /// its query, and without what exceeds 100 characters.
         url: String,
         /// What is wrong with the URL.
         reason: String,

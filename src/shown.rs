@@ -18,6 +18,14 @@ pub(crate) fn quoted(text: &str, max: usize) -> String {
     format!("{start:?}{dots}")
 }
 
+/// Returns a text of `max` characters at most. If it is longer, its end is replaced by dots.
+pub(crate) fn shortened(text: &str, max: usize) -> String {
+    match text.chars().count() > max {
+        true => text.chars().take(max - 3).chain("...".chars()).collect(),
+        false => text.to_owned(),
+    }
+}
+
 /// Returns a text with its control characters escaped, and so without line breaks.
 pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::new();
@@ -66,6 +74,12 @@ mod tests {
         // An escape is not cut.
         assert_eq!(quoted("ab\u{1b}d", 4), "\"ab\"...");
         assert_eq!(quoted(&"\u{202e}".repeat(1000), 100).len(), 8 * 12 + 5);
+    }
+
+    #[test]
+    fn a_shortened_text_ends_with_dots() {
+        assert_eq!(shortened("\u{fc}bcdef", 6), "\u{fc}bcdef");
+        assert_eq!(shortened("\u{fc}bcdefg", 6), "\u{fc}bc...");
     }
 
     #[test]

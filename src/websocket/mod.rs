@@ -1063,7 +1063,8 @@ impl Websocket {
     /// "connection from" and the client's address for an accepted connection.
     ///
     /// The URL's user, password, fragment and query text are left out, because the query may
-    /// contain a token (`ws://robot.local/drive?...`).
+    /// contain a token (`ws://robot.local/drive?...`). The name has no control characters, and at
+    /// most 100 characters; a longer URL ends with `...`.
     ///
     /// # Examples
     ///
