@@ -300,7 +300,7 @@ impl Options {
     /// Sets the maximum size of a received message, in bytes.
     ///
     /// A longer message ends the connection with [`Error::MessageTooBig`]. The peer receives close
-    /// code 1009, with the limit in the reason.
+    /// code 1009, with the message's size and the limit in the reason.
     ///
     /// Defaults to 16 MiB for clients and for [`pair`](Self::pair), and to **1 MiB for servers**
     /// ([`accept`](Self::accept)), because strangers may connect to a server.
