@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::panics::Panicked;
-use crate::shown::{MAX_LOCATION, one_line, quoted, shown_url};
+use crate::shown::{MAX_LOCATION, one_line, quoted, shortened, shown_url};
 
 /// The result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -231,9 +231,15 @@ pub enum Error {
     #[error("the connection belongs to the parent of this forked process")]
     Forked,
 
-    /// A value could not be serialised to JSON, or JSON could not be read as the requested type.
-    #[error("JSON: {0}")]
-    Json(Arc<serde_json::Error>),
+    /// A value could not be serialised to JSON, or a text could not be read as the requested type.
+    #[error("JSON: {}{}", json_reason(.error), in_excerpt(.excerpt))]
+    Json {
+        /// The reason, with its position in the text.
+        error: Arc<serde_json::Error>,
+        /// The first 100 characters of the text, in quotes and escaped. Empty if a value could not
+        /// be serialised.
+        excerpt: String,
+    },
 
     /// The operating system refused to start a thread: one of the connection's own, or the first
     /// callback thread. As far as it can be found out, the text names the limit that was reached
@@ -303,6 +309,24 @@ fn first_line(text: &str) -> String {
     line.trim_end().to_owned()
 }
 
+/// The reason, shortened, and the position. The reason quotes values and names of the text, however
+/// long they are.
+fn json_reason(error: &serde_json::Error) -> String {
+    let reason = one_line(&error.to_string());
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    match reason.strip_suffix(&position) {
+        Some(reason) => shortened(reason, 200) + &position,
+        None => shortened(&reason, 200),
+    }
+}
+
+fn in_excerpt(excerpt: &str) -> String {
+    match excerpt {
+        "" => String::new(),
+        _ => format!(" in {excerpt}"),
+    }
+}
+
 /// Writes the name of the variant and, in parentheses, the text of `Display` on one line.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -312,7 +336,8 @@ impl fmt::Debug for Error {
 
 impl From<serde_json::Error> for Error {
     fn from(error: serde_json::Error) -> Self {
-        Error::Json(Arc::new(error))
+        let (error, excerpt) = (Arc::new(error), String::new());
+        Error::Json { error, excerpt }
     }
 }
 
@@ -361,7 +386,7 @@ impl Error {
             Error::Empty => "Empty",
             Error::OwnThread => "OwnThread",
             Error::Forked => "Forked",
-            Error::Json(_) => "Json",
+            Error::Json { .. } => "Json",
             Error::Thread(_) => "Thread",
             Error::Internal(_) => "Internal",
         }

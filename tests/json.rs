@@ -6,7 +6,7 @@ mod testkit;
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use rtcbot_websocket::{Message, Options, Websocket, json};
+use rtcbot_websocket::{Error, Message, Options, Websocket, json};
 use serde_json::Value;
 use testkit::{DEADLINE, pair, pair_with};
 
@@ -193,6 +193,40 @@ fn non_finite_numbers_decode_as_none() {
     let ranges = scan.decode::<Vec<Option<f64>>>().unwrap();
     assert_eq!(ranges, [Some(1.5), None, None, None]);
     assert!(scan.decode::<Vec<f64>>().is_err());
+}
+
+#[test]
+fn an_error_of_decode_shows_the_beginning_of_the_text() {
+    fn error<T: serde::de::DeserializeOwned>(message: impl Into<Message>) -> String {
+        let Err(error) = message.into().decode::<T>() else {
+            panic!("it was decoded");
+        };
+        assert!(matches!(error, Error::Json { .. }), "{error:?}");
+        error.to_string()
+    }
+    let text = error::<Value>("{oops\n");
+    assert_eq!(
+        text,
+        r#"JSON: key must be a string at line 1 column 2 in "{oops\n""#
+    );
+    let text = error::<u8>(json!("a\nb"));
+    let reason = r#"invalid type: string "a\nb", expected u8 at line 1 column 6"#;
+    assert_eq!(text, format!(r#"JSON: {reason} in "\"a\\nb\"""#));
+    assert!(error::<Value>(b"\xff\x1b").ends_with("column 1 in \"\u{fffd}\\u{1b}\""));
+    // Both the reason and the text are shortened. The position is kept.
+    let long = "x".repeat(10_000);
+    for message in [
+        Message::from(json!([long])),
+        long.as_bytes().into(),
+        long.into(),
+    ] {
+        let text = error::<Vec<u8>>(message);
+        assert!(text.len() < 400 && text.ends_with("xxx\"..."), "{text}");
+        assert!(text.contains(" at line 1 column "), "{text}");
+    }
+    // There is no text if a value cannot be made one.
+    let error = Message::json(&std::collections::HashMap::from([((), 1)])).unwrap_err();
+    assert_eq!(error.to_string(), "JSON: key must be a string");
 }
 
 #[test]
