@@ -220,6 +220,10 @@ pub enum Error {
     #[error("no message is waiting")]
     Empty,
 
+    /// `put_json` found no space in the send queue. The connection is not affected.
+    #[error("the send queue is full")]
+    Full,
+
     /// The call would wait for a message or for the connection's end on the thread that has to
     /// bring it about: in a function given to [`Options`](crate::Options). The requested operation
     /// has been started; only the wait was left out.
@@ -384,6 +388,7 @@ impl Error {
             Error::TooManyPings { .. } => "TooManyPings",
             Error::Timeout => "Timeout",
             Error::Empty => "Empty",
+            Error::Full => "Full",
             Error::OwnThread => "OwnThread",
             Error::Forked => "Forked",
             Error::Json { .. } => "Json",
@@ -761,6 +766,7 @@ mod tests {
             Error::TooManyPings { unanswered: 64 },
             Error::Timeout,
             Error::Empty,
+            Error::Full,
             Error::OwnThread,
             Error::Forked,
             serde_json::from_str::<u8>("true").unwrap_err().into(),

@@ -230,6 +230,45 @@ fn an_error_of_decode_shows_the_beginning_of_the_text() {
 }
 
 #[test]
+fn values_are_put_and_taken_as_types_of_the_program() {
+    let (client, server) = pair();
+    let numbers = server.subscribe();
+    client.put_json(&vec![1, 2]).unwrap();
+    client.put_json("text").unwrap();
+    assert_eq!(numbers.get_as::<Vec<u8>>().unwrap(), [1, 2]);
+    assert!(matches!(numbers.get_as::<u8>(), Err(Error::Json { .. })));
+    // The message that does not fit was taken. The connection is not affected.
+    client.put_json(&7).unwrap();
+    assert_eq!(numbers.get_as::<u8>().unwrap(), 7);
+    let no_json = std::collections::HashMap::from([((), 1)]);
+    assert!(matches!(client.put_json(&no_json), Err(Error::Json { .. })));
+
+    server.put_json(&Some(0.5)).unwrap();
+    assert_eq!(client.get_as::<f64>().unwrap(), 0.5);
+    server.close_with(4001, "done").unwrap();
+    for error in [
+        client.get_as::<f64>().unwrap_err(),
+        client.put_json(&1).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("4001"), "{error}");
+    }
+    let error = server.put_json(&1).unwrap_err();
+    assert!(matches!(error, Error::Closed(_)), "{error}");
+}
+
+#[test]
+fn a_value_that_finds_no_space_is_an_error() {
+    let (robot, _operator) = Options::new().send_queue(1000).paused(true).pair();
+    let error = loop {
+        if let Err(error) = robot.put_json(&[0u8; 32]) {
+            break error;
+        }
+    };
+    assert!(matches!(error, Error::Full), "{error}");
+    assert!(robot.is_ready());
+}
+
+#[test]
 fn a_number_is_decoded_with_all_its_digits() {
     let texts = [format!(
         r#"{{"big": [{}], "small": {}}}"#,

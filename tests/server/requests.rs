@@ -215,6 +215,31 @@ fn the_error_for_an_address_in_use_names_it() {
 }
 
 #[test]
+fn a_query_parameter_is_decoded_as_a_form_is() {
+    let mut server = server();
+    let mut stream = stream_to(&server);
+    let query = "a=1+2&a=3&%62=%C3%BC%20%26&c=%ff&d&=e";
+    let head = format!("GET /?{query} HTTP/1.1\r\nHost: x\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let request = server.next_timeout(DEADLINE).unwrap();
+    for (name, value) in [
+        ("a", Some("1 2")),
+        ("b", Some("\u{fc} &")),
+        ("c", Some("\u{fffd}")),
+        ("d", Some("")),
+        ("", Some("e")),
+        ("A", None),
+        ("%62", None),
+    ] {
+        assert_eq!(request.query_param(name).as_deref(), value, "{name}");
+    }
+    let without = stream_to(&server);
+    { &without }.write_all(UPGRADE.as_bytes()).unwrap();
+    let request = server.next_timeout(DEADLINE).unwrap();
+    assert_eq!(request.query_param("a"), None);
+}
+
+#[test]
 fn next_timeout_returns_without_a_request() {
     let mut server = server();
     assert!(
