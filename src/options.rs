@@ -22,6 +22,10 @@ use crate::pubsub::Queue;
 const LONGEST_MESSAGE: usize = 16 << 20;
 const SERVERS_MESSAGE: usize = 1 << 20;
 
+/// The minimum size of a stack. A peer decides how deep its JSON is nested, up to the 127 levels
+/// that serde_json reads. Without optimisation, these take more than 128 KiB.
+const SMALLEST_STACK: usize = 256 << 10;
+
 /// The settings of a [`Websocket`](crate::Websocket).
 ///
 /// Set them as with [`std::fs::OpenOptions`], then call [`connect`](Self::connect) or
@@ -58,6 +62,7 @@ pub struct Options {
     pub(crate) receive_queue: Queue,
     pub(crate) receive_queue_bytes: usize,
     pub(crate) read_buffer: usize,
+    pub(crate) thread_stack_size: Option<usize>,
     pub(crate) nodelay: bool,
     pub(crate) paused: bool,
     pub(crate) reconnect: Option<Backoff>,
@@ -91,6 +96,7 @@ impl Default for Options {
             receive_queue: Queue::default(),
             receive_queue_bytes: 16 << 20,
             read_buffer: 16 << 10,
+            thread_stack_size: None,
             nodelay: true,
             paused: false,
             reconnect: None,
@@ -447,6 +453,32 @@ impl Options {
     /// Defaults to 16 KiB.
     pub fn read_buffer(&mut self, bytes: usize) -> &mut Self {
         self.read_buffer = bytes.max(1 << 10);
+        self
+    }
+
+    /// Sets the stack size of the connection's threads, in bytes, at least 256 KiB.
+    ///
+    /// These are `ws-read`, `ws-write`, `ws-dispatch`, `ws-worker` and `ws-forward`; see the [list
+    /// of threads](crate#threads). A callback that recurses deeply needs more than the default. A
+    /// smaller stack saves address space and page tables. **A thread that needs more than its stack
+    /// ends the process**, so test your callbacks with a smaller one. With 256 KiB, the JSON that
+    /// serde_json nests deepest can still be read. If the system has no space for the stack, the
+    /// connection fails with [`Error::Thread`].
+    ///
+    /// Defaults to the size that [`std::thread`] uses: 2 MiB, or the value of the environment
+    /// variable `RUST_MIN_STACK`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    ///
+    /// let (robot, operator) = Options::new().thread_stack_size(8 << 20).pair();
+    /// robot.subscribe_callback(|order| println!("received {order}")); // has 8 MiB of stack
+    /// # drop(operator);
+    /// ```
+    pub fn thread_stack_size(&mut self, bytes: usize) -> &mut Self {
+        self.thread_stack_size = Some(bytes.max(SMALLEST_STACK));
         self
     }
 
