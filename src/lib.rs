@@ -422,3 +422,8 @@ struct Scaling;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/embedding.md")]
 struct Embedding;
+
+/// Compiles the page's programs.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/strangers.md")]
+struct Strangers;
