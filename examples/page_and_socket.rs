@@ -99,10 +99,7 @@ fn respond(request: Request, peer: &str, orders: &Sender<Order>) -> Result<()> {
     match (request.method().as_str(), request.path()) {
         (_, "/ws") => relay_orders(request, peer, orders),
         // The library does not send the body in reply to HEAD.
-        ("GET" | "HEAD", "/") => {
-            let response = http::Response::builder().header("Content-Type", "text/html");
-            Ok(request.respond_with(response.body(PAGE)?)?)
-        }
+        ("GET" | "HEAD", "/") => Ok(request.respond_html(PAGE)?),
         (_, "/") => {
             let response = http::Response::builder().status(405);
             Ok(request.respond_with(response.header("Allow", "GET, HEAD").body("")?)?)

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::panics::Panicked;
+use crate::shown::{MAX_LOCATION, one_line, quoted, shortened, shown_url};
 
 /// The result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -15,9 +16,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a call failed, or why a connection ended.
 ///
 /// An `Error` is [`Clone`], because every waiter, subscription and callback of a connection
-/// receives the same reason.
+/// receives the same reason. `Debug` writes the variant and the text, so a `main` that returns the
+/// error prints `Error: Resolve(cannot resolve "robot.local": ...)`.
 ///
-/// Its text contains that of its cause, so [`source`](std::error::Error::source) returns `None`: a
+/// The text contains that of the cause, so [`source`](std::error::Error::source) returns `None`: a
 /// program that prints the whole chain would print the cause twice. The fields `error` have the
 /// cause itself.
 ///
@@ -32,7 +34,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///     Ok(_) => unreachable!("`htp` is not a scheme for WebSockets"),
 /// }
 /// ```
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The URL cannot work on any network. Its host is missing, its port is out of range, or its
@@ -40,8 +42,8 @@ pub enum Error {
     /// itself returns this error. Correct the URL.
     #[error("invalid URL {url:?}: {reason}")]
     InvalidUrl {
-        /// The URL as it was given, without the part that may be a user and a password, and without
-        /// its query.
+        /// The URL as it was given, without the part that may be a user and a password, without
+        /// its query, and without what exceeds 100 characters.
         url: String,
         /// What is wrong with the URL.
         reason: String,
@@ -93,7 +95,7 @@ pub enum Error {
     /// Either the server's certificate is not trusted ("unable to get local issuer certificate",
     /// "self-signed certificate"): see `Options::root_certificate_pem`. Or the certificate is for
     /// another host ("hostname mismatch", "IP address mismatch"). Or the two sides have no TLS
-    /// version or cipher in common.
+    /// version or cipher in common. Or the server does not speak TLS: use `ws://`.
     #[error("TLS with {peer}: {}", tls_reason(&**.error))]
     Tls {
         /// The host that this side connected to.
@@ -114,11 +116,12 @@ pub enum Error {
     },
 
     /// The server answered the handshake with an HTTP status other than 101. The error's text
-    /// quotes the body if that is plain text, JSON, or has no content type.
+    /// quotes the target of a redirect, without its query. It quotes the beginning of another
+    /// response's body if that is plain text, JSON, or has no content type.
     #[error(
         "the server refused the WebSocket: it answered {}{}",
         .response.status(),
-        body_excerpt(.response)
+        redirect_target(.response).unwrap_or_else(|| body_excerpt(.response))
     )]
     Refused {
         /// The response: status, headers and body. The body is at most 64 KiB long and ends where
@@ -127,7 +130,8 @@ pub enum Error {
         response: Arc<http::Response<Bytes>>,
     },
 
-    /// The peer answered with something that is not a WebSocket handshake (RFC 6455, section 4).
+    /// The peer answered with something that is not a WebSocket handshake (RFC 6455, section 4). If
+    /// it answered with TLS, use `wss://`.
     #[error("WebSocket handshake failed: {0}")]
     Handshake(String),
 
@@ -157,8 +161,12 @@ pub enum Error {
 
     /// The peer sent more than [`max_message_size`](crate::Options::max_message_size) or
     /// `max_frame_size` allows. On a server, `max_message_size` is 1 MiB by default. This side
-    /// closed the connection with code 1009 and named the limit in the reason.
-    #[error("the peer sent a message of {size} bytes, more than the {limit} allowed")]
+    /// closed the connection with code 1009 and named both sizes in the reason. The peer's error is
+    /// [`Closed`](Self::Closed).
+    #[error(
+        "the peer sent a message of {size} bytes, more than the {limit} that this side's \
+         `max_message_size` (or `max_frame_size`) allows"
+    )]
     MessageTooBig {
         /// The size in bytes that the peer announced, or that had arrived so far.
         size: usize,
@@ -253,9 +261,15 @@ pub enum Error {
     #[error("the connection belongs to the parent of this forked process")]
     Forked,
 
-    /// A value could not be serialised to JSON, or JSON could not be read as the requested type.
-    #[error("JSON: {0}")]
-    Json(Arc<serde_json::Error>),
+    /// A value could not be serialised to JSON, or a text could not be read as the requested type.
+    #[error("JSON: {}{}", json_reason(.error), in_excerpt(.excerpt))]
+    Json {
+        /// The reason, with its position in the text.
+        error: Arc<serde_json::Error>,
+        /// The first 100 characters of the text, in quotes and escaped. Empty if a value could not
+        /// be serialised.
+        excerpt: String,
+    },
 
     /// The operating system refused to start a thread: one of the connection's own, or the first
     /// callback thread. As far as it can be found out, the text names the limit that was reached
@@ -283,6 +297,16 @@ fn tls_reason(error: &(dyn std::error::Error + Send + Sync)) -> String {
     }
 }
 
+/// The target of a redirect, and why it was not followed.
+fn redirect_target(response: &http::Response<Bytes>) -> Option<String> {
+    let location = response.headers().get(http::header::LOCATION)?;
+    let location = String::from_utf8_lossy(location.as_bytes());
+    let target = quoted(&shown_url(&location), MAX_LOCATION);
+    response.status().is_redirection().then(|| {
+        format!(" and redirects to {target} (`max_redirects` sets how many redirects are followed)")
+    })
+}
+
 /// The first line of a plain-text body, or the whole of a JSON body: it often gives the reason. An
 /// HTML page is left out.
 fn body_excerpt(response: &http::Response<Bytes>) -> String {
@@ -306,7 +330,7 @@ fn body_excerpt(response: &http::Response<Bytes>) -> String {
     };
     match excerpt.is_empty() {
         true => excerpt,
-        false => format!(" ({:?})", excerpt.chars().take(200).collect::<String>()),
+        false => format!(" ({})", quoted(&excerpt, 200)),
     }
 }
 
@@ -315,9 +339,35 @@ fn first_line(text: &str) -> String {
     line.trim_end().to_owned()
 }
 
+/// The reason, shortened, and the position. The reason quotes values and names of the text, however
+/// long they are.
+fn json_reason(error: &serde_json::Error) -> String {
+    let reason = one_line(&error.to_string());
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    match reason.strip_suffix(&position) {
+        Some(reason) => shortened(reason, 200) + &position,
+        None => shortened(&reason, 200),
+    }
+}
+
+fn in_excerpt(excerpt: &str) -> String {
+    match excerpt {
+        "" => String::new(),
+        _ => format!(" in {excerpt}"),
+    }
+}
+
+/// Writes the name of the variant and, in parentheses, the text of `Display` on one line.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({})", self.variant(), one_line(&self.to_string()))
+    }
+}
+
 impl From<serde_json::Error> for Error {
     fn from(error: serde_json::Error) -> Self {
-        Error::Json(Arc::new(error))
+        let (error, excerpt) = (Arc::new(error), String::new());
+        Error::Json { error, excerpt }
     }
 }
 
@@ -349,6 +399,40 @@ impl Error {
         match Panicked::is_cause_of(&error) {
             true => Error::Internal(error.to_string()),
             false => Error::Lost(Arc::new(error)),
+        }
+    }
+
+    fn variant(&self) -> &'static str {
+        match self {
+            Error::InvalidUrl { .. } => "InvalidUrl",
+            Error::InvalidOption { .. } => "InvalidOption",
+            Error::Resolve { .. } => "Resolve",
+            Error::Connect { .. } => "Connect",
+            Error::Proxy { .. } => "Proxy",
+            Error::Tls { .. } => "Tls",
+            Error::ConnectTimeout { .. } => "ConnectTimeout",
+            Error::Refused { .. } => "Refused",
+            Error::Handshake(_) => "Handshake",
+            Error::Header { .. } => "Header",
+            Error::Lost(_) => "Lost",
+            Error::Protocol { .. } => "Protocol",
+            Error::MessageTooBig { .. } => "MessageTooBig",
+            Error::PingTimeout { .. } => "PingTimeout",
+            Error::ReceiveTimeout { .. } => "ReceiveTimeout",
+            Error::Aborted { .. } => "Aborted",
+            Error::CloseTimeout { .. } => "CloseTimeout",
+            Error::Closed(_) => "Closed",
+            Error::Ended => "Ended",
+            Error::Unsubscribed => "Unsubscribed",
+            Error::TooManyPings { .. } => "TooManyPings",
+            Error::Timeout => "Timeout",
+            Error::Empty => "Empty",
+            Error::Full => "Full",
+            Error::OwnThread => "OwnThread",
+            Error::Forked => "Forked",
+            Error::Json { .. } => "Json",
+            Error::Thread(_) => "Thread",
+            Error::Internal(_) => "Internal",
         }
     }
 
@@ -620,12 +704,15 @@ impl<T> PutError<T> {
     }
 }
 
+/// Writes the name of the variant and, in parentheses, the text of `Display`. The item is not
+/// written.
 impl<T> fmt::Debug for PutError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            PutError::Full(_) => "Full(..)",
-            PutError::Closed(_) => "Closed(..)",
-        })
+        let variant = match self {
+            PutError::Full(_) => "Full",
+            PutError::Closed(_) => "Closed",
+        };
+        write!(f, "{variant}({self})")
     }
 }
 
@@ -677,6 +764,114 @@ mod tests {
             assert!(!closed(Side::Peer, Some(code)), "{code}");
         }
         assert!(!closed(Side::Peer, None));
+    }
+
+    /// Returns an error of each variant. Their texts have line breaks where a text comes from
+    /// elsewhere.
+    fn of_each_variant() -> Vec<Error> {
+        let io = || Arc::new(io::Error::other("no\nroute"));
+        let foreign = || Arc::from(Box::<dyn std::error::Error + Send + Sync>::from("a\r\nb"));
+        let (name, reason) = ("ws://x/".to_owned(), "wrong\nline".to_owned());
+        let after = Duration::from_secs(5);
+        let response = http::Response::builder().header("Set-Cookie", "secret");
+        let response = response.status(404).body("gone\nsecret".into()).unwrap();
+        let frame = CloseFrame {
+            code: 4001,
+            reason: "low\nbattery".into(),
+        };
+        vec![
+            Error::invalid_url(&name, &*reason),
+            Error::invalid_option("header", &*reason),
+            Error::Resolve {
+                host: "x\ny".into(),
+                error: io(),
+            },
+            Error::Connect {
+                address: "127.0.0.1:1".into(),
+                error: io(),
+            },
+            Error::Proxy {
+                proxy: name.clone(),
+                reason: reason.clone(),
+                transient: true,
+            },
+            Error::Tls {
+                peer: "x".into(),
+                error: foreign(),
+            },
+            Error::ConnectTimeout {
+                target: name,
+                after,
+                stage: "the TLS handshake",
+            },
+            Error::Refused {
+                response: response.into(),
+            },
+            Error::Handshake(reason.clone()),
+            Error::Header {
+                name: "X-Token".into(),
+                error: foreign(),
+            },
+            Error::Lost(io()),
+            Error::Protocol {
+                code: 1002,
+                reason: reason.clone(),
+            },
+            Error::MessageTooBig {
+                size: 2000,
+                limit: 1000,
+            },
+            Error::PingTimeout { after },
+            Error::ReceiveTimeout { after },
+            Error::Aborted { unsent: 7 },
+            Error::CloseTimeout { after, unsent: 7 },
+            Error::Closed(Close {
+                by: Side::Peer,
+                frame: Some(frame),
+                unsent: 1,
+            }),
+            Error::Ended,
+            Error::Unsubscribed,
+            Error::TooManyPings { unanswered: 64 },
+            Error::Timeout,
+            Error::Empty,
+            Error::Full,
+            Error::OwnThread,
+            Error::Forked,
+            serde_json::from_str::<u8>("true").unwrap_err().into(),
+            Error::Thread(io()),
+            Error::Internal(reason),
+        ]
+    }
+
+    #[test]
+    fn debug_writes_the_variant_and_the_text_of_display_on_one_line() {
+        let mut names = std::collections::HashSet::new();
+        for error in of_each_variant() {
+            let debug = format!("{error:?}");
+            assert_eq!(format!("{error:#?}"), debug);
+            assert!(!debug.contains(char::is_control), "{debug}");
+            assert!(!debug.contains("secret"), "{debug}");
+            let (name, text) = debug.split_once('(').unwrap();
+            assert!(names.insert(name.to_owned()), "{name}");
+            assert_eq!(text, one_line(&error.to_string()) + ")");
+        }
+        let error = io::Error::from_raw_os_error(111);
+        let address = "127.0.0.1:80".to_owned();
+        let error = Error::Connect {
+            address,
+            error: Arc::new(error),
+        };
+        assert_eq!(format!("{error:?}"), format!("Connect({error})"));
+    }
+
+    #[test]
+    fn debug_of_a_put_error_shows_no_item() {
+        let texts = [PutError::Full("secret"), PutError::Closed("secret")]
+            .map(|error| (format!("{error:?}"), error.to_string()));
+        assert_eq!(texts[0].0, format!("Full({})", texts[0].1));
+        assert_eq!(texts[1].0, format!("Closed({})", texts[1].1));
+        assert!(!texts[0].0.contains("secret") && !texts[1].0.contains("secret"));
     }
 
     #[test]

@@ -44,32 +44,39 @@
 //!
 //! # Typed messages
 //!
-//! [`Message::json`] serialises any value, and [`Message::decode`] reads one:
+//! [`Message::json`] serialises any value, and [`Message::decode`] reads one.
+//! [`put_json`](Websocket::put_json) and [`get_as`](Websocket::get_as) send and receive them:
 //!
 //! ```
-//! use rtcbot_websocket::{Message, json};
+//! use rtcbot_websocket::{Websocket, json};
 //!
 //! #[derive(serde::Serialize, serde::Deserialize)]
 //! struct Pose { x: f64, y: f64 }
 //!
-//! let message = Message::json(&Pose { x: 1.0, y: 2.0 })?;
-//! let pose: Pose = message.decode()?;
-//! assert_eq!(message, json!({"x": pose.x, "y": pose.y}));
-//! # Ok::<(), rtcbot_websocket::Error>(())
+//! let (robot, operator) = Websocket::pair(); // two connected sockets
+//! robot.put_json(&Pose { x: 1.0, y: 2.0 })?;
+//! let pose: Pose = operator.get_as()?;
+//! operator.put_nowait(json!({"x": pose.x + 1.0, "y": pose.y}))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Receiving
 //!
 //! [`get`](Websocket::get) waits for the next message, [`get_timeout`](Websocket::get_timeout)
-//! waits for a limited time, and [`try_get`](Websocket::try_get) does not wait:
+//! waits for a limited time, and [`try_get`](Websocket::try_get) does not wait. A loop takes all
+//! messages until the connection ends:
 //!
 //! ```
 //! use rtcbot_websocket::Websocket;
 //!
-//! let (operator, robot) = Websocket::pair(); // two connected sockets
+//! let (operator, robot) = Websocket::pair();
 //! operator.put_nowait("forward")?;
 //! assert_eq!(robot.get()?, "forward");
-//! assert!(robot.try_get().is_err());
+//! operator.put_nowait("stop")?;
+//! operator.close()?;
+//! for order in &robot {
+//!     assert_eq!(order, "stop");
+//! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -380,6 +387,7 @@ mod panics;
 mod process;
 pub mod pubsub;
 mod server;
+mod shown;
 mod thread;
 mod websocket;
 
@@ -398,7 +406,9 @@ pub use net::transport::{self, Transport};
 pub use options::Options;
 pub use pubsub::{Queue, Sink, Source, Subscription, SubscriptionId};
 pub use server::{Server, ServerHandle};
-pub use websocket::{ConnectionId, Latency, Request, State, Stats, WeakWebsocket, Websocket};
+pub use websocket::{
+    ConnectionId, Latency, Messages, Request, State, Stats, WeakWebsocket, Websocket,
+};
 
 /// Compiles the README's programs.
 #[cfg(doctest)]
@@ -414,3 +424,8 @@ struct Scaling;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/embedding.md")]
 struct Embedding;
+
+/// Compiles the page's programs.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/strangers.md")]
+struct Strangers;

@@ -24,6 +24,10 @@ use crate::pubsub::Queue;
 const LONGEST_MESSAGE: usize = 16 << 20;
 const SERVERS_MESSAGE: usize = 1 << 20;
 
+/// The minimum size of a stack. A peer decides how deep its JSON is nested, up to the 127 levels
+/// that serde_json reads. Without optimisation, these take more than 128 KiB.
+const SMALLEST_STACK: usize = 256 << 10;
+
 /// The settings of a [`Websocket`](crate::Websocket).
 ///
 /// Chain the settings, then call [`connect`](Self::connect) or [`accept`](Self::accept), any number
@@ -60,6 +64,7 @@ pub struct Options {
     pub(crate) receive_queue: Queue,
     pub(crate) receive_queue_bytes: usize,
     pub(crate) read_buffer: usize,
+    pub(crate) thread_stack_size: Option<usize>,
     pub(crate) nodelay: bool,
     pub(crate) paused: bool,
     pub(crate) reconnect: Option<Backoff>,
@@ -95,6 +100,7 @@ impl Default for Options {
             receive_queue: Queue::default(),
             receive_queue_bytes: 16 << 20,
             read_buffer: 16 << 10,
+            thread_stack_size: None,
             nodelay: true,
             paused: false,
             reconnect: None,
@@ -309,7 +315,7 @@ impl Options {
     /// Sets the maximum size of a received message, in bytes.
     ///
     /// A longer message ends the connection with [`Error::MessageTooBig`]. The peer receives close
-    /// code 1009, with the limit in the reason.
+    /// code 1009, with the message's size and the limit in the reason.
     ///
     /// Defaults to 16 MiB for clients and for [`pair`](Self::pair), and to **1 MiB for servers**
     /// ([`accept`](Self::accept)), because strangers may connect to a server.
@@ -457,6 +463,32 @@ impl Options {
     /// Defaults to 16 KiB.
     pub fn read_buffer(mut self, bytes: usize) -> Self {
         self.read_buffer = bytes.max(1 << 10);
+        self
+    }
+
+    /// Sets the stack size of the connection's threads, in bytes, at least 256 KiB.
+    ///
+    /// These are `ws-read`, `ws-write`, `ws-dispatch`, `ws-worker` and `ws-forward`; see the [list
+    /// of threads](crate#threads). A callback that recurses deeply needs more than the default. A
+    /// smaller stack saves address space and page tables. **A thread that needs more than its stack
+    /// ends the process**, so test your callbacks with a smaller one. With 256 KiB, the JSON that
+    /// serde_json nests deepest can still be read. If the system has no space for the stack, the
+    /// connection fails with [`Error::Thread`].
+    ///
+    /// Defaults to the size that [`std::thread`] uses: 2 MiB, or the value of the environment
+    /// variable `RUST_MIN_STACK`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    ///
+    /// let (robot, operator) = Options::new().thread_stack_size(8 << 20).pair();
+    /// robot.subscribe_callback(|order| println!("received {order}")); // has 8 MiB of stack
+    /// # drop(operator);
+    /// ```
+    pub fn thread_stack_size(&mut self, bytes: usize) -> &mut Self {
+        self.thread_stack_size = Some(bytes.max(SMALLEST_STACK));
         self
     }
 
@@ -801,8 +833,9 @@ impl Options {
 
     /// Sets how many redirects (status 301, 302, 303, 307, 308) a client follows.
     ///
-    /// One more redirect is [`Error::Refused`], and so is a redirect without a `Location` or with
-    /// several different ones. A redirect from `wss` to `ws` is not followed.
+    /// One more redirect is [`Error::Refused`], whose text shows the target. A redirect without a
+    /// `Location`, or with several different ones, is [`Error::Refused`] as well. A redirect from
+    /// `wss` to `ws` is not followed.
     ///
     /// Another host or port receives only the headers of [`subprotocol`](Self::subprotocol),
     /// [`origin`](Self::origin) and [`user_agent`](Self::user_agent). All other headers and the

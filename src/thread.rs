@@ -27,25 +27,28 @@ const KEPT: Duration = Duration::from_secs(1);
 
 static BUDGET: ThreadBudget = ThreadBudget::new(REFUSED);
 
-/// Starts a thread with this name.
+/// Starts a thread with this name, and with std's stack size.
 ///
 /// # Errors
 ///
 /// The system's error, with the limit that was reached.
 pub(crate) fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    spawn_to_join(name, f).map(drop)
+    spawn_with(name, None, f).map(drop)
 }
 
-/// Like [`spawn`], for a caller that waits for the thread's result.
-pub(crate) fn spawn_to_join<R: Send + 'static>(
+/// Like [`spawn`], with another stack size in bytes if there is one, and for a caller that waits
+/// for the thread's result.
+pub(crate) fn spawn_with<R: Send + 'static>(
     name: &str,
+    stack_size: Option<usize>,
     f: impl FnOnce() -> R + Send + 'static,
 ) -> io::Result<JoinHandle<R>> {
     BUDGET.take(os_limits::maps)?;
-    thread::Builder::new()
-        .name(name.into())
-        .spawn(f)
-        .map_err(with_reached_limit)
+    let mut builder = thread::Builder::new().name(name.into());
+    if let Some(bytes) = stack_size {
+        builder = builder.stack_size(bytes);
+    }
+    builder.spawn(f).map_err(with_reached_limit)
 }
 
 /// Adds the limit that was reached to the error of a thread that could not be started.

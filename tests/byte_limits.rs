@@ -291,6 +291,24 @@ fn the_default_message_limit_is_one_mebibyte_for_servers_and_sixteen_for_clients
     assert_eq!(server.get_timeout(DEADLINE).unwrap().len(), 2 * MIB);
 }
 
+#[test]
+fn both_sides_learn_whose_limit_a_message_exceeded() {
+    let (client, server) = pair_with(&Options::new(), Options::new().max_message_size(100));
+    client.put(vec![0; 101]).unwrap();
+    let error = server.get_timeout(DEADLINE).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the peer sent a message of 101 bytes, more than the 100 that this side's \
+         `max_message_size` (or `max_frame_size`) allows"
+    );
+    let error = client.get_timeout(DEADLINE).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the connection is closed: by the peer with 1009 \
+         \"a message of 101 bytes exceeds the receiver's limit of 100 bytes\""
+    );
+}
+
 /// The length of messages that are meant to use memory. (A build without optimisation takes seconds
 /// for 16 MiB.)
 const LONG: usize = 4 * MIB;

@@ -860,6 +860,24 @@ fn only_pages_of_the_server_itself_may_connect_by_default() {
 }
 
 #[test]
+fn an_origin_that_may_not_connect_is_shown_shortened() {
+    let (mut server, mut stream) = server_and_stream();
+    let origin = format!("http://{}", "x".repeat(10_000));
+    let request = UPGRADE.replace("Host: ", &format!("Origin: {origin}\r\nHost: "));
+    stream.write_all(request.as_bytes()).unwrap();
+    let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    let error = ws
+        .wait_error_timeout(DEADLINE)
+        .unwrap()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("\"http://xxx") && error.len() < 300,
+        "{error}"
+    );
+}
+
+#[test]
 fn a_servers_headers_are_in_its_response() {
     let options = Options::new()
         .header("Set-Cookie", "a=1")

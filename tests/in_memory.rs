@@ -89,3 +89,19 @@ fn a_peer_that_reads_nothing_is_a_ping_timeout() {
     assert!(matches!(error, Error::PingTimeout { .. }), "{error}");
     within(DEADLINE, move || flooding.join().unwrap());
 }
+
+#[test]
+fn a_loop_over_the_messages_ends_with_the_connection() {
+    within(DEADLINE, || {
+        let (robot, operator) = Websocket::pair();
+        for order in 1..=3 {
+            operator.put(order).unwrap();
+        }
+        operator.close().unwrap();
+        let mut orders = Vec::new();
+        for order in &robot {
+            orders.push(order.decode::<u8>().unwrap());
+        }
+        assert_eq!(orders, [1, 2, 3]);
+    });
+}

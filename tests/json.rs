@@ -6,7 +6,7 @@ mod testkit;
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use rtcbot_websocket::{Message, Options, Websocket, json};
+use rtcbot_websocket::{Error, Message, Options, Websocket, json};
 use serde_json::Value;
 use testkit::{DEADLINE, pair, pair_with};
 
@@ -193,6 +193,79 @@ fn non_finite_numbers_decode_as_none() {
     let ranges = scan.decode::<Vec<Option<f64>>>().unwrap();
     assert_eq!(ranges, [Some(1.5), None, None, None]);
     assert!(scan.decode::<Vec<f64>>().is_err());
+}
+
+#[test]
+fn an_error_of_decode_shows_the_beginning_of_the_text() {
+    fn error<T: serde::de::DeserializeOwned>(message: impl Into<Message>) -> String {
+        let Err(error) = message.into().decode::<T>() else {
+            panic!("it was decoded");
+        };
+        assert!(matches!(error, Error::Json { .. }), "{error:?}");
+        error.to_string()
+    }
+    let text = error::<Value>("{oops\n");
+    assert_eq!(
+        text,
+        r#"JSON: key must be a string at line 1 column 2 in "{oops\n""#
+    );
+    let text = error::<u8>(json!("a\nb"));
+    let reason = r#"invalid type: string "a\nb", expected u8 at line 1 column 6"#;
+    assert_eq!(text, format!(r#"JSON: {reason} in "\"a\\nb\"""#));
+    assert!(error::<Value>(b"\xff\x1b").ends_with("column 1 in \"\u{fffd}\\u{1b}\""));
+    // Both the reason and the text are shortened. The position is kept.
+    let long = "x".repeat(10_000);
+    for message in [
+        Message::from(json!([long])),
+        long.as_bytes().into(),
+        long.into(),
+    ] {
+        let text = error::<Vec<u8>>(message);
+        assert!(text.len() < 400 && text.ends_with("xxx\"..."), "{text}");
+        assert!(text.contains(" at line 1 column "), "{text}");
+    }
+    // There is no text if a value cannot be made one.
+    let error = Message::json(&std::collections::HashMap::from([((), 1)])).unwrap_err();
+    assert_eq!(error.to_string(), "JSON: key must be a string");
+}
+
+#[test]
+fn values_are_put_and_taken_as_types_of_the_program() {
+    let (client, server) = pair();
+    let numbers = server.subscribe();
+    client.put_json(&vec![1, 2]).unwrap();
+    client.put_json("text").unwrap();
+    assert_eq!(numbers.get_as::<Vec<u8>>().unwrap(), [1, 2]);
+    assert!(matches!(numbers.get_as::<u8>(), Err(Error::Json { .. })));
+    // The message that does not fit was taken. The connection is not affected.
+    client.put_json(&7).unwrap();
+    assert_eq!(numbers.get_as::<u8>().unwrap(), 7);
+    let no_json = std::collections::HashMap::from([((), 1)]);
+    assert!(matches!(client.put_json(&no_json), Err(Error::Json { .. })));
+
+    server.put_json(&Some(0.5)).unwrap();
+    assert_eq!(client.get_as::<f64>().unwrap(), 0.5);
+    server.close_with(4001, "done").unwrap();
+    for error in [
+        client.get_as::<f64>().unwrap_err(),
+        client.put_json(&1).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("4001"), "{error}");
+    }
+    let error = server.put_json(&1).unwrap_err();
+    assert!(matches!(error, Error::Closed(_)), "{error}");
+}
+
+#[test]
+fn a_value_that_finds_no_space_is_an_error() {
+    let (robot, _operator) = Options::new().send_queue(1000).paused(true).pair();
+    let error = loop {
+        if let Err(error) = robot.put_json(&[0u8; 32]) {
+            break error;
+        }
+    };
+    assert!(matches!(error, Error::Full), "{error}");
+    assert!(robot.is_ready());
 }
 
 #[test]

@@ -419,6 +419,18 @@ fn a_status_line_that_http_allows_is_understood() {
 }
 
 #[test]
+fn an_answer_in_tls_is_an_error_that_says_so() {
+    // A fatal alert: "unexpected message". Some servers end the stream after it.
+    for after in [After::Stay, After::End] {
+        let error = refusal([21, 3, 3, 0, 2, 2, 10], after);
+        assert!(
+            matches!(&error, Error::Handshake(why) if why.ends_with("If so, use wss://")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn the_error_of_a_refusal_shows_the_servers_text() {
     let json = "{\r\n  \"error\": \"no such robot\"\r\n}\r\n";
     for (headers, body, shown) in [
@@ -490,6 +502,28 @@ fn a_redirect_leads_where_its_location_says() {
         drop(ws);
         let asked = within(DEADLINE, move || serving.join()).unwrap();
         assert!(asked[1].starts_with("GET /b?c=d HTTP/1.1\r\n"), "{asked:?}");
+    }
+}
+
+#[test]
+fn the_error_of_a_redirect_that_is_not_followed_shows_its_location() {
+    let long = "x".repeat(1000);
+    for (location, shown) in [
+        ("https://robot.example/b", "\"https://robot.example/b\" "),
+        ("/b?token=secret#secret", "\"/b?...\" "),
+        ("wss://me:secret@robot.example/", "\"robot.example/\" "),
+        ("/a\tb", "\"/a\\tb\" "),
+        (&long, "xxx\"... "),
+    ] {
+        let answer = redirect(&format!("Location: {location}\r\nContent-Length: 0\r\n"));
+        let error = refusal(answer, After::Stay);
+        assert!(matches!(error, Error::Refused { .. }), "{error}");
+        let error = error.to_string();
+        assert!(
+            error.contains(shown) && error.contains("`max_redirects`"),
+            "{error}"
+        );
+        assert!(!error.contains("secret") && error.len() < 400, "{error}");
     }
 }
 

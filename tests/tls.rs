@@ -91,6 +91,58 @@ fn an_untrusted_certificate_is_refused_and_the_server_continues() {
 }
 
 #[test]
+fn wss_to_a_port_without_tls_is_an_error_that_says_so() {
+    let own = Server::bind((testkit::own_address(), 0)).unwrap();
+    let mut urls = vec![serving(own)];
+    for first in ["HTTP/1.1 400 Bad Request\r\n\r\n", "SSH-2.0-OpenSSH\r\n"] {
+        let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
+        urls.push(format!("ws://{}/", listener.local_addr().unwrap()));
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(first.as_bytes()).unwrap();
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+    }
+    for url in urls {
+        let error = refusal(&Options::new(), &url.replace("ws:", "wss:"));
+        assert!(matches!(error, Error::Tls { .. }), "{error}");
+        let hint = "does the server speak TLS? If not, use ws://";
+        assert!(error.to_string().ends_with(hint), "{error}");
+    }
+}
+
+#[test]
+fn ws_to_a_tls_port_is_an_error_that_says_so() {
+    // A server of this crate answers with HTTP, one of rustls with an alert.
+    let pki = pki();
+    let error = refusal(
+        &Options::new(),
+        &serving(pki.server()).replace("wss:", "ws:"),
+    );
+    assert!(
+        error
+            .to_string()
+            .contains("this port speaks TLS: use wss://"),
+        "{error}"
+    );
+
+    let listener = TcpListener::bind((testkit::own_address(), 0)).unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut tls = pki.rustls();
+        let error = tls.complete_io(&mut stream).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");
+        let _ = stream.shutdown(Shutdown::Write);
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let error = refusal(&Options::new(), &url);
+    assert!(matches!(error, Error::Handshake(_)), "{error}");
+    let hint = "does the server expect TLS? If so, use wss://";
+    assert!(error.to_string().ends_with(hint), "{error}");
+}
+
+#[test]
 fn invalid_certificates_are_accepted_with_the_danger_option() {
     let url = serving(pki_for(&["elsewhere"]).server());
     let ws = Options::new()

@@ -70,6 +70,10 @@ fn a_server_removes_its_unix_socket_file_and_replaces_a_stale_one() {
     let server = Server::bind_unix(&path).unwrap();
     let taken = Server::bind_unix(&path).unwrap_err();
     assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    assert!(
+        taken.to_string().contains(path.to_str().unwrap()),
+        "{taken}"
+    );
     drop(server);
     assert!(!path.exists());
 

@@ -156,7 +156,7 @@ fn decode_alike<T: DeserializeOwned + PartialEq + std::fmt::Debug>(text: &str, a
     let now = Message::from(text).decode::<T>();
     match (now, arrived.decode::<T>()) {
         (Ok(now), Ok(then)) => assert_eq!(now, then),
-        (Err(Error::Json(_)), Err(Error::Json(_))) => {}
+        (Err(Error::Json { .. }), Err(Error::Json { .. })) => {}
         (now, then) => panic!("{now:?} and {then:?} for {text:?}"),
     }
 }

@@ -12,7 +12,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::shown::quoted;
 
 pub use json::Json;
 pub use text::Text;
@@ -97,7 +98,7 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// [`Error::Json`](crate::Error::Json) if the value's own `Serialize` fails, or if the keys of
+    /// [`Error::Json`] if the value's own `Serialize` fails, or if the keys of
     /// a map are not strings.
     ///
     /// # Examples
@@ -125,18 +126,34 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// [`Error::Json`](crate::Error::Json) if the message is not JSON, or does not fit `T`.
+    /// [`Error::Json`] if the message is not JSON, or does not fit `T`. It shows
+    /// the beginning of the text.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
-        Ok(match self {
-            Message::Json(json) => json::decode(json.text())?,
-            Message::Text(text) => json::decode(text)?,
+        let decoded = match self {
+            Message::Json(json) => json::decode(json.text()),
+            Message::Text(text) => json::decode(text),
             Message::Binary(bytes) => match std::str::from_utf8(bytes) {
-                Ok(text) => json::decode(text)?,
+                Ok(text) => json::decode(text),
                 // `from_slice` does not check the UTF-8 of values that `T` ignores. In others, it
                 // reports where the fault is.
-                Err(_) => serde_json::from_slice(bytes)?,
+                Err(_) => serde_json::from_slice(bytes),
             },
+        };
+        decoded.map_err(|error| Error::Json {
+            error: Arc::new(error),
+            excerpt: self.excerpt(),
         })
+    }
+
+    /// Returns the first 100 characters of the payload, in quotes.
+    fn excerpt(&self) -> String {
+        let text = match self {
+            Message::Json(json) => json.text().as_str().into(),
+            Message::Text(text) => text.as_str().into(),
+            // A character has at most 4 bytes.
+            Message::Binary(bytes) => String::from_utf8_lossy(&bytes[..bytes.len().min(4 * 101)]),
+        };
+        quoted(&text, 100)
     }
 
     /// Returns the JSON value, or `None` for `Text` and `Binary`.

@@ -19,7 +19,7 @@ use super::socket::wait_for;
 use super::transport::ShutdownHandle;
 use crate::descriptors::with_descriptor_limit;
 use crate::error::{Error, Result};
-use crate::thread::spawn_to_join;
+use crate::thread::spawn_with;
 
 /// The time after which an attempt at the next address starts in parallel (RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -149,7 +149,7 @@ fn resolve(
     };
     let (done, running) =
         UnixStream::pair().map_err(|error| unresolved(with_descriptor_limit(error)))?;
-    let thread = spawn_to_join("ws-resolve", move || {
+    let thread = spawn_with("ws-resolve", None, move || {
         let found = look_up();
         // Makes `running` readable. Dropping it is not enough if a forked child has a copy.
         let _ = done.shutdown(Shutdown::Both);

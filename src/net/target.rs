@@ -4,13 +4,17 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{CONTROLS, percent_decode_str, utf8_percent_encode};
 use rustix::net::SocketAddrUnix;
 use url::{Position, Url};
 
 use super::credentials::Credentials;
 use super::host::{Endpoint, parse_url, with_zone};
 use crate::error::{Error, Result};
+use crate::shown::{MAX_LOCATION, one_line, quoted, shortened, shown_url, without_query};
+
+/// The maximum length of a URL in names and errors, in characters.
+const MAX_NAME: usize = 100;
 
 /// A valid URL, split into its parts.
 #[derive(Clone, PartialEq, Eq)]
@@ -22,7 +26,8 @@ pub(crate) struct Target {
     pub(crate) url: Url,
     pub(crate) credentials: Option<Credentials>,
     /// The URL for logs and errors, without user and password, and without the content of the
-    /// query, which may be a token.
+    /// query, which may be a token. It has at most [`MAX_NAME`] characters, all of them printable
+    /// ASCII.
     pub(crate) name: String,
 }
 
@@ -50,9 +55,10 @@ impl Target {
     }
 
     fn host(text: &str) -> Result<Target> {
-        let shown = shown(text);
+        let shown = shortened(&shown_url(text), MAX_NAME);
         let rejected = |reason: String| Error::invalid_url(&shown, reason);
         if !text.contains("://") {
+            let shown = one_line(&shown);
             return Err(rejected(format!("it has no scheme: write ws://{shown}")));
         }
         let parsed = parse_url(text).map_err(|error| rejected(error.to_string()));
@@ -102,7 +108,7 @@ impl Target {
     /// written `%3A`.
     fn unix(text: &str, scheme: &str, rest: &str) -> Result<Target> {
         // Not a valid place for a password, but the text may contain one.
-        let shown = shown(text);
+        let shown = shortened(&shown_url(text), MAX_NAME);
         let rest = rest.split('#').next().unwrap_or_default();
         let (path, resource) = rest.split_once(':').unwrap_or((rest, "/"));
         let path = path.strip_prefix("//").unwrap_or(path);
@@ -124,7 +130,7 @@ impl Target {
                 encrypted: scheme == "wss",
                 url: url.map_err(|error| Error::invalid_url(&shown, error.to_string()))?,
                 credentials: None,
-                name: without_query(text),
+                name: shown_name(text),
             });
         };
         Err(Error::invalid_url(&shown, wrong))
@@ -138,9 +144,9 @@ impl Target {
     pub(crate) fn redirect(&self, location: &str) -> Result<Target> {
         let refused = |why: &str| {
             let name = &self.name;
-            let shown = shown(location);
+            let shown = quoted(&shown_url(location), MAX_LOCATION);
             Err(Error::Handshake(format!(
-                "{name} redirects to {shown:?}, which is not followed: {why}"
+                "{name} redirects to {shown}, which is not followed: {why}"
             )))
         };
         if matches!(self.place, Place::Unix(_)) {
@@ -180,30 +186,6 @@ impl Target {
     }
 }
 
-/// Returns the part of an invalid URL that can be shown: without what may be a user, a password or
-/// a query.
-fn shown(text: &str) -> String {
-    let (start, rest) = text.split_at(text.find(['?', '#']).unwrap_or(text.len()));
-    match start.rsplit_once('@') {
-        Some((_, host)) => without_query(&format!("{host}{rest}")),
-        // This may be the beginning of a password with characters that a URL must escape.
-        None if rest.contains('@') => match start.split_once("://") {
-            Some((scheme, _)) => format!("{scheme}://..."),
-            None => "...".to_owned(),
-        },
-        None => without_query(text),
-    }
-}
-
-/// Replaces the content of a query by dots, and removes a fragment.
-fn without_query(text: &str) -> String {
-    let text = text.split('#').next().unwrap_or_default();
-    match text.split_once('?') {
-        Some((rest, query)) if !query.is_empty() => format!("{rest}?..."),
-        _ => text.to_owned(),
-    }
-}
-
 /// Returns the name of a URL without user and password.
 fn name(url: &Url, zone: Option<&str>) -> String {
     let name = match (zone, url.host_str()) {
@@ -217,7 +199,13 @@ fn name(url: &Url, zone: Option<&str>) -> String {
         }
         _ => url.to_string(),
     };
-    without_query(&name)
+    shown_name(&name)
+}
+
+/// Returns a valid URL without its query, shortened and on one line.
+fn shown_name(url: &str) -> String {
+    let name = utf8_percent_encode(&without_query(url), CONTROLS).to_string();
+    shortened(&name, MAX_NAME)
 }
 
 #[cfg(test)]
@@ -269,6 +257,39 @@ mod tests {
             let error = error.to_string();
             assert!(error.contains(word), "{url}: {error}");
             assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_name_fits_into_a_line_of_a_log_and_is_a_url_unless_it_is_long() {
+        for url in [
+            "ws://robot.local:8080/drive",
+            "wss://[::1]/a%0Ab",
+            "ws://[fe80::1%25eth0]/\r\n\u{1b}it's",
+            "ws+unix:/run/a b's\n\u{1b}[31m\u{202e}:/drive",
+        ] {
+            let target = parse(url);
+            let name = &target.name;
+            assert!(!name.contains(char::is_control), "{name:?}");
+            assert!(parse(name) == target, "{name:?}");
+        }
+        let path = "x".repeat(1000);
+        for url in [
+            format!("ws://robot/{path}"),
+            format!("ws+unix:/a:/{path}?{path}"),
+        ] {
+            let name = parse(&url).name;
+            assert!(name.len() == 100 && name.ends_with("xxx..."), "{name}");
+        }
+        for text in [format!("ws://x:y/{path}"), path, "a\nb".to_owned()] {
+            let Err(error) = Target::parse(&text) else {
+                panic!("{text}");
+            };
+            let error = error.to_string();
+            assert!(
+                error.len() < 300 && !error.contains(char::is_control),
+                "{error}"
+            );
         }
     }
 

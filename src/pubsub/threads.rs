@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::thread::spawn;
+use crate::thread::spawn_with;
 
 /// The time between a refusal and the next attempt.
 const RETRY_INTERVAL: Duration = Duration::from_millis(5);
@@ -32,6 +32,8 @@ pub(crate) struct Threads {
     changed: Condvar,
     /// Called when there has been no thread for [`MAX_WAIT`].
     owner: OnceLock<Box<dyn Fn(Arc<io::Error>) + Send + Sync>>,
+    /// In bytes. Not set for std's stack size.
+    stack_size: OnceLock<usize>,
 }
 
 #[derive(Default)]
@@ -124,9 +126,10 @@ impl Start {
         self
     }
 
-    fn spawn(&self) -> io::Result<()> {
+    fn spawn(&self, stack_size: Option<usize>) -> io::Result<()> {
         let (needs_thread, body) = (self.needs_thread.clone(), self.body.clone());
-        spawn(self.name, move || run(&needs_thread, &body, MayWait::Yes))
+        let run = move || run(&needs_thread, &body, MayWait::Yes);
+        spawn_with(self.name, stack_size, run).map(drop)
     }
 }
 
@@ -145,6 +148,7 @@ impl Threads {
             state: Mutex::default(),
             changed: Condvar::new(),
             owner: OnceLock::new(),
+            stack_size: OnceLock::new(),
         })
     }
 
@@ -152,6 +156,11 @@ impl Threads {
     /// called repeatedly during an outage.
     pub(crate) fn on_outage(&self, owner: impl Fn(Arc<io::Error>) + Send + Sync + 'static) {
         let _ = self.owner.set(Box::new(owner));
+    }
+
+    /// Sets the stack size of the threads that start from now on, in bytes.
+    pub(crate) fn set_stack_size(&self, bytes: usize) {
+        let _ = self.stack_size.set(bytes);
     }
 
     /// Starts a thread, now or as soon as the system allows it.
@@ -186,7 +195,7 @@ impl Threads {
         if next.is_some_and(|next| Instant::now() < next) {
             return Err(start);
         }
-        let Err(error) = start.spawn() else {
+        let Err(error) = start.spawn(self.stack_size.get().copied()) else {
             let outage = self.state.lock().outage.take();
             self.changed.notify_all();
             if let Some(Outage { since, .. }) = outage {

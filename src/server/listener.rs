@@ -1,5 +1,6 @@
 //! The socket of a server: a TCP port, or the path of a Unix socket.
 
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -40,13 +41,25 @@ pub(crate) struct File {
 
 impl Listener {
     pub(crate) fn tcp(address: impl ToSocketAddrs) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).map_err(with_descriptor_limit)?;
+        let addresses: Vec<_> = address.to_socket_addrs()?.collect();
+        let listener = TcpListener::bind(&*addresses).map_err(with_descriptor_limit);
+        let listener = listener.map_err(|error| {
+            let names: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+            match names.is_empty() {
+                true => error,
+                false => named(&names.join(", "), &error),
+            }
+        })?;
         rustix::net::listen(&listener, BACKLOG)?;
         Ok(Listener::Tcp(listener))
     }
 
     /// Listens on a path. Replaces the file of a server that no longer exists.
     pub(crate) fn unix(path: &Path) -> io::Result<Self> {
+        Self::at_path(path).map_err(|error| named(&path.display(), &error))
+    }
+
+    fn at_path(path: &Path) -> io::Result<Self> {
         let lock = lock_folder_of(path);
         let listener = match UnixListener::bind(path).map_err(with_descriptor_limit) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_over(path) => {
@@ -96,6 +109,11 @@ impl Listener {
             }
         }
     }
+}
+
+/// Returns the error with the address or path that it is about.
+fn named(place: &dyn Display, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot listen on {place}: {error}"))
 }
 
 /// Returns whether the path is a socket without a listener.

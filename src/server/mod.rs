@@ -112,7 +112,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// The operating system's error, for example that the address is in use.
+    /// The operating system's error, for example that the address is in use. Its text names the
+    /// address.
     ///
     /// # Examples
     ///
@@ -142,8 +143,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// The operating system's error for the address, or the TLS library's error for the identity,
-    /// for example that the key does not belong to the certificate.
+    /// The error of [`bind`](Self::bind), or the TLS library's error for the identity, for example
+    /// that the key does not belong to the certificate.
     ///
     /// # Examples
     ///
@@ -171,7 +172,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// The operating system's error, for example that another server listens there.
+    /// The operating system's error, for example that another server listens there. Its text names
+    /// the path.
     ///
     /// # Examples
     ///

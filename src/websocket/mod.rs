@@ -7,8 +7,10 @@ mod control_frames;
 mod event_callback;
 mod frame_writer;
 mod handle;
+mod json;
 mod keepalive;
 mod lifecycle;
+mod messages;
 mod opened;
 mod pair;
 mod ping_pong;
@@ -36,6 +38,7 @@ pub use self::control_frames::Latency;
 use self::control_frames::MAX_UNANSWERED;
 use self::event_callback::EventCallback;
 pub use self::handle::{WeakWebsocket, Websocket};
+pub use self::messages::Messages;
 pub use self::request::Request;
 use self::session::{Input, Phase, Session};
 use self::shared::ConnectionInfo;
@@ -1221,7 +1224,8 @@ impl Websocket {
     /// "connection from" and the client's address for an accepted connection.
     ///
     /// The URL's user, password, fragment and query text are left out, because the query may
-    /// contain a token (`ws://robot.local/drive?...`).
+    /// contain a token (`ws://robot.local/drive?...`). The name has no control characters, and at
+    /// most 100 characters; a longer URL ends with `...`.
     ///
     /// # Examples
     ///

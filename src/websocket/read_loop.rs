@@ -217,6 +217,9 @@ fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, reason: StopReas
             crate::logging::debug!("{}: {error}", shared.name);
             let reason = match &error {
                 Error::Protocol { reason, .. } => reason.clone(),
+                Error::MessageTooBig { size, limit } => format!(
+                    "a message of {size} bytes exceeds the receiver's limit of {limit} bytes"
+                ),
                 error => error.to_string(),
             };
             let reason = shortened(reason);

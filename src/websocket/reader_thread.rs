@@ -20,7 +20,7 @@ use crate::hooks::Hooks;
 use crate::message::Message;
 use crate::panics::{catch_panic, drop_caught};
 use crate::pubsub::Publisher;
-use crate::thread::spawn;
+use crate::thread::spawn_with;
 
 /// Makes a connection.
 type Open = dyn FnMut(&Shared) -> Result<Opened, Error> + Send;
@@ -46,7 +46,8 @@ pub(crate) fn start(
     // This also keeps only a pointer on the thread's stack for its whole life.
     let start = Arc::new(Mutex::new(Some((thread, open))));
     let taken = start.clone();
-    let spawned = spawn("ws-read", move || {
+    let stack_size = shared.options.thread_stack_size;
+    let spawned = spawn_with("ws-read", stack_size, move || {
         let start = taken.lock().take();
         drop(taken);
         if let Some((thread, open)) = start {

@@ -1,11 +1,13 @@
 //! A connection whose request head has been read.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response};
+use url::form_urlencoded;
 
 use super::slot::Slot;
 use crate::error::{Error, Result};
@@ -107,6 +109,29 @@ impl Request {
         self.head.uri().query()
     }
 
+    /// Returns the value of the first parameter with this name in the query, decoded as the fields
+    /// of a form are: `+` is a space, and `%20` is the byte 32.
+    ///
+    /// A parameter without `=` has an empty value. Bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Request, http};
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// let (_client, server) = UnixStream::pair()?;
+    /// let head = http::Request::get("/drive?robot=number+7&token=a%2Bb").body(())?;
+    /// let request = Request::from_parts(head, server, Vec::new());
+    /// assert_eq!(request.query_param("robot").as_deref(), Some("number 7"));
+    /// assert_eq!(request.query_param("token").as_deref(), Some("a+b"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn query_param(&self, name: &str) -> Option<Cow<'_, str>> {
+        let mut pairs = form_urlencoded::parse(self.query()?.as_bytes());
+        pairs.find_map(|(found, value)| (found == name).then_some(value))
+    }
+
     /// Returns all headers.
     ///
     /// Their `Debug` hides the values that may be a secret: `Authorization`, `Proxy-Authorization`,
@@ -206,6 +231,33 @@ impl Request {
         self.respond_with(response)
     }
 
+    /// Answers with a page of HTML, and ends the connection.
+    ///
+    /// The status is 200, and the `Content-Type` is `text/html; charset=utf-8`.
+    ///
+    /// Does not wait. [`respond_with`](Self::respond_with) describes how it is sent.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`respond_with`](Self::respond_with).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::Server;
+    ///
+    /// for request in Server::bind("127.0.0.1:8080")? {
+    ///     let _ = request.respond_html("<h1>Robot</h1>");
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn respond_html(self, body: impl AsRef<[u8]>) -> Result<()> {
+        let mut response = Response::new(body);
+        let html = HeaderValue::from_static("text/html; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, html);
+        self.respond_with(response)
+    }
+
     /// Answers with an HTTP response, and ends the connection (`Connection: close`).
     ///
     /// It sets `Content-Length`, and `Content-Type` to `text/plain; charset=utf-8` if there is
@@ -230,10 +282,10 @@ impl Request {
     /// use rtcbot_websocket::{Server, http};
     ///
     /// for request in Server::bind("127.0.0.1:8080")? {
-    ///     let page = http::Response::builder()
-    ///         .header("Content-Type", "text/html; charset=utf-8")
-    ///         .body("<h1>Robot</h1>")?;
-    ///     let _ = request.respond_with(page);
+    ///     let state = http::Response::builder()
+    ///         .header("Content-Type", "application/json")
+    ///         .body("{\"battery\":0.8}")?;
+    ///     let _ = request.respond_with(state);
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

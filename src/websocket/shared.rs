@@ -125,6 +125,9 @@ impl Shared {
                 shared.no_thread_for_callbacks(error);
             }
         });
+        if let Some(bytes) = shared.options.thread_stack_size {
+            shared.producer.threads().set_stack_size(bytes);
+        }
         (shared, ThreadEnds { publisher, hooks })
     }
 

@@ -9,7 +9,7 @@ use super::send_queue::Progress;
 use super::session::Input;
 use super::shared::Shared;
 use crate::error::Error;
-use crate::thread::spawn_to_join;
+use crate::thread::spawn_with;
 
 /// Starts the thread, which owns the frame writer. At its end, the thread returns the messages that
 /// it has not sent.
@@ -18,7 +18,7 @@ pub(crate) fn start(
     writer: Box<FrameWriter>,
 ) -> io::Result<JoinHandle<Unsent>> {
     let shared = shared.clone();
-    spawn_to_join("ws-write", move || {
+    spawn_with("ws-write", shared.options.thread_stack_size, move || {
         *shared.writer_thread.lock() = Some(thread::current().id());
         let _guard = PanicGuard(&shared);
         let writer = write_loop(&shared, writer);

@@ -192,6 +192,54 @@ fn a_request_that_is_not_http_is_answered_400_and_the_server_continues() {
 }
 
 #[test]
+fn the_error_for_an_address_in_use_names_it() {
+    let server = server();
+    let address = server.local_addr().unwrap();
+    let second = (address.ip(), address.port());
+    let errors = [
+        Server::bind(address).unwrap_err(),
+        Server::bind(&[address, address][..]).unwrap_err(),
+        #[cfg(feature = "native-tls")]
+        Server::bind_tls(second, crate::testkit::tls::pki().identity).unwrap_err(),
+        #[cfg(not(feature = "native-tls"))]
+        Server::bind(second).unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+    // A look-up that fails, and one that finds nothing.
+    assert!(Server::bind("no port").is_err());
+    let error = Server::bind(&[][..]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+}
+
+#[test]
+fn a_query_parameter_is_decoded_as_a_form_is() {
+    let mut server = server();
+    let mut stream = stream_to(&server);
+    let query = "a=1+2&a=3&%62=%C3%BC%20%26&c=%ff&d&=e";
+    let head = format!("GET /?{query} HTTP/1.1\r\nHost: x\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let request = server.next_timeout(DEADLINE).unwrap();
+    for (name, value) in [
+        ("a", Some("1 2")),
+        ("b", Some("\u{fc} &")),
+        ("c", Some("\u{fffd}")),
+        ("d", Some("")),
+        ("", Some("e")),
+        ("A", None),
+        ("%62", None),
+    ] {
+        assert_eq!(request.query_param(name).as_deref(), value, "{name}");
+    }
+    let without = stream_to(&server);
+    { &without }.write_all(UPGRADE.as_bytes()).unwrap();
+    let request = server.next_timeout(DEADLINE).unwrap();
+    assert_eq!(request.query_param("a"), None);
+}
+
+#[test]
 fn next_timeout_returns_without_a_request() {
     let mut server = server();
     assert!(

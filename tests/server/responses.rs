@@ -53,6 +53,24 @@ fn a_response_of_the_program_is_sent_unchanged() {
 }
 
 #[test]
+fn a_page_of_html_is_sent_as_one() {
+    let mut server = server();
+    let mut stream = stream_to(&server);
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    let request = server.next_timeout(DEADLINE).unwrap();
+    request.respond_html("<h1>Robot</h1>").unwrap();
+    let response = read_all(stream);
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+    assert!(
+        response.contains("\r\ncontent-type: text/html; charset=utf-8\r\n"),
+        "{response}"
+    );
+    assert!(response.ends_with("\r\n\r\n<h1>Robot</h1>"), "{response}");
+}
+
+#[test]
 fn a_client_that_does_not_read_its_response_delays_no_other() {
     let mut server = server();
     let page = vec![b'x'; 50_000_000];

@@ -75,6 +75,12 @@ pub(super) fn read_head(
     let mut buffer = Vec::new();
     let mut interim = 0;
     loop {
+        // A TLS alert (RFC 8446, sections 5.1 and 6), which no HTTP response begins with.
+        if buffer.starts_with(&[21, 3]) {
+            let text = "the server's response is TLS and not HTTP; \
+                        does the server expect TLS? If so, use wss://";
+            return Err(Error::Handshake(text.into()).into());
+        }
         let head = parse_head(&buffer)
             .map_err(|why| Error::Handshake(format!("the server's response is not HTTP: {why}")))?;
         match head {

@@ -10,6 +10,7 @@ use super::{MAX_HEADERS, subprotocols, switches};
 use crate::net::base64;
 use crate::net::host::is_host_and_port;
 use crate::net::origin::Origins;
+use crate::shown::quoted;
 
 /// Parses a request's head. Returns the head and its length, or `None` if it is incomplete.
 pub(crate) fn parse_request(bytes: &[u8]) -> Result<Option<(Request<()>, usize)>, StatusCode> {
@@ -110,7 +111,7 @@ pub(crate) fn answer(
         .origins
         .check(request, config.encrypted)
         .map_err(|origin| {
-            let why = format!("pages from {origin:?} may not connect here");
+            let why = format!("pages from {} may not connect here", quoted(&origin, 100));
             refusal(StatusCode::FORBIDDEN, why)
         })?;
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use native_tls::{HandshakeError, MidHandshakeTlsStream, TlsAcceptor, TlsConnector, TlsStream};
 
 use super::session::Tls;
-use super::wire::Wire;
+use super::wire::{NOT_TLS, Wire};
 use crate::error::Error;
 use crate::net::handshake::Failure;
 use crate::net::socket::Socket;
@@ -79,12 +79,27 @@ fn failed(host: &str, error: native_tls::Error) -> Error {
     let first: &(dyn std::error::Error + 'static) = &error;
     let mut causes = std::iter::successors(Some(first), |error| error.source());
     if let Some(error) = causes.find_map(|error| error.downcast_ref::<io::Error>()) {
+        if error.kind() == io::ErrorKind::InvalidData {
+            return not_tls(host);
+        }
         let text = format!("in the TLS handshake with {host}: {error}");
         return Error::lost(io::Error::new(error.kind(), text));
     }
     Error::Tls {
         peer: host.to_owned(),
         error: Arc::new(error),
+    }
+}
+
+/// Returns the error for a peer that does not speak TLS.
+fn not_tls(peer: &str) -> Error {
+    let mut text = NOT_TLS.to_owned();
+    if peer != CLIENT {
+        text.push_str("; does the server speak TLS? If not, use ws://");
+    }
+    Error::Tls {
+        peer: peer.to_owned(),
+        error: Box::<dyn std::error::Error + Send + Sync>::from(text).into(),
     }
 }
 

@@ -17,6 +17,9 @@ const READ_AHEAD: usize = 5 + (16 << 10) + 256;
 /// some replies.
 const MAX_KEPT: usize = 64 << 10;
 
+/// The error of a stream that does not begin with a TLS record.
+pub(super) const NOT_TLS: &str = "the first bytes that it sent are not TLS";
+
 /// The socket below a session. Its reads and writes do not wait.
 #[derive(Debug)]
 pub(crate) struct Wire {
@@ -24,6 +27,8 @@ pub(crate) struct Wire {
     /// The read buffer: empty or of full length. Its part `unread` has been received and not read.
     ahead: Vec<u8>,
     unread: Range<usize>,
+    /// Whether a byte has been received.
+    has_received: bool,
     /// The last read took all bytes, so that another one is useless before a wait.
     drained: bool,
     /// Whether the current operation may read.
@@ -48,6 +53,7 @@ impl Wire {
             socket,
             ahead: Vec::new(),
             unread: 0..0,
+            has_received: false,
             drained: false,
             may_read: true,
             is_established: false,
@@ -105,6 +111,11 @@ impl Read for Wire {
             if received == 0 && !self.is_established {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            // RFC 8446, section 5.1: the types of records.
+            if !self.has_received && received > 0 && !matches!(self.ahead[0], 20..=23) {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, NOT_TLS));
+            }
+            self.has_received = true;
             self.unread = 0..received;
             self.drained = received < READ_AHEAD;
         }
