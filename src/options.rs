@@ -487,7 +487,7 @@ impl Options {
     /// robot.subscribe_callback(|order| println!("received {order}")); // has 8 MiB of stack
     /// # drop(operator);
     /// ```
-    pub fn thread_stack_size(&mut self, bytes: usize) -> &mut Self {
+    pub fn thread_stack_size(mut self, bytes: usize) -> Self {
         self.thread_stack_size = Some(bytes.max(SMALLEST_STACK));
         self
     }

@@ -293,7 +293,7 @@ fn the_default_message_limit_is_one_mebibyte_for_servers_and_sixteen_for_clients
 
 #[test]
 fn both_sides_learn_whose_limit_a_message_exceeded() {
-    let (client, server) = pair_with(&Options::new(), Options::new().max_message_size(100));
+    let (client, server) = pair_with(&Options::new(), &Options::new().max_message_size(100));
     client.put(vec![0; 101]).unwrap();
     let error = server.get_timeout(DEADLINE).unwrap_err();
     assert_eq!(

@@ -866,11 +866,7 @@ fn an_origin_that_may_not_connect_is_shown_shortened() {
     let request = UPGRADE.replace("Host: ", &format!("Origin: {origin}\r\nHost: "));
     stream.write_all(request.as_bytes()).unwrap();
     let ws = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
-    let error = ws
-        .wait_error_timeout(DEADLINE)
-        .unwrap()
-        .unwrap()
-        .to_string();
+    let error = ws.wait_closed_timeout(DEADLINE).unwrap_err().to_string();
     assert!(
         error.contains("\"http://xxx") && error.len() < 300,
         "{error}"
