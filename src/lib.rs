@@ -345,6 +345,8 @@
 //! own on `ws-dispatch`, functions given to [`Options`] on `ws-read`, a [`Transport`] of your own
 //! on `ws-read` and `ws-write`, and the handler on `ws-serve`.
 //!
+//! [`Options::thread_stack_size`] sets the stacks of a connection's threads.
+//!
 //! A callback may call any method; the connection's other callbacks wait meanwhile. If the writer
 //! thread is idle, a small message is written on the calling thread, without blocking; the writer
 //! thread sends whatever the socket does not accept immediately. Returning from `main` ends the

@@ -16,6 +16,8 @@ use testkit::{
     on_loss, pair, pair_with, pinging, pump, read_close_code, server_and_bytes, within,
 };
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 fn frame(code: u16, reason: &str) -> Option<CloseFrame> {
     let reason = reason.to_owned();
     Some(CloseFrame { code, reason })
@@ -837,4 +839,136 @@ fn the_end_does_not_wait_until_a_sink_has_closed() {
     ws.wait_closed_timeout(DEADLINE).unwrap();
     // The sink's peer receives the Close frame, and does not answer it.
     assert_eq!(read_close_code(&mut silent), 1000);
+}
+
+#[test]
+fn close_nowait_returns_before_the_peer_answers_and_sends_the_queue() {
+    over_each(|wire| {
+        let (client, mut raw) = wire.client_and_raw(|options| options.close_timeout(DEADLINE));
+        client.put("queued").unwrap();
+        // The peer has read nothing yet.
+        client.close_nowait(4001, "later").unwrap();
+        assert!(client.put("too late").is_err());
+        assert_eq!(raw.read().unwrap().to_text().unwrap(), "\"queued\"");
+        raw.pump();
+        client.wait_closed_timeout(DEADLINE).unwrap();
+        // It has no effect on a connection that has ended.
+        client.close_nowait(1000, "").unwrap();
+        assert!(client.close_nowait(1005, "").is_err());
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_answer_a_close_nowait_is_shut_down_at_the_close_timeout() {
+    over_each(|wire| {
+        let time = Duration::from_millis(20);
+        let (client, _raw) = wire.client_and_raw(|options| options.close_timeout(time));
+        client.close_nowait(1000, "").unwrap();
+        let error = client.wait_closed_timeout(DEADLINE).unwrap_err();
+        assert!(matches!(error, Error::CloseTimeout { .. }), "{error}");
+    });
+}
+
+// A second Ctrl-C.
+#[test]
+fn a_second_close_with_an_earlier_deadline_shortens_the_first() {
+    over_each(|wire| {
+        let (client, _raw) = wire.client_and_raw(|options| options.close_timeout(HOUR));
+        let first = thread::spawn({
+            let client = client.clone();
+            move || client.close()
+        });
+        eventually("the first close", || !client.is_ready());
+        let error = client.close_timeout(Duration::from_millis(1)).unwrap_err();
+        assert!(matches!(error, Error::CloseTimeout { .. }), "{error}");
+        let error = within(DEADLINE, move || first.join().unwrap()).unwrap_err();
+        assert!(matches!(error, Error::CloseTimeout { .. }), "{error}");
+    });
+}
+
+#[test]
+fn abort_ends_a_connection_in_every_state_and_counts_what_was_not_sent() {
+    over_each(|wire| {
+        // The peer reads nothing, so that messages are queued.
+        let (client, raw) = wire.client_and_raw(|options| options.close_timeout(HOUR));
+        while client.put_nowait(vec![0; 1 << 20]).is_ok() {}
+        client.abort();
+        match client.wait_closed_timeout(DEADLINE).unwrap_err() {
+            Error::Aborted { unsent } => assert!(unsent > 0),
+            other => panic!("{other}"),
+        }
+        drop(raw);
+        // While it closes.
+        let (client, _raw) = wire.client_and_raw(|options| options.close_timeout(HOUR));
+        client.close_nowait(1000, "").unwrap();
+        client.abort();
+        client.abort();
+        let error = client.wait_closed_timeout(DEADLINE).unwrap_err();
+        assert!(matches!(error, Error::Aborted { .. }), "{error}");
+        // While it connects.
+        let (_listener, url) = wire.listen();
+        let client = wire.options().connect(url).unwrap();
+        client.abort();
+        let error = client.wait_closed_timeout(DEADLINE).unwrap_err();
+        assert!(matches!(error, Error::Aborted { .. }), "{error}");
+    });
+}
+
+// An accept loop or a UI thread must not be held up by a client that does not answer.
+#[test]
+fn the_last_drop_waits_until_messages_are_written_and_not_for_the_peers_answer() {
+    over_each(|wire| {
+        let (client, mut raw) =
+            wire.client_and_raw(|options| options.linger(HOUR).close_timeout(HOUR));
+        for n in 0..100 {
+            client.put(n).unwrap();
+        }
+        let closed = client.closed_signal().clone();
+        // The peer does not answer before this returns.
+        within(DEADLINE, move || drop(client));
+        for n in 0..100 {
+            assert_eq!(raw.read().unwrap().to_text().unwrap(), n.to_string());
+        }
+        assert!(closed.try_recv().is_err_and(|error| error.is_empty()));
+        raw.pump();
+        within(DEADLINE, move || closed.recv().unwrap_err());
+    });
+}
+
+// Foxglove's SDK server ends the stream without a Close frame.
+#[test]
+fn a_peer_that_hangs_up_after_this_sides_close_frame_is_no_failure() {
+    over_each(|wire| {
+        let (client, mut raw) = wire.client_and_raw(|options| options);
+        client.put("last").unwrap();
+        client.close_nowait(1000, "").unwrap();
+        assert_eq!(raw.read().unwrap().to_text().unwrap(), "\"last\"");
+        // The next call would write the answer.
+        assert!(raw.read().unwrap().is_close());
+        drop(raw.socket.shutdown(std::net::Shutdown::Both));
+        drop(raw);
+        client.wait_closed_timeout(DEADLINE).unwrap();
+        assert!(client.error().is_none());
+    });
+}
+
+#[test]
+fn detach_keeps_a_connection_open_for_its_callbacks() {
+    over_each(|wire| {
+        let (client, server) = wire.pair(|options| options);
+        let answers = server.downgrade();
+        server.subscribe_callback(move |message| {
+            if let Some(server) = answers.upgrade() {
+                server.put(message).unwrap();
+            }
+        });
+        let signal = server.closed_signal().clone();
+        server.detach();
+        for n in 0..100 {
+            client.put(n).unwrap();
+            assert_eq!(client.get_timeout(DEADLINE).unwrap(), json!(n));
+        }
+        client.close().unwrap();
+        within(DEADLINE, move || signal.recv().unwrap_err());
+    });
 }

@@ -708,14 +708,16 @@ impl Websocket {
         let (publisher, producer) = producer_with(Queue::DropOldest(MAX_EVENTS));
         let subscription = producer.subscribe();
         let mut publisher = Some(publisher);
-        let deliver = move |state: State| {
+        let deliver = move |state: Option<State>| {
             let Some(mut open) = publisher.take() else {
                 return false;
             };
-            // Does not wait: the queue drops the oldest state.
-            open.put(state.clone());
+            if let Some(state) = state.clone() {
+                // Does not wait: the queue drops the oldest state.
+                open.put(state);
+            }
             match state {
-                State::Closed { reason } => open.end(reason),
+                Some(State::Closed { reason }) => open.end(reason),
                 _ if open.has_subscribers() => publisher = Some(open),
                 _ => {}
             }
@@ -751,6 +753,9 @@ impl Websocket {
         let producer = shared.producer.clone();
         let mut f = Some(Arc::new(EventCallback::new(f)));
         shared.lifecycle.observe(move |state| {
+            let Some(state) = state else {
+                return true;
+            };
             let is_end = matches!(state, State::Closed { .. });
             // The last one is moved, so that `f` is dropped on the dispatch thread.
             let f = if is_end { f.take() } else { f.clone() };
