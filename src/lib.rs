@@ -80,8 +80,8 @@
 //! * [`subscribe`](Websocket::subscribe) returns a [`Subscription`], which is a queue.
 //! * [`subscribe_callback`](Websocket::subscribe_callback) calls a function for one message after
 //!   the other, and [`subscribe_concurrent`](Websocket::subscribe_concurrent) for several at once.
-//! * [`subscribe_to`](Websocket::subscribe_to) fills a channel, another `Websocket`, or any
-//!   [`Sink`].
+//! * [`subscribe_to`](Websocket::subscribe_to) fills a channel, another `Websocket`, a
+//!   [`Latest`], or any [`Sink`].
 //! * [`get`](Websocket::get) reads from a default subscription, which its first call makes.
 //!
 //! ```
@@ -127,6 +127,24 @@
 //! The timeout makes the robot safe. An open connection does not mean that an operator is at the
 //! other end: a program that hangs keeps its connections until a ping times out, and a browser
 //! answers pings for its pages.
+//!
+//! # Control loops
+//!
+//! A loop with a clock of its own asks for the newest message and its age.
+//! [`subscribe_latest`](Websocket::subscribe_latest) returns a [`Latest`], which several
+//! connections can feed:
+//!
+//! ```
+//! use rtcbot_websocket::Websocket;
+//! use std::time::Duration;
+//!
+//! let (_operator, robot) = Websocket::pair();
+//! let orders = robot.subscribe_latest();
+//! match orders.fresh(Duration::from_millis(300)) {
+//!     Some(order) => println!("to the motors: {order}"),
+//!     None => println!("motors off: no order for 300 ms"),
+//! }
+//! ```
 //!
 //! # Sending
 //!
@@ -396,7 +414,7 @@ pub use message::{Json, Message};
 pub use net::basic_auth::BasicAuth;
 pub use net::transport::{self, Transport};
 pub use options::Options;
-pub use pubsub::{Queue, Sink, Source, Subscription, SubscriptionId};
+pub use pubsub::{Latest, Queue, Sink, Source, Subscription, SubscriptionId};
 pub use server::{Server, ServerHandle};
 pub use websocket::{Latency, Request, Stats, WeakWebsocket, Websocket};
 

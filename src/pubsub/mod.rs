@@ -32,6 +32,7 @@ mod end;
 mod fan_out;
 mod forwarder;
 mod inbox;
+mod latest;
 #[cfg(test)]
 mod model;
 mod producer;
@@ -52,6 +53,7 @@ mod worker_return;
 pub use consumer::{Consumer, Source};
 pub use fan_out::Publisher;
 pub use inbox::Inbox;
+pub use latest::Latest;
 pub use producer::Producer;
 pub use sink::Sink;
 pub use slow_consumer::Queue;

@@ -45,7 +45,7 @@ use crate::panics::log_panic;
 /// # Ok::<(), rtcbot_websocket::Error>(())
 /// ```
 pub struct Producer<T> {
-    subscribers: Arc<Subscribers<T>>,
+    pub(super) subscribers: Arc<Subscribers<T>>,
 }
 
 impl<T: Clone + Send + 'static> Producer<T> {

@@ -44,7 +44,7 @@ use crate::message::Message;
 use crate::net::handshake::subprotocols;
 #[cfg(doc)]
 use crate::options::Options;
-use crate::pubsub::{Queue, RoomWait, Sink, Source, Subscription, SubscriptionId};
+use crate::pubsub::{Latest, Queue, RoomWait, Sink, Source, Subscription, SubscriptionId};
 
 /// Receiving.
 impl Websocket {
@@ -175,8 +175,41 @@ impl Websocket {
         self.shared().producer.subscribe_with(queue)
     }
 
-    /// Passes every message from now on to a crossbeam `Sender<Message>`, another `Websocket`, or
-    /// your own [`Sink`]: RTCBot's `subscribe(q)`.
+    /// Returns the newest message and its age at any time, from now on.
+    ///
+    /// A full subscription does not affect it, unless it pauses reading: then no message arrives.
+    /// [`Latest`] describes from when the age counts, and what happens after the end of the
+    /// connection. Dropping the last handle unsubscribes.
+    ///
+    /// If this is the first subscription, the messages that arrived before are delivered now, and
+    /// the last of them counts as new.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    /// use std::time::Duration;
+    ///
+    /// let (operator, robot) = Websocket::pair();
+    /// let orders = robot.subscribe_latest();
+    /// operator.put_nowait("forward")?;
+    /// # while orders.newest().is_none() {}
+    /// for _ in 0..3 {
+    ///     // Every 10 ms: drive as the last order says, or stop if there was none for 300 ms.
+    ///     match orders.fresh(Duration::from_millis(300)) {
+    ///         Some(order) => println!("to the motors: {order}"),
+    ///         None => println!("motors off"),
+    ///     }
+    ///     std::thread::sleep(Duration::from_millis(10));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn subscribe_latest(&self) -> Latest<Message> {
+        self.shared().producer.subscribe_latest()
+    }
+
+    /// Passes every message from now on to a crossbeam `Sender<Message>`, another `Websocket`, a
+    /// [`Latest`], or your own [`Sink`]: RTCBot's `subscribe(q)`.
     ///
     /// While a channel or a `Websocket` is full, reading pauses. Your own sink is called where
     /// callbacks are called: see [`Sink`].
