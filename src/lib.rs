@@ -245,19 +245,20 @@
 //! # Sending only the newest
 //!
 //! Messages queued while disconnected are sent after reconnecting, so a robot may receive a
-//! minute's worth of stale orders at once. If only the latest order matters, send from a
-//! [`Queue::Latest`] subscription instead:
+//! minute's worth of stale orders at once. If only the latest order matters, use
+//! [`put_latest`](Websocket::put_latest). It replaces a message with the same key that is still
+//! queued:
 //!
 //! ```
-//! use rtcbot_websocket::{Message, Queue, Websocket, json, pubsub::Producer};
+//! use rtcbot_websocket::{Websocket, json};
 //!
 //! let (ws, robot) = Websocket::pair();
-//! let (mut orders, producer) = Producer::<Message>::new();
-//! ws.put_subscription(producer.subscribe_with(Queue::Latest));
-//! orders.put(json!({"speed": 0.5}).into()); // replaces an order that was not sent
+//! ws.put_latest("speed", json!({"speed": 0.5}))?;
 //! assert_eq!(robot.get()?, json!({"speed": 0.5}));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! A source can do the same: a [`Queue::Latest`] subscription of a [`pubsub::Producer`].
 //!
 //! # Detecting a lost peer
 //!

@@ -32,6 +32,7 @@ mod end;
 mod fan_out;
 mod forwarder;
 mod inbox;
+mod keys;
 mod latest;
 #[cfg(test)]
 mod model;

@@ -407,6 +407,53 @@ impl Websocket {
         self.shared().send_queue.put_nowait(data.into())
     }
 
+    /// Queues a message for sending, in place of the queued message with the same key. Does not
+    /// wait.
+    ///
+    /// If the network is slow or interrupted, the peer receives only the newest message of each
+    /// key: a robot puts its position with the key `"position"`, and its battery's state with the
+    /// key `"battery"`. Keys stay on this side, and are not sent.
+    ///
+    /// The new message is sent when the replaced one would have been: it takes the place of that in
+    /// the queue, so a message that is put often is not delayed by others. It may overtake messages
+    /// that were put between the two. [`stats().replaced`](crate::Stats::replaced) counts the
+    /// replaced messages.
+    ///
+    /// If no message with the key is queued, the new one is added to the end of the queue. A
+    /// message that the writer has taken from the queue is not replaced, but sent before the new
+    /// one. Nor can the new message overtake what is already in the sockets' buffers.
+    ///
+    /// A message that was being written when a connection was lost is queued again for the [next
+    /// connection](Options::reconnect). It is sent before a newer one with its key. If there is
+    /// none yet, it can be replaced until then, unless the program uses more than 64 keys.
+    ///
+    /// It stops an active source, as every put does.
+    ///
+    /// # Errors
+    ///
+    /// Both errors contain the message.
+    ///
+    /// - [`PutError::Full`] if [`send_queue`](Options::send_queue) bytes are queued, not counting
+    ///   the message that would be replaced. That message stays queued.
+    /// - [`PutError::Closed`] if the connection is closing or has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Websocket, json};
+    ///
+    /// let (robot, operator) = Websocket::pair();
+    /// for x in 0..=100 {
+    ///     robot.put_latest("position", json!({"x": x}))?;
+    /// }
+    /// // Some of the positions between the first and the last may have been replaced.
+    /// while operator.get()? != json!({"x": 100}) {}
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn put_latest(&self, key: &str, data: impl Into<Message>) -> Result<(), PutError<Message>> {
+        self.shared().send_queue.put_latest(key, data.into())
+    }
+
     /// Queues a message for sending, and waits until the queue has space for it.
     ///
     /// It stops an active source. The wait ends with the connection.
