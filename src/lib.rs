@@ -179,6 +179,20 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`Source::every`] calls a function at a steady rate, and [`Source::iter`] sends the items of an
+//! iterator:
+//!
+//! ```
+//! use rtcbot_websocket::{Source, Websocket, json};
+//! use std::time::Duration;
+//!
+//! let (robot, operator) = Websocket::pair();
+//! let battery = || json!({"battery": 0.8}).into();
+//! robot.put_subscription(Source::every(Duration::from_millis(100), battery)?);
+//! assert_eq!(operator.get()?, json!({"battery": 0.8}));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Waiting for several things
 //!
 //! [`Subscription::receiver`] returns a channel for
@@ -348,14 +362,16 @@
 //! | `ws-dispatch` | 1 per connection with callbacks | calls them one after the other |
 //! | `ws-worker` | up to `workers` | calls a function given to `subscribe_concurrent` |
 //! | `ws-serve` | 1 per request | calls the handler of [`Server::serve`] |
+//! | `ws-source` | 1 per [`Source`] of a function or an iterator | calls it |
 //! | `ws-forward` | temporary | delivers to a sink that was full |
 //! | `ws-linger` | temporary | enforces the close timeout if the closing thread must not block |
 //! | `ws-resolve` | temporary | resolves a host name |
 //! | `ws-respond` | temporary | sends a page to a slow client |
 //!
 //! Your code runs on these threads: callbacks on `ws-dispatch` and `ws-worker`, a [`Sink`] of your
-//! own on `ws-dispatch`, functions given to [`Options`] on `ws-read`, a [`Transport`] of your own
-//! on `ws-read` and `ws-write`, and the handler on `ws-serve`.
+//! own on `ws-dispatch`, functions and iterators given to [`Source`] on `ws-source`, functions
+//! given to [`Options`] on `ws-read`, a [`Transport`] of your own on `ws-read` and `ws-write`, and
+//! the handler on `ws-serve`.
 //!
 //! A callback may call any method; the connection's other callbacks wait meanwhile. If the writer
 //! thread is idle, a small message is written on the calling thread, without blocking; the writer

@@ -41,6 +41,7 @@ mod queue;
 mod ring;
 mod sink;
 mod slow_consumer;
+mod source;
 mod space;
 mod status;
 mod subscriber;

@@ -521,8 +521,9 @@ impl Websocket {
 
     /// Sends everything that `source` yields from now on, and replaces the previous source.
     ///
-    /// A source is a [`Subscription`] or a crossbeam `Receiver<Message>`. Returns whether the
-    /// source was accepted: a connection that is closing accepts none.
+    /// A source is a [`Subscription`], a crossbeam `Receiver<Message>`, a function that is
+    /// [called at a steady rate](Source::every), or an [iterator](Source::iter). Returns whether
+    /// the source was accepted: a connection that is closing accepts none.
     ///
     /// The writer thread takes messages as fast as the network accepts them. Messages that were put
     /// directly are sent first. A message that was taken from a source is sent, even if the source
