@@ -306,7 +306,8 @@
 //!
 //! # Broadcasting
 //!
-//! A [`ServerHandle`] reaches all connections from any thread, and shuts the server down:
+//! [`broadcast`] sends one message to any connections. A [`ServerHandle`] reaches all connections
+//! of its server from any thread, and shuts the server down:
 //!
 //! ```
 //! use rtcbot_websocket::{Server, Websocket, json};
@@ -433,6 +434,7 @@ pub use net::transport::{self, Transport};
 pub use options::Options;
 pub use pubsub::{Latest, Queue, Sink, Source, Subscription, SubscriptionId};
 pub use server::{Server, ServerHandle};
+pub use websocket::broadcast::broadcast;
 pub use websocket::{Latency, Request, Stats, WeakWebsocket, Websocket};
 
 /// Compiles the README's programs.

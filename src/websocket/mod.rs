@@ -1,6 +1,7 @@
 //! `Websocket`: the methods that a program calls on a connection.
 
 mod accept;
+pub(crate) mod broadcast;
 mod connect;
 mod control_frames;
 mod event_callback;
