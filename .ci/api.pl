@@ -3,8 +3,8 @@
 #
 #     .ci/api.pl FOLDER    the folder of the crate's pages, which `cargo doc` has written
 #
-# It reads the HTML, because stable rustdoc writes nothing else. Items of other crates that this
-# crate exports have one line each.
+# It reads the HTML, because rustdoc's JSON is unstable and its readers take long to build. Items of
+# other crates that this crate exports have one line each.
 
 use strict;
 use warnings;
@@ -78,9 +78,12 @@ sub add_item {
                 while m{<span id="structfield\.([^"]*)"$type}g;
             add("$path\::$1\::$2", $3)
                 while m{<span id="variant\.([^".]*)\.field\.([^"]*)"$type}g;
-        } elsif ($section =~ /^(?:trait-implementations|foreign-impls)$/) {
+        }
+        if ($section =~ /^(?:implementations|trait-implementations|foreign-impls)$/) {
             $1 =~ /StructuralPartialEq/ or add($path, $1)
                 while m{<section id="impl-[^"]*"$signature}g;
+            add("$path\::$1", $2)
+                while m{<section id="associatedtype\.(\w+)[^"]*"$signature}g;
         }
     }
 }

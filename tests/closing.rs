@@ -972,3 +972,46 @@ fn detach_keeps_a_connection_open_for_its_callbacks() {
         within(DEADLINE, move || signal.recv().unwrap_err());
     });
 }
+
+// A plugin host unloads the library afterwards.
+#[test]
+fn close_returns_after_everything_that_the_threads_own_has_been_dropped() {
+    use std::sync::Arc;
+    over_each(|wire| {
+        for n in 0..200 {
+            let owned = Arc::new(());
+            let by_options = owned.clone();
+            let (listener, url) = wire.listen();
+            let options = wire.options().close_timeout(DEADLINE);
+            let options = options.greeting(move || {
+                let _ = &by_options;
+                ["hello"]
+            });
+            let client = options.connect(url).unwrap();
+            drop(options);
+            let raw = wire.accept(&listener);
+            let reading = thread::spawn(|| raw.pump());
+            client.wait_ready_timeout(DEADLINE).unwrap();
+            client.close().unwrap();
+            assert_eq!(Arc::strong_count(&owned), 1, "{n}");
+            reading.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn many_threads_may_wait_for_the_end_of_the_same_threads() {
+    for _ in 0..500 {
+        let (client, server) = pair();
+        let closing: Vec<_> = (0..4)
+            .map(|_| {
+                let client = client.clone();
+                thread::spawn(move || client.close())
+            })
+            .collect();
+        for thread in closing {
+            within(DEADLINE, move || thread.join().unwrap()).unwrap();
+        }
+        drop(server);
+    }
+}

@@ -24,6 +24,7 @@ mod shared;
 pub(crate) mod slot;
 mod state;
 mod stats;
+mod thread_end;
 mod writer_thread;
 
 use std::convert::Infallible;
@@ -1095,6 +1096,10 @@ impl Websocket {
     /// queued messages are not sent, and the error and [`stats().unsent`](crate::Stats::unsent)
     /// count them.
     ///
+    /// When this returns, the connection's reader and writer threads have ended, unless a function
+    /// or a [`Transport`](crate::Transport) of the program still runs on them at the time limit. The
+    /// threads of callbacks end after their last callback.
+    ///
     /// Returns `Ok` if every queued message was written and the closing handshake completed. If
     /// [`stats().unconfirmed`](crate::Stats::unconfirmed) is also 0, the peer's WebSocket layer
     /// received all of them; only a reply of its application can tell whether that processed them.
@@ -1283,7 +1288,11 @@ impl Websocket {
         }
         // The connection is shut down at the deadline. After that, only a function of the options
         // that does not return can delay the threads.
-        let end = self.wait_closed_until(Some(deadline + Duration::from_secs(1)))?;
+        let limit = deadline + Duration::from_secs(1);
+        let end = self.wait_closed_until(Some(limit))?;
+        if !shared.is_own_thread() {
+            shared.reader_end.wait(limit);
+        }
         end.failure().map_or(Ok(()), Err)
     }
 }
