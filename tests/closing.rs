@@ -1015,3 +1015,43 @@ fn many_threads_may_wait_for_the_end_of_the_same_threads() {
         drop(server);
     }
 }
+
+#[test]
+fn the_last_drop_warns_once_if_callbacks_or_sinks_are_attached() {
+    testkit::alone(
+        "the_last_drop_warns_once_if_callbacks_or_sinks_are_attached",
+        || {
+            testkit::records::keep(log::LevelFilter::Warn);
+            let warnings = || testkit::records::count("the last handle is dropped");
+            // Nothing is attached, or it has been removed, or the connection is closing.
+            let (client, server) = pair();
+            let _own = client.subscribe();
+            client.unsubscribe(client.subscribe_callback(|_| {}));
+            drop(client);
+            server.subscribe_callback(|_| {});
+            server.close().unwrap();
+            drop(server);
+            assert_eq!(warnings(), 0, "{}", testkit::records::all());
+
+            let attach: [fn(&Websocket); 3] = [
+                |ws| drop(ws.subscribe_callback(|_| {})),
+                |ws| drop(ws.subscribe_concurrent(1, |_| {})),
+                |ws| drop(ws.subscribe_to(unbounded().0)),
+            ];
+            for (n, attach) in attach.into_iter().enumerate() {
+                let (client, _server) = pair();
+                attach(&client);
+                drop(client.clone());
+                assert_eq!(warnings(), n, "it is not the last handle");
+                drop(client);
+                assert_eq!(warnings(), n + 1);
+            }
+            // A detached connection is not dropped.
+            let (client, server) = pair();
+            client.subscribe_callback(|_| {});
+            client.detach();
+            server.close().unwrap();
+            assert_eq!(warnings(), 3);
+        },
+    );
+}

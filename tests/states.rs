@@ -3,15 +3,17 @@
 mod testkit;
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::unbounded;
-use rtcbot_websocket::{Backoff, Error, Options, Server, Side, State, Subscription, Websocket};
-use testkit::{DEADLINE, end_reason, eventually, own_address, pair, read_head, within};
+use rtcbot_websocket::{
+    Backoff, Error, Options, Server, Side, State, Subscription, Websocket, json,
+};
+use testkit::{DEADLINE, UPGRADE, end_reason, masked_frame, own_address, pair, read_head, within};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -439,20 +441,22 @@ fn a_feed_that_answers_pings_and_sends_nothing_is_left() {
 }
 
 #[test]
-fn a_full_subscription_does_not_count_as_a_silent_peer() {
-    let (client, server) = Options::new()
-        .receive_timeout(100 * MS)
-        .receive_queue(rtcbot_websocket::Queue::Block(1))
-        .pair();
-    let full = client.subscribe();
-    let feeding = thread::spawn({
-        let server = server.clone();
-        move || while server.put_timeout("x", DEADLINE).is_ok() {}
-    });
-    eventually("reading pauses", || client.stats().receive_queue > 0);
-    let over = client.wait_closed_timeout(300 * MS);
+fn the_time_in_which_reading_pauses_does_not_count_as_silence() {
+    let mut server = server();
+    let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    // The message arrives with the request, so that it is not late.
+    let bytes = [UPGRADE.as_bytes(), &masked_frame(0x81, b"1")].concat();
+    stream.write_all(&bytes).unwrap();
+    let ws = Options::new()
+        .receive_timeout(50 * MS)
+        .paused(true)
+        .accept(server.next_timeout(DEADLINE).unwrap());
+    ws.wait_ready_timeout(DEADLINE).unwrap();
+    let over = ws.wait_closed_timeout(300 * MS);
     assert!(matches!(over, Err(Error::Timeout)), "{over:?}");
-    assert_eq!(full.len(), 1);
-    client.abort();
-    within(DEADLINE, move || feeding.join().unwrap());
+    let messages = ws.subscribe();
+    ws.resume();
+    assert_eq!(messages.get_timeout(DEADLINE).unwrap(), json!(1));
+    let error = ws.wait_closed_timeout(DEADLINE).unwrap_err();
+    assert!(matches!(error, Error::ReceiveTimeout { .. }), "{error}");
 }
