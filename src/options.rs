@@ -662,8 +662,8 @@ impl Options {
         self
     }
 
-    /// Sets the time in which a message has to arrive, after the last one or after the connection is
-    /// ready. At the limit, the connection fails with [`Error::ReceiveTimeout`].
+    /// Sets the time in which a message has to arrive, after the last one or after the connection
+    /// is ready. At the limit, the connection fails with [`Error::ReceiveTimeout`].
     ///
     /// `None` and zero disable the limit. It is for a peer that answers pings and has stopped
     /// sending; with [`reconnect`](Self::reconnect), the client connects again. Only whole messages

@@ -562,8 +562,8 @@ impl Websocket {
     /// are put into it later are not sent. A [greeting](Options::greeting) stops no source.
     ///
     /// From a subscription with [`Queue::Latest`], the newest order is taken whenever the network
-    /// accepts one. It cannot overtake orders that are already in the sockets' buffers. An order that was
-    /// being written when a connection was lost is sent first on the [next
+    /// accepts one. It cannot overtake orders that are already in the sockets' buffers. An order
+    /// that was being written when a connection was lost is sent first on the [next
     /// connection](Options::reconnect), so a robot that must not follow an old order checks a time
     /// in the order. Put the very last order directly, because a source that is dropped by a close
     /// may still contain it.
@@ -1097,8 +1097,8 @@ impl Websocket {
     /// count them.
     ///
     /// When this returns, the connection's reader and writer threads have ended, unless a function
-    /// or a [`Transport`](crate::Transport) of the program still runs on them at the time limit. The
-    /// threads of callbacks end after their last callback.
+    /// or a [`Transport`](crate::Transport) of the program still runs on them at the time limit.
+    /// The threads of callbacks end after their last callback.
     ///
     /// Returns `Ok` if every queued message was written and the closing handshake completed. If
     /// [`stats().unconfirmed`](crate::Stats::unconfirmed) is also 0, the peer's WebSocket layer
