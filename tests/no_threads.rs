@@ -705,7 +705,7 @@ fn a_response_that_gets_no_thread_is_an_error_of_the_call() {
             assert!(matches!(error, Error::Thread(_)), "{error}");
             // The client is not left waiting for the rest.
             let _ = client.read_to_end(&mut Vec::new());
-            assert!(server.connections().is_empty());
+            assert!(server.handle().connections().is_empty());
         },
     );
 }

@@ -91,7 +91,7 @@ fn run_out_of_threads() {
         assert_no_thread(&ws);
         assert_ended(stream);
     }
-    assert!(server.connections().is_empty());
+    assert!(server.handle().connections().is_empty());
     drop(taken);
 
     // There is room for the reader's thread only.

@@ -22,19 +22,18 @@ pub use self::handle::ServerHandle;
 use self::handle::ServerState;
 use self::listener::Listener;
 use crate::error::{Error, Result};
-use crate::message::Message;
 use crate::net::host::Endpoint;
 #[cfg(feature = "native-tls")]
 use crate::net::tls;
 use crate::panics::Guarded;
 use crate::thread::spawn;
-use crate::websocket::{Request, Websocket};
+use crate::websocket::Request;
 
 /// A listening socket, and an iterator over the requests to it.
 ///
 /// The iterator waits for new connections, for their TLS handshakes and for their request heads at
 /// the same time, so slow and silent clients do not delay others. It needs no thread of its own.
-/// The iterator ends only after [`shutdown`](Self::shutdown).
+/// The iterator ends only after a [shutdown](ServerHandle::shutdown).
 ///
 /// [`serve`](Self::serve) runs a thread for each request instead.
 ///
@@ -344,7 +343,7 @@ impl Server {
     }
 }
 
-/// Requests and connections.
+/// Requests. [`handle`](Self::handle) reaches the connections, and shuts the server down.
 impl Server {
     /// Waits for the next request, for at most `timeout`.
     ///
@@ -362,7 +361,7 @@ impl Server {
     /// let mut server = Server::bind("127.0.0.1:0")?;
     /// let timeout = Duration::from_millis(10);
     /// assert!(matches!(server.next_timeout(timeout), Err(Error::Timeout)));
-    /// server.shutdown(Duration::from_secs(5))?;
+    /// server.handle().shutdown(Duration::from_secs(5))?;
     /// assert!(matches!(server.next_timeout(timeout), Err(Error::Ended)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -457,64 +456,6 @@ impl Server {
         ServerHandle {
             control: self.control.clone(),
         }
-    }
-
-    /// Returns all connections. See [`ServerHandle::connections`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::{Server, Websocket};
-    ///
-    /// let mut server = Server::bind("127.0.0.1:0")?;
-    /// let ws = Websocket::connect(server.url())?;
-    /// let _robot = Websocket::accept(server.next().unwrap());
-    /// assert_eq!(server.connections().len(), 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use]
-    pub fn connections(&self) -> Vec<Websocket> {
-        self.handle().connections()
-    }
-
-    /// Sends a message to all connections. See [`ServerHandle::broadcast`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::{Server, Websocket};
-    ///
-    /// let mut server = Server::bind("127.0.0.1:0")?;
-    /// let ws = Websocket::connect(server.url())?;
-    /// let _robot = Websocket::accept(server.next().unwrap());
-    /// ws.wait_ready()?;
-    /// assert!(server.broadcast("stop").is_empty()); // no queue was full
-    /// assert_eq!(ws.get()?, "stop");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn broadcast(&self, message: impl Into<Message>) -> Vec<Websocket> {
-        self.handle().broadcast(message)
-    }
-
-    /// Shuts the server down. See [`ServerHandle::shutdown`].
-    ///
-    /// # Errors
-    ///
-    /// The same as [`ServerHandle::shutdown`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::Server;
-    /// use std::time::Duration;
-    ///
-    /// let mut server = Server::bind("127.0.0.1:0")?;
-    /// server.shutdown(Duration::from_secs(5))?;
-    /// assert!(server.next().is_none());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn shutdown(&self, timeout: Duration) -> Result<()> {
-        self.handle().shutdown(timeout)
     }
 }
 

@@ -465,7 +465,7 @@ fn calls_that_wait_are_refused_in_a_forked_child() {
                     && forked(client.wait_ready())
                     && forked(client.wait_closed())
                     && forked(client.wait_closed())
-                    && forked(listener.shutdown(DEADLINE))
+                    && forked(listener.handle().shutdown(DEADLINE))
             });
             client.put(1).unwrap();
             server.get_timeout(DEADLINE).unwrap();

@@ -30,21 +30,23 @@ fn a_broadcast_reaches_all_in_their_own_mode_and_returns_those_without_room() {
         .put_timeout(vec![0u8; 1 << 20], patience)
         .is_ok()
     {}
-    assert_eq!(server.connections().len(), 3);
+    assert_eq!(server.handle().connections().len(), 3);
 
-    let missed = server.broadcast("hello");
+    let missed = server.handle().broadcast("hello");
     assert_eq!(missed, std::slice::from_ref(&stalled_peer));
     assert_eq!(json_client.get_timeout(DEADLINE).unwrap(), json!("hello"));
     assert_eq!(text_client.get_timeout(DEADLINE).unwrap(), "hello");
-    server.broadcast(json!({"a": 1}));
+    server.handle().broadcast(json!({"a": 1}));
     assert_eq!(json_client.get_timeout(DEADLINE).unwrap(), json!({"a": 1}));
     assert_eq!(text_client.get_timeout(DEADLINE).unwrap(), "{\"a\":1}");
 
     drop(stalled);
     let _ = stalled_peer.wait_closed_timeout(DEADLINE);
     json_client.close().unwrap();
-    eventually("that two have gone", || server.connections().len() == 1);
-    assert!(server.broadcast(1).is_empty());
+    eventually("that two have gone", || {
+        server.handle().connections().len() == 1
+    });
+    assert!(server.handle().broadcast(1).is_empty());
 }
 
 #[test]

@@ -119,7 +119,10 @@ fn shutdown_ends_within_its_timeout_when_a_client_does_not_answer() {
     }
     // They are cut, all within the same time, and that is not an error of the shutdown.
     within(DEADLINE, move || {
-        server.shutdown(Duration::from_millis(100)).unwrap();
+        server
+            .handle()
+            .shutdown(Duration::from_millis(100))
+            .unwrap();
     });
     for peer in peers {
         let error = peer.wait_closed_timeout(DEADLINE).unwrap_err();
@@ -194,7 +197,7 @@ fn a_request_accepted_after_a_shutdown_has_its_own_time_to_close() {
         let mut stream = stream_to(&server);
         stream.write_all(UPGRADE.as_bytes()).unwrap();
         let request = server.next_timeout(DEADLINE).unwrap();
-        server.shutdown(timeout).unwrap();
+        server.handle().shutdown(timeout).unwrap();
         let close_timeout = Duration::from_millis(100);
         let ws = Options::new().close_timeout(close_timeout).accept(request);
         assert!(read_head(&mut stream).starts_with("HTTP/1.1 101 "));
@@ -209,7 +212,7 @@ fn a_request_accepted_after_the_shutdown_is_closed() {
     let mut server = server();
     let client = Websocket::connect(server.url()).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
-    server.shutdown(DEADLINE).unwrap();
+    server.handle().shutdown(DEADLINE).unwrap();
     assert!(server.next().is_none());
     let _peer = Websocket::accept(request);
     client.wait_closed_timeout(DEADLINE).unwrap();
@@ -222,7 +225,7 @@ fn a_client_with_an_incomplete_head_is_answered_at_shutdown() {
     let mut stream = stream_to(&server);
     stream.write_all(b"GET / HT").unwrap();
     serve_until(&mut server, || true);
-    server.shutdown(DEADLINE).unwrap();
+    server.handle().shutdown(DEADLINE).unwrap();
     assert!(server.next().is_none());
     let answer = read_all(stream);
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
@@ -458,7 +461,7 @@ fn shutdown_does_not_wait_for_a_refused_client() {
     eventually("its thread", || {
         crate::testkit::threads_named("ws-respond") > 0
     });
-    server.shutdown(DEADLINE).unwrap();
+    server.handle().shutdown(DEADLINE).unwrap();
     assert!(
         crate::testkit::threads_named("ws-respond") > 0,
         "it was over by then"
