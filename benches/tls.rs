@@ -101,7 +101,10 @@ fn client(pki: &Pki, url: &str) -> Websocket {
 
 /// Starts an echo server on this crate: one thread per connection, `get` and `put`.
 fn server(pki: &Pki) -> String {
-    let server = Server::bind_tls("127.0.0.1:0", pki.identity.clone()).unwrap();
+    let server = Server::bind("127.0.0.1:0")
+        .unwrap()
+        .tls(pki.identity.clone())
+        .unwrap();
     let url = server.url().to_owned();
     thread::spawn(move || {
         for request in server {
@@ -123,7 +126,10 @@ type End = (Websocket, Subscription<Message>);
 
 /// Returns a client and the server's end of the same connection.
 fn pair(pki: &Pki) -> (End, End) {
-    let mut server = Server::bind_tls("127.0.0.1:0", pki.identity.clone()).unwrap();
+    let mut server = Server::bind("127.0.0.1:0")
+        .unwrap()
+        .tls(pki.identity.clone())
+        .unwrap();
     let url = server.url().to_owned();
     let accepted = thread::spawn(move || {
         let ws = Options::new().json(false).accept(server.next().unwrap());

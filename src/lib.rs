@@ -332,7 +332,7 @@
 //!
 //! # TLS, Unix sockets, proxies, other streams
 //!
-//! * `wss://` URLs use TLS, and [`Server::bind_tls`] serves them. `Options` sets the
+//! * `wss://` URLs use TLS, and [`Server::tls`] serves them. `Options` sets the
 //!   [trusted certificates](Options::root_certificate_pem) beyond those of the system.
 //! * `ws+unix:/path` URLs connect to a Unix socket, and [`Server::bind_unix`] serves one.
 //! * [`Options::proxy`] connects through an HTTP or SOCKS5 proxy.

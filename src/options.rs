@@ -1002,8 +1002,8 @@ impl Options {
     }
 }
 
-/// TLS for clients, with the feature `native-tls`. A server's TLS is set with
-/// [`Server::bind_tls`](crate::Server::bind_tls).
+/// TLS for clients, with the feature `native-tls`. [`Server::tls`](crate::Server::tls) sets that of
+/// a server.
 ///
 /// By default, the server's certificate must be valid for the URL's host, and signed by an
 /// authority that the system trusts. The host must be among its alternative names. A certificate

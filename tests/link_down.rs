@@ -210,7 +210,10 @@ fn servers(address: &str) -> Vec<Server> {
     vec![
         Server::bind((address, 0)).unwrap(),
         #[cfg(feature = "native-tls")]
-        Server::bind_tls((address, 0), testkit::tls::pki().identity).unwrap(),
+        Server::bind((address, 0))
+            .unwrap()
+            .tls(testkit::tls::pki().identity)
+            .unwrap(),
     ]
 }
 

@@ -107,7 +107,10 @@ fn check(server: &mut Server, url: &str, host: &str, path: &str) {
 fn a_certificate_is_for_the_address_without_its_zone() {
     in_a_network_of_its_own("a_certificate_is_for_the_address_without_its_zone", || {
         let pki = testkit::tls::pki_for(&["fe80::1"]);
-        let mut server = Server::bind_tls(address(LOOPBACK), pki.identity.clone()).unwrap();
+        let mut server = Server::bind(address(LOOPBACK))
+            .unwrap()
+            .tls(pki.identity.clone())
+            .unwrap();
         let port = server.local_addr().unwrap().port();
         for url in [
             server.url().to_owned(),

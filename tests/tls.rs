@@ -55,7 +55,10 @@ fn messages_go_both_ways_and_the_request_says_that_it_is_encrypted() {
 #[test]
 fn a_host_name_is_verified_as_well_as_an_address() {
     let pki = pki_for(&["localhost"]);
-    let server = Server::bind_tls("127.0.0.1:0", pki.identity.clone()).unwrap();
+    let server = Server::bind("127.0.0.1:0")
+        .unwrap()
+        .tls(pki.identity.clone())
+        .unwrap();
     let port = server.local_addr().unwrap().port();
     let _ = serving(server);
     let ws = pki
@@ -240,7 +243,7 @@ fn a_key_that_does_not_match_the_certificate_is_refused_immediately() {
     // Some TLS libraries notice it here, others in the handshake.
     let bound = identity
         .map_err(std::io::Error::other)
-        .and_then(|identity| Server::bind_tls((testkit::own_address(), 0), identity));
+        .and_then(|identity| Server::bind((testkit::own_address(), 0))?.tls(identity));
     assert!(bound.is_err());
 }
 

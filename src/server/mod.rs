@@ -128,41 +128,6 @@ impl Server {
         Self::with(Listener::tcp(address)?)
     }
 
-    /// Listens on an address, with TLS (`wss://`). Needs the feature `native-tls`.
-    ///
-    /// The identity is the server's certificate and key. `native_tls::Identity::from_pkcs8` reads
-    /// both from PEM: the certificate, followed by its intermediate certificates, and the key as
-    /// PKCS#8 (`BEGIN PRIVATE KEY`; `openssl pkcs8 -topk8 -nocrypt -in key.pem` converts other
-    /// formats). `from_pkcs12` reads PKCS#12. The certificate must be valid for the hosts or
-    /// addresses that clients use.
-    ///
-    /// With OpenSSL, servers negotiate up to TLS 1.2, a limit of native-tls; clients of this crate
-    /// negotiate up to TLS 1.3. To offer TLS 1.3, use a reverse proxy, and serve it on a [Unix
-    /// socket](Self::bind_unix).
-    ///
-    /// # Errors
-    ///
-    /// The error of [`bind`](Self::bind), or the TLS library's error for the identity, for example
-    /// that the key does not belong to the certificate.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// use rtcbot_websocket::{Server, native_tls::Identity};
-    ///
-    /// let (cert, key) = (std::fs::read("cert.pem")?, std::fs::read("key.pem")?);
-    /// let identity = Identity::from_pkcs8(&cert, &key)?;
-    /// let server = Server::bind_tls("0.0.0.0:8443", identity)?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[cfg(feature = "native-tls")]
-    pub fn bind_tls(
-        address: impl ToSocketAddrs,
-        identity: native_tls::Identity,
-    ) -> io::Result<Server> {
-        Self::bind(address)?.tls(identity)
-    }
-
     /// Listens on the path of a Unix socket, which clients reach as `ws+unix:PATH`.
     ///
     /// The file is removed when listening ends. A file of a server that no longer exists is
@@ -235,13 +200,34 @@ impl Server {
         })
     }
 
-    /// Enables TLS for all connections accepted by this server. Needs the feature `native-tls`.
+    /// Enables TLS (`wss://`) for all connections to this server. Needs the feature `native-tls`.
     ///
-    /// See [`bind_tls`](Self::bind_tls) for the identity.
+    /// The identity is the server's certificate and key. `native_tls::Identity::from_pkcs8` reads
+    /// both from PEM: the certificate, followed by its intermediate certificates, and the key as
+    /// PKCS#8 (`BEGIN PRIVATE KEY`; `openssl pkcs8 -topk8 -nocrypt -in key.pem` converts other
+    /// formats). `from_pkcs12` reads PKCS#12. The certificate must be valid for the hosts or
+    /// addresses that clients use.
+    ///
+    /// With OpenSSL, servers negotiate up to TLS 1.2, a limit of native-tls; clients of this crate
+    /// negotiate up to TLS 1.3. To offer TLS 1.3, use a reverse proxy, and serve it on a [Unix
+    /// socket](Self::bind_unix).
     ///
     /// # Errors
     ///
-    /// The TLS library's error for the identity.
+    /// The TLS library's error for the identity, for example that the key does not belong to the
+    /// certificate.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Server, native_tls::Identity};
+    ///
+    /// let (cert, key) = (std::fs::read("cert.pem")?, std::fs::read("key.pem")?);
+    /// let identity = Identity::from_pkcs8(&cert, &key)?;
+    /// let server = Server::bind("0.0.0.0:8443")?.tls(identity)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "bind_tls")]
     #[cfg(feature = "native-tls")]
     pub fn tls(self, identity: native_tls::Identity) -> io::Result<Server> {
         let acceptor = native_tls::TlsAcceptor::new(identity).map_err(io::Error::other)?;

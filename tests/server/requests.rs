@@ -199,9 +199,6 @@ fn the_error_for_an_address_in_use_names_it() {
     let errors = [
         Server::bind(address).unwrap_err(),
         Server::bind(&[address, address][..]).unwrap_err(),
-        #[cfg(feature = "native-tls")]
-        Server::bind_tls(second, crate::testkit::tls::pki().identity).unwrap_err(),
-        #[cfg(not(feature = "native-tls"))]
         Server::bind(second).unwrap_err(),
     ];
     for error in errors {

@@ -52,7 +52,10 @@ pub fn pki() -> Pki {
 
 impl Pki {
     pub fn server(&self) -> Server {
-        Server::bind_tls((super::own_address(), 0), self.identity.clone()).unwrap()
+        Server::bind((super::own_address(), 0))
+            .unwrap()
+            .tls(self.identity.clone())
+            .unwrap()
     }
 
     /// Options that trust this authority.
