@@ -54,7 +54,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<(String, bool, O
         match argument.as_str() {
             "--text" => as_text = true,
             "--ca" => options = trust(options, &value()?)?,
-            "--origin" => options = options.origin(value()?),
+            "--origin" => options = options.header("Origin", value()?),
             "--subprotocol" => options = options.subprotocol(value()?),
             "--header" => {
                 let header = value()?;

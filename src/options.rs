@@ -24,6 +24,9 @@ use crate::pubsub::Queue;
 const LONGEST_MESSAGE: usize = 16 << 20;
 const SERVERS_MESSAGE: usize = 1 << 20;
 
+/// The `User-Agent` header of a client that has no other.
+const USER_AGENT: &str = concat!("rtcbot-websocket/", env!("CARGO_PKG_VERSION"));
+
 /// The minimum size of a stack. A peer decides how deep its JSON is nested, up to the 127 levels
 /// that serde_json reads. Without optimisation, these take more than 128 KiB.
 const SMALLEST_STACK: usize = 256 << 10;
@@ -75,8 +78,6 @@ pub struct Options {
     /// A subprotocol may be a token, because browsers can send no other header.
     pub(crate) subprotocols: Hidden<Vec<String>>,
     basic_auth: Option<Hidden<Credentials>>,
-    origin: Option<String>,
-    user_agent: String,
     pub(crate) max_redirects: usize,
     proxy: Option<Hidden<String>>,
     proxy_from_env: bool,
@@ -110,8 +111,6 @@ impl Default for Options {
             renewed_headers: Vec::new(),
             subprotocols: Hidden::default(),
             basic_auth: None,
-            origin: None,
-            user_agent: concat!("rtcbot-websocket/", env!("CARGO_PKG_VERSION")).to_owned(),
             max_redirects: 0,
             proxy: None,
             proxy_from_env: false,
@@ -528,10 +527,12 @@ impl Options {
 
     /// Adds a header to the handshake: to the request of a client, or to the response of a server.
     ///
-    /// A name that is added twice is sent twice. The value appears in no `Debug` output, and is not
-    /// sent to [another host after a redirect](Self::max_redirects).
+    /// A name that is added twice is sent twice. The value appears in no `Debug` output. Except for
+    /// `Origin` and `User-Agent`, it is not sent to [another host after a
+    /// redirect](Self::max_redirects).
     ///
-    /// Defaults to no additional headers.
+    /// Defaults to no additional headers. A client sends the `User-Agent` `rtcbot-websocket/` and
+    /// its version unless another one is added. With an empty one, it sends none.
     ///
     /// # Errors
     ///
@@ -542,14 +543,20 @@ impl Options {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, Options};
+    /// use rtcbot_websocket::{Error, Options, Server};
     ///
-    /// let options = Options::new()
-    ///     .header("X-Robot", "seven")
-    ///     .header("Upgrade", "websocket"); // belongs to the handshake
-    /// let result = options.connect("ws://robot.local/");
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let options = Options::new().header("User-Agent", "robot/7");
+    /// let ws = options.connect(server.url())?;
+    /// assert_eq!(server.next().unwrap().header("User-Agent"), Some("robot/7"));
+    ///
+    /// let options = options.header("Upgrade", "websocket"); // belongs to the handshake
+    /// let result = options.connect(server.url());
     /// assert!(matches!(result, Err(Error::InvalidOption { setting: "header", .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "origin")]
+    #[doc(alias = "user_agent")]
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), Hidden(value.into())));
         self
@@ -804,42 +811,15 @@ impl Options {
         self
     }
 
-    /// Sets the `Origin` header of a client's request, which only browsers must send.
-    ///
-    /// Defaults to none.
-    pub fn origin(mut self, origin: impl Into<String>) -> Self {
-        self.origin = Some(origin.into());
-        self
-    }
-
-    /// Sets the `User-Agent` header of a client's request. An empty text sends none.
-    ///
-    /// Defaults to `rtcbot-websocket/` and its version.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::{Options, Server};
-    ///
-    /// let mut server = Server::bind("127.0.0.1:0")?;
-    /// let ws = Options::new().user_agent("robot/7").connect(server.url())?;
-    /// assert_eq!(server.next().unwrap().header("User-Agent"), Some("robot/7"));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn user_agent(mut self, user_agent: impl Into<String>) -> Self {
-        self.user_agent = user_agent.into();
-        self
-    }
-
     /// Sets how many redirects (status 301, 302, 303, 307, 308) a client follows.
     ///
     /// One more redirect is [`Error::Refused`], whose text shows the target. A redirect without a
     /// `Location`, or with several different ones, is [`Error::Refused`] as well. A redirect from
     /// `wss` to `ws` is not followed.
     ///
-    /// Another host or port receives only the headers of [`subprotocol`](Self::subprotocol),
-    /// [`origin`](Self::origin) and [`user_agent`](Self::user_agent). All other headers and the
-    /// URL's user and password are left out. (A token among the subprotocols is sent.)
+    /// Another host or port receives only the headers `Origin`, `User-Agent` and those of
+    /// [`subprotocol`](Self::subprotocol). All other headers and the URL's user and password are
+    /// left out. (A token among the subprotocols is sent.)
     ///
     /// Defaults to 0.
     ///
@@ -947,35 +927,23 @@ impl Options {
     /// Returns the headers of a client's request, without those of the handshake itself.
     fn request_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>> {
         let mut headers = self.response_headers()?;
-        let mut set = |setting, name: HeaderName, value: &str| {
-            let parsed = HeaderValue::from_str(value);
-            let parsed = parsed.map_err(|_| {
-                let reason = "it has a character that HTTP does not allow in a header";
-                Error::invalid_option(setting, reason)
+        if headers.iter().all(|(name, _)| name != header::USER_AGENT) {
+            headers.push((header::USER_AGENT, HeaderValue::from_static(USER_AGENT)));
+        }
+        headers.retain(|(name, value)| name != header::USER_AGENT || !value.is_empty());
+        for (index, name) in self.subprotocols.0.iter().enumerate() {
+            // HTTP tokens have the syntax of header names. The error shows the name's number and
+            // not its text, which may be a secret.
+            HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+                let reason = format!("number {} is not an HTTP token", index + 1);
+                Error::invalid_option("subprotocol", reason)
             })?;
-            if headers.iter().all(|(given, _)| *given != name) {
-                headers.push((name, parsed));
-            }
-            Ok::<(), Error>(())
-        };
-        if let Some(origin) = &self.origin {
-            set("origin", header::ORIGIN, origin)?;
         }
-        if !self.user_agent.is_empty() {
-            set("user_agent", header::USER_AGENT, &self.user_agent)?;
-        }
-        let Hidden(subprotocols) = &self.subprotocols;
-        if !subprotocols.is_empty() {
-            for (index, name) in subprotocols.iter().enumerate() {
-                // HTTP tokens have the syntax of header names. The error shows the name's number
-                // and not its text, which may be a secret.
-                HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
-                    let reason = format!("number {} is not an HTTP token", index + 1);
-                    Error::invalid_option("subprotocol", reason)
-                })?;
-            }
-            let all = subprotocols.join(", ");
-            set("subprotocol", header::SEC_WEBSOCKET_PROTOCOL, &all)?;
+        let offered = HeaderValue::try_from(self.subprotocols.0.join(", "));
+        let offered =
+            offered.map_err(|error| Error::invalid_option("subprotocol", error.to_string()))?;
+        if !offered.is_empty() {
+            headers.push((header::SEC_WEBSOCKET_PROTOCOL, offered));
         }
         Ok(headers)
     }

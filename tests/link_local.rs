@@ -85,7 +85,7 @@ fn the_url_of_a_server_and_both_forms_of_a_zone_are_connected_to() {
 /// Connects, and checks what the server receives.
 fn check(server: &mut Server, url: &str, host: &str, path: &str) {
     let client = Options::new()
-        .origin(format!("http://{host}"))
+        .header("Origin", format!("http://{host}"))
         .connect(url)
         .unwrap();
     let request = next(server, &client);

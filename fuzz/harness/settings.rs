@@ -205,10 +205,10 @@ fn check_call(url: &str, decisions: &mut Decisions<'_>) {
         options = options.basic_auth(user.clone(), SECRET);
     }
     if decisions.one_in(3) {
-        options = options.origin(origin(decisions));
+        options = options.header("Origin", origin(decisions));
     }
     if decisions.one_in(3) {
-        options = options.user_agent(decisions.text());
+        options = options.header("User-Agent", decisions.text());
     }
     if decisions.one_in(3) {
         options = options.proxy(proxy(decisions));
