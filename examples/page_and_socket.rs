@@ -96,7 +96,7 @@ fn run(server: Server) -> Result<()> {
 }
 
 fn respond(request: Request, peer: &str, orders: &Sender<Order>) -> Result<()> {
-    match (request.method().as_str(), request.path()) {
+    match (request.head().method().as_str(), request.path()) {
         (_, "/ws") => relay_orders(request, peer, orders),
         // The library does not send the body in reply to HEAD.
         ("GET" | "HEAD", "/") => Ok(request.respond_html(PAGE)?),

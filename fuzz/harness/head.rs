@@ -303,7 +303,7 @@ fn look_at(head: http::Request<()>, rest: &[u8]) {
         assert!(auth.matches(auth.user(), auth.password()));
     }
     for text in [
-        request.origin(),
+        request.header("origin"),
         request.header("host"),
         Some(request.path()),
         request.query(),

@@ -5,8 +5,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Response};
+use http::Response;
+use http::header::{self, HeaderValue};
 use url::form_urlencoded;
 
 use super::slot::Slot;
@@ -89,10 +89,34 @@ impl Request {
         }
     }
 
-    /// Returns the method. A WebSocket is requested with `GET`.
+    /// Returns the head: the method, the URI, the HTTP version and all headers.
+    ///
+    /// Its `Debug` hides the values of headers that may be a secret: `Authorization`,
+    /// `Proxy-Authorization`, `Cookie` and `Sec-WebSocket-Protocol`. It shows the URI with its
+    /// query, which may contain a token.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Server, Websocket};
+    ///
+    /// for request in Server::bind("127.0.0.1:8080")? {
+    ///     if request.is_websocket() {
+    ///         Websocket::accept(request).detach();
+    ///     } else if request.head().method() == "GET" {
+    ///         let _ = request.respond_html("<h1>Robot</h1>");
+    ///     } else {
+    ///         let _ = request.respond(405, "only GET");
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "method")]
+    #[doc(alias = "headers")]
+    #[doc(alias = "version")]
     #[must_use]
-    pub fn method(&self) -> &Method {
-        self.head.method()
+    pub fn head(&self) -> &http::Request<()> {
+        &self.head
     }
 
     /// Returns the path without decoding it, for example `/ws`.
@@ -132,33 +156,20 @@ impl Request {
         pairs.find_map(|(found, value)| (found == name).then_some(value))
     }
 
-    /// Returns all headers.
-    ///
-    /// Their `Debug` hides the values that may be a secret: `Authorization`, `Proxy-Authorization`,
-    /// `Cookie` and `Sec-WebSocket-Protocol`.
-    #[must_use]
-    pub fn headers(&self) -> &HeaderMap {
-        self.head.headers()
-    }
-
     /// Returns the value of the first header with this name, if it is visible ASCII. The name's
     /// case is ignored.
+    ///
+    /// A browser sends the site of the page that connects as `Origin`, for example
+    /// `https://robot.example`. [`Options::allow_origin`](crate::Options::allow_origin) sets which
+    /// pages may connect.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers().get(name)?.to_str().ok()
-    }
-
-    /// Returns the page from which a browser connects, such as `https://robot.example`.
-    ///
-    /// [`Options::allow_origin`](crate::Options::allow_origin) sets which pages may connect.
-    #[must_use]
-    pub fn origin(&self) -> Option<&str> {
-        self.header(header::ORIGIN.as_str())
+        self.head.headers().get(name)?.to_str().ok()
     }
 
     /// Returns the subprotocols that the client offers, in order of preference.
     pub fn subprotocols(&self) -> impl Iterator<Item = &str> {
-        subprotocols(self.headers())
+        subprotocols(self.head.headers())
     }
 
     /// Returns the user and password of an `Authorization: Basic` header (RFC 7617).
@@ -168,7 +179,7 @@ impl Request {
     /// header, as in the [example](Self) above.
     #[must_use]
     pub fn basic_auth(&self) -> Option<BasicAuth> {
-        BasicAuth::parse(self.headers().get(header::AUTHORIZATION)?)
+        BasicAuth::parse(self.head.headers().get(header::AUTHORIZATION)?)
     }
 
     /// Returns the client's address, or `None` for a Unix socket.
@@ -302,7 +313,7 @@ impl Request {
             let headers = response.headers_mut();
             headers.entry(header::CONTENT_TYPE).or_insert(text);
         }
-        let (head, body) = http_response::to_parts(response, self.method());
+        let (head, body) = http_response::to_parts(response, self.head.method());
         let body = body.as_ref().map_or(&[][..], AsRef::as_ref);
         http_response::send(self.transport, head, body, more_to_read, self.slot)
     }
@@ -311,7 +322,7 @@ impl Request {
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
-            .field("method", self.method())
+            .field("method", self.head.method())
             // Without the query, which may contain a token.
             .field("path", &self.path())
             .field("peer_addr", &self.peer_addr())

@@ -60,7 +60,7 @@ fn headers_are_renewed_for_each_attempt() {
     let ws = options.connect(server.url()).unwrap();
     for token in ["token 0", "token 2", "token 3"] {
         let request = server.next_timeout(DEADLINE).unwrap();
-        assert_eq!(request.headers()["x-token"], token);
+        assert_eq!(request.head().headers()["x-token"], token);
         if token == "token 2" {
             let last = ws.last_error().unwrap().to_string();
             assert!(last.contains("no token today"), "{last}");
@@ -85,7 +85,7 @@ fn a_header_function_that_panics_or_returns_an_invalid_value_fails_one_attempt()
             });
     let ws = options.connect(server.url()).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
-    let mut tokens = request.headers().get_all("x-token").iter();
+    let mut tokens = request.head().headers().get_all("x-token").iter();
     assert_eq!(tokens.next().unwrap(), "fine");
     assert!(tokens.next().is_none());
     assert!(matches!(ws.last_error(), Some(Error::Header { .. })));
@@ -109,7 +109,7 @@ fn a_panic_payload_of_a_header_function_may_panic_when_it_is_dropped() {
     });
     let ws = options.connect(server.url()).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
-    assert_eq!(request.headers()["x-token"], "fine");
+    assert_eq!(request.head().headers()["x-token"], "fine");
     assert!(matches!(ws.last_error(), Some(Error::Header { .. })));
 }
 

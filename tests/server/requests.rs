@@ -17,11 +17,11 @@ fn a_request_has_method_path_query_headers_and_address() {
         .write_all(b"HEAD /a/b?c=d HTTP/1.1\r\nHost: here\r\nX-Two: 1\r\nx-two: 2\r\n\r\n")
         .unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
-    assert_eq!(request.method(), "HEAD");
+    assert_eq!(request.head().method(), "HEAD");
     assert_eq!(request.path(), "/a/b");
     assert_eq!(request.query(), Some("c=d"));
     assert_eq!(request.header("HOST"), Some("here"));
-    assert_eq!(request.headers().get_all("x-two").iter().count(), 2);
+    assert_eq!(request.head().headers().get_all("x-two").iter().count(), 2);
     assert_eq!(request.peer_addr(), stream.local_addr().ok());
     assert!(!request.is_websocket());
     request.respond(200, "not sent to HEAD").unwrap();
