@@ -32,7 +32,7 @@ fn early_items_go_to_the_first_consumer_of_any_kind() {
         (publisher, producer)
     };
     let (_publisher, producer) = early();
-    assert_eq!(producer.get().unwrap(), 0);
+    assert_eq!(producer.subscribe().get().unwrap(), 0);
 
     let (_publisher, producer) = early();
     let (sender, receiver) = unbounded();
@@ -57,8 +57,9 @@ fn early_items_outlive_the_producer() {
     let (mut publisher, producer) = pubsub::producer();
     publisher.put(1);
     publisher.end(Error::Empty);
-    assert_eq!(producer.get().unwrap(), 1);
-    assert!(matches!(producer.get(), Err(Error::Empty)));
+    let items = producer.subscribe();
+    assert_eq!(items.get().unwrap(), 1);
+    assert!(matches!(items.get(), Err(Error::Empty)));
 }
 
 #[test]
@@ -212,19 +213,6 @@ fn a_removed_subscription_wakes_its_reader_even_while_the_publisher_waits_for_an
     assert_eq!(got, 2);
     drop(full);
     within(DEADLINE, move || publishing.join().unwrap());
-}
-
-#[test]
-fn two_concurrent_first_gets_share_the_default_subscription() {
-    for _ in 0..500 {
-        let (mut publisher, producer) = pubsub::producer();
-        publisher.put(1);
-        publisher.put(2);
-        let getting = [producer.clone(), producer.clone()].map(|p| thread::spawn(move || p.get()));
-        let mut got = getting.map(|thread| thread.join().unwrap().unwrap());
-        got.sort_unstable();
-        assert_eq!(got, [1, 2]);
-    }
 }
 
 #[test]
@@ -386,7 +374,6 @@ fn a_subscription_to_an_ended_producer_ends_immediately() {
     let (publisher, producer): (Publisher<u8>, _) = pubsub::producer();
     publisher.end(Error::Timeout);
     assert!(matches!(producer.subscribe().get(), Err(Error::Timeout)));
-    assert!(matches!(producer.get(), Err(Error::Timeout)));
     let (sender, receiver) = bounded(1);
     producer.subscribe_to(sender);
     assert_eq!(
@@ -633,27 +620,6 @@ fn early_items_that_are_dropped_may_use_the_producer_in_their_destructor() {
         drop(producer.subscribe_with(Queue::Latest));
         drop(publisher);
     });
-}
-
-#[test]
-fn the_first_get_holds_no_lock_when_it_drops_early_items() {
-    #[derive(Clone)]
-    struct Item(Producer<Item>);
-    impl Drop for Item {
-        fn drop(&mut self) {
-            let _ = self.0.try_get().map(std::mem::forget);
-        }
-    }
-    let (mut publisher, producer) = pubsub::producer_with(Queue::Latest);
-    for _ in 0..3 {
-        publisher.put(Item(producer.clone()));
-    }
-    let asked = producer.clone();
-    within(DEADLINE, move || {
-        drop(asked.try_get().map(std::mem::forget))
-    });
-    assert_eq!(producer.dropped(), 2);
-    drop(publisher);
 }
 
 #[test]

@@ -16,9 +16,10 @@ use crate::panics::drop_caught;
 
 /// The newest item of one or more producers, and its age: for control loops.
 ///
-/// [`subscribe_latest`](Producer::subscribe_latest) returns one that a single producer feeds.
-/// Several producers can feed one `Latest`: make it with [`new`](Self::new), and pass a clone to
-/// [`subscribe_to`](Producer::subscribe_to) of each. A clone is a handle to the same item.
+/// [`Websocket::subscribe_latest`](crate::Websocket::subscribe_latest) returns one that a single
+/// connection feeds. Several connections and other producers can feed one `Latest`: make it with
+/// [`new`](Self::new), and pass a clone to [`subscribe_to`](Producer::subscribe_to) of each. A
+/// clone is a handle to the same item.
 ///
 /// The age of an item counts from its delivery to the `Latest`, not from the time at which the peer
 /// sent it. A message that was delayed on the way is new when it arrives. If an old one must not be
@@ -143,23 +144,8 @@ impl<T> Inner<T> {
 impl<T: Clone + Send + Sync + 'static> Producer<T> {
     /// Returns the newest item and its age at any time, from now on.
     ///
-    /// The items that were kept for the first subscription are delivered now. The last of them
-    /// counts as new, although it was published earlier. Dropping the last handle
-    /// unsubscribes.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::pubsub::Producer;
-    /// use std::time::Duration;
-    ///
-    /// let (mut publisher, sensor) = Producer::new();
-    /// let latest = sensor.subscribe_latest();
-    /// publisher.put(7);
-    /// publisher.put(8);
-    /// assert_eq!(latest.fresh(Duration::from_secs(20)), Some(8));
-    /// ```
-    pub fn subscribe_latest(&self) -> Latest<T> {
+    /// [`Websocket::subscribe_latest`](crate::Websocket::subscribe_latest) describes it.
+    pub(crate) fn subscribe_latest(&self) -> Latest<T> {
         let latest = Latest::new();
         let status = Status::new();
         let feed = Feed {

@@ -57,8 +57,7 @@ pub fn producer<T: Clone + Send + 'static>() -> (Publisher<T>, Producer<T>) {
     producer_with(Queue::default())
 }
 
-/// Creates a producer and its publisher. [`subscribe`](Producer::subscribe) and
-/// [`get`](Producer::get) use `queue`.
+/// Creates a producer and its publisher. [`subscribe`](Producer::subscribe) uses `queue`.
 ///
 /// # Examples
 ///
@@ -213,9 +212,9 @@ impl<T: Clone + Send + 'static> Producer<T> {
     /// and `f` stays subscribed.
     ///
     /// When 1024 items are queued for callbacks, the publisher pauses until half of them have been
-    /// passed to their callbacks. It does not pause while a callback waits in [`get`](Self::get),
-    /// [`get_timeout`](Self::get_timeout), or the same methods of one of this producer's
-    /// subscriptions.
+    /// passed to their callbacks. It does not pause while a callback waits in
+    /// [`get`](Subscription::get) or [`get_timeout`](Subscription::get_timeout) of one of this
+    /// producer's subscriptions.
     ///
     /// If the operating system cannot start the dispatch thread, this waits for at most a second
     /// and returns. [`Publisher`] describes what happens then. If the producer has already ended,
@@ -306,31 +305,14 @@ impl<T: Clone + Send + 'static> Producer<T> {
     }
 
     /// Removes the default subscription, which [`get`](Self::get) makes, if there is one.
-    ///
-    /// Call it if the program stops calling `get`: a full default subscription pauses the
-    /// publisher. The next `get` makes a new one.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::{Error, pubsub};
-    ///
-    /// let (mut publisher, sensor) = pubsub::producer();
-    /// publisher.put(7);
-    /// assert_eq!(sensor.get()?, 7);
-    /// sensor.unsubscribe_default();
-    /// publisher.put(8);
-    /// assert!(matches!(sensor.try_get(), Err(Error::Empty)));
-    /// # Ok::<(), Error>(())
-    /// ```
-    pub fn unsubscribe_default(&self) {
+    pub(crate) fn unsubscribe_default(&self) {
         let default = self.subscribers.default.lock().take();
         if let Some(default) = default {
             self.unsubscribe(&default);
         }
     }
 
-    /// Removes all subscriptions, sinks and callbacks, including the default subscription.
+    /// Removes all subscriptions, sinks and callbacks.
     ///
     /// # Examples
     ///
@@ -349,67 +331,17 @@ impl<T: Clone + Send + 'static> Producer<T> {
     }
 
     /// Takes the next item of the default subscription. The first call makes that subscription.
-    ///
-    /// Waits until an item is published or the producer ends;
-    /// [`get_timeout`](Self::get_timeout) limits the wait.
-    ///
-    /// # Errors
-    ///
-    /// - After the end, once all queued items have been taken: the reason for the end. This is
-    ///   [`Error::Ended`](crate::Error::Ended) unless [`Publisher::end`] sets another one.
-    /// - [`Error::Unsubscribed`](crate::Error::Unsubscribed) if another thread calls
-    ///   [`unsubscribe_default`](Self::unsubscribe_default) meanwhile.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::{Error, pubsub};
-    ///
-    /// let (mut publisher, sensor) = pubsub::producer();
-    /// publisher.put(7);
-    /// drop(publisher);
-    /// assert_eq!(sensor.get()?, 7);
-    /// assert!(matches!(sensor.get(), Err(Error::Ended)));
-    /// # Ok::<(), Error>(())
-    /// ```
-    #[doc(alias = "recv")]
-    #[doc(alias = "read")]
-    pub fn get(&self) -> Result<T> {
+    pub(crate) fn get(&self) -> Result<T> {
         self.default_subscription().get()
     }
 
     /// Takes the next item of the default subscription. Waits for at most `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// - [`Error::Timeout`](crate::Error::Timeout) if no item is published by then.
-    /// - The errors of [`get`](Self::get).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::{Error, pubsub};
-    /// use std::time::Duration;
-    ///
-    /// let (_publisher, sensor) = pubsub::producer::<u32>();
-    /// let result = sensor.get_timeout(Duration::from_millis(10));
-    /// assert!(matches!(result, Err(Error::Timeout)));
-    /// ```
-    #[doc(alias = "recv_timeout")]
-    pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
+    pub(crate) fn get_timeout(&self, timeout: Duration) -> Result<T> {
         self.default_subscription().get_timeout(timeout)
     }
 
     /// Takes the next item of the default subscription, without waiting.
-    ///
-    /// # Errors
-    ///
-    /// - [`Error::Empty`](crate::Error::Empty) if no item is queued.
-    /// - The errors of [`get`](Self::get).
-    ///
-    /// [`unsubscribe_default`](Self::unsubscribe_default) has an example.
-    #[doc(alias = "try_recv")]
-    pub fn try_get(&self) -> Result<T> {
+    pub(crate) fn try_get(&self) -> Result<T> {
         self.default_subscription().try_get()
     }
 
@@ -560,5 +492,51 @@ impl<T> fmt::Debug for Producer<T> {
         f.debug_struct("Producer")
             .field("subscribers", &self.subscribers.state.lock().list.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::pubsub;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn two_concurrent_first_gets_share_the_default_subscription() {
+        for _ in 0..500 {
+            let (mut publisher, producer) = pubsub::producer();
+            publisher.put(1);
+            publisher.put(2);
+            let getting = [producer.clone(), producer.clone()]
+                .map(|producer| thread::spawn(move || producer.get_timeout(DEADLINE)));
+            let mut got = getting.map(|thread| thread.join().unwrap().unwrap());
+            got.sort_unstable();
+            assert_eq!(got, [1, 2]);
+        }
+    }
+
+    #[test]
+    fn the_first_get_holds_no_lock_when_it_drops_early_items() {
+        #[derive(Clone)]
+        struct Item(Producer<Item>);
+        impl Drop for Item {
+            fn drop(&mut self) {
+                let _ = self.0.try_get().map(std::mem::forget);
+            }
+        }
+        let (mut publisher, producer) = pubsub::producer_with(Queue::Latest);
+        for _ in 0..3 {
+            publisher.put(Item(producer.clone()));
+        }
+        let (done, returned) = crossbeam_channel::bounded(1);
+        let asked = producer.clone();
+        thread::spawn(move || done.send(asked.try_get().map(std::mem::forget)));
+        // The destructors of the early items may have taken the last one.
+        assert!(returned.recv_timeout(DEADLINE).is_ok());
+        assert_eq!(producer.dropped(), 2);
+        drop(publisher);
     }
 }
