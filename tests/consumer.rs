@@ -5,7 +5,7 @@ mod testkit;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{bounded, unbounded};
 use rtcbot_websocket::pubsub;
 use rtcbot_websocket::{Error, PutError};
 use testkit::{DEADLINE, eventually, within};
@@ -31,15 +31,6 @@ fn a_put_without_room_returns_the_item() {
     assert_eq!(consumer.put_timeout('c', moment), Err(PutError::Full('c')));
     assert_eq!(inbox.get().unwrap(), 'a');
     consumer.put_nowait('c').unwrap();
-}
-
-#[test]
-fn an_item_heavier_than_the_limit_is_accepted_when_nothing_else_is_queued() {
-    let (consumer, mut inbox) = pubsub::consumer_with_weight(10, |s: &&str| s.len());
-    consumer.put_nowait("much longer than ten").unwrap();
-    assert!(consumer.put_nowait("x").unwrap_err().is_full());
-    assert_eq!(inbox.get().unwrap(), "much longer than ten");
-    consumer.put_nowait("x").unwrap();
 }
 
 #[test]
@@ -218,68 +209,5 @@ fn a_stopped_source_is_dropped_by_a_waiting_inbox() {
         });
         consumer.close();
         within(DEADLINE, move || using.join().unwrap());
-    }
-}
-
-/// Weighing it lasts until the gate opens.
-struct Slow(Option<(Sender<()>, Receiver<()>)>);
-
-fn weigh_slowly(item: &Slow) -> usize {
-    if let Slow(Some((begin, gate))) = item {
-        let _ = begin.try_send(());
-        let _ = gate.recv();
-    }
-    1
-}
-
-#[test]
-fn a_put_does_not_wait_while_an_item_of_a_source_is_weighed() {
-    let (consumer, mut inbox) = pubsub::consumer_with_weight(10, weigh_slowly);
-    let ((begin, begun), (open, gate)) = (bounded(1), bounded(0));
-    let (source, items) = bounded(10);
-    source.send(Slow(Some((begin, gate)))).unwrap();
-    consumer.put_subscription(&items).unwrap();
-    let using = thread::spawn(move || inbox.get().map(|item| item.0.is_some()));
-    begun.recv_timeout(DEADLINE).unwrap();
-    let (other, len) = (consumer.clone(), consumer.clone());
-    within(DEADLINE, move || other.put_nowait(Slow(None))).unwrap();
-    assert_eq!(within(DEADLINE, move || len.len()), 1);
-    drop(open);
-    assert!(within(DEADLINE, move || using.join().unwrap()).unwrap());
-}
-
-#[test]
-fn heavy_items_are_taken_from_a_source_one_at_a_time() {
-    let (consumer, mut inbox) = pubsub::consumer_with_weight(1 << 20, |_: &usize| 1 << 20);
-    let (source, items) = bounded(10);
-    (0..10).for_each(|n| source.send(n).unwrap());
-    consumer.put_subscription(&items).unwrap();
-    for n in 0..10 {
-        assert_eq!(inbox.get().unwrap(), n);
-        assert_eq!(items.len(), 9 - n);
-    }
-}
-
-#[test]
-fn a_put_that_finds_room_does_not_wait_behind_a_heavier_one() {
-    // An inbox takes one item of this weight at a time.
-    let (consumer, mut inbox) = pubsub::consumer_with_weight(1 << 20, |n: &usize| *n << 17);
-    (0..8).for_each(|_| consumer.put_nowait(1).unwrap());
-    for _ in 0..100 {
-        let heavy = consumer.clone();
-        let waiting = thread::spawn(move || heavy.put(4).unwrap());
-        let light = consumer.clone();
-        let putting = thread::spawn(move || light.put(1).unwrap());
-        // There is room for the light item only.
-        thread::sleep(Duration::from_millis(1));
-        assert_eq!(inbox.get_timeout(DEADLINE).unwrap(), 1);
-        within(DEADLINE, move || putting.join().unwrap());
-        // There is room for the heavy item.
-        while inbox.get_timeout(DEADLINE).unwrap() != 4 {}
-        waiting.join().unwrap();
-        while !consumer.is_empty() {
-            inbox.get_timeout(DEADLINE).unwrap();
-        }
-        (0..8).for_each(|_| consumer.put_nowait(1).unwrap());
     }
 }

@@ -666,39 +666,6 @@ fn an_item_that_is_dropped_to_make_room_may_use_its_queue() {
 }
 
 #[test]
-fn a_sink_gets_what_is_published_while_it_takes_what_came_early_though_others_subscribe() {
-    static ENTERED: std::sync::Barrier = std::sync::Barrier::new(2);
-    static GO_ON: std::sync::Barrier = std::sync::Barrier::new(2);
-    // The first item takes its time.
-    let weigh = |item: &u32| {
-        if *item == 0 {
-            ENTERED.wait();
-            GO_ON.wait();
-        }
-        1
-    };
-    let (mut publisher, producer) = pubsub::producer();
-    publisher.put(0);
-    let (consumer, mut inbox) = pubsub::consumer_with_weight(100, weigh);
-    let attaching = thread::spawn({
-        let producer = producer.clone();
-        move || producer.subscribe_to(consumer)
-    });
-    ENTERED.wait();
-    let other = producer.subscribe();
-    let publishing = thread::spawn(move || (1..4).for_each(|n| publisher.put(n)));
-    assert_eq!(other.get_timeout(DEADLINE).unwrap(), 1);
-    GO_ON.wait();
-    attaching.join().unwrap();
-    within(DEADLINE, move || publishing.join().unwrap());
-    for n in 0..4 {
-        assert_eq!(inbox.get_timeout(DEADLINE).unwrap(), n);
-    }
-    assert!(other.iter().eq(2..4));
-    assert_eq!(producer.dropped(), 0);
-}
-
-#[test]
 fn the_publisher_pauses_while_a_callback_waits_for_something_else() {
     let (mut publisher, producer) = pubsub::producer();
     let (_other_publisher, other) = pubsub::producer::<()>();
@@ -944,20 +911,4 @@ fn a_panicking_destructor_of_an_early_item_does_not_stop_the_publisher() {
     assert_eq!(other.iter().count(), 2);
     // 1, 2, and 3, for the sink.
     assert_eq!(producer.dropped(), 3);
-}
-
-#[test]
-fn an_item_whose_weigh_function_panics_is_counted() {
-    let (mut publisher, producer) = pubsub::producer();
-    let weigh = |n: &u32| match n {
-        2 => panic!("in `weigh`, on purpose"),
-        _ => 1,
-    };
-    let (consumer, mut inbox) = pubsub::consumer_with_weight(10, weigh);
-    producer.subscribe_to(consumer);
-    (0..4).for_each(|n| publisher.put(n));
-    for n in [0, 1, 3] {
-        assert_eq!(inbox.get_timeout(DEADLINE).unwrap(), n);
-    }
-    assert_eq!(producer.dropped(), 1);
 }

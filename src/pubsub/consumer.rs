@@ -80,24 +80,9 @@ pub fn consumer<T: Send + 'static>(capacity: usize) -> (Consumer<T>, Inbox<T>) {
 
 /// Creates a consumer whose queued items together weigh at most `limit`, and its inbox.
 ///
-/// An item that is heavier than the limit is accepted if nothing else is queued.
-///
-/// `weigh` is called on the thread that puts an item, or for a source's items on the thread that
-/// takes them from the inbox. A slow `weigh` does not delay other threads.
-///
-/// # Examples
-///
-/// ```
-/// use rtcbot_websocket::pubsub;
-///
-/// let weigh = |picture: &Vec<u8>| picture.len();
-/// let (recorder, _inbox) = pubsub::consumer_with_weight(100, weigh);
-/// recorder.put_nowait(vec![0; 60])?;
-/// assert!(recorder.put_nowait(vec![0; 60]).unwrap_err().is_full());
-/// # Ok::<(), rtcbot_websocket::Error>(())
-/// ```
-#[must_use]
-pub fn consumer_with_weight<T: Send + 'static>(
+/// An item that is heavier than the limit is accepted if nothing else is queued. Tests use other
+/// weights than 1, as a connection's send queue does.
+fn consumer_with_weight<T: Send + 'static>(
     limit: usize,
     weigh: fn(&T) -> usize,
 ) -> (Consumer<T>, Inbox<T>) {
@@ -259,30 +244,6 @@ impl<T: Send + 'static> Consumer<T> {
         self.channel.stop_subscription();
     }
 
-    /// Returns the number of queued items. A source's items are not counted.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::pubsub;
-    ///
-    /// let (motor, _inbox) = pubsub::consumer(16);
-    /// assert!(motor.is_empty());
-    /// motor.put(50)?;
-    /// assert_eq!(motor.len(), 1);
-    /// # Ok::<(), rtcbot_websocket::PutError<i32>>(())
-    /// ```
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.channel.len()
-    }
-
-    /// Returns whether no items are queued. A source's items are not counted.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.channel.is_empty()
-    }
-
     /// Closes the consumer: puts fail, including those that wait, and the source is dropped.
     ///
     /// The queued items can still be taken from the inbox.
@@ -356,3 +317,6 @@ impl<T> fmt::Debug for Consumer<T> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

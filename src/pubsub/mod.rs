@@ -52,7 +52,7 @@ mod threads;
 mod weight_limit;
 mod worker_return;
 
-pub use consumer::{Consumer, Source, consumer, consumer_with_weight};
+pub use consumer::{Consumer, Source, consumer};
 pub use fan_out::Publisher;
 pub use inbox::Inbox;
 pub use latest::Latest;
