@@ -159,13 +159,12 @@ pub enum Error {
         reason: String,
     },
 
-    /// The peer sent more than [`max_message_size`](crate::Options::max_message_size) or
-    /// `max_frame_size` allows. On a server, `max_message_size` is 1 MiB by default. This side
-    /// closed the connection with code 1009 and named both sizes in the reason. The peer's error is
-    /// [`Closed`](Self::Closed).
+    /// The peer sent more than [`max_message_size`](crate::Options::max_message_size) allows. On a
+    /// server, that is 1 MiB by default. This side closed the connection with code 1009 and named
+    /// both sizes in the reason. The peer's error is [`Closed`](Self::Closed).
     #[error(
         "the peer sent a message of {size} bytes, more than the {limit} that this side's \
-         `max_message_size` (or `max_frame_size`) allows"
+         `max_message_size` allows"
     )]
     MessageTooBig {
         /// The size in bytes that the peer announced, or that had arrived so far.

@@ -62,13 +62,11 @@ pub struct Options {
     pub(crate) ping_interval: Option<Duration>,
     pub(crate) ping_timeout: Option<Duration>,
     max_message_size: Option<usize>,
-    pub(crate) max_frame_size: usize,
     pub(crate) send_queue: usize,
     pub(crate) receive_queue: Queue,
     pub(crate) receive_queue_bytes: usize,
     pub(crate) read_buffer: usize,
     pub(crate) thread_stack_size: Option<usize>,
-    pub(crate) nodelay: bool,
     pub(crate) paused: bool,
     pub(crate) reconnect: Option<Backoff>,
     pub(crate) receive_timeout: Option<Duration>,
@@ -96,13 +94,11 @@ impl Default for Options {
             ping_interval: Some(Duration::from_secs(20)),
             ping_timeout: Some(Duration::from_secs(20)),
             max_message_size: None,
-            max_frame_size: 16 << 20,
             send_queue: 16 << 20,
             receive_queue: Queue::default(),
             receive_queue_bytes: 16 << 20,
             read_buffer: 16 << 10,
             thread_stack_size: None,
-            nodelay: true,
             paused: false,
             reconnect: None,
             receive_timeout: None,
@@ -314,7 +310,8 @@ impl Options {
     /// Sets the maximum size of a received message, in bytes.
     ///
     /// A longer message ends the connection with [`Error::MessageTooBig`]. The peer receives close
-    /// code 1009, with the message's size and the limit in the reason.
+    /// code 1009, with the message's size and the limit in the reason. A message takes memory as it
+    /// arrives, not by the length in the head of its frame.
     ///
     /// Defaults to 16 MiB for clients and for [`pair`](Self::pair), and to **1 MiB for servers**
     /// ([`accept`](Self::accept)), because strangers may connect to a server.
@@ -330,6 +327,7 @@ impl Options {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[doc(alias = "max_payload")]
+    #[doc(alias = "max_frame_size")]
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = Some(bytes);
         self
@@ -338,36 +336,6 @@ impl Options {
     /// Returns the maximum size of a received message.
     pub(crate) fn longest_message(&self) -> usize {
         self.max_message_size.unwrap_or(LONGEST_MESSAGE)
-    }
-
-    /// Sets the maximum size of a received frame, in bytes.
-    ///
-    /// A message may consist of several frames. A longer frame has the same effect as a message
-    /// over [`max_message_size`](Self::max_message_size). A frame takes memory as it arrives, not
-    /// by the length in its head.
-    ///
-    /// Defaults to 16 MiB.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::{Error, Options};
-    ///
-    /// let (robot, operator) = Options::new().max_frame_size(1000).pair();
-    /// operator.put_nowait(vec![0u8; 2000])?;
-    /// assert!(matches!(robot.get(), Err(Error::MessageTooBig { limit: 1000, .. })));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn max_frame_size(mut self, bytes: usize) -> Self {
-        self.max_frame_size = bytes;
-        self
-    }
-
-    /// Returns the maximum size of a frame that can be part of a message. A longer frame is
-    /// rejected after its head, and not only when all of it is in memory.
-    pub(crate) fn longest_frame(&self) -> usize {
-        // Control frames are not messages and have up to 125 bytes (RFC 6455, section 5.5).
-        self.max_frame_size.min(self.longest_message().max(125))
     }
 
     /// Sets the maximum number of bytes that are queued for sending.
@@ -488,14 +456,6 @@ impl Options {
     /// ```
     pub fn thread_stack_size(mut self, bytes: usize) -> Self {
         self.thread_stack_size = Some(bytes.max(SMALLEST_STACK));
-        self
-    }
-
-    /// Sets `TCP_NODELAY`: with `true`, a small message is sent without waiting for more data.
-    ///
-    /// Defaults to `true`.
-    pub fn nodelay(mut self, nodelay: bool) -> Self {
-        self.nodelay = nodelay;
         self
     }
 
@@ -1003,18 +963,6 @@ impl Options {
         self
     }
 
-    /// Adds a trusted root certificate, in DER.
-    ///
-    /// It is trusted in addition to the system's.
-    ///
-    /// # Errors
-    ///
-    /// [`connect`](Self::connect) returns [`Error::InvalidOption`] if it is not a certificate.
-    pub fn root_certificate_der(mut self, der: impl Into<Vec<u8>>) -> Self {
-        self.tls.add_der(&der.into());
-        self
-    }
-
     /// Sets the certificate and key of this client, for servers that request them.
     ///
     /// `native_tls::Identity::from_pkcs8` reads PEM, and `from_pkcs12` reads PKCS#12.
@@ -1036,14 +984,6 @@ impl Options {
         self
     }
 
-    /// Sets the minimum version of TLS.
-    ///
-    /// Defaults to TLS 1.2.
-    pub fn min_tls_version(mut self, version: native_tls::Protocol) -> Self {
-        self.tls.change().min_protocol = Some(version);
-        self
-    }
-
     /// Sets whether the server's certificate is **not checked**.
     ///
     /// With `true`, anyone who can answer in the server's place can read and change everything.
@@ -1058,7 +998,26 @@ impl Options {
     /// Sets a ready-made connector, for settings that are missing here. The other TLS settings have
     /// no effect then.
     ///
+    /// Such settings are root certificates in DER and the minimum version of TLS. Without a
+    /// ready-made connector, the minimum is TLS 1.2. That of a `native_tls::TlsConnector` is TLS
+    /// 1.0 unless its builder sets another one.
+    ///
     /// Defaults to none.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Options, native_tls::{Certificate, Protocol, TlsConnector}};
+    ///
+    /// let connector = TlsConnector::builder()
+    ///     .add_root_certificate(Certificate::from_der(&std::fs::read("workshop-ca.der")?)?)
+    ///     .min_protocol_version(Some(Protocol::Tlsv13))
+    ///     .build()?;
+    /// let ws = Options::new().tls_connector(connector).connect("wss://robot.local/drive")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "min_tls_version")]
+    #[doc(alias = "root_certificate_der")]
     pub fn tls_connector(mut self, connector: native_tls::TlsConnector) -> Self {
         self.tls.ready_made = Some(connector);
         self

@@ -292,6 +292,32 @@ fn the_default_message_limit_is_one_mebibyte_for_servers_and_sixteen_for_clients
 }
 
 #[test]
+fn the_error_names_the_limit_whatever_the_size_of_the_message() {
+    // A frame of more than 125 bytes cannot be a control frame, and is rejected after its head.
+    for size in [11, 125, 126, 1000] {
+        let (client, server) = pair_with(&Options::new(), &Options::new().max_message_size(10));
+        client.put(vec![0; size]).unwrap();
+        let error = server.get_timeout(DEADLINE).unwrap_err();
+        let Error::MessageTooBig {
+            size: announced,
+            limit,
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!((announced, limit), (size, 10));
+    }
+}
+
+#[test]
+fn a_frame_may_be_as_long_as_a_message() {
+    let options = Options::new().max_message_size(20 * MIB);
+    let (client, server) = pair_with(&options, &options);
+    client.put(vec![0; 20 * MIB]).unwrap();
+    assert_eq!(server.get_timeout(DEADLINE).unwrap().len(), 20 * MIB);
+}
+
+#[test]
 fn both_sides_learn_whose_limit_a_message_exceeded() {
     let (client, server) = pair_with(&Options::new(), &Options::new().max_message_size(100));
     client.put(vec![0; 101]).unwrap();
@@ -299,7 +325,7 @@ fn both_sides_learn_whose_limit_a_message_exceeded() {
     assert_eq!(
         error.to_string(),
         "the peer sent a message of 101 bytes, more than the 100 that this side's \
-         `max_message_size` (or `max_frame_size`) allows"
+         `max_message_size` allows"
     );
     let error = client.get_timeout(DEADLINE).unwrap_err();
     assert_eq!(

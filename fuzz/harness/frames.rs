@@ -19,12 +19,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long closing may take where the peer is known not to answer.
 const MOMENT: Duration = Duration::from_millis(5);
 
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) message: usize,
-    pub(super) frame: usize,
-}
-
 /// A client that sends anything to this crate's server.
 pub fn frames_from_a_client(input: &[u8]) {
     converse(Role::Server, input);
@@ -50,7 +44,7 @@ enum Act {
 struct Scene {
     role: Role,
     json: bool,
-    limits: Limits,
+    max_message: usize,
     options: Options,
     /// Messages that are put immediately.
     puts: Vec<Message>,
@@ -64,7 +58,8 @@ fn converse(role: Role, input: &[u8]) {
     let mut decisions = Decisions::from_bytes(input);
     let bits = decisions.byte();
     let json = bits & 1 == 0;
-    let limits = limits(&mut decisions);
+    const MANY: usize = 16 << 20;
+    let max_message = decisions.pick(&[MANY, MANY, MANY, 0, 1, 100, 125, 126, 70_000]);
     let then = match decisions.byte() {
         0..220 => Then::End,
         220..250 => Then::Reset,
@@ -86,14 +81,13 @@ fn converse(role: Role, input: &[u8]) {
         .map(|_| put(&mut decisions))
         .collect();
     let says = match decisions.flag() {
-        true => talk(&mut decisions, role, limits),
+        true => talk(&mut decisions, role, max_message),
         false => decisions.rest().to_vec(),
     };
 
     let mut options = Options::new()
         .json(json)
-        .max_message_size(limits.message)
-        .max_frame_size(limits.frame)
+        .max_message_size(max_message)
         .ping_interval(None)
         .close_timeout(PATIENCE)
         .linger(PATIENCE)
@@ -112,7 +106,7 @@ fn converse(role: Role, input: &[u8]) {
     let scene = Scene {
         role,
         json,
-        limits,
+        max_message,
         options,
         puts,
         act,
@@ -131,14 +125,6 @@ fn converse(role: Role, input: &[u8]) {
         ..Script::client(Vec::new())
     };
     scene.play(script, bits & 32 != 0);
-}
-
-fn limits(decisions: &mut Decisions<'_>) -> Limits {
-    const MANY: usize = 16 << 20;
-    Limits {
-        message: decisions.pick(&[MANY, MANY, MANY, 0, 1, 100, 125, 126, 70_000]),
-        frame: decisions.pick(&[MANY, MANY, usize::MAX, 0, 1, 100, 125, 126, 70_000]),
-    }
 }
 
 fn put(decisions: &mut Decisions<'_>) -> Message {
@@ -184,7 +170,7 @@ impl Scene {
             assert!(!matches!(end, Err(Error::Timeout)), "it hangs");
             assert!(ws.is_closed());
         }
-        let meaning = meaning::read(&self.says, self.role, self.limits);
+        let meaning = meaning::read(&self.says, self.role, self.max_message);
         self.check_messages(&messages, &meaning);
         self.check_reason(&reason, &meaning, acted, ws.as_ref());
         self.check_written(&peer, &accepted, &reason, &meaning, acted);
@@ -273,7 +259,7 @@ impl Scene {
         for (message, expected) in messages.iter().zip(&expected) {
             assert_eq!(message.to_wire(false), expected.to_wire(false));
             assert_eq!(message.as_json().is_some(), expected.as_json().is_some());
-            assert!(message.len() <= self.limits.message);
+            assert!(message.len() <= self.max_message);
         }
     }
 

@@ -1,6 +1,5 @@
 //! What a peer's bytes mean by RFC 6455, in the simplest code possible.
 
-use super::frames::Limits;
 use crate::CloseFrame;
 use crate::fuzzing::Role;
 use crate::fuzzing::testkit::frames::{
@@ -30,10 +29,10 @@ pub(super) struct Meaning {
 }
 
 /// Returns what the bytes mean to an endpoint in this role.
-pub(super) fn read(mut bytes: &[u8], role: Role, limits: Limits) -> Meaning {
+pub(super) fn read(mut bytes: &[u8], role: Role, max_message: usize) -> Meaning {
     let mut reading = Reading {
         role,
-        limits,
+        max_message,
         messages: Vec::new(),
         pings: Vec::new(),
         partial: None,
@@ -53,7 +52,7 @@ pub(super) fn read(mut bytes: &[u8], role: Role, limits: Limits) -> Meaning {
 
 struct Reading {
     role: Role,
-    limits: Limits,
+    max_message: usize,
     messages: Vec<Data>,
     pings: Vec<Vec<u8>>,
     /// The opcode and the payload so far of a fragmented message.
@@ -72,7 +71,7 @@ impl Reading {
             return Err(BROKEN);
         }
         // A frame that fits no message is refused.
-        let longest = self.limits.frame.min(self.limits.message.max(MAX_CONTROL));
+        let longest = self.max_message.max(MAX_CONTROL);
         if head.length > longest as u64 {
             return Err(Ending::TooBig);
         }
@@ -126,7 +125,7 @@ impl Reading {
             (CONTINUATION, None) | (_, Some(_)) => return Err(BROKEN),
             (kind, None) => (kind, Vec::new()),
         };
-        if whole.len() + payload.len() > self.limits.message {
+        if whole.len() + payload.len() > self.max_message {
             return Err(Ending::TooBig);
         }
         whole.extend(payload);

@@ -1,6 +1,5 @@
 //! What a hostile peer sends: conversations that are valid at first.
 
-use super::frames::Limits;
 use crate::fuzzing::Role;
 use crate::fuzzing::testkit::decisions::Decisions;
 use crate::fuzzing::testkit::frames::{
@@ -13,16 +12,16 @@ const ENOUGH: usize = 256 << 10;
 pub(super) struct Peer<'a, 'b> {
     decisions: &'a mut Decisions<'b>,
     masks: bool,
-    limits: Limits,
+    max_message: usize,
     said: Vec<u8>,
 }
 
 /// Returns a conversation with an endpoint in this role.
-pub(super) fn talk(decisions: &mut Decisions<'_>, role: Role, limits: Limits) -> Vec<u8> {
+pub(super) fn talk(decisions: &mut Decisions<'_>, role: Role, max_message: usize) -> Vec<u8> {
     let mut peer = Peer {
         decisions,
         masks: role == Role::Server,
-        limits,
+        max_message,
         said: Vec::new(),
     };
     while !peer.decisions.is_empty() && peer.said.len() < ENOUGH {
@@ -143,7 +142,6 @@ impl Peer<'_, '_> {
 
     /// A length at which something changes.
     fn length(&mut self) -> usize {
-        let limits = [self.limits.message, self.limits.frame];
         let edges = [
             1,
             125,
@@ -152,8 +150,7 @@ impl Peer<'_, '_> {
             4 << 10,
             16 << 10,
             1 << 16,
-            limits[0],
-            limits[1],
+            self.max_message,
         ];
         let edge = self.decisions.pick(&edges).min(1 << 17);
         (edge + 1).saturating_sub(self.decisions.below(3))

@@ -55,7 +55,7 @@ impl StreamEnd {
 pub(crate) struct FrameReader {
     /// The role of this side. A client masks its frames, and a server does not.
     role: Role,
-    /// The maximum size of a frame, in bytes.
+    /// The maximum size of a message, and of a frame of one, in bytes.
     limit: usize,
     state: State,
     /// The bytes of a head that is incomplete.
@@ -187,7 +187,9 @@ impl FrameReader {
                 self.state = State::Frame(u64::MAX);
                 return bytes.len();
             }
-            if head.length > self.limit as u64 {
+            // A frame that can be part of no message is rejected after its head, and not only when
+            // all of it is in memory. Control frames are not messages (RFC 6455, section 5.5).
+            if head.length > (self.limit as u64).max(MAX_CONTROL) {
                 self.state = State::Ended(StreamEnd::TooLong(head.length, self.limit));
                 return at;
             }

@@ -14,7 +14,6 @@ pub(crate) struct TlsSettings {
     /// Additional root certificates, or why they cannot be read.
     roots: Vec<Hidden<Result<Vec<Certificate>>>>,
     pub(crate) identity: Option<Hidden<Identity>>,
-    pub(crate) min_protocol: Option<Protocol>,
     pub(crate) accept_invalid_certs: bool,
     /// The program's own connector. The other settings are not used then.
     pub(crate) ready_made: Option<TlsConnector>,
@@ -24,20 +23,12 @@ pub(crate) struct TlsSettings {
 
 impl TlsSettings {
     pub(crate) fn add_pem(&mut self, pem: &[u8]) {
-        self.add_roots(match Certificate::stack_from_pem(pem) {
+        let roots = match Certificate::stack_from_pem(pem) {
             Ok(none) if none.is_empty() => {
                 Err("there is no certificate in the PEM text".to_owned())
             }
             other => other.map_err(|error| error.to_string()),
-        });
-    }
-
-    pub(crate) fn add_der(&mut self, der: &[u8]) {
-        let certificates = Certificate::from_der(der).map(|one| vec![one]);
-        self.add_roots(certificates.map_err(|error| error.to_string()));
-    }
-
-    fn add_roots(&mut self, roots: Result<Vec<Certificate>, String>) {
+        };
         let roots = roots.map_err(|reason| Error::invalid_option("root certificate", reason));
         self.change().roots.push(Hidden(roots));
     }
@@ -86,7 +77,7 @@ impl TlsSettings {
         if let Some(Hidden(identity)) = &self.identity {
             builder.identity(identity.clone());
         }
-        builder.min_protocol_version(Some(self.min_protocol.unwrap_or(Protocol::Tlsv12)));
+        builder.min_protocol_version(Some(Protocol::Tlsv12));
         builder.danger_accept_invalid_certs(self.accept_invalid_certs);
         builder.build().map_err(|error| Error::Tls {
             peer: host.to_owned(),

@@ -51,8 +51,7 @@ pub(crate) fn split(
     shared: &Shared,
     mut transport: Box<dyn Transport>,
 ) -> Result<(Halves, Addresses)> {
-    let nodelay = transport.set_nodelay(shared.options.nodelay);
-    nodelay.map_err(Error::lost)?;
+    transport.set_nodelay(true).map_err(Error::lost)?;
     let addresses = (transport.peer_addr(), transport.local_addr());
     let halves = transport.split().map_err(Error::lost)?;
     install(shared, halves.shutdown.clone())?;

@@ -62,7 +62,7 @@ pub(crate) fn read(
     // it are kept, and each time costs a system call.
     let mut codec = WebSocketContext::new(opened.role, Some(config));
     let mut stream = CodecStream {
-        frames: FrameReader::new(opened.role, options.longest_frame()),
+        frames: FrameReader::new(opened.role, options.longest_message()),
         source: ByteSource {
             rest: io::Cursor::new(opened.rest),
             may_wait: true,
