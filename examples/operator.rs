@@ -69,14 +69,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 let stats = ws.stats();
                 let state = newest.as_ref().map_or("nothing".to_owned(), Message::to_string);
                 let sent = stats.messages_out;
-                let reason = ws.last_error().map(|error| error.to_string());
-                let reason = reason.unwrap_or_else(|| "connecting".to_owned());
-                match (ws.is_ready(), ws.stats().latency) {
-                    (true, Some(latency)) => {
+                match (ws.state(), stats.latency) {
+                    (State::Ready, Some(latency)) => {
                         println!("{state}, round trip {:?}, {sent} sent", latency.smoothed);
                     }
-                    (true, None) => println!("{state}, {sent} sent"),
-                    (false, _) => println!("no robot: {reason}"),
+                    (State::Ready, None) => println!("{state}, {sent} sent"),
+                    (
+                        State::Reconnecting { reason, .. }
+                        | State::Connecting { last_error: Some(reason), .. },
+                        _,
+                    ) => println!("no robot: {reason}"),
+                    _ => println!("no robot: connecting"),
                 }
             }
         }

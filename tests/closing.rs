@@ -783,7 +783,6 @@ fn the_peers_close_frame_is_the_reason_of_the_end_even_if_messages_were_not_sent
                 check(client.get().unwrap_err());
                 check(client.error().unwrap());
                 check(end_reason(&client).unwrap());
-                check(client.last_error().unwrap());
                 check(errors.recv_timeout(DEADLINE).unwrap());
                 assert_eq!(client.received_close(), frame(4001, "battery low"));
                 assert_eq!(client.stats().reconnects, 0);

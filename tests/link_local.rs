@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use rtcbot_websocket::{Backoff, Error, Options, Request, Server, Websocket, json};
-use testkit::{DEADLINE, eventually, read_head, within};
+use testkit::{DEADLINE, eventually, last_error, read_head, within};
 
 const ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
@@ -56,7 +56,7 @@ fn ip(arguments: &str) -> String {
 #[track_caller]
 fn next(server: &mut Server, client: &Websocket) -> Request {
     let request = server.next_timeout(DEADLINE);
-    request.unwrap_or_else(|_| panic!("no request came: {:?}", client.last_error()))
+    request.unwrap_or_else(|_| panic!("no request came: {:?}", client.state()))
 }
 
 fn address(scope: u32) -> SocketAddrV6 {
@@ -163,7 +163,7 @@ fn an_interface_may_appear_later() {
             .reconnect(backoff)
             .connect(format!("ws://[fe80::1%25cable0]:{port}/"))
             .unwrap();
-        let failed = || matches!(client.last_error(), Some(Error::Resolve { .. }));
+        let failed = || matches!(last_error(&client), Some(Error::Resolve { .. }));
         eventually("the first attempt", failed);
         ip("link add cable0 type veth peer name cable1");
         ip("link set cable1 up");

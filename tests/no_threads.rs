@@ -23,8 +23,8 @@ use rtcbot_websocket::{
     Backoff, Error, Message, Options, Queue, Server, WeakWebsocket, Websocket, json,
 };
 use testkit::{
-    DEADLINE, UPGRADE, eventually, failure, masked_frame, on_loss, read_close_code, read_head,
-    records, server_and_bytes, threads_named,
+    DEADLINE, UPGRADE, eventually, failure, last_error, masked_frame, on_loss, read_close_code,
+    read_head, records, server_and_bytes, threads_named,
 };
 
 /// How many items may wait for callbacks.
@@ -467,7 +467,7 @@ fn a_client_that_reconnects_keeps_messages_that_arrived_while_there_was_no_threa
                 }
             }
             eventually("its end", || {
-                matches!(client.last_error(), Some(Error::Thread(_)))
+                matches!(last_error(&client), Some(Error::Thread(_)))
             });
             threads.allow();
             registering.join().unwrap();
@@ -726,7 +726,7 @@ fn a_client_without_a_thread_for_the_look_up_tries_again() {
             threads.refuse_all_after(1);
             let client = Options::new().reconnect(quick()).connect(&url).unwrap();
             eventually("a failure", || {
-                matches!(client.last_error(), Some(Error::Thread(_)))
+                matches!(last_error(&client), Some(Error::Thread(_)))
             });
             threads.allow();
             let peer = Websocket::accept(server.next_timeout(DEADLINE).unwrap());

@@ -719,31 +719,6 @@ impl Websocket {
         self.shared().lifecycle.look(State::of)
     }
 
-    /// Returns the latest error: why the last connection was lost, or why the last attempt to
-    /// connect failed.
-    ///
-    /// In contrast to [`error`](Self::error), it is also set if another attempt
-    /// [follows](Options::reconnect), and stays when that one succeeds. Returns `None` if there was
-    /// no error.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::{Error, Options};
-    ///
-    /// let (robot, operator) = Options::new().max_message_size(10).pair();
-    /// operator.put_nowait("more than ten bytes")?;
-    /// robot.wait_closed().unwrap_err();
-    /// assert!(matches!(robot.last_error(), Some(Error::MessageTooBig { .. })));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use]
-    pub fn last_error(&self) -> Option<Error> {
-        self.shared()
-            .lifecycle
-            .look(|session| session.last_error().cloned())
-    }
-
     /// Returns a subscription to the [`state`](Self::state): RTCBot's `onReady(queue)`.
     ///
     /// It receives the present state first, and then each new one: every connection, every lost

@@ -14,20 +14,26 @@ use crate::error::Error;
 ///
 /// # Examples
 ///
+/// Why is there no connection?
+///
 /// ```
 /// use rtcbot_websocket::{State, Websocket};
 ///
 /// let (robot, _operator) = Websocket::pair();
 /// match robot.state() {
+///     State::Connecting { last_error: Some(reason), .. } => println!("trying again: {reason}"),
 ///     State::Connecting { attempt, .. } => println!("attempt {attempt}"),
 ///     State::Ready => println!("connected"),
 ///     State::Reconnecting { reason, .. } => println!("not connected: {reason}"),
 ///     State::Closing => println!("closing"),
-///     State::Closed { reason } => println!("closed: {reason}"),
+///     State::Closed { reason, .. } => println!("closed: {reason}"),
 ///     _ => {}
 /// }
 /// # assert!(matches!(robot.state(), State::Ready));
 /// ```
+///
+/// So the last error is in the state as long as there is no connection. To have it afterwards too,
+/// keep the `reason` of each [`Reconnecting`](Self::Reconnecting) that the events report.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum State {

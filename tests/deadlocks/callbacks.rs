@@ -140,12 +140,7 @@ fn call_everything(ws: &Websocket, callback: Callback) {
     ws.on_event(|_| {});
     let _ = (ws.is_ready(), ws.is_closed(), ws.error(), ws.state());
     let _ = ws.events().try_get();
-    let _ = (
-        ws.last_error(),
-        ws.stats().latency,
-        ws.stats(),
-        ws.ping("ping"),
-    );
+    let _ = (ws.stats().latency, ws.stats(), ws.ping("ping"));
     let _ = (ws.name(), ws.peer_addr(), ws.local_addr(), ws.subprotocol());
     let _ = (ws.request(), ws.response(), format!("{ws:?}"));
     if callback != Callback::OnDisconnect {

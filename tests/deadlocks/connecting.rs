@@ -9,7 +9,7 @@ use rtcbot_websocket::{Backoff, Error, Options};
 
 use crate::HOUR;
 use crate::testkit::wire::{Wire, over_each};
-use crate::testkit::{DEADLINE, eventually, within};
+use crate::testkit::{DEADLINE, eventually, was_lost, within};
 
 /// Closes a client that has reached the stage that `reached` waits for, where it would stay for an
 /// hour.
@@ -106,7 +106,7 @@ fn close_between_two_attempts_returns_immediately_and_wakes_all_waits() {
             let hour = Backoff::new().initial(HOUR).max(HOUR).jitter(0.0);
             let ws = wire.options().reconnect(hour).connect(url).unwrap();
             drop(wire.accept(&listener));
-            eventually("the loss", || ws.last_error().is_some());
+            eventually("the loss", || was_lost(&ws));
             let getting = thread::spawn({
                 let ws = ws.clone();
                 move || ws.get()

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::unbounded;
 use rtcbot_websocket::{Backoff, Error, json};
 
-use crate::testkit::{DEADLINE, eventually, on_loss, own_address, within};
+use crate::testkit::{DEADLINE, eventually, on_loss, own_address, was_lost, within};
 use crate::{Host, MS, behind, never, options, soon, text};
 
 #[test]
@@ -16,7 +16,7 @@ fn dropping_the_last_handle_between_two_attempts_ends_the_client_immediately() {
     let host = Host::new();
     let ws = options(never()).connect(host.url()).unwrap();
     drop(host.accept());
-    eventually("the loss", || ws.last_error().is_some());
+    eventually("the loss", || was_lost(&ws));
     let (subscription, closed) = (ws.subscribe(), ws.closed_signal().clone());
     drop(ws);
     within(DEADLINE, move || closed.recv().unwrap_err());
@@ -46,7 +46,7 @@ fn close_reports_messages_that_could_not_be_sent() {
     let host = Host::new();
     let ws = options(never()).connect(host.url()).unwrap();
     drop(host.accept());
-    eventually("the loss", || ws.last_error().is_some());
+    eventually("the loss", || was_lost(&ws));
     for n in 0..3 {
         ws.put_nowait(n.to_string()).unwrap();
     }
@@ -145,7 +145,7 @@ fn a_close_between_two_connections_does_not_wait_for_a_slow_consumer() {
     let (ws, slow) = behind(&host, &options(never()).close_timeout(20 * MS));
     eventually("that it is lost", || {
         let _ = ws.put_nowait("into the void");
-        ws.last_error().is_some()
+        was_lost(&ws)
     });
     let closed = ws.clone();
     let _ = within(DEADLINE, move || closed.close());

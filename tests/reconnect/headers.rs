@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam_channel::unbounded;
 use rtcbot_websocket::{Error, Options, Server, Websocket};
 
-use crate::testkit::{DEADLINE, eventually, own_address, within};
+use crate::testkit::{DEADLINE, eventually, last_error, own_address, within};
 use crate::{options, soon};
 
 #[test]
@@ -62,7 +62,7 @@ fn headers_are_renewed_for_each_attempt() {
         let request = server.next_timeout(DEADLINE).unwrap();
         assert_eq!(request.head().headers()["x-token"], token);
         if token == "token 2" {
-            let last = ws.last_error().unwrap().to_string();
+            let last = last_error(&ws).unwrap().to_string();
             assert!(last.contains("no token today"), "{last}");
         }
         request.respond(503, "come back").unwrap();
@@ -88,7 +88,7 @@ fn a_header_function_that_panics_or_returns_an_invalid_value_fails_one_attempt()
     let mut tokens = request.head().headers().get_all("x-token").iter();
     assert_eq!(tokens.next().unwrap(), "fine");
     assert!(tokens.next().is_none());
-    assert!(matches!(ws.last_error(), Some(Error::Header { .. })));
+    assert!(matches!(last_error(&ws), Some(Error::Header { .. })));
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_panic_payload_of_a_header_function_may_panic_when_it_is_dropped() {
     let ws = options.connect(server.url()).unwrap();
     let request = server.next_timeout(DEADLINE).unwrap();
     assert_eq!(request.head().headers()["x-token"], "fine");
-    assert!(matches!(ws.last_error(), Some(Error::Header { .. })));
+    assert!(matches!(last_error(&ws), Some(Error::Header { .. })));
 }
 
 #[test]

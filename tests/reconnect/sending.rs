@@ -6,7 +6,7 @@ use crossbeam_channel::unbounded;
 use rtcbot_websocket::{Error, Message};
 use tungstenite::protocol::CloseFrame;
 
-use crate::testkit::{DEADLINE, eventually};
+use crate::testkit::{DEADLINE, eventually, was_lost};
 use crate::{Host, options, soon, text};
 
 #[test]
@@ -15,7 +15,7 @@ fn messages_put_between_connections_are_sent_on_the_next_in_order() {
     let ws = options(soon()).connect(host.url()).unwrap();
     drop(host.accept());
     // The next attempt waits for the host.
-    eventually("the loss", || ws.last_error().is_some());
+    eventually("the loss", || was_lost(&ws));
     for n in 0..1000 {
         ws.put_nowait(n.to_string()).unwrap();
     }
@@ -143,7 +143,7 @@ fn a_waiting_put_continues_on_the_next_connection() {
     let small = options(soon()).send_queue(1000);
     let ws = small.connect(host.url()).unwrap();
     drop(host.accept());
-    eventually("the loss", || ws.last_error().is_some());
+    eventually("the loss", || was_lost(&ws));
     let putting = {
         let ws = ws.clone();
         thread::spawn(move || {

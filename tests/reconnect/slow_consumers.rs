@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, unbounded};
 use rtcbot_websocket::{Backoff, Error, Message, Queue, Websocket};
 
-use crate::testkit::{DEADLINE, eventually, within};
+use crate::testkit::{DEADLINE, eventually, was_lost, within};
 use crate::{Host, MS, behind, never, number, numbered, options, soon};
 
 #[test]
@@ -45,7 +45,7 @@ fn messages_waiting_for_a_slow_consumer_come_before_those_of_the_next_connection
     drop(raw);
     eventually("that what is written is refused", || {
         let _ = ws.put_nowait("into the void");
-        ws.last_error().is_some()
+        was_lost(&ws)
     });
     let mut raw = host.accept();
     raw.send("next".into()).unwrap();
@@ -120,7 +120,7 @@ fn a_subscriber_removed_before_the_next_connection_is_dropped_immediately() {
     give.send((ws.clone(), slow, taking)).unwrap();
     eventually("that it is lost", || {
         let _ = ws.put_nowait("into the void");
-        ws.last_error().is_some()
+        was_lost(&ws)
     });
     assert_eq!(result.recv_timeout(2 * DEADLINE), Ok(1));
     let mut raw = host.accept();

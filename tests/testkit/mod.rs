@@ -86,6 +86,21 @@ pub fn end_reason(ws: &Websocket) -> Option<Error> {
     }
 }
 
+/// Returns why there is no connection: the last one was lost, the last attempt failed, or it has
+/// ended.
+pub fn last_error(ws: &Websocket) -> Option<Error> {
+    match ws.state() {
+        State::Reconnecting { reason, .. } | State::Closed { reason, .. } => Some(reason),
+        State::Connecting { last_error, .. } => last_error,
+        _ => None,
+    }
+}
+
+/// Returns whether a connection has been lost, even if there is another one since.
+pub fn was_lost(ws: &Websocket) -> bool {
+    ws.stats().reconnects > 0 || last_error(ws).is_some()
+}
+
 /// Calls `f` each time a connection is lost and another one follows.
 pub fn on_loss(ws: &Websocket, mut f: impl FnMut(Error) + Send + 'static) {
     ws.on_event(move |state| {
