@@ -20,7 +20,8 @@ impl<T: Clone + Send + 'static> Publisher<T> {
     ///
     /// let (publisher, sensor) = pubsub::producer::<u32>();
     /// publisher.end(Error::Lost(std::sync::Arc::new(std::io::Error::other("no power"))));
-    /// assert_eq!(sensor.get().unwrap_err().to_string(), "connection lost: no power");
+    /// let reason = sensor.subscribe().get().unwrap_err();
+    /// assert_eq!(reason.to_string(), "connection lost: no power");
     /// ```
     pub fn end(self, reason: Error) {
         let _ = self.subscribers.end.set(reason);
