@@ -65,6 +65,7 @@ pub struct Options {
     pub(crate) send_queue: usize,
     pub(crate) receive_queue: Queue,
     pub(crate) receive_queue_bytes: usize,
+    /// How many bytes are read from the socket at a time. Fuzz targets set a smaller number.
     pub(crate) read_buffer: usize,
     pub(crate) thread_stack_size: Option<usize>,
     pub(crate) paused: bool,
@@ -420,16 +421,6 @@ impl Options {
     /// ```
     pub fn receive_queue_bytes(mut self, bytes: usize) -> Self {
         self.receive_queue_bytes = bytes;
-        self
-    }
-
-    /// Sets how many bytes are read from the socket at a time, at least 1 KiB.
-    ///
-    /// A smaller buffer saves memory and needs more system calls for long messages.
-    ///
-    /// Defaults to 16 KiB.
-    pub fn read_buffer(mut self, bytes: usize) -> Self {
-        self.read_buffer = bytes.max(1 << 10);
         self
     }
 

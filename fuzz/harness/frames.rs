@@ -93,7 +93,7 @@ fn converse(role: Role, input: &[u8]) {
         .linger(PATIENCE)
         .paused(true);
     if bits & 2 != 0 {
-        options = options.read_buffer(1);
+        options.read_buffer = 1 << 10;
     }
     let is_stuck = then == Then::Silence || matches!(receives, Receives::NothingAfter(_));
     if is_stuck {

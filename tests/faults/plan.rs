@@ -27,7 +27,6 @@ pub struct Side {
     /// Interval and timeout.
     pub pings: Option<(Duration, Duration)>,
     pub send_queue: usize,
-    pub read_buffer: usize,
     /// Whether all consumers exist before the first message is delivered.
     pub paused: bool,
     pub putters: Vec<Putter>,
@@ -295,7 +294,6 @@ impl Side {
             linger: decisions.millis(20, 300),
             pings: decisions.chance(60).then(|| pings(decisions)),
             send_queue: decisions.pick(&[1, 1000, 50_000, 16 << 20]),
-            read_buffer: decisions.pick(&[1 << 10, 16 << 10]),
             paused,
             putters,
             source,
@@ -313,7 +311,6 @@ impl Side {
             .ping_interval(self.pings.map(|(interval, _)| interval))
             .ping_timeout(self.pings.map(|(_, timeout)| timeout))
             .send_queue(self.send_queue)
-            .read_buffer(self.read_buffer)
             .paused(self.paused);
         for consumer in &self.consumers {
             if let Kind::Get(room) | Kind::GetTimeout(room) = consumer.kind {

@@ -30,8 +30,8 @@ fn a_slow_consumer_receives_all_of_a_lost_connection_while_there_is_no_other() {
 #[test]
 fn messages_waiting_for_a_slow_consumer_come_before_those_of_the_next_connection() {
     let host = Host::new();
-    // Not everything is read at once: some is left in the socket.
-    let options = options(soon()).close_timeout(20 * MS).read_buffer(4096);
+    // Not everything is read at once, 16 KiB: some is left in the socket.
+    let options = options(soon()).close_timeout(20 * MS);
     let ws = options.connect(host.url()).unwrap();
     let slow = ws.subscribe_with(Queue::Block(1));
     let mut raw = host.accept();
