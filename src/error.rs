@@ -223,7 +223,7 @@ pub enum Error {
     ///   consumer was closed.
     /// - From [`Server::next_timeout`](crate::Server::next_timeout): the server was shut down.
     /// - From [`PutError::Closed`]: the receiver is closing or has ended.
-    ///   [`Websocket::end_reason`](crate::Websocket::end_reason) returns why.
+    ///   [`Websocket::state`](crate::Websocket::state) returns why.
     #[error("it has ended: nothing more is sent or received")]
     Ended,
 
@@ -677,7 +677,7 @@ pub enum PutError<T> {
     /// No more items are accepted: the connection is closing or has ended.
     #[error(
         "not accepted: the receiver is closing or has ended \
-         (`Websocket::end_reason` tells why)"
+         (`Websocket::state` tells why)"
     )]
     Closed(T),
 }

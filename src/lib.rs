@@ -87,8 +87,8 @@
 //! * [`subscribe`](Websocket::subscribe) returns a [`Subscription`], which is a queue.
 //! * [`subscribe_callback`](Websocket::subscribe_callback) calls a function for one message after
 //!   the other, and [`subscribe_concurrent`](Websocket::subscribe_concurrent) for several at once.
-//! * [`subscribe_to`](Websocket::subscribe_to) fills a channel, another `Websocket`, or any
-//!   [`Sink`].
+//! * [`subscribe_to`](Websocket::subscribe_to) fills a channel, another `Websocket`, a
+//!   [`Latest`], or any [`Sink`].
 //! * [`get`](Websocket::get) reads from a default subscription, which its first call makes.
 //!
 //! ```
@@ -135,6 +135,24 @@
 //! other end: a program that hangs keeps its connections until a ping times out, and a browser
 //! answers pings for its pages.
 //!
+//! # Control loops
+//!
+//! A loop with a clock of its own asks for the newest message and its age.
+//! [`subscribe_latest`](Websocket::subscribe_latest) returns a [`Latest`], which several
+//! connections can feed:
+//!
+//! ```
+//! use rtcbot_websocket::Websocket;
+//! use std::time::Duration;
+//!
+//! let (_operator, robot) = Websocket::pair();
+//! let orders = robot.subscribe_latest();
+//! match orders.fresh(Duration::from_millis(300)) {
+//!     Some(order) => println!("to the motors: {order}"),
+//!     None => println!("motors off: no order for 300 ms"),
+//! }
+//! ```
+//!
 //! # Sending
 //!
 //! [`put_nowait`](Websocket::put_nowait) never waits. When 16 MiB are queued, it returns the
@@ -165,6 +183,20 @@
 //! operator.put_subscription(orders)?;
 //! joystick.send("forward".into())?;
 //! assert_eq!(robot.get()?, "forward");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`Source::every`] calls a function at a steady rate, and [`Source::iter`] sends the items of an
+//! iterator:
+//!
+//! ```
+//! use rtcbot_websocket::{Source, Websocket, json};
+//! use std::time::Duration;
+//!
+//! let (robot, operator) = Websocket::pair();
+//! let battery = || json!({"battery": 0.8}).into();
+//! robot.put_subscription(Source::every(Duration::from_millis(100), battery)?);
+//! assert_eq!(operator.get()?, json!({"battery": 0.8}));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -234,19 +266,20 @@
 //! # Sending only the newest
 //!
 //! Messages queued while disconnected are sent after reconnecting, so a robot may receive a
-//! minute's worth of stale orders at once. If only the latest order matters, send from a
-//! [`Queue::Latest`] subscription instead:
+//! minute's worth of stale orders at once. If only the latest order matters, use
+//! [`put_latest`](Websocket::put_latest). It replaces a message with the same key that is still
+//! queued:
 //!
 //! ```
-//! use rtcbot_websocket::{Message, Queue, Websocket, json, pubsub};
+//! use rtcbot_websocket::{Websocket, json};
 //!
 //! let (ws, robot) = Websocket::pair();
-//! let (mut orders, producer) = pubsub::producer::<Message>();
-//! ws.put_subscription(producer.subscribe_with(Queue::Latest))?;
-//! orders.put(json!({"speed": 0.5}).into()); // replaces an order that was not sent
+//! ws.put_latest("speed", json!({"speed": 0.5}))?;
 //! assert_eq!(robot.get()?, json!({"speed": 0.5}));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! A source can do the same: a [`Queue::Latest`] subscription of a [`pubsub::Producer`].
 //!
 //! # Detecting a lost peer
 //!
@@ -280,7 +313,8 @@
 //!
 //! # Broadcasting
 //!
-//! A [`ServerHandle`] reaches all connections from any thread, and shuts the server down:
+//! [`broadcast`] sends one message to any connections. A [`ServerHandle`] reaches all connections
+//! of its server from any thread, and shuts the server down:
 //!
 //! ```
 //! use rtcbot_websocket::{Server, Websocket, json};
@@ -336,14 +370,18 @@
 //! | `ws-dispatch` | 1 per connection with callbacks | calls them one after the other |
 //! | `ws-worker` | up to `workers` | calls a function given to `subscribe_concurrent` |
 //! | `ws-serve` | 1 per request | calls the handler of [`Server::serve`] |
+//! | `ws-source` | 1 per [`Source`] of a function or an iterator | calls it |
 //! | `ws-forward` | temporary | delivers to a sink that was full |
 //! | `ws-linger` | temporary | enforces the close timeout if the closing thread must not block |
 //! | `ws-resolve` | temporary | resolves a host name |
 //! | `ws-respond` | temporary | sends a page to a slow client |
 //!
 //! Your code runs on these threads: callbacks on `ws-dispatch` and `ws-worker`, a [`Sink`] of your
-//! own on `ws-dispatch`, functions given to [`Options`] on `ws-read`, a [`Transport`] of your own
-//! on `ws-read` and `ws-write`, and the handler on `ws-serve`.
+//! own on `ws-dispatch`, functions and iterators given to [`Source`] on `ws-source`, functions
+//! given to [`Options`] on `ws-read`, a [`Transport`] of your own on `ws-read` and `ws-write`, and
+//! the handler on `ws-serve`.
+//!
+//! [`Options::thread_stack_size`] sets the stacks of a connection's threads.
 //!
 //! A callback may call any method; the connection's other callbacks wait meanwhile. If the writer
 //! thread is idle, a small message is written on the calling thread, without blocking; the writer
@@ -404,8 +442,9 @@ pub use message::{Json, Message, Text};
 pub use net::basic_auth::BasicAuth;
 pub use net::transport::{self, Transport};
 pub use options::Options;
-pub use pubsub::{Queue, Sink, Source, Subscription, SubscriptionId};
+pub use pubsub::{Latest, Queue, Sink, Source, Subscription, SubscriptionId};
 pub use server::{Server, ServerHandle};
+pub use websocket::broadcast::broadcast;
 pub use websocket::{
     ConnectionId, Latency, Messages, Request, State, Stats, WeakWebsocket, Websocket,
 };

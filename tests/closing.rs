@@ -16,6 +16,8 @@ use testkit::{
     on_loss, pair, pair_with, pinging, pump, read_close_code, server_and_bytes, within,
 };
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 fn frame(code: u16, reason: &str) -> Option<CloseFrame> {
     let reason = reason.to_owned();
     Some(CloseFrame { code, reason })
@@ -837,4 +839,219 @@ fn the_end_does_not_wait_until_a_sink_has_closed() {
     ws.wait_closed_timeout(DEADLINE).unwrap();
     // The sink's peer receives the Close frame, and does not answer it.
     assert_eq!(read_close_code(&mut silent), 1000);
+}
+
+#[test]
+fn close_nowait_returns_before_the_peer_answers_and_sends_the_queue() {
+    over_each(|wire| {
+        let (client, mut raw) = wire.client_and_raw(|options| options.close_timeout(DEADLINE));
+        client.put("queued").unwrap();
+        // The peer has read nothing yet.
+        client.close_nowait(4001, "later").unwrap();
+        assert!(client.put("too late").is_err());
+        assert_eq!(raw.read().unwrap().to_text().unwrap(), "\"queued\"");
+        raw.pump();
+        client.wait_closed_timeout(DEADLINE).unwrap();
+        // It has no effect on a connection that has ended.
+        client.close_nowait(1000, "").unwrap();
+        assert!(client.close_nowait(1005, "").is_err());
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_answer_a_close_nowait_is_shut_down_at_the_close_timeout() {
+    over_each(|wire| {
+        let time = Duration::from_millis(20);
+        let (client, _raw) = wire.client_and_raw(|options| options.close_timeout(time));
+        client.close_nowait(1000, "").unwrap();
+        let error = client.wait_closed_timeout(DEADLINE).unwrap_err();
+        assert!(matches!(error, Error::CloseTimeout { .. }), "{error}");
+    });
+}
+
+// A second Ctrl-C.
+#[test]
+fn a_second_close_with_an_earlier_deadline_shortens_the_first() {
+    over_each(|wire| {
+        let (client, _raw) = wire.client_and_raw(|options| options.close_timeout(HOUR));
+        let first = thread::spawn({
+            let client = client.clone();
+            move || client.close()
+        });
+        eventually("the first close", || !client.is_ready());
+        let error = client.close_timeout(Duration::from_millis(1)).unwrap_err();
+        assert!(matches!(error, Error::CloseTimeout { .. }), "{error}");
+        let error = within(DEADLINE, move || first.join().unwrap()).unwrap_err();
+        assert!(matches!(error, Error::CloseTimeout { .. }), "{error}");
+    });
+}
+
+#[test]
+fn abort_ends_a_connection_in_every_state_and_counts_what_was_not_sent() {
+    over_each(|wire| {
+        // The peer reads nothing, so that messages are queued.
+        let (client, raw) = wire.client_and_raw(|options| options.close_timeout(HOUR));
+        while client.put_nowait(vec![0; 1 << 20]).is_ok() {}
+        client.abort();
+        match client.wait_closed_timeout(DEADLINE).unwrap_err() {
+            Error::Aborted { unsent } => assert!(unsent > 0),
+            other => panic!("{other}"),
+        }
+        drop(raw);
+        // While it closes.
+        let (client, _raw) = wire.client_and_raw(|options| options.close_timeout(HOUR));
+        client.close_nowait(1000, "").unwrap();
+        client.abort();
+        client.abort();
+        let error = client.wait_closed_timeout(DEADLINE).unwrap_err();
+        assert!(matches!(error, Error::Aborted { .. }), "{error}");
+        // While it connects.
+        let (_listener, url) = wire.listen();
+        let client = wire.options().connect(url).unwrap();
+        client.abort();
+        let error = client.wait_closed_timeout(DEADLINE).unwrap_err();
+        assert!(matches!(error, Error::Aborted { .. }), "{error}");
+    });
+}
+
+// An accept loop or a UI thread must not be held up by a client that does not answer.
+#[test]
+fn the_last_drop_waits_until_messages_are_written_and_not_for_the_peers_answer() {
+    over_each(|wire| {
+        let (client, mut raw) =
+            wire.client_and_raw(|options| options.linger(HOUR).close_timeout(HOUR));
+        for n in 0..100 {
+            client.put(n).unwrap();
+        }
+        let closed = client.closed_signal().clone();
+        // The peer does not answer before this returns.
+        within(DEADLINE, move || drop(client));
+        for n in 0..100 {
+            assert_eq!(raw.read().unwrap().to_text().unwrap(), n.to_string());
+        }
+        assert!(closed.try_recv().is_err_and(|error| error.is_empty()));
+        raw.pump();
+        within(DEADLINE, move || closed.recv().unwrap_err());
+    });
+}
+
+// Foxglove's SDK server ends the stream without a Close frame.
+#[test]
+fn a_peer_that_hangs_up_after_this_sides_close_frame_is_no_failure() {
+    over_each(|wire| {
+        let (client, mut raw) = wire.client_and_raw(|options| options);
+        client.put("last").unwrap();
+        client.close_nowait(1000, "").unwrap();
+        assert_eq!(raw.read().unwrap().to_text().unwrap(), "\"last\"");
+        // The next call would write the answer.
+        assert!(raw.read().unwrap().is_close());
+        drop(raw.socket.shutdown(std::net::Shutdown::Both));
+        drop(raw);
+        client.wait_closed_timeout(DEADLINE).unwrap();
+        assert!(client.error().is_none());
+    });
+}
+
+#[test]
+fn detach_keeps_a_connection_open_for_its_callbacks() {
+    over_each(|wire| {
+        let (client, server) = wire.pair(|options| options);
+        let answers = server.downgrade();
+        server.subscribe_callback(move |message| {
+            if let Some(server) = answers.upgrade() {
+                server.put(message).unwrap();
+            }
+        });
+        let signal = server.closed_signal().clone();
+        server.detach();
+        for n in 0..100 {
+            client.put(n).unwrap();
+            assert_eq!(client.get_timeout(DEADLINE).unwrap(), json!(n));
+        }
+        client.close().unwrap();
+        within(DEADLINE, move || signal.recv().unwrap_err());
+    });
+}
+
+// A plugin host unloads the library afterwards.
+#[test]
+fn close_returns_after_everything_that_the_threads_own_has_been_dropped() {
+    use std::sync::Arc;
+    over_each(|wire| {
+        for n in 0..200 {
+            let owned = Arc::new(());
+            let by_options = owned.clone();
+            let (listener, url) = wire.listen();
+            let options = wire.options().close_timeout(DEADLINE);
+            let options = options.greeting(move || {
+                let _ = &by_options;
+                ["hello"]
+            });
+            let client = options.connect(url).unwrap();
+            drop(options);
+            let raw = wire.accept(&listener);
+            let reading = thread::spawn(|| raw.pump());
+            client.wait_ready_timeout(DEADLINE).unwrap();
+            client.close().unwrap();
+            assert_eq!(Arc::strong_count(&owned), 1, "{n}");
+            reading.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn many_threads_may_wait_for_the_end_of_the_same_threads() {
+    for _ in 0..500 {
+        let (client, server) = pair();
+        let closing: Vec<_> = (0..4)
+            .map(|_| {
+                let client = client.clone();
+                thread::spawn(move || client.close())
+            })
+            .collect();
+        for thread in closing {
+            within(DEADLINE, move || thread.join().unwrap()).unwrap();
+        }
+        drop(server);
+    }
+}
+
+#[test]
+fn the_last_drop_warns_once_if_callbacks_or_sinks_are_attached() {
+    testkit::alone(
+        "the_last_drop_warns_once_if_callbacks_or_sinks_are_attached",
+        || {
+            testkit::records::keep(log::LevelFilter::Warn);
+            let warnings = || testkit::records::count("the last handle is dropped");
+            // Nothing is attached, or it has been removed, or the connection is closing.
+            let (client, server) = pair();
+            let _own = client.subscribe();
+            client.unsubscribe(client.subscribe_callback(|_| {}));
+            drop(client);
+            server.subscribe_callback(|_| {});
+            server.close().unwrap();
+            drop(server);
+            assert_eq!(warnings(), 0, "{}", testkit::records::all());
+
+            let attach: [fn(&Websocket); 3] = [
+                |ws| drop(ws.subscribe_callback(|_| {})),
+                |ws| drop(ws.subscribe_concurrent(1, |_| {})),
+                |ws| drop(ws.subscribe_to(unbounded().0)),
+            ];
+            for (n, attach) in attach.into_iter().enumerate() {
+                let (client, _server) = pair();
+                attach(&client);
+                drop(client.clone());
+                assert_eq!(warnings(), n, "it is not the last handle");
+                drop(client);
+                assert_eq!(warnings(), n + 1);
+            }
+            // A detached connection is not dropped.
+            let (client, server) = pair();
+            client.subscribe_callback(|_| {});
+            client.detach();
+            server.close().unwrap();
+            assert_eq!(warnings(), 3);
+        },
+    );
 }

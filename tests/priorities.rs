@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rtcbot_websocket::pubsub;
-use rtcbot_websocket::{Message, Queue, Subscription};
+use rtcbot_websocket::{Latest, Message, Queue, Sink, Subscription};
 use testkit::{DEADLINE, pair};
 
 const MS: Duration = Duration::from_millis(1);
@@ -110,6 +110,17 @@ fn a_poll_at_a_real_time_priority_does_not_wait_for_a_sender_that_it_has_preempt
             assert!(longest < 500 * MS, "{queue:?}: {longest:?}");
         }
     }
+}
+
+#[test]
+fn a_latest_at_a_real_time_priority_does_not_wait_for_a_feeder_that_it_has_preempted() {
+    let latest = Latest::new();
+    let poll = || assert_ne!(latest.fresh(MS), Some(0));
+    let Some(longest) = longest(2000 * MS, poll, || latest.put_nowait(1).unwrap()) else {
+        return testkit::skip("no real-time priority is to be had");
+    };
+    eprintln!("Latest: {longest:?}");
+    assert!(longest < 500 * MS, "{longest:?}");
 }
 
 #[test]

@@ -28,6 +28,7 @@ use std::time::Instant;
 
 use crossbeam_channel::TryRecvError;
 
+use super::keys::Keys;
 use super::space::ChangeNotifier;
 use super::subscription::Subscription;
 use super::sync::{Mutex, MutexGuard, wait_until_disconnected};
@@ -66,6 +67,9 @@ pub(crate) struct Channel<T, X, W> {
 struct State<T, X, W> {
     /// Each item with its weight, because nothing is weighed under the lock.
     queue: VecDeque<(T, usize)>,
+    keys: Keys,
+    /// The number of items that `push_latest` has replaced.
+    replaced: u64,
     weight: usize,
     source: Option<Subscription<T>>,
     closed: bool,
@@ -87,6 +91,8 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
         Channel {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
+                keys: Keys::default(),
+                replaced: 0,
                 weight: 0,
                 source: None,
                 closed: false,
@@ -126,6 +132,49 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
         if source.is_some() {
             drop_caught(source);
         }
+        Ok(worker)
+    }
+
+    /// As [`push`](Self::push), but replaces the last item with the same key if that is queued. The
+    /// item before is dropped and counted.
+    pub(crate) fn push_latest(
+        &self,
+        key: &str,
+        item: T,
+    ) -> Result<IdleWorker<'_, T, X, W>, PutError<T>> {
+        let weight = (self.weigh)(&item);
+        let ((source, old), worker) = self.add(|state| {
+            if state.closed {
+                return Err(PutError::Closed(item));
+            }
+            let queued = state.queue.len();
+            let place = state.keys.find(key, queued);
+            let old = place.and_then(|index| state.queue.get_mut(index));
+            let others = state.weight - old.as_ref().map_or(0, |(_, weight)| *weight);
+            if others > 0 && others + weight > self.limit {
+                return Err(PutError::Full(item));
+            }
+            state.weight = others + weight;
+            let new = (item, weight);
+            let old = match old {
+                Some(old) => {
+                    state.replaced += 1;
+                    Some(std::mem::replace(old, new))
+                }
+                None => {
+                    state.queue.push_back(new);
+                    state.keys.pushed(key, queued);
+                    None
+                }
+            };
+            Ok((state.source.take(), old))
+        })?;
+        if old.is_some() {
+            // There may be more room than before.
+            self.space.notify();
+        }
+        drop_caught(old);
+        drop_caught(source);
         Ok(worker)
     }
 
@@ -239,6 +288,11 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
         (state.queue.len(), state.weight)
     }
 
+    /// Returns the number of items that `push_latest` has replaced.
+    pub(crate) fn replaced(&self) -> u64 {
+        self.state.lock().replaced
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.state.lock().closed
     }
@@ -314,7 +368,7 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
         max_from_source: usize,
         weight: &mut usize,
     ) -> usize {
-        let mut made_room = false;
+        let before = items.len();
         while items.len() < max_items && *weight < BATCH_WEIGHT {
             let Some((item, heavy)) = state.queue.pop_front() else {
                 break;
@@ -322,8 +376,8 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
             *weight += heavy;
             state.weight -= heavy;
             items.push_back(item);
-            made_room = true;
         }
+        let made_room = items.len() > before;
         // Under the lock, so that nothing is taken from a source that has been stopped.
         let mut from_source = 0;
         let mut ended = None;
@@ -337,6 +391,7 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
                 Some(Err(TryRecvError::Empty)) | None => break,
             }
         }
+        state.keys.taken(items.len() - before);
         // A source that has ended has no publisher to notify.
         let read = match from_source {
             0 => None,
@@ -366,6 +421,7 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
         let weight = back.iter().map(|(_, weight)| weight).sum::<usize>();
         let mut state = self.state.lock();
         state.weight += weight;
+        state.keys.put_back(back.len());
         back.append(&mut state.queue);
         state.queue = back;
     }

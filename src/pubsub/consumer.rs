@@ -41,10 +41,12 @@ pub struct Consumer<T> {
     channel: Arc<Channel<T, (), ()>>,
 }
 
-/// A source that a [`Consumer`] reads: a [`Subscription`], or a crossbeam [`Receiver`].
+/// A source that a [`Consumer`] reads: a [`Subscription`], a crossbeam [`Receiver`], a function
+/// that is [called at a steady rate](Source::every), or an [iterator](Source::iter).
 ///
-/// `into()` makes one of either, or of a reference to it. [`Consumer::put_subscription`] accepts
-/// both and calls `into()` itself.
+/// `into()` makes one of the first two, or of a reference to them.
+/// [`Consumer::put_subscription`] accepts both and calls `into()` itself. Clones are handles to the
+/// same source.
 ///
 /// # Examples
 ///

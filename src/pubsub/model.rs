@@ -13,6 +13,7 @@ use std::sync::Arc;
 use shuttle::sync::{Condvar, Mutex as ShuttleMutex};
 use shuttle::thread;
 
+use super::keys;
 use channel::{Channel, ExtraWork, IdleWorker};
 use subscription::Subscription;
 

@@ -46,7 +46,7 @@ use crate::panics::log_panic;
 /// # Ok::<(), rtcbot_websocket::Error>(())
 /// ```
 pub struct Producer<T> {
-    subscribers: Arc<Subscribers<T>>,
+    pub(super) subscribers: Arc<Subscribers<T>>,
 }
 
 /// Creates a producer and its publisher. Subscriptions have a queue of the default kind.

@@ -11,7 +11,7 @@ use crate::error::PutError;
 
 /// Accepts items without waiting: RTCBot's "object which has the method `put_nowait`".
 ///
-/// A crossbeam [`Sender`], a [`Consumer`](super::Consumer) and a
+/// A crossbeam [`Sender`], a [`Consumer`](super::Consumer), a [`Latest`](super::Latest) and a
 /// [`Websocket`](crate::Websocket) are sinks. The publisher calls these itself (for a `Websocket`,
 /// its reader thread does). While one is full, the stream pauses, and nothing is lost.
 ///

@@ -53,11 +53,11 @@ type Unsubscribe = (OwnerProcess, Box<dyn Fn(SubscriptionId) + Send + Sync>);
 
 impl<T> Drop for Inner<T> {
     fn drop(&mut self) {
-        match &self.unsubscribe {
+        match self.unsubscribe.take() {
             Some((process, unsubscribe)) if process.is_current() => unsubscribe(self.status.id),
             // In a forked process, the channel's locks may be held by threads that do not exist
-            // there. So the receiver is leaked.
-            Some(_) => std::mem::forget(self.items.clone()),
+            // there. So the receiver is leaked, and what the function owns as well.
+            Some(unsubscribe) => std::mem::forget((self.items.clone(), unsubscribe)),
             None => {}
         }
     }
@@ -79,6 +79,28 @@ impl<T> Subscription<T> {
                 notifier: Some(notifier),
                 end,
                 unsubscribe: Some((OwnerProcess::current(), Box::new(unsubscribe))),
+            }),
+        }
+    }
+
+    /// Makes a subscription of a channel that a thread of this crate fills. `handle` is dropped
+    /// with the subscription's last handle.
+    pub(super) fn of_thread(
+        items: Receiver<T>,
+        operation_lock: Option<OperationLock>,
+        handle: impl Send + Sync + 'static,
+    ) -> Self {
+        let owns_handle = move |_| {
+            let _ = &handle;
+        };
+        Subscription {
+            inner: Arc::new(Inner {
+                status: Status::new(),
+                items,
+                operation_lock,
+                notifier: None,
+                end: EndReason::default(),
+                unsubscribe: Some((OwnerProcess::current(), Box::new(owns_handle))),
             }),
         }
     }

@@ -265,6 +265,7 @@ impl ServerHandle {
     ///
     /// The message is serialised once. Returns the connections that miss it because their send
     /// queue is full: ignore this, or close them. Connections that are closing are not included.
+    /// The function [`broadcast`](crate::broadcast) reaches connections that you choose.
     ///
     /// # Examples
     ///
@@ -284,7 +285,7 @@ impl ServerHandle {
     /// ```
     #[doc(alias = "send_all")]
     pub fn broadcast(&self, message: impl Into<Message>) -> Vec<Websocket> {
-        self.control.registry.broadcast(&message.into())
+        self.control.registry.broadcast(message.into())
     }
 
     /// Shuts the server down: stops listening, closes all connections with code 1001 ("going away")

@@ -11,6 +11,7 @@ use crate::deadline::deadline_after;
 use crate::error::CloseFrame;
 use crate::message::Message;
 use crate::process::OwnerProcess;
+use crate::websocket::broadcast::put_to_all;
 use crate::websocket::slot::Slot;
 use crate::websocket::{Shared, WeakWebsocket, Websocket};
 
@@ -82,28 +83,16 @@ impl Registry {
     }
 
     /// Puts a message to all connections. Returns those whose send queue is full.
-    pub(super) fn broadcast(&self, message: &Message) -> Vec<Websocket> {
+    pub(super) fn broadcast(&self, message: Message) -> Vec<Websocket> {
         // The handles are weak, because dropping a connection's last handle waits until the
         // connection is closed.
         let connections = self.collect(|_, connection| {
             let shared = connection.shared.upgrade()?;
             Some((shared, connection.handle.clone()))
         });
-        // The message is serialised once for all connections.
-        let (message, _value) = message.clone().without_value();
-        let mut as_json = None;
-        let mut missed = Vec::new();
-        for (shared, handle) in connections {
-            let message = match shared.options.json {
-                true => as_json.get_or_insert_with(|| message.quoted()),
-                false => &message,
-            };
-            let put = shared.send_queue.put_nowait(message.clone());
-            if put.is_err_and(|error| error.is_full()) {
-                missed.extend(handle.upgrade());
-            }
-        }
-        missed
+        let missed = put_to_all(connections, |(shared, _)| shared, message);
+        let handles = missed.iter().filter_map(|(_, handle)| handle.upgrade());
+        handles.collect()
     }
 
     /// Begins to close all connections, including those that are accepted from now on. After the

@@ -551,4 +551,19 @@ mod tests {
             );
         }
     }
+    #[test]
+    fn a_message_that_comes_back_has_its_key_again() {
+        let send_queue = SendQueue::new(1 << 20);
+        let half = Box::new(Breaks(0));
+        let mut writer = FrameWriter::new(WireRole::Client, half, false, true);
+        send_queue.put_latest("key", "old".into()).unwrap();
+        send_queue.put_nowait("other".into()).unwrap();
+        send_queue.write(&mut writer).unwrap_err();
+        send_queue.take_back(writer.end(), false);
+        send_queue.put_latest("key", "new".into()).unwrap();
+        let mut left = VecDeque::new();
+        let all = |_: &mut Control, _| ((), true);
+        send_queue.consumer().take(&mut left, 3, all);
+        assert_eq!(left, ["new", "other"]);
+    }
 }

@@ -189,7 +189,10 @@ impl Lifecycle {
 
     /// Adds an observer of the state. The caller then calls
     /// [`deliver_states`](Self::deliver_states).
-    pub(crate) fn observe(&self, deliver: impl FnMut(PublicState) -> bool + Send + 'static) {
+    pub(crate) fn observe(
+        &self,
+        deliver: impl FnMut(Option<PublicState>) -> bool + Send + 'static,
+    ) {
         let deliver = Box::new(deliver);
         let mut state = self.state.lock();
         let now = PublicState::of(&state.session);

@@ -23,7 +23,7 @@ impl Iterator for Messages<'_> {
 /// Iterates over the messages of the default subscription.
 ///
 /// The loop waits for each message and ends with the connection, after all messages that are
-/// queued. [`end_reason`](Websocket::end_reason) then returns why the connection has ended. A
+/// queued. [`state`](Websocket::state) then returns why the connection has ended. A
 /// program that leaves the loop earlier, and takes no more messages, calls
 /// [`unsubscribe_default`](Websocket::unsubscribe_default).
 ///
@@ -38,7 +38,7 @@ impl Iterator for Messages<'_> {
 /// for order in &robot {
 ///     assert_eq!(order, "forward");
 /// }
-/// assert!(robot.end_reason().unwrap().is_orderly());
+/// assert!(robot.error().is_none());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 impl<'a> IntoIterator for &'a Websocket {

@@ -1,6 +1,7 @@
 //! `Websocket`: the methods that a program calls on a connection.
 
 mod accept;
+pub(crate) mod broadcast;
 mod connect;
 mod connection_id;
 mod control_frames;
@@ -23,6 +24,7 @@ mod shared;
 pub(crate) mod slot;
 mod state;
 mod stats;
+mod thread_end;
 mod writer_thread;
 
 use std::convert::Infallible;
@@ -51,7 +53,9 @@ use crate::message::Message;
 use crate::net::handshake::subprotocols;
 #[cfg(doc)]
 use crate::options::Options;
-use crate::pubsub::{Queue, RoomWait, Sink, Source, Subscription, SubscriptionId, producer_with};
+use crate::pubsub::{
+    Latest, Queue, RoomWait, Sink, Source, Subscription, SubscriptionId, producer_with,
+};
 
 /// The number of states that a subscription to the events keeps.
 const MAX_EVENTS: usize = 64;
@@ -189,8 +193,41 @@ impl Websocket {
         self.shared().producer.subscribe_with(queue)
     }
 
-    /// Passes every message from now on to a crossbeam `Sender<Message>`, another `Websocket`, or
-    /// your own [`Sink`]: RTCBot's `subscribe(q)`.
+    /// Returns the newest message and its age at any time, from now on.
+    ///
+    /// A full subscription does not affect it, unless it pauses reading: then no message arrives.
+    /// [`Latest`] describes from when the age counts, and what happens after the end of the
+    /// connection. Dropping the last handle unsubscribes.
+    ///
+    /// If this is the first subscription, the messages that arrived before are delivered now, and
+    /// the last of them counts as new.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Websocket;
+    /// use std::time::Duration;
+    ///
+    /// let (operator, robot) = Websocket::pair();
+    /// let orders = robot.subscribe_latest();
+    /// operator.put_nowait("forward")?;
+    /// # while orders.newest().is_none() {}
+    /// for _ in 0..3 {
+    ///     // Every 10 ms: drive as the last order says, or stop if there was none for 300 ms.
+    ///     match orders.fresh(Duration::from_millis(300)) {
+    ///         Some(order) => println!("to the motors: {order}"),
+    ///         None => println!("motors off"),
+    ///     }
+    ///     std::thread::sleep(Duration::from_millis(10));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn subscribe_latest(&self) -> Latest<Message> {
+        self.shared().producer.subscribe_latest()
+    }
+
+    /// Passes every message from now on to a crossbeam `Sender<Message>`, another `Websocket`, a
+    /// [`Latest`], or your own [`Sink`]: RTCBot's `subscribe(q)`.
     ///
     /// While a channel or a `Websocket` is full, reading pauses. Your own sink is called where
     /// callbacks are called: see [`Sink`].
@@ -392,6 +429,53 @@ impl Websocket {
         self.shared().send_queue.put_nowait(data.into())
     }
 
+    /// Queues a message for sending, in place of the queued message with the same key. Does not
+    /// wait.
+    ///
+    /// If the network is slow or interrupted, the peer receives only the newest message of each
+    /// key: a robot puts its position with the key `"position"`, and its battery's state with the
+    /// key `"battery"`. Keys stay on this side, and are not sent.
+    ///
+    /// The new message is sent when the replaced one would have been: it takes the place of that in
+    /// the queue, so a message that is put often is not delayed by others. It may overtake messages
+    /// that were put between the two. [`stats().replaced`](crate::Stats::replaced) counts the
+    /// replaced messages.
+    ///
+    /// If no message with the key is queued, the new one is added to the end of the queue. A
+    /// message that the writer has taken from the queue is not replaced, but sent before the new
+    /// one. Nor can the new message overtake what is already in the sockets' buffers.
+    ///
+    /// A message that was being written when a connection was lost is queued again for the [next
+    /// connection](Options::reconnect). It is sent before a newer one with its key. If there is
+    /// none yet, it can be replaced until then, unless the program uses more than 64 keys.
+    ///
+    /// It stops an active source, as every put does.
+    ///
+    /// # Errors
+    ///
+    /// Both errors contain the message.
+    ///
+    /// - [`PutError::Full`] if [`send_queue`](Options::send_queue) bytes are queued, not counting
+    ///   the message that would be replaced. That message stays queued.
+    /// - [`PutError::Closed`] if the connection is closing or has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Websocket, json};
+    ///
+    /// let (robot, operator) = Websocket::pair();
+    /// for x in 0..=100 {
+    ///     robot.put_latest("position", json!({"x": x}))?;
+    /// }
+    /// // Some of the positions between the first and the last may have been replaced.
+    /// while operator.get()? != json!({"x": 100}) {}
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn put_latest(&self, key: &str, data: impl Into<Message>) -> Result<(), PutError<Message>> {
+        self.shared().send_queue.put_latest(key, data.into())
+    }
+
     /// Queues a message for sending, and waits until the queue has space for it.
     ///
     /// It stops an active source. The wait ends with the connection.
@@ -461,7 +545,8 @@ impl Websocket {
 
     /// Sends everything that `source` yields from now on, and replaces the previous source.
     ///
-    /// A source is a [`Subscription`] or a crossbeam `Receiver<Message>`.
+    /// A source is a [`Subscription`], a crossbeam `Receiver<Message>`, a function that is
+    /// [called at a steady rate](Source::every), or an [iterator](Source::iter).
     ///
     /// The writer thread takes messages as fast as the network accepts them. Messages that were put
     /// directly are sent first. A message that was taken from a source is sent, even if the source
@@ -474,29 +559,10 @@ impl Websocket {
     /// **Any put stops the source**, as in RTCBot: through any handle, by a connection that is
     /// [piped](Self::subscribe_to) into this `Websocket`, or by
     /// [`broadcast`](crate::ServerHandle::broadcast). The source is then dropped, and messages that
-    /// are put into it later are not sent. To send a greeting on every connection, put the greeting
-    /// and then the source again:
+    /// are put into it later are not sent. A [greeting](Options::greeting) stops no source.
     ///
-    /// ```
-    /// # use rtcbot_websocket::{Message, Queue, Websocket, json, pubsub};
-    /// # let (ws, robot) = Websocket::pair();
-    /// let (mut orders, producer) = pubsub::producer::<Message>();
-    /// let newest = producer.subscribe_with(Queue::Latest);
-    /// let socket = ws.downgrade();
-    /// ws.on_ready(move || {
-    ///     if let Some(ws) = socket.upgrade() {
-    ///         let _ = ws.put_nowait("hello");
-    ///         let _ = ws.put_subscription(&newest);
-    ///     }
-    /// });
-    /// # assert_eq!(robot.get()?, "hello");
-    /// # orders.put(json!({"speed": 0.5}).into());
-    /// # assert_eq!(robot.get()?, json!({"speed": 0.5}));
-    /// # Ok::<(), rtcbot_websocket::Error>(())
-    /// ```
-    ///
-    /// With a [`Queue::Latest`], as here, the newest order is taken whenever the network accepts
-    /// one. It cannot overtake orders that are already in the sockets' buffers. An order that was
+    /// From a subscription with [`Queue::Latest`], the newest order is taken whenever the network
+    /// accepts one. It cannot overtake orders that are already in the sockets' buffers. An order that was
     /// being written when a connection was lost is sent first on the [next
     /// connection](Options::reconnect), so a robot that must not follow an old order checks a time
     /// in the order. Put the very last order directly, because a source that is dropped by a close
@@ -708,14 +774,16 @@ impl Websocket {
         let (publisher, producer) = producer_with(Queue::DropOldest(MAX_EVENTS));
         let subscription = producer.subscribe();
         let mut publisher = Some(publisher);
-        let deliver = move |state: State| {
+        let deliver = move |state: Option<State>| {
             let Some(mut open) = publisher.take() else {
                 return false;
             };
-            // Does not wait: the queue drops the oldest state.
-            open.put(state.clone());
+            if let Some(state) = state.clone() {
+                // Does not wait: the queue drops the oldest state.
+                open.put(state);
+            }
             match state {
-                State::Closed { reason } => open.end(reason),
+                Some(State::Closed { reason }) => open.end(reason),
                 _ if open.has_subscribers() => publisher = Some(open),
                 _ => {}
             }
@@ -751,6 +819,9 @@ impl Websocket {
         let producer = shared.producer.clone();
         let mut f = Some(Arc::new(EventCallback::new(f)));
         shared.lifecycle.observe(move |state| {
+            let Some(state) = state else {
+                return true;
+            };
             let is_end = matches!(state, State::Closed { .. });
             // The last one is moved, so that `f` is dropped on the dispatch thread.
             let f = if is_end { f.take() } else { f.clone() };
@@ -1025,6 +1096,10 @@ impl Websocket {
     /// queued messages are not sent, and the error and [`stats().unsent`](crate::Stats::unsent)
     /// count them.
     ///
+    /// When this returns, the connection's reader and writer threads have ended, unless a function
+    /// or a [`Transport`](crate::Transport) of the program still runs on them at the time limit. The
+    /// threads of callbacks end after their last callback.
+    ///
     /// Returns `Ok` if every queued message was written and the closing handshake completed. If
     /// [`stats().unconfirmed`](crate::Stats::unconfirmed) is also 0, the peer's WebSocket layer
     /// received all of them; only a reply of its application can tell whether that processed them.
@@ -1213,7 +1288,11 @@ impl Websocket {
         }
         // The connection is shut down at the deadline. After that, only a function of the options
         // that does not return can delay the threads.
-        let end = self.wait_closed_until(Some(deadline + Duration::from_secs(1)))?;
+        let limit = deadline + Duration::from_secs(1);
+        let end = self.wait_closed_until(Some(limit))?;
+        if !shared.is_own_thread() {
+            shared.reader_end.wait(limit);
+        }
         end.failure().map_or(Ok(()), Err)
     }
 }

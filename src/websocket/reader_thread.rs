@@ -47,19 +47,25 @@ pub(crate) fn start(
     let start = Arc::new(Mutex::new(Some((thread, open))));
     let taken = start.clone();
     let stack_size = shared.options.thread_stack_size;
+    let end = shared.reader_end.clone();
     let spawned = spawn_with("ws-read", stack_size, move || {
         let start = taken.lock().take();
         drop(taken);
         if let Some((thread, open)) = start {
             thread.run(open);
         }
+        end.ended();
     });
-    if let Err(error) = spawned {
-        crate::logging::error!("{}: cannot start a thread: {error}", shared.name);
-        shared.step(Input::Failed(Error::Thread(Arc::new(error))));
-        // The drop ends the `Websocket`, and must not happen under the lock.
-        let start = start.lock().take();
-        drop(start);
+    match spawned {
+        Ok(handle) => shared.reader_end.started(handle),
+        Err(error) => {
+            crate::logging::error!("{}: cannot start a thread: {error}", shared.name);
+            shared.step(Input::Failed(Error::Thread(Arc::new(error))));
+            // The drop ends the `Websocket`, and must not happen under the lock.
+            let start = start.lock().take();
+            drop(start);
+            shared.reader_end.ended();
+        }
     }
 }
 

@@ -87,6 +87,10 @@ impl SendQueue {
         self.put_with(message, |message| self.messages.push(message))
     }
 
+    pub(crate) fn put_latest(&self, key: &str, message: Message) -> Result<(), PutError<Message>> {
+        self.put_with(message, |message| self.messages.push_latest(key, message))
+    }
+
     pub(crate) fn put_deadline(
         &self,
         message: Message,

@@ -13,6 +13,7 @@ use tungstenite::protocol::Role;
 use super::lifecycle::{Effect, EventCallbacks, Lifecycle, Waited};
 use super::send_queue::SendQueue;
 use super::session::{Input, Phase, ReconnectPolicy, Session};
+use super::thread_end::ThreadEnd;
 use crate::backoff::Schedule;
 use crate::error::{CloseFrame, Error};
 use crate::hooks::Hooks;
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     /// The facts about the last connection. The lock is held to copy or replace them.
     pub(crate) info: Mutex<Option<ConnectionInfo>>,
     pub(crate) reader_thread: OnceLock<ThreadId>,
+    pub(crate) reader_end: Arc<ThreadEnd>,
     /// The writer thread of the last connection. The lock is held to read or replace it.
     pub(crate) writer_thread: Mutex<Option<ThreadId>>,
     /// Whether a watchdog enforces the deadline of the closing.
@@ -116,6 +118,7 @@ impl Shared {
             received: Received::default(),
             info: Mutex::default(),
             reader_thread: OnceLock::new(),
+            reader_end: Arc::default(),
             writer_thread: Mutex::default(),
             has_watchdog: AtomicBool::new(false),
         });

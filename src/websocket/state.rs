@@ -115,8 +115,9 @@ impl State {
     }
 }
 
-/// Passes a state on, without waiting. Returns whether it wants further ones.
-type Deliver = Box<dyn FnMut(State) -> bool + Send>;
+/// Passes a state on, without waiting. `None` asks only for the answer: whether there is still
+/// someone to pass states to.
+type Deliver = Box<dyn FnMut(Option<State>) -> bool + Send>;
 
 /// The observers of one `Websocket`.
 ///
@@ -130,7 +131,7 @@ pub(super) struct Observers(Vec<Observer>);
 struct Observer {
     /// `None` while a thread delivers, and once the observer wants no further states.
     deliver: Option<Deliver>,
-    queued: VecDeque<State>,
+    queued: VecDeque<Option<State>>,
     is_done: bool,
 }
 
@@ -138,15 +139,20 @@ struct Observer {
 pub(super) struct Delivery {
     index: usize,
     deliver: Deliver,
-    state: State,
+    state: Option<State>,
 }
 
 impl Observers {
-    /// Adds an observer. Its first state is `state`.
+    /// Adds an observer. Its first state is `state`. The others are asked whether they are still in
+    /// use, so that those of a long connection are removed.
     pub(super) fn add(&mut self, deliver: Deliver, state: State) {
+        let idle = |other: &&mut Observer| !other.is_done && other.queued.is_empty();
+        for other in self.0.iter_mut().filter(idle) {
+            other.queued.push_back(None);
+        }
         let observer = Observer {
             deliver: Some(deliver),
-            queued: VecDeque::from([state]),
+            queued: VecDeque::from([Some(state)]),
             is_done: false,
         };
         match self.0.iter_mut().find(|observer| observer.is_done) {
@@ -158,7 +164,7 @@ impl Observers {
     /// Queues a state for all observers.
     pub(super) fn queue(&mut self, state: impl Fn() -> State) {
         for observer in self.0.iter_mut().filter(|observer| !observer.is_done) {
-            observer.queued.push_back(state());
+            observer.queued.push_back(Some(state()));
         }
     }
 

@@ -76,6 +76,9 @@ pub struct Stats {
     /// The number of messages that were accepted and never written, because the connection ended
     /// for good. It is 0 until then.
     pub unsent: u64,
+    /// The number of messages that were accepted and never written, because a newer one replaced
+    /// them: see [`put_latest`](crate::Websocket::put_latest).
+    pub replaced: u64,
     /// The number of connections after the first.
     pub reconnects: u64,
     /// The round-trip time, measured by the pings that the peer has answered on this connection:
@@ -105,6 +108,7 @@ impl Stats {
             dropped: shared.producer.dropped(),
             unconfirmed: read(&sent.unconfirmed),
             unsent: read(&sent.unsent),
+            replaced: shared.send_queue.consumer().replaced(),
             reconnects: connections.saturating_sub(1),
             latency: shared.send_queue.latency(),
         }

@@ -1,12 +1,13 @@
 //! Messages to all clients of a server.
 
 use std::io::Write;
+use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
-use rtcbot_websocket::{Options, Queue, Websocket, json};
+use rtcbot_websocket::{Options, Queue, Websocket, broadcast, json};
 
-use crate::testkit::{DEADLINE, UPGRADE, eventually, pair_over, read_head};
+use crate::testkit::{DEADLINE, UPGRADE, eventually, own_address, pair_over, read_head};
 use crate::{server, serving, stream_to};
 
 #[test]
@@ -44,6 +45,41 @@ fn a_broadcast_reaches_all_in_their_own_mode_and_returns_those_without_room() {
     json_client.close().unwrap();
     eventually("that two have gone", || server.connections().len() == 1);
     assert!(server.broadcast(1).is_empty());
+}
+
+#[test]
+fn a_broadcast_to_chosen_connections_reaches_them_and_returns_those_without_room() {
+    let mut server = server();
+    let options = Options::new();
+    let pairs: Vec<_> = (0..3)
+        .map(|_| pair_over(&mut server, &options, &options))
+        .collect();
+    // The peer of this one does not answer the handshake, so the one message stays in the queue.
+    let listener = TcpListener::bind((own_address(), 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let full = Options::new()
+        .send_queue(1)
+        .linger(Duration::ZERO)
+        .connect(format!("ws://{address}/"))
+        .unwrap();
+    full.put_nowait("first").unwrap();
+    // Clients and servers.
+    let (chosen, others) = (&pairs[..2], &pairs[2]);
+    let sides = chosen.iter().flat_map(|(client, peer)| [client, peer]);
+    let missed = broadcast([&full].into_iter().chain(sides), json!({"a": 1}));
+    assert_eq!(missed, [full]);
+    for side in chosen.iter().flat_map(|(client, peer)| [client, peer]) {
+        assert_eq!(side.get_timeout(DEADLINE).unwrap(), json!({"a": 1}));
+    }
+    assert_eq!(others.0.stats().messages_in, 0);
+    assert_eq!(others.0.stats().messages_out, 0);
+
+    // Closed ones are not returned.
+    chosen[0].0.close().unwrap();
+    let clients: Vec<Websocket> = pairs.iter().map(|(client, _)| client.clone()).collect();
+    assert!(broadcast(&clients, "hello").is_empty());
+    assert_eq!(others.1.get_timeout(DEADLINE).unwrap(), "hello");
+    assert!(broadcast(Vec::<Websocket>::new(), "nobody").is_empty());
 }
 
 #[test]
