@@ -1521,7 +1521,7 @@ impl Websocket {
     ///
     /// let (robot, operator) = Websocket::pair();
     /// operator.close_with(4001, "battery low")?;
-    /// robot.wait_closed()?;
+    /// robot.wait_closed().unwrap_err(); // 4001 reports an error
     /// assert_eq!(robot.received_close().unwrap().reason, "battery low");
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```

@@ -23,7 +23,7 @@ use crate::error::Error;
 ///     State::Ready => println!("connected"),
 ///     State::Reconnecting { reason, .. } => println!("not connected: {reason}"),
 ///     State::Closing => println!("closing"),
-///     State::Closed { reason } => println!("closed: {reason}"),
+///     State::Closed { reason, .. } => println!("closed: {reason}"),
 ///     _ => {}
 /// }
 /// # assert!(matches!(robot.state(), State::Ready));
