@@ -441,7 +441,7 @@ fn a_forked_child_may_drop_its_copies_and_the_parent_notices_nothing() {
             assert!(busy.0.is_ready() && busy.1.is_ready());
             assert!(subscription.get_timeout(DEADLINE).is_ok());
             for source in sources {
-                assert!(idle.0.put_subscription(source));
+                idle.0.put_subscription(source).unwrap();
                 assert_eq!(idle.1.get_timeout(DEADLINE).unwrap(), "x");
             }
             let _asked = Websocket::accept(request);
