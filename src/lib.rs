@@ -468,3 +468,8 @@ struct Embedding;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/strangers.md")]
 struct Strangers;
+
+/// Runs the page's programs.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-rtcbot.md")]
+struct FromRtcbot;

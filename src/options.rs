@@ -662,8 +662,7 @@ impl Options {
     ///   that fails, with the reason.
     /// * **Messages queued while disconnected are sent after reconnecting**, before any that
     ///   `on_ready` puts. A robot may receive a minute's worth of stale orders at once. If only the
-    ///   latest order matters, send from a [`Queue::Latest`] subscription, as on the [front
-    ///   page](crate#sending-only-the-newest).
+    ///   latest order matters, send it with [`put_latest`](crate::Websocket::put_latest).
     /// * **Messages written to a lost connection may be lost.** It is not known whether the peer
     ///   received them, and no message is sent twice.
     ///   [`stats().unconfirmed`](crate::Stats::unconfirmed) counts them. Messages that were not

@@ -388,7 +388,7 @@ const FORBIDDEN_CODES: [u16; 9] = [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5
 #[test]
 fn a_close_frame_with_a_reserved_code_is_a_protocol_error() {
     let check = |ws: &Websocket, code: u16| {
-        let error = failure(&ws);
+        let error = failure(ws);
         assert!(
             matches!(
                 &error,

@@ -9,7 +9,8 @@ use testkit::wire::{Raw, over_each};
 
 use crossbeam_channel::{bounded, unbounded};
 use rtcbot_websocket::{
-    CloseFrame, Error, Message, Options, PutError, Queue, Server, Side, Websocket, json,
+    CloseFrame, Error, Message, Options, PutError, Queue, Server, Side, SubscriptionId, Websocket,
+    json,
 };
 use testkit::{
     DEADLINE, client_and_raw, end_reason, eventually, flood, is_closed_by_peer, masked_frame,
@@ -1032,10 +1033,10 @@ fn the_last_drop_warns_once_if_callbacks_or_sinks_are_attached() {
             drop(server);
             assert_eq!(warnings(), 0, "{}", testkit::records::all());
 
-            let attach: [fn(&Websocket); 3] = [
-                |ws| drop(ws.subscribe_callback(|_| {})),
-                |ws| drop(ws.subscribe_concurrent(1, |_| {})),
-                |ws| drop(ws.subscribe_to(unbounded().0)),
+            let attach: [fn(&Websocket) -> SubscriptionId; 3] = [
+                |ws| ws.subscribe_callback(|_| {}),
+                |ws| ws.subscribe_concurrent(1, |_| {}),
+                |ws| ws.subscribe_to(unbounded().0),
             ];
             for (n, attach) in attach.into_iter().enumerate() {
                 let (client, _server) = pair();

@@ -429,9 +429,8 @@ fn a_feed_that_answers_pings_and_sends_nothing_is_left() {
     first.put("alive").unwrap();
     assert_eq!(messages.get_timeout(DEADLINE).unwrap(), "alive");
     let reason = loop {
-        match events.get_timeout(DEADLINE).unwrap() {
-            State::Reconnecting { reason, .. } => break reason,
-            _ => {}
+        if let State::Reconnecting { reason, .. } = events.get_timeout(DEADLINE).unwrap() {
+            break reason;
         }
     };
     assert!(matches!(reason, Error::ReceiveTimeout { .. }), "{reason}");

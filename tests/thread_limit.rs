@@ -6,7 +6,7 @@ mod testkit;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use rtcbot_websocket::{Error, Options, Server, Websocket, json};
+use rtcbot_websocket::{Error, Message, Options, Server, Source, Websocket, json};
 use testkit::{DEADLINE, UPGRADE, alone_under, eventually, pair_over, threads_named};
 
 #[test]
@@ -85,6 +85,13 @@ fn run_out_of_threads() {
     let (a, b) = Websocket::pair();
     assert_no_thread(&a);
     assert_no_thread(&b);
+    let sources = [
+        Source::every(DEADLINE, || json!(1).into()),
+        Source::iter([Message::from(1)]),
+    ];
+    for source in sources {
+        assert!(matches!(source, Err(Error::Thread(_))), "{source:?}");
+    }
     // More often than there are permits.
     for _ in 0..3 {
         let (ws, stream) = accept_one(&mut server);

@@ -383,6 +383,34 @@ fn all_items_and_pongs_are_written() {
 }
 
 #[test]
+fn the_last_item_of_each_key_is_written_and_every_other_is_written_or_replaced() {
+    check(|| {
+        let (connection, owner) = Connection::start(100);
+        let putters = [("a", 10), ("b", 20)].map(|(key, first)| {
+            let connection = connection.clone();
+            thread::spawn(move || {
+                for item in first..first + 3 {
+                    let pushed = connection.channel().push_latest(key, item);
+                    connection.use_idle(pushed.ok().unwrap());
+                }
+            })
+        });
+        for putter in putters {
+            putter.join().unwrap();
+        }
+        connection.close();
+        owner.join().unwrap();
+        let written = connection.written();
+        for first in [10, 20] {
+            let mut own = written.iter().filter(|n| **n / 10 == first / 10);
+            assert!(own.clone().is_sorted());
+            assert_eq!(own.next_back(), Some(&(first + 2)));
+        }
+        assert_eq!(written.len() as u64 + connection.channel().replaced(), 6);
+    });
+}
+
+#[test]
 fn a_close_is_written_after_all_accepted_items_and_ends_the_owner() {
     check(|| {
         let (connection, owner) = Connection::start(100);

@@ -47,7 +47,7 @@ impl<T: Send + 'static> Source<T> {
     ///     x += 1;
     ///     json!({"x": x}).into()
     /// })?;
-    /// robot.put_subscription(position);
+    /// robot.put_subscription(position)?;
     /// assert_eq!(operator.get()?, json!({"x": 1}));
     /// assert_eq!(operator.get()?, json!({"x": 2}));
     /// # Ok::<(), rtcbot_websocket::Error>(())
@@ -91,7 +91,7 @@ impl<T: Send + 'static> Source<T> {
     ///
     /// let (robot, operator) = Websocket::pair();
     /// let log = ["started", "driving", "stopped"];
-    /// robot.put_subscription(Source::iter(log.map(Message::from))?);
+    /// robot.put_subscription(Source::iter(log.map(Message::from))?)?;
     /// for line in log {
     ///     assert_eq!(operator.get()?, line);
     /// }

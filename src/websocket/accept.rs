@@ -16,7 +16,7 @@ use crate::net::handshake::server::{self, HandshakeConfig};
 use crate::net::transport::write_by;
 use crate::options::Options;
 
-/// Constructors.
+/// Accepting a request, as a server.
 impl Websocket {
     /// Accepts a request as a WebSocket: RTCBot's `Websocket(request)`.
     ///

@@ -26,7 +26,7 @@ use crate::net::target::{Place, Target};
 use crate::net::transport::Transport;
 use crate::options::Options;
 
-/// Constructors.
+/// Connecting to a URL, as a client.
 impl Websocket {
     /// Connects to a server: RTCBot's `Websocket(url)`.
     ///

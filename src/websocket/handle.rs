@@ -16,6 +16,26 @@ use crate::error::CloseFrame;
 /// Every method may be called on any thread, at any time, and from any callback. Clones are handles
 /// to the same connection and compare equal.
 ///
+/// # The methods that nearly every program needs
+///
+/// | method | what it does |
+/// | --- | --- |
+/// | [`connect`](Self::connect), [`accept`](Self::accept) | begins a connection |
+/// | [`put_nowait`](Self::put_nowait) | sends a message, without waiting |
+/// | [`get`](Self::get), [`get_timeout`](Self::get_timeout) | waits for the next message |
+/// | [`subscribe`](Self::subscribe) | returns a further queue that receives every message |
+/// | [`subscribe_callback`](Self::subscribe_callback) | calls a function with every message |
+/// | [`wait_ready`](Self::wait_ready) | waits until the connection is ready or has failed |
+/// | [`state`](Self::state) | returns whether the connection is ready, and why not |
+/// | [`on_close`](Self::on_close) | calls a function when the connection has ended |
+/// | [`close`](Self::close) | sends the queued messages, and closes the connection |
+/// | [`stats`](Self::stats) | returns the numbers of messages and bytes, and the latency |
+///
+/// [`Options`](crate::Options) has the settings, and [`pair`](Self::pair) returns two connected
+/// `Websocket`s for a test.
+///
+/// # Dropping the last handle
+///
 /// Dropping the last handle closes the connection. It waits until the queued messages are written,
 /// for at most [`linger`](crate::Options::linger) (1 second by default), and not for the peer's
 /// answer: [`close`](Self::close) does that, and returns errors. The close code is 1000, or 1011
@@ -113,6 +133,7 @@ impl Drop for Handle {
     }
 }
 
+/// Handles, and the identity of the connection.
 impl Websocket {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Websocket {

@@ -9,7 +9,7 @@ use crate::error::{Close, Error, PutError, Result, Side};
 use crate::message::Message;
 use crate::pubsub::Subscription;
 
-/// JSON of the program's types.
+/// Sending and receiving values of your own types, as JSON.
 impl Websocket {
     /// Queues a value for sending, as JSON, without waiting.
     ///
@@ -72,7 +72,7 @@ impl Websocket {
     }
 }
 
-/// JSON of the program's types.
+/// Receiving values of your own types, as JSON.
 impl Subscription<Message> {
     /// Takes the next message as a value of type `T`, and waits until there is one.
     ///

@@ -60,7 +60,7 @@ use crate::pubsub::{
 /// The number of states that a subscription to the events keeps.
 const MAX_EVENTS: usize = 64;
 
-/// Receiving.
+/// Receiving messages.
 impl Websocket {
     /// Takes the next message of the default subscription, and waits until there is one.
     ///
@@ -399,7 +399,7 @@ impl Websocket {
     }
 }
 
-/// Sending.
+/// Sending messages.
 impl Websocket {
     /// Queues a message for sending, without waiting, whatever the network does.
     ///
@@ -718,7 +718,10 @@ impl Websocket {
     pub fn state(&self) -> State {
         self.shared().lifecycle.look(State::of)
     }
+}
 
+/// Reporting changes of the state.
+impl Websocket {
     /// Returns a subscription to the [`state`](Self::state): RTCBot's `onReady(queue)`.
     ///
     /// It receives the present state first, and then each new one: every connection, every lost
@@ -887,7 +890,10 @@ impl Websocket {
             self.shared().producer.run(move || f.call(()));
         }
     }
+}
 
+/// Waiting for changes of the state.
+impl Websocket {
     /// Waits until the connection is ready, or has been ready: RTCBot's `await ws.onReady()`.
     ///
     /// The wait takes at most [`connect_timeout`](Options::connect_timeout). With
@@ -1053,7 +1059,10 @@ impl Websocket {
     pub fn closed_signal(&self) -> &Receiver<Infallible> {
         self.shared().lifecycle.closed_signal()
     }
+}
 
+/// Closing the connection, or replacing it.
+impl Websocket {
     /// Closes the connection with code 1000: sends the queued messages, performs the closing
     /// handshake, and waits for its end.
     ///
@@ -1272,7 +1281,7 @@ impl Websocket {
     }
 }
 
-/// Information about the connection.
+/// Names, addresses, the handshake, pings and statistics.
 impl Websocket {
     /// Returns the name of the connection, as logs and errors show it: the URL of a client, or
     /// "connection from" and the client's address for an accepted connection.
@@ -1487,7 +1496,7 @@ impl Websocket {
     ///
     /// let (robot, operator) = Websocket::pair();
     /// operator.close_with(4001, "battery low")?;
-    /// robot.wait_closed()?;
+    /// robot.wait_closed().unwrap_err(); // 4001 reports an error
     /// assert_eq!(robot.received_close().unwrap().reason, "battery low");
     /// # Ok::<(), rtcbot_websocket::Error>(())
     /// ```

@@ -14,7 +14,7 @@ use crate::descriptors::with_descriptor_limit;
 use crate::error::{Error, Result};
 use crate::options::Options;
 
-/// Constructors.
+/// Two connected sockets, for tests.
 impl Websocket {
     /// Returns two connected `Websocket`s, to test a control loop without a network.
     ///

@@ -26,11 +26,11 @@ fn every_blocked_get_and_wait_wakes_when_the_connection_ends_and_returns_the_rea
         },
         |ws, own, end| {
             own.receiver().recv().unwrap_err();
-            end.check(&end_reason(&ws).unwrap());
+            end.check(&end_reason(ws).unwrap());
         },
         |ws, _, end| {
             assert_eq!(ws.closed_signal().recv(), Err(RecvError));
-            end.check(&end_reason(&ws).unwrap());
+            end.check(&end_reason(ws).unwrap());
         },
         |ws, _, end| end.check_failure(ws.wait_closed().err()),
         |ws, _, end| end.check_failure(ws.wait_closed_timeout(HOUR).err()),
@@ -38,7 +38,7 @@ fn every_blocked_get_and_wait_wakes_when_the_connection_ends_and_returns_the_rea
             let (sender, told) = bounded(1);
             ws.on_close(move || sender.send(()).unwrap());
             told.recv().unwrap();
-            end.check(&end_reason(&ws).unwrap());
+            end.check(&end_reason(ws).unwrap());
         },
         |ws, _, end| {
             let (sender, told) = bounded(1);

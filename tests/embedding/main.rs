@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rtcbot_websocket::{Error, Message, Options, Queue, Server, Websocket};
+use rtcbot_websocket::{Error, Message, Options, Queue, Server, Source, Websocket};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use testkit::wire::{Wire, over_each};
 use testkit::{DEADLINE, alone, eventually, failure, own_address, within};
@@ -413,6 +413,11 @@ fn a_forked_child_may_drop_its_copies_and_the_parent_notices_nothing() {
             let idle = wire.pair(|options| options.linger(DEADLINE));
             let busy = busy(wire);
             let subscription = busy.0.subscribe_with(Queue::Latest);
+            let latest = busy.0.subscribe_latest();
+            let sources = [
+                Source::every(MS / 50, || Message::from("x")).unwrap(),
+                Source::iter(std::iter::repeat(Message::from("x"))).unwrap(),
+            ];
             let mut server = wire.server();
             let waiting = TcpStream::connect(server.local_addr().unwrap()).unwrap();
             assert!(server.next_timeout(10 * MS).is_err());
@@ -424,7 +429,8 @@ fn a_forked_child_may_drop_its_copies_and_the_parent_notices_nothing() {
                 match parent_id() {
                     // The process in which this is moved does not continue.
                     0 => {
-                        drop((idle, busy, subscription, request, server, unix));
+                        drop((idle, busy, subscription, latest, sources));
+                        drop((request, server, unix));
                         child_ends(true);
                     }
                     child => sees_it_end_well(child),
@@ -434,6 +440,10 @@ fn a_forked_child_may_drop_its_copies_and_the_parent_notices_nothing() {
             assert_eq!(idle.1.get_timeout(DEADLINE).unwrap().as_json().unwrap(), 1);
             assert!(busy.0.is_ready() && busy.1.is_ready());
             assert!(subscription.get_timeout(DEADLINE).is_ok());
+            for source in sources {
+                idle.0.put_subscription(source).unwrap();
+                assert_eq!(idle.1.get_timeout(DEADLINE).unwrap(), "x");
+            }
             let _asked = Websocket::accept(request);
             asking.wait_ready_timeout(DEADLINE).unwrap();
             let (client, _peer) = testkit::pair_over(&mut server, &wire.options(), &Options::new());

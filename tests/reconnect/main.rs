@@ -99,7 +99,7 @@ fn events(ws: &Websocket) -> Receiver<String> {
     let told = tell.clone();
     ws.on_ready(move || told.send("ready".to_owned()).unwrap());
     let told = tell.clone();
-    on_loss(&ws, move |_| told.send("lost".to_owned()).unwrap());
+    on_loss(ws, move |_| told.send("lost".to_owned()).unwrap());
     let told = tell.clone();
     ws.on_error(move |_| told.send("failed".to_owned()).unwrap());
     ws.on_close(move || tell.send("closed".to_owned()).unwrap());

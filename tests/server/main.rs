@@ -41,7 +41,7 @@ fn serve_until(server: &mut Server, mut done: impl FnMut() -> bool) {
 }
 
 fn is_going_away(ws: &Websocket) -> bool {
-    match end_reason(&ws) {
+    match end_reason(ws) {
         Some(Error::Closed(close)) => {
             close.by == Side::Peer && close.frame.is_some_and(|frame| frame.code == 1001)
         }

@@ -588,6 +588,6 @@ fn functions_of_options_that_shut_down_do_not_wait_for_each_other() {
         result.recv_timeout(DEADLINE).unwrap().unwrap();
     }
     for (_, peer) in &pairs {
-        failure(&peer);
+        failure(peer);
     }
 }
