@@ -90,6 +90,7 @@ impl Backoff {
     /// Makes the client connect again after every end of a connection, until this program closes.
     ///
     /// By default, it does so after [transient](crate::Error::is_transient) errors only.
+    /// [`Options::reconnect_if`](crate::Options::reconnect_if) takes precedence.
     ///
     /// # Examples
     ///

@@ -190,7 +190,7 @@ pub enum Error {
     /// This program shut the connection down without a closing handshake, by
     /// [`abort`](crate::Websocket::abort) or
     /// [`reconnect_now`](crate::Websocket::reconnect_now).
-    #[error("the connection was aborted by this side; {unsent} messages were not sent")]
+    #[error("the connection was aborted by this side{}", not_sent(*.unsent))]
     Aborted {
         /// The number of accepted messages that were not sent.
         unsent: usize,
@@ -199,8 +199,8 @@ pub enum Error {
     /// The closing handshake did not complete within `close_timeout`, and the peer had sent no
     /// Close frame by then. The connection was shut down.
     #[error(
-        "the connection was shut down: closing took longer than {after:?}, \
-         {unsent} messages were not sent"
+        "the connection was shut down: closing took longer than {after:?}{}",
+        not_sent(*.unsent)
     )]
     CloseTimeout {
         /// The time allowed.
@@ -378,6 +378,15 @@ impl<T> From<PutError<T>> for Error {
             PutError::Full(_) => Error::Full,
             PutError::Closed(_) => Error::Ended,
         }
+    }
+}
+
+/// Returns the part of an error's text that counts messages.
+fn not_sent(messages: usize) -> String {
+    match messages {
+        0 => String::new(),
+        1 => "; 1 message was not sent".to_owned(),
+        _ => format!("; {messages} messages were not sent"),
     }
 }
 
@@ -584,10 +593,7 @@ impl fmt::Display for Close {
         if let Some(frame) = &self.frame {
             write!(f, " with {frame}")?;
         }
-        match self.unsent {
-            0 => Ok(()),
-            unsent => write!(f, "; {unsent} messages were not sent"),
-        }
+        f.write_str(&not_sent(self.unsent))
     }
 }
 
@@ -690,16 +696,10 @@ impl<T> PutError<T> {
         }
     }
 
-    /// Returns whether the queue was full.
+    /// Returns whether the queue was full, and not closed.
     #[must_use]
     pub fn is_full(&self) -> bool {
         matches!(self, PutError::Full(_))
-    }
-
-    /// Returns whether no more items are accepted.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        matches!(self, PutError::Closed(_))
     }
 }
 
@@ -896,6 +896,6 @@ mod tests {
     fn put_errors_return_the_item() {
         assert_eq!(PutError::Full(7).into_inner(), 7);
         assert_eq!(PutError::Closed(7).into_inner(), 7);
-        assert!(PutError::Full(7).is_full() && !PutError::Full(7).is_closed());
+        assert!(PutError::Full(7).is_full() && !PutError::Closed(7).is_full());
     }
 }

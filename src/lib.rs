@@ -195,7 +195,7 @@
 //!
 //! let (robot, operator) = Websocket::pair();
 //! let battery = || json!({"battery": 0.8}).into();
-//! robot.put_subscription(Source::every(Duration::from_millis(100), battery)?);
+//! robot.put_subscription(Source::every(Duration::from_millis(100), battery)?)?;
 //! assert_eq!(operator.get()?, json!({"battery": 0.8}));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -239,14 +239,19 @@
 //! ```
 //!
 //! [`on_ready`](Websocket::on_ready), [`on_error`](Websocket::on_error) and
-//! [`on_close`](Websocket::on_close) call a function. [`wait_ready`](Websocket::wait_ready),
-//! [`wait_closed`](Websocket::wait_closed) wait.
+//! [`on_close`](Websocket::on_close) call a function. [`wait_ready`](Websocket::wait_ready) and
+//! [`wait_closed`](Websocket::wait_closed) wait. [`events`](Websocket::events) and
+//! [`on_event`](Websocket::on_event) report every change of the [`state`](Websocket::state).
 //!
 //! # Staying connected
 //!
 //! With [`Options::reconnect`], a client that loses its connection makes another, for as long as it
 //! takes. Subscriptions, callbacks and queued messages stay. Messages that were written to the lost
 //! connection may be lost; [`stats`](Websocket::stats) counts them.
+//!
+//! By default, some ends are final: a server that closes with code 1000, or answers 401 or 404.
+//! [`Backoff::until_closed`] connects again after every end, and [`Options::reconnect_if`] decides
+//! by the reason. [`Options::greeting`] is sent first on every connection.
 //!
 //! ```
 //! use rtcbot_websocket::{Backoff, Options, Server, Websocket};
@@ -301,7 +306,11 @@
 //! let ws = Websocket::connect(server.url().to_owned() + "/state")?;
 //! let request = server.next().unwrap();
 //! match request.path() {
-//!     "/drive" => drop(Websocket::accept(request)),
+//!     "/drive" => {
+//!         let robot = Websocket::accept(request);
+//!         robot.subscribe_callback(|order| println!("received {order}"));
+//!         robot.detach(); // stays open for its callback; a dropped `Websocket` closes
+//!     }
 //!     _ => request.respond(404, "the WebSocket is at /drive")?,
 //! }
 //! assert!(ws.wait_ready().unwrap_err().to_string().contains("404"));

@@ -160,8 +160,15 @@ impl Options {
         #[cfg(feature = "native-tls")]
         self.tls.certificates()?;
         let proxy = self.proxy.as_ref().map(|Hidden(url)| Proxy::parse(url));
-        if let Some(backoff) = &self.reconnect {
-            backoff.check()?;
+        match &self.reconnect {
+            Some(backoff) => backoff.check()?,
+            None if self.hooks.decides_to_reconnect() => {
+                return Err(Error::invalid_option(
+                    "reconnect_if",
+                    "`reconnect` is not set",
+                ));
+            }
+            None => {}
         }
         let request = ConnectRequest {
             target,
@@ -345,7 +352,9 @@ impl Options {
     /// `put_nowait` returns [`Full`](crate::PutError::Full), and `put` waits. A single message may
     /// be larger if nothing else is queued.
     ///
-    /// A slow peer can hold that much for as long as it likes. If that is too slow for your
+    /// A slow peer can hold that much for as long as it likes: that may be hours of short messages,
+    /// and it receives all of them later. If only the newest message of a kind matters, use
+    /// [`put_latest`](crate::Websocket::put_latest). If that is too slow for your
     /// program, close the connection when [`put_timeout`](crate::Websocket::put_timeout) fails,
     /// when [`broadcast`](crate::ServerHandle::broadcast) returns it, or when
     /// [`stats().send_queue_bytes`](crate::Stats::send_queue_bytes) stays high.
@@ -518,8 +527,8 @@ impl Options {
     ///
     /// It replaces a header of the same name. As with [`header`](Self::header), the value is sent
     /// to the URL's host only. If the function returns an error, the attempt fails with
-    /// [`Error::Header`]. A server that answers 401 or 403 ends the `Websocket`, also with
-    /// [`reconnect`](Self::reconnect): return a token that stays valid for a while.
+    /// [`Error::Header`]. By default, a server that answers 401 or 403 ends the `Websocket`, also
+    /// with [`reconnect`](Self::reconnect): return a token that stays valid for a while.
     ///
     /// The function is called on the reader thread, before
     /// [`connect_timeout`](Self::connect_timeout) starts. The function cannot be interrupted; if it
@@ -559,7 +568,8 @@ impl Options {
     }
 
     /// Sets which ends of a connection a client connects again after, in place of the [transient
-    /// errors](Error::is_transient). Needs [`reconnect`](Self::reconnect).
+    /// errors](Error::is_transient). Needs [`reconnect`](Self::reconnect), and takes precedence
+    /// over [`Backoff::until_closed`].
     ///
     /// `f` is called with the reason each time a connection ends or an attempt fails, unless this
     /// program has closed. It is called on the reader thread, and the next attempt waits for it. If
@@ -651,7 +661,7 @@ impl Options {
     /// * [`Error::is_transient`] lists the transient errors: the server cannot be reached, the
     ///   connection is lost, the server is going away. Any other error ends the `Websocket`, for
     ///   example a status 401, an untrusted certificate, or close code 1000.
-    ///   [`reconnect_if`](Self::reconnect_if) decides otherwise.
+    ///   [`Backoff::until_closed`] and [`reconnect_if`](Self::reconnect_if) decide otherwise.
     /// * The client tries again without limit; call [`close`](crate::Websocket::close) to give up.
     ///   The waits grow up to [`Backoff::max`], 10 seconds; for a robot on a bad link, one second
     ///   is better.

@@ -28,6 +28,27 @@ use crate::panics::drop_caught;
 /// When a producer ends, as a connection does, its last item stays here and becomes older. So
 /// [`fresh`](Self::fresh) returns `None` from then on, whatever the reason for the silence is.
 ///
+/// Every item replaces the one before. If other messages than orders arrive, a callback selects
+/// them, and puts values of your own type:
+///
+/// ```
+/// use rtcbot_websocket::{Latest, Sink, Websocket};
+///
+/// #[derive(Clone, serde::Deserialize)]
+/// struct Order { speed: f64 }
+///
+/// let (robot, operator) = Websocket::pair();
+/// let orders = Latest::<Order>::new();
+/// let newest = orders.clone();
+/// robot.subscribe_callback(move |message| {
+///     if let Ok(order) = message.decode() {
+///         let _ = newest.put_nowait(order);
+///     }
+/// });
+/// operator.put("hello")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Threads of different priority
 ///
 /// No method waits for an item, or for room. A lock is held while one pointer is copied or

@@ -34,8 +34,8 @@ const LONG: Duration = Duration::from_secs(1);
 /// **All other calls spin until then**: the same methods with the other kinds, and
 /// [`receiver`](super::Subscription::receiver) with every kind. If both threads share a processor,
 /// they spin for as long as the system runs only real-time threads: up to a second with Linux's
-/// defaults, and for ever if `sched_rt_runtime_us` is -1. So a control loop should take its orders
-/// from `Latest`, with `try_get`.
+/// defaults, and for ever if `sched_rt_runtime_us` is -1. So such a control loop should take
+/// its orders from a [`Latest`](super::Latest), which never spins.
 ///
 /// # Examples
 ///

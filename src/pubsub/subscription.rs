@@ -234,7 +234,7 @@ impl<T> Subscription<T> {
     }
 
     /// Returns the channel itself, for [`crossbeam_channel::select!`]. It is disconnected at the
-    /// end.
+    /// end; then [`get`](Self::get) returns the reason.
     ///
     /// The publisher is not notified of items that are received from it directly. If the publisher
     /// waits because [too many bytes](crate::Options::receive_queue_bytes) are queued, it therefore

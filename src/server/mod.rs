@@ -111,8 +111,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// The operating system's error, for example that the address is in use. Its text names the
-    /// address.
+    /// An [`io::Error`], for example that the address is in use. Its text then names the address,
+    /// which has a host and a port, as `127.0.0.1:8080` has.
     ///
     /// # Examples
     ///

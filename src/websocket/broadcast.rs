@@ -12,6 +12,11 @@ use crate::message::Message;
 /// The message is serialised once. Returns the connections that miss it because their send queue
 /// is full: ignore this, or close them. Connections that are closing are not included.
 ///
+/// A peer that does not read misses nothing until its queue is full, which may take hours, and
+/// receives all of it later. If only the newest message counts, call
+/// [`put_latest`](Websocket::put_latest) for each connection, or set a shorter
+/// [`send_queue`](crate::Options::send_queue).
+///
 /// The connections may be clients, or accepted from any servers. All connections of one server are
 /// reached by [`ServerHandle::broadcast`](crate::ServerHandle::broadcast).
 ///

@@ -71,31 +71,3 @@ impl Websocket {
         self.get()?.decode()
     }
 }
-
-/// Receiving values of your own types, as JSON.
-impl Subscription<Message> {
-    /// Takes the next message as a value of type `T`, and waits until there is one.
-    ///
-    /// It is [`get`](Self::get) and [`Message::decode`] in one call. A message that does not fit
-    /// `T` is taken as well.
-    ///
-    /// # Errors
-    ///
-    /// - [`Error::Json`] if the message is not JSON, or does not fit `T`.
-    /// - The errors of [`get`](Self::get).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use rtcbot_websocket::Websocket;
-    ///
-    /// let (operator, robot) = Websocket::pair();
-    /// let speeds = robot.subscribe();
-    /// operator.put_json(&[0.5, 1.5])?;
-    /// assert_eq!(speeds.get_as::<Vec<f64>>()?, [0.5, 1.5]);
-    /// # Ok::<(), rtcbot_websocket::Error>(())
-    /// ```
-    pub fn get_as<T: DeserializeOwned>(&self) -> Result<T> {
-        self.get()?.decode()
-    }
-}

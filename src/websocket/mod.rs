@@ -866,7 +866,8 @@ impl Websocket {
     /// after the callbacks for all messages.
     ///
     /// Callbacks of [`subscribe_concurrent`](Self::subscribe_concurrent) may still run. The call
-    /// follows immediately if the connection has ended.
+    /// follows immediately if the connection has ended. [`on_event`](Self::on_event) also passes
+    /// the reason, with `State::Closed`.
     ///
     /// If the operating system cannot start the dispatch thread, `f` is called on another thread:
     /// see [`subscribe_callback`](Self::subscribe_callback).
@@ -1077,8 +1078,8 @@ impl Websocket {
     /// If the connection is not ready yet, messages that are queued for sending are still sent if
     /// it becomes ready in time. If none are queued, a client abandons its attempt to connect
     /// immediately. Between two attempts ([`Options::reconnect`]), there is no further attempt:
-    /// queued messages are not sent, and the error and [`stats().unsent`](crate::Stats::unsent)
-    /// count them.
+    /// queued messages are not sent, the error is the reason for the last failure, and
+    /// [`stats().unsent`](crate::Stats::unsent) counts them.
     ///
     /// When this returns, the connection's reader and writer threads have ended, unless a function
     /// or a [`Transport`](crate::Transport) of the program still runs on them at the time limit.
