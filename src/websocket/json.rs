@@ -7,7 +7,6 @@ use super::handle::Websocket;
 use super::session::Session;
 use crate::error::{Close, Error, PutError, Result, Side};
 use crate::message::Message;
-use crate::pubsub::Subscription;
 
 /// Sending and receiving values of your own types, as JSON.
 impl Websocket {
