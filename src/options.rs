@@ -575,8 +575,9 @@ impl Options {
     /// program has closed. It is called on the reader thread, and the next attempt waits for it. If
     /// it panics, transient errors count.
     ///
-    /// Until `f` has decided, messages are still accepted. If there is no other connection, they
-    /// are not sent, and counted in [`stats().unsent`](crate::Stats::unsent).
+    /// Until `f` has decided, messages are accepted and queued, also after the peer's Close frame.
+    /// If there is no other connection, they are not sent, and counted in
+    /// [`stats().unsent`](crate::Stats::unsent).
     ///
     /// To connect again after every end, use [`Backoff::until_closed`].
     ///

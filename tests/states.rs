@@ -13,7 +13,9 @@ use crossbeam_channel::unbounded;
 use rtcbot_websocket::{
     Backoff, Error, Options, Server, Side, State, Subscription, Websocket, json,
 };
-use testkit::{DEADLINE, UPGRADE, end_reason, masked_frame, own_address, pair, read_head, within};
+use testkit::{
+    DEADLINE, UPGRADE, end_reason, eventually, masked_frame, own_address, pair, read_head, within,
+};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -160,7 +162,8 @@ fn an_event_subscription_that_nobody_reads_keeps_the_newest_states_and_delays_no
         robot.wait_ready_timeout(DEADLINE).unwrap();
         robot.abort();
     }
-    ws.close().unwrap();
+    // The last connection may be lost at this moment.
+    let _ = ws.close();
     assert_eq!(unread.len(), 64);
     let all: Vec<State> = unread.iter().collect();
     assert_eq!(name(all.last().unwrap()), "closed");
@@ -231,7 +234,7 @@ fn reconnect_if_decides_by_the_reason() {
 }
 
 #[test]
-fn reconnect_if_decides_after_a_close_frame_whether_the_queue_is_sent_first() {
+fn reconnect_if_decides_after_a_close_frame_and_is_not_asked_after_this_programs() {
     for reconnects in [false, true] {
         let mut server = server();
         let ws = Options::new()
@@ -256,6 +259,122 @@ fn reconnect_if_decides_after_a_close_frame_whether_the_queue_is_sent_first() {
             ws.wait_closed_timeout(DEADLINE).unwrap();
         }
     }
+    // The peer's answer is no reason to ask.
+    let mut server = server();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let ws = Options::new()
+        .reconnect(soon())
+        .reconnect_if(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            true
+        })
+        .connect(testkit::url(&server))
+        .unwrap();
+    let _robot = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    ws.wait_ready_timeout(DEADLINE).unwrap();
+    ws.close().unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_close_that_meets_a_failed_attempt_is_orderly_also_if_the_program_decides() {
+    let listener = TcpListener::bind((own_address(), 0)).unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    drop(listener);
+    for n in 0..1000 {
+        let ws = Options::new()
+            .reconnect(soon())
+            .reconnect_if(|_| true)
+            .connect(&url)
+            .unwrap();
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < n % 10 * MS / 10 {
+            thread::yield_now();
+        }
+        ws.close().unwrap();
+    }
+}
+
+#[test]
+fn reconnect_now_and_close_end_in_order() {
+    let server = server();
+    let (url, handle) = (testkit::url(&server), server.handle());
+    let serving = thread::spawn(|| {
+        server.serve(|request| drop(Websocket::accept(request).wait_closed()));
+    });
+    for _ in 0..300 {
+        let ws = Options::new().reconnect(soon()).connect(&url).unwrap();
+        ws.wait_ready_timeout(DEADLINE).unwrap();
+        ws.reconnect_now().unwrap();
+        ws.close().unwrap();
+    }
+    handle.shutdown(DEADLINE).unwrap();
+    within(DEADLINE, move || serving.join().unwrap());
+}
+
+#[test]
+fn reconnect_now_does_not_wait_for_a_full_subscription() {
+    let mut server = server();
+    let address = server.local_addr().unwrap();
+    let hour = Duration::from_secs(3600);
+    let ws = Options::new()
+        .reconnect(Backoff::new().initial(hour).max(hour))
+        .receive_queue(rtcbot_websocket::Queue::Block(1))
+        .connect(testkit::url(&server))
+        .unwrap();
+    let full = ws.subscribe();
+    let robot = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    for n in 0..100 {
+        robot.put(n).unwrap();
+    }
+    eventually("messages wait", || ws.stats().messages_in > 1);
+    let events = ws.events();
+    drop(server);
+    // The messages are kept, and the next attempt fails.
+    ws.reconnect_now().unwrap();
+    loop {
+        match events.get_timeout(DEADLINE).unwrap() {
+            State::Reconnecting { attempt: 2.., .. } => break,
+            _ => {}
+        }
+    }
+    let mut server = Server::bind(address).unwrap();
+    ws.reconnect_now().unwrap();
+    let robot = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    robot.wait_ready_timeout(DEADLINE).unwrap();
+    assert_eq!(full.get_timeout(DEADLINE).unwrap(), json!(0));
+}
+
+#[test]
+fn the_end_is_an_event_after_all_messages() {
+    // The only attempt after the first connection fails, while messages are kept for a callback.
+    let mut server = server();
+    let ws = Options::new()
+        .reconnect(soon())
+        .reconnect_if(|reason| !matches!(reason, Error::Refused { .. }))
+        .connect(testkit::url(&server))
+        .unwrap();
+    let (told, log) = unbounded();
+    let (open, gate) = crossbeam_channel::bounded::<()>(0);
+    let tell = told.clone();
+    ws.subscribe_callback(move |_| {
+        let _ = gate.recv();
+        let _ = tell.send("message".to_owned());
+    });
+    let robot = Websocket::accept(server.next_timeout(DEADLINE).unwrap());
+    for n in 0..3000 {
+        robot.put(n).unwrap();
+    }
+    eventually("messages wait", || ws.stats().receive_queue >= 1024);
+    ws.on_event(move |state| told.send(name(&state)).unwrap());
+    ws.reconnect_now().unwrap();
+    let request = server.next_timeout(DEADLINE).unwrap();
+    request.respond(404, "gone").unwrap();
+    eventually("it has ended", || ws.is_closed());
+    drop(open);
+    let log: Vec<String> = within(DEADLINE, move || log.iter().collect());
+    assert_eq!(log.last().unwrap(), "closed");
 }
 
 #[test]

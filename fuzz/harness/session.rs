@@ -54,6 +54,7 @@ struct Seen {
     shut_down: usize,
     peer_closed: bool,
     close_written: bool,
+    replaced: bool,
     deadline: Option<Instant>,
 }
 
@@ -89,7 +90,6 @@ impl Run {
             9..=11 => Input::PeerClosed(PeerClose {
                 frame: decisions.flag().then(|| frame(decisions)),
                 after_all: decisions.flag(),
-                retry: decisions.flag(),
             }),
             12 => {
                 let reason = "a reserved bit".to_owned();
@@ -130,9 +130,11 @@ impl Run {
         let actions = self.session.handle(self.now, &input);
         match &input {
             Input::CloseRequested { .. } | Input::Aborted => self.requested = true,
-            Input::ReconnectRequested => self.wants_another = true,
+            Input::ReconnectRequested => {
+                self.wants_another = true;
+                self.connection.replaced = true;
+            }
             Input::ThreadsEnded { retry: true, .. } => self.wants_another = true,
-            Input::PeerClosed(close) => self.wants_another |= close.retry,
             _ => {}
         }
         self.connection.close_written |= self.session.has_written_close();
@@ -182,7 +184,8 @@ impl Run {
             match self.policy {
                 None => panic!("no other follows"),
                 Some(ReconnectPolicy::Transient) => {
-                    assert!(reason.is_transient() || matches!(reason, Error::Aborted { .. }));
+                    let replaced = was_waiting || self.connection.replaced;
+                    assert!(reason.is_transient() || replaced);
                 }
                 Some(ReconnectPolicy::Always) => {}
                 Some(ReconnectPolicy::Ask) => assert!(self.wants_another),
@@ -235,7 +238,8 @@ impl Run {
         if let (None, Some(new)) = (&self.end, &end) {
             assert!(matches!(input, Input::Finished { .. }));
             if new.is_orderly() {
-                let given_up = self.requested && !self.connection.opened;
+                let attempts = !self.connection.opened || self.connection.replaced;
+                let given_up = self.requested && attempts;
                 let told = self.requested && self.connection.close_written;
                 // While it waits, it has the reason of the last connection.
                 assert!(

@@ -75,7 +75,7 @@ use crate::websocket::Request;
 /// during the handshake of a client. If no descriptor is left and no such client waits, accepting
 /// pauses, which is logged, until there is one.
 ///
-/// [`Websocket::accept`] rejects these requests:
+/// [`Websocket::accept`](crate::Websocket::accept) rejects these requests:
 ///
 /// | request | status |
 /// | --- | --- |
@@ -290,7 +290,7 @@ impl Server {
     ///
     /// The limits are not read again. Set a number if other programs use the same limits later, or
     /// if a connection needs more, for example with
-    /// [`subscribe_concurrent`](Websocket::subscribe_concurrent). `docs/scaling.md` lists what a
+    /// [`subscribe_concurrent`](crate::Websocket::subscribe_concurrent). `docs/scaling.md` lists what a
     /// connection needs.
     ///
     /// [`handshake_timeout`](Self::handshake_timeout) has an example.

@@ -41,6 +41,10 @@ use crate::error::CloseFrame;
 /// answer: [`close`](Self::close) does that, and returns errors. The close code is 1000, or 1011
 /// during a panic. In a forked child, dropping a handle does nothing.
 ///
+/// **A program that returns from `main` calls [`close`](Self::close) before.** If the process ends
+/// while received bytes are unread, the system resets the connection, and written messages that the
+/// peer has not received yet are lost.
+///
 /// A callback that captures a handle to its own connection keeps that connection open until either
 /// side closes it, and so does a list of connections. Use a [`downgrade`](Self::downgrade)d handle
 /// there. To keep a connection open for its callbacks alone, [`detach`](Self::detach) it.

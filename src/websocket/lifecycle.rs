@@ -145,7 +145,7 @@ impl Lifecycle {
                 let State {
                     session, observers, ..
                 } = &mut *state;
-                observers.queue(|| PublicState::of(session));
+                observers.queue(|| PublicState::for_observers(session));
                 effects.push(Effect::NotifyObservers);
             }
             (effects, before)
@@ -195,7 +195,7 @@ impl Lifecycle {
     ) {
         let deliver = Box::new(deliver);
         let mut state = self.state.lock();
-        let now = PublicState::of(&state.session);
+        let now = PublicState::for_observers(&state.session);
         state.observers.add(deliver, now);
     }
 

@@ -1173,7 +1173,7 @@ impl Websocket {
     /// The queued messages and the closing handshake follow in the background, within
     /// [`close_timeout`](Options::close_timeout). [`wait_closed`](Self::wait_closed),
     /// [`on_close`](Self::on_close) and [`error`](Self::error) report the end. If the connection is
-    /// closing already, this has no effect.
+    /// closing already, the earlier of the two limits is the limit of both.
     ///
     /// # Errors
     ///
@@ -1225,9 +1225,9 @@ impl Websocket {
     /// Replaces a connection that the program knows to be stale, for example after the machine has
     /// slept. Needs [`Options::reconnect`].
     ///
-    /// An open connection is shut down without a closing handshake, and the client connects again
-    /// immediately; so it does if it is waiting for its next attempt. Otherwise this has no effect:
-    /// an attempt is under way. Queued messages are kept. Does not wait.
+    /// A connection is shut down without a closing handshake, and the client connects again
+    /// immediately. It also does so if it is waiting for its next attempt. While an attempt is under
+    /// way, this has no effect. Queued messages are kept. Does not wait.
     ///
     /// # Errors
     ///
@@ -1259,7 +1259,7 @@ impl Websocket {
         shared.step(Input::ReconnectRequested);
         shared
             .lifecycle
-            .look(Session::why_closed)
+            .look(Session::ends_for_good)
             .map_or(Ok(()), Err)
     }
 
@@ -1274,9 +1274,10 @@ impl Websocket {
         // The connection is shut down at the deadline. After that, only a function of the options
         // that does not return can delay the threads.
         let limit = deadline + Duration::from_secs(1);
+        let threads = shared.reader_end.wait();
         let end = self.wait_closed_until(Some(limit))?;
         if !shared.is_own_thread() {
-            shared.reader_end.wait(limit);
+            threads.until(limit);
         }
         end.failure().map_or(Ok(()), Err)
     }

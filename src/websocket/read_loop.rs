@@ -12,8 +12,7 @@ use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext}
 use super::keepalive::{Due, Keepalive};
 use super::session::{Input, LAST_WAIT, PeerClose, Phase};
 use super::shared::{Received, Shared};
-use crate::error::{Close, CloseFrame, Error};
-use crate::hooks::Hooks;
+use crate::error::{CloseFrame, Error};
 use crate::message::{MESSAGE_OVERHEAD, Message};
 use crate::net::frame_reader::{FrameReader, StreamEnd};
 use crate::net::transport::{ReadHalf, is_timeout};
@@ -46,12 +45,7 @@ enum StopReason {
 }
 
 /// Reads and publishes messages until the connection is shut down.
-pub(crate) fn read(
-    shared: &Shared,
-    opened: ReadSide,
-    publisher: &mut Publisher<Message>,
-    hooks: &Hooks,
-) {
+pub(crate) fn read(shared: &Shared, opened: ReadSide, publisher: &mut Publisher<Message>) {
     let options = &shared.options;
     let config = WebSocketConfig::default()
         .read_buffer_size(options.read_buffer)
@@ -83,7 +77,7 @@ pub(crate) fn read(
     let reason = read_loop(shared, &mut codec, &mut stream, &mut batch, publisher);
     drop(codec);
     publish(shared, &mut batch, publisher);
-    finish_closing(shared, stream.source.half, reason, hooks);
+    finish_closing(shared, stream.source.half, reason);
 }
 
 /// The main loop: reads a message, publishes if there are many or if no more can be read without
@@ -192,7 +186,7 @@ fn stop_reason(error: tungstenite::Error) -> StopReason {
 
 /// Reports why reading stopped. Then reads and ignores bytes until the peer ends the stream or the
 /// connection is shut down.
-fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, reason: StopReason, hooks: &Hooks) {
+fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, reason: StopReason) {
     let end = match reason {
         StopReason::Peer(frame) => {
             match &frame {
@@ -202,14 +196,7 @@ fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, reason: StopReas
                 None => crate::logging::debug!("{}: the peer is closing", shared.name),
             }
             let after_all = shared.send_queue.has_begun_to_close();
-            let close = Close::by_peer(frame.clone());
-            let retry =
-                !hooks.decides_to_reconnect() || hooks.wants_to_reconnect(&Error::Closed(close));
-            shared.step(Input::PeerClosed(PeerClose {
-                frame,
-                after_all,
-                retry,
-            }));
+            shared.step(Input::PeerClosed(PeerClose { frame, after_all }));
             discard(shared, &mut *half);
             Input::ReadEnded(None)
         }

@@ -150,7 +150,7 @@ impl ReaderThread {
             role,
         };
         if let Some(publisher) = &mut self.publisher {
-            read_loop::read(shared, read_side, publisher, &self.hooks);
+            read_loop::read(shared, read_side, publisher);
         }
     }
 
@@ -191,15 +191,14 @@ impl ReaderThread {
         // Before the loss is reported: what a program sends after that is for the next connection.
         shared.send_queue.forget_connection();
         loop {
-            let unsent = self.unsent();
-            let undecided = shared.lifecycle.look(|session| session.undecided(unsent));
+            let undecided = shared.lifecycle.look(Session::undecided);
             let retry = undecided.is_some_and(|reason| {
                 let retry = self.hooks.wants_to_reconnect(&reason);
                 drop_caught(reason);
                 retry
             });
             shared.step(Input::ThreadsEnded {
-                unsent,
+                unsent: self.unsent(),
                 chance: chance(),
                 retry,
             });

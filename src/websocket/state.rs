@@ -115,6 +115,14 @@ impl State {
         }
     }
 
+    /// Returns the state for observers. The end follows all messages.
+    pub(super) fn for_observers(session: &Session) -> State {
+        match Kind::of(session) {
+            Kind::Closing => State::Closing,
+            _ => State::of(session),
+        }
+    }
+
     /// Returns whether the state differs.
     pub(super) fn has_changed(before: &Session, now: &Session) -> bool {
         Kind::of(before) != Kind::of(now)

@@ -20,7 +20,12 @@ struct State {
     handle: Option<JoinHandle<()>>,
     has_ended: bool,
     waiting: usize,
+    /// Whether a thread is joining it.
+    joining: bool,
 }
+
+/// A wait for the end. While there is one, the thread is not detached.
+pub(crate) struct EndWait<'a>(&'a ThreadEnd);
 
 impl ThreadEnd {
     /// Stores the handle of the thread, which may have ended already.
@@ -45,22 +50,46 @@ impl ThreadEnd {
         drop(detached);
     }
 
+    /// Begins a wait for the end. Call it before the event that lets the thread end.
+    pub(crate) fn wait(&self) -> EndWait<'_> {
+        self.state.lock().waiting += 1;
+        EndWait(self)
+    }
+}
+
+impl EndWait<'_> {
     /// Waits until the thread has ended, or until the deadline.
-    pub(crate) fn wait(&self, deadline: Instant) {
+    pub(crate) fn until(self, deadline: Instant) {
+        let ThreadEnd { state, changed } = self.0;
         let handle = {
-            let mut state = self.state.lock();
-            state.waiting += 1;
-            let runs = |state: &mut State| !state.has_ended;
-            self.changed.wait_while_until(&mut state, runs, deadline);
-            state.waiting -= 1;
-            match state.has_ended {
-                true => state.handle.take(),
-                false => None,
+            let mut state = state.lock();
+            let runs = |state: &mut State| !state.has_ended || state.joining;
+            changed.wait_while_until(&mut state, runs, deadline);
+            if !state.has_ended {
+                return;
             }
+            state.joining = state.handle.is_some();
+            state.handle.take()
         };
         // The thread has nothing left to do.
         if let Some(handle) = handle {
             let _ = handle.join();
+            state.lock().joining = false;
+            changed.notify_all();
         }
+    }
+}
+
+impl Drop for EndWait<'_> {
+    fn drop(&mut self) {
+        let detached = {
+            let mut state = self.0.state.lock();
+            state.waiting -= 1;
+            match (state.waiting, state.has_ended) {
+                (0, true) => state.handle.take(),
+                _ => None,
+            }
+        };
+        drop(detached);
     }
 }

@@ -27,6 +27,10 @@ impl Session {
         self.actions.extend(close);
         if let State::Ending(ending) = &mut self.state {
             ending.requested = true;
+            if ending.replaced {
+                // The replacement is given up, like an attempt to connect.
+                ending.lost = ending.failure.take();
+            }
         }
     }
 
@@ -44,7 +48,7 @@ impl Session {
     pub(super) fn peer_closed(&mut self, now: Instant, received: &PeerClose) {
         let frame = received.frame.clone();
         let reason = Error::Closed(Close::by_peer(frame.clone()));
-        let followed = received.retry && self.is_followed(&reason);
+        let followed = self.is_followed(&reason);
         // Once both Close frames are exchanged, nothing more is sent.
         let wait = match self.has_written_close() {
             true => self.close_timeout.min(LAST_WAIT),

@@ -56,8 +56,6 @@ pub(crate) struct PeerClose {
     pub(crate) frame: Option<CloseFrame>,
     /// Whether it was received after this side had written everything but its own Close frame.
     pub(crate) after_all: bool,
-    /// Whether the program wants another connection after this one, if it decides that.
-    pub(crate) retry: bool,
 }
 
 /// The state of the writing side.
@@ -147,21 +145,27 @@ impl Ending {
     /// Returns the reason for the end, with this many messages that were accepted and not written.
     /// All subscriptions, waits and callbacks receive this value.
     pub(super) fn end(&self, unsent: usize) -> Error {
-        match &self.failure {
-            Some(Error::CloseTimeout { after, .. }) => {
-                let after = *after;
-                return Error::CloseTimeout { after, unsent };
+        let mut end = self.reason(unsent);
+        match &mut end {
+            Error::CloseTimeout { unsent: count, .. } | Error::Aborted { unsent: count } => {
+                *count = unsent;
             }
-            Some(Error::Aborted { .. }) => return Error::Aborted { unsent },
-            Some(failure) => return failure.clone(),
-            None => {}
+            Error::Closed(close) => close.unsent = unsent,
+            _ => {}
+        }
+        end
+    }
+
+    fn reason(&self, unsent: usize) -> Error {
+        if let Some(failure) = &self.failure {
+            return failure.clone();
         }
         // A peer that ends the stream after this side's Close frame has nothing more to say.
         let was_told = self.requested && self.write == WriteState::Done;
         if self.received.is_some() || was_told {
             return Error::Closed(self.close(unsent));
         }
-        if self.requested && self.opened.is_none() && unsent == 0 {
+        if self.requested && (self.opened.is_none() || self.replaced) && unsent == 0 {
             // The attempt was given up.
             return Error::Closed(Close {
                 by: Side::Local,

@@ -337,7 +337,12 @@ impl Session {
     /// Returns how long the delivery of messages may wait for a subscriber.
     pub(crate) fn hold(&self) -> Hold {
         let Some(ending) = self.ending() else {
-            return Hold::Forever;
+            return match self.state {
+                // The backlog waits for the next connection. This ends its delivery if the attempt
+                // begins early.
+                State::Connecting if self.reconnects() => Hold::Spill,
+                _ => Hold::Forever,
+            };
         };
         if ending.requested {
             // This program has closed, so it may not take the messages.

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use super::ending::{Ending, Stage};
+use super::ending::Stage;
 use super::policy::{Reconnect, ReconnectPolicy};
 use super::{Session, State};
 use crate::deadline::after;
@@ -20,18 +20,18 @@ impl Session {
         if !matches!(ending.stage, Stage::ShutDown) {
             return;
         }
-        let reason = loss(ending, unsent);
+        // The next connection sends the unsent messages.
+        let reason = ending.end(0);
         let retry = match reconnect.policy {
             _ if ending.replaced => true,
             ReconnectPolicy::Transient => reason.is_transient(),
             ReconnectPolicy::Always => true,
-            ReconnectPolicy::Ask => match &ending.received {
-                Some(received) => received.retry,
-                None => retry,
-            },
+            ReconnectPolicy::Ask => retry,
         };
         if ending.requested {
-            if ending.opened.is_none() && unsent == 0 && retry {
+            let may_retry = retry || reconnect.policy == ReconnectPolicy::Ask;
+            let is_aborted = matches!(ending.failure, Some(Error::Aborted { .. }));
+            if ending.opened.is_none() && unsent == 0 && may_retry && !is_aborted {
                 // This program has closed just before the attempt failed. It counts as given up, as
                 // if the program had closed a moment earlier.
                 ending.failure = None;
@@ -57,11 +57,11 @@ impl Session {
 
     /// Returns the reason for the end of the connection if the program has to decide whether
     /// another one follows.
-    pub(crate) fn undecided(&self, unsent: usize) -> Option<Error> {
+    pub(crate) fn undecided(&self) -> Option<Error> {
         let ending = self.ending()?;
         let asks = self.reconnect.as_ref()?.policy == ReconnectPolicy::Ask;
-        let is_open = !ending.requested && !ending.replaced && ending.received.is_none();
-        (asks && is_open).then(|| loss(ending, unsent))
+        let is_open = !ending.requested && !ending.replaced;
+        (asks && is_open).then(|| ending.end(0))
     }
 
     /// Returns whether another connection follows one that ends for this reason. If the program has
@@ -75,8 +75,8 @@ impl Session {
         !requested && self.reconnect.as_ref().is_some_and(retries)
     }
 
-    /// Replaces an open connection, or ends the wait for the next attempt. Otherwise an attempt is
-    /// under way, or will be, or the connection is ending for good.
+    /// Replaces a connection, or ends the wait for the next attempt. Has no effect while an attempt
+    /// is under way, and on a connection that is ending for good.
     pub(super) fn reconnect_requested(&mut self, now: Instant) {
         if self.reconnect.is_none() {
             return;
@@ -89,8 +89,21 @@ impl Session {
                     ending.replaced = true;
                 }
             }
+            State::Ending(ending) if !ending.requested && self.is_followed(&ending.end(0)) => {
+                if let State::Ending(ending) = &mut self.state {
+                    ending.replaced = true;
+                    ending.shut_down();
+                }
+            }
             State::Connecting | State::Ending(_) => {}
         }
+    }
+
+    /// Returns the reason for the end if no other connection follows this one, as far as is known.
+    pub(crate) fn ends_for_good(&self) -> Option<Error> {
+        let ending = self.ending()?;
+        let reason = ending.end(0);
+        (!ending.replaced && !self.is_followed(&reason)).then_some(reason)
     }
 
     /// Returns the time until which the client waits to connect again, and the reason.
@@ -110,15 +123,4 @@ impl Session {
     pub(super) fn connect_again(&mut self) {
         self.state = State::Connecting;
     }
-}
-
-/// Returns the reason why a connection was lost. The next connection sends the unsent messages.
-fn loss(ending: &Ending, unsent: usize) -> Error {
-    let mut reason = ending.end(unsent);
-    match &mut reason {
-        Error::Closed(close) => close.unsent = 0,
-        Error::Aborted { unsent } => *unsent = 0,
-        _ => {}
-    }
-    reason
 }

@@ -50,11 +50,7 @@ impl Driver {
 
     fn peer_closes(&mut self, code: u16, after_all: bool) -> (Option<SendClose>, bool) {
         let frame = Some(frame(code));
-        self.step(Input::PeerClosed(PeerClose {
-            frame,
-            after_all,
-            retry: true,
-        }))
+        self.step(Input::PeerClosed(PeerClose { frame, after_all }))
     }
 
     fn finish(&mut self, unsent: usize) -> Error {
@@ -218,16 +214,27 @@ fn an_abort_shuts_down_whatever_the_state_and_no_connection_follows() {
             driver.step(Input::ThreadsEnded {
                 unsent: 0,
                 chance: 0.0,
-                retry: false,
+                retry: true,
             });
         },
     ];
-    for state in states {
-        let mut driver = Driver::new(Role::Client, Some(Backoff::new()));
+    use ReconnectPolicy::{Always, Ask, Transient};
+    for (state, policy, unsent) in states
+        .into_iter()
+        .flat_map(|state| [Transient, Always, Ask].map(|policy| (state, policy)))
+        .flat_map(|(state, policy)| [0, 3].map(|unsent| (state, policy, unsent)))
+    {
+        let mut driver = Driver::new(Role::Client, None);
+        let reconnect = Some((Schedule::new(Backoff::new()), policy));
+        driver.session = Session::new(Role::Client, TIMEOUT, reconnect);
         state(&mut driver);
         driver.step(Input::Aborted);
         assert!(driver.session.is_shut_down() && driver.session.waiting().is_none());
-        assert!(matches!(driver.finish(3), Error::Aborted { unsent: 3 }));
+        let end = driver.finish(unsent);
+        assert!(
+            matches!(end, Error::Aborted { unsent: n } if n == unsent),
+            "{end}"
+        );
     }
 }
 
@@ -274,23 +281,80 @@ fn the_policy_decides_whether_another_connection_follows() {
         driver.session = Session::new(Role::Client, TIMEOUT, Some((schedule, policy)));
         driver.step(Input::Opened);
         let (frame, after_all) = (Some(frame(code)), false);
-        driver.step(Input::PeerClosed(PeerClose {
-            frame,
-            after_all,
-            retry: wanted,
-        }));
+        driver.step(Input::PeerClosed(PeerClose { frame, after_all }));
         driver.step(Input::ReadStopped);
-        assert!(driver.session.undecided(0).is_none());
+        assert_eq!(driver.session.undecided().is_some(), policy == Ask);
         driver.step(Input::ThreadsEnded {
             unsent: 0,
             chance: 0.0,
-            retry: !wanted,
+            retry: wanted,
         });
         driver.session.waiting().is_some()
     };
     assert!(follows(Transient, 1012, true) && !follows(Transient, 1000, true));
     assert!(follows(Always, 1000, true));
     assert!(follows(Ask, 1000, true) && !follows(Ask, 1012, false));
+}
+
+#[test]
+fn a_close_after_a_replacement_gives_it_up() {
+    for unsent in [0, 2] {
+        let mut driver = Driver::open(Role::Client, Some(Backoff::new()));
+        driver.step(Input::ReconnectRequested);
+        driver.close();
+        let end = driver.finish(unsent);
+        assert_eq!(end.is_orderly(), unsent == 0);
+        let counts = matches!(end, Error::Aborted { unsent: 2 });
+        assert_eq!(counts, unsent == 2, "{end}");
+    }
+}
+
+#[test]
+fn a_reason_of_an_earlier_connection_counts_the_messages_that_are_unsent_at_the_end() {
+    let mut driver = Driver::open(Role::Client, Some(Backoff::new()));
+    driver.peer_closes(1012, false);
+    driver.step(Input::ReadStopped);
+    driver.step(Input::ThreadsEnded {
+        unsent: 3,
+        chance: 0.0,
+        retry: false,
+    });
+    driver.close();
+    match driver.finish(3) {
+        Error::Closed(close) => assert_eq!(close.unsent, 3),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_connection_that_is_being_lost_is_replaced_immediately() {
+    let mut driver = Driver::open(Role::Client, Some(Backoff::new()));
+    driver.peer_closes(1012, false);
+    driver.step(Input::ReconnectRequested);
+    assert!(driver.session.ends_for_good().is_none());
+    driver.step(Input::ThreadsEnded {
+        unsent: 0,
+        chance: 0.0,
+        retry: false,
+    });
+    assert_eq!(driver.session.waiting().expect("it waits").0, driver.now);
+
+    // Nothing follows a close with code 1000.
+    let mut driver = Driver::open(Role::Client, Some(Backoff::new()));
+    driver.peer_closes(1000, false);
+    driver.step(Input::ReconnectRequested);
+    assert!(driver.session.ends_for_good().is_some());
+}
+
+#[test]
+fn an_attempt_that_the_program_would_decide_on_counts_as_given_up_by_a_close() {
+    let schedule = Schedule::new(Backoff::new());
+    let mut driver = Driver::new(Role::Client, None);
+    let policy = Some((schedule, ReconnectPolicy::Ask));
+    driver.session = Session::new(Role::Client, TIMEOUT, policy);
+    driver.step(Input::Failed(lost()));
+    driver.close();
+    assert!(driver.finish(0).is_orderly());
 }
 
 #[test]
