@@ -333,12 +333,8 @@ fn reconnect_now_does_not_wait_for_a_full_subscription() {
     drop(server);
     // The messages are kept, and the next attempt fails.
     ws.reconnect_now().unwrap();
-    loop {
-        match events.get_timeout(DEADLINE).unwrap() {
-            State::Reconnecting { attempt: 2.., .. } => break,
-            _ => {}
-        }
-    }
+    let failed = |state| matches!(state, State::Reconnecting { attempt: 2.., .. });
+    while !failed(events.get_timeout(DEADLINE).unwrap()) {}
     let mut server = Server::bind(address).unwrap();
     ws.reconnect_now().unwrap();
     let robot = Websocket::accept(server.next_timeout(DEADLINE).unwrap());

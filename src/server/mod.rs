@@ -290,8 +290,8 @@ impl Server {
     ///
     /// The limits are not read again. Set a number if other programs use the same limits later, or
     /// if a connection needs more, for example with
-    /// [`subscribe_concurrent`](crate::Websocket::subscribe_concurrent). `docs/scaling.md` lists what a
-    /// connection needs.
+    /// [`subscribe_concurrent`](crate::Websocket::subscribe_concurrent). `docs/scaling.md` lists
+    /// what a connection needs.
     ///
     /// [`handshake_timeout`](Self::handshake_timeout) has an example.
     pub fn max_connections(mut self, connections: usize) -> Server {

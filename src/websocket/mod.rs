@@ -1226,8 +1226,8 @@ impl Websocket {
     /// slept. Needs [`Options::reconnect`].
     ///
     /// A connection is shut down without a closing handshake, and the client connects again
-    /// immediately. It also does so if it is waiting for its next attempt. While an attempt is under
-    /// way, this has no effect. Queued messages are kept. Does not wait.
+    /// immediately. It also does so if it is waiting for its next attempt. While an attempt is
+    /// under way, this has no effect. Queued messages are kept. Does not wait.
     ///
     /// # Errors
     ///
