@@ -2,23 +2,31 @@
 
 mod testkit;
 
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 use rtcbot_websocket::{Backoff, Options, PutError, Server, Websocket, json};
-use testkit::{DEADLINE, client_and_raw, eventually, own_address};
+use testkit::{DEADLINE, eventually, own_address};
 
 const FILL: usize = 100_000;
 
-/// A client with a peer that reads nothing, so that from now on messages stay in the queue.
-fn stalled() -> (Websocket, tungstenite::WebSocket<TcpStream>) {
-    let options = Options::new().json(false).send_queue(64 << 20).clone();
-    let (client, raw) = client_and_raw(&options);
-    // The system's buffers have room for less than half of this.
-    for _ in 0..300 {
-        client.put_nowait(vec![0; FILL]).unwrap();
-    }
-    (client, raw)
+/// A client whose handshake is not answered yet, so that messages stay in the queue.
+fn connecting() -> (Websocket, TcpListener) {
+    let listener = TcpListener::bind((own_address(), 0)).unwrap();
+    let client = Options::new()
+        .json(false)
+        .send_queue(8 << 20)
+        .connect_timeout(DEADLINE)
+        .connect(format!("ws://{}/", listener.local_addr().unwrap()))
+        .unwrap();
+    (client, listener)
+}
+
+/// Answers the handshake.
+fn accept(listener: &TcpListener) -> tungstenite::WebSocket<TcpStream> {
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    tungstenite::accept(stream).unwrap()
 }
 
 /// Reads all text messages until one of them is `last`.
@@ -34,7 +42,7 @@ fn texts_until(last: &str, raw: &mut tungstenite::WebSocket<TcpStream>) -> Vec<S
 
 #[test]
 fn the_newest_message_takes_the_place_of_the_queued_one_with_its_key() {
-    let (client, mut raw) = stalled();
+    let (client, listener) = connecting();
     let bytes = client.stats().send_queue_bytes;
     client.put_latest("a", "a 1").unwrap();
     client.put_nowait("other").unwrap();
@@ -46,6 +54,7 @@ fn the_newest_message_takes_the_place_of_the_queued_one_with_its_key() {
     assert_eq!(stats.replaced, 2);
     // Each counts its payload and 64 bytes.
     assert_eq!(stats.send_queue_bytes - bytes, 4 * 64 + 3 + 5 + 3 + 3);
+    let mut raw = accept(&listener);
     let texts = texts_until("c 1", &mut raw);
     assert_eq!(texts, ["a 3", "other", "b 1", "c 1"]);
     // They have been taken from the queue.
@@ -57,7 +66,7 @@ fn the_newest_message_takes_the_place_of_the_queued_one_with_its_key() {
 
 #[test]
 fn a_message_that_is_replaced_need_not_fit_beside_the_new_one() {
-    let (client, mut raw) = stalled();
+    let (client, listener) = connecting();
     client.put_latest("a", "first").unwrap();
     while client.put_nowait(vec![0; FILL]).is_ok() {}
     // Less than a message of this size fits in.
@@ -71,6 +80,7 @@ fn a_message_that_is_replaced_need_not_fit_beside_the_new_one() {
     assert_eq!(client.stats().replaced, 0);
     client.put_latest("a", "again").unwrap();
     assert_eq!(client.stats().replaced, 1);
+    let mut raw = accept(&listener);
     assert_eq!(texts_until("again", &mut raw), ["again"]);
 }
 
@@ -89,7 +99,7 @@ fn a_closed_connection_returns_the_message_and_a_source_is_stopped() {
 
 #[test]
 fn smaller_messages_make_room_for_a_put_that_waits() {
-    let (client, raw) = stalled();
+    let (client, _listener) = connecting();
     client.put_latest("a", vec![0; FILL]).unwrap();
     while client.put_nowait(vec![0; FILL]).is_ok() {}
     thread::scope(|scope| {
@@ -100,7 +110,6 @@ fn smaller_messages_make_room_for_a_put_that_waits() {
         });
         waiting.join().unwrap().unwrap();
     });
-    drop(raw);
 }
 
 #[test]

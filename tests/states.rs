@@ -124,6 +124,7 @@ fn states_of_several_threads_arrive_in_their_order() {
         // Without it, the attempt would be given up.
         ws.put_nowait(round).unwrap();
         let events = ws.events();
+        assert!(!events.is_empty(), "it has the present state");
         let (told, states) = unbounded();
         ws.on_event(move |state| told.send(name(&state)).unwrap());
         let closing = thread::spawn({

@@ -187,25 +187,33 @@ impl Lifecycle {
         state.session.has_opened()
     }
 
-    /// Adds an observer of the state. The caller then calls
-    /// [`deliver_states`](Self::deliver_states).
+    /// Adds an observer of the state, and passes it the present state.
     pub(crate) fn observe(
         &self,
         deliver: impl FnMut(Option<PublicState>) -> bool + Send + 'static,
     ) {
         let deliver = Box::new(deliver);
-        let mut state = self.state.lock();
-        let now = PublicState::for_observers(&state.session);
-        state.observers.add(deliver, now);
+        let first = {
+            let mut state = self.state.lock();
+            let now = PublicState::for_observers(&state.session);
+            state.observers.add(deliver, now)
+        };
+        self.deliver(first);
+        self.deliver_states();
     }
 
     /// Delivers the states that are queued for observers and that no other thread delivers.
     pub(crate) fn deliver_states(&self) {
         let next = || self.state.lock().observers.take();
-        while let Some((index, deliver)) = next().map(Delivery::run) {
-            let left = self.state.lock().observers.put_back(index, deliver);
-            drop_caught(left);
+        while let Some(delivery) = next() {
+            self.deliver(delivery);
         }
+    }
+
+    fn deliver(&self, delivery: Delivery) {
+        let (index, deliver) = delivery.run();
+        let left = self.state.lock().observers.put_back(index, deliver);
+        drop_caught(left);
     }
 
     pub(crate) fn on_error(&self, f: &Arc<EventCallback<Error>>) -> Option<Error> {

@@ -768,7 +768,6 @@ impl Websocket {
             publisher.is_some()
         };
         self.shared().lifecycle.observe(deliver);
-        self.shared().lifecycle.deliver_states();
         subscription
     }
 
@@ -808,7 +807,6 @@ impl Websocket {
             }
             !is_end
         });
-        shared.lifecycle.deliver_states();
         shared.producer.threads().wait();
     }
 

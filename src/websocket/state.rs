@@ -157,21 +157,23 @@ pub(super) struct Delivery {
 }
 
 impl Observers {
-    /// Adds an observer. Its first state is `state`. The others are asked whether they are still in
-    /// use, so that those of a long connection are removed.
-    pub(super) fn add(&mut self, deliver: Deliver, state: State) {
+    /// Adds an observer, and returns the delivery of its first state. The others are asked whether
+    /// they are still in use, so that those of a long connection are removed.
+    pub(super) fn add(&mut self, deliver: Deliver, state: State) -> Delivery {
         let idle = |other: &&mut Observer| !other.is_done && other.queued.is_empty();
         for other in self.0.iter_mut().filter(idle) {
             other.queued.push_back(None);
         }
-        let observer = Observer {
-            deliver: Some(deliver),
-            queued: VecDeque::from([Some(state)]),
-            is_done: false,
-        };
-        match self.0.iter_mut().find(|observer| observer.is_done) {
-            Some(free) => *free = observer,
-            None => self.0.push(observer),
+        let free = self.0.iter().position(|observer| observer.is_done);
+        let index = free.unwrap_or(self.0.len());
+        match self.0.get_mut(index) {
+            Some(free) => *free = Observer::default(),
+            None => self.0.push(Observer::default()),
+        }
+        Delivery {
+            index,
+            deliver,
+            state: Some(state),
         }
     }
 
