@@ -264,7 +264,7 @@ mod tests {
     fn a_name_fits_into_a_line_of_a_log_and_is_a_url_unless_it_is_long() {
         for url in [
             "ws://robot.local:8080/drive",
-            "wss://[::1]/a%0Ab",
+            "ws://[::1]/a%0Ab",
             "ws://[fe80::1%25eth0]/\r\n\u{1b}it's",
             "ws+unix:/run/a b's\n\u{1b}[31m\u{202e}:/drive",
         ] {
