@@ -242,8 +242,9 @@ impl Options {
 
     /// Sets how long dropping the last handle waits until the queued messages are written.
     ///
-    /// At the limit, the connection is shut down. The rest of the closing handshake is not waited
-    /// for: it takes at most [`close_timeout`](Self::close_timeout).
+    /// At the limit, the connection is shut down, unless it was closed before, as by
+    /// [`close_nowait`](crate::Websocket::close_nowait). The rest of the closing handshake is not
+    /// waited for: it takes at most [`close_timeout`](Self::close_timeout).
     ///
     /// Defaults to 1 second.
     ///

@@ -1055,3 +1055,20 @@ fn the_last_drop_warns_once_if_callbacks_or_sinks_are_attached() {
         },
     );
 }
+
+#[test]
+fn a_drop_after_close_nowait_does_not_shorten_the_closing() {
+    over_each(|wire| {
+        let (client, mut raw) =
+            wire.client_and_raw(|options| options.linger(Duration::ZERO).close_timeout(HOUR));
+        for _ in 0..300 {
+            client.put_nowait(vec![0; 50_000]).unwrap();
+        }
+        client.close_nowait(1000, "").unwrap();
+        drop(client);
+        for n in 0..300 {
+            assert_eq!(raw.read().unwrap().len(), 50_000, "{n}");
+        }
+        assert!(raw.read().unwrap().is_close());
+    });
+}

@@ -101,7 +101,9 @@ impl Drop for Handle {
             std::mem::forget(shared.clone());
             return;
         }
-        let phase = shared.lifecycle.phase();
+        let (phase, was_requested) = shared
+            .lifecycle
+            .look(|session| (session.phase(), session.is_close_requested()));
         if phase < Phase::Closing && shared.producer.has_callbacks() {
             crate::logging::warn!(
                 "{}: closing, because the last handle is dropped; callbacks or sinks are attached \
@@ -131,7 +133,8 @@ impl Drop for Handle {
         let written = shared.wait(Some(limit), |session| {
             session.has_written_all().then_some(())
         });
-        if written.is_none() {
+        // A closing that has begun before, as by `close_nowait`, has its own deadline.
+        if written.is_none() && !was_requested {
             shared.end_closing(frame, limit);
         }
     }

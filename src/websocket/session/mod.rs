@@ -437,6 +437,11 @@ impl Session {
         self.ending()?.received.as_ref()?.frame.clone()
     }
 
+    /// Returns whether this program closes.
+    pub(crate) fn is_close_requested(&self) -> bool {
+        self.ending().is_some_and(|ending| ending.requested)
+    }
+
     /// Returns whether nothing more will be written: this side's Close frame, and everything before
     /// it, has been written, or nothing can be.
     pub(crate) fn has_written_all(&self) -> bool {
