@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rtcbot_websocket::{CloseFrame, Error, Message, Options, Value, Websocket, json};
 
-use super::Result;
+use super::{Result, relay};
 
 /// How long a client waits for one message. It is less than the driver's deadline, so that the
 /// client can say what it waited for.
@@ -41,6 +41,9 @@ pub(super) fn run(scenario: &str, url: &str, options: Options) -> Result<()> {
         "subprotocol" => subprotocol(&at("/subprotocol"), options),
         "headers" => headers(&options.header("X-Robot", "7").connect(at("/headers"))?),
         "flood" => flood(&options.connect(at("/flood"))?),
+        "values" => values(&options.json(true).connect(at("/values"))?),
+        "robot" => relay::robot_client(&options.json(true).connect(at("/robot"))?),
+        "operator" => relay::operator_client(&options.json(true).connect(at("/operator"))?),
         _ => Err(format!("there is no scenario {scenario}").into()),
     }
 }
@@ -110,11 +113,16 @@ fn json_texts(url: &str, options: &Options) -> Result<()> {
         &options.connect(url)?,
         JSON.iter().copied().chain([nested.as_str()]),
     )?;
-    let ws = options.clone().json(true).connect(url)?;
+    values(&options.clone().json(true).connect(url)?)
+}
+
+/// Values come back equal, in JSON mode.
+fn values(ws: &Websocket) -> Result<()> {
     for value in [
-        json!({"motor": 1, "speed": 0.5}),
-        json!([null, true, -1, 1.5e300, u64::MAX, "é\u{0}\"\\"]),
-        json!("a string"),
+        json!("Hello"),
+        json!({"foo": "bar"}),
+        json!({"motor": 1, "speed": 0.5, "lights": [true, false, null]}),
+        json!([-1, 0.1, 1.5e300, u64::MAX, "é\u{0}\"\\🚀", [[], {}]]),
         json!(null),
     ] {
         ws.put_nowait(value.clone())?;
