@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rtcbot_websocket::{CloseFrame, Error, Message, Options, Value, Websocket, json};
 
-use super::{Result, relay};
+use super::{Result, foxglove, relay};
 
 /// How long a client waits for one message. It is less than the driver's deadline, so that the
 /// client can say what it waited for.
@@ -41,6 +41,9 @@ pub(super) fn run(scenario: &str, url: &str, options: Options) -> Result<()> {
         "subprotocol" => subprotocol(&at("/subprotocol"), options),
         "headers" => headers(&options.header("X-Robot", "7").connect(at("/headers"))?),
         "flood" => flood(&options.connect(at("/flood"))?),
+        "foxglove-close" => foxglove::close(url, options),
+        "foxglove-exit" => foxglove::exit(url, options),
+        "foxglove-stop" => foxglove::stop(url, options),
         "values" => values(&options.json(true).connect(at("/values"))?),
         "robot" => relay::robot_client(&options.json(true).connect(at("/robot"))?),
         "operator" => relay::operator_client(&options.json(true).connect(at("/operator"))?),
