@@ -40,7 +40,7 @@ pub(super) fn run(scenario: &str, url: &str, options: Options) -> Result<()> {
         "abrupt" => abrupt(&options.connect(at("/abrupt"))?),
         "subprotocol" => subprotocol(&at("/subprotocol"), options),
         "headers" => headers(&options.header("X-Robot", "7").connect(at("/headers"))?),
-        "flood" => flood(&options.connect(at("/flood"))?),
+        "flood" => flood(&options.paused(true).connect(at("/flood"))?),
         "foxglove-close" => foxglove::close(url, options),
         "foxglove-exit" => foxglove::exit(url, options),
         "foxglove-stop" => foxglove::stop(url, options),
@@ -228,6 +228,7 @@ fn headers(ws: &Websocket) -> Result<()> {
 }
 
 fn flood(ws: &Websocket) -> Result<()> {
+    start_reading(ws);
     let sender = ws.clone();
     let sending = thread::spawn(move || {
         (0..FLOOD).try_for_each(|n| sender.put_timeout(n.to_string(), LONG_DEADLINE))
@@ -236,6 +237,13 @@ fn flood(ws: &Websocket) -> Result<()> {
     expect(ws, &FLOOD.to_string())?;
     sending.join().map_err(|_| "the sender panicked")??;
     Ok(ws.close()?)
+}
+
+/// Lets the messages of a paused connection come. `get` has a queue then; before its first call, only
+/// the last 1024 messages are kept.
+pub(super) fn start_reading(ws: &Websocket) {
+    ws.try_get().ok();
+    ws.resume();
 }
 
 /// Takes the numbered messages of a flood.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use percent_encoding::percent_decode_str;
 use rtcbot_websocket::{Message, Options, Request, Value, Websocket};
 
-use super::client::{DEADLINE, FLOOD, receive_flood, shown};
+use super::client::{DEADLINE, FLOOD, receive_flood, shown, start_reading};
 use super::{Result, networktables, print, relay, ros};
 
 /// Answers one request. The server has a thread for each.
@@ -35,7 +35,7 @@ fn answer_path(path: &str, request: Request, options: Options) -> Result<()> {
             ws.wait_ready()?;
             until_closed(&ws, ws.subprotocol().unwrap_or_default().into())
         }
-        ["", "flood"] => flood(&options.accept(request)),
+        ["", "flood"] => flood(&options.paused(true).accept(request)),
         ["", "values"] => echo(request, options.json(true)),
         ["", "robot"] => relay::accept_robot(request, options),
         ["", "operator"] => relay::accept_operator(request, options),
@@ -104,6 +104,7 @@ fn headers(request: Request, options: Options) -> Result<()> {
 }
 
 fn flood(ws: &Websocket) -> Result<()> {
+    start_reading(ws);
     let sender = ws.clone();
     let sending = thread::spawn(move || (0..FLOOD).try_for_each(|n| sender.put(n.to_string())));
     if let Err(error) = receive_flood(ws) {
