@@ -22,7 +22,7 @@ The path selects what the server does:
     /headers           it sends a text: a JSON object of the request's headers, in lower case
     /subprotocol       it chooses "second" of those offered, and sends the chosen name as text
     /fragmented        it sends the text "in several frames: é 你 🚀" and the bytes 0 to 255, each
-                       in several frames (a character split between two, where its library can)
+                       in several frames (a character divided between two, if its library can)
     /flood             it sends the texts "0" to "9999" while it reads the same from the client,
                        in order, and then the text "10000"; it closes with 4000 if they are wrong
 
@@ -59,7 +59,7 @@ import harness
 import install
 import page
 import peers
-from scenarios import CLOSED, OURS_LACKS, SCENARIOS
+from scenarios import CLOSED, SCENARIOS
 
 ROLES = ("client", "server")
 
@@ -112,9 +112,7 @@ def cell(peer, bench, role, name):
             next(own for own in peer.own if own.name == name).run(peer, bench)
             return "ok"
         scenario = next(each for each in SCENARIOS if each.name == name)
-        ours = "server" if role == "client" else "client"
-        lack = peer.lack(role, name) or OURS_LACKS.get((ours, name))
-        if lack:
+        if lack := peer.lack(role, name):
             return f"no: {lack}"
         return run_scenario(peer, bench, role, scenario)
     except harness.Failure as error:
