@@ -236,5 +236,7 @@ const scenarios = {
 // with what was wrong.
 export async function run(name, url, peer) {
   check(Object.hasOwn(scenarios, name), `there is no scenario ${name}`);
-  await scenarios[name](peer, url.replace(/[:/]+$/, ''));
+  // The path of a Unix socket ends with a colon: ws+unix:/SOCKET:/echo
+  const base = url.replace(/[:/]+$/, '') + (url.startsWith('ws+unix:') ? ':' : '');
+  await scenarios[name](peer, base);
 }
