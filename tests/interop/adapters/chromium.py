@@ -45,7 +45,7 @@ class Page(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files = {
             "/": ("text/html", PAGE.encode()),
-            "/scenarios.mjs": ("text/javascript", (HERE / "scenarios.mjs").read_bytes()),
+            "/scenarios.mjs": ("text/javascript", (HERE / "node" / "scenarios.mjs").read_bytes()),
             "/settings": ("application/json", json.dumps(settings).encode()),
         }
         self.result = queue.Queue()

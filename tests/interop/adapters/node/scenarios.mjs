@@ -1,5 +1,5 @@
 // The client's part of each scenario, over any WebSocket that has the interface of the browsers.
-// Browsers load this file, so it uses nothing of Node.
+// suite/main.py describes the scenarios. Browsers load this file, so it uses nothing of Node.
 //
 // A peer is an object with these functions:
 //
@@ -10,6 +10,7 @@
 // and with `deflate`, the parameters of `--deflate`, or undefined without compression.
 
 const MIB = 1 << 20;
+const FRAGMENTED = 'in several frames: é 你 🚀';
 const SIZES = [0, 1, 125, 126, 65535, 65536];
 const FLOOD = 10_000;
 
@@ -132,9 +133,20 @@ function checkDeflate(deflate, extensions) {
   }
 }
 
-// Bytes of all values, without a period that is a power of two.
+// Bytes that differ from those 256 places before.
 function bytes(length) {
-  return Uint8Array.from({ length }, (_, index) => (index * 7 + (index >> 8)) & 255);
+  return Uint8Array.from({ length }, (_, index) => (index ^ (index >> 8)) & 255);
+}
+
+// The frames of FRAGMENTED. The characters é and 🚀 are each in two of them.
+export function textParts() {
+  const encoded = new TextEncoder().encode(FRAGMENTED);
+  return [[0, 3], [3, 20], [20, 28], [28]].map(([from, to]) => encoded.slice(from, to));
+}
+
+// The frames of the bytes 0 to 255. One of them is empty.
+export function binaryParts() {
+  return [[0, 1], [1, 1], [1, 200], [200]].map(([from, to]) => bytes(256).slice(from, to));
 }
 
 async function echoes(peer, url, messages) {
@@ -159,15 +171,17 @@ const scenarios = {
 
   async fragments(peer, url) {
     const connection = await Connection.open(peer, `${url}/echo`);
-    const text = 'one 🚀 in frames';
-    const encoded = new TextEncoder().encode(text);
-    // The character of four bytes is in two frames, and one frame is empty.
-    const parts = [encoded.slice(0, 6), encoded.slice(6, 7), new Uint8Array(0), encoded.slice(7)];
-    peer.fragments(connection.socket, parts, false);
-    same(await connection.receive(), text);
-    const binary = bytes(1000);
-    peer.fragments(connection.socket, [binary.slice(0, 1), binary.slice(1)], true);
-    same(await connection.receive(), binary);
+    peer.fragments(connection.socket, textParts(), false);
+    same(await connection.receive(), FRAGMENTED);
+    peer.fragments(connection.socket, binaryParts(), true);
+    same(await connection.receive(), bytes(256));
+    await connection.close();
+  },
+
+  async fragmented(peer, url) {
+    const connection = await Connection.open(peer, `${url}/fragmented`);
+    same(await connection.receive(), FRAGMENTED);
+    same(await connection.receive(), bytes(256));
     await connection.close();
   },
 
@@ -187,17 +201,17 @@ const scenarios = {
   },
 
   async 'close-by-server'(peer, url) {
-    const connection = await Connection.open(peer, `${url}/close/4001/bye%20%F0%9F%9A%80`);
+    const connection = await Connection.open(peer, `${url}/close/4001/bye%20%E2%9C%93`);
     const end = await connection.closed;
     check(
-      end.code === 4001 && end.reason === 'bye 🚀' && end.wasClean,
+      end.code === 4001 && end.reason === 'bye ✓' && end.wasClean,
       `the end is ${show(end)}`,
     );
   },
 
   async 'close-by-client'(peer, url) {
     const connection = await Connection.open(peer, `${url}/wait`);
-    await connection.close(4002, 'done');
+    await connection.close(4002, 'done ✓');
   },
 
   async abrupt(peer, url) {

@@ -11,7 +11,7 @@ import { createServer as createTlsServer } from 'node:https';
 import { createRequire } from 'node:module';
 
 import { finish, parse } from './arguments.mjs';
-import { run } from './scenarios.mjs';
+import { binaryParts, run, textParts } from './scenarios.mjs';
 
 const { WebSocket, WebSocketServer } = createRequire(import.meta.url)('ws');
 const FLOOD = 10_000;
@@ -28,6 +28,13 @@ function perMessageDeflate(deflate) {
     }),
     ...(names.includes('window-9') && { clientMaxWindowBits: 9, serverMaxWindowBits: 9 }),
   };
+}
+
+// Sends one message, a frame for each part.
+function sendParts(socket, parts, binary) {
+  parts.forEach((part, index) => {
+    socket.send(part, { binary, fin: index === parts.length - 1 });
+  });
 }
 
 // What the server does with a connection, by the first part of its path.
@@ -62,6 +69,11 @@ const paths = {
 
   subprotocol(socket) {
     socket.send(socket.protocol);
+  },
+
+  fragmented(socket) {
+    sendParts(socket, textParts(), false);
+    sendParts(socket, binaryParts(), true);
   },
 
   flood(socket) {
@@ -121,10 +133,7 @@ function connect({ scenario, url, ca, deflate }) {
         socket.once('pong', (data) => resolve(data.toString()));
         socket.ping(payload);
       }),
-    fragments: (socket, parts, binary) =>
-      parts.forEach((part, index) => {
-        socket.send(part, { binary, fin: index === parts.length - 1 });
-      }),
+    fragments: sendParts,
   });
 }
 
