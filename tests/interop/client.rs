@@ -1,0 +1,239 @@
+//! The client's side of each scenario.
+
+use std::thread;
+use std::time::Duration;
+
+use rtcbot_websocket::{CloseFrame, Error, Message, Options, Value, Websocket, json};
+
+use super::Result;
+
+/// How long a client waits for one message. It is less than the driver's deadline, so that the
+/// client can say what it waited for.
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long a client waits for a long message, or one of many.
+const LONG_DEADLINE: Duration = Duration::from_secs(50);
+
+/// The number of messages of the scenario `flood`, each way.
+pub(super) const FLOOD: usize = 10_000;
+
+const MIB: usize = 1 << 20;
+
+pub(super) fn run(scenario: &str, url: &str, options: Options) -> Result<()> {
+    let at = |path: &str| match url.starts_with("ws+unix:") {
+        true => format!("{url}:{path}"),
+        false => format!("{url}{path}"),
+    };
+    let echo = at("/echo");
+    match scenario {
+        "json" => json_texts(&echo, &options),
+        "unicode" => all_come_back(&options.connect(echo)?, UNICODE.iter().copied()),
+        "sizes" => all_come_back(&options.connect(echo)?, sizes()),
+        "binary-1MiB" => comes_back(&options.connect(echo)?, bytes(MIB).into()),
+        "binary-16MiB" => comes_back(&options.connect(echo)?, bytes(16 * MIB).into()),
+        "fragmented" => fragmented(&options.connect(at("/fragmented"))?),
+        "empty" => all_come_back(&options.connect(echo)?, [Message::from(""), vec![].into()]),
+        "ping" => ping(&options.connect(echo)?),
+        "pinged" => expect(&options.connect(at("/ping"))?, "pong"),
+        "close-by-server" => close_by_server(&options.connect(at("/close/4001/bye%20%E2%9C%93"))?),
+        "close-by-client" => close_by_client(&options.connect(at("/wait"))?),
+        "abrupt" => abrupt(&options.connect(at("/abrupt"))?),
+        "subprotocol" => subprotocol(&at("/subprotocol"), options),
+        "headers" => headers(&options.header("X-Robot", "7").connect(at("/headers"))?),
+        "flood" => flood(&options.connect(at("/flood"))?),
+        _ => Err(format!("there is no scenario {scenario}").into()),
+    }
+}
+
+/// Takes the next message, which has to be this text.
+pub(super) fn expect(ws: &Websocket, text: &str) -> Result<()> {
+    match ws.get_timeout(DEADLINE)? {
+        Message::Text(received) if received == text => Ok(()),
+        other => Err(format!("expected {text:?}, received {}", shown(&other)).into()),
+    }
+}
+
+/// The beginning of a message.
+pub(super) fn shown(message: &Message) -> String {
+    message.to_string().chars().take(60).collect()
+}
+
+fn all_come_back<M: Into<Message>>(
+    ws: &Websocket,
+    messages: impl IntoIterator<Item = M>,
+) -> Result<()> {
+    for message in messages {
+        comes_back(ws, message.into())?;
+    }
+    Ok(ws.close()?)
+}
+
+fn comes_back(ws: &Websocket, message: Message) -> Result<()> {
+    ws.put_timeout(message.clone(), DEADLINE)?;
+    let answer = ws.get_timeout(LONG_DEADLINE)?;
+    // Text and binary are not equal, so this compares the kind as well.
+    match answer == message {
+        true => Ok(()),
+        false => Err(format!(
+            "sent {} bytes, {}; received {} bytes, {}",
+            message.len(),
+            shown(&message),
+            answer.len(),
+            shown(&answer)
+        )
+        .into()),
+    }
+}
+
+const JSON: &[&str] = &[
+    "{}",
+    "1.0",
+    "-0",
+    "1e400",
+    "0.1e-7",
+    "18446744073709551616",
+    "123456789012345678901234567890",
+    "{\"a\":1,\"a\":2}",
+    "{ \"b\" : 1.0,\t\"a\":[ ] }",
+    " [1]\r\n",
+    "\"\\ud800\"",
+    "\"\\u0000\\/\\u00e9\"",
+    "\"a\u{2028}b\"",
+    "NaN",
+    "{\"not\": JSON",
+];
+
+/// Texts come back to the byte. Values come back as equal values in JSON mode.
+fn json_texts(url: &str, options: &Options) -> Result<()> {
+    let nested = format!("{}{}", "[".repeat(100), "]".repeat(100));
+    all_come_back(
+        &options.connect(url)?,
+        JSON.iter().copied().chain([nested.as_str()]),
+    )?;
+    let ws = options.clone().json(true).connect(url)?;
+    for value in [
+        json!({"motor": 1, "speed": 0.5}),
+        json!([null, true, -1, 1.5e300, u64::MAX, "é\u{0}\"\\"]),
+        json!("a string"),
+        json!(null),
+    ] {
+        ws.put_nowait(value.clone())?;
+        let answer = ws.get_timeout(DEADLINE)?;
+        if answer.as_json() != Some(&value) {
+            return Err(format!("sent {value}, received {answer}").into());
+        }
+    }
+    Ok(ws.close()?)
+}
+
+const UNICODE: &[&str] = &[
+    "¡hola! 你好 привет",
+    "👩🏽\u{200d}🚀",
+    "e\u{301}",
+    "\u{0}",
+    "\u{feff}after a byte order mark",
+    "\u{202e}right to left",
+    "\u{d7ff}\u{e000}\u{ffff}\u{10000}\u{10ffff}",
+    "\r\n\t\u{7f}\u{85}",
+];
+
+fn sizes() -> Vec<Message> {
+    let mut messages = Vec::new();
+    for size in [0, 1, 125, 126, 65_535, 65_536] {
+        let text: String = (b'a'..=b'z').map(char::from).cycle().take(size).collect();
+        messages.push(text.into());
+        messages.push(bytes(size).into());
+    }
+    messages
+}
+
+/// Bytes that differ from those 256 places before.
+fn bytes(size: usize) -> Vec<u8> {
+    (0..size).map(|n| (n ^ (n >> 8)) as u8).collect()
+}
+
+fn fragmented(ws: &Websocket) -> Result<()> {
+    expect(ws, "in several frames: é 你 🚀")?;
+    let expected: Vec<u8> = (0..=255).collect();
+    match ws.get_timeout(DEADLINE)? {
+        Message::Binary(received) if received == expected => Ok(ws.close()?),
+        other => Err(format!("expected 256 bytes, received {}", shown(&other)).into()),
+    }
+}
+
+fn ping(ws: &Websocket) -> Result<()> {
+    for payload in ["", "are you there", &"x".repeat(125)] {
+        let pong = ws.ping(payload.to_owned())?;
+        pong.recv_timeout(DEADLINE)
+            .map_err(|_| format!("no pong for a ping of {} bytes", payload.len()))?;
+    }
+    comes_back(ws, "after the pongs".into())?;
+    Ok(ws.close()?)
+}
+
+fn close_by_server(ws: &Websocket) -> Result<()> {
+    ws.wait_closed_timeout(DEADLINE).ok();
+    let frame = ws.received_close();
+    let expected = CloseFrame {
+        code: 4001,
+        reason: "bye ✓".to_owned(),
+    };
+    match frame == Some(expected) {
+        true => Ok(()),
+        false => Err(format!("received {frame:?}, and ended with {:?}", ws.error()).into()),
+    }
+}
+
+fn close_by_client(ws: &Websocket) -> Result<()> {
+    ws.wait_ready()?;
+    Ok(ws.close_with(4002, "done ✓")?)
+}
+
+fn abrupt(ws: &Websocket) -> Result<()> {
+    expect(ws, "last words")?;
+    match ws.get_timeout(DEADLINE) {
+        Err(Error::Lost(_)) => Ok(()),
+        other => Err(format!("after the last words: {other:?}").into()),
+    }
+}
+
+fn subprotocol(url: &str, options: Options) -> Result<()> {
+    let offer = options.subprotocol("first").subprotocol("second");
+    let ws = offer.connect(url)?;
+    expect(&ws, "second")?;
+    match ws.subprotocol().as_deref() {
+        Some("second") => Ok(ws.close()?),
+        other => Err(format!("the server's response chose {other:?}").into()),
+    }
+}
+
+fn headers(ws: &Websocket) -> Result<()> {
+    let message = ws.get_timeout(DEADLINE)?;
+    let headers: Value = message.decode()?;
+    match headers["x-robot"] == "7" {
+        true => Ok(ws.close()?),
+        false => Err(format!("the server received {message}").into()),
+    }
+}
+
+fn flood(ws: &Websocket) -> Result<()> {
+    let sender = ws.clone();
+    let sending = thread::spawn(move || {
+        (0..FLOOD).try_for_each(|n| sender.put_timeout(n.to_string(), LONG_DEADLINE))
+    });
+    receive_flood(ws)?;
+    expect(ws, &FLOOD.to_string())?;
+    sending.join().map_err(|_| "the sender panicked")??;
+    Ok(ws.close()?)
+}
+
+/// Takes the numbered messages of a flood.
+pub(super) fn receive_flood(ws: &Websocket) -> Result<()> {
+    for n in 0..FLOOD {
+        match ws.get_timeout(LONG_DEADLINE)? {
+            Message::Text(text) if text == n.to_string() => {}
+            other => return Err(format!("message {n} is {}", shown(&other)).into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+"""Installs peers into the cache."""
+
+import pathlib
+import subprocess
+import sys
+import threading
+
+# The folder of all that is installed; main.py sets it.
+cache = pathlib.Path()
+
+_locks = {}
+_locks_lock = threading.Lock()
+
+
+class InstallError(Exception):
+    pass
+
+
+def once(name):
+    """A lock for what several peers share."""
+    with _locks_lock:
+        return _locks.setdefault(name, threading.Lock())
+
+
+def command(*arguments, deadline=300, **settings):
+    """Runs a command, and returns what it printed."""
+    try:
+        done = subprocess.run(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=deadline,
+            **settings,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InstallError(str(error)) from error
+    if done.returncode != 0:
+        last = (done.stdout.strip().splitlines() or ["no output"])[-1]
+        raise InstallError(f"{arguments[0]} ended with status {done.returncode}: {last}")
+    return done.stdout
+
+
+def stamped(folder, content, make):
+    """Calls `make` unless it has made the folder with the same content before."""
+    stamp = folder / "complete"
+    with once(str(folder)):
+        if not stamp.is_file() or stamp.read_text() != content:
+            stamp.unlink(missing_ok=True)
+            make()
+            stamp.write_text(content)
+
+
+def python(name, requirements):
+    """Makes a Python environment with these packages. Returns its interpreter."""
+    folder = cache / name
+    interpreter = str(folder / "bin" / "python")
+
+    def make():
+        command(sys.executable, "-m", "venv", "--clear", str(folder))
+        pip = [interpreter, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+        # A requirement may bring options of its own, as --no-deps, so each has its own command.
+        plain = [each for each in requirements if " " not in each]
+        if plain:
+            command(*pip, *plain)
+        for each in requirements:
+            if " " in each:
+                command(*pip, *each.split())
+
+    stamped(folder, "\n".join([sys.version, str(folder), *requirements]), make)
+    return interpreter
