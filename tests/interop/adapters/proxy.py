@@ -120,7 +120,7 @@ def start(arguments, scratch, children, ended):
     command, environment = make(scratch, listener, address, backend, arguments.tls)
     proxy = subprocess.Popen(
         command,
-        env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **environment},
+        env={"PATH": f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin", **environment},
         pass_fds=[listener.fileno()],
         stdout=sys.stderr,
     )

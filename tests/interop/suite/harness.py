@@ -68,12 +68,20 @@ class Process:
         lines = [line for line in self.errors if line.strip()]
         return f" (standard error: {lines[-1].strip()})" if lines else ""
 
-    def stop(self):
-        """Ends the process and its children."""
+    def signal_group(self, number):
         try:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(self.process.pid, number)
         except ProcessLookupError:
             pass
+
+    def stop(self):
+        """Ends the process and its children. Before that, it may remove its files."""
+        self.signal_group(signal.SIGTERM)
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            pass
+        self.signal_group(signal.SIGKILL)
         self.process.wait()
         for reader in self.readers:
             reader.join(5)
