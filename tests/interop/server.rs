@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use rtcbot_websocket::{Message, Options, Request, Value, Websocket};
 
 use super::client::{DEADLINE, FLOOD, receive_flood, shown};
-use super::{Result, print};
+use super::{Result, print, ros};
 
 /// Answers one request. The server has a thread for each.
 pub(super) fn answer(request: Request, options: Options) {
@@ -36,6 +36,7 @@ fn answer_path(path: &str, request: Request, options: Options) -> Result<()> {
             until_closed(&ws, ws.subprotocol().unwrap_or_default().into())
         }
         ["", "flood"] => flood(&options.accept(request)),
+        ["", "ros"] => ros::answer(request, options),
         _ => Ok(request.respond(404, "there is no such path")?),
     }
 }
