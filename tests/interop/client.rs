@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rtcbot_websocket::{CloseFrame, Error, Message, Options, Value, Websocket, json};
 
-use super::Result;
+use super::{Result, libwebsockets};
 
 /// How long a client waits for one message. It is less than the driver's deadline, so that the
 /// client can say what it waited for.
@@ -41,6 +41,7 @@ pub(super) fn run(scenario: &str, url: &str, options: Options) -> Result<()> {
         "subprotocol" => subprotocol(&at("/subprotocol"), options),
         "headers" => headers(&options.header("X-Robot", "7").connect(at("/headers"))?),
         "flood" => flood(&options.connect(at("/flood"))?),
+        _ if scenario.starts_with("lws-") => libwebsockets::run(scenario, url, options),
         _ => Err(format!("there is no scenario {scenario}").into()),
     }
 }

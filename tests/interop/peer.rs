@@ -10,6 +10,7 @@
 //! line with what was wrong and exits with status 1.
 
 mod client;
+mod libwebsockets;
 mod ros;
 mod server;
 
