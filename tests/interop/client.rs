@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rtcbot_websocket::{CloseFrame, Error, Message, Options, Value, Websocket, json};
 
-use super::{Result, libwebsockets};
+use super::{Result, foxglove, libwebsockets, relay};
 
 /// How long a client waits for one message. It is less than the driver's deadline, so that the
 /// client can say what it waited for.
@@ -40,7 +40,13 @@ pub(super) fn run(scenario: &str, url: &str, options: Options) -> Result<()> {
         "abrupt" => abrupt(&options.connect(at("/abrupt"))?),
         "subprotocol" => subprotocol(&at("/subprotocol"), options),
         "headers" => headers(&options.header("X-Robot", "7").connect(at("/headers"))?),
-        "flood" => flood(&options.connect(at("/flood"))?),
+        "flood" => flood(&options.paused(true).connect(at("/flood"))?),
+        "foxglove-close" => foxglove::close(url, options),
+        "foxglove-exit" => foxglove::exit(url, options),
+        "foxglove-stop" => foxglove::stop(url, options),
+        "values" => values(&options.json(true).connect(at("/values"))?),
+        "robot" => relay::robot_client(&options.json(true).connect(at("/robot"))?),
+        "operator" => relay::operator_client(&options.json(true).connect(at("/operator"))?),
         _ if scenario.starts_with("lws-") => libwebsockets::run(scenario, url, options),
         _ => Err(format!("there is no scenario {scenario}").into()),
     }
@@ -111,11 +117,16 @@ fn json_texts(url: &str, options: &Options) -> Result<()> {
         &options.connect(url)?,
         JSON.iter().copied().chain([nested.as_str()]),
     )?;
-    let ws = options.clone().json(true).connect(url)?;
+    values(&options.clone().json(true).connect(url)?)
+}
+
+/// Values come back equal, in JSON mode.
+fn values(ws: &Websocket) -> Result<()> {
     for value in [
-        json!({"motor": 1, "speed": 0.5}),
-        json!([null, true, -1, 1.5e300, u64::MAX, "é\u{0}\"\\"]),
-        json!("a string"),
+        json!("Hello"),
+        json!({"foo": "bar"}),
+        json!({"motor": 1, "speed": 0.5, "lights": [true, false, null]}),
+        json!([-1, 0.1, 1.5e300, u64::MAX, "é\u{0}\"\\🚀", [[], {}]]),
         json!(null),
     ] {
         ws.put_nowait(value.clone())?;
@@ -218,6 +229,7 @@ fn headers(ws: &Websocket) -> Result<()> {
 }
 
 fn flood(ws: &Websocket) -> Result<()> {
+    start_reading(ws);
     let sender = ws.clone();
     let sending = thread::spawn(move || {
         (0..FLOOD).try_for_each(|n| sender.put_timeout(n.to_string(), LONG_DEADLINE))
@@ -226,6 +238,13 @@ fn flood(ws: &Websocket) -> Result<()> {
     expect(ws, &FLOOD.to_string())?;
     sending.join().map_err(|_| "the sender panicked")??;
     Ok(ws.close()?)
+}
+
+/// Lets the messages of a paused connection come. `get` has a queue then; before its first call, only
+/// the last 1024 messages are kept.
+pub(super) fn start_reading(ws: &Websocket) {
+    ws.try_get().ok();
+    ws.resume();
 }
 
 /// Takes the numbered messages of a flood.

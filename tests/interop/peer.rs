@@ -10,7 +10,9 @@
 //! line with what was wrong and exits with status 1.
 
 mod client;
+mod foxglove;
 mod libwebsockets;
+mod relay;
 mod ros;
 mod server;
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use percent_encoding::percent_decode_str;
 use rtcbot_websocket::{Message, Options, Request, Value, Websocket};
 
-use super::client::{DEADLINE, FLOOD, receive_flood, shown};
-use super::{Result, print, ros};
+use super::client::{DEADLINE, FLOOD, receive_flood, shown, start_reading};
+use super::{Result, print, relay, ros};
 
 /// Answers one request. The server has a thread for each.
 pub(super) fn answer(request: Request, options: Options) {
@@ -35,7 +35,10 @@ fn answer_path(path: &str, request: Request, options: Options) -> Result<()> {
             ws.wait_ready()?;
             until_closed(&ws, ws.subprotocol().unwrap_or_default().into())
         }
-        ["", "flood"] => flood(&options.accept(request)),
+        ["", "flood"] => flood(&options.paused(true).accept(request)),
+        ["", "values"] => echo(request, options.json(true)),
+        ["", "robot"] => relay::accept_robot(request, options),
+        ["", "operator"] => relay::accept_operator(request, options),
         ["", "ros"] => ros::answer(request, options),
         _ => Ok(request.respond(404, "there is no such path")?),
     }
@@ -100,6 +103,7 @@ fn headers(request: Request, options: Options) -> Result<()> {
 }
 
 fn flood(ws: &Websocket) -> Result<()> {
+    start_reading(ws);
     let sender = ws.clone();
     let sending = thread::spawn(move || (0..FLOOD).try_for_each(|n| sender.put(n.to_string())));
     if let Err(error) = receive_flood(ws) {

@@ -134,24 +134,52 @@ class Server(Process):
         return self.process.poll() is None
 
 
+class Client(Process):
+    """A client, whose last line has to be `ok`."""
+
+    def __init__(self, command, seconds):
+        super().__init__(command)
+        self.seconds = seconds
+        self.deadline = time.monotonic() + seconds
+        self.last = None
+
+    def next_line(self):
+        line = self.line(self.deadline)
+        if line is not None:
+            self.last = line
+        return line
+
+    def wait_for(self, wanted):
+        """Takes lines until this one comes."""
+        try:
+            while (line := self.next_line()) != wanted:
+                if line is None:
+                    self.finish()
+                    raise Failure(f"the client has ended, and did not print {wanted!r}")
+        except TimeoutError:
+            self.stop()
+            raise Failure(f"the client did not print {wanted!r}{self.last_error()}") from None
+
+    def finish(self):
+        """Waits for the end."""
+        try:
+            while self.next_line() is not None:
+                pass
+            status = self.process.wait(max(0.1, self.deadline - time.monotonic()))
+        except (TimeoutError, subprocess.TimeoutExpired):
+            said = f" after {self.last!r}" if self.last else ""
+            raise Failure(f"no end within {self.seconds} s{said}{self.last_error()}") from None
+        finally:
+            self.stop()
+        if status != 0:
+            raise Failure(f"{self.last or f'status {status}'}{self.last_error()}")
+        if self.last != "ok":
+            raise Failure(f"the client's last line is {self.last!r}")
+
+
 def run_client(command, seconds):
-    """Runs a client to its end. It has to print `ok` last."""
-    client = Process(command)
-    deadline = time.monotonic() + seconds
-    last = None
-    try:
-        while (line := client.line(deadline)) is not None:
-            last = line
-        status = client.process.wait(max(0.1, deadline - time.monotonic()))
-    except (TimeoutError, subprocess.TimeoutExpired):
-        said = f" after {last!r}" if last else ""
-        raise Failure(f"no end within {seconds} s{said}{client.last_error()}") from None
-    finally:
-        client.stop()
-    if status != 0:
-        raise Failure(f"{last or f'status {status}'}{client.last_error()}")
-    if last != "ok":
-        raise Failure(f"the client's last line is {last!r}")
+    """Runs a client to its end."""
+    Client(command, seconds).finish()
 
 
 class Bench:
@@ -185,13 +213,19 @@ class Bench:
         """Starts this crate's server."""
         return self.start([*self.ours, "server", "--listen", "127.0.0.1:0", *settings])
 
-    def run_ours(self, scenario, url, *settings, deadline=30):
-        """Runs this crate's client."""
-        run_client([*self.ours, "client", scenario, url, *settings], deadline)
+    def begin(self, command, deadline=30):
+        """Starts a client."""
+        client = Client(command, deadline)
+        self.started.append(client)
+        return client
 
     def run(self, command, deadline=30):
-        """Runs a client."""
+        """Runs a client to its end."""
         run_client(command, deadline)
+
+    def run_ours(self, scenario, url, *settings, deadline=30):
+        """Runs this crate's client."""
+        self.run([*self.ours, "client", scenario, url, *settings], deadline)
 
     def server(self, role, command, variant):
         """The server of this kind. It is started once, and again after it has ended."""

@@ -78,13 +78,13 @@ def python(name, requirements):
     return interpreter
 
 
-def debian(program, package):
-    """Installs a package of Debian's unless its program is there. Returns the package's version."""
+def debian(what, package):
+    """Installs a package of Debian's unless this program or file is there. Returns its version."""
     with once("apt"):
-        if shutil.which(program, path=PATH) is None:
+        if not (os.path.exists(what) if "/" in what else shutil.which(what, path=PATH)):
             if os.geteuid() != 0 or shutil.which("apt-get") is None:
                 raise InstallError(
-                    f"this needs {program}: install it, or run as root on a system with apt-get"
+                    f"this needs {what}: install it, or run as root on a system with apt-get"
                 )
             environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
             command("apt-get", "update", "-qq", env=environment)
@@ -119,3 +119,19 @@ def npm(name, packages):
 
     stamped(folder, "\n".join(packages), make)
     return str(folder / "node_modules")
+
+
+def c(source, library):
+    """Compiles a program in C with a library that pkg-config knows. Returns its path."""
+    folder = cache / source.stem
+    program = folder / source.stem
+
+    def make():
+        folder.mkdir(parents=True, exist_ok=True)
+        flags = command("pkg-config", "--cflags", "--libs", library).split()
+        warnings = ["-Wall", "-Wextra", "-Werror"]
+        command("cc", "-O1", *warnings, "-o", str(program), str(source), *flags)
+
+    version = command("pkg-config", "--modversion", library)
+    stamped(folder, version + source.read_text(), make)
+    return str(program)

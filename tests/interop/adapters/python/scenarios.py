@@ -14,12 +14,14 @@ A connection has these coroutines. Those of a library without coroutines run in 
     close(code, reason)         the whole closing handshake
     abort()                     ends TCP
 
-and `path` and `headers` of the request (of a server), and `subprotocol`.
+and `path` and `headers` of the request (of a server), and `subprotocol`. `library.own` may have
+coroutines for scenarios of its own, which receive the URL.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import sys
 import urllib.parse
 
@@ -110,10 +112,9 @@ async def within(awaitable, seconds, what):
 async def receives(ws, expected):
     received = await within(ws.recv(), LONG_TIMEOUT, f"waiting for {expected!r:.40}")
     # Text is str and binary is bytes, so this compares the kind too.
-    check(
-        received == expected,
-        f"expected {len(expected)}, {expected!r:.60}, received {len(received)}, {received!r:.60}",
-    )
+    if received != expected:
+        sizes = [len(each) for each in (expected, received) if hasattr(each, "__len__")]
+        raise AssertionError(f"expected {expected!r:.60}, received {received!r:.60}, {sizes}")
 
 
 async def come_back(ws, messages):
@@ -138,6 +139,9 @@ async def client(scenario, library, url, settings):
         at = f"{url}:{path}" if url.startswith("ws+unix:") else url + path
         return await within(library.connect(at, **settings, **more), TIMEOUT, "connecting")
 
+    if scenario in getattr(library, "own", {}):
+        await library.own[scenario](url)
+        return
     echoes = {
         "json": JSON,
         "unicode": UNICODE,
@@ -281,9 +285,14 @@ def main(library):
         asyncio.run(library.serve(given.listen, given.tls, deflate, handle))
         return
     settings = {"ca": given.ca, "deflate": deflate}
-    try:
-        asyncio.run(client(given.scenario, library, given.url, settings))
-    except Exception as error:
-        print(" ".join(f"{type(error).__name__}: {error}".split()), flush=True)
-        sys.exit(1)
+
+    async def run():
+        try:
+            await client(given.scenario, library, given.url, settings)
+        except Exception as error:
+            print(" ".join(f"{type(error).__name__}: {error}".split()), flush=True)
+            # A library may have tasks that cannot be cancelled.
+            os._exit(1)
+
+    asyncio.run(run())
     print("ok", flush=True)

@@ -1,3 +1,4 @@
+import pathlib
 import sys
 
 import install
@@ -16,6 +17,24 @@ def own(name, about, tls=False):
         bench.run_ours(f"lws-{name.split()[0]}", url, *settings)
 
     return Own(name, about, run)
+
+
+class Libwebsockets(Peer):
+    name = "libwebsockets"
+    title = "libwebsockets (C)"
+    lacks = {"server headers": "release 4.1 does not show its server a header that it does not know"}
+
+    def install(self):
+        install.debian("cc", "gcc")
+        install.debian("pkg-config", "pkg-config")
+        self.version = install.debian("/usr/include/libwebsockets.h", "libwebsockets-dev")
+        source = pathlib.Path(adapter("c/libwebsockets.c"))
+        self.program = install.c(source, "libwebsockets")
+
+    def client(self):
+        return [self.program]
+
+    server = client
 
 
 class TestServer(Peer):
@@ -42,4 +61,4 @@ class TestServer(Peer):
         return [sys.executable, adapter("lws_test_server.py")]
 
 
-PEERS = [TestServer()]
+PEERS = [Libwebsockets(), TestServer()]

@@ -1,14 +1,21 @@
 from peer import PythonPeer
 
-REQUIREMENTS = ["websockets==17.4"]
+VERSION = "17.4"
 
 
 class Asyncio(PythonPeer):
     name = "websockets-asyncio"
     title = "websockets (Python), asyncio"
-    version = "17.4"
-    requirements = REQUIREMENTS
+    version = VERSION
+    environment = "websockets"
+    requirements = [f"websockets=={VERSION}"]
     adapter = "python/websockets_asyncio.py"
 
 
-PEERS = [Asyncio()]
+class Threads(Asyncio):
+    name = "websockets-threads"
+    title = "websockets (Python), threads"
+    adapter = "python/websockets_threads.py"
+
+
+PEERS = [Asyncio(), Threads()]

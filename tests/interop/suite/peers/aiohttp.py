@@ -1,0 +1,17 @@
+from peer import PythonPeer
+
+
+class Aiohttp(PythonPeer):
+    name = "aiohttp"
+    title = "aiohttp (Python)"
+    version = "3.14.5"
+    environment = "aiohttp"
+    requirements = ["aiohttp==3.14.5"]
+    adapter = "python/aiohttp_.py"
+    lacks = {
+        "client fragments": "it sends each message in one frame",
+        "server fragmented": "it sends each message in one frame",
+    }
+
+
+PEERS = [Aiohttp()]
