@@ -101,7 +101,8 @@ function check(condition, what) {
 
 function show(value) {
   if (value instanceof Uint8Array) return `${value.length} bytes`;
-  const text = JSON.stringify(value) ?? String(value);
+  // A byte order mark would be invisible.
+  const text = (JSON.stringify(value) ?? String(value)).replaceAll('\ufeff', '\\ufeff');
   return text.length > 80 ? `${text.slice(0, 80)}… (${text.length})` : text;
 }
 
