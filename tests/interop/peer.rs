@@ -12,6 +12,7 @@
 mod client;
 mod foxglove;
 mod libwebsockets;
+mod networktables;
 mod relay;
 mod ros;
 mod server;

@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use rtcbot_websocket::{Message, Options, Request, Value, Websocket};
 
 use super::client::{DEADLINE, FLOOD, receive_flood, shown, start_reading};
-use super::{Result, print, relay, ros};
+use super::{Result, networktables, print, relay, ros};
 
 /// Answers one request. The server has a thread for each.
 pub(super) fn answer(request: Request, options: Options) {
@@ -39,6 +39,7 @@ fn answer_path(path: &str, request: Request, options: Options) -> Result<()> {
         ["", "values"] => echo(request, options.json(true)),
         ["", "robot"] => relay::accept_robot(request, options),
         ["", "operator"] => relay::accept_operator(request, options),
+        ["", "nt", _] => networktables::answer(request, options),
         ["", "ros"] => ros::answer(request, options),
         _ => Ok(request.respond(404, "there is no such path")?),
     }

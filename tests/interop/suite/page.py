@@ -145,7 +145,7 @@ def for_people(results, expected=None):
             cells = " | ".join(shown(each, role, scenario.name) for each in chosen)
             lines.append(f"| {scenario.name} | {cells} |")
         lines.append("")
-    lines += ["## Programs with a protocol of their own", ""]
+    lines += ["## What only some peers are asked for", ""]
     lines += ["| peer | what happens | |", "| --- | --- | --- |"]
     for each in columns(results, "own"):
         for own in each.peer.own:

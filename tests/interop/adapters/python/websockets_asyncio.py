@@ -5,7 +5,7 @@ import ssl
 
 import websockets.asyncio.client
 import websockets.asyncio.server
-from scenarios import Ended, listening, main
+from scenarios import Ended, come_back, listening, main, receives
 from websockets.exceptions import ConnectionClosed
 
 MAX_SIZE = 32 << 20
@@ -50,8 +50,49 @@ def ended(end):
     return Ended(end.rcvd.code, end.rcvd.reason) if end.rcvd else Ended(1006, str(end))
 
 
+async def mixed(url):
+    """Text and binary messages in order, sent while others are received."""
+    expected = [str(n) if n % 2 else n.to_bytes(4, "big") for n in range(1000)]
+    ws = await Library().connect(url + "/echo")
+
+    async def send_all():
+        for message in expected:
+            await ws.send(message)
+
+    sending = asyncio.create_task(send_all())
+    for message in expected:
+        await receives(ws, message)
+    await sending
+    await ws.close(1000, "")
+
+
+async def several(url):
+    """30 connections at once."""
+
+    async def one(number):
+        ws = await Library().connect(url + "/echo")
+        await come_back(ws, [f"{number}: {count}" for count in range(50)])
+        await ws.close(1000, "")
+
+    await asyncio.gather(*(one(number) for number in range(30)))
+
+
+async def cut_off(url):
+    """A connection that is cut off takes nothing else with it."""
+    other = await Library().connect(url + "/echo")
+    ws = await Library().connect(url + "/echo")
+    await ws.send("x" * (1 << 20))
+    await ws.abort()
+    await ws.ws.wait_closed()
+    await come_back(other, ["still there"])
+    await come_back(await Library().connect(url + "/echo"), ["and so is the server"])
+    await other.close(1000, "")
+
+
 class Library:
-    async def connect(self, url, ca, deflate, headers={}, subprotocols=[]):
+    own = {"mixed": mixed, "several": several, "cut-off": cut_off}
+
+    async def connect(self, url, ca=None, deflate=None, headers={}, subprotocols=[]):
         settings = {
             "additional_headers": headers,
             "subprotocols": subprotocols or None,
