@@ -100,10 +100,12 @@ def stop_all():
 
 
 class Server(Process):
-    def __init__(self, command):
+    """A server, which prints its URL after `announces`."""
+
+    def __init__(self, command, announces="listening on "):
         super().__init__(command)
         try:
-            self.url = self.wait_for("listening on ", START).removeprefix("listening on ")
+            self.url = self.wait_for(announces, START).removeprefix(announces)
         except Failure:
             self.stop()
             raise
@@ -203,9 +205,9 @@ class Bench:
     def path(self, name):
         return str(pathlib.Path(self.folder.name) / name)
 
-    def start(self, command):
+    def start(self, command, *announces):
         """Starts a server, which is ended with the bench."""
-        server = Server(command)
+        server = Server(command, *announces)
         self.started.append(server)
         return server
 

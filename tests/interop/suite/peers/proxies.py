@@ -1,7 +1,14 @@
 import sys
 
 import install
-from peer import Peer, adapter
+from peer import Own, Peer, adapter
+
+
+def over_tls(peer, bench):
+    server = bench.server("server", peer.server(), "tls")
+    url = f"wss://localhost:{server.url.rsplit(':', 1)[1]}"
+    for scenario in ("json", "binary-16MiB", "ping", "headers", "close-by-server", "abrupt", "flood"):
+        bench.run_ours(scenario, url, "--ca", bench.certificates.ca, deadline=60)
 
 
 class Proxy(Peer):
@@ -9,6 +16,15 @@ class Proxy(Peer):
 
     no_client = "it is a proxy"
     lacks = {"server fragmented": "the server behind it sends each message in one frame"}
+
+    own = [
+        Own(
+            "over TLS",
+            "ends TLS: 16 MiB, 10 000 messages each way, pings, headers, a Close frame and an "
+            "abrupt end pass through it",
+            over_tls,
+        )
+    ]
 
     def install(self):
         self.version = install.debian(self.name, self.name)
