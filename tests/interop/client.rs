@@ -240,8 +240,8 @@ fn flood(ws: &Websocket) -> Result<()> {
     Ok(ws.close()?)
 }
 
-/// Lets the messages of a paused connection come. `get` has a queue then; before its first call, only
-/// the last 1024 messages are kept.
+/// Lets the messages of a paused connection come. `get` has a queue then; before its first call,
+/// only the last 1024 messages are kept.
 pub(super) fn start_reading(ws: &Websocket) {
     ws.try_get().ok();
     ws.resume();

@@ -30,8 +30,8 @@ fn connect(url: &str, options: Options, protocol: &str) -> Result<Websocket> {
     }
 }
 
-/// The server sends a number every 50 ms, the next one each time. It starts again after "reset", and
-/// closes after "closeme".
+/// The server sends a number every 50 ms, the next one each time. It starts again after "reset",
+/// and closes after "closeme".
 fn increment(ws: &Websocket) -> Result<()> {
     let first = number(ws)?;
     for next in first + 1..first + 5 {

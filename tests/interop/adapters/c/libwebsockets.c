@@ -221,8 +221,6 @@ static const char *const json[] = {
     "{}", "1.0", "-0", "1e400", "0.1e-7", "18446744073709551616",
     "[9007199254740993, 123456789012345678901234567890]", "{\"a\":1,\"a\":2}",
     "{ \"b\" : 1.0,\t\"a\":[ ] }", " [1]\r\n", "\"\\ud800\"", "\"\\u0000\\/\\u00e9\"",
-    "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["
-    "]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]",
     "NaN", "{\"not\": JSON", NULL,
 };
 
@@ -238,6 +236,13 @@ static void echo(int kind, const void *bytes, size_t length) {
 
 static void echo_texts(const char *const *texts) {
     for (; *texts; texts++) echo(LWS_WRITE_TEXT, *texts, strlen(*texts));
+}
+
+static void echo_nested(void) {
+    char text[200];
+    memset(text, '[', 100);
+    memset(text + 100, ']', 100);
+    echo(LWS_WRITE_TEXT, text, sizeof text);
 }
 
 static void echo_bytes(size_t length) {
@@ -271,6 +276,7 @@ static const char *prepare(const char *scenario) {
     the_client.close_code = 1000;
     if (!strcmp(scenario, "json")) {
         echo_texts(json);
+        echo_nested();
     } else if (!strcmp(scenario, "unicode")) {
         echo_texts(unicode);
         echo(LWS_WRITE_TEXT, "a\0b", 3);

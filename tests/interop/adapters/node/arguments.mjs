@@ -1,6 +1,7 @@
 // The arguments of the adapters that run in Node, and how their clients end.
 
-// Returns { role: 'server', listen, tls, deflate } or { role: 'client', scenario, url, ca, deflate }.
+// Returns { role: 'server', listen, tls, deflate }
+// or { role: 'client', scenario, url, ca, deflate }.
 export function parse([role, ...rest]) {
   const settings = { role };
   const positional = [];

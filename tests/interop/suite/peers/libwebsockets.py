@@ -22,7 +22,7 @@ def own(name, about, tls=False):
 class Libwebsockets(Peer):
     name = "libwebsockets"
     title = "libwebsockets (C)"
-    lacks = {"server headers": "release 4.1 does not show its server a header that it does not know"}
+    lacks = {"server headers": "release 4.1 does not show its server unknown headers"}
 
     def install(self):
         install.debian("cc", "gcc")
