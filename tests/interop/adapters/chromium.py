@@ -112,7 +112,9 @@ class Browser:
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self.session = attached["sessionId"]
         self.call("Page.enable", self.session)
-        self.call("Page.navigate", self.session, url=url)
+        answer = self.call("Page.navigate", self.session, url=url)
+        if error := answer.get("errorText"):
+            raise Wrong(f"{url}: {error}")
         # The tab has loaded about:blank before.
         self.wait_for("Page.frameNavigated", lambda event: event["frame"]["url"] == url)
         self.wait_for("Page.loadEventFired")
@@ -163,10 +165,11 @@ class Browser:
         return json.loads(message)
 
     def close(self):
-        self.process.terminate()
+        """Lets the browser end. It writes its profile before."""
         try:
+            os.write(self.commands, b'{"id": 0, "method": "Browser.close"}\0')
             self.process.wait(10)
-        except subprocess.TimeoutExpired:
+        except (BrokenPipeError, subprocess.TimeoutExpired):
             self.process.kill()
             self.process.wait()
 
