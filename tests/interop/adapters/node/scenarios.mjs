@@ -245,6 +245,36 @@ const scenarios = {
     same(await connection.receive(), `${FLOOD}`);
     await connection.close();
   },
+
+  // The following are for ws only.
+
+  async mixed(peer, url) {
+    const connection = await Connection.open(peer, `${url}/echo`);
+    const sent = Array.from({ length: 1000 }, (_, n) => (n % 2 ? `${n}` : bytes(n)));
+    for (const message of sent) connection.socket.send(message);
+    for (const message of sent) same(await connection.receive(), message);
+    await connection.close();
+  },
+
+  async several(peer, url) {
+    const one = async (_, number) => {
+      const connection = await Connection.open(peer, `${url}/echo`);
+      for (let count = 0; count < 50; count++) await connection.comesBack(`${number}: ${count}`);
+      await connection.close();
+    };
+    await Promise.all(Array.from({ length: 30 }, one));
+  },
+
+  async 'last-messages'(peer, url) {
+    const connection = await Connection.open(peer, `${url}/echo`);
+    const sent = Array.from({ length: 100 }, (_, n) => `${n}`);
+    for (const message of sent) connection.socket.send(message);
+    // Unlike the browsers' WebSocket, ws still passes on what arrives after this.
+    connection.socket.close(4001, 'bye');
+    for (const message of sent) same(await connection.receive(), message);
+    const end = await connection.closed;
+    check(end.wasClean && end.code === 4001, `the end is ${show(end)}`);
+  },
 };
 
 // Runs one scenario against the server with this URL, which has no path. The promise is rejected

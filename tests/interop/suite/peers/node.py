@@ -3,7 +3,14 @@ from peer import Own, Peer, adapter
 
 PACKAGES = ["ws@8.23.0", "roslib@2.1.0"]
 
-BROWSERS = "the browsers' interface, which it has, has no"
+
+def echo(scenario):
+    def run(peer, bench):
+        # The same server for all of them.
+        server = bench.server("client", bench.ours, "plain")
+        bench.run([*peer.client(), "client", scenario, server.url])
+
+    return run
 
 
 class NodePeer(Peer):
@@ -26,6 +33,16 @@ class Ws(NodePeer):
     title = "ws (Node)"
     version = "8.23.0"
     adapter = "node/ws.mjs"
+    own = [
+        Own("mixed", "1000 messages, in turn text and binary, come back in order", echo("mixed")),
+        Own("several", "30 of its clients at once", echo("several")),
+        Own(
+            "last-messages",
+            "its client sends 100 messages and a Close frame at once, and all come back before "
+            "the reply to that",
+            echo("last-messages"),
+        ),
+    ]
 
 
 class Builtin(NodePeer):
@@ -34,9 +51,9 @@ class Builtin(NodePeer):
     adapter = "node/builtin.mjs"
     no_server = "Node has no server of its own"
     lacks = {
-        "fragments": f"{BROWSERS} messages in several frames",
-        "ping": f"{BROWSERS} pings",
-        "unix": f"{BROWSERS} Unix sockets",
+        "fragments": "Node's own WebSocket sends each message in one frame",
+        "ping": "Node's own WebSocket cannot send pings",
+        "unix": "Node's own WebSocket has no Unix sockets",
     }
 
     def install(self):
