@@ -515,7 +515,8 @@ static const struct lws_protocols protocols[] = {
     PROTOCOL("none"), PROTOCOL("second"), {NULL, NULL, 0, 0, 0, NULL, 0}};
 
 static struct lws_extension extensions[] = {
-    {"permessage-deflate", lws_extension_callback_pm_deflate, "permessage-deflate"},
+    {"permessage-deflate", lws_extension_callback_pm_deflate,
+     "permessage-deflate; client_max_window_bits"},
     {NULL, NULL, NULL},
 };
 

@@ -4,6 +4,7 @@
 // A peer is an object with these functions:
 //
 //     open(url, { protocols, headers })   returns a WebSocket that is connecting
+//     extensions(socket)                  optional: the server's choice with its parameters
 //     ping(socket, payload)               optional: sends a ping; a promise of the pong's payload
 //     fragments(socket, parts, binary)    optional: sends the parts, bytes, as one message's frames
 //
@@ -72,7 +73,7 @@ class Connection {
       });
       connection.closed.then(() => reject(new Error('cannot connect')));
     });
-    checkDeflate(peer.deflate, socket.extensions);
+    checkDeflate(peer.deflate, peer.extensions?.(socket) ?? socket.extensions);
     return connection;
   }
 

@@ -121,13 +121,20 @@ function serve({ listen, tls, deflate }) {
 function connect({ scenario, url, ca, deflate }) {
   return run(scenario, url, {
     deflate,
-    open: (url, { protocols, headers }) =>
-      new WebSocket(url, protocols ?? [], {
+    open: (url, { protocols, headers }) => {
+      const socket = new WebSocket(url, protocols ?? [], {
         headers,
         ca: ca && readFileSync(ca),
         maxPayload: 64 << 20,
         perMessageDeflate: perMessageDeflate(deflate),
-      }),
+      });
+      // The property `extensions` of ws has their names only.
+      socket.on('upgrade', (response) => {
+        socket.agreed = response.headers['sec-websocket-extensions'] ?? '';
+      });
+      return socket;
+    },
+    extensions: (socket) => socket.agreed,
     ping: (socket, payload) =>
       new Promise((resolve) => {
         socket.once('pong', (data) => resolve(data.toString()));
