@@ -17,6 +17,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use rtcbot_websocket::transport::{Halves, ReadHalf, ShutdownHandle, Transport, WriteHalf};
 use rtcbot_websocket::{Bytes, Message, Options, Queue, Server, Websocket};
 use tungstenite::Message as Wire;
+use tungstenite::protocol::frame::Frame;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
 
 /// The commands of the raw peer.
 #[derive(Clone, Copy)]
@@ -283,40 +285,84 @@ fn puts_when_idle(c: &mut Criterion) {
     group.finish();
 }
 
+/// The default of `Options::fragment_size`.
+const FRAGMENT: usize = 64 << 10;
+
+/// Divides a text message into frames, as this crate does.
+fn fragments(message: &Wire) -> Vec<Wire> {
+    let payload = message.clone().into_data();
+    let parts = payload.chunks(FRAGMENT).enumerate();
+    let frames = parts.map(|(n, part)| {
+        let kind = if n == 0 { Data::Text } else { Data::Continue };
+        let is_final = (n + 1) * FRAGMENT >= payload.len();
+        Frame::message(payload.slice_ref(part), OpCode::Data(kind), is_final)
+    });
+    frames.map(Wire::Frame).collect()
+}
+
+/// One-way messages. A peer that joins the frames of a message takes longer to receive it: compare
+/// with a raw client that sends such frames.
 fn sends(c: &mut Criterion) {
-    let mut group = c.benchmark_group("sends_64B");
-    group.throughput(Throughput::Elements(1));
-    let url = raw_server(Peer::Sink);
+    let cases = [
+        ("sends_64B", 64),
+        ("sends_1KiB", 1 << 10),
+        ("sends_16KiB", 16 << 10),
+        ("sends_64KiB", 64 << 10),
+        ("sends_1MiB", 1 << 20),
+        ("sends_16MiB", 16 << 20),
+    ];
+    for (name, size) in cases {
+        let mut group = c.benchmark_group(name);
+        group.throughput(Throughput::Elements(1));
+        let url = raw_server(Peer::Sink);
 
-    let mut raw = raw_client(&url);
-    let payload = Wire::text("x".repeat(64));
-    group.bench_function("raw", |b| {
-        b.iter_custom(|n| {
-            let start = Instant::now();
-            raw.write(Wire::text(n.to_string())).unwrap();
-            for _ in 0..n {
-                raw.write(payload.clone()).unwrap();
-            }
-            raw.flush().unwrap();
-            raw.read().unwrap();
-            start.elapsed()
+        let mut raw = raw_client(&url);
+        let payload = Wire::text("x".repeat(size));
+        group.bench_function("raw", |b| {
+            b.iter_custom(|n| {
+                let start = Instant::now();
+                raw.write(Wire::text(n.to_string())).unwrap();
+                for _ in 0..n {
+                    raw.write(payload.clone()).unwrap();
+                }
+                raw.flush().unwrap();
+                raw.read().unwrap();
+                start.elapsed()
+            });
         });
-    });
 
-    let ws = client(&url);
-    let message = text(64);
-    group.bench_function("own", |b| {
-        b.iter_custom(|n| {
-            let start = Instant::now();
-            ws.put(n.to_string()).unwrap();
-            for _ in 0..n {
-                ws.put(message.clone()).unwrap();
-            }
-            ws.get().unwrap();
-            start.elapsed()
+        if size > FRAGMENT {
+            group.bench_function("raw, in frames of 64 KiB", |b| {
+                b.iter_custom(|n| {
+                    let start = Instant::now();
+                    raw.write(Wire::text(n.to_string())).unwrap();
+                    for _ in 0..n {
+                        for frame in fragments(&payload) {
+                            raw.write(frame).unwrap();
+                        }
+                    }
+                    raw.flush().unwrap();
+                    raw.read().unwrap();
+                    start.elapsed()
+                });
+            });
+        }
+
+        let ws = client(&url);
+        let message = text(size);
+        group.bench_function("own", |b| {
+            b.iter_custom(|n| {
+                let start = Instant::now();
+                ws.put(n.to_string()).unwrap();
+                for _ in 0..n {
+                    ws.put(message.clone()).unwrap();
+                }
+                ws.get().unwrap();
+                start.elapsed()
+            });
         });
-    });
-    group.finish();
+        group.finish();
+    }
 }
 
 fn receives(c: &mut Criterion) {

@@ -63,6 +63,8 @@ pub struct Options {
     pub(crate) ping_timeout: Option<Duration>,
     max_message_size: Option<usize>,
     pub(crate) send_queue: usize,
+    /// The maximum payload of a frame, at least 1.
+    pub(crate) fragment_size: usize,
     pub(crate) receive_queue: Queue,
     pub(crate) receive_queue_bytes: usize,
     /// How many bytes are read from the socket at a time. Fuzz targets set a smaller number.
@@ -96,6 +98,7 @@ impl Default for Options {
             ping_timeout: Some(Duration::from_secs(20)),
             max_message_size: None,
             send_queue: 16 << 20,
+            fragment_size: 64 << 10,
             receive_queue: Queue::default(),
             receive_queue_bytes: 16 << 20,
             read_buffer: 16 << 10,
@@ -320,7 +323,8 @@ impl Options {
     ///
     /// A longer message ends the connection with [`Error::MessageTooBig`]. The peer receives close
     /// code 1009, with the message's size and the limit in the reason. A message takes memory as it
-    /// arrives, not by the length in the head of its frame.
+    /// arrives, not by the length in the head of its frame. It is delivered when all of it has
+    /// arrived; no part is delivered before.
     ///
     /// Defaults to 16 MiB for clients and for [`pair`](Self::pair), and to **1 MiB for servers**
     /// ([`accept`](Self::accept)), because strangers may connect to a server.
@@ -379,6 +383,38 @@ impl Options {
     #[doc(alias = "max_write_buffer_size")]
     pub fn send_queue(mut self, bytes: usize) -> Self {
         self.send_queue = bytes;
+        self
+    }
+
+    /// Sets the maximum payload of a frame, in bytes. A longer message is sent in several frames.
+    ///
+    /// The peer receives it as one message (RFC 6455, section 5.4), and so does this crate. Between
+    /// two of its frames, pings, pongs and the Close frame are sent. So the answer to a ping does
+    /// not wait until a message of 16 MiB has been sent, and a peer with a short ping timeout does
+    /// not give up. No other message is sent between the frames, because the RFC forbids that.
+    ///
+    /// About this number of bytes is also passed to the system at a time, if several messages are
+    /// queued. A smaller size shortens the wait on a slow link: at 1 MB/s, 64 KiB take 66 ms. It
+    /// takes more system calls. What the system has accepted and not sent yet is ahead of a ping
+    /// with every size.
+    ///
+    /// 0 sends every message in one frame, for a peer that does not accept several.
+    ///
+    /// Defaults to 64 KiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::Options;
+    ///
+    /// let (robot, operator) = Options::new().fragment_size(1 << 10).pair();
+    /// let image = vec![0u8; 100_000];
+    /// robot.put_nowait(image.clone())?; // is sent in 98 frames
+    /// assert_eq!(operator.get()?.as_bytes(), Some(&image[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn fragment_size(mut self, bytes: usize) -> Self {
+        self.fragment_size = if bytes == 0 { usize::MAX } else { bytes };
         self
     }
 

@@ -4,6 +4,9 @@
 //! It does not know the send queue. The thread that has it adds to [`FrameWriter::messages`], and
 //! afterwards takes [what was written](FrameWriter::take_done). See
 //! [`send_queue`](super::send_queue).
+//!
+//! A long message is encoded in several frames. After each write to the transport, control frames
+//! can be sent before the next frame.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -13,16 +16,18 @@ use tungstenite::protocol::frame::CloseFrame as WireCloseFrame;
 use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext};
 
 use super::control_frames::{Frames, SendClose};
+use super::fragments::Fragments;
 use crate::message::Message;
 use crate::net::transport::{WriteHalf, is_timeout};
+use crate::options::Options;
 use crate::panics::{drop_caught, drop_each};
 
 /// If a thread puts messages at shorter intervals than this, the writer thread writes them, since
 /// it can send many at a time.
 const RECENTLY: Duration = Duration::from_micros(20);
 
-/// The number of encoded bytes that are collected before they are written. Fewer are written if the
-/// queue is empty.
+/// The maximum number of encoded bytes that are collected before they are written. Fewer are
+/// written if the queue is empty, and with a smaller [`Options::fragment_size`].
 const WRITE_BUFFER: usize = 64 << 10;
 
 /// Whether a write may wait for the transport.
@@ -35,13 +40,18 @@ pub(crate) enum Wait {
 /// Writes frames. Each connection has one.
 ///
 /// If a write returns an error for which [`is_timeout`] is true, the transport has taken a part,
-/// and the rest is in the codec's buffer or in `messages`. Any other error is final, because the
-/// stream may have ended within a frame.
+/// and the rest is in the codec's buffer, in `partial` or in `messages`. Any other error is final,
+/// because the stream may have ended within a frame.
 pub(crate) struct FrameWriter {
     codec: WebSocketContext,
     role: WireRole,
     out: Out,
     json: bool,
+    /// The maximum payload of a message's frame.
+    fragment_size: usize,
+    /// The message of which some frames have been encoded. The other messages follow its last one
+    /// (RFC 6455, section 5.4).
+    partial: Option<Partial>,
     /// The messages to encode next.
     messages: VecDeque<Message>,
     last_flush: Option<Instant>,
@@ -52,7 +62,7 @@ pub(crate) struct FrameWriter {
     ping_encoded: bool,
     /// Whether a long message has made the codec's buffer longer than usual.
     has_grown: bool,
-    /// The numbers of encoded messages and of encoded bytes, including frame headers.
+    /// The numbers of completely encoded messages and of encoded bytes, including frame headers.
     encoded_messages: u64,
     encoded_bytes: u64,
     unwritten: Unwritten,
@@ -64,7 +74,14 @@ pub(crate) struct FrameWriter {
     ping_written: bool,
 }
 
-/// The messages that were encoded and have not been written completely.
+/// A message that is sent in several frames.
+struct Partial {
+    /// The message itself, which another connection may send.
+    message: Message,
+    fragments: Fragments,
+}
+
+/// The messages that were encoded completely and have not been written completely.
 struct Unwritten {
     /// The position in the connection's bytes at which each of them ends.
     ends: VecDeque<u64>,
@@ -99,23 +116,22 @@ pub(crate) struct Unsent {
 }
 
 impl FrameWriter {
-    /// Creates the frame writer of a connection. With `keep`, messages are kept until they have
-    /// been written.
-    pub(crate) fn new(
-        role: WireRole,
-        half: Box<dyn WriteHalf>,
-        json: bool,
-        keep: bool,
-    ) -> Box<Self> {
+    /// Creates the frame writer of a connection. If another connection may follow, messages are
+    /// kept until they have been written.
+    pub(crate) fn new(role: WireRole, half: Box<dyn WriteHalf>, options: &Options) -> Box<Self> {
+        let fragment_size = options.fragment_size;
+        let keep = options.reconnect.is_some();
         Box::new(FrameWriter {
-            codec: writing_codec(role),
+            codec: writing_codec(role, fragment_size),
             role,
             out: Out {
                 half,
                 wait: Wait::Yes,
                 written: 0,
             },
-            json,
+            json: options.json,
+            fragment_size,
+            partial: None,
             messages: VecDeque::new(),
             last_flush: None,
             writing: false,
@@ -146,14 +162,19 @@ impl FrameWriter {
         &mut self.messages
     }
 
-    /// Returns the number of encoded messages.
+    /// Returns whether there is something to encode.
+    pub(super) fn has_messages(&self) -> bool {
+        self.partial.is_some() || !self.messages.is_empty()
+    }
+
+    /// Returns the number of completely encoded messages.
     pub(super) fn encoded(&self) -> u64 {
         self.encoded_messages
     }
 
     /// Returns the number of messages that have not been encoded, or not been written completely.
     pub(super) fn in_writer(&self) -> usize {
-        self.messages.len() + self.unwritten.ends.len()
+        usize::from(self.partial.is_some()) + self.messages.len() + self.unwritten.ends.len()
     }
 
     /// Returns whether the last write was so short a time ago that more messages are likely to
@@ -200,11 +221,13 @@ impl FrameWriter {
         })
     }
 
-    /// Encodes the messages.
+    /// Encodes messages, until there are no more or the transport has taken something: so control
+    /// frames that are requested during a write follow it.
     pub(super) fn write_messages(&mut self, wait: Wait) -> tungstenite::Result<()> {
         self.attempt(wait, |writer| {
-            while let Some(message) = writer.messages.pop_front() {
-                writer.encode_message(message)?;
+            let before = writer.out.written;
+            while writer.has_messages() && writer.out.written == before {
+                writer.encode_next()?;
             }
             Ok(())
         })
@@ -254,22 +277,57 @@ impl FrameWriter {
         result
     }
 
-    fn encode_message(&mut self, message: Message) -> tungstenite::Result<()> {
-        let wire = message.to_wire(self.json);
+    /// Encodes the next frame, or prepares the next message for it.
+    fn encode_next(&mut self) -> tungstenite::Result<()> {
+        if let Some(Partial {
+            message,
+            mut fragments,
+        }) = self.partial.take()
+        {
+            self.has_grown = true;
+            let frame = fragments.next_frame();
+            let is_last = frame.header().is_final;
+            let frame = tungstenite::Message::Frame(frame);
+            if is_last {
+                drop(fragments);
+                return self.encode_last(message, frame);
+            }
+            self.partial = Some(Partial { message, fragments });
+            return self.encode(frame);
+        }
+        let Some(message) = self.messages.pop_front() else {
+            return Ok(());
+        };
+        match Fragments::divide(message.to_wire(self.json), self.fragment_size) {
+            Ok(fragments) => {
+                // A message of a source may still have a JSON value.
+                let message = message.without_value().0;
+                self.partial = Some(Partial { message, fragments });
+                Ok(())
+            }
+            Err(undivided) => self.encode_last(message, undivided),
+        }
+    }
+
+    /// Encodes the last frame of a message, or its only one.
+    fn encode_last(
+        &mut self,
+        message: Message,
+        frame: tungstenite::Message,
+    ) -> tungstenite::Result<()> {
         self.encoded_messages += 1;
-        let end = self.encoded_bytes + frame_length(wire.len(), self.role);
+        let end = self.encoded_bytes + frame_length(payload_length(&frame), self.role);
         self.unwritten.ends.push_back(end);
         // A message may own a user's value, with a destructor that panics. A copy is kept during
         // the encoding, so that the codec does not drop the last one.
         let sent = match &mut self.unwritten.messages {
             Some(messages) => {
-                // A message of a source may still have a JSON value.
                 messages.push_back(message.without_value().0);
                 None
             }
             None => Some(message),
         };
-        let encoded = self.encode(wire);
+        let encoded = self.encode(frame);
         drop_caught(sent);
         encoded
     }
@@ -277,8 +335,9 @@ impl FrameWriter {
     /// Encodes a frame, and writes the encoded bytes if there are many. The frame is encoded even
     /// if the transport returns an error.
     fn encode(&mut self, message: tungstenite::Message) -> tungstenite::Result<()> {
-        self.encoded_bytes += frame_length(message.len(), self.role);
-        self.has_grown |= message.len() > WRITE_BUFFER;
+        let payload = payload_length(&message);
+        self.encoded_bytes += frame_length(payload, self.role);
+        self.has_grown |= payload > WRITE_BUFFER;
         self.codec.write(&mut self.out, message)
     }
 
@@ -286,8 +345,8 @@ impl FrameWriter {
         self.codec.flush(&mut self.out)?;
         debug_assert_eq!(self.encoded_bytes, self.out.written);
         if std::mem::take(&mut self.has_grown) {
-            // A new codec frees the buffer, which is as long as the longest message.
-            self.codec = writing_codec(self.role);
+            // A new codec frees the buffer, which is as long as the longest frame.
+            self.codec = writing_codec(self.role, self.fragment_size);
         }
         if std::mem::take(&mut self.ping_encoded) {
             self.ping_written = true;
@@ -328,6 +387,7 @@ impl FrameWriter {
         let written = self.written();
         let mut messages = self.unwritten.messages.unwrap_or_default();
         let mut lost = self.unwritten.ends.len() - messages.len();
+        messages.extend(self.partial.map(|partial| partial.message));
         messages.append(&mut self.messages);
         // The next connection has its own greeting.
         let mut greeting = self.greeting.saturating_sub(written as usize);
@@ -344,11 +404,19 @@ impl FrameWriter {
 }
 
 /// Creates a codec that only writes.
-fn writing_codec(role: WireRole) -> WebSocketContext {
+fn writing_codec(role: WireRole, fragment_size: usize) -> WebSocketContext {
     let config = WebSocketConfig::default()
         .read_buffer_size(0)
-        .write_buffer_size(WRITE_BUFFER);
+        .write_buffer_size(fragment_size.min(WRITE_BUFFER));
     WebSocketContext::new(role, Some(config))
+}
+
+/// Returns the length of a frame's payload in bytes.
+fn payload_length(frame: &tungstenite::Message) -> usize {
+    match frame {
+        tungstenite::Message::Frame(frame) => frame.payload().len(),
+        other => other.len(),
+    }
 }
 
 /// Returns the length of a frame in bytes (RFC 6455, section 5.2).
@@ -412,158 +480,4 @@ impl Read for Out {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::control_frames::Control;
-    use super::super::send_queue::{MESSAGES_PER_TURN, Progress, SendQueue};
-    use super::*;
-    use parking_lot::Mutex;
-    use std::sync::Arc;
-    use std::sync::atomic::Ordering;
-
-    /// A transport that takes nothing without waiting.
-    struct Full(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Full {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl WriteHalf for Full {
-        fn try_write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::WouldBlock.into())
-        }
-
-        fn set_timeout(&mut self, _: Option<Duration>) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn shutdown_write(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn pings_and_pongs_are_sent_later_if_the_transport_is_full() {
-        let send_queue = SendQueue::new(1 << 20);
-        let wire = Arc::new(Mutex::new(Vec::new()));
-        let half = Box::new(Full(wire.clone()));
-        let mut writer = FrameWriter::new(WireRole::Server, half, false, false);
-        for _ in 0..10 {
-            send_queue.put_nowait(vec![0; 16_000].into()).unwrap();
-        }
-        // These are more bytes than are collected before they are written.
-        assert!(!send_queue.write_now(&mut writer));
-        let words = ["pong one", "pong two", "the ping"];
-        send_queue.pong(words[0].into());
-        send_queue.pong(words[1].into());
-        send_queue.ping(words[2].into());
-        assert!(!send_queue.write_now(&mut writer));
-        assert_eq!(send_queue.ping_written(), None);
-        assert_eq!(send_queue.write(&mut writer).unwrap(), Progress::Drained);
-        assert!(send_queue.ping_written().is_some());
-        let wire = wire.lock();
-        for word in words {
-            let found = wire.windows(word.len()).any(|part| part == word.as_bytes());
-            assert!(found, "{word}");
-        }
-    }
-
-    #[test]
-    fn a_thread_that_puts_a_message_writes_one_turn() {
-        let send_queue = SendQueue::new(1 << 20);
-        let half = Box::new(Full(Arc::default()));
-        let mut writer = FrameWriter::new(WireRole::Server, half, false, false);
-        for _ in 0..10 * MESSAGES_PER_TURN {
-            send_queue.put_nowait("x".into()).unwrap();
-        }
-        assert!(!send_queue.write_now(&mut writer));
-        assert_eq!(writer.encoded(), MESSAGES_PER_TURN as u64);
-        assert_eq!(send_queue.write(&mut writer).unwrap(), Progress::Drained);
-        assert_eq!(writer.written(), 10 * MESSAGES_PER_TURN as u64);
-    }
-
-    /// A transport that takes this many bytes and then fails.
-    struct Breaks(usize);
-
-    impl Write for Breaks {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let taken = bytes.len().min(self.0);
-            self.0 -= taken;
-            match taken {
-                0 => Err(io::ErrorKind::ConnectionReset.into()),
-                _ => Ok(taken),
-            }
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl WriteHalf for Breaks {
-        fn set_timeout(&mut self, _: Option<Duration>) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn shutdown_write(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn messages_that_were_not_written_completely_are_left_for_the_next_connection() {
-        const COUNT: usize = 200;
-        // A client's frames of 100, 200 and 70 000 bytes.
-        let sizes = |n: usize| [100, 200, 70_000][n % 3];
-        let ends: Vec<usize> = (0..COUNT)
-            .scan(0, |end, n| {
-                *end += frame_length(sizes(n), WireRole::Client) as usize;
-                Some(*end)
-            })
-            .collect();
-        for broken_after in [0, 1, 105, 106, 107, 313, 314, 70_000, 70_328, 1_000_000] {
-            let send_queue = SendQueue::new(1 << 30);
-            let half = Box::new(Breaks(broken_after));
-            let mut writer = FrameWriter::new(WireRole::Client, half, false, true);
-            for n in 0..COUNT {
-                let payload = vec![n as u8; sizes(n)];
-                send_queue.put_nowait(payload.into()).unwrap();
-            }
-            send_queue.write(&mut writer).unwrap_err();
-            assert_eq!(send_queue.take_back(writer.end(), false), 0);
-            let written = ends.iter().filter(|end| **end <= broken_after).count();
-            let mut left = VecDeque::new();
-            let all = |_: &mut Control, _| ((), true);
-            for n in written..COUNT {
-                send_queue.consumer().take(&mut left, 1, all);
-                let message = left.pop_front().unwrap();
-                assert_eq!(message.as_bytes().unwrap()[0], n as u8);
-            }
-            assert_eq!(
-                send_queue.sent().unconfirmed.load(Ordering::Relaxed),
-                written as u64
-            );
-        }
-    }
-    #[test]
-    fn a_message_that_comes_back_has_its_key_again() {
-        let send_queue = SendQueue::new(1 << 20);
-        let half = Box::new(Breaks(0));
-        let mut writer = FrameWriter::new(WireRole::Client, half, false, true);
-        send_queue.put_latest("key", "old".into()).unwrap();
-        send_queue.put_nowait("other".into()).unwrap();
-        send_queue.write(&mut writer).unwrap_err();
-        send_queue.take_back(writer.end(), false);
-        send_queue.put_latest("key", "new".into()).unwrap();
-        let mut left = VecDeque::new();
-        let all = |_: &mut Control, _| ((), true);
-        send_queue.consumer().take(&mut left, 3, all);
-        assert_eq!(left, ["new", "other"]);
-    }
-}
+mod tests;

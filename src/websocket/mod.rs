@@ -6,6 +6,7 @@ mod connect;
 mod connection_id;
 mod control_frames;
 mod event_callback;
+mod fragments;
 mod frame_writer;
 mod handle;
 mod json;
@@ -1401,8 +1402,10 @@ impl Websocket {
         self.shared().info.lock().clone()
     }
 
-    /// Sends a ping (RFC 6455, section 5.5.2), ahead of the queued messages, to measure the round
-    /// trip on demand. Does not wait.
+    /// Sends a ping (RFC 6455, section 5.5.2) to measure the round trip on demand. Does not wait.
+    ///
+    /// It is sent ahead of the queued messages, and between two frames of a [long
+    /// message](Options::fragment_size).
     ///
     /// The returned channel receives the time until the pong. It is disconnected if no pong arrives
     /// before the connection ends. [`Options::ping_interval`] keeps the connection alive; this

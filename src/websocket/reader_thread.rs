@@ -137,8 +137,7 @@ impl ReaderThread {
             return;
         }
         crate::logging::debug!("{}: ready", shared.name);
-        let keep = options.reconnect.is_some();
-        let mut writer = FrameWriter::new(role, halves.write, options.json, keep);
+        let mut writer = FrameWriter::new(role, halves.write, options);
         writer.greet(greeting);
         match writer_thread::start(shared, writer) {
             Ok(thread) => self.writer = Some(thread),

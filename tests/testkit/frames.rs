@@ -131,6 +131,8 @@ pub struct FrameReader {
     pub head: Option<Vec<u8>>,
     /// The beginning of the head or of a frame.
     partial: Vec<u8>,
+    /// The opcode and the payload of a message whose last frame has not come.
+    fragments: Option<(u8, Vec<u8>)>,
     pub messages: Vec<Data>,
     pub pongs: Vec<Vec<u8>>,
     /// The Close frame, and the code in it if there is one.
@@ -144,6 +146,7 @@ impl FrameReader {
             from_client,
             head: None,
             partial: Vec::new(),
+            fragments: None,
             messages: Vec::new(),
             pongs: Vec::new(),
             close: None,
@@ -200,8 +203,15 @@ impl FrameReader {
         if head.masked != self.from_client {
             return Err("clients mask, servers do not");
         }
-        if head.first & 0xf0 != 0x80 {
-            return Err("a fragment, or a reserved bit");
+        if head.first & 0x70 != 0 {
+            return Err("a reserved bit");
+        }
+        let is_control = head.opcode() >= CLOSE;
+        if is_control && !head.is_final() {
+            return Err("a control frame is a fragment");
+        }
+        if !is_control && self.fragments.is_some() != (head.opcode() == CONTINUATION) {
+            return Err("a message begins within another, or a fragment follows none");
         }
         if self.close.is_some() {
             return Err("a frame follows a Close frame");
@@ -209,14 +219,31 @@ impl FrameReader {
         if head.size != shortest + mask {
             return Err("the head is longer than it has to be");
         }
-        if head.opcode() >= CLOSE && head.length > MAX_CONTROL as u64 {
+        if is_control && head.length > MAX_CONTROL as u64 {
             return Err("a control frame is too long");
+        }
+        if !is_control && head.length == 0 && (self.fragments.is_some() || !head.is_final()) {
+            return Err("an empty fragment");
         }
         Ok(())
     }
 
     fn frame(&mut self, head: &Head, payload: Vec<u8>) -> Result<(), &'static str> {
-        match head.opcode() {
+        if head.opcode() >= CLOSE {
+            return self.whole(head.opcode(), payload);
+        }
+        let (opcode, mut message) = self.fragments.take().unwrap_or((head.opcode(), Vec::new()));
+        message.extend(payload);
+        if head.is_final() {
+            return self.whole(opcode, message);
+        }
+        self.fragments = Some((opcode, message));
+        Ok(())
+    }
+
+    /// Notes a message or a control frame.
+    fn whole(&mut self, opcode: u8, payload: Vec<u8>) -> Result<(), &'static str> {
+        match opcode {
             TEXT => {
                 let text = String::from_utf8(payload).map_err(|_| "text is not UTF-8")?;
                 self.messages.push(Data::Text(text));
