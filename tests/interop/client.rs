@@ -31,6 +31,7 @@ pub(super) fn run(scenario: &str, url: &str, options: Options) -> Result<()> {
         "sizes" => all_come_back(&options.connect(echo)?, sizes()),
         "binary-1MiB" => comes_back(&options.connect(echo)?, bytes(MIB).into()),
         "binary-16MiB" => comes_back(&options.connect(echo)?, bytes(16 * MIB).into()),
+        "fragments" => fragments(&options.fragment_size(FRAGMENT).connect(echo)?),
         "fragmented" => fragmented(&options.connect(at("/fragmented"))?),
         "empty" => all_come_back(&options.connect(echo)?, [Message::from(""), vec![].into()]),
         "ping" => ping(&options.connect(echo)?),
@@ -164,11 +165,23 @@ fn bytes(size: usize) -> Vec<u8> {
     (0..size).map(|n| (n ^ (n >> 8)) as u8).collect()
 }
 
+/// The messages of `fragments` and `fragmented`.
+pub(super) fn in_several_frames() -> [Message; 2] {
+    ["in several frames: é 你 🚀".into(), bytes(256).into()]
+}
+
+/// The payload of their frames. So each of the last three characters is in two frames.
+pub(super) const FRAGMENT: usize = 4;
+
+fn fragments(ws: &Websocket) -> Result<()> {
+    all_come_back(ws, in_several_frames())
+}
+
 fn fragmented(ws: &Websocket) -> Result<()> {
-    expect(ws, "in several frames: é 你 🚀")?;
-    let expected: Vec<u8> = (0..=255).collect();
+    let [text, binary] = in_several_frames();
+    expect(ws, text.as_str().unwrap_or_default())?;
     match ws.get_timeout(DEADLINE)? {
-        Message::Binary(received) if received == expected => Ok(ws.close()?),
+        received if received == binary => Ok(ws.close()?),
         other => Err(format!("expected 256 bytes, received {}", shown(&other)).into()),
     }
 }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use percent_encoding::percent_decode_str;
 use rtcbot_websocket::{Message, Options, Request, Value, Websocket};
 
-use super::client::{DEADLINE, FLOOD, receive_flood, shown, start_reading};
+use super::client::{
+    DEADLINE, FLOOD, FRAGMENT, in_several_frames, receive_flood, shown, start_reading,
+};
 use super::{Result, networktables, print, relay, ros};
 
 /// Answers one request. The server has a thread for each.
@@ -29,6 +31,12 @@ fn answer_path(path: &str, request: Request, options: Options) -> Result<()> {
         ["", "wait"] => wait(&options.accept(request)),
         ["", "abrupt"] => abrupt(&options.accept(request)),
         ["", "ping"] => ping(&options.accept(request)),
+        ["", "fragmented"] => {
+            let ws = options.fragment_size(FRAGMENT).accept(request);
+            let [text, binary] = in_several_frames();
+            ws.put(text)?;
+            until_closed(&ws, binary)
+        }
         ["", "headers"] => headers(request, options),
         ["", "subprotocol"] => {
             let ws = options.subprotocol("second").accept(request);

@@ -59,7 +59,7 @@ import harness
 import install
 import page
 import peers
-from scenarios import CLOSED, OURS_LACKS, SCENARIOS
+from scenarios import CLOSED, SCENARIOS
 
 ROLES = ("client", "server")
 
@@ -113,9 +113,7 @@ def cell(peer, bench, role, name):
             next(own for own in peer.own if own.name == name).run(peer, bench)
             return "ok"
         scenario = next(each for each in SCENARIOS if each.name == name)
-        ours = "server" if role == "client" else "client"
-        lack = peer.lack(role, name) or OURS_LACKS.get((ours, name))
-        if lack:
+        if lack := peer.lack(role, name):
             return f"no: {lack}"
         return run_scenario(peer, bench, role, scenario)
     except harness.Failure as error:

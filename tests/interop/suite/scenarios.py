@@ -41,11 +41,5 @@ SCENARIOS = [
     Scenario("unix", "`sizes` over a Unix socket", variant="unix", runs=("sizes",)),
 ]
 
-# What this crate does not have, by its role.
-OURS_LACKS = {
-    ("client", "fragments"): "this crate sends each message in one frame",
-    ("server", "fragmented"): "this crate sends each message in one frame",
-}
-
 # What the server prints after `close-by-client`.
 CLOSED = "closed 4002 done ✓"

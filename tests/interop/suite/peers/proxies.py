@@ -16,7 +16,6 @@ class Proxy(Peer):
     """This crate's server behind a proxy of Debian's. The client is this crate's, too."""
 
     no_client = "it is a proxy"
-    lacks = {"server fragmented": "the server behind it sends each message in one frame"}
 
     own = [
         Own(

@@ -74,6 +74,8 @@ class Rtcbot(PythonPeer):
         "wss": f"{NO_BINARY}; its JSON over TLS is below",
         "unix": "RTCBot has no Unix sockets",
         "client fragments": NO_PARTS,
+        "client fragmented": NO_BINARY,
+        "server fragments": NO_BINARY,
         "server fragmented": NO_PARTS,
         "client ping": "RTCBot sends no pings",
         "server pinged": "RTCBot sends no pings",
