@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rtcbot_websocket::{CloseFrame, Error, Message, Options, Value, Websocket, json};
 
-use super::{Result, foxglove, relay};
+use super::{Result, foxglove, libwebsockets, relay};
 
 /// How long a client waits for one message. It is less than the driver's deadline, so that the
 /// client can say what it waited for.
@@ -17,9 +17,9 @@ const LONG_DEADLINE: Duration = Duration::from_secs(50);
 /// The number of messages of the scenario `flood`, each way.
 pub(super) const FLOOD: usize = 10_000;
 
-/// The bytes in each frame of a message that is sent in several. The first character that is not
-/// ASCII is divided between two.
-pub(super) const FRAGMENT: usize = 7;
+/// The bytes in each frame of a message that is sent in several. Each character that is not ASCII
+/// is divided between two.
+pub(super) const FRAGMENT: usize = 4;
 
 const MIB: usize = 1 << 20;
 
@@ -56,6 +56,7 @@ pub(super) fn run(scenario: &str, url: &str, options: Options) -> Result<()> {
         }
         "robot" => relay::robot_client(&options.json(true).connect(at("/robot"))?),
         "operator" => relay::operator_client(&options.json(true).connect(at("/operator"))?),
+        _ if scenario.starts_with("lws-") => libwebsockets::run(scenario, url, options),
         _ => Err(format!("there is no scenario {scenario}").into()),
     }
 }

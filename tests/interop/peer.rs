@@ -11,6 +11,7 @@
 
 mod client;
 mod foxglove;
+mod libwebsockets;
 mod networktables;
 mod relay;
 mod ros;

@@ -68,12 +68,20 @@ class Process:
         lines = [line for line in self.errors if line.strip()]
         return f" (standard error: {lines[-1].strip()})" if lines else ""
 
-    def stop(self):
-        """Ends the process and its children."""
+    def signal_group(self, number):
         try:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(self.process.pid, number)
         except ProcessLookupError:
             pass
+
+    def stop(self):
+        """Ends the process and its children. Before that, it may remove its files."""
+        self.signal_group(signal.SIGTERM)
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            pass
+        self.signal_group(signal.SIGKILL)
         self.process.wait()
         for reader in self.readers:
             reader.join(5)
@@ -92,10 +100,12 @@ def stop_all():
 
 
 class Server(Process):
-    def __init__(self, command):
+    """A server, which prints its URL after `announces`."""
+
+    def __init__(self, command, announces="listening on "):
         super().__init__(command)
         try:
-            self.url = self.wait_for("listening on ", START).removeprefix("listening on ")
+            self.url = self.wait_for(announces, START).removeprefix(announces)
         except Failure:
             self.stop()
             raise
@@ -195,9 +205,9 @@ class Bench:
     def path(self, name):
         return str(pathlib.Path(self.folder.name) / name)
 
-    def start(self, command):
+    def start(self, command, *announces):
         """Starts a server, which is ended with the bench."""
-        server = Server(command)
+        server = Server(command, *announces)
         self.started.append(server)
         return server
 

@@ -1,12 +1,17 @@
 """Installs peers into the cache."""
 
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import threading
 
 # The folder of all that is installed; main.py sets it.
 cache = pathlib.Path()
+
+# Where programs are. Those for the system, such as proxies, are not in the path of every user.
+PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 
 _locks = {}
 _locks_lock = threading.Lock()
@@ -71,3 +76,62 @@ def python(name, requirements):
 
     stamped(folder, "\n".join([sys.version, str(folder), *requirements]), make)
     return interpreter
+
+
+def debian(what, package):
+    """Installs a package of Debian's unless this program or file is there. Returns its version."""
+    with once("apt"):
+        if not (os.path.exists(what) if "/" in what else shutil.which(what, path=PATH)):
+            if os.geteuid() != 0 or shutil.which("apt-get") is None:
+                raise InstallError(
+                    f"this needs {what}: install it, or run as root on a system with apt-get"
+                )
+            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            command("apt-get", "update", "-qq", env=environment)
+            command(
+                *("apt-get", "install", "-y", "-qq", "--no-install-recommends", package),
+                env=environment,
+                deadline=600,
+            )
+    return command("dpkg-query", "--show", "--showformat", "${Version}", package)
+
+
+def node():
+    """Returns the command of Node, which has to be 20 or later."""
+    if shutil.which("node") is None:
+        debian("node", "nodejs")
+    if shutil.which("npm") is None:
+        debian("npm", "npm")
+    version = command("node", "--version").strip()
+    if int(version.removeprefix("v").split(".")[0]) < 20:
+        raise InstallError(f"this needs Node 20 or later, and node is {version}")
+    return "node"
+
+
+def npm(name, packages):
+    """Installs these packages of npm. Returns the folder that has them."""
+    folder = cache / name
+
+    def make():
+        folder.mkdir(parents=True, exist_ok=True)
+        npm = ["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund"]
+        command(*npm, *packages)
+
+    stamped(folder, "\n".join(packages), make)
+    return str(folder / "node_modules")
+
+
+def c(source, library):
+    """Compiles a program in C with a library that pkg-config knows. Returns its path."""
+    folder = cache / source.stem
+    program = folder / source.stem
+
+    def make():
+        folder.mkdir(parents=True, exist_ok=True)
+        flags = command("pkg-config", "--cflags", "--libs", library).split()
+        warnings = ["-Wall", "-Wextra", "-Werror"]
+        command("cc", "-O1", *warnings, "-o", str(program), str(source), *flags)
+
+    version = command("pkg-config", "--modversion", library)
+    stamped(folder, version + source.read_text(), make)
+    return str(program)

@@ -76,6 +76,7 @@ class Result:
 def run_peer(peer, ours, certificates):
     result = Result(peer)
     begun = time.monotonic()
+    peer.ours = ours
     try:
         peer.install()
     except Exception as error:

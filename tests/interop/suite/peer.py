@@ -20,6 +20,8 @@ class Peer:
     # The same for people, and the version of the library.
     title = ""
     version = ""
+    # The path of this crate's program, which the driver sets.
+    ours = ""
     # Why the peer has no client or no server, if that is so.
     no_client = None
     no_server = None

@@ -4,7 +4,7 @@ import importlib
 import pathlib
 
 # The order of the columns. A module that is not in the list follows, by its name.
-ORDER = ["websockets", "websocket_client", "aiohttp", "rtcbot"]
+ORDER = ["websockets", "websocket_client", "aiohttp", "rtcbot", "node", "chromium", "proxies"]
 
 
 def load():
