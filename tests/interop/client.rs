@@ -17,6 +17,10 @@ const LONG_DEADLINE: Duration = Duration::from_secs(50);
 /// The number of messages of the scenario `flood`, each way.
 pub(super) const FLOOD: usize = 10_000;
 
+/// The bytes in each frame of a message that is sent in several. The first character that is not
+/// ASCII is divided between two.
+pub(super) const FRAGMENT: usize = 7;
+
 const MIB: usize = 1 << 20;
 
 pub(super) fn run(scenario: &str, url: &str, options: Options) -> Result<()> {
@@ -29,9 +33,10 @@ pub(super) fn run(scenario: &str, url: &str, options: Options) -> Result<()> {
         "json" => json_texts(&echo, &options),
         "unicode" => all_come_back(&options.connect(echo)?, UNICODE.iter().copied()),
         "sizes" => all_come_back(&options.connect(echo)?, sizes()),
-        "binary-1MiB" => comes_back(&options.connect(echo)?, bytes(MIB).into()),
-        "binary-16MiB" => comes_back(&options.connect(echo)?, bytes(16 * MIB).into()),
-        "fragments" => fragments(&options.fragment_size(FRAGMENT).connect(echo)?),
+        // One frame. By default, the longer message has many.
+        "binary-1MiB" => all_come_back(&options.fragment_size(0).connect(echo)?, [bytes(MIB)]),
+        "binary-16MiB" => all_come_back(&options.connect(echo)?, [bytes(16 * MIB)]),
+        "fragments" => all_come_back(&options.fragment_size(FRAGMENT).connect(echo)?, parts()),
         "fragmented" => fragmented(&options.connect(at("/fragmented"))?),
         "empty" => all_come_back(&options.connect(echo)?, [Message::from(""), vec![].into()]),
         "ping" => ping(&options.connect(echo)?),
@@ -45,7 +50,10 @@ pub(super) fn run(scenario: &str, url: &str, options: Options) -> Result<()> {
         "foxglove-close" => foxglove::close(url, options),
         "foxglove-exit" => foxglove::exit(url, options),
         "foxglove-stop" => foxglove::stop(url, options),
-        "values" => values(&options.json(true).connect(at("/values"))?),
+        "values" => {
+            let options = options.json(true).fragment_size(FRAGMENT);
+            values(&options.connect(at("/values"))?)
+        }
         "robot" => relay::robot_client(&options.json(true).connect(at("/robot"))?),
         "operator" => relay::operator_client(&options.json(true).connect(at("/operator"))?),
         _ if scenario.starts_with("lws-") => libwebsockets::run(scenario, url, options),
@@ -165,25 +173,21 @@ fn bytes(size: usize) -> Vec<u8> {
     (0..size).map(|n| (n ^ (n >> 8)) as u8).collect()
 }
 
-/// The messages of `fragments` and `fragmented`.
-pub(super) fn in_several_frames() -> [Message; 2] {
-    ["in several frames: é 你 🚀".into(), bytes(256).into()]
-}
-
-/// The payload of their frames. So each of the last three characters is in two frames.
-pub(super) const FRAGMENT: usize = 4;
-
-fn fragments(ws: &Websocket) -> Result<()> {
-    all_come_back(ws, in_several_frames())
+/// The messages that are sent in several frames.
+pub(super) fn parts() -> [Message; 2] {
+    let bytes: Vec<u8> = (0..=255).collect();
+    ["in several frames: é 你 🚀".into(), bytes.into()]
 }
 
 fn fragmented(ws: &Websocket) -> Result<()> {
-    let [text, binary] = in_several_frames();
-    expect(ws, text.as_str().unwrap_or_default())?;
-    match ws.get_timeout(DEADLINE)? {
-        received if received == binary => Ok(ws.close()?),
-        other => Err(format!("expected 256 bytes, received {}", shown(&other)).into()),
+    for expected in parts() {
+        let message = ws.get_timeout(DEADLINE)?;
+        if message != expected {
+            let (expected, received) = (shown(&expected), shown(&message));
+            return Err(format!("expected {expected}, received {received}").into());
+        }
     }
+    Ok(ws.close()?)
 }
 
 fn ping(ws: &Websocket) -> Result<()> {

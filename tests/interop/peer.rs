@@ -119,7 +119,8 @@ fn trust(options: Options, file: &str) -> Result<Options> {
 
 #[cfg(not(feature = "native-tls"))]
 fn with_tls(_: Server, cert: &str, key: &str) -> Result<Server> {
-    (read(cert)?, read(key)?);
+    read(cert)?;
+    read(key)?;
     Err("this program was built without the feature native-tls".into())
 }
 

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 use percent_encoding::percent_decode_str;
 use rtcbot_websocket::{Message, Options, Request, Value, Websocket};
 
-use super::client::{
-    DEADLINE, FLOOD, FRAGMENT, in_several_frames, receive_flood, shown, start_reading,
-};
+use super::client::{DEADLINE, FLOOD, FRAGMENT, parts, receive_flood, shown, start_reading};
 use super::{Result, networktables, print, relay, ros};
 
 /// Answers one request. The server has a thread for each.
@@ -31,20 +29,20 @@ fn answer_path(path: &str, request: Request, options: Options) -> Result<()> {
         ["", "wait"] => wait(&options.accept(request)),
         ["", "abrupt"] => abrupt(&options.accept(request)),
         ["", "ping"] => ping(&options.accept(request)),
-        ["", "fragmented"] => {
-            let ws = options.fragment_size(FRAGMENT).accept(request);
-            let [text, binary] = in_several_frames();
-            ws.put(text)?;
-            until_closed(&ws, binary)
-        }
         ["", "headers"] => headers(request, options),
         ["", "subprotocol"] => {
             let ws = options.subprotocol("second").accept(request);
             ws.wait_ready()?;
             until_closed(&ws, ws.subprotocol().unwrap_or_default().into())
         }
+        ["", "fragmented"] => {
+            let ws = options.fragment_size(FRAGMENT).accept(request);
+            let [text, bytes] = parts();
+            ws.put(text)?;
+            until_closed(&ws, bytes)
+        }
         ["", "flood"] => flood(&options.paused(true).accept(request)),
-        ["", "values"] => echo(request, options.json(true)),
+        ["", "values"] => echo(request, options.json(true).fragment_size(FRAGMENT)),
         ["", "robot"] => relay::accept_robot(request, options),
         ["", "operator"] => relay::accept_operator(request, options),
         ["", "nt", _] => networktables::answer(request, options),

@@ -22,7 +22,7 @@ The path selects what the server does:
     /headers           it sends a text: a JSON object of the request's headers, in lower case
     /subprotocol       it chooses "second" of those offered, and sends the chosen name as text
     /fragmented        it sends the text "in several frames: é 你 🚀" and the bytes 0 to 255, each
-                       in several frames (a character split between two, where its library can)
+                       in several frames (a character divided between two, if its library can)
     /flood             it sends the texts "0" to "9999" while it reads the same from the client,
                        in order, and then the text "10000"; it closes with 4000 if they are wrong
 

@@ -9,6 +9,8 @@ SUITE = pathlib.Path(__file__).resolve().parent
 EXPECTED = SUITE / "expected.json"
 PAGE = SUITE.parents[2] / "docs" / "interop.md"
 
+WIDTH = max(len(scenario.name) for scenario in SCENARIOS)
+
 INTRO = """\
 # Interoperability
 
@@ -93,13 +95,13 @@ def for_the_terminal(results):
             continue
         widths = [max(5, len(each.peer.name)) for each in chosen]
         names = (each.peer.name.ljust(width) for each, width in zip(chosen, widths))
-        lines += ["", f"{title}:", "  ".join([" " * 16, *names]).rstrip()]
+        lines += ["", f"{title}:", "  ".join([" " * WIDTH, *names]).rstrip()]
         for scenario in SCENARIOS:
             cells = (
                 each.cells[role, scenario.name].split(":")[0].ljust(width)
                 for each, width in zip(chosen, widths)
             )
-            lines.append("  ".join([scenario.name.ljust(16), *cells]).rstrip())
+            lines.append("  ".join([scenario.name.ljust(WIDTH), *cells]).rstrip())
     for each in columns(results, "own"):
         for own in each.peer.own:
             content = each.cells["own", own.name].split(":")[0]
@@ -122,7 +124,8 @@ class Reasons:
 
     def lines(self):
         return [
-            f"{number}. {reason[:1].upper()}{reason[1:]}." for reason, number in self.numbers.items()
+            f"{number}. {reason[:1].upper()}{reason[1:]}."
+            for reason, number in self.numbers.items()
         ]
 
 

@@ -3,7 +3,8 @@
 An adapter calls `main` with an object that has two coroutines:
 
     connect(url, ca=None, headers={}, subprotocols=[], deflate=None)   -> connection
-    serve(listen, tls, deflate, handle)   listens, prints the URL, awaits handle(connection) for each
+    serve(listen, tls, deflate, handle)   listens, prints the URL, and awaits handle(connection)
+                                          for each
 
 A connection has these coroutines. Those of a library without coroutines run in threads.
 

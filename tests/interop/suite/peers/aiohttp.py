@@ -9,8 +9,8 @@ class Aiohttp(PythonPeer):
     requirements = ["aiohttp==3.14.5"]
     adapter = "python/aiohttp_.py"
     lacks = {
-        "client fragments": "it sends each message in one frame",
-        "server fragmented": "it sends each message in one frame",
+        "client fragments": "aiohttp sends each message in one frame",
+        "server fragmented": "aiohttp sends each message in one frame",
     }
 
 

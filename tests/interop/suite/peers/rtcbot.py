@@ -6,6 +6,7 @@ from peer import Own, PythonPeer
 
 NO_BINARY = "RTCBot sends and receives text only"
 NO_CODE = "RTCBot always closes with 1000, and does not show a received code"
+IN_PARTS = f"{NO_BINARY}; text in several frames is a scenario of its own"
 NO_PARTS = "RTCBot sends each message in one frame"
 
 
@@ -71,11 +72,11 @@ class Rtcbot(PythonPeer):
         "binary-1MiB": NO_BINARY,
         "binary-16MiB": NO_BINARY,
         "empty": NO_BINARY,
-        "wss": f"{NO_BINARY}; its JSON over TLS is below",
+        "wss": f"{NO_BINARY}; its JSON over TLS is a scenario of its own",
         "unix": "RTCBot has no Unix sockets",
         "client fragments": NO_PARTS,
-        "client fragmented": NO_BINARY,
-        "server fragments": NO_BINARY,
+        "server fragments": IN_PARTS,
+        "client fragmented": IN_PARTS,
         "server fragmented": NO_PARTS,
         "client ping": "RTCBot sends no pings",
         "server pinged": "RTCBot sends no pings",
@@ -87,7 +88,12 @@ class Rtcbot(PythonPeer):
         "client headers": "RTCBot sends no headers of the program",
     }
     own = [
-        Own("values", "exchanges JSON values in both roles, over `ws` and `wss`", values),
+        Own(
+            "values",
+            "exchanges JSON values in both roles, over `ws` and `wss`; those to RTCBot are texts "
+            "in several frames",
+            values,
+        ),
         Own(
             "page",
             'its tutorial "Connecting over 4G": a page\'s offer, posted to its server, reaches '
