@@ -13,6 +13,8 @@ cache = pathlib.Path()
 # Where programs are. Those for the system, such as proxies, are not in the path of every user.
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 
+OLDEST_NODE = 20
+
 _locks = {}
 _locks_lock = threading.Lock()
 
@@ -97,15 +99,13 @@ def debian(what, package):
 
 
 def node():
-    """Returns the command of Node, which has to be 20 or later."""
-    if shutil.which("node") is None:
-        debian("node", "nodejs")
+    """Returns the command of Node 20 or later: the system's, or that of npm's package `node`."""
     if shutil.which("npm") is None:
         debian("npm", "npm")
-    version = command("node", "--version").strip()
-    if int(version.removeprefix("v").split(".")[0]) < 20:
-        raise InstallError(f"this needs Node 20 or later, and node is {version}")
-    return "node"
+    version = command("node", "--version").strip() if shutil.which("node") else "none"
+    if version != "none" and int(version.removeprefix("v").split(".")[0]) >= OLDEST_NODE:
+        return "node"
+    return f"{npm('node', ['node@22'])}/node/bin/node"
 
 
 def npm(name, packages):
