@@ -77,6 +77,8 @@ fn options(deflate: bool) -> Result<Options> {
     let options = Options::new()
         .json(false)
         .paused(true)
+        // As much as clients of this crate accept. A server accepts less by default.
+        .max_message_size(16 << 20)
         // This server has nothing to hide from pages of other sites.
         .allow_origin_if(|_| true);
     match deflate {
