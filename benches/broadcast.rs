@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use crossbeam_channel::{Receiver, bounded};
-use rtcbot_websocket::{Bytes, Message, Options, Server, Websocket};
+use rtcbot_websocket::{Bytes, Options, Server, Websocket};
 use rustix::event::{PollFd, PollFlags, poll};
 
 const CLIENTS: usize = 100;
@@ -152,7 +152,7 @@ fn broadcasts(c: &mut Criterion) {
         group.bench_function("own", |b| {
             b.iter_custom(|n| {
                 own_clients.time(n, frame.len(), || {
-                    let missed = handle.broadcast(Message::Binary(payload.clone()));
+                    let missed = handle.broadcast(payload.clone());
                     assert!(missed.is_empty());
                 })
             });

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! --text               send every line as text, even if it is JSON
+//! --deflate            compress messages, if the server does
 //! --ca FILE            also trust the root certificates in this PEM file
 //! --header 'K: V'      add a header to the request; may be repeated
 //! --origin ORIGIN      send the origin of a page, as a browser does: https://robot.example
@@ -26,8 +27,8 @@ use rtcbot_websocket::{Error, Message, Options, Queue, Side, Subscription, Value
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str = "usage: client URL [--text] [--ca FILE] [--header 'K: V']... [--origin ORIGIN] \
-                     [--subprotocol NAME]... [--user NAME:PASSWORD]";
+const USAGE: &str = "usage: client URL [--text] [--deflate] [--ca FILE] [--header 'K: V']... \
+                     [--origin ORIGIN] [--subprotocol NAME]... [--user NAME:PASSWORD]";
 
 fn main() -> ExitCode {
     let done =
@@ -53,6 +54,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<(String, bool, O
         };
         match argument.as_str() {
             "--text" => as_text = true,
+            "--deflate" => options = compress(options)?,
             "--ca" => options = trust(options, &value()?)?,
             "--origin" => options = options.header("Origin", value()?),
             "--subprotocol" => options = options.subprotocol(value()?),
@@ -77,6 +79,16 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<(String, bool, O
         }
     }
     Ok((url.ok_or(USAGE)?, as_text, options))
+}
+
+#[cfg(feature = "deflate")]
+fn compress(options: Options) -> Result<Options> {
+    Ok(options.deflate(rtcbot_websocket::Deflate::new()))
+}
+
+#[cfg(not(feature = "deflate"))]
+fn compress(_: Options) -> Result<Options> {
+    Err("--deflate: this program was built without the feature deflate".into())
 }
 
 #[cfg(feature = "native-tls")]

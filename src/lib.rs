@@ -348,6 +348,11 @@
 //! * [`Options::connect_over`] and [`Request::from_parts`] use an existing stream: any
 //!   [`Transport`].
 //!
+//! # Compression
+//!
+//! With the feature `deflate`, [`Options::deflate`] compresses messages (permessage-deflate, RFC
+//! 7692) if the peer does so too. [`Deflate`] says what that costs, and has the settings.
+//!
 //! # Testing
 //!
 //! [`Websocket::pair`] returns two connected sockets, so that a control loop can be
@@ -364,6 +369,7 @@
 //! | --- | --- | --- |
 //! | `native-tls` | yes | TLS by the system's library: OpenSSL on Linux |
 //! | `native-tls-vendored` | no | builds OpenSSL from source |
+//! | `deflate` | no | compression of messages, in Rust: needs no C compiler |
 //!
 //! To compile, `native-tls` needs OpenSSL's headers on Linux: `apt install libssl-dev pkg-config`.
 //! `native-tls-vendored` needs a C compiler, make and perl instead, and takes a few minutes.
@@ -405,8 +411,11 @@
 //! header of the handshake.
 
 #![forbid(unsafe_code)]
-// Some links lead to items that exist only with TLS.
-#![cfg_attr(not(feature = "native-tls"), allow(rustdoc::broken_intra_doc_links))]
+// Some links lead to items that exist only with TLS or compression.
+#![cfg_attr(
+    not(all(feature = "native-tls", feature = "deflate")),
+    allow(rustdoc::broken_intra_doc_links)
+)]
 
 #[cfg(not(unix))]
 compile_error!("rtcbot-websocket runs on Unix (Linux, macOS, the BSDs)");
@@ -447,8 +456,10 @@ pub use serde_json::{Value, json};
 
 pub use backoff::Backoff;
 pub use error::{Close, CloseFrame, Error, PutError, Result, Side};
-pub use message::{Json, Message, Text};
+pub use message::{Binary, Json, Message, Text};
 pub use net::basic_auth::BasicAuth;
+#[cfg(feature = "deflate")]
+pub use net::deflate::Deflate;
 pub use net::transport::{self, Transport};
 pub use options::Options;
 pub use pubsub::{Latest, Queue, Sink, Source, Subscription, SubscriptionId};

@@ -12,6 +12,7 @@ use crate::hooks::Hooks;
 use crate::message::Message;
 use crate::net::connect_request::{ConnectRequest, HeaderSource};
 use crate::net::credentials::Credentials;
+use crate::net::deflate::Deflate;
 use crate::net::origin::Origins;
 use crate::net::proxy::Proxy;
 use crate::net::target::Target;
@@ -83,6 +84,7 @@ pub struct Options {
     proxy: Option<Hidden<String>>,
     proxy_from_env: bool,
     pub(crate) origins: Origins,
+    pub(crate) deflate: Option<Deflate>,
     #[cfg(feature = "native-tls")]
     pub(crate) tls: TlsSettings,
 }
@@ -115,6 +117,7 @@ impl Default for Options {
             proxy: None,
             proxy_from_env: false,
             origins: Origins::default(),
+            deflate: None,
             #[cfg(feature = "native-tls")]
             tls: TlsSettings::default(),
         }
@@ -162,6 +165,7 @@ impl Options {
         let target = Target::parse(url)?;
         #[cfg(feature = "native-tls")]
         self.tls.certificates()?;
+        self.check_deflate()?;
         let proxy = self.proxy.as_ref().map(|Hidden(url)| Proxy::parse(url));
         match &self.reconnect {
             Some(backoff) => backoff.check()?,
@@ -681,11 +685,15 @@ impl Options {
     /// # Examples
     ///
     /// ```
-    /// use rtcbot_websocket::{Error, Options};
+    /// use rtcbot_websocket::{Error, Options, Server, Websocket};
     /// use std::time::Duration;
     ///
-    /// let (feed, _silent) = Options::new().receive_timeout(Duration::from_millis(10)).pair();
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let options = Options::new().receive_timeout(Duration::from_millis(10));
+    /// let feed = options.connect(server.url())?;
+    /// let _silent = Websocket::accept(server.next().unwrap());
     /// assert!(matches!(feed.get(), Err(Error::ReceiveTimeout { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn receive_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.receive_timeout = timeout.into().filter(|timeout| !timeout.is_zero());
@@ -744,6 +752,40 @@ impl Options {
     #[doc(alias = "retry")]
     pub fn reconnect(mut self, backoff: impl Into<Option<Backoff>>) -> Self {
         self.reconnect = backoff.into();
+        self
+    }
+
+    /// Sets whether messages are compressed: permessage-deflate (RFC 7692).
+    ///
+    /// It is used if both sides have turned it on. [`Deflate`] describes what it costs, and its
+    /// settings for each side. The response, which
+    /// [`Websocket::response`](crate::Websocket::response) returns, has a header
+    /// `Sec-WebSocket-Extensions` if a connection compresses. A [`pair`](Self::pair) never does.
+    ///
+    /// Needs the feature `deflate`. Defaults to `None`.
+    ///
+    /// # Errors
+    ///
+    /// [`connect`](Self::connect) returns [`Error::InvalidOption`] for settings that cannot work. A
+    /// server whose settings cannot work answers with status 500, and its `Websocket` ends with
+    /// that error. If a server's answer does not fit the client's offer, the client ends with
+    /// [`Error::Handshake`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use rtcbot_websocket::{Deflate, Options};
+    ///
+    /// let ws = Options::new()
+    ///     .deflate(Deflate::new().level(9))
+    ///     .connect("ws://robot.local:8080/drive")?;
+    /// # Ok::<(), rtcbot_websocket::Error>(())
+    /// ```
+    #[cfg(feature = "deflate")]
+    #[doc(alias = "compression")]
+    #[doc(alias = "permessage-deflate")]
+    pub fn deflate(mut self, deflate: impl Into<Option<Deflate>>) -> Self {
+        self.deflate = deflate.into();
         self
     }
 
@@ -943,7 +985,19 @@ impl Options {
         if !offered.is_empty() {
             headers.push((header::SEC_WEBSOCKET_PROTOCOL, offered));
         }
+        if let Some(deflate) = &self.deflate {
+            let offer = HeaderValue::try_from(deflate.offer());
+            let offer =
+                offer.map_err(|error| Error::invalid_option("deflate", error.to_string()))?;
+            headers.push((header::SEC_WEBSOCKET_EXTENSIONS, offer));
+        }
         Ok(headers)
+    }
+
+    /// Checks the settings of the compression.
+    pub(crate) fn check_deflate(&self) -> Result<()> {
+        let checked = self.deflate.as_ref().map_or(Ok(()), Deflate::check);
+        checked.map_err(|reason| Error::invalid_option("deflate", reason))
     }
 
     fn renewed_headers(&self) -> Result<Vec<(HeaderName, HeaderSource)>> {

@@ -669,7 +669,7 @@ fn a_source_whose_items_destructors_panic_does_not_keep_a_connection_from_ending
             let source = || {
                 let (sender, source) = crossbeam_channel::bounded(100);
                 while sender
-                    .try_send(Message::Binary(bytes::Bytes::from_owner(Bomb(b"x"))))
+                    .try_send(bytes::Bytes::from_owner(Bomb(b"x")).into())
                     .map_err(std::mem::forget)
                     .is_ok()
                 {}
@@ -715,7 +715,7 @@ fn payloads_whose_destructors_panic_are_sent() {
     testkit::alone("payloads_whose_destructors_panic_are_sent", || {
         static LONG: [u8; 100_000] = [0; 100_000];
         let bytes = |payload| bytes::Bytes::from_owner(Bomb(payload));
-        let short = || Message::Binary(bytes(b"a payload"));
+        let short = || Message::from(bytes(b"a payload"));
         let (client, server) = Websocket::pair();
         for _ in 0..10 {
             // One by one, and several at a time.
@@ -745,7 +745,7 @@ fn payloads_whose_destructors_panic_are_sent() {
         let mut put = 0;
         // A message that is not accepted is returned, and belongs to this program.
         while let Ok(()) = client
-            .put_nowait(Message::Binary(bytes(&LONG)))
+            .put_nowait(Message::from(bytes(&LONG)))
             .map_err(std::mem::forget)
         {
             put += 1;

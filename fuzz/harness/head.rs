@@ -174,10 +174,11 @@ fn check_answer(head: &http::Request<()>, bits: u8) {
         origins: &origins,
         encrypted: bits & 0x40 != 0,
         headers: vec![own],
+        deflate: None,
     };
     let wanted = server::wants_websocket(head);
     match server::answer(head, terms) {
-        Ok(response) => {
+        Ok((response, _)) => {
             assert_eq!(response.status(), 101);
             assert!(wanted);
             check_valid(head, bits & 0x40 != 0);
@@ -354,8 +355,8 @@ fn check_response(script: Script) {
             FAR_AWAY
         };
     let offered = ["chat", "superchat"];
-    match client::ask(&mut halves, &request, follows, deadline) {
-        Ok((response, rest)) => {
+    match client::ask(&mut halves, &request, None, follows, deadline) {
+        Ok(client::Answer { response, rest, .. }) => {
             let headers = response.headers();
             assert_eq!(response.status(), 101);
             assert!(headers.len() <= MAX_HEADERS);

@@ -266,12 +266,13 @@ fn check_answered(
         origins: &origins,
         encrypted: false,
         headers: Vec::new(),
+        deflate: None,
     };
     // What a user could add to turn it into another kind of request.
     let body = ["content-length", "transfer-encoding", "origin", "expect"];
     if !names.iter().any(|name| body.contains(&name.as_str())) {
         match server::answer(&head, terms) {
-            Ok(response) => {
+            Ok((response, _)) => {
                 let chosen = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
                 let chosen = chosen.map(HeaderValue::as_bytes);
                 assert_eq!(chosen, offered.first().map(|name| name.as_bytes()));

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::compression::Compression;
 use super::syntax;
 use super::text::Text;
 
@@ -30,6 +31,7 @@ use super::text::Text;
 pub struct Json {
     shared: Arc<SharedText>,
     pub(super) value: OnceLock<Arc<Value>>,
+    pub(super) compression: Compression,
 }
 
 /// The state that all clones share.
@@ -51,6 +53,7 @@ impl Json {
                 latest: Mutex::default(),
             }),
             value: OnceLock::new(),
+            compression: Compression::default(),
         }
     }
 
@@ -110,6 +113,7 @@ impl From<Value> for Json {
         Json {
             shared: Arc::default(),
             value: OnceLock::from(Arc::new(value)),
+            compression: Compression::default(),
         }
     }
 }

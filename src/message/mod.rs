@@ -1,5 +1,7 @@
 //! The messages that a connection carries.
 
+mod binary;
+mod compression;
 mod json;
 mod syntax;
 mod text;
@@ -15,6 +17,8 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::shown::quoted;
 
+pub use binary::Binary;
+pub(crate) use compression::Compression;
 pub use json::Json;
 pub use text::Text;
 
@@ -87,7 +91,7 @@ pub enum Message {
     /// Text that is not JSON, or that is not read as JSON.
     Text(Text),
     /// Bytes.
-    Binary(Bytes),
+    Binary(Binary),
 }
 
 impl Message {
@@ -210,6 +214,65 @@ impl Message {
         self.len() + MESSAGE_OVERHEAD
     }
 
+    /// Returns the message with the choice that it is not compressed when it is sent, whatever
+    /// [`Options::deflate`](crate::Options::deflate) says.
+    ///
+    /// This is for data that is compressed already, such as an image. Compressing it again takes
+    /// time and saves nothing. The receiver does not see the difference.
+    ///
+    /// Needs the feature `deflate`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Message, Websocket};
+    ///
+    /// let (robot, operator) = Websocket::pair();
+    /// let jpeg = vec![0xff, 0xd8, 0xff];
+    /// robot.put_nowait(Message::from(jpeg.clone()).uncompressed())?;
+    /// assert_eq!(operator.get()?, Message::from(jpeg));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "deflate")]
+    #[must_use]
+    pub fn uncompressed(mut self) -> Message {
+        *self.compression_mut() = Compression::Off;
+        self
+    }
+
+    /// Returns the message with the choice that it is compressed once for all connections.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn compressed_once(mut self) -> Message {
+        let compression = self.compression_mut();
+        if matches!(compression, Compression::AsSet) {
+            *compression = Compression::Shared(Default::default());
+        }
+        self
+    }
+
+    #[cfg(not(feature = "deflate"))]
+    pub(crate) fn compressed_once(self) -> Message {
+        self
+    }
+
+    #[cfg(feature = "deflate")]
+    fn compression_mut(&mut self) -> &mut Compression {
+        match self {
+            Message::Json(json) => &mut json.compression,
+            Message::Text(text) => &mut text.compression,
+            Message::Binary(bytes) => &mut bytes.compression,
+        }
+    }
+
+    /// Returns how the message is compressed when it is sent.
+    pub(crate) fn compression(&self) -> &Compression {
+        match self {
+            Message::Json(json) => &json.compression,
+            Message::Text(text) => &text.compression,
+            Message::Binary(bytes) => &bytes.compression,
+        }
+    }
+
     /// Makes a message of a text from the wire.
     pub(crate) fn from_wire_text(text: tungstenite::Utf8Bytes, json: bool) -> Message {
         let text = Text::from_wire(text);
@@ -243,7 +306,11 @@ impl Message {
     /// Returns the message as JSON mode sends it. It is serialised once for all connections.
     pub(crate) fn quoted(&self) -> Message {
         match self {
-            Message::Text(text) => Message::Json(Value::from(text.as_str()).into()),
+            Message::Text(text) => {
+                let mut json = Json::from(Value::from(text.as_str()));
+                json.compression = text.compression.clone();
+                Message::Json(json)
+            }
             other => other.clone(),
         }
     }
@@ -254,7 +321,7 @@ impl Message {
             Message::Json(value) => tungstenite::Message::Text(value.text().clone().into_wire()),
             Message::Text(_) if json => self.quoted().to_wire(json),
             Message::Text(text) => tungstenite::Message::Text(text.clone().into_wire()),
-            Message::Binary(bytes) => tungstenite::Message::Binary(bytes.clone()),
+            Message::Binary(bytes) => tungstenite::Message::Binary(bytes.clone().into()),
         }
     }
 }
@@ -343,9 +410,15 @@ impl From<Text> for Message {
     }
 }
 
+impl From<Binary> for Message {
+    fn from(bytes: Binary) -> Self {
+        Message::Binary(bytes)
+    }
+}
+
 impl From<Bytes> for Message {
     fn from(bytes: Bytes) -> Self {
-        Message::Binary(bytes)
+        Message::Binary(bytes.into())
     }
 }
 
@@ -357,13 +430,13 @@ impl From<Vec<u8>> for Message {
 
 impl From<&[u8]> for Message {
     fn from(bytes: &[u8]) -> Self {
-        Message::Binary(Bytes::copy_from_slice(bytes))
+        Message::Binary(bytes.into())
     }
 }
 
 impl<const N: usize> From<&[u8; N]> for Message {
     fn from(bytes: &[u8; N]) -> Self {
-        Message::Binary(Bytes::copy_from_slice(bytes))
+        Message::Binary(bytes[..].into())
     }
 }
 

@@ -8,6 +8,8 @@ use std::str::Utf8Error;
 use bytes::Bytes;
 use tungstenite::Utf8Bytes;
 
+use super::compression::Compression;
+
 /// Text in UTF-8 that is cheap to clone.
 ///
 /// It derefs to [`str`], so all methods of `str` can be called. A clone counts a reference and
@@ -27,21 +29,27 @@ use tungstenite::Utf8Bytes;
 /// ```
 // The codec's own type is inside, so that neither direction copies or checks the text again.
 #[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Text(Utf8Bytes);
+pub struct Text {
+    text: Utf8Bytes,
+    pub(super) compression: Compression,
+}
 
 impl Text {
     /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        self.0.as_str()
+        self.text.as_str()
     }
 
     pub(super) fn from_wire(text: Utf8Bytes) -> Self {
-        Text(text)
+        Text {
+            text,
+            compression: Compression::default(),
+        }
     }
 
     pub(super) fn into_wire(self) -> Utf8Bytes {
-        self.0
+        self.text
     }
 }
 
@@ -104,13 +112,13 @@ impl Borrow<str> for Text {
 /// Copies the text.
 impl From<&str> for Text {
     fn from(text: &str) -> Self {
-        Text(text.into())
+        Text::from_wire(text.into())
     }
 }
 
 impl From<String> for Text {
     fn from(text: String) -> Self {
-        Text(text.into())
+        Text::from_wire(text.into())
     }
 }
 
@@ -125,14 +133,14 @@ impl TryFrom<Bytes> for Text {
     type Error = Utf8Error;
 
     fn try_from(bytes: Bytes) -> Result<Self, Utf8Error> {
-        bytes.try_into().map(Text)
+        bytes.try_into().map(Text::from_wire)
     }
 }
 
 /// Copies nothing.
 impl From<Text> for Bytes {
     fn from(text: Text) -> Self {
-        text.0.into()
+        text.text.into()
     }
 }
 

@@ -132,6 +132,7 @@ impl ConnectRequest {
             next.headers.retain(|(name, _)| {
                 [
                     header::ORIGIN,
+                    header::SEC_WEBSOCKET_EXTENSIONS,
                     header::SEC_WEBSOCKET_PROTOCOL,
                     header::USER_AGENT,
                 ]

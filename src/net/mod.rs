@@ -4,6 +4,11 @@ pub(crate) mod base64;
 pub(crate) mod basic_auth;
 pub(crate) mod connect_request;
 pub(crate) mod credentials;
+#[cfg(feature = "deflate")]
+pub(crate) mod deflate;
+#[cfg(not(feature = "deflate"))]
+#[path = "no_deflate.rs"]
+pub(crate) mod deflate;
 pub(crate) mod dial;
 pub(crate) mod frame_reader;
 pub(crate) mod handshake;

@@ -82,7 +82,8 @@ impl Options {
 /// Answers the request, and returns the connection if the request was accepted.
 fn as_server(shared: &Shared, request: Request) -> Result<Opened> {
     let options = &shared.options;
-    let headers = match options.response_headers() {
+    let checked = options.response_headers();
+    let headers = match checked.and_then(|headers| options.check_deflate().map(|()| headers)) {
         Ok(headers) => headers,
         Err(error) => {
             let response = server::plain(StatusCode::INTERNAL_SERVER_ERROR);
@@ -95,10 +96,11 @@ fn as_server(shared: &Shared, request: Request) -> Result<Opened> {
         origins: &options.origins,
         encrypted: request.is_encrypted(),
         headers,
+        deflate: options.deflate.as_ref(),
     };
-    let response =
+    let (response, agreed) =
         match server::answer(&request.head, config) {
-            Ok(response) => response,
+            Ok(answer) => answer,
             Err(refusal) => {
                 let error = Error::Handshake(format!("the client's request: {}", refusal.body()));
                 request.respond_with(refusal.map(|why| {
@@ -117,5 +119,6 @@ fn as_server(shared: &Shared, request: Request) -> Result<Opened> {
         halves,
         rest: request.rest,
         role: Role::Server,
+        agreed,
     })
 }

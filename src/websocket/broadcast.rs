@@ -58,6 +58,7 @@ pub(crate) fn put_to_all<C>(
 ) -> Vec<C> {
     // The message is serialised once for all connections.
     let (message, _value) = message.without_value();
+    let message = message.compressed_once();
     let mut as_json = None;
     let misses = |connection: &C| {
         let shared = shared(connection);

@@ -328,11 +328,13 @@ fn handshake(
     deadline: Instant,
 ) -> Result<Opened, Failure> {
     let (mut halves, addresses) = split(shared, transport)?;
-    let (response, rest) = client::ask(&mut halves, &request, follows_redirects, deadline)?;
+    let deflate = shared.options.deflate.as_ref();
+    let answer = client::ask(&mut halves, &request, deflate, follows_redirects, deadline)?;
     Ok(Opened {
-        info: info(addresses, request, response),
+        info: info(addresses, request, answer.response),
         halves,
-        rest,
+        rest: answer.rest,
         role: Role::Client,
+        agreed: answer.agreed,
     })
 }

@@ -16,8 +16,9 @@ use tungstenite::protocol::frame::CloseFrame as WireCloseFrame;
 use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext};
 
 use super::control_frames::{Frames, SendClose};
-use super::fragments::Fragments;
+use super::fragments::{Fragments, WireForm};
 use crate::message::Message;
+use crate::net::deflate::Deflater;
 use crate::net::transport::{WriteHalf, is_timeout};
 use crate::options::Options;
 use crate::panics::{drop_caught, drop_each};
@@ -29,6 +30,11 @@ const RECENTLY: Duration = Duration::from_micros(20);
 /// The maximum number of encoded bytes that are collected before they are written. Fewer are
 /// written if the queue is empty, and with a smaller [`Options::fragment_size`].
 const WRITE_BUFFER: usize = 64 << 10;
+
+/// The maximum size of a message that is written on the thread that puts it, in bytes. Compressing
+/// takes longer than writing.
+const QUICK: usize = 16 << 10;
+const QUICK_TO_COMPRESS: usize = 1 << 10;
 
 /// Whether a write may wait for the transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +52,8 @@ pub(crate) struct FrameWriter {
     codec: WebSocketContext,
     role: WireRole,
     out: Out,
+    /// `None` if messages are not compressed.
+    deflater: Option<Deflater>,
     json: bool,
     /// The maximum payload of a message's frame.
     fragment_size: usize,
@@ -74,7 +82,7 @@ pub(crate) struct FrameWriter {
     ping_written: bool,
 }
 
-/// A message that is sent in several frames.
+/// A message that is sent in several frames, or compressed.
 struct Partial {
     /// The message itself, which another connection may send.
     message: Message,
@@ -129,6 +137,7 @@ impl FrameWriter {
                 wait: Wait::Yes,
                 written: 0,
             },
+            deflater: None,
             json: options.json,
             fragment_size,
             partial: None,
@@ -147,6 +156,11 @@ impl FrameWriter {
             reported: Reported::default(),
             ping_written: false,
         })
+    }
+
+    /// Sets how messages are compressed.
+    pub(super) fn compress_with(&mut self, deflater: Option<Deflater>) {
+        self.deflater = deflater;
     }
 
     /// Adds the messages that this connection begins with.
@@ -182,6 +196,14 @@ impl FrameWriter {
     pub(super) fn wrote_recently(&self) -> bool {
         self.last_flush
             .is_some_and(|then| then.elapsed() < RECENTLY)
+    }
+
+    /// Returns the maximum length of a message that may be written on the thread that puts it.
+    pub(super) fn longest_quick(&self) -> usize {
+        match self.deflater {
+            Some(_) => QUICK_TO_COMPRESS,
+            None => QUICK,
+        }
     }
 
     /// Returns what was written since the last call.
@@ -221,13 +243,15 @@ impl FrameWriter {
         })
     }
 
-    /// Encodes messages, until there are no more or the transport has taken something: so control
-    /// frames that are requested during a write follow it.
+    /// Encodes messages, until there are no more, the transport has taken something, or a part of a
+    /// long message was compressed: so control frames that are requested meanwhile follow it.
     pub(super) fn write_messages(&mut self, wait: Wait) -> tungstenite::Result<()> {
         self.attempt(wait, |writer| {
             let before = writer.out.written;
             while writer.has_messages() && writer.out.written == before {
-                writer.encode_next()?;
+                if !writer.encode_next()? {
+                    break;
+                }
             }
             Ok(())
         })
@@ -277,35 +301,48 @@ impl FrameWriter {
         result
     }
 
-    /// Encodes the next frame, or prepares the next message for it.
-    fn encode_next(&mut self) -> tungstenite::Result<()> {
-        if let Some(Partial {
-            message,
-            mut fragments,
-        }) = self.partial.take()
-        {
-            self.has_grown = true;
-            let frame = fragments.next_frame();
-            let is_last = frame.header().is_final;
-            let frame = tungstenite::Message::Frame(frame);
-            if is_last {
-                drop(fragments);
-                return self.encode_last(message, frame);
+    /// Encodes the next frame, or prepares the next message for it. Returns `false` if there is no
+    /// frame yet, because more of a message has to be compressed first.
+    fn encode_next(&mut self) -> tungstenite::Result<bool> {
+        let Some(partial) = &mut self.partial else {
+            self.begin_message()?;
+            return Ok(true);
+        };
+        let Some(frame) = partial.fragments.next_frame(&mut self.deflater)? else {
+            // Control frames do not wait until a long message is compressed.
+            self.flush_codec()?;
+            return Ok(false);
+        };
+        let is_last = frame.header().is_final;
+        let frame = tungstenite::Message::Frame(frame);
+        match self.partial.take_if(|_| is_last) {
+            Some(Partial { message, .. }) => self.encode_last(message, frame)?,
+            None => {
+                self.has_grown = true;
+                self.encode(frame)?;
             }
-            self.partial = Some(Partial { message, fragments });
-            return self.encode(frame);
         }
+        Ok(true)
+    }
+
+    /// Takes the next message. Encodes it if it is one frame without compression.
+    fn begin_message(&mut self) -> tungstenite::Result<()> {
         let Some(message) = self.messages.pop_front() else {
             return Ok(());
         };
-        match Fragments::divide(message.to_wire(self.json), self.fragment_size) {
-            Ok(fragments) => {
+        let (json, size) = (self.json, self.fragment_size);
+        match Fragments::of(&message, json, size, &mut self.deflater) {
+            Ok(WireForm::Fragments(fragments)) => {
                 // A message of a source may still have a JSON value.
                 let message = message.without_value().0;
                 self.partial = Some(Partial { message, fragments });
                 Ok(())
             }
-            Err(undivided) => self.encode_last(message, undivided),
+            Ok(WireForm::Whole(frame)) => self.encode_last(message, frame),
+            Err(error) => {
+                self.messages.push_front(message);
+                Err(error.into())
+            }
         }
     }
 

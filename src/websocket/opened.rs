@@ -8,6 +8,7 @@ use tungstenite::protocol::Role as WireRole;
 
 use super::shared::{ConnectionInfo, Shared};
 use crate::error::{Error, Result};
+use crate::net::deflate::Agreed;
 use crate::net::transport::{Halves, ShutdownHandle, Transport};
 
 /// A connection after its opening handshake.
@@ -17,6 +18,8 @@ pub(crate) struct Opened {
     /// The bytes that the peer sent directly after its handshake.
     pub(crate) rest: Vec<u8>,
     pub(crate) role: WireRole,
+    /// The compression that both sides have agreed on.
+    pub(crate) agreed: Option<Agreed>,
 }
 
 pub(crate) fn info(

@@ -84,5 +84,6 @@ fn in_memory(shared: &Shared, end: UnixStream, role: Role) -> Result<Opened> {
         halves,
         rest: Vec::new(),
         role,
+        agreed: None,
     })
 }

@@ -30,7 +30,7 @@ impl SendQueue {
 
     fn send_control<R>(&self, change: impl FnOnce(&mut Control) -> R) -> R {
         let (result, writer) = self.messages.change(change);
-        self.use_idle(writer, true);
+        self.use_idle(writer, 0);
         result
     }
 

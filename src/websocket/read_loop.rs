@@ -14,6 +14,7 @@ use super::session::{Input, LAST_WAIT, PeerClose, Phase};
 use super::shared::{Received, Shared};
 use crate::error::{CloseFrame, Error};
 use crate::message::{MESSAGE_OVERHEAD, Message};
+use crate::net::deflate::{InflateReader, InvalidData};
 use crate::net::frame_reader::{FrameReader, StreamEnd};
 use crate::net::transport::{ReadHalf, is_timeout};
 use crate::pubsub::Publisher;
@@ -30,6 +31,8 @@ pub(crate) struct ReadSide {
     /// The bytes that were read with the handshake and follow it.
     pub(crate) rest: Vec<u8>,
     pub(crate) role: WireRole,
+    /// `None` if the peer's messages are not compressed.
+    pub(crate) inflate: Option<InflateReader>,
 }
 
 /// Why the reader stopped reading messages.
@@ -56,6 +59,7 @@ pub(crate) fn read(shared: &Shared, opened: ReadSide, publisher: &mut Publisher<
     // it are kept, and each time costs a system call.
     let mut codec = WebSocketContext::new(opened.role, Some(config));
     let mut stream = CodecStream {
+        inflate: opened.inflate,
         frames: FrameReader::new(opened.role, options.longest_message()),
         source: ByteSource {
             rest: io::Cursor::new(opened.rest),
@@ -106,7 +110,7 @@ fn read_loop(
                 if stream.source.must_copy(bytes.len()) {
                     bytes = Bytes::copy_from_slice(&bytes);
                 }
-                batch.push(Message::Binary(bytes));
+                batch.push(bytes.into());
             }
             Ok(Wire::Ping(payload)) => {
                 // The pong is a copy, because it may be queued for a while and would keep the
@@ -168,6 +172,9 @@ fn stop_reason(error: tungstenite::Error) -> StopReason {
             Ok(StreamEnd::BadClose(code, reason)) => violation(code, reason),
             Ok(StreamEnd::TooLong(size, limit)) => {
                 too_big(usize::try_from(size).unwrap_or(usize::MAX), limit)
+            }
+            Err(error) if error.get_ref().is_some_and(|it| it.is::<InvalidData>()) => {
+                violation(1007, error.to_string())
             }
             Err(error) => StopReason::Lost(error),
         },
@@ -264,6 +271,7 @@ fn shortened(mut reason: String) -> String {
 /// answers pings and Close frames.
 struct CodecStream<'a> {
     frames: FrameReader,
+    inflate: Option<InflateReader>,
     source: ByteSource<'a>,
 }
 
@@ -276,7 +284,7 @@ struct ByteSource<'a> {
     half: Box<dyn ReadHalf>,
     keepalive: Keepalive,
     received: &'a Received,
-    /// The number of bytes that have been read and that no message accounts for.
+    /// The number of bytes that the codec has read and that no message accounts for.
     surplus: usize,
     /// The number of bytes that are read at a time.
     read_buffer: usize,
@@ -296,7 +304,6 @@ impl ByteSource<'_> {
 
     fn count_read(&mut self, n: usize) -> usize {
         count(&self.received.bytes, n);
-        self.surplus = self.surplus.saturating_add(n);
         n
     }
 
@@ -320,7 +327,17 @@ impl ByteSource<'_> {
 
 impl Read for CodecStream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.frames.read(buffer, |buffer| self.source.read(buffer))
+        let CodecStream {
+            frames,
+            inflate,
+            source,
+        } = self;
+        let n = frames.read(buffer, |buffer| match inflate {
+            None => source.read(buffer),
+            Some(inflate) => inflate.read(buffer, |buffer| source.read(buffer)),
+        })?;
+        source.surplus = source.surplus.saturating_add(n);
+        Ok(n)
     }
 }
 

@@ -118,6 +118,7 @@ impl ReaderThread {
             info,
             rest,
             role,
+            agreed,
         } = opened;
         let options = &shared.options;
         *shared.info.lock() = Some(info);
@@ -138,6 +139,7 @@ impl ReaderThread {
         }
         crate::logging::debug!("{}: ready", shared.name);
         let mut writer = FrameWriter::new(role, halves.write, options);
+        writer.compress_with(agreed.and_then(|agreed| agreed.deflater(role)));
         writer.greet(greeting);
         match writer_thread::start(shared, writer) {
             Ok(thread) => self.writer = Some(thread),
@@ -147,6 +149,7 @@ impl ReaderThread {
             half: halves.read,
             rest,
             role,
+            inflate: agreed.map(|agreed| agreed.reader(role)),
         };
         if let Some(publisher) = &mut self.publisher {
             read_loop::read(shared, read_side, publisher);

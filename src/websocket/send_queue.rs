@@ -16,9 +16,6 @@ use crate::message::Message;
 use crate::net::transport::is_timeout;
 use crate::pubsub::{Channel, IdleWorker};
 
-/// The maximum size of a message that is written on the thread that puts it, in bytes.
-const SMALL: usize = 16 << 10;
-
 /// The maximum number of messages that are taken from the queue and written in one turn. A turn
 /// also ends after a write to the transport. Pongs and pings are written before each turn. The lock
 /// is contended while another thread puts as fast as it can: with half of this number, sending
@@ -107,7 +104,7 @@ impl SendQueue {
         message: Message,
         push: impl FnOnce(Message) -> Result<IdleWriter<'a>, PutError<Message>>,
     ) -> Result<(), PutError<Message>> {
-        let is_small = message.len() <= SMALL;
+        let length = message.len();
         // A JSON message may have a value beside its text. It is not queued, because it is not
         // weighed and takes many times as much memory. If the put fails, the message is returned
         // with its value.
@@ -116,7 +113,7 @@ impl SendQueue {
             PutError::Full(message) => PutError::Full(message.with_value(value)),
             PutError::Closed(message) => PutError::Closed(message.with_value(value)),
         })?;
-        self.use_idle(writer, is_small);
+        self.use_idle(writer, length);
         Ok(())
     }
 
@@ -238,12 +235,15 @@ impl SendQueue {
 
     /// Writes on a thread that has added something, if it has received the frame writer and the
     /// message is small. Otherwise the writer thread writes.
-    pub(super) fn use_idle(&self, writer: IdleWriter<'_>, is_small: bool) {
+    pub(super) fn use_idle(&self, writer: IdleWriter<'_>, length: usize) {
         let Some(writer) = writer else {
             // The thread that has the frame writer finds what was added.
             return;
         };
-        writer.work(|writer| is_small && !writer.wrote_recently() && self.write_now(writer));
+        writer.work(|writer| {
+            let is_quick = length <= writer.longest_quick() && !writer.wrote_recently();
+            is_quick && self.write_now(writer)
+        });
     }
 
     /// Writes one turn, as far as the transport takes it without waiting. Returns whether

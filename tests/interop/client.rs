@@ -17,9 +17,9 @@ const LONG_DEADLINE: Duration = Duration::from_secs(50);
 /// The number of messages of the scenario `flood`, each way.
 pub(super) const FLOOD: usize = 10_000;
 
-/// The bytes in each frame of a message that is sent in several. The first character that is not
-/// ASCII is divided between two.
-pub(super) const FRAGMENT: usize = 7;
+/// The bytes in each frame of a message that is sent in several. Each character that is not ASCII
+/// is divided between two.
+pub(super) const FRAGMENT: usize = 4;
 
 const MIB: usize = 1 << 20;
 

@@ -14,7 +14,7 @@ fn flood(raw: &mut Raw) {
     raw.get_ref().set_write_timeout(Some(500 * MS)).unwrap();
     let mut n = 0;
     while let Message::Binary(bytes) = numbered(n) {
-        if raw.send(tungstenite::Message::Binary(bytes)).is_err() {
+        if raw.send(tungstenite::Message::binary(bytes)).is_err() {
             break;
         }
         n += 1;

@@ -39,7 +39,7 @@ fn messages_waiting_for_a_slow_consumer_come_before_those_of_the_next_connection
         let Message::Binary(bytes) = numbered(n) else {
             unreachable!()
         };
-        raw.send(tungstenite::Message::Binary(bytes)).unwrap();
+        raw.send(tungstenite::Message::binary(bytes)).unwrap();
     }
     eventually("that reading pauses", || ws.stats().messages_in > 0);
     drop(raw);

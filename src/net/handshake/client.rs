@@ -14,6 +14,7 @@ use super::fields::{elements, head};
 use super::response::{read_body, read_head};
 use super::{Failure, subprotocols, switches};
 use crate::error::{Error, Result};
+use crate::net::deflate::{Agreed, Deflate, Refused};
 use crate::net::transport::{Halves, is_timeout, write_by};
 
 /// Returns the request for the WebSocket at a `ws` or `wss` URL, with a new key.
@@ -56,14 +57,23 @@ fn capitalised(name: &HeaderName) -> String {
     words.collect::<Vec<_>>().join("-")
 }
 
-/// Requests a WebSocket. Returns the server's response and the bytes after it. Reads the body of
-/// any other response, unless it is a redirect that will be followed.
+/// A server's response that completes the handshake.
+pub(crate) struct Answer {
+    pub(crate) response: Response<()>,
+    /// The bytes after it.
+    pub(crate) rest: Vec<u8>,
+    pub(crate) agreed: Option<Agreed>,
+}
+
+/// Requests a WebSocket. `deflate` is what the request offers. Reads the body of a response that
+/// does not complete the handshake, unless it is a redirect that will be followed.
 pub(crate) fn ask(
     halves: &mut Halves,
     request: &Request<()>,
+    deflate: Option<&Deflate>,
     follows_redirects: bool,
     deadline: Instant,
-) -> Result<(Response<()>, Vec<u8>), Failure> {
+) -> Result<Answer, Failure> {
     let written = write_by(
         &mut *halves.write,
         &request_head(request),
@@ -86,15 +96,23 @@ pub(crate) fn ask(
             response: response.into(),
         }));
     }
-    verify(response.headers(), request.headers())
+    let agreed = verify(response.headers(), request.headers(), deflate)
         .map_err(|why| Error::Handshake(format!("the server's response {why}")))?;
     read.set_timeout(None).map_err(Error::lost)?;
     // RFC 9112, section 6.3: a 101 ends with its head, whatever Content-Length says.
-    Ok((response, rest))
+    Ok(Answer {
+        response,
+        rest,
+        agreed,
+    })
 }
 
 /// Checks a response with status 101 (section 4.1). Returns what is wrong with it as the error.
-fn verify(response: &HeaderMap, request: &HeaderMap) -> Result<(), String> {
+fn verify(
+    response: &HeaderMap,
+    request: &HeaderMap,
+    deflate: Option<&Deflate>,
+) -> Result<Option<Agreed>, String> {
     // Items 2 and 3.
     switches(response).map_err(|missing| format!("is without {missing}"))?;
     // Item 4. The header may be repeated if all values are right.
@@ -105,17 +123,27 @@ fn verify(response: &HeaderMap, request: &HeaderMap) -> Result<(), String> {
         return Err("has no Sec-WebSocket-Accept that fits the key it was sent".into());
     }
     // Item 5.
-    let mut extensions = elements(response, &header::SEC_WEBSOCKET_EXTENSIONS);
-    if extensions.next().is_some() {
-        return Err("chooses an extension that was not offered".into());
-    }
+    let agreed = match deflate {
+        Some(deflate) => {
+            let extensions = response.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
+            let agreed = deflate.check_answer(extensions.iter().map(HeaderValue::as_bytes));
+            agreed.map_err(|Refused(why)| why)?
+        }
+        None => {
+            let mut extensions = elements(response, &header::SEC_WEBSOCKET_EXTENSIONS);
+            if extensions.next().is_some() {
+                return Err("chooses an extension that was not offered".into());
+            }
+            None
+        }
+    };
     // Item 6, and section 4.2.2, item 5: at most one.
     let mut chosen = elements(response, &header::SEC_WEBSOCKET_PROTOCOL);
     let is_offered = |name| subprotocols(request).any(|offered| offered.as_bytes() == name);
     match (chosen.next(), chosen.next()) {
-        (None, _) => Ok(()),
+        (None, _) => Ok(agreed),
         (Some(_), Some(_)) => Err("chooses more than one subprotocol".into()),
-        (Some(name), None) if is_offered(name) => Ok(()),
+        (Some(name), None) if is_offered(name) => Ok(agreed),
         (Some(_), None) => Err("chooses a subprotocol that was not offered".into()),
     }
 }
@@ -152,7 +180,7 @@ mod tests {
         request.insert(header::SEC_WEBSOCKET_KEY, HeaderValue::from_static(key));
         let offered = HeaderValue::from_static(offered);
         request.insert(header::SEC_WEBSOCKET_PROTOCOL, offered);
-        verify(parsed.response.headers(), &request)
+        verify(parsed.response.headers(), &request, None).map(|_| ())
     }
 
     #[test]

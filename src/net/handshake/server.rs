@@ -8,6 +8,7 @@ use tungstenite::handshake::derive_accept_key;
 use super::fields::{content_length, elements, has_only, head, header_map, mark_secrets};
 use super::{MAX_HEADERS, subprotocols, switches};
 use crate::net::base64;
+use crate::net::deflate::{Agreed, Deflate, Refused};
 use crate::net::host::is_host_and_port;
 use crate::net::origin::Origins;
 use crate::shown::quoted;
@@ -92,14 +93,16 @@ pub(crate) struct HandshakeConfig<'a> {
     /// Whether the request came over TLS.
     pub(crate) encrypted: bool,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) deflate: Option<&'a Deflate>,
 }
 
 /// Returns the response that completes the handshake (section 4.2.2), with the first of the
-/// server's subprotocols that the client offers. Returns the rejection as the error.
+/// server's subprotocols that the client offers, and the compression that both sides agree on.
+/// Returns the rejection as the error.
 pub(crate) fn answer(
     request: &Request<()>,
     config: HandshakeConfig<'_>,
-) -> Result<Response<()>, Refusal> {
+) -> Result<(Response<()>, Option<Agreed>), Refusal> {
     check_method(request)?;
     check_upgrade(request)?;
     check_version(request)?;
@@ -115,6 +118,16 @@ pub(crate) fn answer(
             refusal(StatusCode::FORBIDDEN, why)
         })?;
 
+    let chosen = match config.deflate {
+        Some(deflate) => {
+            let offers = request.headers().get_all(header::SEC_WEBSOCKET_EXTENSIONS);
+            let chosen = deflate.choose(offers.iter().map(HeaderValue::as_bytes));
+            chosen.map_err(|Refused(why)| bad(&format!("it {why}")))?
+        }
+        None => None,
+    };
+    let (agreed, extension) = chosen.unzip();
+
     let mut response = plain(StatusCode::SWITCHING_PROTOCOLS);
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -126,11 +139,14 @@ pub(crate) fn answer(
     if let Some(name) = chosen.and_then(|name| HeaderValue::from_str(name).ok()) {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
     }
+    if let Some(value) = extension.and_then(|value| HeaderValue::try_from(value).ok()) {
+        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, value);
+    }
     for (name, value) in config.headers {
         headers.append(name, value);
     }
     mark_secrets(headers);
-    Ok(response)
+    Ok((response, agreed))
 }
 
 /// Checks section 4.2.1, item 1.

@@ -112,8 +112,10 @@ def for_the_terminal(results):
 class Reasons:
     """Numbers for what is not `ok`, in the order of their first use."""
 
-    def __init__(self):
+    def __init__(self, names):
         self.numbers = {}
+        # Names of libraries, which keep their lower case at the beginning of a sentence.
+        self.names = names
 
     def cell(self, content):
         if content == "ok":
@@ -123,15 +125,17 @@ class Reasons:
         return f"[{number}]" if kind == "no" else f"**fails** [{number}]"
 
     def lines(self):
-        return [
-            f"{number}. {reason[:1].upper()}{reason[1:]}."
-            for reason, number in self.numbers.items()
-        ]
+        return [f"{number}. {self.sentence(text)}." for text, number in self.numbers.items()]
+
+    def sentence(self, text):
+        if text.startswith(self.names):
+            return text
+        return text[:1].upper() + text[1:]
 
 
 def for_people(results, expected=None):
     expected = expected or json.loads(EXPECTED.read_text() if EXPECTED.is_file() else "{}")
-    reasons = Reasons()
+    reasons = Reasons(tuple(each.peer.name for each in results))
 
     def shown(result, role, scenario):
         content = result.cells[role, scenario]
