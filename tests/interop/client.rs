@@ -23,11 +23,15 @@ pub(super) const FRAGMENT: usize = 4;
 
 const MIB: usize = 1 << 20;
 
-pub(super) fn run(scenario: &str, url: &str, options: Options) -> Result<()> {
-    let at = |path: &str| match url.starts_with("ws+unix:") {
+fn at(url: &str, path: &str) -> String {
+    match url.starts_with("ws+unix:") {
         true => format!("{url}:{path}"),
         false => format!("{url}{path}"),
-    };
+    }
+}
+
+pub(super) fn run(scenario: &str, url: &str, options: Options) -> Result<()> {
+    let at = |path: &str| at(url, path);
     let echo = at("/echo");
     match scenario {
         "json" => json_texts(&echo, &options),
@@ -59,6 +63,39 @@ pub(super) fn run(scenario: &str, url: &str, options: Options) -> Result<()> {
         _ if scenario.starts_with("lws-") => libwebsockets::run(scenario, url, options),
         _ => Err(format!("there is no scenario {scenario}").into()),
     }
+}
+
+/// Checks that both sides compress, with these parameters.
+pub(super) fn is_compressed(url: &str, options: &Options, names: &str) -> Result<()> {
+    // The compressed text is sent in several frames.
+    let options = options.clone().fragment_size(16);
+    let ws = options.connect(at(url, "/echo"))?;
+    ws.wait_ready_timeout(DEADLINE)?;
+    let response = ws.response().ok_or("there is no response")?;
+    let extension = match response.headers().get("Sec-WebSocket-Extensions") {
+        Some(value) => value.to_str()?,
+        None => return Err("the server does not compress".into()),
+    };
+    let has = |parameter: &str| extension.split(';').any(|each| each.trim() == parameter);
+    for name in names.split(',') {
+        // What the client offers for its own messages, the server need not repeat.
+        let required = match name {
+            "no-context" => "server_no_context_takeover",
+            "window-9" => "server_max_window_bits=9",
+            _ => "permessage-deflate",
+        };
+        if !has(required) {
+            return Err(format!("{required} is not in the response: {extension}").into());
+        }
+    }
+    let text = "compress me ".repeat(1000);
+    comes_back(&ws, text.as_str().into())?;
+    let (sent, received) = (ws.stats().bytes_out, ws.stats().bytes_in);
+    if sent > 1000 || received > 1000 {
+        let size = text.len();
+        return Err(format!("{size} bytes were {sent} when sent, {received} received").into());
+    }
+    Ok(ws.close()?)
 }
 
 /// Takes the next message, which has to be this text.

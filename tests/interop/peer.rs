@@ -2,8 +2,8 @@
 //! use other libraries, and `tests/interop/suite/main.py` describes what both sides do.
 //!
 //! ```text
-//! interop server --listen HOST:PORT | /PATH [--tls CERT KEY]
-//! interop client SCENARIO URL [--ca FILE]
+//! interop server --listen HOST:PORT | /PATH [--tls CERT KEY] [--deflate PARAMS]
+//! interop client SCENARIO URL [--ca FILE] [--deflate PARAMS]
 //! ```
 //!
 //! The server prints `listening on URL` and runs until it is killed. The client prints `ok`, or one
@@ -28,8 +28,9 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 /// The longest message of a scenario is half of that.
 const MAX_MESSAGE: usize = 32 << 20;
 
-const USAGE: &str = "usage: interop server --listen HOST:PORT|/PATH [--tls CERT KEY]\n       \
-                     interop client SCENARIO URL [--ca FILE]";
+const USAGE: &str = "usage: interop server --listen HOST:PORT|/PATH [--tls CERT KEY] \
+                     [--deflate PARAMS]\n       \
+                     interop client SCENARIO URL [--ca FILE] [--deflate PARAMS]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -68,6 +69,7 @@ fn serve(address: &str, mut settings: &[&str]) -> Result<()> {
         true => Server::bind_unix(address)?,
         false => Server::bind(address)?,
     };
+    let mut options = options();
     loop {
         settings = match settings {
             [] => break,
@@ -75,11 +77,14 @@ fn serve(address: &str, mut settings: &[&str]) -> Result<()> {
                 server = with_tls(server, cert, key)?;
                 rest
             }
+            ["--deflate", names, rest @ ..] => {
+                options = compress(options, names)?;
+                rest
+            }
             _ => return Err(USAGE.into()),
         };
     }
     print(&format!("listening on {}", server.url()))?;
-    let options = options();
     server.serve(move |request| server::answer(request, options.clone()));
     Ok(())
 }
@@ -93,6 +98,11 @@ fn connect(scenario: &str, url: &str, mut settings: &[&str]) -> Result<()> {
                 options = trust(options, file)?;
                 rest
             }
+            ["--deflate", names, rest @ ..] => {
+                options = compress(options, names)?;
+                client::is_compressed(url, &options, names)?;
+                rest
+            }
             _ => return Err(USAGE.into()),
         };
     }
@@ -102,6 +112,29 @@ fn connect(scenario: &str, url: &str, mut settings: &[&str]) -> Result<()> {
 
 fn read(file: &str) -> Result<Vec<u8>> {
     fs::read(file).map_err(|error| format!("{file}: {error}").into())
+}
+
+/// Turns compression on, with the parameters that suite/main.py describes.
+#[cfg(feature = "deflate")]
+fn compress(options: Options, names: &str) -> Result<Options> {
+    // Short messages are compressed, too.
+    let mut deflate = rtcbot_websocket::Deflate::new().threshold(0);
+    for name in names.split(',') {
+        deflate = match name {
+            "default" => deflate,
+            "no-context" => deflate
+                .client_no_context_takeover(true)
+                .server_no_context_takeover(true),
+            "window-9" => deflate.client_max_window_bits(9).server_max_window_bits(9),
+            _ => return Err(format!("there is no parameter {name}").into()),
+        };
+    }
+    Ok(options.deflate(deflate))
+}
+
+#[cfg(not(feature = "deflate"))]
+fn compress(_: Options, _: &str) -> Result<Options> {
+    Err("this program was built without the feature deflate".into())
 }
 
 #[cfg(feature = "native-tls")]

@@ -40,7 +40,15 @@ The client's scenarios, and their paths:
     headers          /headers  sends X-Robot: 7, and the server has seen it
     flood            /flood
 
-`wss` and `unix` are the client scenario `sizes` over TLS and over a Unix socket.
+`wss` and `unix` are the client scenario `sizes` over TLS and over a Unix socket. `deflate-PARAMS`
+are the client scenarios `json`, `sizes` and `flood`, with `--deflate PARAMS` on both sides. PARAMS are
+one or more of these, separated by commas, and without them nothing is compressed:
+
+    default            permessage-deflate as the library has it
+    no-context         no context takeover, for both sides
+    window-9           windows of 9 bits, for both sides
+
+The client checks that the server's response has what was asked for.
 
 A new peer is a class in a module of `peers`, derived from `peer.Peer`. Nothing is skipped: what a
 library does not have is in `lacks`, with the reason, and the page shows it.

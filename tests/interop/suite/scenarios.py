@@ -20,6 +20,14 @@ class Scenario:
         return self.runs or (self.name,)
 
 
+# The parameters of `--deflate`, and what is compressed with each.
+PARAMS = {
+    "default": "by permessage-deflate",
+    "no-context": "without context takeover on both sides",
+    "window-9": "with windows of 9 bits on both sides",
+}
+COMPRESSED = ("json", "sizes", "flood")
+
 SCENARIOS = [
     Scenario("json", "JSON and its edge cases come back to the byte"),
     Scenario("unicode", "so does text of every plane"),
@@ -39,6 +47,16 @@ SCENARIOS = [
     Scenario("flood", "10 000 numbered messages each way at once, in order", deadline=60),
     Scenario("wss", "`sizes` over TLS with a private CA", variant="tls", runs=("sizes",)),
     Scenario("unix", "`sizes` over a Unix socket", variant="unix", runs=("sizes",)),
+    *(
+        Scenario(
+            f"deflate-{params}",
+            f"`json`, `sizes` and `flood`, compressed {how}",
+            deadline=60,
+            variant=f"deflate {params}",
+            runs=COMPRESSED,
+        )
+        for params, how in PARAMS.items()
+    ),
 ]
 
 # What the server prints after `close-by-client`.

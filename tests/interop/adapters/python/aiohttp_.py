@@ -5,7 +5,7 @@ import ssl
 
 import aiohttp
 from aiohttp import WSMsgType, web
-from scenarios import Ended, Lacks, listening, main
+from scenarios import Ended, Lacks, check, listening, main
 
 MAX_SIZE = 32 << 20
 
@@ -83,14 +83,21 @@ class Library:
             protocols=subprotocols,
             max_msg_size=MAX_SIZE,
             autoping=False,
+            # The window's bits; 0 is no compression.
+            compress=0 if deflate is None else 9 if "window-9" in deflate else 15,
             ssl=ssl.create_default_context(cafile=ca) if ca else True,
         )
+        check(bool(ws.compress) == bool(deflate), f"compression is {ws.compress}")
         return Connection(ws, ws.protocol, session=session)
 
     async def serve(self, listen, tls, deflate, handle):
         async def handler(request):
             ws = web.WebSocketResponse(
-                protocols=["second"], max_msg_size=MAX_SIZE, autoping=False, compress=False
+                protocols=["second"],
+                max_msg_size=MAX_SIZE,
+                autoping=False,
+                # As the client asks.
+                compress=deflate is not None,
             )
             await ws.prepare(request)
             await handle(Connection(ws, ws.ws_protocol, request=request))

@@ -86,6 +86,22 @@ def check(condition, what):
         raise AssertionError(what)
 
 
+def check_deflate(deflate, extensions):
+    """Compares what the server's response says with the names of `--deflate`, or None."""
+    found = [part.strip() for part in extensions.split(";") if part.strip()]
+    if deflate is None:
+        check(not found, f"not asked for: {extensions}")
+        return
+    wanted = ["permessage-deflate"]
+    for side in ("server", "client"):
+        if "no-context" in deflate:
+            wanted.append(f"{side}_no_context_takeover")
+        if "window-9" in deflate:
+            wanted.append(f"{side}_max_window_bits=9")
+    missing = [each for each in wanted if each not in found]
+    check(not missing, f"{missing} not in the response: {extensions}")
+
+
 def letters(size):
     return (b"abcdefghijklmnopqrstuvwxyz" * (size // 26 + 1))[:size].decode()
 

@@ -5,6 +5,7 @@ import ssl
 
 import websockets.asyncio.client
 import websockets.asyncio.server
+import websockets_deflate
 from scenarios import Ended, come_back, listening, main, receives
 from websockets.exceptions import ConnectionClosed
 
@@ -97,7 +98,7 @@ class Library:
             "additional_headers": headers,
             "subprotocols": subprotocols or None,
             "max_size": MAX_SIZE,
-            "compression": None,
+            **websockets_deflate.client(deflate),
         }
         if url.startswith("ws+unix:"):
             _, socket, path = url.split(":")
@@ -106,7 +107,9 @@ class Library:
             return Connection(await connecting)
         if ca:
             settings["ssl"] = ssl.create_default_context(cafile=ca)
-        return Connection(await websockets.asyncio.client.connect(url, **settings))
+        ws = await websockets.asyncio.client.connect(url, **settings)
+        websockets_deflate.check(ws, deflate)
+        return Connection(ws)
 
     async def serve(self, listen, tls, deflate, handle):
         async def handler(ws):
@@ -116,7 +119,7 @@ class Library:
             "subprotocols": ["second"],
             "select_subprotocol": lambda _, offered: "second" if "second" in offered else None,
             "max_size": MAX_SIZE,
-            "compression": None,
+            **websockets_deflate.server(deflate),
         }
         if tls:
             settings["ssl"] = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -6,6 +6,7 @@ import ssl
 
 import websockets.sync.client
 import websockets.sync.server
+import websockets_deflate
 from scenarios import TIMEOUT, Ended, listening, main
 from websockets.exceptions import ConnectionClosed
 
@@ -57,7 +58,7 @@ class Library:
             "additional_headers": headers,
             "subprotocols": subprotocols or None,
             "max_size": MAX_SIZE,
-            "compression": None,
+            **websockets_deflate.client(deflate),
         }
         if url.startswith("ws+unix:"):
             _, path, resource = url.split(":")
@@ -68,7 +69,9 @@ class Library:
             arguments = (url,)
         if ca:
             settings["ssl"] = ssl.create_default_context(cafile=ca)
-        return Connection(await asyncio.to_thread(connect, *arguments, **settings))
+        ws = await asyncio.to_thread(connect, *arguments, **settings)
+        websockets_deflate.check(ws, deflate)
+        return Connection(ws)
 
     async def serve(self, listen, tls, deflate, handle):
         # The library calls this in a thread for each connection.
@@ -79,7 +82,7 @@ class Library:
             "subprotocols": ["second"],
             "select_subprotocol": lambda _, offered: "second" if "second" in offered else None,
             "max_size": MAX_SIZE,
-            "compression": None,
+            **websockets_deflate.server(deflate),
         }
         if tls:
             settings["ssl"] = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

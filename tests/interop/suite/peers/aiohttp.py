@@ -11,6 +11,7 @@ class Aiohttp(PythonPeer):
     lacks = {
         "client fragments": "aiohttp sends each message in one frame",
         "server fragmented": "aiohttp sends each message in one frame",
+        "client deflate-no-context": "aiohttp's client cannot ask for that",
     }
 
 

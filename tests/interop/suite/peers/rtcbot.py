@@ -3,6 +3,7 @@ import urllib.request
 
 import harness
 from peer import Own, PythonPeer
+from scenarios import PARAMS
 
 NO_BINARY = "RTCBot sends and receives text only"
 NO_CODE = "RTCBot always closes with 1000, and does not show a received code"
@@ -24,6 +25,13 @@ def values(peer, bench):
             listening = bench.start([*server, "server", "--listen", "127.0.0.1:0", *settings])
             url = listening.url.replace("127.0.0.1", host)
             bench.run([*client, "client", "values", url, *more])
+
+
+def compressed(peer, bench):
+    """RTCBot's server compresses whatever a client wants compressed; its client never asks."""
+    listening = bench.start([*peer.server(), "server", "--listen", "127.0.0.1:0"])
+    for scenario in ("json", "flood"):
+        bench.run_ours(scenario, listening.url, "--deflate", "default")
 
 
 def tutorial(server, robot, operator):
@@ -74,6 +82,7 @@ class Rtcbot(PythonPeer):
         "empty": NO_BINARY,
         "wss": f"{NO_BINARY}; its JSON over TLS is a scenario of its own",
         "unix": "RTCBot has no Unix sockets",
+        **{f"deflate-{params}": NO_BINARY for params in PARAMS},
         "client fragments": NO_PARTS,
         "server fragments": IN_PARTS,
         "client fragmented": IN_PARTS,
@@ -93,6 +102,11 @@ class Rtcbot(PythonPeer):
             "exchanges JSON values in both roles, over `ws` and `wss`; those to RTCBot are texts "
             "in several frames",
             values,
+        ),
+        Own(
+            "compressed",
+            "`json` and `flood` with compression, between this crate's client and its server",
+            compressed,
         ),
         Own(
             "page",
