@@ -5,6 +5,18 @@ import install
 from peer import Own, Peer, adapter
 
 
+ABORTS = "release 4.1 of libwebsockets aborts when it compresses an empty message of `sizes`"
+
+
+def compressed(peer, bench):
+    settings = ["--deflate", "default"]
+    ours = bench.start_ours(*settings)
+    theirs = bench.start([*peer.server(), "server", "--listen", "127.0.0.1:0", *settings])
+    for scenario in ("json", "flood"):
+        bench.run([*peer.client(), "client", scenario, ours.url, *settings])
+        bench.run_ours(scenario, theirs.url, *settings)
+
+
 def own(name, about, tls=False):
     """A scenario of this crate's client with the test server."""
 
@@ -22,7 +34,21 @@ def own(name, about, tls=False):
 class Libwebsockets(Peer):
     name = "libwebsockets"
     title = "libwebsockets (C)"
-    lacks = {"server headers": "release 4.1 does not show its server unknown headers"}
+    lacks = {
+        "server headers": "release 4.1 of libwebsockets does not show its server unknown headers",
+        "client deflate-default": ABORTS,
+        "server deflate-default": ABORTS,
+        "client deflate-window-9": ABORTS,
+        "server deflate-window-9": "release 4.1 of libwebsockets accepts an offer with "
+        "server_max_window_bits, and does not confirm it as RFC 7692 demands",
+    }
+    own = [
+        Own(
+            "compressed",
+            "`json` and `flood` with compression, which have no empty messages, in both roles",
+            compressed,
+        )
+    ]
 
     def install(self):
         install.debian("cc", "gcc")
