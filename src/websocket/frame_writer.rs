@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tungstenite::protocol::frame::CloseFrame as WireCloseFrame;
 use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext};
 
-use super::control_frames::{Frames, SendClose};
+use super::control_frames::{Frames, SendClose, SendFirst};
 use super::fragments::{Fragments, WireForm};
 use crate::message::Message;
 use crate::net::deflate::Deflater;
@@ -276,7 +276,7 @@ impl FrameWriter {
             writer.encoded_bytes += frame_length(body, writer.role);
             writer.codec.close(&mut writer.out, frame)?;
             writer.flush_codec()?;
-            if !close.after_queue {
+            if close.first != SendFirst::Queue {
                 // Nothing more is expected from the peer. It need not wait for this side to end the
                 // stream.
                 let _ = writer.out.half.shutdown_write();

@@ -147,7 +147,7 @@ fn interrupted(
 fn close_now() -> SendClose {
     SendClose {
         frame: None,
-        after_queue: false,
+        first: SendFirst::Nothing,
     }
 }
 
@@ -209,7 +209,7 @@ fn a_close_after_the_queue_follows_the_last_frame_of_a_message() {
         send_queue.refuse_puts();
         send_queue.send_close(SendClose {
             frame: None,
-            after_queue: true,
+            first: SendFirst::Queue,
         });
     });
     assert_eq!(progress, Progress::Closed);
@@ -442,6 +442,30 @@ fn a_thread_that_puts_a_message_writes_one_turn() {
     assert_eq!(writer.encoded(), MESSAGES_PER_TURN as u64);
     assert_eq!(send_queue.write(&mut writer).unwrap(), Progress::Drained);
     assert_eq!(writer.written(), 10 * MESSAGES_PER_TURN as u64);
+}
+
+#[test]
+fn a_close_frame_that_has_waited_until_its_time_passes_the_queued_messages() {
+    const COUNT: u64 = 2 * MESSAGES_PER_TURN as u64;
+    let now = Instant::now();
+    let hour = Duration::from_secs(3600);
+    for (first, sent) in [
+        (SendFirst::Queue, COUNT),
+        (SendFirst::QueueUntil(now + hour), COUNT),
+        (SendFirst::QueueUntil(now), 0),
+        (SendFirst::Nothing, 0),
+    ] {
+        let send_queue = SendQueue::new(1 << 20);
+        let half = Box::new(Full(Arc::default()));
+        let mut writer = FrameWriter::new(WireRole::Server, half, &Options::new());
+        for _ in 0..COUNT {
+            send_queue.put_nowait("x".into()).unwrap();
+        }
+        let frame = None;
+        send_queue.send_close(SendClose { frame, first });
+        assert_eq!(send_queue.write(&mut writer).unwrap(), Progress::Closed);
+        assert_eq!(writer.written(), sent, "{first:?}");
+    }
 }
 
 /// A transport that takes this many bytes and then fails.
