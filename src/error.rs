@@ -153,8 +153,8 @@ pub enum Error {
     /// with 1007 for text that is not UTF-8.
     ///
     /// Messages that were queued for sending before that are sent before the Close frame, as far as
-    /// the peer takes them within half a second. If the client reconnects after this error, the next
-    /// connection sends them.
+    /// the peer takes them within half a second. If the client reconnects after this error, they
+    /// are sent on the next connection.
     #[error("the peer broke the protocol: {reason} (closed with {code})")]
     Protocol {
         /// The close code that was sent to the peer.

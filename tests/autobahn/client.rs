@@ -1,8 +1,8 @@
 //! A client for the Autobahn test suite, which `tests/autobahn/run` starts.
 //!
-//! Usage: `autobahn_client URL AGENT [--ca FILE]`. The URL is that of a `wstest -m fuzzingserver`,
-//! and `AGENT` is the name in its report. `FILE` is a PEM file with a certificate that the server
-//! may have.
+//! Usage: `autobahn_client URL AGENT [--deflate] [--ca FILE]`. The URL is that of a `wstest -m
+//! fuzzingserver`, and `AGENT` is the name in its report. With `--deflate`, messages are compressed
+//! if the server wants it. `FILE` is a PEM file with a certificate that the server may have.
 //!
 //! One case runs at a time. The server has one thread, and its time limits also pass while that
 //! works for another case.
@@ -18,7 +18,7 @@ use rtcbot_websocket::{Error, Options, Websocket};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str = "usage: autobahn_client URL AGENT [--ca FILE]";
+const USAGE: &str = "usage: autobahn_client URL AGENT [--deflate] [--ca FILE]";
 
 /// The server itself ends its slowest cases after 100 seconds.
 const CASE_DEADLINE: Duration = Duration::from_secs(150);
@@ -29,6 +29,7 @@ const LONGEST_MESSAGE: usize = 16 << 20;
 struct Settings {
     url: String,
     agent: String,
+    deflate: bool,
     ca: Option<Vec<u8>>,
 }
 
@@ -46,12 +47,13 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Settings> {
     let mut settings = Settings {
         url: arguments.next().ok_or(USAGE)?,
         agent: arguments.next().ok_or(USAGE)?,
+        deflate: false,
         ca: None,
     };
     while let Some(option) = arguments.next() {
-        let value = arguments.next().ok_or(USAGE)?;
         match option.as_str() {
-            "--ca" => settings.ca = Some(std::fs::read(value)?),
+            "--deflate" => settings.deflate = true,
+            "--ca" => settings.ca = Some(std::fs::read(arguments.next().ok_or(USAGE)?)?),
             _ => return Err(USAGE.into()),
         }
     }
@@ -80,6 +82,10 @@ impl Settings {
         let options = match &self.ca {
             Some(pem) => trust(options, pem)?,
             None => options,
+        };
+        let options = match self.deflate {
+            true => compress(options)?,
+            false => options,
         };
         let ws = options.connect(format!("{}{path_and_query}", self.url))?;
         Ok(ws)
@@ -125,6 +131,16 @@ impl Settings {
         ws.wait_closed_timeout(CASE_DEADLINE)?;
         Ok(())
     }
+}
+
+#[cfg(feature = "deflate")]
+fn compress(options: Options) -> Result<Options> {
+    Ok(options.deflate(rtcbot_websocket::Deflate::new()))
+}
+
+#[cfg(not(feature = "deflate"))]
+fn compress(_: Options) -> Result<Options> {
+    Err("--deflate: this program was built without the feature deflate".into())
 }
 
 #[cfg(feature = "native-tls")]
