@@ -182,11 +182,18 @@ impl InflateReader {
             .map_or(Kind::Invalid, |(head, _)| self.kind(head));
         match (kind, head) {
             (Kind::Compressed, Some((head, left))) => {
-                self.message.get_or_insert(Message {
-                    opcode: head.opcode,
-                    is_masked: head.mask.is_some(),
-                    has_ended: false,
-                });
+                if self.message.is_none() {
+                    let is_masked = head.mask.is_some();
+                    // The codec sees this frame before all that follow, even if it has no data.
+                    if out.space_for_data(is_masked).is_none() {
+                        return false;
+                    }
+                    self.message = Some(Message {
+                        opcode: head.opcode,
+                        is_masked,
+                        has_ended: false,
+                    });
+                }
                 self.input.skip(size as usize);
                 self.state = State::Payload(Payload {
                     left,
@@ -202,13 +209,6 @@ impl InflateReader {
             }
             (Kind::Invalid, _) | (_, None) => {
                 if let Some(message) = &mut self.message {
-                    // The codec must know that it is in the middle of a message.
-                    if message.opcode != CONTINUATION {
-                        if out.space_for_data(message.is_masked).is_none() {
-                            return false;
-                        }
-                        out.write_fragment(message, false);
-                    }
                     out.end_fragment(message, false);
                 }
                 self.message = None;
@@ -435,21 +435,14 @@ impl<'a> Output<'a> {
     }
 
     /// Completes the frame that is being filled, if there is one. An empty one is dropped, unless
-    /// it is the last of its message.
+    /// it is the first or the last of its message.
     fn end_fragment(&mut self, message: &mut Message, is_final: bool) {
-        match &self.fragment {
-            Some(fragment) if fragment.data > 0 || is_final => {
-                self.write_fragment(message, is_final)
-            }
-            _ => self.fragment = None,
-        }
-    }
-
-    /// Completes the frame that is being filled, even if it is empty.
-    fn write_fragment(&mut self, message: &mut Message, is_final: bool) {
         let Some(Fragment { head, data }) = self.fragment.take() else {
             return;
         };
+        if data == 0 && !is_final && message.opcode == CONTINUATION {
+            return;
+        }
         let header = FrameHeader {
             is_final,
             opcode: std::mem::replace(&mut message.opcode, CONTINUATION),
@@ -484,8 +477,12 @@ impl InflateReader {
     pub(super) fn has_inflater(&self) -> bool {
         self.inflater.is_some()
     }
+}
 
-    pub(super) fn buffered(&self) -> usize {
+#[cfg(any(test, fuzzing))]
+impl InflateReader {
+    /// Returns the size of the memory for bytes that have not been processed.
+    pub(crate) fn buffered(&self) -> usize {
         self.input.bytes.capacity()
     }
 }

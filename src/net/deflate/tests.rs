@@ -219,6 +219,34 @@ fn what_the_protocol_forbids_reaches_the_codec() {
         assert!(end.contains(is_right), "{bytes:x?}: {end}");
         assert_eq!(messages, []);
     }
+    // A frame without data, and more frames after it.
+    let close = |mask| {
+        frame(
+            header(OpCode::Control(Control::Close), true, false, mask),
+            b"",
+        )
+    };
+    let empty = frame(header(TEXT, false, true, None), b"");
+    let begin = frame(header(TEXT, false, false, None), b"x");
+    for (bytes, role, is_right) in [
+        (
+            [&empty[..], &close(Some([1, 2, 3, 4]))].concat(),
+            Role::Server,
+            "unmasked",
+        ),
+        (
+            [&begin[..], &empty, &close(None)].concat(),
+            Role::Client,
+            "fragment",
+        ),
+    ] {
+        for piece in [1, 4096] {
+            let (messages, end) = read(&bytes, role, DEFAULT, piece);
+            let end = end.to_string().to_lowercase();
+            assert!(end.contains(is_right), "{bytes:x?}: {end}");
+            assert_eq!(messages, []);
+        }
+    }
     // A compressed message within a plain one.
     let plain = frame(header(TEXT, false, false, None), b"x");
     let bytes = [plain, one_frame(TEXT, b"x")].concat();
