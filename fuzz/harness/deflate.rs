@@ -182,15 +182,20 @@ fn check_agreement(agreed: Agreed, role: Role, answer: &Extension, decisions: &m
 /// Whatever the level, the window and the parts of a message are, the peer can inflate it.
 fn check_compressing(decisions: &mut Decisions<'_>) {
     let (takeover, bits) = (!decisions.flag(), 9 + decisions.byte() % 7);
+    let mut deflater = deflater(takeover, bits, 1 + decisions.byte() % 9);
+    check_deflater(&mut deflater, takeover, bits, decisions);
+}
+
+/// Returns a client's compressor with these settings.
+fn deflater(takeover: bool, bits: u8, level: u8) -> Deflater {
     let settings = Deflate::new()
-        .level(1 + decisions.byte() % 9)
+        .level(level)
         .threshold(0)
         .client_no_context_takeover(!takeover)
         .client_max_window_bits(bits);
     let answer = settings.check_answer([&b"permessage-deflate"[..]]);
     let agreed = answer.expect("what was offered").expect("an extension");
-    let mut deflater = agreed.deflater(Role::Client).expect("9 bits or more");
-    check_deflater(&mut deflater, takeover, bits, decisions);
+    agreed.deflater(Role::Client).expect("9 bits or more")
 }
 
 fn check_deflater(
@@ -479,6 +484,78 @@ fn ending(error: io::Error) -> Ending {
         }
         Err(error) => panic!("{error:?}"),
     }
+}
+
+/// Inflates and compresses for `fuzz/differential.py`, which compares this crate with zlib. Reads a
+/// task in each line of the standard input, and answers it in a line:
+///
+/// * `inflate TAKEOVER BITS PAYLOAD...`: what each message's payload inflates to. If one cannot be
+///   inflated, nothing follows.
+/// * `deflate TAKEOVER BITS LEVEL MESSAGE...`: the payload of each message.
+///
+/// Data is hexadecimal, and `-` if it is empty.
+#[cfg(test)]
+#[test]
+#[ignore = "a program starts it: see fuzz/README.md"]
+fn differential() {
+    use data_encoding::HEXLOWER;
+    for line in io::stdin().lines() {
+        let line = line.expect("a line");
+        let mut words = line.split(' ');
+        let mut word = || words.next().expect("a word");
+        let (task, takeover, bits) = (word(), word() == "1", word().parse().expect("bits"));
+        let level = match task {
+            "deflate" => word().parse().expect("a level"),
+            _ => 1,
+        };
+        let data = words.map(|word| match word {
+            "-" => Vec::new(),
+            word => HEXLOWER.decode(word.as_bytes()).expect("digits"),
+        });
+        let answers = match task {
+            "deflate" => deflate_all(takeover, bits, level, data),
+            _ => inflate_all(takeover, bits, data),
+        };
+        print!("=");
+        for answer in answers {
+            match &answer[..] {
+                [] => print!(" -"),
+                _ => print!(" {}", HEXLOWER.encode(&answer)),
+            }
+        }
+        println!();
+    }
+}
+
+#[cfg(test)]
+fn inflate_all(takeover: bool, bits: u8, payloads: impl Iterator<Item = Vec<u8>>) -> Vec<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for payload in payloads {
+        push_frame(&mut bytes, 0xc0 | BINARY, &payload, None);
+    }
+    let limit = 1 << 24;
+    let reader = reader(Role::Client, takeover, bits);
+    let stream = Stream::new(&bytes, Role::Client, reader, limit);
+    let messages = read(stream, Role::Client, limit, 16 << 10).messages;
+    let messages = messages.into_iter().map(|message| match message {
+        Data::Binary(bytes) => bytes,
+        Data::Text(text) => panic!("{text}"),
+    });
+    messages.collect()
+}
+
+#[cfg(test)]
+fn deflate_all(
+    takeover: bool,
+    bits: u8,
+    level: u8,
+    messages: impl Iterator<Item = Vec<u8>>,
+) -> Vec<Vec<u8>> {
+    let mut deflater = deflater(takeover, bits, level);
+    let mut parts = Decisions::from_seed(u64::from(level));
+    messages
+        .map(|message| compressed(&mut deflater, &message, &mut parts))
+        .collect()
 }
 
 /// Returns the extension in a header of this crate.
