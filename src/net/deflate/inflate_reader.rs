@@ -63,6 +63,8 @@ struct Message {
     is_masked: bool,
     /// Whether all data so far is a complete deflate stream (section 7.2.3.4).
     has_ended: bool,
+    /// Whether the inflater may have data for which there was no space.
+    has_more: bool,
 }
 
 impl InflateReader {
@@ -146,21 +148,6 @@ impl InflateReader {
                 *left -= n as u64;
                 Ok(n > 0)
             }
-            State::Payload(payload) if payload.left == 0 => {
-                self.state = match payload.is_final {
-                    false => State::PassOn(0),
-                    // If a stream has ended, there is no open block that the tail would end.
-                    true if self
-                        .message
-                        .as_ref()
-                        .is_some_and(|message| message.has_ended) =>
-                    {
-                        State::Tail(TAIL.len())
-                    }
-                    true => State::Tail(0),
-                };
-                Ok(true)
-            }
             State::Payload(_) => self.inflate_payload(out),
             State::Tail(_) => self.inflate_tail(out),
             State::Failed => Ok(false),
@@ -192,6 +179,7 @@ impl InflateReader {
                         opcode: head.opcode,
                         is_masked,
                         has_ended: false,
+                        has_more: false,
                     });
                 }
                 self.input.skip(size as usize);
@@ -240,18 +228,31 @@ impl InflateReader {
         let (State::Payload(payload), Some(message)) = (&mut self.state, &mut self.message) else {
             return Ok(false);
         };
-        if self.input.is_empty() {
-            return Ok(false);
+        if !message.has_more {
+            if payload.left == 0 {
+                self.state = match (payload.is_final, message.has_ended) {
+                    (false, _) => State::PassOn(0),
+                    // If a stream has ended, there is no open block that the tail would end.
+                    (true, true) => State::Tail(TAIL.len()),
+                    (true, false) => State::Tail(0),
+                };
+                return Ok(true);
+            }
+            if self.input.is_empty() {
+                return Ok(false);
+            }
         }
         let Some(space) = out.space_for_data(message.is_masked) else {
             return Ok(false);
         };
+        let available = space.len();
         let data = self.input.unmasked(payload.left, &mut payload.mask);
         let inflater = inflater(&mut self.inflater, self.direction);
         let inflated = inflate(inflater, data, space)?;
         self.input.skip(inflated.read);
         payload.left -= inflated.read as u64;
         message.has_ended = inflated.has_ended;
+        message.has_more = inflated.written == available && !inflated.has_ended;
         out.add_data(inflated.written);
         Ok(true)
     }

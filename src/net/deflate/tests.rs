@@ -156,6 +156,31 @@ fn the_examples_of_the_rfc_are_inflated() {
     assert!(is_invalid_data(&end), "{end}");
 }
 
+/// Returns a complete deflate stream.
+fn ended_stream(payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(payload.len() + 100);
+    let mut compress = flate2::Compress::new(flate2::Compression::new(6), false);
+    let status = compress.compress_vec(payload, &mut out, flate2::FlushCompress::Finish);
+    assert_eq!(status.unwrap(), flate2::Status::StreamEnd);
+    out
+}
+
+#[test]
+fn a_stream_may_end_where_the_buffer_is_full() {
+    for length in 1..1000 {
+        let payload = vec![b'x'; length];
+        let first = frame(header(TEXT, true, true, None), &ended_stream(&payload));
+        let bytes = [first, one_frame(TEXT, b"Hello")].concat();
+        for piece in [1, 4, 1000] {
+            let (messages, end) = read(&bytes, Role::Client, DEFAULT, piece);
+            let expected = String::from_utf8(payload.clone()).unwrap();
+            let expected = [Message::text(expected), Message::text("Hello")];
+            assert_eq!(messages, expected, "{length} in pieces of {piece}: {end}");
+            assert!(is_end(&end), "{end}");
+        }
+    }
+}
+
 #[test]
 fn data_that_cannot_be_inflated_is_reported_after_the_messages_before_it() {
     let mut bytes = [one_frame(TEXT, b"before"), one_frame(BINARY, b"")].concat();
