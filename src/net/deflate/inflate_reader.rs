@@ -374,6 +374,10 @@ impl Input {
     }
 
     fn add(&mut self, bytes: &[u8]) {
+        // What is left is a part of a head: few bytes.
+        self.bytes.drain(..self.processed);
+        self.unmasked = self.unmasked.saturating_sub(self.processed);
+        self.processed = 0;
         self.bytes.extend_from_slice(bytes);
     }
 }

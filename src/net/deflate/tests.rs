@@ -343,6 +343,33 @@ fn memory_is_freed_between_messages_that_stand_alone() {
     }
 }
 
+#[test]
+fn processed_bytes_are_freed_even_if_each_piece_ends_in_a_head() {
+    let empty = frame(header(BINARY, true, false, None), b"");
+    let compressed = frame(header(BINARY, true, true, None), &[0]);
+    for (first, second) in [
+        (&empty[..1], &empty[1..]),
+        (&compressed[..1], &compressed[1..]),
+    ] {
+        let mut reader = InflateReader::new(DEFAULT);
+        let mut buffer = [0; 100];
+        for _ in 0..1000 {
+            let piece = [second, first].concat();
+            let piece = if reader.buffered() == 0 {
+                first
+            } else {
+                &piece
+            };
+            let read = reader.read(&mut buffer, |buffer| {
+                buffer[..piece.len()].copy_from_slice(piece);
+                Ok(piece.len())
+            });
+            assert!(read.is_ok_and(|n| n > 0) || piece.len() == 1);
+            assert!(reader.buffered() <= 100, "{} bytes", reader.buffered());
+        }
+    }
+}
+
 /// A message to send.
 #[derive(Debug, Clone)]
 struct Sent {
