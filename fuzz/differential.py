@@ -15,7 +15,10 @@ import time
 import zlib
 
 TAIL = b"\x00\x00\xff\xff"
-PEER = "cargo test --quiet --release --features deflate --lib differential -- --ignored --nocapture"
+PEER = (
+    "cargo test --quiet --config profile.dev.package.zlib-rs.opt-level=3 --features deflate --lib "
+    "differential -- --ignored --nocapture"
+)
 WORDS = [b'{"motor":', b'"speed":', b"0.25", b"-1e3", b", ", b"\x00\x00", b"robot", b"\xff"]
 STRATEGIES = [zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED, zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE]
 STRATEGIES.append(zlib.Z_FIXED)
@@ -129,6 +132,12 @@ class Peer:
                 return [bytes.fromhex(word) if word != "-" else b"" for word in answer.split()]
         sys.exit(f"the other program has ended with {self.process.wait()}: {task} {words}")
 
+    def end(self):
+        self.process.stdin.close()
+        self.process.stdout.read()
+        if self.process.wait() != 0:
+            sys.exit("the other program has failed")
+
 
 def main():
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 1
@@ -173,6 +182,7 @@ def main():
             continue
         differences += 1
         print("inflated:", takeover, bits, [p.hex() for p in payloads])
+    peer.end()
     print(f"{counts}, {differences} differences")
     sys.exit(1 if differences else 0)
 

@@ -7,6 +7,7 @@
 pub(crate) use crate::backoff::Schedule;
 #[cfg(feature = "deflate")]
 pub(crate) use crate::net::deflate::{Agreed, Deflater, InflateReader, InvalidData};
+#[cfg(feature = "deflate")]
 pub(crate) use crate::net::frame_reader::{FrameReader, StreamEnd};
 pub(crate) use crate::net::handshake::client::{self, redirects_to};
 pub(crate) use crate::net::handshake::server::{self, HandshakeConfig, parse_request, too_long};

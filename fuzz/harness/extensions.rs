@@ -1,5 +1,5 @@
-//! What `Sec-WebSocket-Extensions` means by RFC 6455, section 9.1, and RFC 7692, section 7.1, in the
-//! simplest code possible.
+//! What `Sec-WebSocket-Extensions` means by RFC 6455, section 9.1, and RFC 7692, section 7.1, in
+//! the simplest code possible.
 
 use crate::fuzzing::Role;
 

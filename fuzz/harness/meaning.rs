@@ -28,6 +28,7 @@ pub(super) enum Ending {
 }
 
 /// What a peer's bytes mean.
+#[cfg_attr(not(feature = "deflate"), allow(dead_code))] // The target `deflate` reads all of it.
 pub(super) struct Meaning {
     pub(super) messages: Vec<Data>,
     pub(super) pings: Vec<Vec<u8>>,
@@ -42,6 +43,7 @@ pub(super) struct Meaning {
     pub(super) messages_within_window: Option<usize>,
 }
 
+#[cfg(feature = "deflate")]
 impl Meaning {
     pub(super) fn may_end_with(&self, ending: &Ending) -> bool {
         self.ending == *ending || self.others.contains(ending)
