@@ -151,6 +151,10 @@ pub enum Error {
 
     /// The peer violated the WebSocket protocol. This side closed the connection with code 1002, or
     /// with 1007 for text that is not UTF-8.
+    ///
+    /// Messages that were queued for sending before that are sent before the Close frame, as far as
+    /// the peer takes them within half a second. If the client reconnects after this error, they
+    /// are sent on the next connection.
     #[error("the peer broke the protocol: {reason} (closed with {code})")]
     Protocol {
         /// The close code that was sent to the peer.
@@ -161,7 +165,8 @@ pub enum Error {
 
     /// The peer sent more than [`max_message_size`](crate::Options::max_message_size) allows. On a
     /// server, that is 1 MiB by default. This side closed the connection with code 1009 and named
-    /// both sizes in the reason. The peer's error is [`Closed`](Self::Closed).
+    /// both sizes in the reason. The peer's error is [`Closed`](Self::Closed). Queued messages are
+    /// sent as for [`Protocol`](Self::Protocol).
     #[error(
         "the peer sent a message of {size} bytes, more than the {limit} that this side's \
          `max_message_size` allows"

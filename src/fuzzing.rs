@@ -5,6 +5,10 @@
 //! that has a `Cargo.toml` of its own, as `fuzz` has, and packages a link as the files behind it.
 
 pub(crate) use crate::backoff::Schedule;
+#[cfg(feature = "deflate")]
+pub(crate) use crate::net::deflate::{Agreed, Deflater, InflateReader, InvalidData};
+#[cfg(feature = "deflate")]
+pub(crate) use crate::net::frame_reader::{FrameReader, StreamEnd};
 pub(crate) use crate::net::handshake::client::{self, redirects_to};
 pub(crate) use crate::net::handshake::server::{self, HandshakeConfig, parse_request, too_long};
 pub(crate) use crate::net::handshake::{Failure, MAX_HEAD, MAX_HEADERS, subprotocols};
@@ -35,6 +39,8 @@ pub(crate) mod testkit {
 #[path = "../tests/fuzz/harness/mod.rs"]
 mod harness;
 
+#[cfg(feature = "deflate")]
+pub use harness::deflate;
 pub use harness::{
     frames_from_a_client, frames_from_a_server, json, request_head, response_head, session,
     settings,

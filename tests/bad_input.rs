@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rtcbot_websocket::{Error, Message, Options, Server, Websocket, json};
 use testkit::answering::{After, answering};
+use testkit::frames::read_frame;
 use testkit::{
     DEADLINE, UPGRADE, client_and_raw, masked_frame, own_address, read_close_code, server_and_bytes,
 };
@@ -306,6 +307,34 @@ fn messages_before_a_protocol_violation_are_delivered() {
     assert_eq!(ws.get_timeout(DEADLINE).unwrap(), json!(1));
     let error = ws.get_timeout(DEADLINE).unwrap_err();
     assert!(matches!(error, Error::Protocol { .. }), "{error}");
+}
+
+#[test]
+fn answers_to_messages_before_a_protocol_violation_are_sent() {
+    const COUNT: usize = 1000;
+    let (ws, mut stream) = server_and_bytes(&Options::new().json(false).paused(true));
+    // Each message is queued for sending before the violation is read.
+    ws.subscribe_to(ws.clone());
+    let mut bytes = masked_frame(0x81, b"1").repeat(COUNT);
+    bytes.extend(masked_frame(0x83, b""));
+    stream.write_all(&bytes).unwrap();
+    ws.resume();
+    for n in 0..COUNT {
+        let frame = read_frame(&mut stream).unwrap();
+        assert_eq!(frame, (0x81, b"1".to_vec()), "frame {n}");
+    }
+    assert_eq!(read_close_code(&mut stream), 1002);
+}
+
+#[test]
+fn a_peer_that_violates_the_protocol_and_reads_nothing_does_not_hold_the_connection() {
+    let (ws, mut stream) = server_and_bytes(&Options::new());
+    // More than the buffers of both sockets take.
+    while ws.put_nowait(vec![0; 64 << 10]).is_ok() {}
+    stream.write_all(&masked_frame(0x83, b"")).unwrap();
+    let error = failure(&ws);
+    assert!(matches!(error, Error::Protocol { .. }), "{error}");
+    assert!(ws.stats().unsent > 0);
 }
 
 #[test]

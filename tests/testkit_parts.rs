@@ -142,13 +142,19 @@ fn unflushed_bytes_do_not_arrive() {
 
 #[test]
 fn frames_that_break_the_protocol_are_noticed() {
-    let cases: [(&[u8], bool); 8] = [
+    let cases: [(&[u8], bool); 14] = [
         (b"\x81\x01a\x88\x00", true),
         (b"\x81\x01a\x88\x00\x88\x00", false),
         (b"\x81\x01a\x88\x00\x81\x01b", false),
         (b"\x81\x81aaaab", false),
         (b"\x81\x01abcd", false),
-        (b"\x01\x01a", false),
+        (b"\x01\x01\xc3\x89\x00\x80\x01\xa9", true),
+        (b"\x02\x01a\x00\x01b", true),
+        (b"\x01\x01a\x81\x01b", false),
+        (b"\x80\x01b", false),
+        (b"\x01\x01a\x80\x00", false),
+        (b"\x01\x01\xc3\x80\x01b", false),
+        (b"\x09\x00", false),
         (b"\x81\x7e\x00\x01a", false),
         (b"\x81\x01\xff", false),
     ];

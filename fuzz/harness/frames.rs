@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 use http::header::{self, HeaderName};
 
+use super::inflate::Inflater;
 use super::meaning::{self, Ending, Meaning};
 use super::peer::talk;
 use crate::fuzzing::Role;
@@ -44,6 +45,8 @@ enum Act {
 struct Scene {
     role: Role,
     json: bool,
+    /// Whether messages may be compressed. This side does not compress its own.
+    deflates: bool,
     max_message: usize,
     options: Options,
     /// Messages that are put immediately.
@@ -58,6 +61,7 @@ fn converse(role: Role, input: &[u8]) {
     let mut decisions = Decisions::from_bytes(input);
     let bits = decisions.byte();
     let json = bits & 1 == 0;
+    let deflates = cfg!(feature = "deflate") && bits & 64 != 0;
     const MANY: usize = 16 << 20;
     let max_message = decisions.pick(&[MANY, MANY, MANY, 0, 1, 100, 125, 126, 70_000]);
     let then = match decisions.byte() {
@@ -81,7 +85,7 @@ fn converse(role: Role, input: &[u8]) {
         .map(|_| put(&mut decisions))
         .collect();
     let says = match decisions.flag() {
-        true => talk(&mut decisions, role, max_message),
+        true => talk(&mut decisions, role, max_message, deflates),
         false => decisions.rest().to_vec(),
     };
 
@@ -92,6 +96,10 @@ fn converse(role: Role, input: &[u8]) {
         .close_timeout(PATIENCE)
         .linger(PATIENCE)
         .paused(true);
+    #[cfg(feature = "deflate")]
+    if deflates {
+        options = options.deflate(crate::Deflate::new().threshold(usize::MAX));
+    }
     if bits & 2 != 0 {
         options.read_buffer = 1 << 10;
     }
@@ -106,6 +114,7 @@ fn converse(role: Role, input: &[u8]) {
     let scene = Scene {
         role,
         json,
+        deflates,
         max_message,
         options,
         puts,
@@ -170,7 +179,8 @@ impl Scene {
             assert!(!matches!(end, Err(Error::Timeout)), "it hangs");
             assert!(ws.is_closed());
         }
-        let meaning = meaning::read(&self.says, self.role, self.max_message);
+        let inflater = self.deflates.then(|| Inflater::new(true, 15));
+        let meaning = meaning::read(&self.says, self.role, self.max_message, inflater);
         self.check_messages(&messages, &meaning);
         self.check_reason(&reason, &meaning, acted, ws.as_ref());
         self.check_written(&peer, &accepted, &reason, &meaning, acted);
@@ -185,13 +195,17 @@ impl Scene {
                 };
                 let sends = says.to_vec();
                 let (transport, peer) = Script { sends, ..script }.connect();
-                let request = Request::from_parts(request_head(), transport, rest);
+                let request = Request::from_parts(self.request_head(), transport, rest);
                 (self.options.accept(request), peer)
             }
             Role::Client => {
+                let extensions = match self.deflates {
+                    true => "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+                    false => "",
+                };
                 let mut says = format!(
                     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
-                     Connection: Upgrade\r\nSec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+                     Connection: Upgrade\r\nSec-WebSocket-Accept: {ACCEPT}\r\n{extensions}\r\n"
                 )
                 .into_bytes();
                 let piece = match early {
@@ -275,7 +289,7 @@ impl Scene {
             Error::Closed(_) => acted,
             _ => false,
         };
-        let expected = match &meaning.ending {
+        let expected = |ending: &Ending| match ending {
             Ending::Close(frame) => {
                 if let Some(ws) = ws.filter(|_| self.is_cooperative()) {
                     assert_eq!(ws.received_close(), *frame);
@@ -290,9 +304,15 @@ impl Scene {
                 matches!(reason, Error::Protocol { code, .. } if code == deserved)
             }
             Ending::TooBig => matches!(reason, Error::MessageTooBig { .. }),
+            Ending::NotDeflated => matches!(reason, Error::Protocol { code: 1007, .. }),
             Ending::Lost => matches!(reason, Error::Lost(_)),
         };
-        assert!(expected || excused, "{reason:?} for {:?}", meaning.ending);
+        assert!(
+            excused || expected(&meaning.ending) || meaning.others.iter().any(expected),
+            "{reason:?} for {:?} or {:?}",
+            meaning.ending,
+            meaning.others
+        );
     }
 
     fn check_written(
@@ -332,27 +352,33 @@ impl Scene {
                 let kept = written.pongs.len().min(16);
                 assert!(written.pongs.len() >= meaning.pings.len().min(16), "{kept}");
             }
-            Ending::Violation(code) => assert_eq!(written.close, Some(Some(*code))),
-            Ending::TooBig => assert_eq!(written.close, Some(Some(1009))),
             Ending::Lost => assert_eq!(written.close, None),
+            _ => match reason {
+                Error::Protocol { code, .. } => assert_eq!(written.close, Some(Some(*code))),
+                Error::MessageTooBig { .. } => assert_eq!(written.close, Some(Some(1009))),
+                _ => panic!("{reason:?}"),
+            },
         }
     }
-}
 
-fn request_head() -> http::Request<()> {
-    let mut head = http::Request::new(());
-    let known: [(HeaderName, &str); 5] = [
-        (header::HOST, "peer"),
-        (header::UPGRADE, "websocket"),
-        (header::CONNECTION, "Upgrade"),
-        (header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ=="),
-        (header::SEC_WEBSOCKET_VERSION, "13"),
-    ];
-    for (name, value) in known {
-        head.headers_mut()
-            .insert(name, HeaderValue::from_static(value));
+    fn request_head(&self) -> http::Request<()> {
+        let mut head = http::Request::new(());
+        let known: [(HeaderName, &str); 6] = [
+            (header::HOST, "peer"),
+            (header::UPGRADE, "websocket"),
+            (header::CONNECTION, "Upgrade"),
+            (header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ=="),
+            (header::SEC_WEBSOCKET_VERSION, "13"),
+            (header::SEC_WEBSOCKET_EXTENSIONS, "permessage-deflate"),
+        ];
+        for (name, value) in known {
+            if name != header::SEC_WEBSOCKET_EXTENSIONS || self.deflates {
+                head.headers_mut()
+                    .insert(name, HeaderValue::from_static(value));
+            }
+        }
+        head
     }
-    head
 }
 
 fn on_the_wire(message: &Message, json: bool) -> Data {

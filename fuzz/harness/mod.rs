@@ -4,8 +4,14 @@
 //! `fuzz_targets/` runs them with libFuzzer. `cargo test` runs the same functions as property
 //! tests, with a few hundred inputs each, or for `RTCBOT_FUZZ_SECONDS`.
 
+mod blocks;
+#[cfg(feature = "deflate")]
+mod deflate;
+#[cfg(feature = "deflate")]
+mod extensions;
 mod frames;
 mod head;
+mod inflate;
 mod json;
 mod meaning;
 mod peer;
@@ -14,6 +20,8 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "deflate")]
+pub use deflate::deflate;
 pub use frames::{frames_from_a_client, frames_from_a_server};
 pub use head::{request_head, response_head};
 pub use json::json;

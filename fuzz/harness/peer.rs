@@ -1,5 +1,6 @@
 //! What a hostile peer sends: conversations that are valid at first.
 
+use super::blocks::deflated;
 use crate::fuzzing::Role;
 use crate::fuzzing::testkit::decisions::Decisions;
 use crate::fuzzing::testkit::frames::{
@@ -13,15 +14,23 @@ pub(super) struct Peer<'a, 'b> {
     decisions: &'a mut Decisions<'b>,
     masks: bool,
     max_message: usize,
+    /// Whether messages may be compressed.
+    deflates: bool,
     said: Vec<u8>,
 }
 
 /// Returns a conversation with an endpoint in this role.
-pub(super) fn talk(decisions: &mut Decisions<'_>, role: Role, max_message: usize) -> Vec<u8> {
+pub(super) fn talk(
+    decisions: &mut Decisions<'_>,
+    role: Role,
+    max_message: usize,
+    deflates: bool,
+) -> Vec<u8> {
     let mut peer = Peer {
         decisions,
         masks: role == Role::Server,
         max_message,
+        deflates,
         said: Vec::new(),
     };
     while !peer.decisions.is_empty() && peer.said.len() < ENOUGH {
@@ -33,6 +42,7 @@ pub(super) fn talk(decisions: &mut Decisions<'_>, role: Role, max_message: usize
 impl Peer<'_, '_> {
     fn say_something(&mut self) {
         match self.decisions.byte() % 16 {
+            0..=2 | 5 | 6 if self.deflates => self.compressed(),
             0..=4 => {
                 let (kind, payload) = self.message();
                 self.frame(0x80 | kind, &payload);
@@ -64,8 +74,21 @@ impl Peer<'_, '_> {
 
     fn fragments(&mut self) {
         let (kind, payload) = self.message();
-        let mut rest = &payload[..];
-        let mut opcode = kind;
+        self.split(kind, &payload);
+    }
+
+    /// A message with the bit RSV1 (RFC 7692, section 6).
+    fn compressed(&mut self) {
+        let kind = self.decisions.pick(&[TEXT, BINARY]);
+        // How much history there is depends on the messages before, and on context takeover.
+        let history = self.decisions.pick(&[0, 0, 3, 300, 40_000]);
+        let payload = deflated(self.decisions, history);
+        self.split(0x40 | kind, &payload);
+    }
+
+    fn split(&mut self, first: u8, payload: &[u8]) {
+        let mut rest = payload;
+        let mut opcode = first;
         for _ in 0..self.decisions.below(5) {
             let (part, more) = rest.split_at(self.decisions.below(rest.len() + 1));
             rest = more;

@@ -27,6 +27,12 @@ fn frames_from_a_server_hold() {
     hold("frames_from_a_server", super::frames_from_a_server);
 }
 
+#[cfg(feature = "deflate")]
+#[test]
+fn deflate_holds() {
+    hold("deflate", super::deflate);
+}
+
 #[test]
 fn json_holds() {
     hold("json", super::json);

@@ -39,6 +39,9 @@ use crate::panics::{drop_caught, drop_each};
 /// The weight that is taken at a time. The item that exceeds it is still taken.
 const BATCH_WEIGHT: usize = 128 << 10;
 
+/// The number of queued urgent items up to which the limit does not apply to another.
+const MAX_URGENT: usize = 16;
+
 /// The work that a worker has besides the items.
 pub(crate) trait ExtraWork {
     /// Returns whether there is something to do besides the items. Called under the lock.
@@ -50,6 +53,15 @@ impl ExtraWork for () {
     fn is_pending(&self, closed: bool) -> bool {
         closed
     }
+}
+
+/// Which items a worker takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Take {
+    Nothing,
+    /// Those that were put ahead of the others.
+    Urgent,
+    All,
 }
 
 pub(crate) struct Channel<T, X, W> {
@@ -67,6 +79,8 @@ pub(crate) struct Channel<T, X, W> {
 struct State<T, X, W> {
     /// Each item with its weight, because nothing is weighed under the lock.
     queue: VecDeque<(T, usize)>,
+    /// The items that are taken before those of `queue`. They have no keys.
+    urgent: VecDeque<(T, usize)>,
     keys: Keys,
     /// The number of items that `push_latest` has replaced.
     replaced: u64,
@@ -80,7 +94,7 @@ struct State<T, X, W> {
 
 impl<T, X: ExtraWork, W> State<T, X, W> {
     fn is_pending(&self) -> bool {
-        !self.queue.is_empty() || self.extra.is_pending(self.closed)
+        !self.queue.is_empty() || !self.urgent.is_empty() || self.extra.is_pending(self.closed)
     }
 }
 
@@ -91,6 +105,7 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
         Channel {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
+                urgent: VecDeque::new(),
                 keys: Keys::default(),
                 replaced: 0,
                 weight: 0,
@@ -132,6 +147,26 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
         if source.is_some() {
             drop_caught(source);
         }
+        Ok(worker)
+    }
+
+    /// As [`push`](Self::push), but the item is taken before those of the queue. The limit does not
+    /// apply while fewer than [`MAX_URGENT`] such items are queued.
+    pub(crate) fn push_urgent(&self, item: T) -> Result<IdleWorker<'_, T, X, W>, PutError<T>> {
+        let weight = (self.weigh)(&item);
+        let (source, worker) = self.add(|state| {
+            if state.closed {
+                return Err(PutError::Closed(item));
+            }
+            let has_room = state.weight == 0 || state.weight + weight <= self.limit;
+            if !has_room && state.urgent.len() >= MAX_URGENT {
+                return Err(PutError::Full(item));
+            }
+            state.weight += weight;
+            state.urgent.push_back((item, weight));
+            Ok(state.source.take())
+        })?;
+        drop_caught(source);
         Ok(worker)
     }
 
@@ -285,7 +320,7 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
     /// Returns the number of queued items and their weight.
     pub(crate) fn backlog(&self) -> (usize, usize) {
         let state = self.state.lock();
-        (state.queue.len(), state.weight)
+        (state.urgent.len() + state.queue.len(), state.weight)
     }
 
     /// Returns the number of items that `push_latest` has replaced.
@@ -321,21 +356,34 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
 
     // For the thread that has the worker.
 
-    /// Takes the next items, until there are `max_items` in `items`: first those that were put,
-    /// then the source's.
+    /// Takes all urgent items, and the next others, until there are `max_items` in `items`: first
+    /// those that were put, then the source's.
     ///
     /// Calls `before` under the same lock, with the extra state and whether the channel is closed.
-    /// If that returns `false` beside its result, no items are taken.
+    /// It returns which items are taken beside its result.
     pub(crate) fn take<R>(
         &self,
+        urgent: &mut VecDeque<T>,
         items: &mut VecDeque<T>,
         max_items: usize,
-        before: impl FnOnce(&mut X, bool) -> (R, bool),
+        before: impl FnOnce(&mut X, bool) -> (R, Take),
     ) -> R {
         let mut state = self.state.lock();
         let closed = state.closed;
-        let (result, may_take) = before(&mut state.extra, closed);
-        if !may_take {
+        let (result, which) = before(&mut state.extra, closed);
+        if which == Take::Nothing {
+            return result;
+        }
+        if !state.urgent.is_empty() {
+            let taken = std::mem::take(&mut state.urgent);
+            state.weight -= taken.iter().map(|(_, weight)| weight).sum::<usize>();
+            drop(state);
+            urgent.extend(taken.into_iter().map(|(item, _)| item));
+            self.space.notify();
+            // They come first, and the others are taken in the next call.
+            return result;
+        }
+        if which == Take::Urgent {
             return result;
         }
         // A source's items are weighed after they were taken, so the first attempts take only a
@@ -411,17 +459,23 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
         from_source
     }
 
-    /// Puts back items that were taken, at the front of the queue.
-    pub(crate) fn put_back(&self, items: impl IntoIterator<Item = T>) {
-        let weighed = items.into_iter().map(|item| {
-            let weight = (self.weigh)(&item);
-            (item, weight)
-        });
-        let mut back: VecDeque<_> = weighed.collect();
-        let weight = back.iter().map(|(_, weight)| weight).sum::<usize>();
+    /// Puts back items that were taken, before the queued urgent items and the others.
+    pub(crate) fn put_back(&self, urgent: VecDeque<T>, items: VecDeque<T>) {
+        let mut weight = 0;
+        let mut weighed = |items: VecDeque<T>| -> VecDeque<(T, usize)> {
+            let weighed = items.into_iter().map(|item| {
+                let own = (self.weigh)(&item);
+                weight += own;
+                (item, own)
+            });
+            weighed.collect()
+        };
+        let (mut urgent, mut back) = (weighed(urgent), weighed(items));
         let mut state = self.state.lock();
         state.weight += weight;
         state.keys.put_back(back.len());
+        urgent.append(&mut state.urgent);
+        state.urgent = urgent;
         back.append(&mut state.queue);
         state.queue = back;
     }
@@ -429,11 +483,13 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
     /// Closes the channel and drops the queued items.
     pub(crate) fn clear(&self) {
         self.close();
-        let queue = {
+        let (urgent, queue) = {
             let mut state = self.state.lock();
             state.weight = 0;
-            std::mem::take(&mut state.queue)
+            let urgent = std::mem::take(&mut state.urgent);
+            (urgent, std::mem::take(&mut state.queue))
         };
+        drop_each(urgent);
         drop_each(queue);
     }
 

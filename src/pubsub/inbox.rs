@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::channel::Channel;
+use super::channel::{Channel, Take};
 use crate::error::{Error, Result};
 use crate::panics::drop_caught;
 
@@ -99,9 +99,12 @@ impl<T: Send + 'static> Inbox<T> {
         if self.taken.is_empty() {
             // `closed` is read under the lock under which items are taken: a put that was accepted
             // before the close is in the queue.
-            closed = self
-                .channel
-                .take(&mut self.taken, BATCH_ITEMS, |(), closed| (closed, true));
+            closed = self.channel.take(
+                &mut VecDeque::new(),
+                &mut self.taken,
+                BATCH_ITEMS,
+                |(), closed| (closed, Take::All),
+            );
         }
         match self.taken.pop_front() {
             Some(item) => Ok(item),

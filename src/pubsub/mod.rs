@@ -62,7 +62,7 @@ pub use slow_consumer::Queue;
 pub use status::SubscriptionId;
 pub use subscription::{IntoIter, Iter, Subscription};
 
-pub(crate) use channel::{Channel, ExtraWork, IdleWorker};
+pub(crate) use channel::{Channel, ExtraWork, IdleWorker, Take};
 pub(crate) use sink::RoomWait;
 pub(crate) use slow_consumer::Hold;
 pub(crate) use weight_limit::Weighing;

@@ -14,7 +14,7 @@ use shuttle::sync::{Condvar, Mutex as ShuttleMutex};
 use shuttle::thread;
 
 use super::keys;
-use channel::{Channel, ExtraWork, IdleWorker};
+use channel::{Channel, ExtraWork, IdleWorker, Take};
 use subscription::Subscription;
 
 // Compiled a second time on purpose.
@@ -295,9 +295,13 @@ impl Connection {
     /// Writes one turn, of one item. Returns whether there was anything to write, and whether to
     /// close.
     fn write_turn(&self, writer: &mut Writer) -> (bool, bool) {
-        let (pongs, close) = self.channel().take(&mut writer.taken, 1, |control, _| {
-            ((std::mem::take(&mut control.pongs), control.close), true)
-        });
+        let none = &mut VecDeque::new();
+        let (pongs, close) = self
+            .channel()
+            .take(none, &mut writer.taken, 1, |control, _| {
+                let pongs = std::mem::take(&mut control.pongs);
+                ((pongs, control.close), Take::All)
+            });
         // In place of I/O.
         thread::yield_now();
         let wrote = pongs > 0 || !writer.taken.is_empty();
@@ -539,7 +543,9 @@ fn an_inbox_receives_all_items_and_the_end_although_deadlines_pass() {
             let mut turn = 0;
             loop {
                 let before = used.len();
-                let closed = inbox.take(&mut used, before + 1, |(), closed| (closed, true));
+                let none = &mut VecDeque::new();
+                let all = |(): &mut (), closed| (closed, Take::All);
+                let closed = inbox.take(none, &mut used, before + 1, all);
                 if used.len() > before {
                     continue;
                 }

@@ -30,8 +30,18 @@ pub(crate) struct Control {
 pub(crate) struct SendClose {
     /// `None` for a frame without a body.
     pub(crate) frame: Option<CloseFrame>,
-    /// Whether the queued messages are sent first.
-    pub(crate) after_queue: bool,
+    pub(crate) first: SendFirst,
+}
+
+/// What is sent before a Close frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SendFirst {
+    /// The queued messages.
+    Queue,
+    /// The queued messages, as far as they are sent until this time.
+    QueueUntil(Instant),
+    /// Nothing: the queued messages are for the next connection.
+    Nothing,
 }
 
 /// The stage of sending.
@@ -106,8 +116,11 @@ impl Control {
     pub(super) fn plan(&self) -> SendPlan {
         match &self.stage {
             SendStage::Open | SendStage::Closing => SendPlan::Messages,
-            SendStage::CloseRequested(send) if send.after_queue => SendPlan::MessagesThenClose,
-            SendStage::CloseRequested(_) => SendPlan::Close,
+            SendStage::CloseRequested(send) => match send.first {
+                SendFirst::Queue => SendPlan::MessagesThenClose,
+                SendFirst::QueueUntil(time) if Instant::now() < time => SendPlan::MessagesThenClose,
+                SendFirst::QueueUntil(_) | SendFirst::Nothing => SendPlan::Close,
+            },
             SendStage::Stopped => SendPlan::Stop,
         }
     }

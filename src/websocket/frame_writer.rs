@@ -1,7 +1,7 @@
 //! Writes one connection's frames. It has the codec, the write half of the transport, and the
 //! messages that have not been written yet.
 //!
-//! It does not know the send queue. The thread that has it adds to [`FrameWriter::messages`], and
+//! It does not know the send queue. The thread that has it adds to [`FrameWriter::queues`], and
 //! afterwards takes [what was written](FrameWriter::take_done). See
 //! [`send_queue`](super::send_queue).
 //!
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tungstenite::protocol::frame::CloseFrame as WireCloseFrame;
 use tungstenite::protocol::{Role as WireRole, WebSocketConfig, WebSocketContext};
 
-use super::control_frames::{Frames, SendClose};
+use super::control_frames::{Frames, SendClose, SendFirst};
 use super::fragments::{Fragments, WireForm};
 use crate::message::Message;
 use crate::net::deflate::Deflater;
@@ -60,6 +60,8 @@ pub(crate) struct FrameWriter {
     /// The message of which some frames have been encoded. The other messages follow its last one
     /// (RFC 6455, section 5.4).
     partial: Option<Partial>,
+    /// The messages to encode next, after the greeting and before `messages`.
+    urgent: VecDeque<Message>,
     /// The messages to encode next.
     messages: VecDeque<Message>,
     last_flush: Option<Instant>,
@@ -86,6 +88,7 @@ pub(crate) struct FrameWriter {
 struct Partial {
     /// The message itself, which another connection may send.
     message: Message,
+    is_urgent: bool,
     fragments: Fragments,
 }
 
@@ -93,8 +96,8 @@ struct Partial {
 struct Unwritten {
     /// The position in the connection's bytes at which each of them ends.
     ends: VecDeque<u64>,
-    /// The messages themselves, if another connection may send them.
-    messages: Option<VecDeque<Message>>,
+    /// The messages themselves and whether they are urgent, if another connection may send them.
+    messages: Option<VecDeque<(Message, bool)>>,
 }
 
 #[derive(Default)]
@@ -114,8 +117,9 @@ pub(crate) struct Done {
 
 /// The messages that a connection has not sent, at its end.
 pub(crate) struct Unsent {
-    /// The messages that were not written completely, in order. Encoded ones are among them only if
-    /// they were kept.
+    /// The messages that were not written completely, in order: the urgent ones, and the others.
+    /// Encoded ones are among them only if they were kept.
+    pub(super) urgent: VecDeque<Message>,
     pub(super) messages: VecDeque<Message>,
     /// The number of messages that were encoded, and neither written nor kept.
     pub(super) lost: usize,
@@ -141,6 +145,7 @@ impl FrameWriter {
             json: options.json,
             fragment_size,
             partial: None,
+            urgent: VecDeque::new(),
             messages: VecDeque::new(),
             last_flush: None,
             writing: false,
@@ -171,14 +176,15 @@ impl FrameWriter {
         self.messages.extend(messages);
     }
 
-    /// Returns the messages to encode next. The caller adds to them.
-    pub(super) fn messages(&mut self) -> &mut VecDeque<Message> {
-        &mut self.messages
+    /// Returns the messages to encode next: the urgent ones, and the others. The caller adds to
+    /// them.
+    pub(super) fn queues(&mut self) -> (&mut VecDeque<Message>, &mut VecDeque<Message>) {
+        (&mut self.urgent, &mut self.messages)
     }
 
     /// Returns whether there is something to encode.
     pub(super) fn has_messages(&self) -> bool {
-        self.partial.is_some() || !self.messages.is_empty()
+        self.partial.is_some() || !self.urgent.is_empty() || !self.messages.is_empty()
     }
 
     /// Returns the number of completely encoded messages.
@@ -188,7 +194,8 @@ impl FrameWriter {
 
     /// Returns the number of messages that have not been encoded, or not been written completely.
     pub(super) fn in_writer(&self) -> usize {
-        usize::from(self.partial.is_some()) + self.messages.len() + self.unwritten.ends.len()
+        let partial = usize::from(self.partial.is_some());
+        partial + self.urgent.len() + self.messages.len() + self.unwritten.ends.len()
     }
 
     /// Returns whether the last write was so short a time ago that more messages are likely to
@@ -276,7 +283,7 @@ impl FrameWriter {
             writer.encoded_bytes += frame_length(body, writer.role);
             writer.codec.close(&mut writer.out, frame)?;
             writer.flush_codec()?;
-            if !close.after_queue {
+            if close.first != SendFirst::Queue {
                 // Nothing more is expected from the peer. It need not wait for this side to end the
                 // stream.
                 let _ = writer.out.half.shutdown_write();
@@ -316,7 +323,9 @@ impl FrameWriter {
         let is_last = frame.header().is_final;
         let frame = tungstenite::Message::Frame(frame);
         match self.partial.take_if(|_| is_last) {
-            Some(Partial { message, .. }) => self.encode_last(message, frame)?,
+            Some(Partial {
+                message, is_urgent, ..
+            }) => self.encode_last(message, is_urgent, frame)?,
             None => {
                 self.has_grown = true;
                 self.encode(frame)?;
@@ -327,7 +336,13 @@ impl FrameWriter {
 
     /// Takes the next message. Encodes it if it is one frame without compression.
     fn begin_message(&mut self) -> tungstenite::Result<()> {
-        let Some(message) = self.messages.pop_front() else {
+        let has_greeted = self.encoded_messages >= self.greeting as u64;
+        let is_urgent = has_greeted && !self.urgent.is_empty();
+        let queue = match is_urgent {
+            true => &mut self.urgent,
+            false => &mut self.messages,
+        };
+        let Some(message) = queue.pop_front() else {
             return Ok(());
         };
         let (json, size) = (self.json, self.fragment_size);
@@ -335,12 +350,16 @@ impl FrameWriter {
             Ok(WireForm::Fragments(fragments)) => {
                 // A message of a source may still have a JSON value.
                 let message = message.without_value().0;
-                self.partial = Some(Partial { message, fragments });
+                self.partial = Some(Partial {
+                    message,
+                    is_urgent,
+                    fragments,
+                });
                 Ok(())
             }
-            Ok(WireForm::Whole(frame)) => self.encode_last(message, frame),
+            Ok(WireForm::Whole(frame)) => self.encode_last(message, is_urgent, frame),
             Err(error) => {
-                self.messages.push_front(message);
+                queue.push_front(message);
                 Err(error.into())
             }
         }
@@ -350,6 +369,7 @@ impl FrameWriter {
     fn encode_last(
         &mut self,
         message: Message,
+        is_urgent: bool,
         frame: tungstenite::Message,
     ) -> tungstenite::Result<()> {
         self.encoded_messages += 1;
@@ -359,7 +379,7 @@ impl FrameWriter {
         // the encoding, so that the codec does not drop the last one.
         let sent = match &mut self.unwritten.messages {
             Some(messages) => {
-                messages.push_back(message.without_value().0);
+                messages.push_back((message.without_value().0, is_urgent));
                 None
             }
             None => Some(message),
@@ -422,9 +442,17 @@ impl FrameWriter {
     pub(crate) fn end(mut self) -> Unsent {
         self.forget_written();
         let written = self.written();
-        let mut messages = self.unwritten.messages.unwrap_or_default();
-        let mut lost = self.unwritten.ends.len() - messages.len();
-        messages.extend(self.partial.map(|partial| partial.message));
+        let kept = self.unwritten.messages.unwrap_or_default();
+        let mut lost = self.unwritten.ends.len() - kept.len();
+        let partial = self.partial.map(|it| (it.message, it.is_urgent));
+        let (mut urgent, mut messages) = (VecDeque::new(), VecDeque::new());
+        for (message, is_urgent) in kept.into_iter().chain(partial) {
+            match is_urgent {
+                true => urgent.push_back(message),
+                false => messages.push_back(message),
+            }
+        }
+        urgent.append(&mut self.urgent);
         messages.append(&mut self.messages);
         // The next connection has its own greeting.
         let mut greeting = self.greeting.saturating_sub(written as usize);
@@ -433,6 +461,7 @@ impl FrameWriter {
         greeting -= unkept;
         drop_each(messages.drain(..greeting));
         Unsent {
+            urgent,
             messages,
             lost,
             written,

@@ -477,6 +477,52 @@ impl Websocket {
         self.shared().send_queue.put_latest(key, data.into())
     }
 
+    /// Queues a message for sending ahead of all queued messages, as an emergency stop. Does not
+    /// wait.
+    ///
+    /// Urgent messages are sent in the order in which they were put. They overtake the messages of
+    /// `put`, `put_nowait` and `put_latest`, and those of sources. They do not overtake:
+    ///
+    /// - The rest of a message of which the beginning has been sent, because the frames of two
+    ///   messages must not be mixed (RFC 6455, section 5.4). After a long message has begun, the
+    ///   urgent one waits for all of it: send short messages if that matters.
+    /// - What the system has accepted, and up to [`fragment_size`](Options::fragment_size) bytes
+    ///   that are being passed to it.
+    /// - The [greeting](Options::greeting), which may be a login.
+    ///
+    /// A full queue does not refuse an urgent message, as long as fewer than 16 of them are queued.
+    /// They count for [`send_queue`](Options::send_queue) like all others.
+    ///
+    /// An urgent message replaces no message, and is not replaced: it has no key. Orders that were
+    /// queued before it are sent after it. So the peer must ignore these after an emergency stop,
+    /// for example by a number in each message.
+    ///
+    /// While there is no connection, it is queued for the [next one](Options::reconnect), which
+    /// sends it first. `close` sends it before the other queued messages.
+    ///
+    /// It stops an active source, as every put does.
+    ///
+    /// # Errors
+    ///
+    /// Both errors contain the message.
+    ///
+    /// - [`PutError::Full`] if the queue is full, and 16 or more urgent messages are queued.
+    /// - [`PutError::Closed`] if the connection is closing or has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use rtcbot_websocket::{Websocket, json};
+    ///
+    /// let (operator, robot) = Websocket::pair();
+    /// operator.put_urgent(json!({"stop": true}))?;
+    /// assert_eq!(robot.get()?, json!({"stop": true}));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn put_urgent(&self, data: impl Into<Message>) -> Result<(), PutError<Message>> {
+        self.shared().send_queue.put_urgent(data.into())
+    }
+
     /// Queues a message for sending, and waits until the queue has space for it.
     ///
     /// It stops an active source. The wait ends with the connection.

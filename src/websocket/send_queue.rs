@@ -14,7 +14,7 @@ use super::frame_writer::{FrameWriter, Unsent, Wait};
 use crate::error::PutError;
 use crate::message::Message;
 use crate::net::transport::is_timeout;
-use crate::pubsub::{Channel, IdleWorker};
+use crate::pubsub::{Channel, IdleWorker, Take};
 
 /// The maximum number of messages that are taken from the queue and written in one turn. A turn
 /// also ends after a write to the transport. Pongs and pings are written before each turn. The lock
@@ -89,6 +89,10 @@ impl SendQueue {
         self.put_with(message, |message| self.messages.push_latest(key, message))
     }
 
+    pub(crate) fn put_urgent(&self, message: Message) -> Result<(), PutError<Message>> {
+        self.put_with(message, |message| self.messages.push_urgent(message))
+    }
+
     pub(crate) fn put_deadline(
         &self,
         message: Message,
@@ -161,7 +165,7 @@ impl SendQueue {
             let unconfirmed = unsent.written.saturating_sub(confirmed);
             add(&self.sent.unconfirmed, unconfirmed);
         }
-        self.messages.put_back(unsent.messages);
+        self.messages.put_back(unsent.urgent, unsent.messages);
         // Afterwards, so that the statistics count these messages all the time.
         self.count_in_writer(0);
         unsent.lost
@@ -263,22 +267,24 @@ impl SendQueue {
         written.is_ok() && is_done
     }
 
-    /// Takes the next control frames, and a turn of messages unless the frame writer has messages.
-    /// Takes one lock.
+    /// Takes the next control frames, the urgent messages, and, unless the frame writer has
+    /// messages, a turn of the others. Takes one lock.
     fn next(&self, writer: &mut FrameWriter) -> (Frames, Next) {
         self.note(writer);
         let encoded = writer.encoded();
         let has_messages = writer.has_messages();
-        let messages = writer.messages();
-        let (frames, plan) = self
-            .messages
-            .take(messages, MESSAGES_PER_TURN, |control, _| {
-                let plan = control.plan();
-                let with_messages =
-                    matches!(plan, SendPlan::Messages | SendPlan::MessagesThenClose);
-                let may_take = with_messages && !has_messages;
-                ((control.frames(encoded), plan), may_take)
-            });
+        let (urgent, messages) = writer.queues();
+        let (frames, plan) =
+            self.messages
+                .take(urgent, messages, MESSAGES_PER_TURN, |control, _| {
+                    let plan = control.plan();
+                    let which = match plan {
+                        SendPlan::Stop | SendPlan::Close => Take::Nothing,
+                        _ if has_messages => Take::Urgent,
+                        SendPlan::Messages | SendPlan::MessagesThenClose => Take::All,
+                    };
+                    ((control.frames(encoded), plan), which)
+                });
         let next = match plan {
             SendPlan::Stop => Next::Stop,
             SendPlan::Close => Next::Close,

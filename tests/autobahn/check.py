@@ -1,14 +1,16 @@
 """Compares the reports of the Autobahn test suite with the table of expected results.
 
-Usage: check.py [--bless] TABLE REPORTS [PATTERN]...
+Usage: check.py [--bless] TABLE REPORTS
 
 TABLE is a JSON file. For each case and role it has two results, as in "NON-STRICT/OK": that of the
 case, and that of its closing. REPORTS is a folder with the reports of each run, in ROLE-SCHEME/N.
-With patterns, as in "9.*" or "1.*,2.*", only the cases that match one of them must be there. With
---bless, the table is written, with the worse result if runs differ.
+Beside them, the file `cases` has the patterns of the run's cases, as in "1.*,2.*". Every case of the
+table that matches one of them must be there. With --bless, the table is written, with the worse
+result if runs differ.
 
 Prints a line for each run, and one for each result that is not as it should be. The exit status is
-1 if a case is missing, if it has failed, or if its result is worse than expected.
+1 if a case is missing, if it has failed, or if its result is worse than expected. A case that the
+table lacks is expected to be "OK/OK".
 
 Runs with the Python 2.7 of the suite, and with Python 3.
 """
@@ -68,6 +70,15 @@ def read_run(folder):
     return results, files
 
 
+def read_patterns(path):
+    with io.open(path, encoding="utf-8") as file:
+        return file.read().strip().split(",")
+
+
+def matches(case, patterns):
+    return any(fnmatch.fnmatchcase(case, pattern) for pattern in patterns)
+
+
 def explain(path):
     report = load(path)
     return "{} {}".format(report["result"], report["resultClose"])
@@ -83,6 +94,8 @@ def check(run, results, files, expected):
             wrong.append("{}: missing".format(case))
         elif has_failed(results[case]):
             wrong.append("{}: {} ({})".format(case, results[case], explain(files[case])))
+        elif known is None and results[case] == "OK/OK":
+            better.append("{}: {}, and the table lacks it".format(case, results[case]))
         elif known is None:
             wrong.append("{}: {}, and the table lacks it".format(case, results[case]))
         elif is_worse(results[case], known):
@@ -115,7 +128,6 @@ def write_table(path, table):
 def main(arguments):
     bless = arguments[:1] == ["--bless"]
     path, reports = arguments[bless:bless + 2]
-    patterns = [it for group in arguments[bless + 2:] for it in group.split(",")]
     runs = {run: read_run(os.path.join(reports, run)) for run in sorted(os.listdir(reports))}
     table = load(path) if os.path.exists(path) else {}
     if bless:
@@ -129,10 +141,8 @@ def main(arguments):
     for run in sorted(runs):
         results, files = runs[run]
         role = run.split("-")[0]
-        expected = {case: row.get(role) for case, row in table.items()}
-        if patterns:
-            matches = lambda case: any(fnmatch.fnmatchcase(case, it) for it in patterns)
-            expected = {case: it for case, it in expected.items() if matches(case)}
+        patterns = read_patterns(os.path.join(reports, run, "cases"))
+        expected = {case: row.get(role) for case, row in table.items() if matches(case, patterns)}
         wrong += check(run, results, files, expected)
         if not results:
             wrong.append("{}: no case was run".format(run))

@@ -1,23 +1,24 @@
 //! A client for the Autobahn test suite, which `tests/autobahn/run` starts.
 //!
-//! Usage: `autobahn_client URL AGENT [--ca FILE] [--jobs N]`. The URL is that of a `wstest -m
-//! fuzzingserver`, and `AGENT` is the name in its report. `FILE` is a PEM file with a certificate
-//! that the server may have. `N` cases run at a time, by default one.
+//! Usage: `autobahn_client URL AGENT [--deflate] [--ca FILE]`. The URL is that of a `wstest -m
+//! fuzzingserver`, and `AGENT` is the name in its report. With `--deflate`, messages are compressed
+//! if the server wants it. `FILE` is a PEM file with a certificate that the server may have.
+//!
+//! One case runs at a time. The server has one thread, and its time limits also pass while that
+//! works for another case.
 //!
 //! The client sends every message back unchanged. The server decides whether a case has passed:
 //! this program only reports cases that did not begin, or did not end in time.
 
 use std::env;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use rtcbot_websocket::{Error, Options, Websocket};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const USAGE: &str = "usage: autobahn_client URL AGENT [--ca FILE] [--jobs N]";
+const USAGE: &str = "usage: autobahn_client URL AGENT [--deflate] [--ca FILE]";
 
 /// The server itself ends its slowest cases after 100 seconds.
 const CASE_DEADLINE: Duration = Duration::from_secs(150);
@@ -28,8 +29,8 @@ const LONGEST_MESSAGE: usize = 16 << 20;
 struct Settings {
     url: String,
     agent: String,
+    deflate: bool,
     ca: Option<Vec<u8>>,
-    jobs: usize,
 }
 
 fn main() -> ExitCode {
@@ -46,14 +47,13 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Settings> {
     let mut settings = Settings {
         url: arguments.next().ok_or(USAGE)?,
         agent: arguments.next().ok_or(USAGE)?,
+        deflate: false,
         ca: None,
-        jobs: 1,
     };
     while let Some(option) = arguments.next() {
-        let value = arguments.next().ok_or(USAGE)?;
         match option.as_str() {
-            "--ca" => settings.ca = Some(std::fs::read(value)?),
-            "--jobs" => settings.jobs = value.parse()?,
+            "--deflate" => settings.deflate = true,
+            "--ca" => settings.ca = Some(std::fs::read(arguments.next().ok_or(USAGE)?)?),
             _ => return Err(USAGE.into()),
         }
     }
@@ -62,26 +62,13 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Settings> {
 
 fn run(settings: &Settings) -> Result<()> {
     let count = settings.case_count()?;
-    let next = AtomicUsize::new(1);
-    let worker = || -> usize {
-        let mut failed = 0;
-        loop {
-            let case = next.fetch_add(1, Ordering::Relaxed);
-            if case > count {
-                return failed;
-            }
-            if let Err(error) = settings.run_case(case) {
-                eprintln!("autobahn_client: case {case} of {count}: {error}");
-                failed += 1;
-            }
+    let mut failed = 0;
+    for case in 1..=count {
+        if let Err(error) = settings.run_case(case) {
+            eprintln!("autobahn_client: case {case} of {count}: {error}");
+            failed += 1;
         }
-    };
-    let failed: usize = thread::scope(|scope| {
-        let workers: Vec<_> = (0..settings.jobs).map(|_| scope.spawn(worker)).collect();
-        let results = workers.into_iter().map(|worker| worker.join());
-        // A worker that has panicked has run less than its part.
-        results.map(|failed| failed.unwrap_or(1)).sum()
-    });
+    }
     settings.update_reports()?;
     match failed {
         0 => Ok(()),
@@ -91,15 +78,20 @@ fn run(settings: &Settings) -> Result<()> {
 
 impl Settings {
     fn connect(&self, options: Options, path_and_query: &str) -> Result<Websocket> {
+        let options = options.connect_timeout(CASE_DEADLINE);
         let options = match &self.ca {
             Some(pem) => trust(options, pem)?,
             None => options,
         };
-        let ws = options.connect(&format!("{}{path_and_query}", self.url))?;
+        let options = match self.deflate {
+            true => compress(options)?,
+            false => options,
+        };
+        let ws = options.connect(format!("{}{path_and_query}", self.url))?;
         Ok(ws)
     }
 
-    fn case_count(&self) -> Result<usize> {
+    fn case_count(&self) -> Result<u32> {
         let ws = self.connect(Options::new().json(false), "/getCaseCount")?;
         let count = ws.get_timeout(CASE_DEADLINE)?;
         let text = count.as_str().ok_or("the number of cases is not text")?;
@@ -107,7 +99,7 @@ impl Settings {
     }
 
     /// Sends back all messages of a case until the server ends the connection.
-    fn run_case(&self, case: usize) -> Result<()> {
+    fn run_case(&self, case: u32) -> Result<()> {
         let options = Options::new()
             .json(false)
             .max_message_size(LONGEST_MESSAGE)
@@ -139,6 +131,16 @@ impl Settings {
         ws.wait_closed_timeout(CASE_DEADLINE)?;
         Ok(())
     }
+}
+
+#[cfg(feature = "deflate")]
+fn compress(options: Options) -> Result<Options> {
+    Ok(options.deflate(rtcbot_websocket::Deflate::new()))
+}
+
+#[cfg(not(feature = "deflate"))]
+fn compress(_: Options) -> Result<Options> {
+    Err("--deflate: this program was built without the feature deflate".into())
 }
 
 #[cfg(feature = "native-tls")]

@@ -63,6 +63,8 @@ struct Message {
     is_masked: bool,
     /// Whether all data so far is a complete deflate stream (section 7.2.3.4).
     has_ended: bool,
+    /// Whether the inflater may have data for which there was no space.
+    has_more: bool,
 }
 
 impl InflateReader {
@@ -146,21 +148,6 @@ impl InflateReader {
                 *left -= n as u64;
                 Ok(n > 0)
             }
-            State::Payload(payload) if payload.left == 0 => {
-                self.state = match payload.is_final {
-                    false => State::PassOn(0),
-                    // If a stream has ended, there is no open block that the tail would end.
-                    true if self
-                        .message
-                        .as_ref()
-                        .is_some_and(|message| message.has_ended) =>
-                    {
-                        State::Tail(TAIL.len())
-                    }
-                    true => State::Tail(0),
-                };
-                Ok(true)
-            }
             State::Payload(_) => self.inflate_payload(out),
             State::Tail(_) => self.inflate_tail(out),
             State::Failed => Ok(false),
@@ -182,11 +169,19 @@ impl InflateReader {
             .map_or(Kind::Invalid, |(head, _)| self.kind(head));
         match (kind, head) {
             (Kind::Compressed, Some((head, left))) => {
-                self.message.get_or_insert(Message {
-                    opcode: head.opcode,
-                    is_masked: head.mask.is_some(),
-                    has_ended: false,
-                });
+                if self.message.is_none() {
+                    let is_masked = head.mask.is_some();
+                    // The codec sees this frame before all that follow, even if it has no data.
+                    if out.space_for_data(is_masked).is_none() {
+                        return false;
+                    }
+                    self.message = Some(Message {
+                        opcode: head.opcode,
+                        is_masked,
+                        has_ended: false,
+                        has_more: false,
+                    });
+                }
                 self.input.skip(size as usize);
                 self.state = State::Payload(Payload {
                     left,
@@ -202,13 +197,6 @@ impl InflateReader {
             }
             (Kind::Invalid, _) | (_, None) => {
                 if let Some(message) = &mut self.message {
-                    // The codec must know that it is in the middle of a message.
-                    if message.opcode != CONTINUATION {
-                        if out.space_for_data(message.is_masked).is_none() {
-                            return false;
-                        }
-                        out.write_fragment(message, false);
-                    }
                     out.end_fragment(message, false);
                 }
                 self.message = None;
@@ -240,18 +228,31 @@ impl InflateReader {
         let (State::Payload(payload), Some(message)) = (&mut self.state, &mut self.message) else {
             return Ok(false);
         };
-        if self.input.is_empty() {
-            return Ok(false);
+        if !message.has_more {
+            if payload.left == 0 {
+                self.state = match (payload.is_final, message.has_ended) {
+                    (false, _) => State::PassOn(0),
+                    // If a stream has ended, there is no open block that the tail would end.
+                    (true, true) => State::Tail(TAIL.len()),
+                    (true, false) => State::Tail(0),
+                };
+                return Ok(true);
+            }
+            if self.input.is_empty() {
+                return Ok(false);
+            }
         }
         let Some(space) = out.space_for_data(message.is_masked) else {
             return Ok(false);
         };
+        let available = space.len();
         let data = self.input.unmasked(payload.left, &mut payload.mask);
         let inflater = inflater(&mut self.inflater, self.direction);
         let inflated = inflate(inflater, data, space)?;
         self.input.skip(inflated.read);
         payload.left -= inflated.read as u64;
         message.has_ended = inflated.has_ended;
+        message.has_more = inflated.written == available && !inflated.has_ended;
         out.add_data(inflated.written);
         Ok(true)
     }
@@ -373,6 +374,10 @@ impl Input {
     }
 
     fn add(&mut self, bytes: &[u8]) {
+        // What is left is a part of a head: few bytes.
+        self.bytes.drain(..self.processed);
+        self.unmasked = self.unmasked.saturating_sub(self.processed);
+        self.processed = 0;
         self.bytes.extend_from_slice(bytes);
     }
 }
@@ -435,21 +440,14 @@ impl<'a> Output<'a> {
     }
 
     /// Completes the frame that is being filled, if there is one. An empty one is dropped, unless
-    /// it is the last of its message.
+    /// it is the first or the last of its message.
     fn end_fragment(&mut self, message: &mut Message, is_final: bool) {
-        match &self.fragment {
-            Some(fragment) if fragment.data > 0 || is_final => {
-                self.write_fragment(message, is_final)
-            }
-            _ => self.fragment = None,
-        }
-    }
-
-    /// Completes the frame that is being filled, even if it is empty.
-    fn write_fragment(&mut self, message: &mut Message, is_final: bool) {
         let Some(Fragment { head, data }) = self.fragment.take() else {
             return;
         };
+        if data == 0 && !is_final && message.opcode == CONTINUATION {
+            return;
+        }
         let header = FrameHeader {
             is_final,
             opcode: std::mem::replace(&mut message.opcode, CONTINUATION),
@@ -484,8 +482,12 @@ impl InflateReader {
     pub(super) fn has_inflater(&self) -> bool {
         self.inflater.is_some()
     }
+}
 
-    pub(super) fn buffered(&self) -> usize {
+#[cfg(any(test, fuzzing))]
+impl InflateReader {
+    /// Returns the size of the memory for bytes that have not been processed.
+    pub(crate) fn buffered(&self) -> usize {
         self.input.bytes.capacity()
     }
 }

@@ -156,6 +156,31 @@ fn the_examples_of_the_rfc_are_inflated() {
     assert!(is_invalid_data(&end), "{end}");
 }
 
+/// Returns a complete deflate stream.
+fn ended_stream(payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(payload.len() + 100);
+    let mut compress = flate2::Compress::new(flate2::Compression::new(6), false);
+    let status = compress.compress_vec(payload, &mut out, flate2::FlushCompress::Finish);
+    assert_eq!(status.unwrap(), flate2::Status::StreamEnd);
+    out
+}
+
+#[test]
+fn a_stream_may_end_where_the_buffer_is_full() {
+    for length in 1..1000 {
+        let payload = vec![b'x'; length];
+        let first = frame(header(TEXT, true, true, None), &ended_stream(&payload));
+        let bytes = [first, one_frame(TEXT, b"Hello")].concat();
+        for piece in [1, 4, 1000] {
+            let (messages, end) = read(&bytes, Role::Client, DEFAULT, piece);
+            let expected = String::from_utf8(payload.clone()).unwrap();
+            let expected = [Message::text(expected), Message::text("Hello")];
+            assert_eq!(messages, expected, "{length} in pieces of {piece}: {end}");
+            assert!(is_end(&end), "{end}");
+        }
+    }
+}
+
 #[test]
 fn data_that_cannot_be_inflated_is_reported_after_the_messages_before_it() {
     let mut bytes = [one_frame(TEXT, b"before"), one_frame(BINARY, b"")].concat();
@@ -218,6 +243,34 @@ fn what_the_protocol_forbids_reaches_the_codec() {
         let end = end.to_string().to_lowercase();
         assert!(end.contains(is_right), "{bytes:x?}: {end}");
         assert_eq!(messages, []);
+    }
+    // A frame without data, and more frames after it.
+    let close = |mask| {
+        frame(
+            header(OpCode::Control(Control::Close), true, false, mask),
+            b"",
+        )
+    };
+    let empty = frame(header(TEXT, false, true, None), b"");
+    let begin = frame(header(TEXT, false, false, None), b"x");
+    for (bytes, role, is_right) in [
+        (
+            [&empty[..], &close(Some([1, 2, 3, 4]))].concat(),
+            Role::Server,
+            "unmasked",
+        ),
+        (
+            [&begin[..], &empty, &close(None)].concat(),
+            Role::Client,
+            "fragment",
+        ),
+    ] {
+        for piece in [1, 4096] {
+            let (messages, end) = read(&bytes, role, DEFAULT, piece);
+            let end = end.to_string().to_lowercase();
+            assert!(end.contains(is_right), "{bytes:x?}: {end}");
+            assert_eq!(messages, []);
+        }
     }
     // A compressed message within a plain one.
     let plain = frame(header(TEXT, false, false, None), b"x");
@@ -287,6 +340,33 @@ fn memory_is_freed_between_messages_that_stand_alone() {
         let mut deflater = Deflater::new(6, 0, direction);
         deflated(&mut deflater, b"hello");
         assert_eq!(deflater.has_compressor(), takeover);
+    }
+}
+
+#[test]
+fn processed_bytes_are_freed_even_if_each_piece_ends_in_a_head() {
+    let empty = frame(header(BINARY, true, false, None), b"");
+    let compressed = frame(header(BINARY, true, true, None), &[0]);
+    for (first, second) in [
+        (&empty[..1], &empty[1..]),
+        (&compressed[..1], &compressed[1..]),
+    ] {
+        let mut reader = InflateReader::new(DEFAULT);
+        let mut buffer = [0; 100];
+        for _ in 0..1000 {
+            let piece = [second, first].concat();
+            let piece = if reader.buffered() == 0 {
+                first
+            } else {
+                &piece
+            };
+            let read = reader.read(&mut buffer, |buffer| {
+                buffer[..piece.len()].copy_from_slice(piece);
+                Ok(piece.len())
+            });
+            assert!(read.is_ok_and(|n| n > 0) || piece.len() == 1);
+            assert!(reader.buffered() <= 100, "{} bytes", reader.buffered());
+        }
     }
 }
 

@@ -2,6 +2,7 @@ use super::super::control_frames::Control;
 use super::super::send_queue::{MESSAGES_PER_TURN, Progress, SendQueue};
 use super::*;
 use crate::backoff::Backoff;
+use crate::pubsub::Take;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -66,8 +67,13 @@ fn queued(send_queue: &SendQueue) -> VecDeque<Message> {
     let count = send_queue.consumer().len();
     while left.len() < count {
         let before = left.len();
-        let all = |_: &mut Control, _| ((), true);
-        send_queue.consumer().take(&mut left, count, all);
+        let all = |_: &mut Control, _| ((), Take::All);
+        let mut urgent = VecDeque::new();
+        send_queue
+            .consumer()
+            .take(&mut urgent, &mut left, count, all);
+        // They are taken before the others, and alone.
+        left.append(&mut urgent);
         assert!(left.len() > before);
     }
     left
@@ -147,7 +153,7 @@ fn interrupted(
 fn close_now() -> SendClose {
     SendClose {
         frame: None,
-        after_queue: false,
+        first: SendFirst::Nothing,
     }
 }
 
@@ -209,7 +215,7 @@ fn a_close_after_the_queue_follows_the_last_frame_of_a_message() {
         send_queue.refuse_puts();
         send_queue.send_close(SendClose {
             frame: None,
-            after_queue: true,
+            first: SendFirst::Queue,
         });
     });
     assert_eq!(progress, Progress::Closed);
@@ -294,6 +300,83 @@ fn a_greeting_that_was_cut_is_not_sent_again() {
             assert_eq!(left.len(), 1, "after {broken_after}");
             assert_eq!(left[0].as_bytes().unwrap()[0], 1);
         }
+    }
+}
+
+#[test]
+fn an_urgent_message_is_sent_before_all_but_the_rest_of_a_message() {
+    let urgent = |send_queue: &SendQueue| {
+        for text in ["urgent 1", "urgent 2"] {
+            send_queue.put_urgent(text.into()).unwrap();
+        }
+    };
+    let messages = vec![vec![0; LONG].into(), "after it".into()];
+    let (wire, ..) = interrupted(&plain(), messages, urgent);
+    let all = frames(&wire);
+    let last: Vec<_> = all[all.len() - 4..].iter().map(|it| it.payload).collect();
+    assert_eq!(last, [64 << 10, 8, 8, 8]);
+    assert!(wire.ends_with(b"\x81\x08urgent 1\x81\x08urgent 2\x81\x08after it"));
+
+    for (fragment_size, size) in [(1000, 300), (64 << 10, 300), (64 << 10, 16_000)] {
+        let options = plain().fragment_size(fragment_size);
+        let messages = vec![Message::from(vec![0; size]); 3_000_000 / size];
+        let (wire, at, ..) = interrupted(&options, messages, urgent);
+        let all = frames(&wire);
+        let found = all.iter().position(|frame| frame.first == 0x81).unwrap();
+        assert_eq!(all[found + 1].first, 0x81);
+        let passed = all[found].at.saturating_sub(at);
+        assert!(
+            passed <= fragment_size + size + 10,
+            "it waited for {passed} bytes"
+        );
+    }
+}
+
+#[test]
+fn an_urgent_message_does_not_overtake_the_greeting() {
+    let send_queue = SendQueue::new(1 << 20);
+    let wire = Arc::new(Mutex::new(Vec::new()));
+    let half = Watched {
+        wire: wire.clone(),
+        after_write: |_| {},
+    };
+    let mut writer = FrameWriter::new(WireRole::Server, Box::new(half), &plain());
+    writer.greet(vec!["hello".into(), "token".into()]);
+    send_queue.put_nowait("order".into()).unwrap();
+    send_queue.put_urgent("stop".into()).unwrap();
+    assert_eq!(send_queue.write(&mut writer).unwrap(), Progress::Drained);
+    let expected = b"\x81\x05hello\x81\x05token\x81\x04stop\x81\x05order";
+    assert_eq!(wire.lock()[..], expected[..]);
+}
+
+#[test]
+fn an_urgent_message_of_a_lost_connection_is_urgent_on_the_next_one() {
+    // In the first message, between the two, and in the second one.
+    for broken_after in [0, 100, 70_018, 100_000] {
+        let send_queue = SendQueue::new(1 << 20);
+        let half = Box::new(Breaks(broken_after));
+        let mut writer = FrameWriter::new(WireRole::Client, half, &kept());
+        writer.greet(vec![vec![0; 70_000].into()]);
+        send_queue.put_latest("key", "order 1".into()).unwrap();
+        send_queue.put_urgent(vec![1; 70_000].into()).unwrap();
+        send_queue.write(&mut writer).unwrap_err();
+        send_queue.put_urgent("stop 2".into()).unwrap();
+        send_queue.put_nowait("order 2".into()).unwrap();
+        assert_eq!(send_queue.take_back(writer.end(), false), 0);
+        // The order that comes back has its key again.
+        send_queue.put_latest("key", "order 3".into()).unwrap();
+        assert_eq!(send_queue.consumer().len(), 4);
+
+        let wire = Arc::new(Mutex::new(Vec::new()));
+        let half = Watched {
+            wire: wire.clone(),
+            after_write: |_| {},
+        };
+        let mut writer = FrameWriter::new(WireRole::Server, Box::new(half), &kept());
+        assert_eq!(send_queue.write(&mut writer).unwrap(), Progress::Drained);
+        let wire = wire.lock();
+        assert_eq!(frames(&wire)[0].payload, 64 << 10);
+        assert!(wire.ends_with(b"\x81\x06stop 2\x81\x07order 3\x81\x07order 2"));
     }
 }
 
@@ -442,6 +525,30 @@ fn a_thread_that_puts_a_message_writes_one_turn() {
     assert_eq!(writer.encoded(), MESSAGES_PER_TURN as u64);
     assert_eq!(send_queue.write(&mut writer).unwrap(), Progress::Drained);
     assert_eq!(writer.written(), 10 * MESSAGES_PER_TURN as u64);
+}
+
+#[test]
+fn a_close_frame_that_has_waited_until_its_time_passes_the_queued_messages() {
+    const COUNT: u64 = 2 * MESSAGES_PER_TURN as u64;
+    let now = Instant::now();
+    let hour = Duration::from_secs(3600);
+    for (first, sent) in [
+        (SendFirst::Queue, COUNT),
+        (SendFirst::QueueUntil(now + hour), COUNT),
+        (SendFirst::QueueUntil(now), 0),
+        (SendFirst::Nothing, 0),
+    ] {
+        let send_queue = SendQueue::new(1 << 20);
+        let half = Box::new(Full(Arc::default()));
+        let mut writer = FrameWriter::new(WireRole::Server, half, &Options::new());
+        for _ in 0..COUNT {
+            send_queue.put_nowait("x".into()).unwrap();
+        }
+        let frame = None;
+        send_queue.send_close(SendClose { frame, first });
+        assert_eq!(send_queue.write(&mut writer).unwrap(), Progress::Closed);
+        assert_eq!(writer.written(), sent, "{first:?}");
+    }
 }
 
 /// A transport that takes this many bytes and then fails.

@@ -9,7 +9,7 @@ use super::ending::{Ending, LAST_WAIT, PeerClose, ReadState, WriteState, keep_fi
 use super::{Action, Session, State};
 use crate::deadline::after;
 use crate::error::{Close, CloseFrame, Error, Side};
-use crate::websocket::control_frames::SendClose;
+use crate::websocket::control_frames::{SendClose, SendFirst};
 
 impl Session {
     pub(super) fn close_requested(&mut self, now: Instant, frame: &CloseFrame, deadline: Instant) {
@@ -23,7 +23,7 @@ impl Session {
         }
         let close = self
             .closing(now, deadline)
-            .and_then(|ending| ending.send(Some(frame.clone()), true));
+            .and_then(|ending| ending.send(Some(frame.clone()), SendFirst::Queue));
         self.actions.extend(close);
         if let State::Ending(ending) = &mut self.state {
             ending.requested = true;
@@ -69,20 +69,31 @@ impl Session {
             code: frame.code,
             reason: String::new(),
         });
-        let close = ending.send(answer, !followed);
+        let first = match followed {
+            true => SendFirst::Nothing,
+            false => SendFirst::Queue,
+        };
+        let close = ending.send(answer, first);
         self.refuse_puts_unless(followed);
         self.actions.extend(close);
     }
 
     pub(super) fn violation(&mut self, now: Instant, frame: &CloseFrame, error: &Error) {
-        let wait = after(now, self.close_timeout.min(LAST_WAIT));
-        let Some(ending) = self.closing(now, wait) else {
+        let wait = self.close_timeout.min(LAST_WAIT);
+        let followed = self.is_followed(error);
+        let Some(ending) = self.closing(now, after(now, wait)) else {
             return;
         };
         ending.fail(error);
         ending.read = ReadState::Discard;
-        let close = ending.send(Some(frame.clone()), false);
-        self.refuse_puts_unless(self.is_followed(error));
+        // What was accepted before, such as the answers to earlier messages, is still sent. The
+        // Close frame has the other half of the time, since the peer may read slowly.
+        let first = match followed {
+            true => SendFirst::Nothing,
+            false => SendFirst::QueueUntil(after(now, wait / 2)),
+        };
+        let close = ending.send(Some(frame.clone()), first);
+        self.refuse_puts_unless(followed);
         self.actions.extend(close);
     }
 
@@ -136,13 +147,13 @@ impl Ending {
     }
 
     /// Sends a Close frame, unless one was sent or nothing can be written.
-    pub(super) fn send(&mut self, frame: Option<CloseFrame>, after_queue: bool) -> Option<Action> {
+    pub(super) fn send(&mut self, frame: Option<CloseFrame>, first: SendFirst) -> Option<Action> {
         if self.sent.is_some() || self.write == WriteState::Failed {
             return None;
         }
         self.by.get_or_insert(Side::Local);
         self.sent = Some(frame.clone());
-        Some(Action::SendClose(SendClose { frame, after_queue }))
+        Some(Action::SendClose(SendClose { frame, first }))
     }
 
     /// Returns whether either side has sent a Close frame.

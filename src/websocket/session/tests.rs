@@ -4,6 +4,7 @@ use std::io;
 
 use super::*;
 use crate::backoff::Backoff;
+use crate::websocket::control_frames::SendFirst;
 use proptest::prelude::*;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -78,9 +79,9 @@ fn frame(code: u16) -> CloseFrame {
     }
 }
 
-fn send(code: u16, after_queue: bool) -> Option<SendClose> {
+fn send(code: u16, first: SendFirst) -> Option<SendClose> {
     let frame = Some(frame(code));
-    Some(SendClose { frame, after_queue })
+    Some(SendClose { frame, first })
 }
 
 fn lost() -> Error {
@@ -90,7 +91,10 @@ fn lost() -> Error {
 #[test]
 fn a_server_shuts_down_once_both_close_frames_are_exchanged() {
     let mut driver = Driver::open(Role::Server, None);
-    assert_eq!(driver.peer_closes(1001, false), (send(1001, true), false));
+    assert_eq!(
+        driver.peer_closes(1001, false),
+        (send(1001, SendFirst::Queue), false)
+    );
     assert_eq!(driver.step(Input::CloseWritten), (None, true));
     assert!(driver.finish(0).is_orderly());
 }
@@ -98,7 +102,7 @@ fn a_server_shuts_down_once_both_close_frames_are_exchanged() {
 #[test]
 fn a_client_waits_for_the_server_to_end_the_stream() {
     let mut driver = Driver::open(Role::Client, None);
-    assert_eq!(driver.close(), (send(1000, true), false));
+    assert_eq!(driver.close(), (send(1000, SendFirst::Queue), false));
     assert_eq!(driver.step(Input::CloseWritten), (None, false));
     assert_eq!(driver.peer_closes(1000, true), (None, false));
     assert_eq!(driver.step(Input::ReadEnded(None)), (None, true));
@@ -117,15 +121,30 @@ fn close_frames_that_cross_confirm_nothing() {
     }
 }
 
-#[test]
-fn a_violation_is_reported_before_queued_messages() {
-    let mut driver = Driver::open(Role::Server, None);
+fn violation() -> Input {
     let reason = "a reserved bit".to_owned();
     let error = Error::Protocol { code: 1002, reason };
-    let violation = Input::Violation(frame(1002), error);
-    assert_eq!(driver.step(violation), (send(1002, false), false));
+    Input::Violation(frame(1002), error)
+}
+
+#[test]
+fn after_a_violation_the_queued_messages_have_half_of_the_time() {
+    let mut driver = Driver::open(Role::Server, None);
+    let half = SendFirst::QueueUntil(driver.now + LAST_WAIT / 2);
+    assert_eq!(driver.step(violation()), (send(1002, half), false));
+    assert_eq!(driver.session.deadline(), Some(driver.now + LAST_WAIT));
     assert_eq!(driver.peer_closes(1000, false), (None, false));
     assert!(matches!(driver.finish(0), Error::Protocol { .. }));
+}
+
+#[test]
+fn after_a_violation_the_next_connection_sends_the_queued_messages() {
+    let policy = (Schedule::new(Backoff::new()), ReconnectPolicy::Always);
+    let mut driver = Driver::new(Role::Client, None);
+    driver.session = Session::new(Role::Client, TIMEOUT, Some(policy));
+    driver.step(Input::Opened);
+    let close = send(1002, SendFirst::Nothing);
+    assert_eq!(driver.step(violation()), (close, false));
 }
 
 #[test]
@@ -411,7 +430,7 @@ fn closing_while_connecting_shuts_down_a_client_and_not_a_server() {
     assert!(client.finish(0).is_orderly());
 
     let mut server = Driver::new(Role::Server, None);
-    assert_eq!(server.close(), (send(1000, true), false));
+    assert_eq!(server.close(), (send(1000, SendFirst::Queue), false));
     server.step(Input::Opened);
     assert_eq!(server.session.phase(), Phase::Closing);
 }
