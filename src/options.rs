@@ -400,7 +400,8 @@ impl Options {
     /// About this number of bytes is also passed to the system at a time, if several messages are
     /// queued. A smaller size shortens the wait on a slow link: at 1 MB/s, 64 KiB take 66 ms. It
     /// takes more system calls. What the system has accepted and not sent yet is ahead of a ping
-    /// with every size.
+    /// with every size. On Linux, `sysctl net.ipv4.tcp_notsent_lowat=131072` limits that for all
+    /// programs: at 1 MB/s, a pong arrived after 0.24 s instead of 0.86 s.
     ///
     /// 0 sends every message in one frame, for a peer that does not accept several.
     ///
