@@ -40,7 +40,7 @@ impl Deflater {
     }
 
     /// Compresses the next part of a message, and appends the result to `out`. All parts together
-    /// are the payload of the message's frames. `is_last` ends the message, which must not be empty.
+    /// are the payload of the message's frames. `is_last` ends the message, which is not empty.
     ///
     /// # Errors
     ///
