@@ -168,7 +168,7 @@ pub enum Error {
     /// both sizes in the reason. The peer's error is [`Closed`](Self::Closed). Queued messages are
     /// sent as for [`Protocol`](Self::Protocol).
     #[error(
-        "the peer sent a message of {size} bytes, more than the {limit} that this side's \
+        "the peer sent a message of at least {size} bytes, more than the {limit} that this side's \
          `max_message_size` allows"
     )]
     MessageTooBig {

@@ -286,6 +286,12 @@
 //!
 //! A source can do the same: a [`Queue::Latest`] subscription of a [`pubsub::Producer`].
 //!
+//! # Urgent messages
+//!
+//! [`put_urgent`](Websocket::put_urgent) sends a message ahead of all that are queued, such as an
+//! emergency stop. Pings and the Close frame overtake them too, and even a long message that is
+//! being sent, since that consists of [several frames](Options::fragment_size).
+//!
 //! # Detecting a lost peer
 //!
 //! Pings detect a peer that has vanished, by default within 40 seconds, as long as its messages are
@@ -352,6 +358,7 @@
 //!
 //! With the feature `deflate`, [`Options::deflate`] compresses messages (permessage-deflate, RFC
 //! 7692) if the peer does so too. [`Deflate`] says what that costs, and has the settings.
+//! `Message::uncompressed` is for images.
 //!
 //! # Testing
 //!

@@ -326,9 +326,9 @@ impl Options {
     /// Sets the maximum size of a received message, in bytes.
     ///
     /// A longer message ends the connection with [`Error::MessageTooBig`]. The peer receives close
-    /// code 1009, with the message's size and the limit in the reason. A message takes memory as it
-    /// arrives, not by the length in the head of its frame. It is delivered when all of it has
-    /// arrived; no part is delivered before.
+    /// code 1009, with the limit in the reason, and the size that the message has so far. A message
+    /// takes memory as it arrives, not by the length in the head of its frame. It is delivered when
+    /// all of it has arrived; no part is delivered before.
     ///
     /// Defaults to 16 MiB for clients and for [`pair`](Self::pair), and to **1 MiB for servers**
     /// ([`accept`](Self::accept)), because strangers may connect to a server.
@@ -402,6 +402,9 @@ impl Options {
     /// takes more system calls. What the system has accepted and not sent yet is ahead of a ping
     /// with every size. On Linux, `sysctl net.ipv4.tcp_notsent_lowat=131072` limits that for all
     /// programs: at 1 MB/s, a pong arrived after 0.24 s instead of 0.86 s.
+    ///
+    /// A peer limits the size of the whole message: see [`max_message_size`](Self::max_message_size),
+    /// which is 1 MiB for servers of this crate by default.
     ///
     /// 0 sends every message in one frame, for a peer that does not accept several.
     ///

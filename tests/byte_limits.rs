@@ -324,14 +324,14 @@ fn both_sides_learn_whose_limit_a_message_exceeded() {
     let error = server.get_timeout(DEADLINE).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the peer sent a message of 101 bytes, more than the 100 that this side's \
+        "the peer sent a message of at least 101 bytes, more than the 100 that this side's \
          `max_message_size` allows"
     );
     let error = client.get_timeout(DEADLINE).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the connection is closed: by the peer with 1009 \
-         \"a message of 101 bytes exceeds the receiver's limit of 100 bytes\""
+         \"a message of at least 101 bytes exceeds the receiver's limit of 100 bytes\""
     );
 }
 

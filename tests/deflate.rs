@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use flate2::{Compress, Compression, FlushCompress};
 use rtcbot_websocket::{
-    Backoff, Deflate, Error, Message, Options, Server, Value, Websocket, broadcast, json,
+    Backoff, Deflate, Error, Message, Options, Queue, Server, Value, Websocket, broadcast, json,
 };
 use testkit::answering::{After, answering};
 use testkit::decisions::Decisions;
 use testkit::frames::{push_frame, read_frame};
 use testkit::script::ACCEPT;
 use testkit::{
-    DEADLINE, alone, most_resident, pair_with, read_close_code, read_head, resident, within,
+    DEADLINE, alone, eventually, most_resident, pair_with, read_close_code, read_head, resident,
+    within,
 };
 
 fn with(deflate: Deflate) -> Options {
@@ -339,6 +340,21 @@ fn a_bomb_is_rejected_while_it_is_inflated() {
             assert!(more < 16 * LIMIT, "{more} bytes more for {LIMIT} at most");
         }
     });
+}
+
+#[test]
+fn messages_of_one_read_are_not_all_inflated_before_the_queue_is_full() {
+    let options = default().paused(true);
+    let (server, mut stream, _) = raw(&options, OFFER);
+    let _unread = server.subscribe_with(Queue::Block(1));
+    let one = compressed(&vec![0; 100_000]);
+    stream.write_all(&one.repeat(16_000 / one.len())).unwrap();
+    server.resume();
+    eventually("a message arrives", || server.stats().messages_in > 0);
+    // One is in the queue, one is held, and one may be waiting.
+    let inflated = server.stats().messages_in;
+    assert!((1..=3).contains(&inflated), "{inflated} messages");
+    server.abort();
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 mod testkit;
 
+use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use rtcbot_websocket::{Options, PutError, Websocket};
-use testkit::{DEADLINE, own_address};
+use testkit::{DEADLINE, client_and_raw, own_address};
 
 /// A client whose handshake is not answered yet, so that messages stay in the queue.
 fn connecting(options: &Options) -> (Websocket, TcpListener) {
@@ -68,6 +69,21 @@ fn a_full_queue_refuses_an_urgent_message_only_after_sixteen_others() {
     assert_eq!(texts, expected);
     // There is room again.
     client.put_timeout("order", DEADLINE).unwrap();
+}
+
+#[test]
+fn the_limit_holds_while_a_long_message_is_sent() {
+    const LONG: usize = 64 << 20;
+    let (client, raw) = client_and_raw(&Options::new().send_queue(1 << 20));
+    client.put_nowait(vec![0; LONG]).unwrap();
+    testkit::eventually("it is being sent", || client.stats().bytes_out > 0);
+    let urgent = || client.put_urgent(vec![0; 60_000]);
+    let accepted = std::iter::from_fn(|| urgent().ok()).count();
+    assert!((16..40).contains(&accepted), "{accepted}");
+    // The long message goes on. The urgent ones wait for its end, and so there is no room.
+    raw.get_ref().read_exact(&mut vec![0; LONG / 4]).unwrap();
+    assert!(matches!(urgent(), Err(PutError::Full(_))));
+    client.abort();
 }
 
 #[test]

@@ -375,10 +375,16 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
             return result;
         }
         if !state.urgent.is_empty() {
-            let taken = std::mem::take(&mut state.urgent);
-            state.weight -= taken.iter().map(|(_, weight)| weight).sum::<usize>();
+            let mut taken = 0;
+            while taken < BATCH_WEIGHT {
+                let Some((item, weight)) = state.urgent.pop_front() else {
+                    break;
+                };
+                taken += weight;
+                urgent.push_back(item);
+            }
+            state.weight -= taken;
             drop(state);
-            urgent.extend(taken.into_iter().map(|(item, _)| item));
             self.space.notify();
             // They come first, and the others are taken in the next call.
             return result;

@@ -263,9 +263,11 @@ impl ServerHandle {
     /// Puts a message to all connections, as [`put_nowait`](Websocket::put_nowait) does. Never
     /// waits, so a slow client does not delay others.
     ///
-    /// The message is serialised once. Returns the connections that miss it because their send
-    /// queue is full: ignore this, or close them. Connections that are closing are not included.
-    /// The function [`broadcast`](crate::broadcast) reaches connections that you choose.
+    /// The message is serialised once. If connections compress without [context
+    /// takeover](crate::Deflate#broadcasts), it is compressed once as well.
+    ///
+    /// Returns the connections that miss it because their send queue is full: ignore this, or close
+    /// them. Connections that are closing are not included. The function [`broadcast`](crate::broadcast) reaches connections that you choose.
     ///
     /// # Examples
     ///

@@ -9,8 +9,11 @@ use crate::message::Message;
 /// Puts a message to all these connections, as [`put_nowait`](Websocket::put_nowait) does. Never
 /// waits, so a slow peer does not delay others.
 ///
-/// The message is serialised once. Returns the connections that miss it because their send queue
-/// is full: ignore this, or close them. Connections that are closing are not included.
+/// The message is serialised once. If connections compress without [context
+/// takeover](crate::Deflate#broadcasts), it is compressed once as well.
+///
+/// Returns the connections that miss it because their send queue is full: ignore this, or close
+/// them. Connections that are closing are not included.
 ///
 /// A peer that does not read misses nothing until its queue is full, which may take hours, and
 /// receives all of it later. If only the newest message counts, call

@@ -60,6 +60,8 @@ impl Fragments {
                         let ready = shared.get_or_compress(key, || {
                             let mut out = Vec::new();
                             deflater.compress(&input, true, &mut out)?;
+                            // It is kept until the last connection has sent the message.
+                            out.shrink_to_fit();
                             Ok(out.into())
                         })?;
                         return Ok(WireForm::Fragments(Fragments {

@@ -187,6 +187,17 @@ impl FrameWriter {
         self.partial.is_some() || !self.urgent.is_empty() || !self.messages.is_empty()
     }
 
+    /// Returns whether an urgent message would be encoded next. Others stay in the queue, where the
+    /// limit counts them.
+    pub(super) fn takes_urgent(&self) -> bool {
+        self.partial.is_none() && self.urgent.is_empty() && self.has_greeted()
+    }
+
+    /// Returns whether the messages that the connection begins with have been encoded.
+    fn has_greeted(&self) -> bool {
+        self.encoded_messages >= self.greeting as u64
+    }
+
     /// Returns the number of completely encoded messages.
     pub(super) fn encoded(&self) -> u64 {
         self.encoded_messages
@@ -336,8 +347,7 @@ impl FrameWriter {
 
     /// Takes the next message. Encodes it if it is one frame without compression.
     fn begin_message(&mut self) -> tungstenite::Result<()> {
-        let has_greeted = self.encoded_messages >= self.greeting as u64;
-        let is_urgent = has_greeted && !self.urgent.is_empty();
+        let is_urgent = self.has_greeted() && !self.urgent.is_empty();
         let queue = match is_urgent {
             true => &mut self.urgent,
             false => &mut self.messages,

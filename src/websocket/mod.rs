@@ -486,8 +486,9 @@ impl Websocket {
     /// - The rest of a message of which the beginning has been sent, because the frames of two
     ///   messages must not be mixed (RFC 6455, section 5.4). After a long message has begun, the
     ///   urgent one waits for all of it: send short messages if that matters.
-    /// - What the system has accepted, and up to [`fragment_size`](Options::fragment_size) bytes
-    ///   that are being passed to it.
+    /// - What the system has accepted, which may be some megabytes, and up to
+    ///   [`fragment_size`](Options::fragment_size) bytes that are being passed to it. Linux has a
+    ///   setting for the former, which is described there.
     /// - The [greeting](Options::greeting), which may be a login.
     ///
     /// A full queue does not refuse an urgent message, as long as fewer than 16 of them are queued.
@@ -1273,6 +1274,9 @@ impl Websocket {
     /// A connection is shut down without a closing handshake, and the client connects again
     /// immediately. It also does so if it is waiting for its next attempt. While an attempt is
     /// under way, this has no effect. Queued messages are kept. Does not wait.
+    ///
+    /// A [`close`](Self::close) before the next connection is ready sends nothing of what is
+    /// queued, as without a connection.
     ///
     /// # Errors
     ///

@@ -25,6 +25,10 @@ use crate::pubsub::Publisher;
 /// contend for the same cache lines all the time.
 const BATCH: usize = 64;
 
+/// The length of the messages that are published at a time, in bytes. The message that exceeds it
+/// is among them. One read of compressed messages may contain a thousand times as many bytes.
+const BATCH_BYTES: usize = 64 << 10;
+
 /// The read half of a connection, after its handshake.
 pub(crate) struct ReadSide {
     pub(crate) half: Box<dyn ReadHalf>,
@@ -95,18 +99,21 @@ fn read_loop(
 ) -> StopReason {
     use tungstenite::Message as Wire;
     let json = shared.options.json;
+    let mut batch_bytes = 0;
     loop {
         // Messages that have been decoded are published before the next wait.
         stream.source.may_wait = batch.is_empty();
         let mut all_read = false;
         match codec.read(stream) {
             Ok(Wire::Text(mut text)) => {
+                batch_bytes += text.len();
                 if stream.source.must_copy(text.len()) {
                     text = text.as_str().into();
                 }
                 batch.push(Message::from_wire_text(text, json));
             }
             Ok(Wire::Binary(mut bytes)) => {
+                batch_bytes += bytes.len();
                 if stream.source.must_copy(bytes.len()) {
                     bytes = Bytes::copy_from_slice(&bytes);
                 }
@@ -130,8 +137,9 @@ fn read_loop(
         if !batch.is_empty() {
             stream.source.keepalive.message_arrived();
         }
-        if all_read || batch.len() == BATCH {
+        if all_read || batch.len() == BATCH || batch_bytes >= BATCH_BYTES {
             publish(shared, batch, publisher);
+            batch_bytes = 0;
         }
         let ByteSource {
             keepalive, half, ..
@@ -212,7 +220,8 @@ fn finish_closing(shared: &Shared, mut half: Box<dyn ReadHalf>, reason: StopReas
             let reason = match &error {
                 Error::Protocol { reason, .. } => reason.clone(),
                 Error::MessageTooBig { size, limit } => format!(
-                    "a message of {size} bytes exceeds the receiver's limit of {limit} bytes"
+                    "a message of at least {size} bytes exceeds the receiver's limit of {limit} \
+                     bytes"
                 ),
                 error => error.to_string(),
             };

@@ -273,6 +273,7 @@ impl SendQueue {
         self.note(writer);
         let encoded = writer.encoded();
         let has_messages = writer.has_messages();
+        let takes_urgent = writer.takes_urgent();
         let (urgent, messages) = writer.queues();
         let (frames, plan) =
             self.messages
@@ -280,7 +281,8 @@ impl SendQueue {
                     let plan = control.plan();
                     let which = match plan {
                         SendPlan::Stop | SendPlan::Close => Take::Nothing,
-                        _ if has_messages => Take::Urgent,
+                        _ if has_messages && takes_urgent => Take::Urgent,
+                        _ if has_messages => Take::Nothing,
                         SendPlan::Messages | SendPlan::MessagesThenClose => Take::All,
                     };
                     ((control.frames(encoded), plan), which)

@@ -42,7 +42,8 @@ pub struct Stats {
     /// may differ by up to 128 messages that are being written.
     pub send_queue: usize,
     /// The part of [`Options::send_queue`](crate::Options::send_queue) that is in use, in bytes:
-    /// the payload, and 64 bytes for each message.
+    /// the payload, and 64 bytes for each message. Messages that are being written are not
+    /// included: up to 128 KiB, and one message that is longer.
     pub send_queue_bytes: usize,
     /// The number of messages that the slowest consumer has not taken yet.
     ///

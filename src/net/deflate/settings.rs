@@ -27,6 +27,19 @@ const WINDOW_BITS: RangeInclusive<u8> = 9..=15;
 ///
 /// Needs the feature `deflate`.
 ///
+/// # Broadcasts
+///
+/// With context takeover, each connection compresses a
+/// [`broadcast`](crate::broadcast()) by itself, since the result depends on what it has sent before.
+/// Set [`server_no_context_takeover`](Self::server_no_context_takeover) on the server to compress
+/// each message once for all connections with the same settings. (If clients broadcast, set
+/// [`client_no_context_takeover`](Self::client_no_context_takeover) on them.) This takes much less
+/// time, but messages become longer, since they do not refer to earlier ones: six times as long for
+/// a robot's state. A message of more than 1 MiB is compressed by each connection.
+///
+/// The compressed form is kept in memory until the last connection has sent the message, beside the
+/// message itself. The limit of the send queue counts only the message.
+///
 /// [RFC 7692]: https://www.rfc-editor.org/rfc/rfc7692
 ///
 /// # Examples
@@ -110,9 +123,8 @@ impl Deflate {
     /// Sets whether the server compresses each message by itself (section 7.1.1.1).
     ///
     /// As [`client_no_context_takeover`](Self::client_no_context_takeover), but for the server's
-    /// messages. A client demands it in its offer; a server that cannot do it does not compress. A
-    /// [`broadcast`](crate::broadcast()) to connections without context takeover compresses its
-    /// message once for all. Default: `false`.
+    /// messages. A client demands it in its offer; a server that cannot do it does not compress.
+    /// [Broadcasts](Self#broadcasts) are compressed once for all. Default: `false`.
     pub fn server_no_context_takeover(mut self, on: bool) -> Self {
         self.server.takeover = !on;
         self
