@@ -403,8 +403,8 @@ impl Options {
     /// with every size. On Linux, `sysctl net.ipv4.tcp_notsent_lowat=131072` limits that for all
     /// programs: at 1 MB/s, a pong arrived after 0.24 s instead of 0.86 s.
     ///
-    /// A peer limits the size of the whole message: see [`max_message_size`](Self::max_message_size),
-    /// which is 1 MiB for servers of this crate by default.
+    /// A peer limits the size of the whole message. See
+    /// [`max_message_size`](Self::max_message_size), which is 1 MiB for servers by default.
     ///
     /// 0 sends every message in one frame, for a peer that does not accept several.
     ///

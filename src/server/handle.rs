@@ -267,7 +267,9 @@ impl ServerHandle {
     /// takeover](crate::Deflate#broadcasts), it is compressed once as well.
     ///
     /// Returns the connections that miss it because their send queue is full: ignore this, or close
-    /// them. Connections that are closing are not included. The function [`broadcast`](crate::broadcast) reaches connections that you choose.
+    /// them. Connections that are closing are not included.
+    ///
+    /// The function [`broadcast`](crate::broadcast()) reaches connections that you choose.
     ///
     /// # Examples
     ///

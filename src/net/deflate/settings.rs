@@ -29,9 +29,9 @@ const WINDOW_BITS: RangeInclusive<u8> = 9..=15;
 ///
 /// # Broadcasts
 ///
-/// With context takeover, each connection compresses a
-/// [`broadcast`](crate::broadcast()) by itself, since the result depends on what it has sent before.
-/// Set [`server_no_context_takeover`](Self::server_no_context_takeover) on the server to compress
+/// With context takeover, each connection compresses a [`broadcast`](crate::broadcast()) by itself,
+/// since the result depends on what it has sent before. Set
+/// [`server_no_context_takeover`](Self::server_no_context_takeover) on the server to compress
 /// each message once for all connections with the same settings. (If clients broadcast, set
 /// [`client_no_context_takeover`](Self::client_no_context_takeover) on them.) This takes much less
 /// time, but messages become longer, since they do not refer to earlier ones: six times as long for
