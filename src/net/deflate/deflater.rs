@@ -5,6 +5,10 @@ use std::io;
 use flate2::{Compress, Compression, FlushCompress};
 
 use super::direction::{Direction, TAIL};
+use super::spares::Spares;
+
+/// Compressors with their level and window, for messages without context takeover.
+static SPARES: Spares<(u8, u8), Compress> = Spares::new();
 
 /// The compressor of one connection's messages.
 #[derive(Debug)]
@@ -12,8 +16,8 @@ pub(crate) struct Deflater {
     level: u8,
     threshold: usize,
     direction: Direction,
-    /// `None` before the first message. Without context takeover, `None` between messages: a new
-    /// one takes little more time than a reset, and an idle connection keeps no memory.
+    /// `None` before the first message. Without context takeover, `None` between messages: an idle
+    /// connection keeps no memory.
     compress: Option<Compress>,
 }
 
@@ -55,9 +59,16 @@ impl Deflater {
             takeover,
             window_bits,
         } = self.direction;
+        let settings = (self.level, window_bits);
+        let spare = || match takeover {
+            true => None,
+            false => SPARES.take(&settings),
+        };
         let compress = self.compress.get_or_insert_with(|| {
-            let level = Compression::new(self.level.into());
-            Compress::new_with_window_bits(level, false, window_bits)
+            spare().unwrap_or_else(|| {
+                let level = Compression::new(self.level.into());
+                Compress::new_with_window_bits(level, false, window_bits)
+            })
         });
         let flush = match is_last {
             true => FlushCompress::Sync,
@@ -78,8 +89,9 @@ impl Deflater {
         if is_last {
             debug_assert!(out.ends_with(&TAIL));
             out.truncate(out.len() - TAIL.len());
-            if !takeover {
-                self.compress = None;
+            if let Some(mut compress) = self.compress.take_if(|_| !takeover) {
+                compress.reset();
+                SPARES.keep(settings, compress);
             }
         }
         Ok(())
@@ -90,5 +102,25 @@ impl Deflater {
 impl Deflater {
     pub(super) fn has_compressor(&self) -> bool {
         self.compress.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_takeover_a_compressor_is_kept_for_the_next_message() {
+        // No connection has this level, so no other test uses the spare.
+        let settings = (0, 10);
+        for takeover in [true, false] {
+            let direction = Direction {
+                takeover,
+                window_bits: settings.1,
+            };
+            let mut deflater = Deflater::new(settings.0, 0, direction);
+            deflater.compress(b"hello", true, &mut Vec::new()).unwrap();
+            assert_eq!(SPARES.take(&settings).is_some(), !takeover);
+        }
     }
 }

@@ -15,6 +15,10 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use super::direction::{Direction, TAIL};
+use super::spares::Spares;
+
+/// Inflaters with their window, for messages without context takeover.
+static SPARES: Spares<u8, Decompress> = Spares::new();
 
 const CONTINUATION: OpCode = OpCode::Data(Data::Continue);
 
@@ -271,8 +275,13 @@ impl InflateReader {
         out.add_data(inflated.written);
         if *done == TAIL.len() && inflated.written < available {
             out.end_fragment(message, true);
-            if !self.direction.takeover {
-                self.inflater = None;
+            let Direction {
+                takeover,
+                window_bits,
+            } = self.direction;
+            if let Some(mut inflater) = self.inflater.take_if(|_| !takeover) {
+                inflater.reset(false);
+                SPARES.keep(window_bits, inflater);
             }
             self.message = None;
             self.state = State::PassOn(0);
@@ -292,7 +301,17 @@ enum Kind {
 }
 
 fn inflater(inflater: &mut Option<Decompress>, direction: Direction) -> &mut Decompress {
-    inflater.get_or_insert_with(|| Decompress::new_with_window_bits(false, direction.window_bits))
+    let Direction {
+        takeover,
+        window_bits,
+    } = direction;
+    let spare = || match takeover {
+        true => None,
+        false => SPARES.take(&window_bits),
+    };
+    inflater.get_or_insert_with(|| {
+        spare().unwrap_or_else(|| Decompress::new_with_window_bits(false, window_bits))
+    })
 }
 
 struct Inflated {

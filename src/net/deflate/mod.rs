@@ -18,6 +18,7 @@ mod extension;
 mod inflate_reader;
 mod negotiation;
 mod settings;
+mod spares;
 #[cfg(test)]
 mod tests;
 
