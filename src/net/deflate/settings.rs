@@ -133,9 +133,10 @@ impl Deflate {
     /// Sets how far back the client's messages may refer (section 7.1.2.2): 2 to the power of
     /// `bits`, in bytes, from 9 to 15.
     ///
-    /// A short window takes less memory on both sides, and compresses less. A server can limit only
-    /// those clients that offer this; all browsers do. Default: 15, that is 32 KiB. Another number
-    /// is an [`Error::InvalidOption`](crate::Error::InvalidOption) when connecting.
+    /// With a short window, compressing takes less memory, and messages become longer. Inflating
+    /// takes as much memory with any window, in this crate. A server can limit only those clients
+    /// that offer this; all browsers do. Default: 15, that is 32 KiB. Another number is an
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) when connecting.
     pub fn client_max_window_bits(mut self, bits: u8) -> Self {
         self.client.window_bits = bits;
         self
