@@ -19,8 +19,8 @@ const WINDOW_BITS: RangeInclusive<u8> = 9..=15;
 /// the connection. Small messages that resemble each other, such as a robot's state, become very
 /// short this way. But each connection keeps memory for it: `docs/scaling.md` has the figures.
 ///
-/// A message whose data is compressed already, such as a JPEG, gets no shorter: send it with
-/// [`Message::uncompressed`](crate::Message::uncompressed).
+/// A message whose data is compressed already, such as a JPEG, gets no shorter, and at level 1
+/// about 6 % longer: send it with [`Message::uncompressed`](crate::Message::uncompressed).
 ///
 /// Compressing a secret together with text that an attacker chose can reveal the secret by its
 /// length, even over TLS. If a connection carries both, leave it uncompressed.
