@@ -356,8 +356,8 @@ impl<T, X: ExtraWork, W> Channel<T, X, W> {
 
     // For the thread that has the worker.
 
-    /// Takes all urgent items, and the next others, until there are `max_items` in `items`: first
-    /// those that were put, then the source's.
+    /// Takes the next urgent items. If there are none, takes the next others, until there are
+    /// `max_items` in `items`: first those that were put, then the source's.
     ///
     /// Calls `before` under the same lock, with the extra state and whether the channel is closed.
     /// It returns which items are taken beside its result.

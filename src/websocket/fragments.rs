@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::protocol::frame::{Frame, FrameHeader};
 
-use crate::message::Message;
+use crate::message::{Compression, Message};
 use crate::net::deflate::Deflater;
 
 /// The number of bytes that are compressed at a time. Control frames may be sent in between.
@@ -49,47 +49,25 @@ impl Fragments {
     ) -> io::Result<WireForm> {
         let wire = message.to_wire(json);
         let compression = message.compression();
-        if let Some(deflater) = deflater {
-            if deflater.is_worthwhile(wire.len()) && !compression.is_off() {
-                let (kind, input) = parts(wire);
-                if let (Some(shared), Some(settings)) =
-                    (compression.shared(), deflater.shared_settings())
-                {
-                    if input.len() <= MAX_SHARED {
-                        let key = (settings, json);
-                        let ready = shared.get_or_compress(key, || {
-                            let mut out = Vec::new();
-                            deflater.compress(&input, true, &mut out)?;
-                            // It is kept until the last connection has sent the message.
-                            out.shrink_to_fit();
-                            Ok(out.into())
-                        })?;
-                        return Ok(WireForm::Fragments(Fragments {
-                            kind,
-                            is_compressed: true,
-                            input: Bytes::new(),
-                            ready,
-                            size,
-                        }));
-                    }
-                }
-                return Ok(WireForm::Fragments(Fragments {
-                    kind,
-                    is_compressed: true,
-                    input,
-                    ready: Bytes::new(),
-                    size,
-                }));
-            }
-        }
-        if wire.len() <= size {
+        let deflater = deflater
+            .as_mut()
+            .filter(|deflater| deflater.is_worthwhile(wire.len()) && !compression.is_off());
+        if deflater.is_none() && wire.len() <= size {
             return Ok(WireForm::Whole(wire));
         }
-        let (kind, ready) = parts(wire);
+        let (kind, payload) = parts(wire);
+        let is_compressed = deflater.is_some();
+        let (input, ready) = match deflater {
+            None => (Bytes::new(), payload),
+            Some(deflater) => match shared_form(compression, &payload, json, deflater)? {
+                None => (payload, Bytes::new()),
+                Some(form) => (Bytes::new(), form),
+            },
+        };
         Ok(WireForm::Fragments(Fragments {
             kind,
-            is_compressed: false,
-            input: Bytes::new(),
+            is_compressed,
+            input,
             ready,
             size,
         }))
@@ -130,6 +108,29 @@ impl Fragments {
         self.ready = out.into();
         Ok(())
     }
+}
+
+/// Returns the compressed form of a broadcast's message that connections share, if they can.
+fn shared_form(
+    compression: &Compression,
+    payload: &Bytes,
+    json: bool,
+    deflater: &mut Deflater,
+) -> io::Result<Option<Bytes>> {
+    let (Some(shared), Some(settings)) = (compression.shared(), deflater.shared_settings()) else {
+        return Ok(None);
+    };
+    if payload.len() > MAX_SHARED {
+        return Ok(None);
+    }
+    let form = shared.get_or_compress((settings, json), || {
+        let mut out = Vec::new();
+        deflater.compress(payload, true, &mut out)?;
+        // It is kept until the last connection has sent the message.
+        out.shrink_to_fit();
+        Ok(out.into())
+    })?;
+    Ok(Some(form))
 }
 
 /// Returns the kind and the payload of a message that is text or binary.

@@ -46,8 +46,8 @@ pub(crate) enum Wait {
 /// Writes frames. Each connection has one.
 ///
 /// If a write returns an error for which [`is_timeout`] is true, the transport has taken a part,
-/// and the rest is in the codec's buffer, in `partial` or in `messages`. Any other error is final,
-/// because the stream may have ended within a frame.
+/// and the rest is in the codec's buffer, in `partial`, in `urgent` or in `messages`. Any other
+/// error is final, because the stream may have ended within a frame.
 pub(crate) struct FrameWriter {
     codec: WebSocketContext,
     role: WireRole,
